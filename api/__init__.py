@@ -1,0 +1,1 @@
+"""The query API: REST, WebSocket and the dashboard."""

@@ -1,0 +1,36 @@
+"""Decimal strings: the form in which prices and sizes travel, from socket to client."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from marketdata.errors import BadEvent
+
+# Longer than any venue sends; a limit so that a hostile string cannot cost us time.
+LENGTH_MAX = 64
+
+_DECIMAL = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+
+
+def decimal(text: str, field: str) -> Decimal:
+    """Return the exact value of a decimal string; `field` names it in the error.
+
+    Raises BadEvent (`not_a_decimal`) for anything else: NaN, infinities, spaces, underscores.
+    """
+    if len(text) > LENGTH_MAX or _DECIMAL.fullmatch(text) is None:
+        raise BadEvent("not_a_decimal", field, text)
+    return Decimal(text)
+
+
+def plain(value: Decimal) -> str:
+    """Return a decimal as people write it: no exponent, no trailing zeros after the point."""
+    text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text in {"", "-0"} else text
+
+
+def is_zero(size: str) -> bool:
+    """Tell whether a decimal string is zero in any notation, such as `0`, `0.00000000` or `0e-8`."""
+    return size == "0" or (size[:1] in {"0", "-", "."} and float(size) == 0.0)

@@ -1,0 +1,128 @@
+"""Every topic: its name, schema, partitions, retention and who writes it. Applied by `tickstream topics apply`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from marketdata.errors import SettingsError
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+# All topics keyed by `venue:symbol` have the same number, so that an output can go to its input's partition number.
+PARTITIONS = 4
+
+# The largest frame recorded is a 5 MB book snapshot; four times that, and twice that for our own overhead.
+MESSAGE_BYTES_MAX = 32 * 1024 * 1024
+
+
+class Topic(msgspec.Struct, frozen=True, kw_only=True):
+    """One topic. `name` is logical; `physical` is what Kafka knows it by."""
+
+    name: str
+    schema: str
+    about: str
+    partitions: int = PARTITIONS
+    retention_ms: int | None = 7 * DAY_MS
+    compacted: bool = False
+    public: bool = True
+
+    def physical(self, prefix: str = "") -> str:
+        """Return Kafka's name of the topic: a prefix (for tests), the name and the version."""
+        return f"{prefix}{self.name}.v1"
+
+    def config(self) -> dict[str, str]:
+        """Return the topic's Kafka settings."""
+        config = {"max.message.bytes": str(MESSAGE_BYTES_MAX), "compression.type": "producer"}
+        if self.compacted:
+            config |= {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.3", "segment.ms": str(HOUR_MS)}
+        else:
+            config |= {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms)}
+        return config
+
+
+RAW = Topic(
+    name="md.raw", schema="RawFrame", about="Frames as received, by connection.", retention_ms=DAY_MS, public=False
+)
+INGEST_TRADES = Topic(
+    name="md.ingest.trades", schema="Trades", about="Trades as the feeds read them.", retention_ms=DAY_MS, public=False
+)
+INGEST_BOOKS = Topic(
+    name="md.ingest.books",
+    schema="BookUpdate",
+    about="Book changes as the feeds read them.",
+    retention_ms=DAY_MS,
+    public=False,
+)
+INGEST_QUOTES = Topic(
+    name="md.ingest.quotes",
+    schema="Quote",
+    about="Quotes and tickers as the feeds read them.",
+    retention_ms=DAY_MS,
+    public=False,
+)
+INGEST_STATUS = Topic(
+    name="md.ingest.status",
+    schema="FeedStatus",
+    about="Feed status as the feeds tell it.",
+    retention_ms=DAY_MS,
+    public=False,
+)
+TRADES = Topic(name="md.trades", schema="Trades", about="Trades, validated, each once.")
+BOOK_UPDATES = Topic(name="md.book_updates", schema="BookUpdate", about="L2 book changes, validated, each once.")
+QUOTES = Topic(name="md.quotes", schema="Quote", about="Best bid and offer, from the venue and from our books.")
+STATUS = Topic(name="md.status", schema="FeedStatus", about="Gaps, resyncs, halts, connections.")
+BOOKS = Topic(name="md.books", schema="Book", about="Best levels with validity, and full checkpoints.", compacted=True)
+CANDLES = Topic(name="md.candles", schema="Candle", about="Candles, every interval, with revisions.", compacted=True)
+ANOMALIES = Topic(
+    name="md.anomalies", schema="Anomaly", about="Anomalies with their evidence.", retention_ms=30 * DAY_MS
+)
+INSTRUMENTS = Topic(name="md.instruments", schema="Instrument", about="What each venue trades.", compacted=True)
+DEAD_LETTERS = Topic(
+    name="md.dead_letters", schema="DeadLetter", about="What could not be used, and why.", retention_ms=30 * DAY_MS
+)
+STATE = Topic(
+    name="md.state", schema="OperatorState", about="Checkpoints of the operators.", compacted=True, public=False
+)
+
+TOPICS: tuple[Topic, ...] = (
+    RAW, INGEST_TRADES, INGEST_BOOKS, INGEST_QUOTES, INGEST_STATUS,
+    TRADES, BOOK_UPDATES, QUOTES, STATUS, BOOKS, CANDLES, ANOMALIES, INSTRUMENTS, DEAD_LETTERS, STATE,
+)  # fmt: skip
+
+BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
+
+# Where a feed's events go.
+INGEST: dict[str, Topic] = {
+    "RawFrame": RAW,
+    "Trades": INGEST_TRADES,
+    "BookUpdate": INGEST_BOOKS,
+    "Quote": INGEST_QUOTES,
+    "FeedStatus": INGEST_STATUS,
+    "Instrument": INSTRUMENTS,
+    "DeadLetter": DEAD_LETTERS,
+}
+
+# Where an operator's events go.
+PUBLIC: dict[str, Topic] = {
+    "Trades": TRADES,
+    "BookUpdate": BOOK_UPDATES,
+    "Quote": QUOTES,
+    "FeedStatus": STATUS,
+    "Book": BOOKS,
+    "Candle": CANDLES,
+    "Anomaly": ANOMALIES,
+    "DeadLetter": DEAD_LETTERS,
+    "OperatorState": STATE,
+}
+
+
+def topic(name: str) -> Topic:
+    """Return the topic with this logical name.
+
+    Raises SettingsError when there is none.
+    """
+    try:
+        return BY_NAME[name.removesuffix(".v1")]
+    except KeyError:
+        raise SettingsError(f"there is no topic {name!r}; the topics are: {', '.join(sorted(BY_NAME))}") from None

@@ -1,0 +1,1 @@
+"""Producers: venue feeds, and the shell that writes what they say to Kafka."""

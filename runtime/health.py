@@ -1,0 +1,96 @@
+"""A service's health over HTTP: /healthz (alive), /readyz (each dependency) and /metrics."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from socketserver import ThreadingMixIn
+from types import TracebackType
+from typing import Any, Self
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import orjson
+from prometheus_client import Gauge, make_wsgi_app
+
+_DEPENDENCY_UP = Gauge("tickstream_dependency_up", "1 while a dependency answers, else 0.", ["dependency"])
+
+
+class Readiness:
+    """What a service depends on, and whether each answers now. Safe from any thread."""
+
+    def __init__(self, *dependencies: str) -> None:
+        self._lock = threading.Lock()
+        self._states: dict[str, str] = {}
+        for dependency in dependencies:
+            self.down(dependency, "not reached yet")
+
+    def up(self, dependency: str) -> None:
+        """Note that a dependency answers."""
+        with self._lock:
+            self._states[dependency] = "ok"
+        _DEPENDENCY_UP.labels(dependency).set(1)
+
+    def down(self, dependency: str, why: str) -> None:
+        """Note that a dependency does not answer, and why."""
+        with self._lock:
+            self._states[dependency] = why
+        _DEPENDENCY_UP.labels(dependency).set(0)
+
+    def is_up(self, dependency: str) -> bool:
+        """Tell whether a dependency answered when last asked."""
+        with self._lock:
+            return self._states.get(dependency) == "ok"
+
+    def report(self) -> tuple[bool, dict[str, Any]]:
+        """Return whether all answer, and the body of /readyz."""
+        with self._lock:
+            checks = dict(self._states)
+        ready = all(state == "ok" for state in checks.values())
+        return ready, {"status": "ready" if ready else "not ready", "checks": checks}
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
+        """Say nothing: probes every second are no news."""
+
+
+class HealthServer:
+    """Serves a service's health on its own thread, as a context manager."""
+
+    def __init__(self, host: str, port: int, readiness: Readiness) -> None:
+        self._readiness = readiness
+        self._metrics = make_wsgi_app()
+        self._server = make_server(host, port, self._answer, server_class=_Server, handler_class=_Quiet)
+        self.port: int = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "/")
+        if path == "/metrics":
+            answer: Iterable[bytes] = self._metrics(environ, start_response)
+            return answer
+        if path == "/healthz":
+            status, body = "200 OK", {"status": "alive"}
+        elif path == "/readyz":
+            ready, body = self._readiness.report()
+            status = "200 OK" if ready else "503 Service Unavailable"
+        else:
+            status, body = "404 Not Found", {"error": "there are /healthz, /readyz and /metrics"}
+        start_response(status, [("Content-Type", "application/json")])
+        return [orjson.dumps(body)]

@@ -1,0 +1,56 @@
+"""Kafka clients' common settings and the producer whose delivery errors are acted on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marketdata.headers import Headers
+from marketdata.topics import MESSAGE_BYTES_MAX
+from runtime.settings import CommonSettings
+
+# The same as Java's default, so that every client in any language finds the same partition for a key.
+PARTITIONER = "murmur2_random"
+
+
+def producer_config(settings: CommonSettings, client: str) -> dict[str, Any]:
+    """Return the settings of an idempotent producer that waits for every replica and never reorders."""
+    return {
+        "bootstrap.servers": settings.kafka_brokers,
+        "client.id": client,
+        "enable.idempotence": True,
+        "acks": "all",
+        "compression.type": "zstd",
+        "partitioner": PARTITIONER,
+        "linger.ms": 1,
+        "message.max.bytes": MESSAGE_BYTES_MAX,
+        "queue.buffering.max.messages": 100_000,
+        "queue.buffering.max.kbytes": 256 * 1024,
+        "message.timeout.ms": 0,  # an outage of Kafka is waited out; nothing that was accepted is given up
+        "reconnect.backoff.max.ms": 2_000,
+    }
+
+
+def consumer_config(settings: CommonSettings, group: str) -> dict[str, Any]:
+    """Return the settings of a consumer that commits by itself never, and sees only what was committed."""
+    return {
+        "bootstrap.servers": settings.kafka_brokers,
+        "group.id": f"{settings.group_prefix}{group}",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        "fetch.wait.max.ms": 10,
+        "fetch.message.max.bytes": MESSAGE_BYTES_MAX,
+        "fetch.max.bytes": 2 * MESSAGE_BYTES_MAX,
+        "queued.max.messages.kbytes": 64 * 1024,
+        "session.timeout.ms": 6_000,
+        "heartbeat.interval.ms": 1_000,
+        "max.poll.interval.ms": 300_000,
+        "reconnect.backoff.max.ms": 2_000,
+        "allow.auto.create.topics": False,
+    }
+
+
+def headers_of(message: Any) -> Headers:
+    """Return a confluent-kafka message's headers as a dict."""
+    return dict(message.headers() or ())

@@ -1,0 +1,1 @@
+"""The sink: Kafka topics into TimescaleDB, exactly once."""

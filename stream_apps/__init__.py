@@ -1,0 +1,1 @@
+"""Stream apps: validate, de-duplicate, build books and candles, flag anomalies."""
