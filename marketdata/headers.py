@@ -5,7 +5,7 @@
 | `traceparent` | W3C trace context |
 | `ce_specversion` `ce_id` `ce_type` `ce_source` | CloudEvents attributes |
 | `t_recv` `t_produced` `t_ingested` `t_applied` | when a hop was passed, UTC nanoseconds as ASCII digits |
-| `input` | `topic|partition|offset|index`: the input record that this output reflects, and its place among the outputs |
+| `input` | `topic|partition|offset|index`: the input record that this output reflects, and its place among outputs |
 """
 
 from __future__ import annotations
