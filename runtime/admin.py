@@ -1,0 +1,119 @@
+"""Topics as declared against topics as they are: the difference, and how to apply it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+
+from marketdata.errors import Unavailable
+from marketdata.topics import TOPICS, Topic
+from runtime.settings import CommonSettings
+
+_TIMEOUT_S = 15.0
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One difference between a topic as declared and as it is; `action` is create, set, grow or refuse."""
+
+    topic: str
+    action: str
+    detail: str
+    name: str = ""
+    value: str = ""
+
+
+def _wait(futures: dict[Any, Any]) -> dict[Any, Any]:
+    return {key: future.result(_TIMEOUT_S) for key, future in futures.items()}
+
+
+class TopicAdmin:
+    """Compares and applies the declared topics on one Kafka, under one prefix."""
+
+    def __init__(self, settings: CommonSettings) -> None:
+        self._prefix = settings.topic_prefix
+        self._brokers = settings.kafka_brokers
+        self._client = AdminClient({"bootstrap.servers": settings.kafka_brokers, "client.id": "tickstream-admin"})
+
+    def diff(self, topics: tuple[Topic, ...] = TOPICS) -> list[Change]:
+        """Return what `apply` would do, in order.
+
+        Raises Unavailable when Kafka does not answer.
+        """
+        try:
+            existing = self._client.list_topics(timeout=_TIMEOUT_S).topics
+            missing = [topic for topic in topics if topic.physical(self._prefix) not in existing]
+            present = [topic for topic in topics if topic.physical(self._prefix) in existing]
+            changes = [self._creation(topic) for topic in missing]
+            for topic in present:
+                changes += self._partition_changes(topic, len(existing[topic.physical(self._prefix)].partitions))
+            return changes + self._config_changes(present)
+        except KafkaException as error:
+            raise Unavailable(f"Kafka at {self._brokers} does not answer: {error.args[0]}") from error
+
+    def _creation(self, topic: Topic) -> Change:
+        detail = f"{topic.partitions} partitions, {'compacted' if topic.compacted else f'{topic.retention_ms} ms kept'}"
+        return Change(topic=topic.name, action="create", detail=detail)
+
+    def _partition_changes(self, topic: Topic, now: int) -> list[Change]:
+        if now == topic.partitions:
+            return []
+        detail = f"has {now} partitions, declared are {topic.partitions}"
+        if now > topic.partitions:
+            return [Change(topic=topic.name, action="refuse", detail=f"{detail}: Kafka cannot take partitions away")]
+        # Keys would move to other partitions and lose their order: never without a person's decision.
+        return [Change(topic=topic.name, action="refuse", detail=f"{detail}: growing would move keys; make a v2 topic")]
+
+    def _config_changes(self, topics: list[Topic]) -> list[Change]:
+        if not topics:
+            return []
+        resources = {ConfigResource(ResourceType.TOPIC, topic.physical(self._prefix)): topic for topic in topics}
+        changes = []
+        for resource, entries in _wait(self._client.describe_configs(list(resources))).items():
+            topic = resources[resource]
+            for name, value in topic.config().items():
+                now = entries[name].value if name in entries else None
+                if now != value:
+                    detail = f"{name}: {now} -> {value}"
+                    changes.append(Change(topic=topic.name, action="set", detail=detail, name=name, value=value))
+        return changes
+
+    def apply(self, topics: tuple[Topic, ...] = TOPICS) -> list[Change]:
+        """Create what is missing and set what differs; return what was done.
+
+        A `refuse` among the changes was not done: it needs a person's decision. Raises Unavailable when Kafka does
+        not answer.
+        """
+        changes = self.diff(topics)
+        declared = {topic.name: topic for topic in topics}
+        try:
+            new = [declared[change.topic] for change in changes if change.action == "create"]
+            if new:
+                _wait(self._client.create_topics([self._new_topic(topic) for topic in new]))
+            self._set_configs([change for change in changes if change.action == "set"], declared)
+        except KafkaException as error:
+            raise Unavailable(f"Kafka at {self._brokers} refuses: {error.args[0]}") from error
+        return changes
+
+    def _new_topic(self, topic: Topic) -> NewTopic:
+        return NewTopic(topic.physical(self._prefix), num_partitions=topic.partitions, config=topic.config())
+
+    def _set_configs(self, changes: list[Change], declared: dict[str, Topic]) -> None:
+        by_topic: dict[str, list[ConfigEntry]] = {}
+        for change in changes:
+            entry = ConfigEntry(change.name, change.value, incremental_operation=AlterConfigOpType.SET)
+            by_topic.setdefault(declared[change.topic].physical(self._prefix), []).append(entry)
+        resources = [
+            ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries) for name, entries in by_topic.items()
+        ]
+        if resources:
+            _wait(self._client.incremental_alter_configs(resources))
