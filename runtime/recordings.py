@@ -1,0 +1,86 @@
+"""Recorded frames on disk: `.jsonl.zst` files of one JSON object a line, in capture order.
+
+A line is `{"t": "recv", "ts_recv": <UTC ns>, "conn": <text or null>, "data": "<frame or body>"}`. `t` is `recv` for a
+WebSocket frame exactly as it arrived, `send` for one of ours, `http` for a REST answer whose address is in `conn`, and
+`connect` where a connection was opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+import zstandard
+
+from marketdata.errors import CodecError
+
+# A line may hold a whole REST body or a frame of the largest size that a connection accepts, escaped.
+LINE_BYTES_MAX = 256 * 1024 * 1024
+
+_READ_BYTES = 1 << 20
+
+
+class Recorded(msgspec.Struct, frozen=True, gc=False):
+    """One line of a recording. `t` is recv, send, http or connect; `ts_recv` is UTC nanoseconds by the recorder."""
+
+    t: str
+    ts_recv: int
+    conn: str | None
+    data: str
+
+    @property
+    def frame(self) -> bytes:
+        """The frame or body as bytes, as a feed takes it."""
+        return self.data.encode()
+
+
+_DECODER = msgspec.json.Decoder(Recorded)
+_ENCODER = msgspec.json.Encoder()
+
+
+def read(path: Path | str) -> Iterator[Recorded]:
+    """Yield the lines of a recording, in capture order, holding one line in memory at a time.
+
+    Raises CodecError that names the line when the file is not in this format, OSError when it cannot be read.
+    """
+    try:
+        for number, line in enumerate(_lines(Path(path)), start=1):
+            try:
+                yield _DECODER.decode(line)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise CodecError(f"{path}, line {number}, is no recorded frame: {error}") from error
+    except zstandard.ZstdError as error:
+        raise CodecError(f"{path} is not compressed with zstd, or is cut off: {error}") from error
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as plain:
+        parts: list[bytes] = []
+        size = 0
+        while chunk := plain.read(_READ_BYTES):
+            *whole, rest = chunk.split(b"\n")
+            for piece in whole:
+                parts.append(piece)
+                line = b"".join(parts)
+                parts.clear()
+                size = 0
+                if line.strip():
+                    yield line
+            parts.append(rest)
+            size += len(rest)
+            if size > LINE_BYTES_MAX:
+                raise CodecError(f"{path} holds a line of more than {LINE_BYTES_MAX} bytes")
+        line = b"".join(parts)
+        if line.strip():
+            yield line
+
+
+def write(path: Path | str, lines: Iterable[Recorded]) -> int:
+    """Write a recording and return how many lines it holds."""
+    count = 0
+    with Path(path).open("wb") as file, zstandard.ZstdCompressor(level=3).stream_writer(file) as out:
+        for line in lines:
+            out.write(_ENCODER.encode(line) + b"\n")
+            count += 1
+    return count
