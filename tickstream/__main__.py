@@ -1,6 +1,6 @@
 """`python -m tickstream` is the command `tickstream`."""
 
-from tickstream.cli import app
+from tickstream.cli import main
 
 if __name__ == "__main__":
-    app()
+    main()

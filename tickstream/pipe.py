@@ -1,0 +1,209 @@
+"""Recorded frames through a feed and the operators without Kafka: `frames | feed | operators`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from heapq import merge
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from producers.feeds import make_feed
+from stream_apps.operators import make_operators
+
+from marketdata.book import L2Book
+from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.feed import Feed, Fetch, Output
+from marketdata.operator import Operator
+from marketdata.topics import INGEST, PUBLIC
+from runtime.recordings import Recorded, read
+
+BEST_LEVELS = 10
+
+# Which topic each `--stage` shows; `events` is what the feed says, before any operator.
+STAGES = {
+    "events": None,
+    "trades": "md.trades",
+    "quotes": "md.quotes",
+    "books": "md.books",
+    "candles": "md.candles",
+    "anomalies": "md.anomalies",
+}
+
+
+def answers(request: Fetch, url: str) -> bool:
+    """Tell whether a recorded REST answer from `url` answers this request: the same path and symbol."""
+    asked, got = urlsplit(request.path), urlsplit(url)
+    if not got.path.rstrip("/").endswith(asked.path.strip("/")):
+        return False
+    wanted, given = parse_qs(asked.query), parse_qs(got.query)
+    return all(
+        given.get(name, values) == values
+        for name, values in wanted.items()
+        if name.lower() in {"symbol", "product_id", "instid", "pair"}
+    )
+
+
+class Connections:
+    """One feed per recorded connection; gives each what its connection received, and REST answers to who asked."""
+
+    def __init__(self, venue: str) -> None:
+        self._venue = venue
+        self._feeds: dict[str, Feed] = {}
+        self._asked: list[tuple[Feed, Fetch]] = []
+        self._unasked: list[Recorded] = []
+        self.frames = 0
+
+    @property
+    def feeds(self) -> Iterable[Feed]:
+        """The feeds, in order of first frame."""
+        return self._feeds.values()
+
+    def play(self, record: Recorded, line: str) -> Iterator[AnyEvent]:
+        """Yield what one line of a recording means; `line` names the file's place among redundant lines."""
+        if record.t == "http":
+            yield from self._answered(record)
+            return
+        if record.t not in {"recv", "connect"}:
+            return
+        name = f"{self._venue}/{line}{record.conn or 0}"
+        feed = self._feeds.get(name)
+        if feed is None:
+            feed = self._feeds[name] = make_feed(self._venue, line=name)
+            yield from self._perform(feed, feed.opened(record.ts_recv), record.ts_recv)
+        elif record.t == "connect":
+            yield from self._perform(feed, feed.closed("reconnect", record.ts_recv), record.ts_recv)
+            yield from self._perform(feed, feed.opened(record.ts_recv), record.ts_recv)
+        if record.t == "recv":
+            self.frames += 1
+            yield from self._perform(feed, feed.received(record.frame, record.ts_recv), record.ts_recv)
+
+    def _perform(self, feed: Feed, outputs: list[Output], ts: int) -> Iterator[AnyEvent]:
+        for output in outputs:
+            if isinstance(output, Fetch):
+                self._asked.append((feed, output))
+                for record in self._unasked:
+                    if answers(output, record.conn or ""):
+                        self._unasked.remove(record)
+                        yield from self._answered(record, ts)
+                        break
+            elif isinstance(output, AnyEvent):
+                yield output
+
+    def _answered(self, record: Recorded, ts: int | None = None) -> Iterator[AnyEvent]:
+        for asked in self._asked:
+            feed, request = asked
+            if answers(request, record.conn or ""):
+                self._asked.remove(asked)
+                ts_answer = max(ts or 0, record.ts_recv)
+                yield from self._perform(feed, feed.fetched(request, record.frame, ts_answer), ts_answer)
+                return
+        self._unasked.append(record)
+
+
+class Pipeline:
+    """The operators chained without Kafka: what one publishes goes to those that read that topic."""
+
+    def __init__(self) -> None:
+        self._instruments: dict[str, Instrument] = {}
+        self.operators: list[Operator[Any]] = list(make_operators(self._instruments))
+        self._readers: dict[str, list[Operator[Any]]] = {}
+        for operator in self.operators:
+            for name in operator.inputs:
+                self._readers.setdefault(name, []).append(operator)
+        self._states: dict[tuple[str, str, str], Any] = {}
+
+    def push(self, event: AnyEvent) -> Iterator[tuple[str, AnyEvent]]:
+        """Yield (topic, event) for all that follows from an event of a feed, in order."""
+        if isinstance(event, Instrument):
+            self._instruments[event.key] = event
+        topic = INGEST[event.schema].name
+        if event.schema == "RawFrame":
+            return
+        yield topic, event
+        yield from self._through(topic, event)
+
+    def _through(self, topic: str, event: AnyEvent) -> Iterator[tuple[str, AnyEvent]]:
+        for operator in self._readers.get(topic, ()):
+            key = event.key.partition("|")[0]
+            at = (operator.name, topic, key)
+            state = self._states.get(at)
+            if state is None:
+                state = operator.start(key)
+            self._states[at], outputs = operator.step(state, event)
+            for output in outputs:
+                following = PUBLIC[output.schema].name
+                yield following, output
+                yield from self._through(following, output)
+
+
+class Summary:
+    """What a recording held and how it ended, as `--summary` prints it."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._books: dict[str, L2Book] = {}
+        self._crossed: set[str] = set()
+
+    def take(self, topic: str, event: AnyEvent) -> None:
+        """Count one event of one topic."""
+        counts = self._counts
+        if isinstance(event, DeadLetter):
+            counts["dead_letters"] += 1
+        elif topic == "md.trades" and isinstance(event, Trades):
+            counts["trades"] += len(event.trades)
+        elif topic == "md.book_updates" and isinstance(event, BookUpdate):
+            self._take_book(event)
+        elif topic == "md.quotes" and isinstance(event, Quote) and event.source == "venue":
+            counts["quotes"] += 1
+        elif topic == "md.status" and isinstance(event, FeedStatus) and event.kind == "gap":
+            counts["gaps"] += 1
+
+    def _take_book(self, event: BookUpdate) -> None:
+        book = self._books.setdefault(event.symbol, L2Book())
+        if event.kind == "snapshot":
+            self._counts["snapshots"] += 1
+            book.bids.replace(event.bid_prices, event.bid_sizes)
+            book.asks.replace(event.ask_prices, event.ask_sizes)
+        elif event.kind == "update":
+            self._counts["book_updates"] += 1
+            book.bids.apply(event.bid_prices, event.bid_sizes)
+            book.asks.apply(event.ask_prices, event.ask_sizes)
+        if book.is_crossed():
+            self._counts["crossed"] += event.symbol not in self._crossed
+            self._crossed.add(event.symbol)
+        else:
+            self._crossed.discard(event.symbol)
+
+    def as_dict(self, connections: Connections, pipeline: Pipeline) -> dict[str, Any]:
+        """Return the summary as plain values."""
+        counted: Counter[str] = Counter()
+        for source in (*connections.feeds, *pipeline.operators):
+            counted.update(getattr(source, "counts", {}))
+        names = ("trades", "quotes", "book_updates", "snapshots", "gaps")
+        return {
+            "frames": connections.frames,
+            **{name: self._counts[name] for name in names},
+            "duplicates": counted["duplicates"],
+            "checksums_right": counted["checksums_right"],
+            "checksums_wrong": counted["checksums_wrong"],
+            "crossed": self._counts["crossed"],
+            "dead_letters": self._counts["dead_letters"],
+            "books": {
+                symbol: {
+                    "bids": [list(level) for level in book.bids.top(BEST_LEVELS)],
+                    "asks": [list(level) for level in book.asks.top(BEST_LEVELS)],
+                }
+                for symbol, book in sorted(self._books.items())
+            },
+        }
+
+
+def run(files: list[Path], connections: Connections, pipeline: Pipeline) -> Iterator[tuple[str, AnyEvent]]:
+    """Yield (topic, event) of recordings through feed and operators; several files are redundant lines, by time."""
+    prefix = (lambda number: f"{number}/") if len(files) > 1 else (lambda _: "")
+    lines = [((record, prefix(number)) for record in read(path)) for number, path in enumerate(files)]
+    for record, line in merge(*lines, key=lambda item: item[0].ts_recv):
+        for event in connections.play(record, line):
+            yield from pipeline.push(event)
