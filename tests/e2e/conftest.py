@@ -1,0 +1,181 @@
+"""The services of the platform as real processes on the shared test infrastructure, each test with its own topics."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psycopg
+import pytest
+
+from marketdata.events import EVENTS
+from runtime.admin import TopicAdmin
+from runtime.registry import Registry
+from runtime.settings import CommonSettings
+from sink import migrations
+
+ROOT = Path(__file__).parents[2]
+WAIT_S = 90.0
+
+Found = TypeVar("Found")
+
+
+def wait_for(what: str, look: Callable[[], Found | None], limit_s: float = WAIT_S) -> Found:
+    """Return what `look` finds, asking until it finds something; fails with `what` after the limit."""
+    deadline = time.monotonic() + limit_s
+    last: BaseException | None = None
+    while time.monotonic() < deadline:
+        try:
+            found = look()
+        except (httpx.HTTPError, psycopg.Error, AssertionError, KeyError) as error:
+            last, found = error, None
+        if found:
+            return found
+        time.sleep(0.1)  # the pause between two looks, not a guess at how long it takes
+    raise AssertionError(f"waited {limit_s:.0f} s in vain for: {what} (last: {last!r})")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Services:
+    """Starts, kills and restarts the platform's services, all on one topic prefix and database schema."""
+
+    def __init__(self, endpoints: Any, prefix: str, schema: str, folder: Path) -> None:
+        self.folder = folder
+        self.schema = schema
+        self.ports = {name: free_port() for name in ("exchange", "control", "producer", "stream-apps", "sink", "api")}
+        self.database_url: str = endpoints.database_url
+        self.env = os.environ | {
+            "TICKSTREAM_KAFKA_BROKERS": endpoints.kafka_brokers,
+            "TICKSTREAM_REGISTRY_URL": endpoints.registry_url,
+            "TICKSTREAM_DATABASE_URL": endpoints.database_url,
+            "TICKSTREAM_REDIS_URL": endpoints.redis_url,
+            "TICKSTREAM_TOPIC_PREFIX": prefix,
+            "TICKSTREAM_GROUP_PREFIX": prefix,
+            "TICKSTREAM_DATABASE_SCHEMA": schema,
+            "TICKSTREAM_API_PORT": str(self.ports["api"]),
+            "TICKSTREAM_EXCHANGE_PORT": str(self.ports["exchange"]),
+            "TICKSTREAM_EXCHANGE_CONTROL_PORT": str(self.ports["control"]),
+            "COINBASE_WS_URL": f"ws://127.0.0.1:{self.ports['exchange']}",
+            "COINBASE_REST_URL": f"http://127.0.0.1:{self.ports['control']}",
+            "COINBASE_PRODUCTS": "BTC-USD,ETH-USD",
+        }
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, list[str]] = {}
+        self.kafka = CommonSettings(
+            kafka_brokers=endpoints.kafka_brokers, registry_url=endpoints.registry_url, topic_prefix=prefix
+        )
+        TopicAdmin(self.kafka).apply()
+        registry = Registry(endpoints.registry_url)
+        for event in EVENTS:
+            registry.register(event.schema)
+        registry.close()
+        migrations.upgrade(endpoints.database_url, schema)
+
+    @property
+    def api_url(self) -> str:
+        """Where the API answers."""
+        return f"http://127.0.0.1:{self.ports['api']}"
+
+    @property
+    def control_url(self) -> str:
+        """Where the simulated exchange (or the replay server) takes orders."""
+        return f"http://127.0.0.1:{self.ports['control']}"
+
+    def start(self, name: str, *module: str, **env: str) -> None:
+        """Start a service, for example `start("sink", "sink")`; its log goes to the test's folder."""
+        metrics = {"TICKSTREAM_METRICS_PORT": str(self.ports[name])} if name in self.ports else {}
+        self._commands[name] = [sys.executable, "-m", *module]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                self._commands[name], env=self.env | metrics | env, stdout=log, stderr=log, cwd=ROOT
+            )
+        self.env |= env
+
+    def start_all(self, *exchange: str, **env: str) -> None:
+        """Start every service with this exchange (`infra.exchange` or the replay server with its arguments)."""
+        self.env |= env
+        self.start("exchange", *exchange)
+        self.start("stream-apps", "stream_apps")
+        self.start("sink", "sink")
+        self.start("api", "api")
+        self.wait_ready("stream-apps", "sink", "api")
+        self.start("producer", "producers")
+
+    def wait_ready(self, *names: str) -> None:
+        """Wait until these services say in /readyz that all they depend on answers."""
+        for name in names:
+            url = f"http://127.0.0.1:{self.ports[name]}/readyz"
+            wait_for(f"{name} to be ready", lambda url=url: httpx.get(url, timeout=2).status_code == 200)  # type: ignore[misc]
+
+    def restart(self, name: str) -> None:
+        """Start a service again with the command that started it first."""
+        self.start(name, *self._commands[name][2:])
+
+    def kill(self, name: str) -> None:
+        """End a service at once, as a crash would: SIGKILL."""
+        self.processes[name].send_signal(signal.SIGKILL)
+        self.processes[name].wait()
+
+    def stop(self) -> None:
+        """Stop what still runs, the producer first."""
+        for name in reversed(list(self.processes)):
+            process = self.processes[name]
+            if process.poll() is None:
+                process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query in this test's schema."""
+        with psycopg.connect(self.database_url, options=f"-c search_path={self.schema},public") as connection:
+            return connection.execute(query, values).fetchall()  # type: ignore[arg-type]
+
+    def get(self, path: str, **params: str | int) -> Any:
+        """Return the JSON answer of the API; raises on an error status."""
+        answer = httpx.get(f"{self.api_url}{path}", params=params, timeout=10)
+        answer.raise_for_status()
+        return answer.json()
+
+    def logs(self) -> str:
+        """Return the last lines of each log, for a failing test's message."""
+        return "\n".join(
+            f"== {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-15:])
+            for path in sorted(self.folder.glob("*.log"))
+        )
+
+
+@pytest.fixture(name="wait_for")
+def wait_for_() -> Callable[..., Any]:
+    """The function `wait_for`, which test modules cannot import from here."""
+    return wait_for
+
+
+@pytest.fixture
+def services(
+    endpoints: Any, topic_prefix: str, database_schema: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Services]:
+    """The services, none started yet; all stopped at the end, their logs printed when the test failed."""
+    running = Services(endpoints, topic_prefix, database_schema, tmp_path)
+    failed_before = request.session.testsfailed
+    yield running
+    running.stop()
+    if request.session.testsfailed > failed_before:
+        sys.stderr.write(running.logs())
