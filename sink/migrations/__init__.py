@@ -1,0 +1,166 @@
+"""The database's shape as alembic migrations, with the calls that apply them and the rules that keep them online-safe.
+
+Rules for a migration (they hold because services keep writing while it runs):
+
+1. It never waits long for a lock: `lock_timeout` is set for every migration, and it may simply be run again.
+2. A new index on a table that exists is made with `CREATE INDEX CONCURRENTLY`; on a hypertable, which does not know
+   that, `WITH (timescaledb.transaction_per_chunk)`. Both go inside `op.get_context().autocommit_block()`.
+3. A new column is nullable or has a constant default; no type is changed in place and no table is rewritten.
+4. A new constraint is added NOT VALID and validated in a later migration.
+5. Expand, migrate, contract: a column that is no longer needed goes one release after the last reader of it.
+6. A migration that was released is never edited; tests take every migration up, down and up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, pool, text
+
+from marketdata.errors import SettingsError, Unavailable
+from sink import roles, timescale
+
+LOCK_TIMEOUT_MS = 5_000
+CONNECT_TIMEOUT_S = 10
+VERSION_TABLE = "alembic_version"
+
+# Two migrations of one schema at once would trip over each other; the second waits for this lock.
+_ADVISORY_LOCK = "tickstream migrations"
+
+
+class Revision(NamedTuple):
+    """One migration: its id, the id of the one before it (None for the first) and what it does."""
+
+    revision: str
+    before: str | None
+    summary: str
+
+
+def upgrade(database_url: str, schema: str, revision: str = "head") -> str | None:
+    """Bring the schema to a revision, apply what the TimescaleDB edition offers, and grant the roles their rights.
+
+    Return the revision that the schema is at. Running it again changes nothing.
+
+    Raises SettingsError when the server lacks TimescaleDB or the right to use it, Unavailable when it does not answer
+    or a lock cannot be had.
+    """
+    with _session(database_url) as connection:
+        timescale.ensure_extension(connection)
+        connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+        connection.commit()
+        command.upgrade(_config(connection, schema), revision)
+        reached = _reached(connection, schema)
+        if reached is not None:
+            timescale.apply_edition(connection, schema)
+            roles.grant(connection, schema)
+            connection.commit()
+        return reached
+
+
+def downgrade(database_url: str, schema: str, revision: str) -> str | None:
+    """Take the schema back to a revision (`base` for none); return the revision that it is at."""
+    with _session(database_url) as connection:
+        command.downgrade(_config(connection, schema), revision)
+        return _reached(connection, schema)
+
+
+def current(database_url: str, schema: str) -> str | None:
+    """Return the revision that the schema is at, None before the first migration."""
+    with _session(database_url) as connection:
+        return _reached(connection, schema)
+
+
+def history() -> list[Revision]:
+    """Return every migration there is, newest first."""
+    return [
+        Revision(script.revision, _one(script.down_revision), script.doc)
+        for script in ScriptDirectory.from_config(_scripts()).walk_revisions()
+    ]
+
+
+def ensure_grants(database_url: str, schema: str) -> list[str]:
+    """Grant each role of ours that exists what it needs and no more; return the names of those roles."""
+    with _session(database_url) as connection:
+        granted = roles.grant(connection, schema)
+        connection.commit()
+        return granted
+
+
+@contextmanager
+def _session(database_url: str) -> Iterator[Connection]:
+    """Hold one connection that owns the migrations of this database until it is closed."""
+
+    def connect() -> psycopg.Connection:
+        return psycopg.connect(
+            database_url,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            application_name="tickstream-migrations",
+            options=f"-c lock_timeout={LOCK_TIMEOUT_MS} -c timezone=UTC",
+        )
+
+    engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=pool.NullPool)
+    try:
+        with _explained(), engine.connect() as connection:
+            connection.execute(text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": _ADVISORY_LOCK})
+            connection.commit()
+            yield connection
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what the server refuses into an error that says what to do next."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, psycopg.Error):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        reason = str(cause).strip()
+        if isinstance(cause, psycopg.errors.LockNotAvailable):
+            raise Unavailable(
+                f"another session holds a lock that the migration needs; run it again: {reason}"
+            ) from error
+        if isinstance(cause, psycopg.errors.InsufficientPrivilege):
+            raise SettingsError(f"TICKSTREAM_DATABASE_URL must name the owner of the schema: {reason}") from error
+        if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
+            raise Unavailable(f"the database of TICKSTREAM_DATABASE_URL does not answer: {reason}") from error
+        raise
+
+
+def _scripts() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _config(connection: Connection, schema: str) -> Config:
+    config = _scripts()
+    config.attributes["connection"] = connection
+    config.attributes["schema"] = schema
+    return config
+
+
+def _reached(connection: Connection, schema: str) -> str | None:
+    context = MigrationContext.configure(
+        connection, opts={"version_table": VERSION_TABLE, "version_table_schema": schema}
+    )
+    reached = context.get_current_revision()
+    connection.rollback()
+    return reached
+
+
+def _one(revision: str | tuple[str, ...] | list[str] | None) -> str | None:
+    return revision if isinstance(revision, str) else None

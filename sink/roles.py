@@ -1,0 +1,52 @@
+"""What each database role may do: the sink adds rows, the API and readers read, and nobody else gets anything.
+
+The roles themselves are made by whoever runs the server, because their passwords are its business; a role that does not
+exist is left out.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, text
+
+SINK = "tickstream_sink"
+API = "tickstream_api"
+READONLY = "tickstream_readonly"
+
+# The sink only ever adds rows to the history; what it keeps up to date is small and listed here.
+_APPEND = ("trades", "quotes", "books", "candles", "anomalies", "feed_status", "dead_letters")
+_UPSERT = ("kafka_offsets", "gaps", "instruments")
+_REPLACE = ("candles_open",)
+
+
+def grant(connection: Connection, schema: str) -> list[str]:
+    """Grant each role that exists its rights on the schema, taking away any others; return those roles."""
+    roles = list(
+        connection.scalars(
+            text("SELECT rolname FROM pg_roles WHERE rolname = ANY(:names) AND rolcanlogin ORDER BY rolname"),
+            {"names": [SINK, API, READONLY]},
+        )
+    )
+    for role in roles:
+        connection.execute(text(f'REVOKE ALL ON ALL TABLES IN SCHEMA "{schema}" FROM {role}'))
+        connection.execute(text(f'REVOKE ALL ON SCHEMA "{schema}" FROM {role}'))
+        connection.execute(text(f'GRANT USAGE ON SCHEMA "{schema}" TO {role}'))
+        for statement in _SINK if role == SINK else _READER:
+            connection.execute(text(statement.format(schema=f'"{schema}"', role=role)))
+    return roles
+
+
+def _on(rights: str, tables: tuple[str, ...]) -> str:
+    return f"GRANT {rights} ON {', '.join('{schema}.' + table for table in tables)} TO {{role}}"
+
+
+_SINK = (
+    _on("INSERT", _APPEND),
+    _on("SELECT, INSERT, UPDATE", _UPSERT),
+    _on("SELECT, INSERT, UPDATE, DELETE", _REPLACE),
+    _on("SELECT", ("alembic_version",)),
+)
+_READER = (
+    "GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}",
+    # Tables that a later migration makes are readable at once.
+    "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT ON TABLES TO {role}",
+)
