@@ -3,13 +3,14 @@
 Theory of operation. A side keeps its levels in a dict from a sortable key to the venue's own (price, size) strings,
 and the keys in a sorted list with the best at the END, where most changes happen, so that inserting and deleting move
 little memory. Keys are floats while every price has at most 15 significant digits (distinct decimals of 15 digits are
-distinct floats in the same order); the first longer price turns the side's keys into Decimals. Asks use negated keys.
+distinct floats in the same order); the first longer price, or one with an exponent, turns the side's keys into
+Decimals. Asks use negated keys, so that their best is at the end too.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -23,42 +24,60 @@ _FLOAT_DIGITS_MAX = 15
 
 
 def _fits_float(price: str) -> bool:
-    return len(price) <= _FLOAT_LENGTH_MAX or len(Decimal(price).normalize().as_tuple().digits) <= _FLOAT_DIGITS_MAX
+    if "e" in price or "E" in price:
+        return False  # may be beyond a float's range, and is rare
+    return len(price) <= _FLOAT_LENGTH_MAX or len(price.replace(".", "").strip("-0")) <= _FLOAT_DIGITS_MAX
+
+
+def _negative_float(price: str) -> float:
+    return -float(price)
+
+
+def _negative_decimal(price: str) -> Decimal:
+    return Decimal(price).copy_negate()  # unlike a minus sign, this never rounds
 
 
 class Side:
     """One side of a book. `sign` is 1 for bids and -1 for asks."""
 
-    __slots__ = ("_keys", "_levels", "_number", "_sign")
+    __slots__ = ("_exact", "_key", "_keys", "_levels", "_sign")
 
     def __init__(self, sign: int) -> None:
         self._sign = sign
-        self._number: type[float | Decimal] = float
         self._levels: dict[Any, Level] = {}
         self._keys: list[Any] = []
+        self._use(exact=False)
 
     def __len__(self) -> int:
         """Return the number of levels."""
         return len(self._keys)
 
+    def _use(self, *, exact: bool) -> None:
+        self._exact = exact
+        self._key: Callable[[str], Any]
+        if self._sign > 0:
+            self._key = Decimal if exact else float
+        else:
+            self._key = _negative_decimal if exact else _negative_float
+
     def replace(self, prices: Iterable[str], sizes: Iterable[str]) -> None:
         """Forget every level and take these; order does not matter, zero sizes are left out."""
         prices = list(prices)
-        self._number = float if all(map(_fits_float, prices)) else Decimal
-        number, sign = self._number, self._sign
+        self._use(exact=not all(map(_fits_float, prices)))
         self._levels = {
-            sign * number(price): (price, size) for price, size in zip(prices, sizes, strict=True) if not is_zero(size)
+            key: (price, size)
+            for key, price, size in zip(map(self._key, prices), prices, sizes, strict=True)
+            if not is_zero(size)
         }
         self._keys = sorted(self._levels)
 
     def apply(self, prices: Sequence[str], sizes: Sequence[str]) -> None:
         """Set each price to its absolute size; a zero size removes the level, and removing an absent one is normal."""
-        levels, keys, number, sign = self._levels, self._keys, self._number, self._sign
+        if not self._exact and not all(map(_fits_float, prices)):
+            self._be_exact()
+        levels, keys, key_of = self._levels, self._keys, self._key
         for price, size in zip(prices, sizes, strict=True):
-            if len(price) > _FLOAT_LENGTH_MAX and number is float and not _fits_float(price):
-                self._be_exact()
-                levels, keys, number = self._levels, self._keys, self._number
-            key = sign * number(price)
+            key = key_of(price)
             if size == "0" or is_zero(size):
                 if levels.pop(key, None) is not None:
                     del keys[bisect_left(keys, key)]
@@ -68,8 +87,8 @@ class Side:
                 levels[key] = (price, size)
 
     def _be_exact(self) -> None:
-        self._number = Decimal
-        self._levels = {self._sign * Decimal(price): (price, size) for price, size in self._levels.values()}
+        self._use(exact=True)
+        self._levels = {self._key(level[0]): level for level in self._levels.values()}
         self._keys = sorted(self._levels)
 
     def truncate(self, depth: int) -> None:
@@ -92,7 +111,9 @@ class Side:
 
     def size_at(self, price: str) -> str | None:
         """Return the size at a price, or None when there is no such level."""
-        level = self._levels.get(self._sign * self._number(price))
+        if not self._exact and not _fits_float(price):
+            self._be_exact()
+        level = self._levels.get(self._key(price))
         return level[1] if level else None
 
     def best_key(self) -> Any:
@@ -122,4 +143,9 @@ class L2Book:
         """Tell whether the best bid is above the best ask; equal prices (locked) are not crossed."""
         if not len(self.bids) or not len(self.asks):
             return False
-        return bool(self.bids.best_key() > -self.asks.best_key())
+        bid, ask = self.bids.best_key(), self.asks.best_key()
+        if type(bid) is float and type(ask) is float:
+            return bid > -ask
+        # A float next to a Decimal would be compared by its binary value, in which 0.1 is more than 0.1.
+        (bid_price, _), (ask_price, _) = self.bids.top(1)[0], self.asks.top(1)[0]
+        return Decimal(bid_price) > Decimal(ask_price)

@@ -10,6 +10,8 @@ from marketdata.errors import BadEvent
 # Longer than any venue sends; a limit so that a hostile string cannot cost us time.
 LENGTH_MAX = 64
 
+_ZERO_STARTS = frozenset("0-.")
+
 _DECIMAL = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
@@ -33,4 +35,7 @@ def plain(value: Decimal) -> str:
 
 def is_zero(size: str) -> bool:
     """Tell whether a decimal string is zero in any notation, such as `0`, `0.00000000` or `0e-8`."""
-    return size == "0" or (size[:1] in {"0", "-", "."} and float(size) == 0.0)
+    if size == "0":
+        return True
+    # Most sizes start with another digit. Not through a float: it takes 1e-400 for zero.
+    return size[:1] in _ZERO_STARTS and not size.replace("E", "e").partition("e")[0].strip("-0.")
