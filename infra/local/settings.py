@@ -1,0 +1,93 @@
+"""What a person can choose about the stack: where things listen, what is given from outside, where prices come from."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from infra.local.errors import StackError
+from infra.local.folders import HOME
+from runtime.settings import PREFIX, CommonSettings
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where each process listens, always on loopback; the order is that of `TICKSTREAM_PORT_BASE`."""
+
+    kafka: int = 19092
+    controller: int = 19093
+    registry: int = 18081
+    registry_health: int = 18082
+    database: int = 15432
+    redis: int = 16379
+    exchange: int = 18765
+    exchange_http: int = 18766
+    producer: int = 19101
+    stream_apps: int = 19102
+    sink: int = 19103
+    api: int = 8080
+    kafka_ui: int = 8082
+
+    @classmethod
+    def from_base(cls, base: int) -> Ports:
+        """Return consecutive ports from `base` on, for a second stack on one machine."""
+        return cls(**{field.name: base + index for index, field in enumerate(fields(cls))})
+
+
+class StackSettings(CommonSettings):
+    """Settings of the supervisor; empty addresses mean that the embedded stack starts its own server."""
+
+    kafka_brokers: str = Field(default="", description="Use this Kafka instead of starting one.")
+    registry_url: str = Field(default="", description="Use this Confluent-compatible registry instead.")
+    database_url: SecretStr | None = Field(default=None, description="Use this TimescaleDB (owner's role) instead.")
+    sink_database_url: SecretStr | None = Field(default=None, description="The same for the sink's role.")
+    api_database_url: SecretStr | None = Field(default=None, description="The same for the API's role.")
+    redis_url: SecretStr | None = Field(default=None, description="Use this Redis instead.")
+
+    stack: Literal["embedded", "docker"] = Field(default="embedded", description="What runs the servers.")
+    folder: Path = Field(default=HOME, description="Where this stack keeps data, logs and state.")
+    port_base: int | None = Field(default=None, ge=1024, le=65500, description="First of consecutive ports for all.")
+    kafka_port: int | None = Field(default=None, ge=0, le=65535)
+    controller_port: int | None = Field(default=None, ge=0, le=65535)
+    registry_port: int | None = Field(default=None, ge=0, le=65535)
+    registry_health_port: int | None = Field(default=None, ge=0, le=65535)
+    database_port: int | None = Field(default=None, ge=0, le=65535)
+    redis_port: int | None = Field(default=None, ge=0, le=65535)
+    exchange_port: int | None = Field(default=None, ge=0, le=65535)
+    exchange_http_port: int | None = Field(default=None, ge=0, le=65535)
+    producer_port: int | None = Field(default=None, ge=0, le=65535)
+    stream_apps_port: int | None = Field(default=None, ge=0, le=65535)
+    sink_port: int | None = Field(default=None, ge=0, le=65535)
+    api_port: int | None = Field(default=None, ge=0, le=65535)
+    kafka_ui_port: int | None = Field(default=None, ge=0, le=65535)
+
+    source: Literal["sim", "live", "replay"] = Field(default="sim", description="Where prices come from.")
+    venue: str = Field(default="coinbase", description="Venue to read or replay.")
+    replay_file: Path | None = Field(default=None, description="Recording, for source=replay.")
+    replay_speed: Literal["1", "10", "max"] = Field(default="1", description="Pace of a replay.")
+    kafka_ui: bool = Field(default=True, description="Start the Kafka UI.")
+
+    def ports(self) -> Ports:
+        """Return every port: a given one, else one from the base, else the usual; 0 becomes a free one."""
+        usual = Ports() if self.port_base is None else Ports.from_base(self.port_base)
+        chosen = {}
+        for field in fields(Ports):
+            given = getattr(self, f"{field.name}_port")
+            port = getattr(usual, field.name) if given is None else given
+            chosen[field.name] = port or free_port()
+        twice = {port for port in chosen.values() if list(chosen.values()).count(port) > 1}
+        if twice:
+            names = ", ".join(f"{PREFIX}{name.upper()}_PORT" for name, port in chosen.items() if port in twice)
+            raise StackError(f"one port is given to several processes: {names}. Choose different ones.")
+        return Ports(**chosen)
+
+
+def free_port() -> int:
+    """Return a loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

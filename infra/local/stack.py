@@ -1,0 +1,268 @@
+"""Starts, shows and stops a stack: what `tickstream up | status | logs | down` and the tests call."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.local import components, servers, table
+from infra.local import state as written
+from infra.local.errors import StackError
+from infra.local.folders import PROJECT, Folders
+from infra.local.passwords import passwords
+from infra.local.port_check import require_free
+from infra.local.process import Process
+from infra.local.settings import PREFIX, Ports, StackSettings
+from infra.local.state import State
+from infra.local.supervisor import Supervisor, last_lines
+from infra.local.table import Endpoints
+from runtime.settings import load
+
+Report = Callable[[str], None]
+
+# The slowest part of a start is the registry, 6 s on two idle cores; a loaded machine may take far longer.
+READY_SECONDS_MAX = 300.0
+STOP_SECONDS_MAX = 120.0
+
+
+def _quiet(_: str) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A process as `tickstream status` prints it."""
+
+    name: str
+    state: str
+    pid: int | None
+    restarts: int
+    seconds: float
+    ports: tuple[int, ...]
+    note: str
+
+
+def folders_of(settings: StackSettings) -> Folders:
+    """Return the folders that the settings ask for."""
+    return Folders(stack=settings.folder.resolve())
+
+
+def prepare(settings: StackSettings, *, services: bool, report: Report) -> tuple[list[Process], Endpoints]:
+    """Fetch components, write configurations and return the process table; raises StackError when a port is taken."""
+    folders = folders_of(settings)
+    folders.make()
+    if table.needs_components(settings):
+        components.install(Folders(home=folders.home, stack=folders.stack), report)
+    ports = settings.ports()
+    rows = table.infrastructure(settings, folders, ports)
+    where = table.endpoints(settings, ports, passwords(folders))
+    require_free(rows)
+    return rows, where
+
+
+@contextmanager
+def running(settings: StackSettings, *, services: bool, report: Report) -> Iterator[Supervisor]:
+    """Hold the stack's lock and run its processes under a supervisor in this program; stop all at the end."""
+    folders = folders_of(settings)
+    folders.make()
+    lock = written.take_lock(folders)
+    if lock is None:
+        known = written.load(folders)
+        who = f" (supervisor {known.supervisor.pid})" if known and known.supervisor else ""
+        raise StackError(f"the stack in {folders.stack} runs already{who}. See `tickstream status`, `tickstream down`.")
+    with lock:
+        clean_up(folders, report)
+        rows, where = prepare(settings, services=services, report=report)
+        supervisor = Supervisor(rows, folders, vars(where), report)
+        try:
+            supervisor.start()
+            yield supervisor
+        finally:
+            supervisor.stop()
+
+
+def clean_up(folders: Folders, report: Report) -> None:
+    """Stop what a supervisor that was killed has left running; the caller holds the lock."""
+    known = written.load(folders)
+    if known is None:
+        return
+    for row in reversed(known.rows):
+        if row.identity and written.group_alive(row.identity):
+            report(f"{row.name}: left behind by a killed supervisor (process {row.identity.pid}); stopping it")
+            written.end_group(row.identity, row.stop_signal, 10)
+    (folders.run / "state.json").unlink()
+
+
+def start_detached(settings: StackSettings, *, services: bool, report: Report) -> Endpoints:
+    """Start a supervisor of its own and return when all is ready; raises StackError with the reason when not."""
+    folders = folders_of(settings)
+    folders.make()
+    known = written.load(folders)
+    if known and known.supervisor and known.supervisor.alive():
+        raise StackError(f"the stack in {folders.stack} runs already. See `tickstream status`, `tickstream down`.")
+    with (folders.log / "supervisor.log").open("wb") as log:
+        child = subprocess.Popen(
+            servers.python_module("infra.local.stack", *(["--services"] if services else [])),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment(settings),
+            cwd=PROJECT,
+            start_new_session=True,
+        )
+    state = _await_start(folders, child, report)
+    child.returncode = 0  # it outlives us on purpose; `subprocess` would warn of a child that nobody awaits
+    return Endpoints(**state.endpoints)
+
+
+def _await_start(folders: Folders, child: subprocess.Popen[bytes], report: Report) -> State:
+    path = folders.log / "supervisor.log"
+    deadline = time.monotonic() + READY_SECONDS_MAX
+    with path.open() as progress:
+        while True:
+            for line in progress:
+                report(line.rstrip())
+            known = written.load(folders)
+            if known and known.supervisor and known.supervisor.pid == child.pid and known.ready:
+                return known
+            if child.poll() is not None:
+                reason = "\n".join(last_lines(path, 25)) or f"status {child.returncode}"
+                raise StackError(f"the stack did not start:\n{reason}")
+            if time.monotonic() > deadline:
+                child.terminate()
+                child.wait()
+                raise StackError(f"the stack was not ready after {READY_SECONDS_MAX:.0f} s; see {path}")
+            time.sleep(0.05)
+
+
+def environment(settings: StackSettings) -> dict[str, str]:
+    """Return this program's environment with the settings on top, for a supervisor of its own."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    for name in StackSettings.model_fields:
+        value = getattr(settings, name)
+        if value is not None and name != "otlp_endpoint":
+            secret = getattr(value, "get_secret_value", None)
+            plain[f"{PREFIX}{name.upper()}"] = str(secret() if secret else value)
+    return plain
+
+
+def down(folders: Folders, report: Report = _quiet) -> bool:
+    """Stop the stack and all that is left of it; False when nothing was running."""
+    known = written.load(folders)
+    if known is None:
+        return False
+    if known.supervisor and known.supervisor.alive():
+        with suppress(ProcessLookupError):
+            os.kill(known.supervisor.pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS_MAX
+        while known.supervisor.alive() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if known.supervisor.alive():
+            report(f"the supervisor {known.supervisor.pid} does not end; killing it")
+            with suppress(ProcessLookupError):
+                os.kill(known.supervisor.pid, signal.SIGKILL)
+    folders.make()
+    lock = written.take_lock(folders)
+    if lock is None:
+        raise StackError(f"another program is starting or stopping the stack in {folders.stack}; try again.")
+    with lock:
+        clean_up(folders, report)
+    return True
+
+
+def status(folders: Folders) -> list[Shown]:
+    """Return one row per process; empty when the stack is not running."""
+    known = written.load(folders)
+    if known is None:
+        return []
+    supervised = known.supervisor is not None and known.supervisor.alive()
+    rows = []
+    for row in known.rows:
+        living = row.identity is not None and row.identity.alive()
+        state, note = row.state, row.note
+        if not supervised and state not in {"stopped", "done", "failed"}:
+            state = "left behind" if living else "dead"
+            note = "its supervisor was killed; run `tickstream down`"
+        pid = row.identity.pid if row.identity and living else None
+        seconds = time.time() - row.since
+        rows.append(Shown(row.name, state, pid, row.restarts, seconds, tuple(row.ports.values()), note))
+    return rows
+
+
+def logs(folders: Folders, name: str, *, follow: bool, lines: int = 200) -> Iterator[str]:
+    """Yield the last lines of a process's log, then, when asked to follow, those that come."""
+    path = folders.log / f"{name}.log"
+    if not path.exists():
+        names = ", ".join(sorted(item.stem for item in folders.log.glob("*.log"))) or "none yet"
+        raise StackError(f"there is no log of {name!r}; there are: {names}")
+    yield from last_lines(path, lines)
+    position = path.stat().st_size
+    while follow:
+        size = path.stat().st_size
+        if size < position:
+            position = 0  # moved aside for its size
+        if size > position:
+            with path.open("rb") as file:
+                file.seek(position)
+                whole, newline, _ = file.read().rpartition(b"\n")
+            if newline:
+                position += len(whole) + 1
+                yield from whole.decode(errors="replace").splitlines()
+        time.sleep(0.2)
+
+
+@contextmanager
+def infrastructure(folder: Path, port_base: int, report: Report = _quiet) -> Iterator[Endpoints]:
+    """Run Kafka, registry, database and Redis with fresh data in a folder; stop and remove them at the end."""
+    settings = load(StackSettings, folder=folder, port_base=port_base)
+    folders = folders_of(settings)
+    down(folders)
+    erase(folders)
+    try:
+        yield start_detached(settings, services=False, report=report)
+    finally:
+        down(folders)
+        erase(folders)
+
+
+def erase(folders: Folders) -> None:
+    """Remove the data, logs and passwords of a stopped stack; downloads stay."""
+    servers.erase(folders)
+    for path in (folders.data, folders.log, folders.run):
+        shutil.rmtree(path, ignore_errors=True)
+    folders.passwords.unlink(missing_ok=True)
+
+
+def _supervise() -> int:
+    """Run the stack until SIGTERM: the program behind `start_detached`."""
+    settings = load(StackSettings)
+
+    def report(line: str) -> None:
+        print(line, flush=True)  # noqa: T201 - its output is the progress that people see
+
+    def leave(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        with running(settings, services="--services" in sys.argv, report=report) as supervisor:
+            supervisor.wait_ready()
+            while True:
+                signal.pause()
+    except KeyboardInterrupt:
+        return 0
+    except StackError as error:
+        report(str(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(_supervise())

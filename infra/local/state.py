@@ -1,0 +1,152 @@
+"""What a supervisor writes down about its processes, so that another program can show, stop or clean up after them.
+
+A process is known by its id and its start time together: an id alone may by now belong to somebody else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from io import TextIOWrapper
+from pathlib import Path
+
+import psutil
+
+from infra.local.folders import Folders
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A process for sure: `started` is in clock ticks since boot `boot`."""
+
+    pid: int
+    started: int
+    boot: str
+
+    @classmethod
+    def of(cls, pid: int) -> Identity | None:
+        """Return who has this id now; None when nobody, or only a process that has ended."""
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return None
+        # Fields after the name, which stands in parentheses and may hold anything: state is the third of all.
+        fields = stat.rpartition(")")[2].split()
+        if fields[0] in "ZX":
+            return None
+        return cls(pid, int(fields[19]), Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+
+    def alive(self) -> bool:
+        """Tell whether that very process still runs."""
+        return Identity.of(self.pid) == self
+
+
+@dataclass
+class Row:
+    """One process as the supervisor sees it; times are Unix seconds."""
+
+    name: str
+    state: str = "waiting"  # waiting, starting, ready, restarting, done, failed, stopping, stopped
+    identity: Identity | None = None
+    restarts: int = 0
+    since: float = field(default_factory=time.time)
+    ports: dict[str, int] = field(default_factory=dict)
+    note: str = ""
+    stop_signal: int = signal.SIGTERM
+
+
+@dataclass
+class State:
+    """The whole stack, as kept in `state.json`; `rows` stand in starting order."""
+
+    supervisor: Identity | None
+    ready: bool
+    failure: str
+    rows: list[Row]
+    endpoints: dict[str, str]
+
+
+def save(folders: Folders, state: State) -> None:
+    """Write the state so that a reader sees the old or the new one, never a part."""
+    draft = folders.run / "state.draft"
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(asdict(state), file)
+    draft.replace(folders.run / "state.json")
+
+
+def load(folders: Folders) -> State | None:
+    """Return what the last supervisor of this stack wrote; None when there is nothing."""
+    try:
+        raw = json.loads((folders.run / "state.json").read_text())
+    except FileNotFoundError:
+        return None
+    rows = [Row(**{**row, "identity": _identity(row["identity"])}) for row in raw["rows"]]
+    return State(_identity(raw["supervisor"]), raw["ready"], raw["failure"], rows, raw["endpoints"])
+
+
+def _identity(raw: dict[str, object] | None) -> Identity | None:
+    return Identity(**raw) if raw else None  # type: ignore[arg-type]
+
+
+def take_lock(folders: Folders) -> TextIOWrapper | None:
+    """Return the stack's lock, held until closed; None when a living supervisor holds it."""
+    lock = open(folders.run / "lock", "w")  # noqa: SIM115 - held for the supervisor's life
+    with suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock
+    lock.close()
+    return None
+
+
+def end_group(identity: Identity, stop_signal: int, seconds_max: float) -> bool:
+    """Stop a process and its group: politely, then for sure. Return False when it had to be killed."""
+    if not signal_group(identity, stop_signal):
+        return True
+    deadline = time.monotonic() + seconds_max
+    while time.monotonic() < deadline:
+        if not group_alive(identity):
+            return True
+        time.sleep(0.02)
+    signal_group(identity, signal.SIGKILL)
+    while group_alive(identity):
+        time.sleep(0.02)
+    return False
+
+
+def signal_group(identity: Identity, number: int) -> bool:
+    """Send a signal to a process we started and its group; False when none of it is left.
+
+    A leader gets a polite signal alone (its children are its own to stop); a group without its leader, all of it.
+    """
+    if identity.alive() and number != signal.SIGKILL:
+        with suppress(ProcessLookupError):
+            os.kill(identity.pid, number)
+            return True
+    if not group_alive(identity):
+        return False
+    with suppress(ProcessLookupError):
+        os.killpg(identity.pid, number)
+    return True
+
+
+def group_alive(identity: Identity) -> bool:
+    """Tell whether any process of the group that `identity` leads still runs.
+
+    A group's id is not given to another process while a member lives, so a living stranger under that id means
+    that our group is gone.
+    """
+    current = Identity.of(identity.pid)
+    if current is not None:
+        return current == identity
+    for process in psutil.process_iter():
+        with suppress(OSError, psutil.Error):
+            if os.getpgid(process.pid) == identity.pid:
+                member = Identity.of(process.pid)
+                if member and member.boot == identity.boot and member.started >= identity.started:
+                    return True
+    return False

@@ -1,0 +1,54 @@
+"""The servers that tests run against: real ones, started once and shared by all runs of this clone."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from confluent_kafka.admin import AdminClient
+from psycopg import sql
+
+from infra.local.folders import HOME
+from infra.local.shared import shared_infrastructure
+from infra.local.table import Endpoints
+
+# Away from the platform's own ports, so that tests run beside it, and below the range of ephemeral ports.
+PORT_BASE = int(os.environ.get("TICKSTREAM_TEST_PORT_BASE", "28100"))
+
+
+@pytest.fixture(scope="session")
+def endpoints(request: pytest.FixtureRequest) -> Iterator[Endpoints]:
+    """Kafka, registry, TimescaleDB and Redis, with the addresses of each role."""
+    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
+
+    def report(line: str) -> None:
+        if terminal is not None:
+            terminal.write_line(f"test stack: {line}")
+
+    keep = os.environ.get("TICKSTREAM_TEST_STACK_KEEP") == "1"
+    with shared_infrastructure(HOME / "test", PORT_BASE, keep=keep, report=report) as where:
+        yield where
+
+
+@pytest.fixture
+def topic_prefix(endpoints: Endpoints) -> Iterator[str]:
+    """A prefix for the topics of this test only; its topics are removed afterwards."""
+    prefix = f"t{uuid.uuid4().hex[:8]}."
+    yield prefix
+    admin = AdminClient({"bootstrap.servers": endpoints.kafka_brokers})
+    mine = [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith(prefix)]
+    if mine:
+        for removal in admin.delete_topics(mine).values():
+            removal.result(timeout=10)
+
+
+@pytest.fixture
+def database_schema(endpoints: Endpoints) -> Iterator[str]:
+    """A name for this test's own database schema; the schema is removed afterwards."""
+    name = f"t_{uuid.uuid4().hex[:8]}"
+    yield name
+    with psycopg.connect(endpoints.database_url, autocommit=True) as owner:
+        owner.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))
