@@ -1,0 +1,60 @@
+"""`python -m infra.exchange`: the simulated exchange, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+import structlog
+import uvloop
+
+from infra.exchange import web
+from infra.exchange.coinbase import Exchange
+from infra.exchange.control import create_app
+from infra.exchange.settings import ExchangeSettings
+from marketdata.errors import SettingsError
+from runtime import log
+from runtime.settings import load
+
+
+async def run(settings: ExchangeSettings) -> None:
+    """Serve until a signal asks to stop."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    exchange = Exchange(
+        settings.symbols,
+        seed=settings.exchange_seed,
+        rate=settings.exchange_rate,
+        batch_ms=settings.exchange_batch_ms,
+        faults=settings.faults,
+    )
+    async with (
+        exchange.serve(settings.host, settings.exchange_port),
+        web.serve(create_app(exchange), settings.host, settings.exchange_control_port) as control_port,
+    ):
+        structlog.get_logger().info(
+            "the exchange is open",
+            url=f"ws://{settings.host}:{exchange.port}",
+            control=f"http://{settings.host}:{control_port}",
+            products=settings.symbols,
+            rate=settings.exchange_rate,
+        )
+        await stopping.wait()
+
+
+def main() -> int:
+    """Run, and return the process's exit code."""
+    try:
+        settings = load(ExchangeSettings)
+        log.configure("exchange", settings.log_level)
+        uvloop.run(run(settings))
+    except (SettingsError, ValueError) as error:
+        print(f"exchange: {error}", file=sys.stderr)  # noqa: T201 - the one line that a person looks for
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

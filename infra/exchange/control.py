@@ -1,0 +1,210 @@
+"""The simulated exchange over HTTP: Coinbase's REST, its own books at any sequence, faults, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
+
+from infra.exchange import frames
+from infra.exchange.coinbase import Connection, Exchange
+from infra.exchange.faults import Fault, Injection
+from infra.exchange.market import HistoryGone, Market
+from infra.exchange.matching import ASK, BID
+from marketdata.clock import SECOND_NS
+
+MARKET = "/api/v3/brokerage/market"
+GRANULARITIES = {
+    "ONE_MINUTE": 60,
+    "FIVE_MINUTE": 300,
+    "FIFTEEN_MINUTE": 900,
+    "THIRTY_MINUTE": 1_800,
+    "ONE_HOUR": 3_600,
+    "TWO_HOUR": 7_200,
+    "SIX_HOUR": 21_600,
+    "ONE_DAY": 86_400,
+}
+CANDLES_MAX = 350
+TRADES_LIMIT_MAX = 1_000
+FAULTS_SHOWN = 100
+
+
+class Rate(BaseModel):
+    """How many orders are entered a second, all products together."""
+
+    events_per_s: float = Field(ge=0, le=20_000, examples=[500])
+
+
+def _view(injection: Injection) -> dict[str, Any]:
+    return {
+        "id": injection.id,
+        "fault": msgspec.to_builtins(injection.fault),
+        "ts": injection.ts,
+        "done": injection.done,
+        "total": injection.total,
+        "hits": msgspec.to_builtins(list(injection.hits)),
+    }
+
+
+def _connection_view(connection: Connection) -> dict[str, Any]:
+    return {
+        "connection": connection.id,
+        "peer": connection.peer,
+        "opened": connection.opened,
+        "closed": connection.closed,
+        "last_sequence": connection.sequence - 1,
+        "channels": connection.channels,
+    }
+
+
+def _market(exchange: Exchange, symbol: str) -> Market:
+    market = exchange.markets.get(symbol)
+    if market is None:
+        raise HTTPException(404, f"{symbol} is not a product: there are {', '.join(exchange.markets)}")
+    return market
+
+
+def create_app(exchange: Exchange) -> FastAPI:
+    """Return the application over one exchange."""
+    app = FastAPI(title="Simulated Coinbase Advanced Trade", docs_url="/docs", redoc_url=None)
+    _add_rest(app, exchange)
+    _add_control(app, exchange)
+    _add_faults(app, exchange)
+    return app
+
+
+def _add_rest(app: FastAPI, exchange: Exchange) -> None:
+    @app.get(f"{MARKET}/products")
+    def products() -> dict[str, Any]:
+        """Every product, as Coinbase lists them."""
+        listed = [frames.product(market) for market in exchange.markets.values()]
+        pages = {"prev_cursor": "", "next_cursor": "", "has_next": False, "has_prev": False}
+        return {"products": listed, "num_products": len(listed), "pagination": pages}
+
+    @app.get(f"{MARKET}/products/{{symbol}}")
+    def product(symbol: str) -> dict[str, Any]:
+        """One product."""
+        return frames.product(_market(exchange, symbol))
+
+    @app.get(f"{MARKET}/products/{{symbol}}/ticker")
+    def trades(
+        symbol: str,
+        limit: Annotated[int, Query(ge=1, le=TRADES_LIMIT_MAX)] = 100,
+        start: Annotated[int, Query(ge=0, description="UTC seconds, inclusive.")] = 0,
+        end: Annotated[int | None, Query(ge=0, description="UTC seconds, exclusive.")] = None,
+    ) -> dict[str, Any]:
+        """The last trades, newest first."""
+        market = _market(exchange, symbol)
+        recent = market.recent(limit, start * SECOND_NS, None if end is None else end * SECOND_NS)
+        return frames.rest_trades(market, recent)
+
+    @app.get(f"{MARKET}/products/{{symbol}}/candles")
+    def candles(
+        symbol: str,
+        start: Annotated[int, Query(ge=0, description="UTC seconds.")],
+        end: Annotated[int, Query(ge=0, description="UTC seconds.")],
+        granularity: str = "FIVE_MINUTE",
+        limit: Annotated[int, Query(ge=1, le=CANDLES_MAX)] = CANDLES_MAX,
+    ) -> dict[str, Any]:
+        """Candles, newest first, at most 350."""
+        market = _market(exchange, symbol)
+        if granularity not in GRANULARITIES:
+            raise HTTPException(400, f"granularity is one of {', '.join(GRANULARITIES)}")
+        return frames.rest_candles(market, market.candles(GRANULARITIES[granularity], start, end)[-limit:])
+
+    @app.get(f"{MARKET}/product_book")
+    def product_book(product_id: str, limit: Annotated[int | None, Query(ge=1)] = None) -> dict[str, Any]:
+        """The book as it is now."""
+        market = _market(exchange, product_id)
+        sides = frames.rest_book(market, market.book.levels(BID), market.book.levels(ASK), limit)
+        named = {side: [{"price": price, "size": size} for price, size in levels] for side, levels in sides.items()}
+        return {"pricebook": {"product_id": product_id, **named, "time": frames.time_text(market.ts, 6)}}
+
+
+def _add_control(app: FastAPI, exchange: Exchange) -> None:
+    @app.get("/healthz")
+    @app.get("/readyz")
+    def health(response: Response) -> dict[str, Any]:
+        """Whether the exchange is at work."""
+        healthy = exchange.healthy()
+        response.status_code = 200 if healthy else 503
+        return {"status": "alive" if healthy else "broken", "connections": len(exchange.connections)}
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """Prometheus metrics."""
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/connections")
+    def connections() -> list[dict[str, Any]]:
+        """Open connections and the last closed ones; times in UTC nanoseconds."""
+        return [_connection_view(one) for one in [*exchange.past, *exchange.connections.values()]]
+
+    @app.get("/rate")
+    def rate() -> Rate:
+        """How many orders are entered a second."""
+        return Rate(events_per_s=exchange.rate)
+
+    @app.put("/rate")
+    def set_rate(rate: Rate) -> Rate:
+        """Enter more or fewer orders from now on."""
+        exchange.rate = rate.events_per_s
+        return rate
+
+    @app.get("/book/{symbol}")
+    def book(
+        symbol: str,
+        sequence: Annotated[int | None, Query(description="A sequence_num; the last when absent.")] = None,
+        connection: Annotated[int | None, Query(description="Which, see /connections.")] = None,
+        at: Annotated[int | None, Query(description="Instead: the connection open at this time, UTC ns.")] = None,
+        depth: Annotated[int | None, Query(ge=1, description="Levels a side; all when absent.")] = None,
+    ) -> dict[str, Any]:
+        """The exchange's own book: as it is now, or as a connection must have it after a sequence."""
+        _market(exchange, symbol)
+        try:
+            return exchange.book_at(symbol, sequence, connection, at, depth)
+        except HistoryGone as error:
+            raise HTTPException(404, str(error)) from None
+
+
+def _add_faults(app: FastAPI, exchange: Exchange) -> None:
+    @app.get("/faults")
+    def faults() -> dict[str, Any]:
+        """Faults at work and the last ones done."""
+        past = list(exchange.injector.past)[-FAULTS_SHOWN:]
+        return {"active": [_view(one) for one in exchange.injector.active], "past": [_view(one) for one in past]}
+
+    @app.post("/faults", openapi_extra={"requestBody": {"content": {"application/json": {"schema": _fault_schema()}}}})
+    async def inject(
+        request: Request,
+        wait_s: Annotated[float, Query(ge=0, le=60, description="How long to wait for the fault to have hit.")] = 5.0,
+    ) -> dict[str, Any]:
+        """Put a fault to work and return what it hit: connections and sequence numbers."""
+        try:
+            injection = exchange.inject(msgspec.json.decode(await request.body(), type=Fault))
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise HTTPException(422, str(error)) from None
+        # A mute hits for as long as it lasts, and an unlimited fault for ever: their answer does not wait.
+        if injection.fault.kind != "mute" and injection.fault.count:
+            done = asyncio.Event()
+            injection.on_done = done.set
+            if not injection.done:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(done.wait(), wait_s)
+        return _view(injection)
+
+    @app.delete("/faults")
+    def clear() -> dict[str, int]:
+        """Take back every fault at work."""
+        return {"ended": exchange.injector.clear()}
+
+
+def _fault_schema() -> dict[str, Any]:
+    _, schemas = msgspec.json.schema_components([Fault])
+    schema: dict[str, Any] = schemas["Fault"]
+    return schema

@@ -1,0 +1,198 @@
+"""Faults on purpose: which frames to drop, repeat, swap, spoil or hold back; pure, the shell asks for every frame.
+
+A frame's sequence number is used up whatever becomes of the frame, so that a client can see what it missed.
+
+- `drop`: the frame is not sent. `duplicate`: it is sent twice. `reorder`: it is sent after the connection's next one.
+- `corrupt`: it is spoilt, by the variant named or each in turn: `truncated` (half of the bytes), `type` (an object
+  where a decimal belongs), `number` (`NaN` where a decimal belongs), `side` (a side that does not exist).
+- `mute`: the socket stays open and nothing is sent for `seconds`.
+- `disconnect`: the connection is reset, without a close frame.
+- `halt` and `resume`: a product stops and begins to trade.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Literal
+
+import msgspec
+import orjson
+
+from marketdata.clock import SECOND_NS
+
+Kind = Literal["drop", "duplicate", "reorder", "corrupt", "mute", "disconnect", "halt", "resume"]
+Variant = Literal["truncated", "type", "number", "side"]
+
+FRAME_FAULTS: tuple[Kind, ...] = ("drop", "duplicate", "reorder", "corrupt", "mute")
+VARIANTS: tuple[Variant, ...] = ("truncated", "type", "number", "side")
+HITS_MAX = 10_000
+KEPT_MAX = 200
+
+_CHANNELS = {"level2": "l2_data"}
+_DECIMALS = ("new_quantity", "size", "price", "best_bid", "volume")
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What shall go wrong. Empty `channel`, `symbol` and `connection` mean any.
+
+    `count` frames are hit, each with `probability`; with a `count` of 0 it goes on until it is taken back. `seconds` is
+    how long a mute lasts and after how long a halt ends by itself (0: when resumed).
+    """
+
+    kind: Kind
+    channel: str | None = None
+    symbol: str | None = None
+    connection: int | None = None
+    count: int = 1
+    seconds: float = 0.0
+    probability: float = 1.0
+    variant: Variant | None = None
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """One frame that a fault hit, or for the other kinds the connection and the last sequence sent on it."""
+
+    connection: int
+    sequence: int
+    channel: str
+    symbol: str
+    ts: int
+
+
+@dataclass
+class Injection:
+    """A fault at work, with what it hit so far (the last 10,000); `on_done` is called when it has hit enough."""
+
+    id: int
+    fault: Fault
+    ts: int
+    done: bool = False
+    total: int = 0
+    hits: deque[Hit] = field(default_factory=lambda: deque(maxlen=HITS_MAX))
+    on_done: Callable[[], None] | None = None
+
+    def hit(self, hit: Hit) -> None:
+        """Note a hit; enough of them end the fault."""
+        self.hits.append(hit)
+        self.total += 1
+        if self.fault.kind != "mute" and self.fault.count and self.total >= self.fault.count:
+            self.end()
+
+    def end(self) -> None:
+        """Hit nothing more."""
+        self.done = True
+        if self.on_done is not None:
+            self.on_done()
+
+
+class Injector:
+    """Every fault at work and the last ones that are done."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.active: list[Injection] = []
+        self.past: deque[Injection] = deque(maxlen=KEPT_MAX)
+        self._ids = count(1)
+        self._random = random.Random(seed)
+        self._held: dict[int, bytes] = {}
+        self._spoilt = 0
+
+    def add(self, fault: Fault, ts: int) -> Injection:
+        """Put a fault to work; `disconnect`, `halt` and `resume` are the caller's to perform and done at once."""
+        injection = Injection(next(self._ids), fault, ts)
+        if fault.kind in FRAME_FAULTS:
+            self.active.append(injection)
+        else:
+            injection.end()
+            self.past.append(injection)
+        return injection
+
+    def clear(self) -> int:
+        """Take every fault at work back and return how many there were."""
+        ended = len(self.active)
+        for injection in self.active:
+            injection.end()
+        self._tidy()
+        return ended
+
+    def frames(self, sent: Hit, frame: bytes) -> list[bytes]:
+        """Return what to send in a frame's place, in order; `sent` says what the frame is."""
+        injection = self._matching(sent) if self.active else None
+        out = [frame]
+        if injection is not None:
+            injection.hit(sent)
+            self._tidy()
+            match injection.fault.kind:
+                case "duplicate":
+                    out = [frame, frame]
+                case "corrupt":
+                    out = [self._spoil(frame, injection.fault.variant)]
+                case "reorder":
+                    self._held[sent.connection] = frame
+                    return []
+                case _:
+                    return []
+        if self._held and (held := self._held.pop(sent.connection, None)) is not None:
+            out.append(held)
+        return out
+
+    def forget(self, connection: int) -> None:
+        """Let go of what was held for a connection that is gone."""
+        self._held.pop(connection, None)
+
+    def _matching(self, sent: Hit) -> Injection | None:
+        for injection in self.active:
+            fault = injection.fault
+            if fault.kind == "mute" and sent.ts >= injection.ts + int(fault.seconds * SECOND_NS):
+                injection.end()
+            elif (
+                (fault.channel is None or _CHANNELS.get(fault.channel, fault.channel) == sent.channel)
+                and fault.symbol in {None, sent.symbol}
+                and fault.connection in {None, sent.connection}
+                and not (fault.kind == "reorder" and sent.connection in self._held)
+                and (fault.probability >= 1 or self._random.random() < fault.probability)
+            ):
+                return injection
+        self._tidy()
+        return None
+
+    def _tidy(self) -> None:
+        if any(injection.done for injection in self.active):
+            self.past.extend(injection for injection in self.active if injection.done)
+            self.active = [injection for injection in self.active if not injection.done]
+
+    def _spoil(self, frame: bytes, variant: Variant | None) -> bytes:
+        if variant is None:
+            variant = VARIANTS[self._spoilt % len(VARIANTS)]
+            self._spoilt += 1
+        return spoil(frame, variant)
+
+
+def spoil(frame: bytes, variant: Variant) -> bytes:
+    """Return a frame spoilt; where there is nothing of the variant's sort to spoil, half of the bytes."""
+    message = orjson.loads(frame) if variant != "truncated" else None
+    if variant == "type":
+        done = _replace(message, _DECIMALS, {"unexpected": True})
+    elif variant == "number":
+        done = _replace(message, _DECIMALS, "NaN")
+    elif variant == "side":
+        done = _replace(message, ("side",), "sideways")
+    else:
+        done = False
+    return orjson.dumps(message) if done else frame[: len(frame) // 2]
+
+
+def _replace(value: object, names: tuple[str, ...], new: object) -> bool:
+    """Put `new` in the place of the first field of one of the names, however deep; tell whether there was one."""
+    if isinstance(value, dict):
+        for name in names:
+            if name in value:
+                value[name] = new
+                return True
+        return any(_replace(inner, names, new) for inner in value.values())
+    if isinstance(value, list):
+        return any(_replace(inner, names, new) for inner in value)
+    return False
