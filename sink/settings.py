@@ -1,0 +1,53 @@
+"""Settings of the sink."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr
+
+from runtime.settings import DatabaseSettings
+
+
+class SinkSettings(DatabaseSettings):
+    """What the sink needs beside what every service does."""
+
+    metrics_port: int = Field(
+        default=19103, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz of the sink."
+    )
+    sink_database_url: SecretStr | None = Field(
+        default=None, description="PostgreSQL address of the sink's own role; the common address when not given."
+    )
+    sink_worker: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]{0,64}$",
+        description="Name of this sink in its consumer group, no other's: a restart under the same name gets its "
+        "partitions back at once. Without it the group waits for the session of the lost sink to end.",
+    )
+    sink_window_ms: int = Field(
+        default=100, ge=1, le=10_000, description="Time that rows wait for others to share their transaction."
+    )
+    sink_batch_rows: int = Field(
+        default=5_000, ge=1, le=100_000, description="Rows that are written at once, before the window has passed."
+    )
+    sink_queue_rows: int = Field(
+        default=50_000, ge=10, le=1_000_000, description="Rows held while the database is slow; at 80 % reading pauses."
+    )
+    sink_queue_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=1024, description="Bytes held while the database is slow; likewise."
+    )
+    sink_write_seconds: float = Field(
+        default=30.0, gt=0, le=600, description="Time limit of one transaction; then the connection is given up."
+    )
+    sink_session_seconds: float = Field(
+        default=6.0, ge=6, le=300, description="Silence after which Kafka gives a sink's partitions to others."
+    )
+    sink_drain_seconds: float = Field(default=20.0, gt=0, le=300, description="Time to finish in when told to stop.")
+
+    @property
+    def dsn(self) -> str:
+        """Return the PostgreSQL address to use."""
+        return (self.sink_database_url or self.database_url).get_secret_value()
+
+    @property
+    def dsn_variable(self) -> str:
+        """Return the variable that the address came from, for messages."""
+        return "TICKSTREAM_SINK_DATABASE_URL" if self.sink_database_url else "TICKSTREAM_DATABASE_URL"
