@@ -51,7 +51,9 @@ def listen(host: str, port: int) -> socket.socket:
 async def serve(app: Any, host: str, port: int) -> AsyncIterator[int]:
     """Serve an application and give the port."""
     bound = listen(host, port)
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app, log_config=None, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2
+    )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[bound]), name="http")
     try:

@@ -1,0 +1,343 @@
+"""`python -m infra.exchange.replay FILE`: plays a recording over a real WebSocket to whoever subscribes.
+
+Theory of operation. The file is read once at the start to learn what it holds (see `recording`), then streamed again
+for each client, so that its size does not matter.
+
+1. A client connects and sends its first message; the recording starts from its beginning with the first received frame.
+   A recording without subscriptions (venues that take them in the address) starts after a second of silence as well.
+2. Frames go out byte for byte, in order, at the recorded distances divided by the speed. Nothing is ever dropped: when
+   the client reads slowly, we wait for it. What the client says later is not answered.
+3. After the last frame comes the close code 1000 with the reason `end of recording`; with `--loop` 1012 instead, so
+   that the client connects anew and hears it again.
+
+REST answers of the recording are served over HTTP at their recorded path and query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+import uvloop
+from fastapi import FastAPI, HTTPException, Request, Response
+from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
+
+from infra.exchange import web
+from infra.exchange.recording import Contents, RecordedConnection, survey
+from infra.exchange.settings import ExchangeSettings
+from marketdata.clock import SECOND_NS
+from marketdata.errors import CodecError, SettingsError
+from runtime import log, recordings
+from runtime.settings import load
+
+END_REASON = "end of recording"
+AGAIN_REASON = "recording starts again"
+REQUEST_BYTES_MAX = 1024 * 1024
+WRITE_BUFFER_BYTES_MAX = 1024 * 1024
+SILENCE_S = 1.0
+CLOSE_WITHIN_S = 60.0
+# Other clients and HTTP get their turn after this many frames without a pause.
+FRAMES_AT_ONCE_MAX = 64
+
+Sleep = Callable[[float], Awaitable[None]]
+
+_LOG = structlog.get_logger()
+_FRAMES = Counter("tickstream_replay_frames_total", "Recorded frames that were played.")
+_ANSWERS = Counter("tickstream_replay_http_total", "Requests for recorded REST answers.", ["found"])
+
+
+class Client(WSListener):
+    """One client's connection; waits for its first message, then is played to by the server's task."""
+
+    def __init__(self, server: Replay, number: int, path: str) -> None:
+        super().__init__()
+        self._server = server
+        self.transport: WSTransport | None = None
+        self.id = number
+        self.asked = path
+        self.recorded: RecordedConnection | None = None
+        self.sent = 0
+        self.finished = False
+        self.began = asyncio.Event()
+        self.gone = asyncio.Event()
+        self.writable = asyncio.Event()
+        self.writable.set()
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        """Begin to wait for the first message."""
+        self.transport = transport
+        transport.underlying_transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
+        self._server.joined(self)
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Take what the client says; only its first message and its close matter."""
+        if frame.msg_type == WSMsgType.CLOSE:
+            if not transport.is_close_frame_sent:
+                transport.send_close(frame.get_close_code(), frame.get_close_message())
+            transport.disconnect()
+        elif frame.msg_type in {WSMsgType.TEXT, WSMsgType.BINARY} and not self.began.is_set():
+            self.asked += " " + frame.get_payload_as_bytes().decode(errors="replace")
+            self.began.set()
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows' signature
+        """Stop playing."""
+        self.gone.set()
+        self.writable.set()
+        self._server.left(self)
+
+    def pause_writing(self) -> None:
+        """Wait: the client reads more slowly than we write."""
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self.writable.set()
+
+    def view(self) -> dict[str, Any]:
+        """Return how far this client is."""
+        recorded = self.recorded
+        return {
+            "client": self.id,
+            "recorded_connection": recorded.name if recorded else None,
+            "sent": self.sent,
+            "frames": recorded.frames if recorded else None,
+            "finished": self.finished,
+        }
+
+
+class Replay:
+    """The replay server. `speed` divides the recorded distances; infinity is as fast as the client reads.
+
+    `now` (seconds) and `sleep` are the clock that the recording runs by.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        *,
+        speed: float = 1.0,
+        loop: bool = False,
+        now: Callable[[], float] | None = None,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self.file = file
+        self.speed = speed
+        self.loop = loop
+        self.port = 0
+        self.contents: Contents = survey(recordings.read(file))
+        self.clients: dict[int, Client] = {}
+        self.finished = 0
+        self._now = now
+        self._sleep = sleep
+        self._next = 1
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def serve(self, host: str, port: int) -> AsyncIterator[Replay]:
+        """Serve on a port (0 takes a free one, see `port`) until the context ends."""
+        server = await ws_create_server(self._accept, host, port, max_frame_size=REQUEST_BYTES_MAX)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for client in list(self.clients.values()):
+                if client.transport is not None:
+                    client.transport.send_close(WSCloseCode.GOING_AWAY, b"going away")
+                    client.transport.disconnect()
+            await server.wait_closed()
+
+    def _accept(self, request: WSUpgradeRequest) -> Client:
+        self._next += 1
+        return Client(self, self._next - 1, request.path.decode(errors="replace"))
+
+    def joined(self, client: Client) -> None:
+        """Begin to play to a new client."""
+        self.clients[client.id] = client
+        task = asyncio.create_task(self._play(client), name=f"play-{client.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def left(self, client: Client) -> None:
+        """Let a client go."""
+        self.clients.pop(client.id, None)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.error("playing failed", task=task.get_name(), exc_info=error)
+
+    async def _play(self, client: Client) -> None:
+        await self._until_begun(client)
+        busy = {one.recorded.name for one in self.clients.values() if one.recorded is not None}
+        client.recorded = self.contents.fitting(client.asked, busy)
+        _LOG.info("playing", client=client.id, connection=client.recorded.name, frames=client.recorded.frames)
+        now = self._now or asyncio.get_running_loop().time
+        start, first = now(), None
+        for line in recordings.read(self.file):
+            if line.t != "recv" or line.conn != client.recorded.name:
+                continue
+            if first is None:
+                first = line.ts_recv
+            wait_s = start + (line.ts_recv - first) / SECOND_NS / self.speed - now()
+            if wait_s > 0:
+                await self._sleep(wait_s)
+            elif client.sent % FRAMES_AT_ONCE_MAX == 0:
+                await asyncio.sleep(0)
+            await client.writable.wait()
+            if client.gone.is_set() or client.transport is None:
+                _LOG.info("client left", client=client.id, sent=client.sent)
+                return
+            client.transport.send(WSMsgType.TEXT, line.frame)
+            client.sent += 1
+            _FRAMES.inc()
+        await self._finish(client)
+
+    async def _until_begun(self, client: Client) -> None:
+        patience_s = None if client_must_speak(self.contents) else SILENCE_S
+        waiting = [asyncio.create_task(client.began.wait()), asyncio.create_task(client.gone.wait())]
+        try:
+            await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def _finish(self, client: Client) -> None:
+        """Close after the last frame; the close waits its turn behind it in the socket's buffer."""
+        client.finished = True
+        self.finished += 1
+        _LOG.info("played to the end", client=client.id, sent=client.sent)
+        if client.transport is None or client.gone.is_set():
+            return
+        code, reason = (WSCloseCode.SERVICE_RESTART, AGAIN_REASON) if self.loop else (WSCloseCode.OK, END_REASON)
+        client.transport.send_close(code, reason.encode())
+        try:
+            async with asyncio.timeout(CLOSE_WITHIN_S):
+                await client.gone.wait()
+        except TimeoutError:
+            client.transport.disconnect(graceful=False)
+
+    def app(self, venue: str) -> FastAPI:
+        """Return the HTTP side: recorded REST answers, how far the clients are, health and metrics."""
+        app = FastAPI(title="Tickstream replay", docs_url=None, redoc_url=None)
+
+        @app.get("/healthz")
+        @app.get("/readyz")
+        def health() -> dict[str, Any]:
+            """What is being played."""
+            return {"status": "alive", "venue": venue, "file": self.file.name}
+
+        @app.get("/progress")
+        def progress() -> dict[str, Any]:
+            """How far each client is, and how many heard the whole recording."""
+            held = [{"connection": one.name, "frames": one.frames} for one in self.contents.connections]
+            return {
+                "recorded": held,
+                "clients": [client.view() for client in self.clients.values()],
+                "finished": self.finished,
+            }
+
+        @app.get("/metrics")
+        def metrics() -> Response:
+            """Prometheus metrics."""
+            return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+        @app.get("/{path:path}")
+        def recorded(path: str, request: Request) -> Response:
+            """A recorded answer."""
+            address = f"/{path}?{request.url.query}"
+            body = self.contents.answers.answer(address)
+            _ANSWERS.labels(str(body is not None).lower()).inc()
+            if body is None:
+                raise HTTPException(404, f"not in the recording; there are {self.contents.answers.paths()[:20]}")
+            return Response(body.encode(), media_type="application/json")
+
+        return app
+
+
+def client_must_speak(contents: Contents) -> bool:
+    """Tell whether a client's first message is waited for without end: the recorder's own client sent some."""
+    return any(connection.subscribed for connection in contents.connections)
+
+
+def speed_of(text: str) -> float:
+    """Return a speed from `1`, `10`, `0.5` or `max`.
+
+    Raises typer.BadParameter for anything else.
+    """
+    if text == "max":
+        return math.inf
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < math.inf:
+        raise typer.BadParameter(f"{text!r} is neither a number above 0 nor `max`")
+    return speed
+
+
+async def run(replay: Replay, settings: ExchangeSettings, venue: str) -> None:
+    """Serve until a signal asks to stop."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with (
+        replay.serve(settings.host, settings.exchange_port),
+        web.serve(replay.app(venue), settings.host, settings.exchange_control_port) as control_port,
+    ):
+        _LOG.info(
+            "the recording is ready",
+            url=f"ws://{settings.host}:{replay.port}",
+            control=f"http://{settings.host}:{control_port}",
+            file=replay.file.name,
+            connections=len(replay.contents.connections),
+            frames=sum(one.frames for one in replay.contents.connections),
+            answers=len(replay.contents.answers),
+        )
+        await stopping.wait()
+
+
+def main(
+    file: Annotated[Path, typer.Argument(help="Recording, .jsonl.zst in the recordings' line format.")],
+    *,
+    venue: Annotated[str, typer.Option(help="Venue that was recorded; for logs and /healthz.")] = "coinbase",
+    speed: Annotated[str, typer.Option(help="1 is the recorded pace, 10 ten times that, `max` as fast as read.")] = "1",
+    host: Annotated[str | None, typer.Option(help="Address to serve on [TICKSTREAM_HOST].")] = None,
+    port: Annotated[int | None, typer.Option(help="WebSocket port [TICKSTREAM_EXCHANGE_PORT, 18765].")] = None,
+    control_port: Annotated[
+        int | None, typer.Option(help="Port of the recorded REST answers [TICKSTREAM_EXCHANGE_CONTROL_PORT, 18766].")
+    ] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="At the end ask the client to connect anew.")] = False,
+) -> None:
+    """Play a recording over a WebSocket to whoever subscribes, until SIGTERM or SIGINT."""
+    given = {"host": host, "exchange_port": port, "exchange_control_port": control_port}
+    pace = speed_of(speed)
+    try:
+        settings = load(ExchangeSettings, **{name: value for name, value in given.items() if value is not None})
+        log.configure("replay", settings.log_level)
+        uvloop.run(run(Replay(file, speed=pace, loop=loop), settings, venue))
+    except FileNotFoundError:
+        _leave(f"there is no file {file}")
+    except (SettingsError, CodecError, OSError) as error:
+        _leave(str(error))
+
+
+def _leave(message: str) -> None:
+    print(f"replay: {message}", file=sys.stderr)  # noqa: T201 - the one line that a person looks for
+    raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    typer.run(main)
