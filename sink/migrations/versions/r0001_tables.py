@@ -188,7 +188,7 @@ CREATE TABLE kafka_offsets (
     topic_id        text,
     updated_at      timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (topic, "partition")
-)
+) WITH (fillfactor = 50)
 """
 # Candles that are still open change with every trade: one row each, replaced in place, gone when the candle is final.
 _CANDLES_OPEN = (

@@ -1,0 +1,102 @@
+"""What the sink asks of Kafka beside reading: where each partition begins and ends, and to take dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from confluent_kafka import KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from marketdata.codec import Codec
+from marketdata.errors import Unavailable
+from marketdata.events import DeadLetter
+from marketdata.headers import cloudevent
+from marketdata.topics import DEAD_LETTERS
+from runtime.kafka import producer_config
+from runtime.settings import CommonSettings
+from sink.batch import STAGE, Partition
+from sink.writer import Log
+
+TIMEOUT_S = 10.0
+
+
+class BrokersUnavailable(Unavailable):
+    """Kafka does not answer, or does not take what it was given."""
+
+
+class Brokers:
+    """Answers where each partition's log begins and ends."""
+
+    def __init__(self, settings: CommonSettings) -> None:
+        self._admin = AdminClient(
+            {
+                "bootstrap.servers": settings.kafka_brokers,
+                "client.id": "tickstream-sink-admin",
+                "reconnect.backoff.max.ms": 2_000,
+            }
+        )
+
+    def logs(self, partitions: Iterable[Partition]) -> dict[Partition, Log]:
+        """Return each partition's topic id, first offset and next offset.
+
+        Raises BrokersUnavailable when Kafka does not answer.
+        """
+        keys = sorted(partitions)
+        try:
+            described = self._admin.describe_topics(
+                TopicCollection(sorted({topic for topic, _ in keys})), request_timeout=TIMEOUT_S
+            )
+            ids = {topic: str(future.result(TIMEOUT_S).topic_id) for topic, future in described.items()}
+            lows = self._offsets(keys, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+            highs = self._offsets(keys, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        except (KafkaException, TimeoutError) as error:
+            raise BrokersUnavailable(f"Kafka does not tell where the topics stand: {error}") from error
+        return {key: Log(ids[key[0]], lows[key], highs[key]) for key in keys}
+
+    def _offsets(self, keys: list[Partition], which: OffsetSpec) -> dict[Partition, int]:
+        asked = {TopicPartition(topic, partition): which for topic, partition in keys}
+        answers = self._admin.list_offsets(asked, request_timeout=TIMEOUT_S)
+        return {
+            (partition.topic, partition.partition): future.result(TIMEOUT_S).offset
+            for partition, future in answers.items()
+        }
+
+
+class Letters:
+    """Delivers dead letters to their topic, and is done only when every one has arrived."""
+
+    def __init__(self, settings: CommonSettings, codec: Codec) -> None:
+        self._topic = DEAD_LETTERS.physical(settings.topic_prefix)
+        self._codec = codec
+        self._producer = Producer(producer_config(settings, "tickstream-sink"))
+
+    def publish(self, letters: Sequence[DeadLetter]) -> None:
+        """Deliver dead letters; each one's `ce_id` names the record refused, so a second delivery is known as such.
+
+        Raises BrokersUnavailable when not all were delivered in time.
+        """
+        failures: list[str] = []
+
+        def delivered(error: object, _: object) -> None:
+            if error is not None:
+                failures.append(str(error))
+
+        try:
+            for letter in letters:
+                identity = f"{letter.topic}|{letter.partition}|{letter.offset}"
+                self._producer.produce(
+                    self._topic,
+                    key=letter.key,
+                    value=self._codec.encode(letter),
+                    headers=dict(cloudevent(letter.schema, STAGE, identity)),
+                    on_delivery=delivered,
+                )
+            waiting = self._producer.flush(TIMEOUT_S)
+        except (KafkaException, BufferError) as error:
+            raise BrokersUnavailable(f"Kafka takes no dead letters: {error}") from error
+        if waiting or failures:
+            self._producer.purge()
+            self._producer.flush(TIMEOUT_S)
+            raise BrokersUnavailable(
+                f"Kafka took not every dead letter: {failures[0] if failures else 'no answer in time'}"
+            )

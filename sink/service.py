@@ -1,0 +1,460 @@
+"""The sink's loop: reads Kafka, collects batches and hands them to the writer, which works on a thread of its own.
+
+Theory of operation. There is one way to get going and one to recover, and it is the same: *rewind*. Everything read but
+not stored is forgotten, the database says where each partition stands (`kafka_offsets`), and reading goes on there. It
+happens on every assignment of partitions and after any failure: the database or the registry gone, another sink in our
+place, a commit whose fate nobody knows. Kafka's own committed offsets are written for those who watch the lag; they are
+never read.
+
+While the writer stores one batch, the next one is collected, so a slow database makes larger batches. When the batch in
+waiting reaches 80 % of its limit, the partitions are paused until it was taken.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter as Counts
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import orjson
+import structlog
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from prometheus_client import Counter, Gauge, Histogram
+
+from marketdata import topics
+from marketdata.codec import Codec
+from marketdata.errors import BadEvent, CodecError, TickstreamError, Unavailable
+from marketdata.headers import HOPS, T_RECV, TRACEPARENT, time_of
+from runtime.health import Readiness
+from runtime.kafka import consumer_config, headers_of
+from runtime.metrics import DROPPED, WRITE_LATENCY_MS, observe_hop
+from runtime.registry import Registry, decode
+from runtime.tracing import Tracing
+from sink.batch import STAGE, Batch, Partition, Record, Source, refused, stored
+from sink.brokers import Brokers, BrokersUnavailable
+from sink.settings import SinkSettings
+from sink.writer import Superseded, Writer, Written
+
+log = structlog.get_logger()
+
+TOPICS = (
+    topics.TRADES, topics.QUOTES, topics.BOOKS, topics.CANDLES,
+    topics.ANOMALIES, topics.STATUS, topics.DEAD_LETTERS, topics.INSTRUMENTS,
+)  # fmt: skip
+GROUP = "tickstream-sink"
+
+_ROWS = Counter("tickstream_rows_stored_total", "Rows stored, by table.", ["table"])
+_LAG = Gauge("tickstream_sink_lag", "Messages of a topic that are not stored yet.", ["topic"])
+_BATCH_ROWS = Histogram(
+    "tickstream_sink_batch_rows",
+    "Rows per transaction.",
+    buckets=(0, 1, 10, 50, 100, 500, 1000, 2500, 5000, 10000, 50000),
+)
+_QUEUE_ROWS = Gauge("tickstream_sink_queue_rows", "Rows read and not stored yet.")
+_GAPS_OPEN = Gauge("tickstream_gaps_open", "Gaps of the ledger that are not repaired, by venue.", ["venue"])
+_REWINDS = Counter("tickstream_sink_rewinds_total", "Returns to what the database says, by reason.", ["reason"])
+
+_QUEUE_PAUSE_AT = 0.8
+_BATCH_BYTES = 8 * 1024 * 1024
+_READ_AT_ONCE = 1_000
+_BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 10.0
+# Below this many records a batch's hop times are all measured, above it each 16th: at 1 us each they would cost.
+_MEASURE_ALL, _MEASURE_EACH = 64, 16
+_LOOK_EVERY_S = 1.0
+_CHECKPOINT_SUFFIX = b"|full"
+
+
+class _Job:
+    """What the writer thread is busy with."""
+
+    def __init__(self, future: Future[Any], batch: Batch | None) -> None:
+        self.future = future
+        self.batch = batch
+        self.started = time.monotonic()
+        self.headers: list[dict[str, bytes]] = []
+
+
+class Sink:
+    """One sink process. `run` works until `stop` is set, then stores what it holds and leaves its group."""
+
+    def __init__(
+        self,
+        settings: SinkSettings,
+        *,
+        readiness: Readiness,
+        registry: Registry,
+        codec: Codec,
+        writer: Writer,
+        tracing: Tracing,
+    ) -> None:
+        self._settings = settings
+        self._readiness = readiness
+        self._registry = registry
+        self._codec = codec
+        self._writer = writer
+        self._tracing = tracing
+        self._brokers = Brokers(settings)
+        self._schemas = {topic.physical(settings.topic_prefix): topic.schema for topic in TOPICS}
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._job: _Job | None = None
+        self._batch = Batch()
+        self._batch_since = 0.0
+        self._headers: list[dict[str, bytes]] = []
+        self._assigned: set[Partition] = set()
+        # The next offset to read of each partition; empty until the database has said.
+        self._next: dict[Partition, int] = {}
+        self._stored: dict[Partition, int] = {}
+        self._at_end: set[Partition] = set()
+        self._paused = False
+        self._registry_down = False
+        self._topics_missing = ""
+        self._fatal: KafkaError | None = None
+        self._failures = 0
+        self._retry_at: float | None = None
+        self._looked_at = 0.0
+        self._consumer = Consumer(
+            consumer_config(settings, GROUP)
+            | {
+                "client.id": "tickstream-sink",
+                "session.timeout.ms": int(settings.sink_session_seconds * 1000),
+                # A position that Kafka does not have is for the ledger (Writer.locate), not for a silent jump.
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+                "topic.metadata.refresh.interval.ms": 10_000,
+                "statistics.interval.ms": 2_000,
+                "stats_cb": self._on_statistics,
+                "error_cb": self._on_error,
+            }
+            | ({"group.instance.id": f"sink-{settings.sink_worker}"} if settings.sink_worker else {})
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set.
+
+        Raises BrokersUnavailable when Kafka ends the membership for good, as when another sink has the same name.
+        """
+        self._consumer.subscribe(
+            sorted(self._schemas), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+        )
+        try:
+            while not stop.is_set() and self._fatal is None:
+                self._turn()
+            self._drain()
+            if self._fatal is not None:
+                raise BrokersUnavailable(f"Kafka wants no more of this sink: {self._fatal.str()}")
+        finally:
+            self._consumer.close()
+            self._worker.shutdown(wait=True, cancel_futures=True)
+            self._writer.close()
+
+    # One turn of the loop.
+
+    def _turn(self) -> None:
+        self._finish()
+        now = time.monotonic()
+        if self._job is None:
+            if self._retry_at is not None and now >= self._retry_at and self._assigned:
+                self._locate()
+            elif self._is_due(now):
+                self._hand_over()
+        elif now - self._job.started > self._settings.sink_write_seconds:
+            self._writer.abandon()
+        self._throttle()
+        if now - self._looked_at >= _LOOK_EVERY_S:
+            self._looked_at = now
+            self._look()
+        # The first message of a batch starts its window at once; the rest may come together.
+        count = _READ_AT_ONCE if self._batch else 1
+        for message in self._consumer.consume(count, self._patience(now)):
+            self._take(message)
+
+    def _patience(self, now: float) -> float:
+        if self._job is not None:
+            return 0.005  # it may be done any moment
+        window = self._settings.sink_window_ms / 1000
+        if self._batch:
+            window -= now - self._batch_since
+        return max(0.0, min(window, 0.1))
+
+    def _is_due(self, now: float) -> bool:
+        batch = self._batch
+        return bool(batch) and (
+            batch.rows >= self._settings.sink_batch_rows
+            or batch.size_bytes >= _BATCH_BYTES
+            or now - self._batch_since >= self._settings.sink_window_ms / 1000
+        )
+
+    def _throttle(self) -> None:
+        full = (
+            self._batch.rows >= _QUEUE_PAUSE_AT * self._settings.sink_queue_rows
+            or self._batch.size_bytes >= _QUEUE_PAUSE_AT * self._settings.sink_queue_bytes
+        )
+        self._pause(full or not self._next)
+
+    def _pause(self, pause: bool) -> None:
+        if pause != self._paused and self._assigned:
+            partitions = [TopicPartition(*partition) for partition in self._assigned]
+            (self._consumer.pause if pause else self._consumer.resume)(partitions)
+            self._paused = pause
+
+    # What Kafka says.
+
+    def _take(self, message: Message) -> None:
+        error = message.error()
+        partition, offset = (message.topic() or "", message.partition() or 0), message.offset() or 0
+        if error is not None:
+            self._take_error(error, partition, offset)
+            return
+        expected = self._next.get(partition)
+        if expected is None or offset < expected:
+            return  # read before a rewind; it comes again
+        try:
+            self._collect(message, partition, offset)
+        except Unavailable as unavailable:
+            self._registry_down = True
+            self._readiness.down("registry", str(unavailable))
+            self._rewind("registry", str(unavailable))
+            return
+        if not self._batch:
+            self._batch_since = time.monotonic()
+        self._batch.passed(partition, expected, offset + 1)
+        self._next[partition] = offset + 1
+        self._at_end.discard(partition)
+
+    def _collect(self, message: Message, partition: Partition, offset: int) -> None:
+        """Put what a message stores in the batch.
+
+        Raises Unavailable when its schema is unknown and the registry does not answer.
+        """
+        value, key = message.value(), message.key() or b""
+        if value is None or key.endswith(_CHECKPOINT_SUFFIX):
+            return  # a deletion mark for compaction, and the books operator's own checkpoints
+        source = Source(*partition, offset, key, value)
+        try:
+            record = self._read(source)
+        except BadEvent as bad:
+            record = refused(source, bad.reason, str(bad), ts=time.time_ns(), field=bad.field, value=bad.value)
+        except CodecError as bad:
+            record = refused(source, "undecodable", str(bad)[:1000], ts=time.time_ns())
+        if self._registry_down:
+            self._registry_down = False
+            self._readiness.up("registry")
+        self._batch.add(record)
+        if len(self._headers) < _MEASURE_ALL or offset % _MEASURE_EACH == 0:
+            self._headers.append(headers_of(message))
+
+    def _read(self, source: Source) -> Record:
+        event = decode(self._codec, self._registry, source.payload)
+        if event.schema != self._schemas[source.topic]:
+            raise BadEvent("wrong_schema", "schema", event.schema)
+        return stored(event, source)
+
+    def _take_error(self, error: KafkaError, partition: Partition, offset: int) -> None:
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's name
+            self._at_end.add(partition)
+        elif code in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
+            self._rewind("offset_out_of_range", f"{partition} has no offset {offset}: {error.str()}")
+        else:
+            log.warning("kafka_error", code=error.name(), reason=error.str(), partition=partition)
+            if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                self._topics_missing = f"run `tickstream topics apply`: {error.str()}"
+                self._readiness.down("kafka", self._topics_missing)
+
+    def _on_error(self, error: KafkaError) -> None:
+        log.warning("kafka_error", code=error.name(), reason=error.str())
+        if error.fatal():
+            self._fatal = error
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
+            self._readiness.down("kafka", error.str())
+
+    def _on_statistics(self, text: str) -> None:
+        brokers = orjson.loads(text)["brokers"].values()
+        if not any(broker["state"] == "UP" for broker in brokers):
+            self._readiness.down("kafka", "no broker answers")
+        elif not self._topics_missing:
+            self._readiness.up("kafka")
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # Where to read is for the database to say; until then nothing that arrives is taken.
+        for partition in partitions:
+            partition.offset = OFFSET_END
+        consumer.assign(partitions)
+        self._assigned = {(partition.topic, partition.partition) for partition in partitions}
+        self._topics_missing = ""
+        log.info("assigned", partitions=len(partitions))
+        self._paused = False
+        self._rewind("assigned", "", failed=False)
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # Let what is being written arrive; the rest goes to whoever has the partitions next.
+        if self._job is not None:
+            wait([self._job.future], timeout=self._settings.sink_session_seconds)
+            self._finish()
+        log.info("revoked", partitions=len(partitions))
+        self._forget()
+        self._assigned = set()
+        self._stored.clear()
+        self._retry_at = None
+        consumer.unassign()
+
+    # Recovery.
+
+    def _forget(self) -> None:
+        self._batch = Batch()
+        self._headers = []
+        self._next.clear()
+        self._at_end.clear()
+
+    def _rewind(self, reason: str, detail: str, *, failed: bool = True) -> None:
+        """Forget what is not stored and go on from where the database stands, after a while when something failed."""
+        _REWINDS.labels(reason).inc()
+        self._forget()
+        self._pause(True)
+        delay = 0.0
+        if failed:
+            self._failures += 1
+            limit = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2 ** min(self._failures, 10))
+            delay = random.uniform(0, limit)  # noqa: S311 - jitter, no secret
+            log.warning("rewind", reason=reason, detail=detail, retry_in_s=round(delay, 2))
+        self._retry_at = time.monotonic() + delay
+
+    def _locate(self) -> None:
+        self._retry_at = None
+        partitions = sorted(self._assigned)
+
+        def work() -> tuple[dict[Partition, int], dict[str, int]]:
+            located = self._writer.locate(self._brokers.logs(partitions))
+            return located, self._writer.gaps_open()
+
+        self._job = _Job(self._worker.submit(work), None)
+
+    def _located(self, offsets: dict[Partition, int]) -> None:
+        if self._retry_at is not None or set(offsets) != self._assigned:
+            return  # something happened while the database was asked; it will be asked again
+        self._consumer.assign([TopicPartition(*partition, offset) for partition, offset in offsets.items()])
+        self._next = dict(offsets)
+        self._stored = dict(offsets)
+        self._paused = True
+        self._pause(False)
+        log.info("reading", partitions=len(offsets))
+
+    # The writer's work.
+
+    def _hand_over(self) -> None:
+        batch, self._batch = self._batch, Batch()
+        job = _Job(self._worker.submit(self._writer.write, batch), batch)
+        job.headers, self._headers = self._headers, []
+        self._job = job
+
+    def _finish(self) -> None:
+        """Take the result of the writer's work, when it is done."""
+        job = self._job
+        if job is None or not job.future.done():
+            return
+        self._job = None
+        try:
+            result = job.future.result()
+        except Superseded as error:
+            self._rewind("superseded", str(error))
+            return
+        except TickstreamError as error:
+            which = "kafka" if isinstance(error, BrokersUnavailable) else "database"
+            self._readiness.down(which, str(error))
+            self._rewind(which, str(error))
+            return
+        self._readiness.up("database")
+        if job.batch is None:
+            offsets, gaps_open = result
+            self._show_gaps(gaps_open)
+            self._located(offsets)
+        else:
+            self._failures = 0
+            self._written(job, job.batch, result)
+
+    def _written(self, job: _Job, batch: Batch, written: Written) -> None:
+        now_ns = time.time_ns()
+        WRITE_LATENCY_MS.observe((time.monotonic() - job.started) * 1000)
+        _BATCH_ROWS.observe(batch.rows)
+        for table, rows in written.rows.items():
+            _ROWS.labels(table).inc(rows)
+        for letter in written.refused:
+            DROPPED.labels(STAGE, letter.reason).inc()
+            log.error("refused", reason=letter.reason, detail=letter.detail, topic=letter.topic, offset=letter.offset)
+        if written.gaps_open is not None:
+            self._show_gaps(written.gaps_open)
+        for headers in job.headers:
+            self._measure(headers, now_ns)
+        for partition in self._assigned & batch.spans.keys():
+            self._stored[partition] = batch.spans[partition].next
+        try:
+            self._consumer.commit(
+                offsets=[TopicPartition(*partition, span.next) for partition, span in batch.spans.items()],
+                asynchronous=True,
+            )
+        except KafkaException as error:  # only those who watch the lag in Kafka notice
+            log.warning("lag_not_committed", reason=str(error))
+
+    def _measure(self, headers: dict[str, bytes], now_ns: int) -> None:
+        received = time_of(headers, T_RECV)
+        observe_hop("received_to_stored", received, now_ns)
+        hop, last = max(((hop, time_of(headers, hop) or 0) for hop in HOPS), key=lambda one: one[1])
+        if last and hop != T_RECV:
+            observe_hop(f"{hop.removeprefix('t_')}_to_stored", last, now_ns)
+        if TRACEPARENT in headers:
+            self._tracing.span("store", headers[TRACEPARENT], last or now_ns, now_ns)
+
+    def _show_gaps(self, gaps_open: dict[str, int]) -> None:
+        for venue, count in gaps_open.items():
+            _GAPS_OPEN.labels(venue).set(count)
+
+    def _look(self) -> None:
+        """Show the queue and how far behind we are."""
+        in_work = self._job.batch.rows if self._job and self._job.batch else 0
+        _QUEUE_ROWS.set(self._batch.rows + in_work)
+        lags: Counts[str] = Counts(dict.fromkeys(self._schemas, 0))
+        for partition, offset in self._stored.items():
+            # At the end of a log there may be marks of transactions, which are no messages.
+            if partition in self._at_end and self._next.get(partition) == offset:
+                continue
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
+            lags[partition[0]] += max(0, high - offset)
+        for topic, lag in lags.items():
+            _LAG.labels(topic).set(lag)
+
+    def _drain(self) -> None:
+        """Store what was read, within the time limit; what is not stored is read again after the next start."""
+        deadline = time.monotonic() + self._settings.sink_drain_seconds
+        self._pause(True)
+        while (self._job or self._batch) and time.monotonic() < deadline:
+            if self._job is None:
+                self._hand_over()
+            elif not wait([self._job.future], timeout=0.1).done and time.monotonic() >= deadline:
+                self._writer.abandon()
+            self._finish()
+        log.info("drained", left=self._batch.rows)
+
+
+def connect_registry(registry: Registry, readiness: Readiness, stop: threading.Event) -> Codec | None:
+    """Return a codec as soon as the registry gives the schemas; None when told to stop before."""
+    return _patiently(registry.codec, "registry", readiness, stop)
+
+
+def _patiently(ask: Callable[[], Codec], dependency: str, readiness: Readiness, stop: threading.Event) -> Codec | None:
+    failures = 0
+    while not stop.is_set():
+        try:
+            codec = ask()
+        except TickstreamError as error:
+            failures += 1
+            readiness.down(dependency, str(error))
+            log.warning("waiting", dependency=dependency, reason=str(error))
+            stop.wait(random.uniform(0, min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2**failures)))  # noqa: S311 - jitter
+        else:
+            readiness.up(dependency)
+            return codec
+    return None
