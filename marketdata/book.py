@@ -116,6 +116,20 @@ class Side:
         level = self._levels.get(self._key(price))
         return level[1] if level else None
 
+    def nth(self, depth: int) -> Level | None:
+        """Return the `depth`-th best level (1 is the best), or None when there are fewer."""
+        return self._levels[self._keys[-depth]] if 0 < depth <= len(self._keys) else None
+
+    def key(self, price: str) -> Any:
+        """Return the place of a price that the side holds or was told of: greater is better, until the next change."""
+        return self._key(price)
+
+    def between(self, low: Any, high: Any) -> list[Level]:
+        """Return the levels whose keys are in [low, high), worst first; None leaves that end open."""
+        start = 0 if low is None else bisect_left(self._keys, low)
+        end = len(self._keys) if high is None else bisect_left(self._keys, high)
+        return [self._levels[key] for key in self._keys[start:end]]
+
     def best_key(self) -> Any:
         """Return the sortable key of the best level; only for a side that is not empty."""
         return self._keys[-1]

@@ -1,0 +1,256 @@
+/** The dashboard: connects the API's client with the panels. */
+
+import { type ConnectionState, type Interval, MarketDataClient } from "@tickstream/client";
+import "./style.css";
+import { INTERVAL_MS } from "./candles";
+import { Delay } from "./delay";
+import { byId, element, setData, setText } from "./dom";
+import { clockTime, latency, parseTime } from "./format";
+import { type Drawable, Frames } from "./frames";
+import { Market } from "./market";
+import { AnomaliesPanel } from "./panels/anomalies";
+import { Chart } from "./panels/chart";
+import { HealthPanel } from "./panels/health";
+import { Ladder } from "./panels/ladder";
+import { type Choice, Picker } from "./panels/picker";
+import { TickerPanel } from "./panels/ticker";
+import { Tooltip } from "./panels/tooltip";
+import { TradesPanel } from "./panels/trades";
+
+const INTERVALS = Object.keys(INTERVAL_MS) as Interval[];
+const HEALTH_EVERY_MS = 1_000;
+const SYMBOLS_EVERY_MS = 15_000;
+const ANOMALIES_PAGE = 100;
+
+class Dashboard {
+  private readonly client = new MarketDataClient({ url: location.origin });
+  private readonly frames = new Frames();
+  private readonly delay = new Delay();
+  private readonly chart = new Chart(() => this.mark(this.chart), () => void this.market?.loadOlder());
+  private readonly ladder = new Ladder(() => this.mark(this.ladder));
+  private readonly trades = new TradesPanel(() => this.mark(this.trades));
+  private readonly health = new HealthPanel(() => this.mark(this.health), (choice) => this.select(choice));
+  private readonly anomalies = new AnomaliesPanel(() => this.mark(this.anomalies), new Tooltip());
+  private readonly ticker = new TickerPanel();
+  private readonly picker = new Picker((choice) => this.select(choice));
+  private market: Market | null = null;
+  private interval: Interval = "1m";
+  private wasOpen = false;
+  private choices: readonly Choice[] = [];
+  private readonly followed = new Map<string, () => void>();
+
+  start(): void {
+    const wanted = new URLSearchParams(location.search).get("interval") as Interval | null;
+    if (wanted && INTERVALS.includes(wanted)) this.interval = wanted;
+    this.offerIntervals();
+    this.readKeys();
+    this.client.onConnection((state) => this.connected(state));
+    byId("connection").addEventListener("click", () => this.client.retryNow());
+    void this.loadSymbols();
+    void this.loadHealth();
+    void this.loadAnomalies();
+    setInterval(() => this.tick(), 1_000);
+    setInterval(() => void this.loadHealth(), HEALTH_EVERY_MS);
+    setInterval(() => void this.loadSymbols(), SYMBOLS_EVERY_MS);
+  }
+
+  private mark(panel: Drawable): void {
+    this.frames.mark(panel);
+  }
+
+  // -------------------------------------------------------------- selection
+
+  private select(choice: Choice): void {
+    if (this.market?.id.venue === choice.venue && this.market.id.symbol === choice.symbol) return;
+    this.market?.close();
+    this.delay.clear();
+    const market: Market = new Market(this.client, choice, this.interval, this.delay, {
+      book: () => this.mark(this.ladder),
+      candles: () => this.mark(this.chart),
+      history: (problem) => this.chart.settled(problem),
+      ticker: () => this.mark(this.ticker),
+      tape: () => {
+        if (market.last) this.ladder.setLast(market.last.price, market.last.side);
+        this.mark(this.trades);
+        this.mark(this.ticker);
+      },
+    });
+    this.market = market;
+    this.ladder.show(market.book);
+    this.trades.show(market.tape);
+    this.chart.show(market.candles, this.interval);
+    this.ticker.show(market);
+    this.mark(this.ticker);
+    this.picker.select(choice);
+    this.health.select(choice);
+    this.anomalies.select(choice.venue, choice.symbol);
+    this.remember();
+  }
+
+  private setInterval(interval: Interval): void {
+    if (interval === this.interval) return;
+    this.interval = interval;
+    for (const button of byId("intervals").querySelectorAll("button")) {
+      const checked = button.textContent === interval;
+      button.ariaChecked = String(checked);
+      button.tabIndex = checked ? 0 : -1;
+    }
+    if (this.market) {
+      this.market.follow(interval);
+      this.chart.show(this.market.candles, interval);
+    }
+    this.remember();
+  }
+
+  /** The address always opens the same view again. */
+  private remember(): void {
+    if (!this.market) return;
+    const { venue, symbol } = this.market.id;
+    history.replaceState(null, "", `?${new URLSearchParams({ venue, symbol, interval: this.interval })}`);
+    document.title = `${symbol} · Tickstream`;
+  }
+
+  private offerIntervals(): void {
+    const group = byId("intervals");
+    INTERVALS.forEach((interval, index) => {
+      const button = element("button", "", interval);
+      button.type = "button";
+      button.role = "radio";
+      button.ariaChecked = String(interval === this.interval);
+      button.tabIndex = interval === this.interval ? 0 : -1;
+      button.title = `${interval} candles (${index + 1})`;
+      button.addEventListener("click", () => this.setInterval(interval));
+      group.append(button);
+    });
+    group.addEventListener("keydown", (event) => {
+      const step = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? -1 : 0;
+      if (step === 0) return;
+      const index = (INTERVALS.indexOf(this.interval) + step + INTERVALS.length) % INTERVALS.length;
+      this.setInterval(INTERVALS[index]!);
+      (group.children[index] as HTMLElement).focus();
+    });
+  }
+
+  // ------------------------------------------------------------- connection
+
+  private connected(state: ConnectionState): void {
+    const pill = byId("connection");
+    const open = state.kind === "open";
+    setData(pill, "state", state.kind);
+    this.ladder.setOffline(!open);
+    if (state.kind === "open") {
+      setText(byId("connection-text"), state.roundTripMs === null ? "live" : `live · ${latency(state.roundTripMs)} ms`);
+      pill.title = "Connected to the API; the number is the round trip to it and back";
+    } else if (state.kind === "waiting") {
+      setText(byId("connection-text"), "reconnecting");
+      pill.title = `${state.reason}; trying again in ${(state.delayMs / 1_000).toFixed(1)} s. Click to try now.`;
+    } else {
+      setText(byId("connection-text"), state.kind === "connecting" ? "connecting" : "no connection");
+    }
+    if (open && !this.wasOpen && state.roundTripMs === null) void this.market?.catchUp();
+    this.wasOpen = open;
+  }
+
+  // ---------------------------------------------------------------- history
+
+  private async loadSymbols(): Promise<void> {
+    try {
+      const { symbols } = await this.client.symbols();
+      this.choices = symbols.map(({ venue, symbol }) => ({ venue, symbol }));
+    } catch (error) {
+      this.health.failed(String((error as Error).message));
+      return;
+    }
+    this.picker.offer(this.choices);
+    for (const choice of this.choices) this.followAnomalies(choice);
+    if (this.market || this.choices.length === 0) return;
+    const wanted = new URLSearchParams(location.search);
+    const named = this.choices.find(({ venue, symbol }) => symbol === wanted.get("symbol") && venue === (wanted.get("venue") ?? venue));
+    this.select(named ?? this.choices[0]!);
+  }
+
+  private async loadHealth(): Promise<void> {
+    if (document.hidden) return;
+    try {
+      this.health.show((await this.client.status()).feeds);
+      if (this.choices.length === 0) void this.loadSymbols();
+    } catch (error) {
+      this.health.failed(String((error as Error).message));
+    }
+  }
+
+  private async loadAnomalies(): Promise<void> {
+    try {
+      const { anomalies } = await this.client.anomalies({ limit: ANOMALIES_PAGE });
+      this.anomalies.add(anomalies.map((item) => ({ ...item, timeMs: parseTime(item.timestamp) })));
+      this.anomalies.settled(null);
+    } catch (error) {
+      this.anomalies.settled(String((error as Error).message));
+    }
+  }
+
+  /** Anomalies and status of every symbol, so that a problem elsewhere is not missed. */
+  private followAnomalies(choice: Choice): void {
+    const key = `${choice.venue}:${choice.symbol}`;
+    if (this.followed.has(key)) return;
+    const stopAnomalies = this.client.subscribe("anomalies", choice, {
+      message: ({ venue, symbol, timestamp, data }) => this.anomalies.add([{ ...data, venue, symbol, timeMs: parseTime(timestamp) }]),
+      hole: () => void this.loadAnomalies(),
+    });
+    const stopStatus = this.client.subscribe("status", choice, { message: () => void this.loadHealth() });
+    this.followed.set(key, () => {
+      stopAnomalies();
+      stopStatus();
+    });
+  }
+
+  // ------------------------------------------------------------------- keys
+
+  private readKeys(): void {
+    const dialog = byId<HTMLDialogElement>("help-dialog");
+    const palette = byId("palette");
+    const setPalette = (safe: boolean): void => {
+      document.documentElement.dataset["palette"] = safe ? "safe" : "classic";
+      palette.ariaPressed = String(safe);
+      localStorage.setItem("palette", safe ? "safe" : "classic");
+      this.chart.recolor();
+    };
+    const togglePalette = (): void => setPalette(document.documentElement.dataset["palette"] !== "safe");
+    if (localStorage.getItem("palette") === "safe") setPalette(true);
+    palette.addEventListener("click", togglePalette);
+    byId("help").addEventListener("click", () => dialog.showModal());
+    const keys: [string, string, () => void][] = [
+      ["/", "Choose symbol and venue", () => this.picker.open()],
+      [" ", "Hold the tape still", () => this.trades.togglePause()],
+      ["c", "Colour-blind safe colours", togglePalette],
+      ["?", "This list", () => dialog.showModal()],
+      ...INTERVALS.map((interval, index): [string, string, () => void] => [String(index + 1), `${interval} candles`, () => this.setInterval(interval)]),
+    ];
+    for (const [key, text] of keys) {
+      const name = element("dt");
+      name.append(element("kbd", "", key === " " ? "Space" : key.toUpperCase()));
+      byId("help-keys").append(name, element("dd", "", text));
+    }
+    document.addEventListener("keydown", (event) => {
+      const target = event.target as HTMLElement;
+      const typing = target.matches("input[type=text]") || dialog.open;
+      const pressing = event.key === " " && target.matches("button, input");
+      if (typing || pressing || event.ctrlKey || event.metaKey || event.altKey) return;
+      const found = keys.find(([key]) => key === event.key.toLowerCase());
+      if (!found) return;
+      event.preventDefault();
+      found[2]();
+    });
+  }
+
+  // ------------------------------------------------------------------ clock
+
+  private tick(): void {
+    setText(byId("clock"), clockTime(Date.now()));
+    const summary = this.delay.summary();
+    setText(byId("latency"), summary ? `${latency(summary.p50)} · ${latency(summary.p95)} ms` : "–");
+    this.mark(this.health);
+  }
+}
+
+new Dashboard().start();

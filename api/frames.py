@@ -1,0 +1,83 @@
+"""WebSocket frames of a server, made once for any number of clients (RFC 6455, and RFC 7692 for compression).
+
+A server's frames carry no mask, so that the same bytes fit every client. Compression is negotiated without context
+takeover, so that a compressed message stands alone and is shared too.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+TEXT = 0x1
+_FIN = 0x80
+_COMPRESSED = 0x40
+_LENGTH_16 = 126
+_LENGTH_64 = 127
+_SMALL_MAX = 125
+
+# Below this, compressing costs more time than the bytes are worth.
+COMPRESSED_FROM_BYTES = 1024
+_WINDOW_BITS = -15
+_FLUSH_TAIL = b"\x00\x00\xff\xff"
+
+EXTENSION = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
+
+def header(length: int, first: int) -> bytes:
+    """Return the header of an unmasked frame."""
+    if length <= _SMALL_MAX:
+        return bytes((first, length))
+    if length < 1 << 16:
+        return struct.pack("!BBH", first, _LENGTH_16, length)
+    return struct.pack("!BBQ", first, _LENGTH_64, length)
+
+
+class Frame:
+    """One text message, framed; compressed only if a client wants it so, once."""
+
+    __slots__ = ("_deflated", "_payload", "plain")
+
+    def __init__(self, payload: bytes) -> None:
+        self._payload = payload
+        self.plain = header(len(payload), _FIN | TEXT) + payload
+        self._deflated: bytes | None = None
+
+    def deflated(self) -> bytes:
+        """Return the frame for clients that understand compression; small messages stay as they are."""
+        if self._deflated is None:
+            self._deflated = self.plain if len(self._payload) < COMPRESSED_FROM_BYTES else _deflate(self._payload)
+        return self._deflated
+
+
+def _deflate(payload: bytes) -> bytes:
+    compressor = zlib.compressobj(level=1, wbits=_WINDOW_BITS)
+    body = (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(_FLUSH_TAIL)
+    return header(len(body), _FIN | _COMPRESSED | TEXT) + body
+
+
+def inflate(payload: bytes, limit: int) -> bytes:
+    """Return a compressed message's text.
+
+    Raises ValueError when it is longer than `limit`, or damaged.
+    """
+    decompressor = zlib.decompressobj(wbits=_WINDOW_BITS)
+    try:
+        text = decompressor.decompress(payload + _FLUSH_TAIL, limit + 1)
+    except zlib.error as error:
+        raise ValueError(f"damaged: {error}") from None
+    if len(text) > limit:
+        raise ValueError(f"longer than {limit} bytes")
+    return text
+
+
+def accepts_deflate(offered: str) -> bool:
+    """Tell whether a client's Sec-WebSocket-Extensions offers compression in a form that we speak."""
+    for offer in offered.split(","):
+        name, *parameters = (part.strip() for part in offer.split(";"))
+        if name != "permessage-deflate":
+            continue
+        # A smaller window than ours would have to be honoured; decline such an offer.
+        if not any(parameter.startswith("server_max_window_bits") for parameter in parameters):
+            return True
+    return False

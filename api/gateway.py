@@ -1,0 +1,605 @@
+"""The WebSocket gateway without its sockets: who subscribed to what, what each is sent, and what happens to the slow.
+
+Theory of operation. A stream is one channel of one symbol (for books: at one depth; for candles: of one interval). It
+exists while somebody subscribes to it.
+
+1. A subscription is answered by `subscribed`, then by the state of each stream (`"snapshot": true`, a book as
+   `l2_snapshot`), then by every change. `sequence` grows by one with each change of a stream; after a snapshot or a
+   conflated message the next number is one more than that message's.
+2. A change is encoded and framed once, whatever the number of subscribers.
+3. A client's frames are collected while a batch of records is handled, and written in one go at its end.
+4. Where a client's unsent bytes pass a limit, streams of states (book, ticker, candles) are conflated: changes are left
+   out, and when the client has drained, it gets the latest state with `"conflated": true`. Streams of events (trades,
+   anomalies, status) cannot be left out: at a second limit the client is told (`slow_consumer`) and cut.
+
+So the memory that a client can hold is bounded by the second limit and one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any, Literal, Protocol
+
+import msgspec
+import orjson
+from prometheus_client import Counter, Gauge
+
+from api import messages
+from api.frames import Frame
+from api.market import (
+    INTERVALS,
+    TRUSTED,
+    AnomalyFound,
+    BookChanged,
+    CandleChanged,
+    Change,
+    Market,
+    NumberedAnomaly,
+    NumberedCandle,
+    NumberedStatus,
+    NumberedTrade,
+    StatusChanged,
+    SymbolState,
+    TickerChanged,
+    Traded,
+    Trust,
+    fresh,
+)
+from marketdata.events import ALL_SYMBOLS, AnyEvent
+
+CHANNELS = ("ticker", "trades", "book", "candles", "anomalies", "status")
+DEPTHS = (1, 5, 10, 20, 50, 100, 200, 500, 1000)
+_CHANNEL_OF: dict[type[Change], str] = {
+    TickerChanged: "ticker",
+    Traded: "trades",
+    CandleChanged: "candles",
+    AnomalyFound: "anomalies",
+    StatusChanged: "status",
+}
+_RECENT_TRADES = 50
+_RECENT_ANOMALIES = 20
+_RECENT_STATUSES = 10
+_SYMBOLS_PER_REQUEST_MAX = 200
+
+CLIENTS = Gauge("tickstream_ws_clients", "WebSocket clients connected.")
+STREAMS = Gauge("tickstream_ws_streams", "Streams that at least one WebSocket client subscribes to.")
+SENT = Counter("tickstream_ws_messages_total", "Messages written to WebSocket clients, by channel.", ["channel"])
+CONFLATED = Counter("tickstream_ws_conflated_total", "Changes left out for slow clients, by channel.", ["channel"])
+CUT = Counter("tickstream_ws_cut_total", "Clients cut, by reason.", ["reason"])
+BOOK_VALID = Gauge("tickstream_book_valid", "1 while a book may be trusted, else 0.", ["venue", "symbol"])
+
+CLOSE_GOING_AWAY = 1001
+CLOSE_POLICY = 1008
+
+
+class Connection(Protocol):
+    """What the gateway needs of a client's socket."""
+
+    deflate: bool
+
+    def write(self, frames: list[bytes]) -> None:
+        """Send these frames; what the socket does not take at once is kept."""
+
+    def backlog(self) -> int:
+        """Return how many bytes were not sent yet."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Send what is left and a close frame, and end."""
+
+
+class StreamKey(msgspec.Struct, frozen=True):
+    """What a stream is about; `variant` is a book's depth or a candle's interval."""
+
+    channel: str
+    venue: str
+    symbol: str
+    variant: int | str = 0
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one client may ask of us."""
+
+    clients_max: int
+    subscriptions_max: int
+    conflate_bytes: int
+    cut_bytes: int
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """What a client may send."""
+
+    op: Literal["subscribe", "unsubscribe", "ping"]
+    id: int | str | None = None
+    channels: list[str] = []
+    symbols: list[str] = []
+    venue: str | None = None
+    depth: int = 50
+    interval: str = "1m"
+
+
+class Refused(Exception):  # noqa: N818 - it is an answer, not an error of ours
+    """A request that is answered by an error; `code` is for programs, the message for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+class Stream:
+    """One stream and its subscribers."""
+
+    __slots__ = ("key", "sequence", "state", "subscribers", "trust")
+
+    def __init__(self, key: StreamKey, state: SymbolState) -> None:
+        self.key = key
+        self.state = state
+        self.subscribers: dict[Client, None] = {}
+        self.sequence = 0  # books only; the others count in the market's state
+        self.trust: Trust | None = None  # as last told; books and tickers only
+
+
+class Client:
+    """One WebSocket client."""
+
+    __slots__ = ("_pending", "_pending_bytes", "connection", "cut", "dirty", "gateway", "paused", "streams")
+
+    def __init__(self, gateway: Gateway, connection: Connection) -> None:
+        self.gateway = gateway
+        self.connection = connection
+        self.streams: dict[StreamKey, Stream] = {}
+        self.dirty: dict[Stream, int | None] = {}  # the last number sent; None: nothing yet
+        self.paused = False
+        self.cut = False
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+
+    def send_state(self, stream: Stream, frame: bytes, last: int) -> bool:
+        """Send a change of a state, or leave it out and remember that the client knows it up to `last` only."""
+        if stream in self.dirty:
+            return False
+        if self.paused or self._pending_bytes > self.gateway.limits.conflate_bytes:
+            self.dirty[stream] = last
+            return False
+        self.append(frame)
+        return True
+
+    def send_event(self, frame: bytes) -> bool:
+        """Send what must not be left out, or cut the client."""
+        if self.cut:
+            return False
+        if self._pending_bytes + self.connection.backlog() + len(frame) > self.gateway.limits.cut_bytes:
+            self.gateway.cut(self, "slow_consumer", "too slow for a channel of which nothing may be left out")
+            return False
+        self.append(frame)
+        return True
+
+    def append(self, frame: bytes) -> None:
+        """Send a frame at the end of this batch."""
+        if not self._pending:
+            self.gateway.touched(self)
+        self._pending.append(frame)
+        self._pending_bytes += len(frame)
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        pending = self._pending
+        if pending:
+            self._pending = []
+            self._pending_bytes = 0
+            self.connection.write(pending)
+
+    @property
+    def full(self) -> bool:
+        """Tell whether a state would have to wait."""
+        return self.paused or self._pending_bytes > self.gateway.limits.conflate_bytes
+
+
+class Gateway:
+    """All clients and streams. `clock` gives UTC nanoseconds; `ready` tells whether the market is known by now."""
+
+    def __init__(
+        self, market: Market, limits: Limits, stale_ns: int, clock: Callable[[], int], ready: Callable[[], bool]
+    ) -> None:
+        self.market = market
+        self.limits = limits
+        self._stale_ns = stale_ns
+        self._clock = clock
+        self._ready = ready
+        self._clients: dict[Client, None] = {}
+        self._streams: dict[StreamKey, Stream] = {}
+        self._touched: list[Client] = []
+
+    # Clients
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether another client would be one too many."""
+        return len(self._clients) >= self.limits.clients_max
+
+    def connected(self, connection: Connection) -> Client:
+        """Take a new client in."""
+        client = Client(self, connection)
+        self._clients[client] = None
+        CLIENTS.set(len(self._clients))
+        return client
+
+    def disconnected(self, client: Client) -> None:
+        """Forget a client."""
+        for key in list(client.streams):
+            self._unsubscribe(client, key)
+        client.dirty.clear()
+        self._clients.pop(client, None)
+        CLIENTS.set(len(self._clients))
+
+    def cut(self, client: Client, code: str, message: str) -> None:
+        """Tell a client why it is not served any more, and end the connection."""
+        if client.cut:
+            return
+        client.cut = True
+        CUT.labels(code).inc()
+        for key in list(client.streams):
+            self._unsubscribe(client, key)
+        client.dirty.clear()
+        client.append(self._error(client, None, code, message))
+        client.flush()
+        client.connection.close(CLOSE_POLICY, code)
+
+    def received(self, client: Client, text: bytes) -> None:
+        """Answer what a client sent."""
+        if client.cut:
+            return
+        identity: int | str | None = None
+        try:
+            try:
+                request = msgspec.json.decode(text, type=Request)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                identity = _identity(text)
+                raise Refused("bad_request", f"{error}; send for example {_EXAMPLE}") from None
+            identity = request.id
+            if request.op == "ping":
+                client.append(self._plain(client, {"type": "pong", "id": identity}))
+            elif request.op == "subscribe":
+                self._subscribe_all(client, request)
+            else:
+                self._unsubscribe_all(client, request)
+        except Refused as refused:
+            client.append(self._error(client, identity, refused.code, str(refused)))
+        if client.connection.backlog() > self.limits.cut_bytes:
+            self.cut(client, "slow_consumer", "asks faster than it reads")
+        self.flush()
+
+    def drained(self, client: Client) -> None:
+        """Send a client that can take more what it missed, until it is full again."""
+        client.paused = False
+        while client.dirty and not client.paused and not client.cut:
+            while client.dirty and not client.full:
+                stream, last = next(iter(client.dirty.items()))
+                del client.dirty[stream]
+                for frame in self._latest(client, stream, last):
+                    client.append(frame)
+            client.flush()
+
+    # Data
+
+    def handle(self, event: AnyEvent, offset: int) -> int:
+        """Take an event in, tell who subscribed, and return to how many clients something went; `flush` sends it."""
+        sent = 0
+        for change in self.market.apply(event, offset):
+            sent += self._publish(change)
+        return sent
+
+    def flush(self) -> None:
+        """Write what was collected for each client, and go on with those that were left out of a batch."""
+        touched, self._touched = self._touched, []
+        for client in touched:
+            client.flush()
+            if client.dirty and not client.paused:
+                self.drained(client)
+
+    def touched(self, client: Client) -> None:
+        """Note that a client has something to be written at the end of this batch."""
+        self._touched.append(client)
+
+    def expire(self) -> None:
+        """Tell of books and tickers that became stale, or are not any more; called about once a second."""
+        for stream in list(self._streams.values()):
+            if stream.key.channel == "book":
+                if self._book_trust(stream.state) != stream.trust:
+                    self._publish_update(stream, (), ())
+            elif stream.key.channel == "ticker" and self._ticker_trust(stream.state) != stream.trust:
+                stream.state.ticker_number += 1
+                self._publish_ticker(stream)
+        for state in self.market.states():
+            if state.book.ts_recv:
+                BOOK_VALID.labels(state.venue, state.symbol).set(self._book_trust(state).valid)
+        self.flush()
+
+    def close(self) -> None:
+        """Say goodbye to every client."""
+        for client in list(self._clients):
+            client.connection.close(CLOSE_GOING_AWAY, "the server is going away")
+
+    # Subscriptions
+
+    def _subscribe_all(self, client: Client, request: Request) -> None:
+        if not self._ready():
+            raise Refused("not_ready", "the market is still being read; ask again in a second")
+        keys = self._keys(request)
+        new = [key for key in keys if key not in client.streams]
+        if len(client.streams) + len(new) > self.limits.subscriptions_max:
+            raise Refused("too_many_subscriptions", f"at most {self.limits.subscriptions_max} streams a connection")
+        answer = {"type": "subscribed", "id": request.id, "channels": request.channels, "symbols": request.symbols}
+        if "book" in request.channels:
+            answer["depth"] = request.depth
+        if "candles" in request.channels:
+            answer["interval"] = request.interval
+        client.append(self._plain(client, answer))
+        for key in keys:
+            stream = self._stream(key)
+            if stream is None:
+                continue
+            stream.subscribers[client] = None
+            client.streams[key] = stream
+            # Asked for again is asked for anew: the client wants the state.
+            client.dirty[stream] = None
+        if not client.paused:
+            self.drained(client)
+
+    def _unsubscribe_all(self, client: Client, request: Request) -> None:
+        for key in self._keys(request):
+            # What concerns a whole connection is heard as long as any of its symbols is.
+            if key.symbol != ALL_SYMBOLS or not any(
+                other.channel == key.channel and other.venue == key.venue and other.symbol != ALL_SYMBOLS
+                for other in client.streams
+            ):
+                self._unsubscribe(client, key)
+        answer = {"type": "unsubscribed", "id": request.id, "channels": request.channels, "symbols": request.symbols}
+        client.append(self._plain(client, answer))
+
+    def _keys(self, request: Request) -> list[StreamKey]:
+        for name, values in (("channels", request.channels), ("symbols", request.symbols)):
+            if not 0 < len(values) <= _SYMBOLS_PER_REQUEST_MAX:
+                raise Refused("bad_request", f"{name} must name 1 to {_SYMBOLS_PER_REQUEST_MAX}, not {len(values)}")
+        for channel in request.channels:
+            if channel not in CHANNELS:
+                raise Refused("unknown_channel", f"{channel[:50]!r} is no channel; there are {', '.join(CHANNELS)}")
+        if request.depth not in DEPTHS:
+            raise Refused("bad_depth", f"depth is {request.depth}; it may be {', '.join(map(str, DEPTHS))}")
+        if request.interval not in INTERVALS:
+            raise Refused("bad_interval", f"interval is {request.interval[:50]!r}; it may be {', '.join(INTERVALS)}")
+        keys: dict[StreamKey, None] = {}
+        for symbol in request.symbols:
+            venue = self._venue(symbol, request.venue)
+            for channel in request.channels:
+                variant: int | str = 0
+                if channel in {"book", "candles"}:
+                    variant = request.depth if channel == "book" else request.interval
+                keys[StreamKey(channel, venue, symbol, variant)] = None
+                if channel in {"anomalies", "status"}:
+                    keys[StreamKey(channel, venue, ALL_SYMBOLS)] = None
+        return list(keys)
+
+    def _venue(self, symbol: str, venue: str | None) -> str:
+        venues = self.market.venues_of(symbol)
+        if venue is not None:
+            if self.market.find(venue, symbol) is None:
+                raise Refused("unknown_symbol", f"{venue[:50]!r} does not trade {symbol[:50]!r}")
+            return venue
+        if not venues:
+            near = get_close_matches(symbol[:50].upper(), self.market.symbols(), 3)
+            hint = f"; do you mean {', '.join(near)}?" if near else ""
+            raise Refused("unknown_symbol", f"no venue trades {symbol[:50]!r}{hint}")
+        if len(venues) > 1:
+            raise Refused("ambiguous_symbol", f"{symbol} is traded at {', '.join(venues)}: say which with venue")
+        return venues[0]
+
+    def _stream(self, key: StreamKey) -> Stream | None:
+        stream = self._streams.get(key)
+        if stream is None:
+            state = self.market.state(key.venue, key.symbol)
+            if state is None:
+                return None
+            stream = self._streams[key] = Stream(key, state)
+            if key.channel == "book":
+                stream.trust = self._book_trust(state)
+                state.depths[int(key.variant)] = 1
+            elif key.channel == "ticker":
+                stream.trust = self._ticker_trust(state)
+            STREAMS.set(len(self._streams))
+        return stream
+
+    def _unsubscribe(self, client: Client, key: StreamKey) -> None:
+        stream = client.streams.pop(key, None)
+        if stream is None:
+            return
+        client.dirty.pop(stream, None)
+        stream.subscribers.pop(client, None)
+        if not stream.subscribers:
+            del self._streams[key]
+            if key.channel == "book":
+                del stream.state.depths[int(key.variant)]
+            STREAMS.set(len(self._streams))
+
+    # Messages
+
+    def _publish(self, change: Change) -> int:
+        if isinstance(change, BookChanged):
+            return self._publish_book(change)
+        variant = change.candle.candle.interval if isinstance(change, CandleChanged) else 0
+        stream = self._find(_CHANNEL_OF[type(change)], change.state, variant)
+        if stream is None:
+            return 0
+        if isinstance(change, TickerChanged):
+            return self._publish_ticker(stream)
+        if isinstance(change, CandleChanged):
+            return self._send_states(stream, _candle_message(change.state, change.candle), change.candle.number)
+        if isinstance(change, Traded):
+            new = [_trade_message(change.state, trade) for trade in change.trades]
+        elif isinstance(change, AnomalyFound):
+            new = [_anomaly_message(change.state, change.anomaly)]
+        else:
+            new = [_status_message(change.state, change.status)]
+        return self._send_events(stream, new)
+
+    def _find(self, channel: str, state: SymbolState, variant: int | str = 0) -> Stream | None:
+        return self._streams.get(StreamKey(channel, state.venue, state.symbol, variant))
+
+    def _publish_book(self, change: BookChanged) -> int:
+        state, sent = change.state, 0
+        if change.trust_changed:
+            BOOK_VALID.labels(state.venue, state.symbol).set(state.book.trust.valid)
+        for depth in list(state.depths):
+            stream = self._find("book", state, depth)
+            if stream is None:
+                continue
+            if change.views is None:
+                stream.sequence += 1
+                stream.trust = self._book_trust(stream.state)
+                sent += self._send_states(stream, self._book_message(stream), stream.sequence)
+            elif depth in change.views:
+                sent += self._publish_update(stream, *change.views[depth])
+            elif change.trust_changed:
+                sent += self._publish_update(stream, (), ())
+        return sent
+
+    def _publish_update(self, stream: Stream, bids: Iterable[Any], asks: Iterable[Any]) -> int:
+        book = stream.state.book
+        stream.sequence += 1
+        stream.trust = self._book_trust(stream.state)
+        message = messages.numbered(
+            "l2_update",
+            stream.state,
+            book.ts_event,
+            stream.trust,
+            sequence=stream.sequence,
+            data=messages.levels(bids, asks),
+        )
+        message["depth"] = stream.key.variant
+        return self._send_states(stream, message, stream.sequence)
+
+    def _publish_ticker(self, stream: Stream) -> int:
+        stream.trust = self._ticker_trust(stream.state)
+        if stream.state.ticker is None or stream.trust is None:
+            return 0
+        return self._send_states(stream, self._ticker_message(stream, stream.trust), stream.state.ticker_number)
+
+    def _book_trust(self, state: SymbolState) -> Trust:
+        return fresh(state.book.trust, state.book.ts_recv, self._clock(), self._stale_ns)
+
+    def _ticker_trust(self, state: SymbolState) -> Trust | None:
+        if state.ticker is None:
+            return None
+        return fresh(state.ticker.trust, state.ticker_ts_recv, self._clock(), self._stale_ns)
+
+    def _book_message(self, stream: Stream) -> messages.Json:
+        book, depth = stream.state.book, int(stream.key.variant)
+        sides = messages.levels(book.book.bids.top(depth), book.book.asks.top(depth))
+        trust = self._book_trust(stream.state)
+        message = messages.numbered(
+            "l2_snapshot", stream.state, book.ts_event, trust, sequence=stream.sequence, data=sides
+        )
+        message["depth"] = depth
+        return message
+
+    def _ticker_message(self, stream: Stream, trust: Trust) -> messages.Json:
+        ticker = stream.state.ticker
+        assert ticker is not None  # noqa: S101 - for the type checker: both callers looked
+        number = stream.state.ticker_number
+        return messages.numbered("ticker", stream.state, ticker.ts_event, trust, sequence=number, data=ticker.data)
+
+    def _latest(self, client: Client, stream: Stream, last: int | None) -> list[bytes]:
+        """Return the frames that bring a client to the present: all when it knows nothing, else what it missed."""
+        flag = {"snapshot": True} if last is None else {"conflated": True}
+        return [_for(client, Frame(orjson.dumps(message | flag))) for message in self._present(stream, last)]
+
+    def _present(self, stream: Stream, last: int | None) -> list[messages.Json]:
+        state, channel = stream.state, stream.key.channel
+        if channel == "book":
+            return [self._book_message(stream)]
+        if channel == "ticker":
+            trust = self._ticker_trust(state)
+            return [self._ticker_message(stream, trust)] if trust is not None else []
+        if channel == "candles":
+            kept = sorted(state.candles[str(stream.key.variant)].values(), key=lambda candle: candle.number)
+            return [_candle_message(state, candle) for candle in kept if candle.number > (last or 0)]
+        if channel == "trades":
+            return [_trade_message(state, trade) for trade in list(state.trades)[-_RECENT_TRADES:]]
+        if channel == "anomalies":
+            return [_anomaly_message(state, found) for found in list(state.anomalies)[-_RECENT_ANOMALIES:]]
+        return [_status_message(state, status) for status in list(state.statuses)[-_RECENT_STATUSES:]]
+
+    def _send_states(self, stream: Stream, message: messages.Json, number: int) -> int:
+        frame, sent = Frame(orjson.dumps(message)), 0
+        for client in stream.subscribers:
+            sent += client.send_state(
+                stream, frame.deflated() if client.connection.deflate else frame.plain, number - 1
+            )
+        SENT.labels(stream.key.channel).inc(sent)
+        if sent != len(stream.subscribers):
+            CONFLATED.labels(stream.key.channel).inc(len(stream.subscribers) - sent)
+        return sent
+
+    def _send_events(self, stream: Stream, new: list[messages.Json]) -> int:
+        frames = [Frame(orjson.dumps(message)) for message in new]
+        plain = b"".join(frame.plain for frame in frames)
+        deflated = plain
+        if any(client.connection.deflate for client in stream.subscribers):
+            deflated = b"".join(frame.deflated() for frame in frames)
+        sent = 0
+        for client in list(stream.subscribers):
+            if stream in client.dirty:
+                # Its snapshot is still to come, and will hold these.
+                continue
+            sent += client.send_event(deflated if client.connection.deflate else plain)
+        SENT.labels(stream.key.channel).inc(sent * len(new))
+        return sent
+
+    def _plain(self, client: Client, message: messages.Json) -> bytes:
+        return _for(client, Frame(orjson.dumps(message)))
+
+    def _error(self, client: Client, identity: int | str | None, code: str, message: str) -> bytes:
+        return self._plain(client, {"type": "error", "id": identity, "code": code, "message": message})
+
+
+_EXAMPLE = '{"op": "subscribe", "id": 1, "channels": ["book"], "symbols": ["BTC-USD"]}'
+
+
+def _identity(text: bytes) -> int | str | None:
+    """Return the id of a request that is otherwise wrong, so that the client can tell which one it was."""
+    try:
+        identity = orjson.loads(text)["id"]
+    except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
+        return None
+    return identity if isinstance(identity, int | str) else None
+
+
+def _for(client: Client, frame: Frame) -> bytes:
+    return frame.deflated() if client.connection.deflate else frame.plain
+
+
+def _trade_message(state: SymbolState, trade: NumberedTrade) -> messages.Json:
+    data = messages.trade(trade.trade)
+    return messages.numbered("trade", state, trade.trade.ts_event, trade.trust, sequence=trade.number, data=data)
+
+
+def _candle_message(state: SymbolState, candle: NumberedCandle) -> messages.Json:
+    value = candle.candle
+    trust = Trust(value.valid, value.reason)
+    return messages.numbered(
+        "candle", state, value.ts_event, trust, sequence=candle.number, data=messages.candle(value)
+    )
+
+
+def _anomaly_message(state: SymbolState, found: NumberedAnomaly) -> messages.Json:
+    value = found.anomaly
+    return messages.numbered(
+        "anomaly", state, value.ts_event, TRUSTED, sequence=found.number, data=messages.anomaly(value)
+    )
+
+
+def _status_message(state: SymbolState, status: NumberedStatus) -> messages.Json:
+    value = status.status
+    return messages.numbered(
+        "status", state, value.ts_event, TRUSTED, sequence=status.number, data=messages.status(value)
+    )

@@ -1,0 +1,454 @@
+"""The state of every market, pure: events in, changes out; no clock, no Kafka, no sockets.
+
+Theory of operation. `Market.apply` takes one event of the public topics and returns what changed, in order. A book
+follows the rules of its stream:
+
+1. A snapshot replaces the book. A clear makes it unknown and invalid until the next snapshot.
+2. An update of an unknown book is ignored and counted. Others are applied; a book that is then crossed is invalid.
+3. A heartbeat, or an update without levels, changes nothing but the time and the validity.
+
+Trust has two parts: what the stream says (`valid`, `reason`), and age, which only who reads can judge: `fresh` takes
+the reader's clock. Everything is bounded: trades, anomalies, candles and views a symbol, and the number of symbols.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from api.depth import Edges
+from api.statistics import INTERVAL as STATISTICS_INTERVAL
+from api.statistics import Day
+from marketdata.book import L2Book, Level
+from marketdata.events import (
+    ALL_SYMBOLS,
+    CROSSED,
+    HALTED,
+    RESYNCING,
+    STALE,
+    Anomaly,
+    AnyEvent,
+    Book,
+    BookUpdate,
+    Candle,
+    FeedStatus,
+    Instrument,
+    Quote,
+    RawFrame,
+    Trade,
+    Trades,
+)
+
+SYMBOLS_MAX = 20_000
+TRADES_MAX = 1_000
+ANOMALIES_MAX = 200
+STATUSES_MAX = 50
+CANDLES_MAX = 10
+
+INTERVALS = ("1m", "5m", "15m", "1h", "4h", "1d")
+
+
+class Trust(msgspec.Struct, frozen=True):
+    """Whether a value may be trusted; `reason` is empty when it may."""
+
+    valid: bool
+    reason: str = ""
+
+
+TRUSTED = Trust(True)
+UNKNOWN = Trust(False, RESYNCING)
+
+
+class NumberedTrade(msgspec.Struct, frozen=True, gc=False):
+    """A trade with its count since the start; the record (offset, item) that brought it orders trades of equal time."""
+
+    number: int
+    offset: int
+    item: int
+    trade: Trade
+    trust: Trust
+
+
+class NumberedCandle(msgspec.Struct, frozen=True, gc=False):
+    """A candle with the count of changes of its interval when it last changed."""
+
+    number: int
+    candle: Candle
+
+
+class NumberedAnomaly(msgspec.Struct, frozen=True, gc=False):
+    """An anomaly with its count since the start."""
+
+    number: int
+    anomaly: Anomaly
+
+
+class NumberedStatus(msgspec.Struct, frozen=True, gc=False):
+    """A feed's status with its count since the start."""
+
+    number: int
+    status: FeedStatus
+
+
+class Ticker(msgspec.Struct, frozen=True):
+    """Best bid and offer with the statistics of the day; `trust` without regard to age."""
+
+    ts_event: int
+    ts_recv: int
+    trust: Trust
+    from_book: bool
+    data: dict[str, str | None]
+
+
+class BookState:
+    """One symbol's L2 book and whether it may be trusted."""
+
+    __slots__ = ("book", "known", "levels_changed", "line", "sequence", "trust", "ts_event", "ts_recv")
+
+    def __init__(self) -> None:
+        self.book = L2Book()
+        self.known = False
+        self.trust = UNKNOWN
+        self.ts_event = 0
+        self.ts_recv = 0
+        self.line = ""
+        self.sequence: int | None = None
+        self.levels_changed = 0  # count of changes, so that prepared answers know when they are old
+
+
+class SymbolState:
+    """All that is known of one symbol of one venue."""
+
+    def __init__(self, venue: str, symbol: str) -> None:
+        self.venue = venue
+        self.symbol = symbol
+        self.book = BookState()
+        self.depths: dict[int, int] = {}  # depth -> how many watch it
+        self.book_quote: Quote | None = None
+        self.venue_quote: Quote | None = None
+        self.ticker: Ticker | None = None
+        self.ticker_number = 0
+        self.trades: deque[NumberedTrade] = deque(maxlen=TRADES_MAX)
+        self.trade_number = 0
+        self.trades_trust = UNKNOWN
+        self.trades_ts_event = 0
+        self.trades_ts_recv = 0
+        self.last: Trade | None = None
+        self.candles: dict[str, dict[int, NumberedCandle]] = {interval: {} for interval in INTERVALS}
+        self.candle_numbers = dict.fromkeys(INTERVALS, 0)
+        self.day = Day()
+        self.anomalies: deque[NumberedAnomaly] = deque(maxlen=ANOMALIES_MAX)
+        self.anomaly_number = 0
+        self.statuses: deque[NumberedStatus] = deque(maxlen=STATUSES_MAX)
+        self.status_number = 0
+        self.instrument: Instrument | None = None
+
+    @property
+    def ticker_ts_recv(self) -> int:
+        """When the ticker was last known to hold: a book that only beats says that its best prices still do."""
+        if self.ticker is None:
+            return 0
+        return max(self.ticker.ts_recv, self.book.ts_recv) if self.ticker.from_book else self.ticker.ts_recv
+
+    @property
+    def ts_recv(self) -> int:
+        """When anything of this symbol was received last, UTC nanoseconds; 0 for never."""
+        return max(self.book.ts_recv, self.trades_ts_recv, self.ticker_ts_recv)
+
+    @property
+    def has_data(self) -> bool:
+        """Tell whether any market data came for this symbol, not only its description."""
+        return self.ts_recv > 0 or any(self.candles.values())
+
+
+class BookChanged(msgspec.Struct, frozen=True, gc=False):
+    """A book changed. `views` maps each watched depth to its new levels; None in place of the map says: all anew."""
+
+    state: SymbolState
+    views: dict[int, tuple[list[Level], list[Level]]] | None
+    trust_changed: bool
+
+
+class TickerChanged(msgspec.Struct, frozen=True, gc=False):
+    """The ticker in `state` is new."""
+
+    state: SymbolState
+
+
+class Traded(msgspec.Struct, frozen=True, gc=False):
+    """New trades, oldest first."""
+
+    state: SymbolState
+    trades: list[NumberedTrade]
+
+
+class CandleChanged(msgspec.Struct, frozen=True, gc=False):
+    """A candle is new, or corrected."""
+
+    state: SymbolState
+    candle: NumberedCandle
+
+
+class AnomalyFound(msgspec.Struct, frozen=True, gc=False):
+    """An anomaly is new."""
+
+    state: SymbolState
+    anomaly: NumberedAnomaly
+
+
+class StatusChanged(msgspec.Struct, frozen=True, gc=False):
+    """Something happened to a feed."""
+
+    state: SymbolState
+    status: NumberedStatus
+
+
+Change = BookChanged | TickerChanged | Traded | CandleChanged | AnomalyFound | StatusChanged
+
+
+def fresh(trust: Trust, ts_recv: int, now: int, stale_ns: int) -> Trust:
+    """Return the trust of a value received at `ts_recv`, for who reads it at `now`."""
+    return Trust(False, STALE) if trust.valid and now - ts_recv > stale_ns else trust
+
+
+class Market:
+    """Every symbol's state; `ignored` counts, by reason, what could not be used."""
+
+    def __init__(self) -> None:
+        self._states: dict[tuple[str, str], SymbolState] = {}
+        self._venues: dict[str, list[str]] = {}
+        self.ignored: dict[str, int] = {}
+
+    def find(self, venue: str, symbol: str) -> SymbolState | None:
+        """Return a symbol's state, or None when nothing is known of it."""
+        return self._states.get((venue, symbol))
+
+    def venues_of(self, symbol: str) -> list[str]:
+        """Return the venues that trade a symbol; those with data before those that only list it."""
+        venues = self._venues.get(symbol, [])
+        with_data = [venue for venue in venues if self._states[venue, symbol].has_data]
+        return with_data or venues
+
+    def states(self) -> Iterator[SymbolState]:
+        """Return every state, those of whole connections (symbol `*`) included."""
+        return iter(self._states.values())
+
+    def symbols(self) -> list[str]:
+        """Return every symbol known, without an order."""
+        return [symbol for symbol in self._venues if symbol != ALL_SYMBOLS]
+
+    def apply(self, event: AnyEvent, offset: int = 0) -> list[Change]:
+        """Take an event in and return what changed; `offset` is its place in its partition."""
+        state = None if isinstance(event, RawFrame) else self.state(event.venue, event.symbol)
+        if state is None:
+            return []
+        match event:
+            case BookUpdate():
+                changes = self._book_update(state, event)
+            case Quote():
+                changes = self._quote(state, event)
+            case Trades():
+                changes = self._trades(state, event, offset)
+            case Candle():
+                changes = self._candle(state, event)
+            case Anomaly():
+                changes = self._anomaly(state, event)
+            case FeedStatus():
+                changes = self._status(state, event)
+            case Instrument():
+                state.instrument, changes = event, []
+            case _:
+                self._ignore("unexpected_event")
+                changes = []
+        return changes
+
+    def restore(self, checkpoint: Book) -> None:
+        """Take a full book in, as its stream was when the checkpoint was taken."""
+        state = self.state(checkpoint.venue, checkpoint.symbol)
+        if state is None:
+            return
+        book = state.book
+        book.book.bids.replace(checkpoint.bid_prices, checkpoint.bid_sizes)
+        book.book.asks.replace(checkpoint.ask_prices, checkpoint.ask_sizes)
+        book.known = checkpoint.valid or bool(checkpoint.bid_prices or checkpoint.ask_prices)
+        book.trust = Trust(checkpoint.valid, checkpoint.reason)
+        book.ts_event, book.ts_recv = checkpoint.ts_event, checkpoint.ts_recv
+        book.line, book.sequence = checkpoint.line, checkpoint.sequence
+        book.levels_changed += 1
+
+    def distrust(self, venue: str, symbol: str, reason: str) -> None:
+        """Make a book unknown: what is missing between its checkpoint and its stream cannot be read any more."""
+        state = self._states.get((venue, symbol))
+        if state is not None:
+            state.book.book.clear()
+            state.book.known = False
+            state.book.trust = Trust(False, reason)
+            state.book.levels_changed += 1
+
+    def state(self, venue: str, symbol: str) -> SymbolState | None:
+        """Return a symbol's state, made when there is none yet; None when there are too many already."""
+        state = self._states.get((venue, symbol))
+        if state is None:
+            if len(self._states) >= SYMBOLS_MAX:
+                self._ignore("too_many_symbols")
+                return None
+            state = self._states[venue, symbol] = SymbolState(venue, symbol)
+            self._venues.setdefault(symbol, []).append(venue)
+            self._venues[symbol].sort()
+        return state
+
+    def _ignore(self, reason: str) -> None:
+        self.ignored[reason] = self.ignored.get(reason, 0) + 1
+
+    def _book_update(self, state: SymbolState, event: BookUpdate) -> list[Change]:
+        book, before = state.book, state.book.trust
+        if event.kind == "update" and not book.known:
+            self._ignore("delta_before_snapshot")
+            return []
+        book.ts_event, book.ts_recv, book.line = event.ts_event, event.ts_recv, event.line
+        if event.sequence is not None:
+            book.sequence = event.sequence
+        views: dict[int, tuple[list[Level], list[Level]]] | None = {}
+        if event.kind == "snapshot":
+            book.book.bids.replace(event.bid_prices, event.bid_sizes)
+            book.book.asks.replace(event.ask_prices, event.ask_sizes)
+            book.known, views = True, None
+            book.levels_changed += 1
+        elif event.kind == "clear":
+            book.book.clear()
+            book.known = False
+            book.levels_changed += 1
+        elif event.bid_prices or event.ask_prices:
+            views = _apply_levels(state, event)
+        book.trust = _book_trust(book, event)
+        changes: list[Change] = []
+        if views is None or views or book.trust != before:
+            changes.append(BookChanged(state, views, book.trust != before))
+            if book.trust != before:
+                changes += self._renew_ticker(state)
+        return changes
+
+    def _quote(self, state: SymbolState, event: Quote) -> list[Change]:
+        if event.source == "book":
+            state.book_quote = event
+        else:
+            state.venue_quote = event
+        return self._renew_ticker(state)
+
+    def _trades(self, state: SymbolState, event: Trades, offset: int) -> list[Change]:
+        trust = Trust(event.valid, event.reason)
+        if event.ts_recv >= state.trades_ts_recv:
+            state.trades_trust = trust
+            state.trades_ts_event, state.trades_ts_recv = event.ts_event, event.ts_recv
+        if not event.trades or event.origin != "live":
+            # Backfilled trades are history: they are read from the database.
+            return []
+        new: list[NumberedTrade] = []
+        for item, trade in enumerate(event.trades):
+            state.trade_number += 1
+            new.append(NumberedTrade(state.trade_number, offset, item, trade, trust))
+            if trade.action == "new" and (state.last is None or trade.ts_event >= state.last.ts_event):
+                state.last = trade
+        state.trades.extend(new)
+        return [Traded(state, new), *self._renew_ticker(state)]
+
+    def _candle(self, state: SymbolState, event: Candle) -> list[Change]:
+        if event.interval not in state.candles:
+            self._ignore("unknown_interval")
+            return []
+        if event.interval == STATISTICS_INTERVAL:
+            state.day.add(event)
+        kept = state.candles[event.interval]
+        if event.start not in kept and len(kept) >= CANDLES_MAX:
+            oldest = min(kept)
+            if event.start < oldest:
+                return []
+            del kept[oldest]
+        known = kept.get(event.start)
+        if known is not None and known.candle.revision > event.revision:
+            return []
+        state.candle_numbers[event.interval] += 1
+        kept[event.start] = candle = NumberedCandle(state.candle_numbers[event.interval], event)
+        return [CandleChanged(state, candle)]
+
+    def _anomaly(self, state: SymbolState, event: Anomaly) -> list[Change]:
+        state.anomaly_number += 1
+        found = NumberedAnomaly(state.anomaly_number, event)
+        state.anomalies.append(found)
+        return [AnomalyFound(state, found)]
+
+    def _status(self, state: SymbolState, event: FeedStatus) -> list[Change]:
+        state.status_number += 1
+        status = NumberedStatus(state.status_number, event)
+        state.statuses.append(status)
+        return [StatusChanged(state, status)]
+
+    def _renew_ticker(self, state: SymbolState) -> list[Change]:
+        ticker = _ticker(state)
+        before = state.ticker
+        state.ticker = ticker
+        if ticker is None or (before is not None and before.trust == ticker.trust and before.data == ticker.data):
+            return []
+        state.ticker_number += 1
+        return [TickerChanged(state)]
+
+
+def _apply_levels(state: SymbolState, event: BookUpdate) -> dict[int, tuple[list[Level], list[Level]]]:
+    book = state.book.book
+    edges = [Edges(book, depth) for depth in state.depths]
+    book.bids.apply(event.bid_prices, event.bid_sizes)
+    book.asks.apply(event.ask_prices, event.ask_sizes)
+    state.book.levels_changed += 1
+    views: dict[int, tuple[list[Level], list[Level]]] = {}
+    for edge in edges:
+        bids, asks = edge.changes(book, event.bid_prices, event.ask_prices)
+        if bids or asks:
+            views[edge.depth] = (bids, asks)
+    return views
+
+
+def _book_trust(book: BookState, event: BookUpdate) -> Trust:
+    if not event.valid:
+        return Trust(False, event.reason or RESYNCING)
+    if event.kind == "clear":
+        return Trust(False, event.reason or RESYNCING)
+    if not book.known:
+        return Trust(False, book.trust.reason or RESYNCING)
+    return Trust(False, CROSSED) if book.book.is_crossed() else TRUSTED
+
+
+def _ticker(state: SymbolState) -> Ticker | None:
+    """Merge the best bid and offer of the book with the venue's statistics, or the day's candles where it has none."""
+    best = state.book_quote or state.venue_quote
+    if best is None:
+        return None
+    statistics = state.venue_quote
+    last, last_ts = (statistics.last, statistics.ts_event) if statistics and statistics.last else (None, 0)
+    if state.last is not None and state.last.ts_event >= last_ts:
+        last, last_ts = state.last.price, state.last.ts_event
+    data: dict[str, Any] = {
+        "bid": best.bid,
+        "bid_size": best.bid_size,
+        "ask": best.ask,
+        "ask_size": best.ask_size,
+        "last": last,
+    }
+    if statistics is not None and statistics.volume_24h is not None:
+        data["volume_24h"], data["high_24h"] = statistics.volume_24h, statistics.high_24h
+        data["low_24h"], data["change_24h"] = statistics.low_24h, statistics.change_24h
+    else:
+        day = state.day.statistics()
+        data["volume_24h"], data["high_24h"] = (day.volume, day.high) if day else (None, None)
+        data["low_24h"], data["change_24h"] = (day.low, day.change) if day else (None, None)
+    trust = Trust(best.valid, best.reason)
+    if best.source == "book" and not state.book.trust.valid:
+        trust = state.book.trust
+    return Ticker(max(best.ts_event, last_ts), best.ts_recv, trust, best.source == "book", data)
+
+
+def halted(state: SymbolState) -> bool:
+    """Tell whether the venue halted trading in this symbol."""
+    return HALTED in {state.book.trust.reason, state.trades_trust.reason}

@@ -1,0 +1,128 @@
+"""What clients read: the JSON shapes of REST answers and WebSocket messages, as plain values.
+
+Every message and answer has `type`, `venue`, `symbol`, `timestamp` (RFC 3339, microseconds, Z), `valid`, `reason` and
+`data`; WebSocket messages add `sequence`. All numbers of the market are decimal strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from api.market import SymbolState, Trust
+from marketdata.book import Level
+from marketdata.clock import format_rfc3339
+from marketdata.events import Anomaly, Candle, FeedStatus, Instrument, Trade
+
+Json = dict[str, Any]
+
+
+def envelope(kind: str, state: SymbolState, ts: int, trust: Trust, data: Any) -> Json:
+    """Return what every answer has, around its data."""
+    return {
+        "type": kind,
+        "venue": state.venue,
+        "symbol": state.symbol,
+        "timestamp": format_rfc3339(ts),
+        "valid": trust.valid,
+        "reason": trust.reason,
+        "data": data,
+    }
+
+
+def numbered(kind: str, state: SymbolState, ts: int, trust: Trust, *, sequence: int, data: Any) -> Json:
+    """Return a WebSocket message."""
+    return {
+        "type": kind,
+        "venue": state.venue,
+        "symbol": state.symbol,
+        "timestamp": format_rfc3339(ts),
+        "sequence": sequence,
+        "valid": trust.valid,
+        "reason": trust.reason,
+        "data": data,
+    }
+
+
+def levels(bids: Iterable[Level], asks: Iterable[Level]) -> Json:
+    """Return both sides of a book, or of a change of one (size 0 removes)."""
+    return {"bids": bids, "asks": asks}
+
+
+def trade(value: Trade) -> Json:
+    """Return one trade without its time; `action` only where it is not a new one."""
+    data: Json = {
+        "trade_id": value.trade_id,
+        "price": value.price,
+        "size": value.size,
+        "side": value.side,
+        "liquidation": value.liquidation,
+    }
+    if value.action != "new":
+        data["action"] = value.action
+    return data
+
+
+def candle(value: Candle) -> Json:
+    """Return one candle; the prices are null where there was no trade."""
+    return {
+        "interval": value.interval,
+        "start": format_rfc3339(value.start),
+        "end": format_rfc3339(value.end),
+        "open": value.open,
+        "high": value.high,
+        "low": value.low,
+        "close": value.close,
+        "volume": value.volume,
+        "quote_volume": value.quote_volume,
+        "buy_volume": value.buy_volume,
+        "trades": value.trades,
+        "state": value.state,
+        "revision": value.revision,
+        "origin": value.origin,
+        "valid": value.valid,
+        "reason": value.reason,
+    }
+
+
+def anomaly(value: Anomaly) -> Json:
+    """Return one anomaly: what was measured and which limit it crossed."""
+    return {
+        "anomaly_id": value.anomaly_id,
+        "kind": value.kind,
+        "severity": value.severity,
+        "metric": value.metric,
+        "value": value.value,
+        "limit": value.limit,
+        "evidence": value.evidence,
+    }
+
+
+def status(value: FeedStatus) -> Json:
+    """Return what happened to a feed."""
+    return {
+        "kind": value.kind,
+        "reason": value.reason,
+        "detail": value.detail,
+        "line": value.line,
+        "channel": value.channel,
+        "gap_id": value.gap_id,
+        "expected": value.expected,
+        "received": value.received,
+    }
+
+
+def instrument(value: Instrument) -> Json:
+    """Return what a venue trades under a symbol."""
+    return {
+        "venue": value.venue,
+        "symbol": value.symbol,
+        "venue_symbol": value.venue_symbol,
+        "base_currency": value.base_currency,
+        "quote_currency": value.quote_currency,
+        "min_order_size": value.min_order_size,
+        "tick_size": value.tick_size,
+        "size_increment": value.size_increment,
+        "status": value.status,
+        "kind": value.kind,
+    }
