@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from marketdata.errors import TickstreamError
-from tickstream import db, schemas, topics
+from tickstream import db, platform, schemas, topics
 
 app = typer.Typer(
     name="tickstream",
@@ -19,6 +19,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+for command in (platform.up, platform.down, platform.status, platform.logs):
+    app.command()(command)
 app.add_typer(topics.app, name="topics")
 app.add_typer(schemas.app, name="schemas")
 app.add_typer(db.app, name="db")
