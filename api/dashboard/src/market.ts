@@ -94,11 +94,11 @@ export class Market {
   }
 
   private time(message: Message): void {
-    if (message.valid) this.delay.add(performance.timeOrigin + performance.now() - parseTime(message.timestamp));
+    if (message.valid && !message.snapshot && !message.conflated) this.delay.add(performance.timeOrigin + performance.now() - parseTime(message.timestamp));
   }
 
   private trade(message: Message<"trade">): void {
-    this.tape.add(message.data, parseTime(message.timestamp));
+    this.tape.add([{ ...message.data, timeMs: parseTime(message.timestamp) }]);
     this.last = { price: message.data.price, side: message.data.side };
     this.time(message);
     this.watcher.tape();
@@ -124,7 +124,7 @@ export class Market {
     try {
       const { trades } = await this.client.trades(this.id, { limit: LINES_MAX });
       if (this.closed) return;
-      this.tape.history(trades.map((trade) => ({ ...trade, timeMs: parseTime(trade.timestamp) })));
+      this.tape.add(trades.map((trade) => ({ ...trade, timeMs: parseTime(trade.timestamp) })));
       this.watcher.tape();
     } catch {
       // The tape still fills from the socket; the connection's own state tells the user that the API is away.

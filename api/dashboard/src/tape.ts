@@ -4,6 +4,12 @@ import { addDecimals, type TradeData } from "@tickstream/client";
 
 /** Lines that the tape keeps and shows. */
 export const LINES_MAX = 150;
+/** Trades remembered to build the lines from, and to know again. */
+const TRADES_MAX = 4 * LINES_MAX;
+
+export interface TimedTrade extends TradeData {
+  timeMs: number;
+}
 
 export interface Line {
   key: string;
@@ -19,36 +25,40 @@ export interface Line {
 export class Tape {
   /** Newest first. */
   lines: Line[] = [];
-  private readonly seen = new Set<string>();
+  /** By id, oldest first. */
+  private trades = new Map<string, TimedTrade>();
+  private newestMs = -Infinity;
 
-  clear(): void {
-    this.lines = [];
-    this.seen.clear();
+  /** Takes trades in any order; one that is known is ignored. */
+  add(trades: readonly TimedTrade[]): void {
+    const fresh = trades.filter((trade) => !this.trades.has(trade.trade_id)).sort((a, b) => a.timeMs - b.timeMs);
+    const first = fresh[0];
+    if (!first) return;
+    if (first.timeMs < this.newestMs) {
+      this.rebuild([...this.trades.values(), ...fresh].sort((a, b) => a.timeMs - b.timeMs));
+    } else {
+      for (const trade of fresh) this.append(trade);
+    }
   }
 
-  /** Puts stored trades, in any order, under what came live meanwhile. */
-  history(trades: readonly (TradeData & { timeMs: number })[]): void {
-    const live = this.lines;
-    const oldestMs = live[live.length - 1]?.timeMs ?? Infinity;
-    const older = trades.filter((trade) => !this.seen.has(trade.trade_id) && trade.timeMs <= oldestMs);
+  private rebuild(trades: readonly TimedTrade[]): void {
+    this.trades.clear();
     this.lines = [];
-    for (const trade of older.sort((a, b) => a.timeMs - b.timeMs)) this.add(trade, trade.timeMs);
-    this.lines = [...live, ...this.lines].slice(0, LINES_MAX);
+    for (const trade of trades.slice(-TRADES_MAX)) this.append(trade);
   }
 
-  /** Takes one trade, newer than or as new as the last; one that is already shown is ignored. */
-  add(trade: TradeData, timeMs: number): void {
-    if (this.seen.has(trade.trade_id)) return;
-    this.seen.add(trade.trade_id);
-    if (this.seen.size > 4 * LINES_MAX) this.seen.delete(this.seen.values().next().value!);
+  private append(trade: TimedTrade): void {
+    this.trades.set(trade.trade_id, trade);
+    if (this.trades.size > TRADES_MAX) this.trades.delete(this.trades.keys().next().value!);
+    const { trade_id, timeMs, price, size, side, liquidation } = trade;
+    this.newestMs = timeMs;
     const top = this.lines[0];
-    if (top && top.price === trade.price && top.side === trade.side && top.timeMs === timeMs && top.liquidation === trade.liquidation) {
-      top.size = addDecimals(top.size, trade.size);
+    if (top && top.price === price && top.side === side && top.timeMs === timeMs && top.liquidation === liquidation) {
+      top.size = addDecimals(top.size, size);
       top.count += 1;
       return;
     }
-    const { price, size, side, liquidation } = trade;
-    this.lines.unshift({ key: trade.trade_id, timeMs, price, size, side, liquidation, count: 1 });
+    this.lines.unshift({ key: trade_id, timeMs, price, size, side, liquidation, count: 1 });
     if (this.lines.length > LINES_MAX) this.lines.length = LINES_MAX;
   }
 }

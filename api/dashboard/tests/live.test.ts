@@ -1,0 +1,172 @@
+import { Book, type ConnectionState, MarketDataClient, type Message } from "@tickstream/client";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+
+/** The server's end of a socket, scripted by the test. */
+class Wire {
+  static all: Wire[] = [];
+  readyState = 0;
+  onopen: ((event: never) => void) | null = null;
+  onmessage: ((event: never) => void) | null = null;
+  onclose: ((event: never) => void) | null = null;
+  asked: { op: string; id: number; channels: string[]; symbols: string[] }[] = [];
+
+  constructor(readonly url: string) {
+    Wire.all.push(this);
+  }
+
+  send(text: string): void {
+    this.asked.push(JSON.parse(text));
+  }
+
+  close(): void {
+    this.readyState = 3;
+  }
+
+  open(): void {
+    this.readyState = 1;
+    this.onopen?.({} as never);
+  }
+
+  says(message: object): void {
+    this.onmessage?.({ data: JSON.stringify(message) } as never);
+  }
+
+  acknowledge(): void {
+    for (const { op, id, channels, symbols } of this.asked) {
+      if (op === "subscribe") this.says({ type: "subscribed", id, channels, symbols });
+    }
+    this.asked = this.asked.filter(({ op }) => op !== "subscribe");
+  }
+}
+
+const id = { venue: "coinbase", symbol: "BTC-USD" };
+
+function trade(sequence: number, extra: object = {}): object {
+  const data = { trade_id: `${sequence}`, price: "1", size: "1", side: "buy", liquidation: false };
+  return { type: "trade", ...id, timestamp: "2026-01-01T00:00:00.000000Z", sequence, valid: true, reason: "", data, ...extra };
+}
+
+function book(sequence: number, type: string, price: string): object {
+  const data = { bids: [[price, "1"]], asks: [] };
+  return { type, ...id, depth: 50, timestamp: "2026-01-01T00:00:00.000000Z", sequence, valid: true, reason: "", data };
+}
+
+let client: MarketDataClient;
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  Wire.all = [];
+  client = new MarketDataClient({ url: "http://api.test:8080", webSocket: Wire });
+});
+
+afterEach(() => {
+  client.close();
+  vi.useRealTimers();
+});
+
+function wire(): Wire {
+  return Wire.all[Wire.all.length - 1]!;
+}
+
+test("one request for each stream goes out when the socket opens", () => {
+  client.subscribe("trades", id, { message: () => undefined });
+  client.subscribe("candles", id, { message: () => undefined }, { interval: "5m" });
+  expect(wire().url).toBe("ws://api.test:8080/ws");
+  expect(wire().asked).toEqual([]);
+  wire().open();
+  const asked = wire().asked.filter(({ op }) => op === "subscribe");
+  expect(asked).toMatchObject([
+    { channels: ["trades"], symbols: ["BTC-USD"], venue: "coinbase" },
+    { channels: ["candles"], symbols: ["BTC-USD"], interval: "5m" },
+  ]);
+});
+
+test("messages in sequence are delivered, a hole is told and the stream subscribed again", () => {
+  const got: number[] = [];
+  const holes: object[] = [];
+  client.subscribe("trades", id, { message: (message: Message) => got.push(message.sequence), hole: (hole) => holes.push(hole) });
+  wire().open();
+  wire().says(trade(1)); // before the acknowledgement: of an older subscription
+  wire().acknowledge();
+  wire().says(trade(7, { snapshot: true }));
+  wire().says(trade(8));
+  wire().says(trade(10));
+  expect(got).toEqual([7, 8]);
+  expect(holes).toEqual([{ expected: 9, received: 10 }]);
+  expect(wire().asked.slice(-2).map(({ op }) => op)).toEqual(["unsubscribe", "subscribe"]);
+  wire().says(trade(11));
+  wire().acknowledge();
+  wire().says(trade(12, { snapshot: true }));
+  wire().says(trade(13));
+  expect(got).toEqual([7, 8, 12, 13]);
+});
+
+test("a conflated message sets the count anew", () => {
+  const got: number[] = [];
+  client.subscribe("ticker", id, { message: ({ sequence }) => got.push(sequence), hole: () => got.push(-1) });
+  wire().open();
+  wire().acknowledge();
+  wire().says({ ...trade(3), type: "ticker" });
+  wire().says({ ...trade(9), type: "ticker", conflated: true });
+  wire().says({ ...trade(10), type: "ticker" });
+  expect(got).toEqual([3, 9, 10]);
+});
+
+test("a book with a hole is invalid until its new snapshot", () => {
+  const kept = new Book();
+  client.subscribeBook(id, 50, kept, () => undefined);
+  wire().open();
+  wire().acknowledge();
+  wire().says(book(1, "l2_snapshot", "10"));
+  wire().says(book(2, "l2_update", "11"));
+  expect([kept.valid, kept.bids.length]).toEqual([true, 2]);
+  wire().says(book(4, "l2_update", "12"));
+  expect([kept.valid, kept.reason, kept.bids.length]).toEqual([false, "hole", 2]);
+  wire().acknowledge();
+  wire().says(book(5, "l2_snapshot", "13"));
+  expect([kept.valid, kept.bids]).toEqual([true, [["13", "1"]]]);
+});
+
+test("a lost socket invalidates the book, pauses, and subscribes again", () => {
+  const kept = new Book();
+  const states: ConnectionState["kind"][] = [];
+  client.onConnection(({ kind }) => states.push(kind));
+  client.subscribeBook(id, 50, kept, () => undefined);
+  wire().open();
+  wire().acknowledge();
+  wire().says(book(1, "l2_snapshot", "10"));
+  wire().onclose?.({ code: 1006 } as never);
+  expect([kept.valid, kept.reason]).toEqual([false, "offline"]);
+  expect(states.at(-1)).toBe("waiting");
+  vi.advanceTimersByTime(1_000);
+  expect(Wire.all.length).toBe(2);
+  wire().open();
+  expect(wire().asked[0]).toMatchObject({ op: "subscribe", channels: ["book"], depth: 50 });
+});
+
+test("a socket that falls silent is opened again", () => {
+  client.subscribe("trades", id, { message: () => undefined });
+  wire().open();
+  vi.advanceTimersByTime(30_000);
+  expect(Wire.all.length).toBeGreaterThan(1);
+});
+
+test("what concerns a whole connection reaches the streams of its venue", () => {
+  const got: string[] = [];
+  client.subscribe("status", id, { message: ({ symbol }) => got.push(symbol) });
+  wire().open();
+  wire().acknowledge();
+  wire().says({ ...trade(1), type: "status", symbol: "*" });
+  wire().says({ ...trade(1), type: "status", symbol: "*", venue: "other" });
+  expect(got).toEqual(["*"]);
+});
+
+test("a server that is not ready is asked again", () => {
+  client.subscribe("trades", id, { message: () => undefined });
+  wire().open();
+  const first = wire().asked.find(({ op }) => op === "subscribe")!;
+  wire().asked = [];
+  wire().says({ type: "error", id: first.id, code: "not_ready", message: "" });
+  vi.advanceTimersByTime(1_000);
+  expect(wire().asked.some(({ op, id: asked }) => op === "subscribe" && asked !== first.id)).toBe(true);
+});

@@ -1,0 +1,160 @@
+/** Client of a Tickstream API: REST history, and live streams that repair themselves. */
+
+import { Book } from "./book.js";
+import { type ConnectionState, type Hole, Live, type Socket } from "./live.js";
+import { type Query, Rest } from "./rest.js";
+import type {
+  Anomalies, Candles, Channel, Gaps, Interval, Message, OrderBook, Status, Symbols, Ticker, Trades,
+} from "./types.js";
+
+export * from "./decimal.js";
+export { Book } from "./book.js";
+export type { ConnectionState, Hole, Socket } from "./live.js";
+export { ProblemError } from "./rest.js";
+export * from "./types.js";
+
+export interface ClientOptions {
+  /** Address of the API, such as `http://127.0.0.1:8080`. */
+  url: string;
+  /** For Node before 22; everywhere else the standard one is used. */
+  webSocket?: new (url: string) => Socket;
+  fetch?: typeof fetch;
+  timeoutMs?: number;
+  pingMs?: number;
+  /** Silence after which the socket is opened again. */
+  silenceMs?: number;
+  reconnectFirstMs?: number;
+  reconnectMaxMs?: number;
+}
+
+export interface Market {
+  venue: string;
+  symbol: string;
+}
+
+export interface StreamHandlers<M> {
+  message(message: M): void;
+  hole?(hole: Hole): void;
+  refused?(code: string, text: string): void;
+}
+
+type MessageOf = {
+  ticker: Message<"ticker">;
+  trades: Message<"trade">;
+  candles: Message<"candle">;
+  anomalies: Message<"anomaly">;
+  status: Message<"status">;
+};
+
+export class MarketDataClient {
+  private readonly rest: Rest;
+  private readonly live: Live;
+
+  constructor(options: ClientOptions) {
+    const fetcher = options.fetch ?? ((...given: Parameters<typeof fetch>) => fetch(...given));
+    this.rest = new Rest(options.url, fetcher, options.timeoutMs ?? 10_000);
+    const socketUrl = new URL("/ws", options.url);
+    socketUrl.protocol = socketUrl.protocol === "https:" ? "wss:" : "ws:";
+    this.live = new Live({
+      url: socketUrl.href,
+      webSocket: options.webSocket ?? (WebSocket as unknown as new (url: string) => Socket),
+      pingMs: options.pingMs ?? 2_000,
+      silenceMs: options.silenceMs ?? 8_000,
+      pauseFirstMs: options.reconnectFirstMs ?? 500,
+      pauseMaxMs: options.reconnectMaxMs ?? 10_000,
+    });
+  }
+
+  // ---------------------------------------------------------------- history
+
+  symbols(query: { venue?: string; cursor?: string; limit?: number } = {}): Promise<Symbols> {
+    return this.rest.get("/api/v1/market/symbols", query);
+  }
+
+  ticker({ venue, symbol }: Market): Promise<Ticker> {
+    return this.market(symbol, "ticker", { venue });
+  }
+
+  orderBook({ venue, symbol }: Market, depth = 20): Promise<OrderBook> {
+    return this.market(symbol, "orderbook", { venue, depth });
+  }
+
+  trades({ venue, symbol }: Market, query: { limit?: number; cursor?: string } = {}): Promise<Trades> {
+    return this.market(symbol, "trades", { venue, ...query });
+  }
+
+  candles(
+    { venue, symbol }: Market,
+    query: { interval: Interval; start?: string; end?: string; limit?: number; cursor?: string },
+  ): Promise<Candles> {
+    return this.market(symbol, "candles", { venue, ...query });
+  }
+
+  anomalies(query: { venue?: string; symbol?: string; limit?: number; cursor?: string } = {}): Promise<Anomalies> {
+    return this.rest.get("/api/v1/anomalies", query);
+  }
+
+  gaps(query: { venue?: string; symbol?: string; limit?: number; cursor?: string } = {}): Promise<Gaps> {
+    return this.rest.get("/api/v1/gaps", query);
+  }
+
+  /** Validity, age and line of every feed. */
+  status(query: { venue?: string } = {}): Promise<Status> {
+    return this.rest.get("/api/v1/status", query);
+  }
+
+  private market<T>(symbol: string, what: string, query: Query): Promise<T> {
+    return this.rest.get(`/api/v1/market/${encodeURIComponent(symbol)}/${what}`, query);
+  }
+
+  // ------------------------------------------------------------------- live
+
+  /** Follows one channel of one market; returns the function that stops it. Every reconnect subscribes again. */
+  subscribe<C extends keyof MessageOf>(
+    channel: C,
+    { venue, symbol }: Market,
+    handlers: StreamHandlers<MessageOf[C]>,
+    options: { interval?: Interval } = {},
+  ): () => void {
+    return this.live.subscribe({ channel: channel as Channel, venue, symbol, ...options }, handlers as StreamHandlers<Message>);
+  }
+
+  /** Keeps a book; `changed` is called after each message, and when a hole or a lost connection makes it invalid. */
+  subscribeBook({ venue, symbol }: Market, depth: number, book: Book, changed: (message: Message | null) => void): () => void {
+    const lost = (reason: string): void => {
+      book.invalidate(reason);
+      changed(null);
+    };
+    const stopState = this.live.onState((state) => {
+      if (state.kind !== "open" && book.timestamp) lost("offline");
+    });
+    const stop = this.live.subscribe({ channel: "book", venue, symbol, depth }, {
+      message: (message) => {
+        book.apply(message as Message<"l2_snapshot" | "l2_update">);
+        changed(message);
+      },
+      hole: () => lost("hole"),
+      refused: (_code, text) => lost(text),
+    });
+    return () => {
+      stopState();
+      stop();
+    };
+  }
+
+  get connection(): ConnectionState {
+    return this.live.state;
+  }
+
+  onConnection(listener: (state: ConnectionState) => void): () => void {
+    return this.live.onState(listener);
+  }
+
+  retryNow(): void {
+    this.live.retryNow();
+  }
+
+  close(): void {
+    this.live.close();
+  }
+}

@@ -1,0 +1,297 @@
+/**
+ * One WebSocket to the API that keeps what was asked of it.
+ *
+ * Theory of operation. A *stream* is one (channel, venue, symbol, interval, depth); listeners of the same stream share it.
+ * 1. Opening the socket subscribes every stream. The server acknowledges with `subscribed`; what arrives for a stream
+ *    before its acknowledgement belongs to an older subscription and is ignored. `not_ready` is asked again.
+ * 2. Then comes the stream's state (`snapshot`), and every change. `sequence` counts by one, except that a snapshot or a
+ *    `conflated` message, which replaces what was left out for a slow client, sets it anew.
+ * 3. Any other jump is a hole: the stream is subscribed again, which brings a new snapshot; listeners hear `hole` and
+ *    must not trust what they built until then.
+ * 4. Anomalies and status of a whole connection come with the symbol `*`; every stream of their channel and venue hears
+ *    them.
+ * 5. A ping goes out at a fixed pace. A socket on which nothing arrives for a while, or which closes, is opened again
+ *    after a full-jitter exponential pause, and step 1 follows.
+ */
+
+import { CHANNEL_OF, type Channel, type Control, type Interval, type Message } from "./types.js";
+
+export interface Request {
+  channel: Channel;
+  symbol: string;
+  venue: string;
+  /** Only for `candles`. */
+  interval?: Interval;
+  /** Only for `book`. */
+  depth?: number;
+}
+
+export interface Hole {
+  expected: number;
+  received: number;
+}
+
+export interface Listener {
+  message(message: Message): void;
+  /** Messages were missed; the stream is being subscribed again. */
+  hole?(hole: Hole): void;
+  /** The server refused the subscription. */
+  refused?(code: string, text: string): void;
+}
+
+export type ConnectionState =
+  | { kind: "connecting"; attempt: number }
+  | { kind: "open"; roundTripMs: number | null }
+  | { kind: "waiting"; attempt: number; delayMs: number; reason: string }
+  | { kind: "closed" };
+
+/** The part of the standard `WebSocket` that is used, so that Node before 22 can bring its own. */
+export interface Socket {
+  readonly readyState: number;
+  onopen: ((event: never) => void) | null;
+  onmessage: ((event: never) => void) | null;
+  onclose: ((event: never) => void) | null;
+  send(text: string): void;
+  close(): void;
+}
+
+export interface LiveOptions {
+  url: string;
+  webSocket: new (url: string) => Socket;
+  pingMs: number;
+  silenceMs: number;
+  pauseFirstMs: number;
+  pauseMaxMs: number;
+}
+
+const OPEN = 1;
+const NOT_READY_PAUSE_MS = 1_000;
+/** The symbol of what concerns a whole connection. */
+const ALL_SYMBOLS = "*";
+
+interface Stream {
+  request: Request;
+  listeners: Set<Listener>;
+  /** Id of the subscribe request that must be acknowledged first; null once it was. */
+  awaiting: number | null;
+  last: number | null;
+}
+
+function keyOf({ channel, venue, symbol, interval, depth }: Request): string {
+  return `${channel}|${venue}|${symbol}|${interval ?? depth ?? ""}`;
+}
+
+function keyOfMessage(message: Message): string {
+  const { venue, symbol } = message;
+  const channel = CHANNEL_OF[message.type];
+  if (message.type === "candle") return keyOf({ channel, venue, symbol, interval: message.data.interval });
+  return keyOf(message.depth === undefined ? { channel, venue, symbol } : { channel, venue, symbol, depth: message.depth });
+}
+
+/** Whether a message is the next of its stream, or sets the count anew. */
+function follows(message: Message, last: number | null): boolean {
+  return last === null || message.snapshot === true || message.conflated === true || message.type === "l2_snapshot"
+    || message.sequence === last + 1;
+}
+
+export class Live {
+  state: ConnectionState = { kind: "closed" };
+  /** Messages received since the start, of every kind. */
+  received = 0;
+  private socket: Socket | null = null;
+  private readonly streams = new Map<string, Stream>();
+  /** The last sequence of each channel of a venue for the symbol `*`. */
+  private readonly wideLast = new Map<string, number>();
+  private readonly stateListeners = new Set<(state: ConnectionState) => void>();
+  private attempt = 0;
+  private nextId = 1;
+  private lastReceivedMs = 0;
+  private readonly pings = new Map<number, number>();
+  private pingTimer: ReturnType<typeof setInterval> | undefined;
+  private pauseTimer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(private readonly options: LiveOptions) {}
+
+  onState(listener: (state: ConnectionState) => void): () => void {
+    this.stateListeners.add(listener);
+    listener(this.state);
+    return () => this.stateListeners.delete(listener);
+  }
+
+  /** Starts listening and returns the function that stops it. The socket opens with the first subscription. */
+  subscribe(request: Request, listener: Listener): () => void {
+    const key = keyOf(request);
+    let stream = this.streams.get(key);
+    if (!stream) {
+      stream = { request, listeners: new Set(), awaiting: null, last: null };
+      this.streams.set(key, stream);
+    }
+    const joined = stream;
+    joined.listeners.add(listener);
+    if (this.state.kind === "closed") this.connect();
+    else if (this.socket?.readyState === OPEN) this.ask(joined); // who joins later needs the state too
+    return () => {
+      joined.listeners.delete(listener);
+      if (joined.listeners.size > 0 || this.streams.get(key) !== joined) return;
+      this.streams.delete(key);
+      this.leave(joined);
+    };
+  }
+
+  /** Ends everything: the socket, its timers and all subscriptions. */
+  close(): void {
+    this.streams.clear();
+    this.drop();
+    clearTimeout(this.pauseTimer);
+    this.become({ kind: "closed" });
+  }
+
+  /** Opens at once instead of waiting for the pause to end. */
+  retryNow(): void {
+    if (this.state.kind !== "waiting") return;
+    clearTimeout(this.pauseTimer);
+    this.connect();
+  }
+
+  private connect(): void {
+    this.attempt += 1;
+    this.become({ kind: "connecting", attempt: this.attempt });
+    const socket = new this.options.webSocket(this.options.url);
+    this.socket = socket;
+    this.lastReceivedMs = Date.now();
+    socket.onopen = () => this.opened(socket);
+    socket.onmessage = (event: { data: unknown }) => this.arrived(socket, event.data);
+    socket.onclose = (event: { code?: number; reason?: string }) => {
+      if (this.socket === socket) this.pause(event.reason || `socket closed (${event.code ?? "no code"})`);
+    };
+    this.pingTimer = setInterval(() => this.beat(), this.options.pingMs);
+  }
+
+  private opened(socket: Socket): void {
+    if (this.socket !== socket) return;
+    this.become({ kind: "open", roundTripMs: null });
+    this.wideLast.clear();
+    for (const stream of this.streams.values()) this.ask(stream);
+    this.beat();
+  }
+
+  private pause(reason: string): void {
+    this.drop();
+    const ceiling = Math.min(this.options.pauseMaxMs, this.options.pauseFirstMs * 2 ** Math.min(this.attempt, 16));
+    const delayMs = Math.random() * ceiling;
+    this.become({ kind: "waiting", attempt: this.attempt, delayMs, reason });
+    this.pauseTimer = setTimeout(() => this.connect(), delayMs);
+  }
+
+  /** Forgets the socket; whatever it still delivers is ignored. */
+  private drop(): void {
+    clearInterval(this.pingTimer);
+    this.pings.clear();
+    const socket = this.socket;
+    this.socket = null;
+    socket?.close();
+  }
+
+  private beat(): void {
+    const now = Date.now();
+    if (now - this.lastReceivedMs > this.options.silenceMs) {
+      this.pause(`nothing received for ${Math.round((now - this.lastReceivedMs) / 1000)} s`);
+    } else if (this.socket?.readyState === OPEN) {
+      const id = this.nextId++;
+      this.pings.set(id, performance.now());
+      this.socket.send(JSON.stringify({ op: "ping", id }));
+    }
+  }
+
+  private ask(stream: Stream): void {
+    const id = this.nextId++;
+    stream.awaiting = id;
+    stream.last = null;
+    this.say("subscribe", id, stream.request);
+  }
+
+  private leave(stream: Stream): void {
+    if (this.socket?.readyState === OPEN) this.say("unsubscribe", this.nextId++, stream.request);
+  }
+
+  private say(op: "subscribe" | "unsubscribe", id: number, request: Request): void {
+    const { channel, symbol, ...rest } = request;
+    this.socket?.send(JSON.stringify({ op, id, channels: [channel], symbols: [symbol], ...rest }));
+  }
+
+  private arrived(socket: Socket, data: unknown): void {
+    if (this.socket !== socket || typeof data !== "string") return;
+    this.lastReceivedMs = Date.now();
+    this.received += 1;
+    const message = JSON.parse(data) as Message | Control;
+    if (message.type in CHANNEL_OF) this.deliver(message as Message);
+    else this.control(message as Control);
+  }
+
+  private control(message: Control): void {
+    const { id } = message;
+    if (message.type === "pong") {
+      const sent = id === undefined ? undefined : this.pings.get(id);
+      if (id !== undefined) this.pings.delete(id);
+      if (sent !== undefined) {
+        this.attempt = 0; // only a connection that answers counts as a success
+        this.become({ kind: "open", roundTripMs: performance.now() - sent });
+      }
+      return;
+    }
+    for (const stream of this.streams.values()) {
+      if (id === undefined || stream.awaiting !== id) continue;
+      if (message.type === "subscribed") stream.awaiting = null;
+      if (message.type === "error") this.refused(stream, message.code, message.message);
+    }
+  }
+
+  private refused(stream: Stream, code: string, text: string): void {
+    if (code !== "not_ready") {
+      for (const listener of stream.listeners) listener.refused?.(code, text);
+      return;
+    }
+    const { socket } = this;
+    setTimeout(() => {
+      if (this.socket === socket && this.streams.get(keyOf(stream.request)) === stream) this.ask(stream);
+    }, NOT_READY_PAUSE_MS);
+  }
+
+  private deliver(message: Message): void {
+    if (message.symbol === ALL_SYMBOLS) {
+      this.deliverWide(message);
+      return;
+    }
+    const stream = this.streams.get(keyOfMessage(message));
+    if (!stream || stream.awaiting !== null) return;
+    if (!follows(message, stream.last)) {
+      const hole = { expected: stream.last! + 1, received: message.sequence };
+      for (const listener of stream.listeners) listener.hole?.(hole);
+      this.leave(stream);
+      this.ask(stream);
+      return;
+    }
+    stream.last = message.sequence;
+    for (const listener of stream.listeners) listener.message(message);
+  }
+
+  private deliverWide(message: Message): void {
+    const channel = CHANNEL_OF[message.type];
+    const key = `${channel}|${message.venue}`;
+    const last = this.wideLast.get(key) ?? null;
+    const hole = follows(message, last) ? null : { expected: last! + 1, received: message.sequence };
+    this.wideLast.set(key, message.sequence);
+    for (const { request, listeners } of this.streams.values()) {
+      if (request.channel !== channel || request.venue !== message.venue) continue;
+      for (const listener of listeners) {
+        if (hole) listener.hole?.(hole);
+        listener.message(message);
+      }
+    }
+  }
+
+  private become(state: ConnectionState): void {
+    this.state = state;
+    for (const listener of this.stateListeners) listener(state);
+  }
+}

@@ -1,0 +1,196 @@
+/** The shapes that the API speaks: WebSocket messages and REST answers. Every number is a decimal string. */
+
+export type Channel = "ticker" | "trades" | "book" | "candles" | "anomalies" | "status";
+export type Interval = "1m" | "5m" | "15m" | "1h" | "4h" | "1d";
+export type Side = "buy" | "sell";
+/** `[price, size]`, in the venue's own writing; size zero in an update removes the level. */
+export type Level = [price: string, size: string];
+
+export interface TickerData {
+  bid: string | null;
+  bid_size: string | null;
+  ask: string | null;
+  ask_size: string | null;
+  last: string | null;
+  volume_24h: string | null;
+  high_24h: string | null;
+  low_24h: string | null;
+  change_24h: string | null;
+}
+
+export interface BookData {
+  bids: Level[];
+  asks: Level[];
+}
+
+export interface TradeData {
+  trade_id: string;
+  price: string;
+  size: string;
+  /** The aggressor's side. */
+  side: Side | "unknown";
+  liquidation: boolean;
+}
+
+export interface CandleData {
+  interval: Interval;
+  start: string;
+  end: string;
+  open: string | null;
+  high: string | null;
+  low: string | null;
+  close: string | null;
+  volume: string;
+  quote_volume: string;
+  buy_volume: string;
+  trades: number;
+  state: "open" | "final" | "revised";
+  /** Grows with every correction. */
+  revision: number;
+  origin: string;
+  valid: boolean;
+  reason: string;
+}
+
+export interface AnomalyData {
+  anomaly_id: string;
+  kind: string;
+  severity: string;
+  metric: string;
+  value: string;
+  limit: string;
+  evidence: Record<string, string>;
+}
+
+export interface StatusData {
+  kind: string;
+  reason: string;
+  detail: string;
+  line: string;
+  channel: string | null;
+  gap_id: string | null;
+  expected: number | null;
+  received: number | null;
+}
+
+interface Payloads {
+  ticker: TickerData;
+  l2_snapshot: BookData;
+  l2_update: BookData;
+  trade: TradeData;
+  candle: CandleData;
+  anomaly: AnomalyData;
+  status: StatusData;
+}
+
+export type MessageType = keyof Payloads;
+
+/** One live message; `sequence` counts by one per stream, so that a hole is seen. */
+export type Message<T extends MessageType = MessageType> = {
+  [K in T]: {
+    type: K;
+    venue: string;
+    symbol: string;
+    timestamp: string;
+    sequence: number;
+    valid: boolean;
+    reason: string;
+    data: Payloads[K];
+    /** Part of the state with which a stream begins. */
+    snapshot?: true;
+    /** The latest state, in place of messages that were left out for a client that reads slowly. */
+    conflated?: true;
+    /** Only for books. */
+    depth?: number;
+  };
+}[T];
+
+/** What the server says about a request rather than about a market. */
+export type Control =
+  | { type: "subscribed" | "unsubscribed"; id?: number; channels: Channel[]; symbols: string[] }
+  | { type: "pong"; id?: number }
+  | { type: "error"; id?: number; code: string; message: string };
+
+export const CHANNEL_OF: Readonly<Record<MessageType, Channel>> = {
+  ticker: "ticker",
+  l2_snapshot: "book",
+  l2_update: "book",
+  trade: "trades",
+  candle: "candles",
+  anomaly: "anomalies",
+  status: "status",
+};
+
+// ---------------------------------------------------------------- REST answers
+
+/** A page of a list; `next_cursor` is null on the last one. */
+export interface Page {
+  next_cursor: string | null;
+}
+
+export interface SymbolInfo {
+  venue: string;
+  symbol: string;
+  base_currency: string;
+  quote_currency: string;
+  min_order_size: string | null;
+  tick_size: string | null;
+  status: string;
+}
+
+/** Every value says whether it may be trusted, and why not. */
+export interface Validity {
+  valid: boolean;
+  reason: string;
+}
+
+export interface Symbols extends Page {
+  symbols: SymbolInfo[];
+}
+
+export interface Ticker extends TickerData, Validity {
+  venue: string;
+  symbol: string;
+  timestamp: string;
+}
+
+export interface OrderBook extends BookData, Validity {
+  venue: string;
+  symbol: string;
+  timestamp: string;
+}
+
+export interface Trades extends Page {
+  trades: (TradeData & { timestamp: string })[];
+}
+
+export interface Candles extends Page {
+  candles: (CandleData & Validity)[];
+}
+
+export interface Anomalies extends Page {
+  anomalies: (AnomalyData & { venue: string; symbol: string; timestamp: string })[];
+}
+
+export interface Gap {
+  gap_id: string;
+  venue: string;
+  symbol: string;
+}
+
+export interface Gaps extends Page {
+  gaps: Gap[];
+}
+
+export interface FeedHealth extends Validity {
+  venue: string;
+  symbol: string;
+  line: string;
+  last_update: string | null;
+  messages_per_second: number | null;
+  gaps_open: number;
+}
+
+export interface Status {
+  feeds: FeedHealth[];
+}
