@@ -29,10 +29,11 @@ State = TypeVar("State")
 
 
 class Operator(Protocol, Generic[State]):
-    """One stream operator. `inputs` and `checkpoints` are logical topic names, as in `marketdata.topics`."""
+    """One stream operator. `inputs`, `outputs` (what `step` returns) and `checkpoints` are logical topic names."""
 
     name: str
     inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
     checkpoints: str
     counts: Counter[str]
 

@@ -1,0 +1,119 @@
+"""Several lines of one feed become one stream: each trade, book change, quote and status once, first arrival wins.
+
+What one line says about itself (a gap, a disconnect, a halt) is true of the stream only when no other line knows
+better, so validity is arbitrated too.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Literal
+
+import msgspec
+
+from marketdata.clock import SECOND_NS
+from marketdata.events import GAP, HALTED
+
+# Ids are remembered as ranges; a venue that numbers all symbols together leaves holes, so there is a limit.
+RANGES_MAX = 20_000
+# Ids that are no numbers are remembered one by one.
+OTHERS_MAX = 20_000
+# A line that is this far behind the newest has no say. Heartbeats come every second.
+SILENCE_NS_MAX = 3 * SECOND_NS
+# Lines of one symbol; redundant setups have two or three. The one that is silent longest is forgotten.
+LINES_MAX = 16
+# Longer numbers do not fit the 64 bits of a checkpoint.
+_NUMBER_DIGITS_MAX = 18
+
+Seen = Literal["new", "duplicate", "too_old"]
+
+
+class SeenIds(msgspec.Struct):
+    """Ids that have passed: numbers as merged ranges, exactly and for ever; others the last `OTHERS_MAX`.
+
+    When there are more than `RANGES_MAX` ranges, the lowest is given up, and numbers below `floor` can no longer be
+    told to be new.
+    """
+
+    starts: list[int] = []
+    ends: list[int] = []
+    floor: int = -1
+    others: dict[str, None] = {}
+
+    def add(self, identity: str) -> Seen:
+        """Remember an id and tell whether it is new."""
+        # "007" is another id than "7".
+        if (
+            len(identity) <= _NUMBER_DIGITS_MAX
+            and identity.isascii()
+            and identity.isdigit()
+            and (identity[0] != "0" or identity == "0")
+        ):
+            return self._add_number(int(identity))
+        return self.add_other(identity)
+
+    def _add_number(self, n: int) -> Seen:
+        starts, ends = self.starts, self.ends
+        if ends and n == ends[-1] + 1:  # what nearly every trade is
+            ends[-1] = n
+            return "new"
+        if n < self.floor:
+            return "too_old"
+        at = bisect_right(starts, n)
+        if at and n <= ends[at - 1]:
+            return "duplicate"
+        touches_left = at > 0 and ends[at - 1] == n - 1
+        touches_right = at < len(starts) and starts[at] == n + 1
+        if touches_left and touches_right:
+            ends[at - 1] = ends[at]
+            del starts[at], ends[at]
+        elif touches_left:
+            ends[at - 1] = n
+        elif touches_right:
+            starts[at] = n
+        else:
+            starts.insert(at, n)
+            ends.insert(at, n)
+            if len(starts) > RANGES_MAX:
+                self.floor = ends[0] + 1
+                del starts[0], ends[0]
+        return "new"
+
+    def add_other(self, identity: str) -> Seen:
+        """Remember an id that is no number, and tell whether it is new."""
+        if identity in self.others:
+            return "duplicate"
+        self.others[identity] = None
+        if len(self.others) > OTHERS_MAX:
+            del self.others[next(iter(self.others))]
+        return "new"
+
+
+class Lines(msgspec.Struct):
+    """What each line of one symbol last said: its time, and why it may not be trusted (empty when it may)."""
+
+    ts: dict[str, int] = {}
+    reasons: dict[str, str] = {}
+
+    def hear(self, line: str, ts: int, *, valid: bool, reason: str) -> str:
+        """Take what a line says and return why the stream may not be trusted, empty when it may.
+
+        Halted when any line that is alive says so: halts concern the market, and lines tell of them moments apart.
+        Otherwise trusted when any line that is alive may be.
+        """
+        mine = "" if valid else reason or GAP
+        times = self.ts
+        if len(times) == 1 and line in times:  # what nearly every stream is
+            times[line] = max(times[line], ts)
+            self.reasons[line] = mine
+            return mine
+        times[line] = max(times.get(line, ts), ts)
+        self.reasons[line] = mine
+        if len(times) > LINES_MAX:
+            oldest = min(times, key=lambda name: (times[name], name))
+            del times[oldest], self.reasons[oldest]
+        since = max(times.values()) - SILENCE_NS_MAX
+        alive = {self.reasons[name] for name, heard in times.items() if heard >= since}
+        if HALTED in alive:
+            return HALTED
+        return "" if "" in alive else mine or min(alive)

@@ -1,0 +1,284 @@
+"""What an event must be before anything may rely on it: types, numbers, times, known instrument, tick size.
+
+The venue's own numbers are checked as text. A whole column of prices is first matched in one go against a pattern that
+holds the usual notation, the sign and (for ticks such as 0.01) the tick size; only what does not match is looked at
+one by one, exactly, to find out whether it is unusual or wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from decimal import ROUND_FLOOR, Context, Decimal
+from typing import TypeVar
+
+import msgspec
+
+from marketdata.clock import SECOND_NS
+from marketdata.decimals import decimal
+from marketdata.errors import BadEvent
+from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trade, Trades
+
+Checked = TypeVar("Checked", BookUpdate, Quote, FeedStatus)
+
+# 2009-01-01: the first year of any market that we take; older times are unset or in a wrong unit.
+TS_MIN = 1_230_768_000 * SECOND_NS
+# A venue's clock may be ahead of ours, but not by this much: such a time would close candles that are still open.
+AHEAD_NS_MAX = 10 * SECOND_NS
+
+# Beyond any market; a limit so that exact sums have a known size (see candles).
+WHOLE_DIGITS_MAX = 30
+FRACTION_DIGITS_MAX = 40
+ID_LENGTH_MAX = 128
+
+SIDES = frozenset({"buy", "sell", "unknown"})
+ACTIONS = frozenset({"new", "correct", "cancel"})
+ORIGINS = frozenset({"live", "repair", "backfill"})
+KINDS = frozenset({"snapshot", "update", "clear", "heartbeat"})
+# What is owned outright has a positive price; contracts have settled below zero (CME's oil in April 2020).
+POSITIVE_KINDS = frozenset({"spot", "equity"})
+
+# Wide enough that no remainder of two numbers within the limits above is rounded.
+_EXACT = Context(prec=2 * (WHOLE_DIGITS_MAX + FRACTION_DIGITS_MAX), rounding=ROUND_FLOOR)
+_SIZES = re.compile(rf"(?:\d{{1,{WHOLE_DIGITS_MAX}}}(?:\.\d{{1,{FRACTION_DIGITS_MAX}}})?,)*", re.ASCII)
+
+_POSITIVE = re.compile(rf"(?=[0.]*[1-9])\d{{1,{WHOLE_DIGITS_MAX}}}(?:\.\d{{1,{FRACTION_DIGITS_MAX}}})?", re.ASCII)
+
+
+def number(value: object, field: str) -> Decimal:
+    """Return the exact value of a decimal string within the limits.
+
+    Raises BadEvent `bad_type`, `not_a_decimal` or `out_of_range`.
+    """
+    if not isinstance(value, str):
+        raise BadEvent("bad_type", field, value)
+    exact = decimal(value, field)
+    if -int(exact.as_tuple().exponent) > FRACTION_DIGITS_MAX or exact.adjusted() >= WHOLE_DIGITS_MAX:
+        raise BadEvent("out_of_range", field, value)
+    return exact
+
+
+class Terms:
+    """What the prices of one instrument must be."""
+
+    def __init__(self, instrument: Instrument | None) -> None:
+        self.instrument = instrument
+        self._positive = instrument is None or instrument.kind in POSITIVE_KINDS
+        tick = None if instrument is None or instrument.tick_size is None else Decimal(instrument.tick_size)
+        self._tick = tick if tick is not None and tick.is_finite() and tick > 0 else None
+        digits = FRACTION_DIGITS_MAX
+        if self._tick is not None:
+            sign, ones, exponent = self._tick.normalize().as_tuple()
+            # Only a power of ten can be told by counting digits; others leave nothing to the pattern.
+            digits = -int(exponent) if ones == (1,) and int(exponent) <= 0 and not sign else -1
+        fraction = rf"(?:\.\d{{1,{digits}}}0{{0,20}})?" if digits > 0 else r"(?:\.0{1,20})?"
+        usual = rf"(?:(?=[0.]*[1-9])\d{{1,{WHOLE_DIGITS_MAX}}}{fraction},)*" if digits >= 0 else r"(?!)"
+        self._usual = re.compile(usual, re.ASCII)
+        self._checked: dict[str, None] = {}
+
+    def prices(self, prices: Sequence[str], field: str) -> None:
+        """Check a column of prices.
+
+        Raises BadEvent naming the first that is wrong.
+        """
+        try:
+            text = ",".join(prices) + ","
+            if self._usual.fullmatch(text) is not None and text.count(",") == len(prices):
+                return
+        except TypeError:
+            pass  # one is no string; which one is found below
+        for price in prices:
+            self.price(price, field)
+
+    def price(self, price: str, field: str) -> None:
+        """Check one price.
+
+        Raises BadEvent `bad_type`, `not_a_decimal`, `out_of_range`, `not_positive` or `off_tick`.
+        """
+        checked = self._checked
+        if type(price) is str and price in checked:
+            return
+        value = number(price, field)
+        if self._positive and value <= 0:
+            raise BadEvent("not_positive", field, price)
+        if self._tick is not None and _EXACT.remainder(value, self._tick) != 0:
+            raise BadEvent("off_tick", field, price)
+        if len(checked) >= 10_000:
+            checked.clear()
+        checked[price] = None
+
+
+def _sizes(sizes: Sequence[str], field: str) -> None:
+    try:
+        text = ",".join(sizes) + ","
+        if _SIZES.fullmatch(text) is not None and text.count(",") == len(sizes):
+            return
+    except TypeError:
+        pass  # one is no string; which one is found below
+    for size in sizes:
+        if number(size, field) < 0:
+            raise BadEvent("negative", field, size)
+
+
+def _time(ts_event: int, ts_recv: int, field: str = "ts_event") -> None:
+    if type(ts_event) is not int or type(ts_recv) is not int:
+        raise BadEvent("bad_type", field, ts_event)
+    if ts_event < TS_MIN or ts_event > ts_recv + AHEAD_NS_MAX:
+        raise BadEvent("time_out_of_bounds", field, ts_event)
+
+
+def _one_of(value: str, allowed: frozenset[str], field: str) -> None:
+    if value not in allowed:
+        raise BadEvent(f"unknown_{field}", field, value)
+
+
+def letter(
+    event: Trades | BookUpdate | Quote | FeedStatus, error: BadEvent, *, stage: str = "validate", payload: bytes = b""
+) -> DeadLetter:
+    """Return the dead letter of an event that cannot be used; an empty payload means all of it."""
+    return DeadLetter(
+        venue=event.venue,
+        symbol=event.symbol,
+        ts_recv=event.ts_recv,
+        stage=stage,
+        reason=error.reason,
+        detail=str(error),
+        field=error.field,
+        value=error.value,
+        line=event.line,
+        payload=payload,
+    )
+
+
+def part(event: Trades, trade: Trade) -> bytes:
+    """Return the JSON of an event with only one of its trades: the payload of that trade's dead letter."""
+    return msgspec.json.encode(msgspec.structs.replace(event, trades=(trade,)))
+
+
+class Validator:
+    """Checks events against the instruments, a mapping from `venue:symbol` that its owner keeps up to date.
+
+    An instrument that is missing is an error only where the venue has listed others: what a venue that lists nothing
+    trades is not known to anyone.
+    """
+
+    def __init__(self, instruments: Mapping[str, Instrument]) -> None:
+        self._instruments = instruments
+        self._terms: dict[str, Terms] = {}
+        self._listing: tuple[int, frozenset[str]] = (0, frozenset())
+
+    def terms(self, key: str) -> Terms:
+        """Return the terms of a key.
+
+        Raises BadEvent `unknown_instrument`.
+        """
+        instrument = self._instruments.get(key)
+        terms = self._terms.get(key)
+        if terms is None or terms.instrument is not instrument:
+            terms = self._terms[key] = Terms(instrument)
+        if instrument is None:
+            if self._listing[0] != len(self._instruments):
+                venues = frozenset(known.partition(":")[0] for known in self._instruments)
+                self._listing = (len(self._instruments), venues)
+            venue, _, symbol = key.partition(":")
+            if venue in self._listing[1]:
+                raise BadEvent("unknown_instrument", "symbol", symbol)
+        return terms
+
+    def trades(self, event: Trades) -> tuple[Trades | None, list[DeadLetter]]:
+        """Return the event without its bad trades (None when nothing of it can be used) and a letter for each."""
+        try:
+            terms = self.terms(event.key)
+            _time(event.ts_event, event.ts_recv)
+            _one_of(event.origin, ORIGINS, "origin")
+        except BadEvent as error:
+            return None, [letter(event, error)]
+        letters: list[DeadLetter] = []
+        good: list[Trade] = []
+        for trade in event.trades:
+            try:
+                self._trade(trade, terms, event.ts_recv)
+                good.append(trade)
+            except BadEvent as error:
+                letters.append(letter(event, error, payload=part(event, trade)))
+        if not letters:
+            return event, letters
+        return (msgspec.structs.replace(event, trades=tuple(good)) if good else None), letters
+
+    @staticmethod
+    def _trade(trade: Trade, terms: Terms, ts_recv: int) -> None:
+        _time(trade.ts_event, ts_recv)
+        if trade.side not in SIDES:
+            raise BadEvent("unknown_side", "side", trade.side)
+        if trade.action not in ACTIONS:
+            raise BadEvent("unknown_action", "action", trade.action)
+        if not isinstance(trade.trade_id, str) or not 0 < len(trade.trade_id) <= ID_LENGTH_MAX:
+            raise BadEvent("bad_trade_id", "trade_id", trade.trade_id)
+        terms.price(trade.price, "price")
+        size = trade.size
+        if not (type(size) is str and _POSITIVE.fullmatch(size)) and number(size, "size") <= 0:
+            raise BadEvent("not_positive", "size", trade.size)
+
+    def book(self, event: BookUpdate) -> BadEvent | None:
+        """Return what is wrong with a book update, if anything; one bad level spoils all of it."""
+        return _error(self._book, event)
+
+    def _book(self, event: BookUpdate) -> None:
+        terms = self.terms(event.key)
+        _time(event.ts_event, event.ts_recv)
+        _one_of(event.kind, KINDS, "kind")
+        _one_of(event.origin, ORIGINS, "origin")
+        for field, prices, sizes in (
+            ("bid", event.bid_prices, event.bid_sizes),
+            ("ask", event.ask_prices, event.ask_sizes),
+        ):
+            if len(prices) != len(sizes):
+                raise BadEvent("uneven_columns", f"{field}_sizes", f"{len(prices)} prices, {len(sizes)} sizes")
+            if prices:
+                terms.prices(prices, f"{field}_prices")
+                _sizes(sizes, f"{field}_sizes")
+
+    def quote(self, event: Quote) -> BadEvent | None:
+        """Return what is wrong with a quote, if anything."""
+        return _error(self._quote, event)
+
+    def _quote(self, event: Quote) -> None:
+        terms = self.terms(event.key)
+        _time(event.ts_event, event.ts_recv)
+        _one_of(event.origin, ORIGINS, "origin")
+        for field, price in (("bid", event.bid), ("ask", event.ask), ("last", event.last)):
+            if price is not None:
+                terms.price(price, field)
+        # Statistics of the venue need not fall on a tick: averages and adjusted prices are among them.
+        for field, value in (
+            ("bid_size", event.bid_size),
+            ("ask_size", event.ask_size),
+            ("volume_24h", event.volume_24h),
+        ):
+            if value is not None and number(value, field) < 0:
+                raise BadEvent("negative", field, value)
+        for field, value in (
+            ("high_24h", event.high_24h),
+            ("low_24h", event.low_24h),
+            ("change_24h", event.change_24h),
+        ):
+            if value is not None:
+                number(value, field)
+
+    def status(self, event: FeedStatus) -> BadEvent | None:
+        """Return what is wrong with a feed status, if anything; it may be about a symbol that nobody lists."""
+        return _error(self._status, event)
+
+    @staticmethod
+    def _status(event: FeedStatus) -> None:
+        _time(event.ts_event, event.ts_recv)
+        if not event.kind:
+            raise BadEvent("unknown_kind", "kind", event.kind)
+
+
+def _error(check: Callable[[Checked], None], event: Checked) -> BadEvent | None:
+    try:
+        check(event)
+    except BadEvent as error:
+        return error
+    return None
