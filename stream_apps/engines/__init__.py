@@ -1,0 +1,1 @@
+"""What runs the operators: Faust or the direct loop, with the same tasks, checkpoints and recovery."""

@@ -1,0 +1,285 @@
+"""A laboratory for the engines: own topics on the real Kafka, worker processes, and what they wrote."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from infra.local.table import Endpoints
+from marketdata import topics
+from marketdata.codec import Codec
+from marketdata.events import EVENTS, AnyEvent, Trade, Trades
+from marketdata.headers import INPUT, Position
+from runtime.registry import Registry
+
+PROJECT = Path(__file__).resolve().parents[2]
+COUNTING = Path(__file__).with_name("counting.py")
+SECOND_NS = 1_000_000_000
+START_NS = 1_780_000_000 * SECOND_NS
+
+
+class Written(msgspec.Struct, frozen=True):
+    """One output record, without what may differ between runs: times and trace ids."""
+
+    topic: str
+    partition: int
+    key: str
+    source: str
+    position: tuple[int, int]
+    value: bytes
+
+
+def wait_until(condition: Callable[[], Any], what: str, limit_s: float = 60.0) -> Any:
+    """Return what the condition returns once that is true; fail when it takes longer than the limit."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    pytest.fail(f"{what}: not within {limit_s} s")
+
+
+class WorkerProcess:
+    """One worker process; its log is in `log`."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(command, env=environment, cwd=PROJECT, stderr=out, stdout=out)
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def alive(self) -> bool:
+        """Tell whether it runs."""
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """End it without a chance to do anything."""
+        self._process.kill()
+        self._process.wait(10)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def terminate(self, limit_s: float = 15.0) -> int:
+        """Ask it to drain and return its exit code."""
+        if self.alive():
+            self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(limit_s)
+
+    def wait(self, limit_s: float) -> int:
+        """Return its exit code."""
+        return self._process.wait(limit_s)
+
+
+class Lab:
+    """Topics, inputs, workers and outputs of one test."""
+
+    def __init__(self, endpoints: Endpoints, prefix: str, codec: Codec, folder: Path) -> None:
+        self.endpoints = endpoints
+        self.prefix = prefix
+        self.codec = codec
+        self._folder = folder
+        self._workers: list[WorkerProcess] = []
+        self.producer = Producer({"bootstrap.servers": endpoints.kafka_brokers, "message.max.bytes": 32 << 20})
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": endpoints.kafka_brokers,
+                "group.id": f"{prefix}lab",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+            }
+        )
+        self._seen: dict[str, tuple[dict[int, int], list[Written]]] = {}
+
+    def close(self) -> None:
+        """End what is left."""
+        for worker in self._workers:
+            if worker.alive():
+                worker.kill()
+        self._consumer.close()
+
+    def physical(self, name: str) -> str:
+        """Return Kafka's name of a topic."""
+        return topics.topic(name).physical(self.prefix)
+
+    def make_topics(self) -> None:
+        """Create every topic, small: hundreds of segments are no part of these tests."""
+        admin = AdminClient({"bootstrap.servers": self.endpoints.kafka_brokers})
+        new = [
+            NewTopic(self.physical(topic.name), num_partitions=topic.partitions, config=topic.config())
+            for topic in topics.TOPICS
+        ]
+        for created in admin.create_topics(new).values():
+            created.result(timeout=30)
+
+    def send(self, name: str, event: AnyEvent, partition: int, headers: dict[str, bytes] | None = None) -> None:
+        """Produce an input."""
+        self.send_bytes(name, event.key.encode(), self.codec.encode(event), partition, headers)
+
+    def send_bytes(
+        self, name: str, key: bytes, value: bytes | None, partition: int, headers: dict[str, bytes] | None = None
+    ) -> None:
+        """Produce an input that need not be a record of ours."""
+        self.producer.produce(
+            self.physical(name), key=key, value=value, partition=partition, headers=list((headers or {}).items())
+        )
+        self.producer.poll(0)
+
+    def send_trades(self, numbers: range, symbols: int = 6) -> None:
+        """Produce one event per number, spread over symbols and partitions."""
+        for number in numbers:
+            symbol = number % symbols
+            self.send("md.ingest.trades", trades(f"S{symbol}-USD", number), symbol % topics.PARTITIONS)
+        self.producer.flush(30)
+
+    def worker(
+        self, engine: str, *, script: Path | None = COUNTING, args: tuple[str, ...] = (), **env: str
+    ) -> WorkerProcess:
+        """Start a worker process."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("TICKSTREAM_")}
+        environment |= self.endpoints.environment()
+        environment |= {
+            "PYTHONPATH": str(PROJECT),
+            "TICKSTREAM_TOPIC_PREFIX": self.prefix,
+            "TICKSTREAM_GROUP_PREFIX": self.prefix,
+            "TICKSTREAM_METRICS_PORT": "0",
+            "TICKSTREAM_ENGINE": engine,
+            "TICKSTREAM_SESSION_SECONDS": "6",
+            "TICKSTREAM_WORKER": "only",
+        }
+        environment |= {f"TICKSTREAM_{name.upper()}": value for name, value in env.items()}
+        command = [sys.executable, *([str(script)] if script else ["-m", "stream_apps"]), *args]
+        started = WorkerProcess(command, environment, self._folder / f"worker-{len(self._workers)}.log")
+        self._workers.append(started)
+        return started
+
+    def written(self, name: str) -> list[Written]:
+        """Return what is in an output topic now, committed, in order per partition."""
+        topic = self.physical(name)
+        nexts, found = self._seen.setdefault(topic, (dict.fromkeys(range(topics.PARTITIONS), 0), []))
+        ends = {partition: self._end(topic, partition) for partition in nexts}
+        behind = {partition for partition, end in ends.items() if nexts[partition] < end}
+        if not behind:
+            return list(found)
+        self._consumer.assign([TopicPartition(topic, partition, nexts[partition]) for partition in behind])
+        deadline = time.monotonic() + 20
+        while behind and time.monotonic() < deadline:
+            message = self._consumer.poll(0.2)
+            if message is None:
+                continue
+            partition, offset, error = message.partition(), message.offset(), message.error()
+            assert partition is not None
+            assert offset is not None
+            if error is None:
+                nexts[partition] = offset + 1
+                found.append(_written(name, message))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                nexts[partition] = offset
+                behind.discard(partition)
+        self._consumer.unassign()
+        return list(found)
+
+    def _end(self, topic: str, partition: int) -> int:
+        """Return the end of a partition; that of a topic just made may have no leader yet."""
+        for _ in range(50):
+            with suppress(KafkaException):
+                return self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)[1]
+            self._consumer.poll(0.1)
+        pytest.fail(f"{topic} has no leader")
+
+    def await_written(self, name: str, count: int, limit_s: float = 60.0) -> list[Written]:
+        """Return an output topic's records once there are so many."""
+        wait_until(lambda: len(self.written(name)) >= count, f"{count} records in {name}", limit_s)
+        return self.written(name)
+
+
+def _written(name: str, message: Any) -> Written:
+    headers = dict(message.headers() or ())
+    position = Position.from_header(headers[INPUT])
+    assert position.partition == message.partition()
+    return Written(
+        topic=name,
+        partition=message.partition(),
+        key=message.key().decode(),
+        source=headers["ce_source"].decode(),
+        position=(position.offset, position.index),
+        value=message.value(),
+    )
+
+
+def trades(symbol: str, number: int) -> Trades:
+    """Return an event with two trades that no other number has."""
+    ts = START_NS + number * 1_000_000
+    both = tuple(
+        Trade(trade_id=f"{number}-{which}", ts_event=ts, price="100.1", size="0.5", side="buy") for which in range(2)
+    )
+    return Trades(venue="sim", symbol=symbol, ts_event=ts, ts_recv=ts, line="sim/0", trades=both)
+
+
+@pytest.fixture(scope="session")
+def codec(endpoints: Endpoints) -> Codec:
+    """A codec with the registry's ids."""
+    registry = Registry(endpoints.registry_url)
+    found = Codec({event.schema: registry.register(event.schema) for event in EVENTS})
+    registry.close()
+    return found
+
+
+@pytest.fixture
+def lab(endpoints: Endpoints, topic_prefix: str, codec: Codec, tmp_path: Path) -> Iterator[Lab]:
+    """A laboratory with its own topics."""
+    made = Lab(endpoints, topic_prefix, codec, tmp_path)
+    made.make_topics()
+    try:
+        yield made
+    finally:
+        made.close()
+        with suppress(OSError):
+            for log in sorted(tmp_path.glob("worker-*.log")):
+                sys.stdout.write(f"--- {log.name}\n{log.read_text()[-6000:]}\n")
+
+
+@pytest.fixture(scope="session")
+def counting() -> ModuleType:
+    """The test's operator, as the worker processes run it."""
+    spec = importlib.util.spec_from_file_location("counting_worker", COUNTING)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["counting_worker"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    """Waiting for a condition, with a limit."""
+    return wait_until
+
+
+@pytest.fixture
+def metrics() -> Callable[[int], str]:
+    """A worker's metrics, by port."""
+    return lambda port: httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
