@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
+import orjson
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
@@ -163,13 +164,14 @@ def _add_control(app: FastAPI, exchange: Exchange) -> None:
         connection: Annotated[int | None, Query(description="Which, see /connections.")] = None,
         at: Annotated[int | None, Query(description="Instead: the connection open at this time, UTC ns.")] = None,
         depth: Annotated[int | None, Query(ge=1, description="Levels a side; all when absent.")] = None,
-    ) -> dict[str, Any]:
+    ) -> Response:
         """The exchange's own book: as it is now, or as a connection must have it after a sequence."""
         _market(exchange, symbol)
         try:
-            return exchange.book_at(symbol, sequence, connection, at, depth)
+            body = exchange.book_at(symbol, sequence, connection, at, depth)
         except HistoryGone as error:
             raise HTTPException(404, str(error)) from None
+        return Response(orjson.dumps(body), media_type="application/json")
 
 
 def _add_faults(app: FastAPI, exchange: Exchange) -> None:
