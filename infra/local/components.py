@@ -61,7 +61,7 @@ def registry_folder(folders: Folders) -> Path:
 def install(folders: Folders, report: Report) -> None:
     """Fetch what is missing, several processes at once safe; raises StackError that says what to do."""
     folders.make()
-    with open(folders.cache / "install.lock", "w") as lock:
+    with (folders.cache / "install.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             _install_java_component("kafka", kafka_folder(folders), folders, report)
@@ -198,16 +198,17 @@ def _install_debian(folders: Folders, report: Report) -> None:
     ):
         for line in process.stdout or ():
             log.write(line)
-            for step in steps:
+            for step, count in steps.items():
                 if step in line:
-                    steps[step] += 1
-                    if steps[step] % 50 == 1:
-                        report(f"  {step.lower()} packages: {steps[step]} so far, {time.monotonic() - began:.0f} s")
+                    steps[step] = count + 1
+                    if count % 50 == 0:
+                        report(f"  {step.lower()} packages, {time.monotonic() - began:.0f} s")
     if process.returncode != 0:
         tail = "\n  ".join(log_path.read_text().splitlines()[-5:])
         raise StackError(
-            f"debootstrap failed (exit {process.returncode}):\n  {tail}\nThe whole log is {log_path}. Check the network "
-            "and the disk's room, then run again; or give TICKSTREAM_DATABASE_URL and TICKSTREAM_REDIS_URL of your own."
+            f"debootstrap failed (exit {process.returncode}):\n  {tail}\nThe whole log is {log_path}. Check the "
+            "network and the disk's room, then run again; or give TICKSTREAM_DATABASE_URL and "
+            "TICKSTREAM_REDIS_URL of your own."
         )
     shutil.rmtree(draft / "var/cache/apt/archives", ignore_errors=True)
     draft.rename(folders.debian)
@@ -226,8 +227,8 @@ def _debootstrap(report: Report) -> str:
         return found
     if os.geteuid() != 0:
         raise StackError(
-            "TimescaleDB and Redis are installed by debootstrap, which is missing. Run `sudo apt-get install debootstrap "
-            "uidmap`, or give TICKSTREAM_DATABASE_URL and TICKSTREAM_REDIS_URL of servers that you have."
+            "TimescaleDB and Redis are installed by debootstrap, which is missing. Run `sudo apt-get install "
+            "debootstrap uidmap`, or give TICKSTREAM_DATABASE_URL and TICKSTREAM_REDIS_URL of servers that you have."
         )
     apt_install(report, "debootstrap")
     return "/usr/sbin/debootstrap"

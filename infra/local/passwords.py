@@ -32,7 +32,7 @@ def passwords(folders: Folders) -> Passwords:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".draft")
         draft.unlink(missing_ok=True)
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write("".join(f"{name}={value}\n" for name, value in known.items()))
         draft.replace(path)
     return Passwords(**{name: known[name] for name in names})

@@ -175,8 +175,9 @@ def database(folders: Folders, ports: Ports, secret: Passwords) -> tuple[Process
     _rooted_folder(folders, home, "postgres")
     if not _exists(folders, data):
         script = (
-            f"cd {home} && rm -rf draft && umask 077 && cat > superuser && {POSTGRES}/initdb -D draft -U postgres "
-            "--pwfile=superuser --no-instructions -A scram-sha-256 --locale=C.UTF-8 -E UTF8 && rm superuser && mv draft cluster"
+            f"cd {home} && rm -rf draft && umask 077 && cat > superuser && {POSTGRES}/initdb -D draft "
+            "-U postgres --pwfile=superuser --no-instructions -A scram-sha-256 --locale=C.UTF-8 -E UTF8 "
+            "&& rm superuser && mv draft cluster"
         )
         making = components.inside(folders, "sh", "-ec", script, user="postgres")
         status, output = output_of(making, stdin=secret.superuser + "\n")
@@ -253,7 +254,8 @@ def _in_root(folders: Folders, script: str, stdin: str | None = None) -> None:
         hint = ""
         if os.geteuid() != 0:
             hint = (
-                " Without root this needs user namespaces: `apt-get install uidmap`, a range for you in /etc/subuid and "
-                "/etc/subgid, and a kernel that allows them; or give TICKSTREAM_DATABASE_URL and TICKSTREAM_REDIS_URL."
+                " Without root this needs user namespaces: `apt-get install uidmap`, a range for you in /etc/subuid "
+                "and /etc/subgid, and a kernel that allows them; or give TICKSTREAM_DATABASE_URL and "
+                "TICKSTREAM_REDIS_URL."
             )
         raise StackError(f"the Debian root {folders.debian} cannot be used: {output.strip()[-500:]}.{hint}")

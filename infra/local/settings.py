@@ -25,7 +25,7 @@ class Ports:
     database: int = 15432
     redis: int = 16379
     exchange: int = 18765
-    exchange_http: int = 18766
+    exchange_control: int = 18766
     producer: int = 19101
     stream_apps: int = 19102
     sink: int = 19103
@@ -58,7 +58,7 @@ class StackSettings(CommonSettings):
     database_port: int | None = Field(default=None, ge=0, le=65535)
     redis_port: int | None = Field(default=None, ge=0, le=65535)
     exchange_port: int | None = Field(default=None, ge=0, le=65535)
-    exchange_http_port: int | None = Field(default=None, ge=0, le=65535)
+    exchange_control_port: int | None = Field(default=None, ge=0, le=65535)
     producer_port: int | None = Field(default=None, ge=0, le=65535)
     stream_apps_port: int | None = Field(default=None, ge=0, le=65535)
     sink_port: int | None = Field(default=None, ge=0, le=65535)

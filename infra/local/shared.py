@@ -30,11 +30,11 @@ def shared_infrastructure(
     if not table.needs_components(settings):
         yield table.endpoints(settings, settings.ports(), passwords(folders))
         return
-    with open(folders.stack / "users.lock", "a") as users, open(folders.stack / "change.lock", "a") as change:
+    with (folders.stack / "users.lock").open("a") as users, (folders.stack / "change.lock").open("a") as change:
         fcntl.flock(change, fcntl.LOCK_EX)
         known = written.load(folders)
         if known and known.ready and known.supervisor and known.supervisor.alive():
-            where = Endpoints(**known.endpoints)
+            where = stack.endpoints_of(known)
         else:
             stack.down(folders, report)
             stack.erase(folders)
@@ -52,7 +52,7 @@ def shared_infrastructure(
 
 
 def _last(path: Path) -> bool:
-    with open(path, "a") as users:
+    with path.open("a") as users:
         try:
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

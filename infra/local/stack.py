@@ -10,21 +10,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from infra.local import components, servers, table
+from infra.local import components, docker, servers, table
 from infra.local import state as written
 from infra.local.errors import StackError
 from infra.local.folders import PROJECT, Folders
 from infra.local.passwords import passwords
 from infra.local.port_check import require_free
 from infra.local.process import Process
-from infra.local.settings import PREFIX, Ports, StackSettings
+from infra.local.services import services as own_services
+from infra.local.settings import StackSettings
 from infra.local.state import State
 from infra.local.supervisor import Supervisor, last_lines
 from infra.local.table import Endpoints
-from runtime.settings import load
+from runtime.settings import PREFIX, load
 
 Report = Callable[[str], None]
 
@@ -55,17 +56,29 @@ def folders_of(settings: StackSettings) -> Folders:
     return Folders(stack=settings.folder.resolve())
 
 
-def prepare(settings: StackSettings, *, services: bool, report: Report) -> tuple[list[Process], Endpoints]:
-    """Fetch components, write configurations and return the process table; raises StackError when a port is taken."""
+def prepare(settings: StackSettings, *, services: bool, report: Report) -> tuple[list[Process], dict[str, str]]:
+    """Fetch components, write configurations, and return the process table and what `state.json` tells of addresses.
+
+    Raises StackError when a port is taken or something is missing.
+    """
     folders = folders_of(settings)
     folders.make()
-    if table.needs_components(settings):
-        components.install(Folders(home=folders.home, stack=folders.stack), report)
     ports = settings.ports()
-    rows = table.infrastructure(settings, folders, ports)
-    where = table.endpoints(settings, ports, passwords(folders))
+    if settings.stack == "docker":
+        rows, where = docker.start(settings, folders, ports, report)
+    else:
+        if table.needs_components(settings):
+            components.install(folders, report)
+        rows = table.infrastructure(settings, folders, ports)
+        where = table.endpoints(settings, ports, passwords(folders))
+    addresses = vars(where) | {f"port_{name}": str(port) for name, port in vars(ports).items()}
+    if services:
+        rows += own_services(settings, folders, ports, where)
+    # What is given from outside needs no waiting for.
+    names = {row.name for row in rows}
+    rows = [replace(row, after=tuple(name for name in row.after if name in names)) for row in rows]
     require_free(rows)
-    return rows, where
+    return rows, addresses
 
 
 @contextmanager
@@ -81,12 +94,22 @@ def running(settings: StackSettings, *, services: bool, report: Report) -> Itera
     with lock:
         clean_up(folders, report)
         rows, where = prepare(settings, services=services, report=report)
-        supervisor = Supervisor(rows, folders, vars(where), report)
+        supervisor = Supervisor(rows, folders, where, report)
         try:
             supervisor.start()
             yield supervisor
         finally:
+            _stop_whole(supervisor)
+
+
+def _stop_whole(supervisor: Supervisor) -> None:
+    """Stop everything, also when somebody asks for it again meanwhile."""
+    while True:
+        try:
             supervisor.stop()
+        except KeyboardInterrupt:
+            continue
+        return
 
 
 def clean_up(folders: Folders, report: Report) -> None:
@@ -120,7 +143,12 @@ def start_detached(settings: StackSettings, *, services: bool, report: Report) -
         )
     state = _await_start(folders, child, report)
     child.returncode = 0  # it outlives us on purpose; `subprocess` would warn of a child that nobody awaits
-    return Endpoints(**state.endpoints)
+    return endpoints_of(state)
+
+
+def endpoints_of(state: State) -> Endpoints:
+    """Return the addresses that a supervisor wrote down."""
+    return Endpoints(**{field.name: state.endpoints[field.name] for field in fields(Endpoints)})
 
 
 def _await_start(folders: Folders, child: subprocess.Popen[bytes], report: Report) -> State:

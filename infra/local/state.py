@@ -74,7 +74,7 @@ class State:
 def save(folders: Folders, state: State) -> None:
     """Write the state so that a reader sees the old or the new one, never a part."""
     draft = folders.run / "state.draft"
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(asdict(state), file)
     draft.replace(folders.run / "state.json")
 
@@ -95,7 +95,7 @@ def _identity(raw: dict[str, object] | None) -> Identity | None:
 
 def take_lock(folders: Folders) -> TextIOWrapper | None:
     """Return the stack's lock, held until closed; None when a living supervisor holds it."""
-    lock = open(folders.run / "lock", "w")  # noqa: SIM115 - held for the supervisor's life
+    lock = (folders.run / "lock").open("w")
     with suppress(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return lock

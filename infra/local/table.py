@@ -10,7 +10,8 @@ from infra.local import servers
 from infra.local.folders import Folders
 from infra.local.passwords import Passwords, passwords
 from infra.local.process import Process
-from infra.local.settings import PREFIX, Ports, StackSettings
+from infra.local.settings import Ports, StackSettings
+from runtime.settings import PREFIX
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,110 @@
+# Tickstream's commands. Each line with `##` is shown by `make help`.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+LOCAL := .local
+STAMPS := $(LOCAL)/stamps
+BIN := .venv/bin
+STEP := infra/local/setup
+UV_VERSION := 0.13.8
+DASHBOARD := $(shell find api/dashboard clients/typescript -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
+
+# make run SOURCE=replay FILE=day.jsonl.zst SPEED=max: short names for the settings of the stack.
+ifdef SOURCE
+export TICKSTREAM_SOURCE := $(SOURCE)
+endif
+ifdef FILE
+export TICKSTREAM_REPLAY_FILE := $(abspath $(FILE))
+endif
+ifdef SPEED
+export TICKSTREAM_REPLAY_SPEED := $(SPEED)
+endif
+ifdef VENUE
+export TICKSTREAM_VENUE := $(VENUE)
+endif
+ifdef RATE
+export TICKSTREAM_EXCHANGE_RATE := $(RATE)
+endif
+ifdef ENGINE
+export TICKSTREAM_ENGINE := $(ENGINE)
+endif
+ifdef STACK
+export TICKSTREAM_STACK := $(STACK)
+endif
+
+.PHONY: help run up down setup ready test lint format dashboard bench-latency bench-feeds clean distclean
+
+help: ## Show this list
+	@echo "make <goal>:"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | \
+	  awk -F'\t' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+run: setup ## Start everything and show it live; SOURCE=sim|live|replay FILE= SPEED=1|10|max VENUE= RATE= STACK=docker
+	@exec $(BIN)/tickstream up $(ARGS)
+
+up: setup ## Start everything in the background (see `.venv/bin/tickstream status`)
+	@exec $(BIN)/tickstream up --detach $(ARGS)
+
+down: ## Stop what `make up` started
+	@if [ -x $(BIN)/tickstream ]; then $(BIN)/tickstream down; fi
+
+test: setup $(STAMPS)/chromium ## Run every test against a stack of its own; ARGS='-k books' chooses some
+	@exec $(BIN)/pytest $(ARGS)
+
+lint: setup ## Check style, formatting, types and import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy .
+	@$(BIN)/lint-imports
+
+format: setup ## Format the Python code and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench-latency: setup ## Measure the latency of each hop from socket to WebSocket client
+	@exec $(BIN)/python -m bench.latency $(ARGS)
+
+bench-feeds: setup ## Measure how many frames a second each feed takes
+	@exec $(BIN)/python -m bench.feeds $(ARGS)
+
+# The environment comes first; what is left has nothing to do with each other and mostly waits for the network.
+setup: ## Install everything into .local/ and .venv/; quick when nothing has changed
+	@$(MAKE) -s $(STAMPS)/venv
+	@$(MAKE) -s -j3 ready
+
+ready: $(STAMPS)/kafka-ui $(STAMPS)/dashboard $(STAMPS)/components
+
+dashboard: $(STAMPS)/dashboard ## Build the dashboard's page when its sources have changed
+
+$(STAMPS)/uv-$(UV_VERSION):
+	@$(STEP) uv $(UV_VERSION)
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/venv: $(STAMPS)/uv-$(UV_VERSION) pyproject.toml uv.lock
+	@$(STEP) venv
+	@touch $@
+
+$(STAMPS)/components: infra/local/components.lock infra/local/components.py $(STAMPS)/venv
+	@$(STEP) components
+	@touch $@
+
+$(STAMPS)/kafka-ui: infra/local/kafka_ui/pyproject.toml infra/local/kafka_ui/uv.lock $(STAMPS)/uv-$(UV_VERSION)
+	@$(STEP) kafka-ui
+	@touch $@
+
+$(STAMPS)/dashboard: $(DASHBOARD)
+	@if [ -f api/dashboard/package.json ]; then $(STEP) dashboard; fi
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/chromium:
+	@$(STEP) chromium
+	@mkdir -p $(@D) && touch $@
+
+clean: down ## Stop everything and remove its data, logs and passwords; downloads stay
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m infra.local.clean; fi
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+distclean: clean ## Remove everything that was downloaded or built, too
+	@rm -rf --one-file-system $(LOCAL) .venv api/static api/dashboard/node_modules

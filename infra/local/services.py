@@ -1,0 +1,118 @@
+"""How our own services start: one row each, with the addresses and rights that it needs and no more."""
+
+from __future__ import annotations
+
+from infra.local.errors import StackError
+from infra.local.folders import PROJECT, Folders
+from infra.local.process import Answers, Process
+from infra.local.servers import python_module
+from infra.local.settings import Ports, StackSettings
+from infra.local.table import Endpoints
+from runtime.settings import PREFIX
+
+# The steps are quick; a server that answers but is not yet ready for work is the usual reason to try again.
+STEP_TRIES = 5
+
+
+def services(settings: StackSettings, folders: Folders, ports: Ports, where: Endpoints) -> list[Process]:
+    """Return the steps and the services in the order of the road."""
+    kafka = {f"{PREFIX}KAFKA_BROKERS": where.kafka_brokers, f"{PREFIX}REGISTRY_URL": where.registry_url}
+    # Empty means not given: no service inherits a right that another one has.
+    no_database = {f"{PREFIX}{role}DATABASE_URL": "" for role in ("", "SINK_", "API_")}
+    common = {**kafka, **no_database, f"{PREFIX}REDIS_URL": ""}
+
+    def database(role: str, url: str) -> dict[str, str]:
+        return {**common, f"{PREFIX}DATABASE_URL": url, f"{PREFIX}{role}DATABASE_URL": url}
+
+    def step(name: str, *command: str, after: str, environment: dict[str, str]) -> Process:
+        return Process(
+            name=name,
+            command=python_module("tickstream", *command),
+            environment=environment,
+            after=(after,),
+            once=True,
+            tries=STEP_TRIES,
+        )
+
+    def service(name: str, port: int, *after: str, environment: dict[str, str], setting: str = "") -> Process:
+        return Process(
+            name=name,
+            command=python_module(name.replace("-", "_")),
+            environment={f"{PREFIX}METRICS_PORT": str(port), **environment},
+            check=Answers(f"http://127.0.0.1:{port}/readyz"),
+            after=("topics", "schemas", *after),
+            ports={setting or f"{PREFIX}{name.replace('-', '_').upper()}_PORT": port},
+        )
+
+    rows = [
+        step("topics", "topics", "apply", after="kafka", environment=common),
+        step("schemas", "schemas", "register", after="registry", environment=common),
+        step("migrations", "db", "migrate", after="database-roles", environment=database("", where.database_url)),
+        service("sink", ports.sink, "migrations", environment=database("SINK_", where.sink_database_url)),
+        service("stream-apps", ports.stream_apps, environment=common),
+        service(
+            "api",
+            ports.api,
+            "migrations",
+            "redis",
+            environment={
+                **database("API_", where.api_database_url),
+                f"{PREFIX}REDIS_URL": where.redis_url,
+                f"{PREFIX}API_PORT": str(ports.api),
+            },
+        ),
+        *_source(settings, ports),
+        service("producer", ports.producer, "source", environment={**common, **_producer(settings, ports)}),
+    ]
+    if settings.kafka_ui and settings.stack == "embedded":
+        rows.append(_kafka_ui(folders, ports, where))
+    return rows
+
+
+def _source(settings: StackSettings, ports: Ports) -> list[Process]:
+    """Return what prices come from, where it is ours: the simulated exchange or a recording."""
+    if settings.source == "live":
+        return []
+    command = python_module("infra.exchange")
+    if settings.source == "replay":
+        if settings.replay_file is None:
+            raise StackError("source=replay needs a recording: make run SOURCE=replay FILE=recording.jsonl.zst")
+        file = settings.replay_file.resolve()
+        if not file.is_file():
+            raise StackError(f"there is no recording {file}; check FILE (or {PREFIX}REPLAY_FILE).")
+        speed = ("--venue", settings.venue, "--speed", settings.replay_speed)
+        command = python_module("infra.exchange.replay", str(file), *speed)
+    return [
+        Process(
+            name="source",
+            command=command,
+            environment={
+                f"{PREFIX}EXCHANGE_PORT": str(ports.exchange),
+                f"{PREFIX}EXCHANGE_CONTROL_PORT": str(ports.exchange_control),
+            },
+            check=Answers(f"http://127.0.0.1:{ports.exchange_control}/readyz"),
+            ports={f"{PREFIX}EXCHANGE_PORT": ports.exchange, f"{PREFIX}EXCHANGE_CONTROL_PORT": ports.exchange_control},
+        )
+    ]
+
+
+def _producer(settings: StackSettings, ports: Ports) -> dict[str, str]:
+    environment = {f"{PREFIX}SOURCE": settings.source, f"{PREFIX}VENUE": settings.venue}
+    if settings.source != "live":
+        environment["COINBASE_WS_URL"] = f"ws://127.0.0.1:{ports.exchange}"
+        environment["COINBASE_REST_URL"] = f"http://127.0.0.1:{ports.exchange_control}"
+    return environment
+
+
+def _kafka_ui(folders: Folders, ports: Ports, where: Endpoints) -> Process:
+    python = folders.kafka_ui / "bin/python"
+    if not python.exists():
+        raise StackError("the Kafka UI is not installed: run `make setup`, or set TICKSTREAM_KAFKA_UI=false.")
+    script = PROJECT / "infra/local/kafka_ui/serve.py"
+    return Process(
+        name="kafka-ui",
+        command=(str(python), str(script), str(ports.kafka_ui), where.kafka_brokers, where.registry_url),
+        check=Answers(f"http://127.0.0.1:{ports.kafka_ui}/healthz"),
+        after=("kafka", "registry"),
+        ports={f"{PREFIX}KAFKA_UI_PORT": ports.kafka_ui},
+    )
