@@ -346,8 +346,7 @@ class CoinbaseFeed:
         for product in self._products.values():
             if product.gap is not None and _TRADES in product.gap.pending:
                 self._asked[_TRADES, product.symbol] = (ts + RESYNC_TIMEOUT_NS, 0)
-        query = "&".join(f"product_ids={symbol}" for symbol in self._wanted or ())
-        call.out.append(Fetch(path=f"{PRODUCTS_PATH}?{query}" if query else PRODUCTS_PATH, purpose="products"))
+        call.out.append(Fetch(path=PRODUCTS_PATH, purpose="products"))
         return call.out
 
     def received(self, frame: bytes, ts: int) -> list[Output]:
