@@ -11,6 +11,7 @@ from typing import Any
 
 from marketdata.events import Instrument
 from marketdata.operator import Operator
+from stream_apps.operators.anomalies import AnomaliesQuotes, AnomaliesStatus, AnomaliesTrades
 from stream_apps.operators.arbitration import IngestBooks
 from stream_apps.operators.books import Books
 from stream_apps.operators.candles import Candles
@@ -26,12 +27,16 @@ OPERATORS: dict[str, Callable[[Instruments], Operator[Any]]] = {
     "ingest_status": IngestStatus,
     "books": lambda _: Books(),
     "candles": lambda _: Candles(),
+    "anomalies_trades": AnomaliesTrades,
+    "anomalies_quotes": AnomaliesQuotes,
+    "anomalies_status": AnomaliesStatus,
 }
 
 APPS: dict[str, tuple[str, ...]] = {
     "ingest": ("ingest_trades", "ingest_books", "ingest_quotes", "ingest_status"),
     "books": ("books",),
     "candles": ("candles",),
+    "anomalies": ("anomalies_trades", "anomalies_quotes", "anomalies_status"),
 }
 
 

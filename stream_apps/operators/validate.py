@@ -81,14 +81,13 @@ class Terms:
 
         Raises BadEvent naming the first that is wrong.
         """
-        try:
-            text = ",".join(prices) + ","
-            if self._usual.fullmatch(text) is not None and text.count(",") == len(prices):
-                return
-        except TypeError:
-            pass  # one is no string; which one is found below
-        for price in prices:
-            self.price(price, field)
+        if not self.are_usual(prices):
+            for price in prices:
+                self.price(price, field)
+
+    def are_usual(self, prices: Sequence[str]) -> bool:
+        """Tell whether prices are right and in the usual notation; others may be right as well."""
+        return _matches(self._usual, prices)
 
     def price(self, price: str, field: str) -> None:
         """Check one price.
@@ -96,7 +95,7 @@ class Terms:
         Raises BadEvent `bad_type`, `not_a_decimal`, `out_of_range`, `not_positive` or `off_tick`.
         """
         checked = self._checked
-        if type(price) is str and price in checked:
+        if type(price) is str and (price in checked or self.are_usual((price,))):
             return
         value = number(price, field)
         if self._positive and value <= 0:
@@ -108,16 +107,23 @@ class Terms:
         checked[price] = None
 
 
-def _sizes(sizes: Sequence[str], field: str) -> None:
+def _matches(pattern: re.Pattern[str], column: Sequence[str]) -> bool:
     try:
-        text = ",".join(sizes) + ","
-        if _SIZES.fullmatch(text) is not None and text.count(",") == len(sizes):
-            return
-    except TypeError:
-        pass  # one is no string; which one is found below
-    for size in sizes:
-        if number(size, field) < 0:
-            raise BadEvent("negative", field, size)
+        text = ",".join(column) + "," if column else ""
+    except TypeError:  # one is no string
+        return False
+    return pattern.fullmatch(text) is not None and text.count(",") == len(column)
+
+
+def _are_usual_sizes(sizes: Sequence[str]) -> bool:
+    return _matches(_SIZES, sizes)
+
+
+def _sizes(sizes: Sequence[str], field: str) -> None:
+    if not _are_usual_sizes(sizes):
+        for size in sizes:
+            if number(size, field) < 0:
+                raise BadEvent("negative", field, size)
 
 
 def _time(ts_event: int, ts_recv: int, field: str = "ts_event") -> None:
@@ -246,24 +252,29 @@ class Validator:
         terms = self.terms(event.key)
         _time(event.ts_event, event.ts_recv)
         _one_of(event.origin, ORIGINS, "origin")
+        if self._is_usual(event, terms):
+            return
         for field, price in (("bid", event.bid), ("ask", event.ask), ("last", event.last)):
             if price is not None:
                 terms.price(price, field)
         # Statistics of the venue need not fall on a tick: averages and adjusted prices are among them.
-        for field, value in (
-            ("bid_size", event.bid_size),
-            ("ask_size", event.ask_size),
-            ("volume_24h", event.volume_24h),
-        ):
+        for field in ("bid_size", "ask_size", "volume_24h"):
+            value = getattr(event, field)
             if value is not None and number(value, field) < 0:
                 raise BadEvent("negative", field, value)
-        for field, value in (
-            ("high_24h", event.high_24h),
-            ("low_24h", event.low_24h),
-            ("change_24h", event.change_24h),
-        ):
+        for field in ("high_24h", "low_24h", "change_24h"):
+            value = getattr(event, field)
             if value is not None:
                 number(value, field)
+
+    @staticmethod
+    def _is_usual(event: Quote, terms: Terms) -> bool:
+        prices = [price for price in (event.bid, event.ask, event.last) if price is not None]
+        others = (event.bid_size, event.ask_size, event.volume_24h, event.high_24h, event.low_24h)
+        numbers = [value for value in others if value is not None]
+        if event.change_24h is not None:
+            numbers.append(event.change_24h.removeprefix("-") if type(event.change_24h) is str else event.change_24h)
+        return terms.are_usual(prices) and _are_usual_sizes(numbers)
 
     def status(self, event: FeedStatus) -> BadEvent | None:
         """Return what is wrong with a feed status, if anything; it may be about a symbol that nobody lists."""
