@@ -1,0 +1,132 @@
+"""Every fault of the simulated exchange: the documented events, an entry on the ledger, never a wrong book in between."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from marketdata.events import BookUpdate
+from marketdata.topics import BOOK_UPDATES, PARTITIONS
+from runtime.kafka import consumer_config
+from runtime.registry import Registry
+
+SYMBOL = "BTC-USD"
+
+# Between an update compared with the exchange and the next; after a snapshot every one of the first few is compared.
+COMPARE_EVERY = 25
+COMPARE_AFTER_SNAPSHOT = 10
+
+# Fault -> (what the story in feed_status must tell, whether the book must have been invalid, and the reasons for it).
+FAULTS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
+    "drop": ({"channel": "l2_data", "symbol": SYMBOL}, {"gap", "resynced"}, {"gap"}),
+    "duplicate": ({"channel": "l2_data", "symbol": SYMBOL, "count": 3}, set(), set()),
+    "reorder": ({"channel": "l2_data", "symbol": SYMBOL}, {"gap", "resynced"}, {"gap"}),
+    "corrupt": ({"channel": "l2_data", "symbol": SYMBOL}, {"gap", "resynced"}, {"gap"}),
+    "mute": ({"seconds": 12}, {"heartbeat_missed", "resynced"}, {"stale", "disconnected"}),
+    "disconnect": ({}, {"disconnected", "connected", "resynced"}, {"disconnected"}),
+    "halt": ({"symbol": SYMBOL, "seconds": 3}, {"halted", "resumed"}, {"halted"}),
+}
+
+
+def book_updates(services: Any) -> list[BookUpdate]:
+    """Return every public book update of the symbol, in order."""
+    consumer = Consumer(consumer_config(services.kafka, "truth"))
+    registry = Registry(services.kafka.registry_url)
+    codec = registry.codec()
+    topic = BOOK_UPDATES.physical(services.kafka.topic_prefix)
+    found = []
+    for partition in range(PARTITIONS):
+        _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+        consumer.assign([TopicPartition(topic, partition, 0)])
+        while consumer.position([TopicPartition(topic, partition)])[0].offset < end:
+            message = consumer.poll(5)
+            if message is not None and message.key() == f"coinbase:{SYMBOL}".encode():
+                event = codec.decode(message.value() or b"")
+                assert isinstance(event, BookUpdate)
+                found.append(event)
+    consumer.close()
+    registry.close()
+    return found
+
+
+def exchange_book(services: Any, update: BookUpdate) -> dict[str, dict[Decimal, Decimal]] | None:
+    """Return the exchange's own book at the sequence of an update, or None when it keeps it no more."""
+    params = {"sequence": update.sequence, "at": update.ts_recv}
+    answer = httpx.get(f"{services.control_url}/book/{SYMBOL}", params=params, timeout=10)
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        return None
+    book = answer.raise_for_status().json()
+    return {side: {Decimal(price): Decimal(size) for price, size in book[side]} for side in ("bids", "asks")}
+
+
+def compare_with_exchange(services: Any, updates: list[BookUpdate]) -> tuple[int, set[str]]:
+    """Rebuild the book update by update, compare it while valid; return how often, and the reasons of invalidity."""
+    book: dict[str, dict[Decimal, Decimal]] = {"bids": {}, "asks": {}}
+    valid, since_snapshot, compared, reasons = False, 0, 0, set()
+    for update in updates:
+        if update.kind == "clear" or not update.valid:
+            valid = update.kind != "clear" and update.valid
+            reasons.add(update.reason)
+            continue
+        if update.kind == "snapshot":
+            book, valid, since_snapshot = {"bids": {}, "asks": {}}, True, 0
+        assert valid, f"an update at sequence {update.sequence} on a book that was never repaired"
+        if update.kind == "heartbeat":
+            continue
+        for side, prices, sizes in (
+            ("bids", update.bid_prices, update.bid_sizes),
+            ("asks", update.ask_prices, update.ask_sizes),
+        ):
+            for price, size in zip(map(Decimal, prices), map(Decimal, sizes), strict=True):
+                if size:
+                    book[side][price] = size
+                else:
+                    book[side].pop(price, None)
+        since_snapshot += 1
+        if since_snapshot <= COMPARE_AFTER_SNAPSHOT or since_snapshot % COMPARE_EVERY == 0:
+            want = exchange_book(services, update)
+            if want is not None:
+                assert book == want, f"the book differs from the exchange's at sequence {update.sequence}"
+                compared += 1
+    return compared, reasons
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_is_told_repaired_and_never_shows_a_wrong_book(services: Any, wait_for: Any, kind: str) -> None:
+    """After a fault: its events, a closed entry on the ledger, invalid then valid, equal to the exchange throughout."""
+    parameters, story, reasons = FAULTS[kind]
+    services.start_all("infra.exchange", TICKSTREAM_EXCHANGE_RATE="200")
+    valid = lambda: services.get(f"/api/v1/market/{SYMBOL}/orderbook")["valid"]  # noqa: E731 - asked many times
+    wait_for("a valid book", valid)
+    wait_for("some trades", lambda: services.rows("SELECT 1 FROM trades HAVING count(*) > 20"))
+    fault = httpx.post(f"{services.control_url}/faults", json={"kind": kind, **parameters}, timeout=30)
+    assert fault.raise_for_status().json()["fault"]["kind"] == kind
+
+    def told() -> bool:
+        rows = services.rows("SELECT kind FROM feed_status WHERE symbol IN (%s, '*')", SYMBOL)
+        return story <= {row[0] for row in rows}
+
+    wait_for(f"the story {sorted(story)}", told)
+    wait_for("a valid book again", valid)
+    if "resynced" in story:
+        wait_for("the gap on the ledger, closed", lambda: closed_gaps(services))
+        assert services.rows("SELECT 1 FROM gaps WHERE repaired_at IS NULL AND symbol = %s", SYMBOL) == []
+    if kind == "corrupt":
+        wait_for("the dead letter", lambda: services.rows("SELECT 1 FROM dead_letters WHERE stage = 'feed'"))
+    before = services.rows("SELECT count(*) FROM trades")[0][0]
+    wait_for("trades to go on", lambda: services.rows("SELECT count(*) FROM trades")[0][0] > before + 10)
+    compared, seen = compare_with_exchange(services, book_updates(services))
+    assert compared > COMPARE_AFTER_SNAPSHOT
+    assert seen <= reasons | {"resyncing"} if not reasons else seen & reasons
+    ids = [int(row[0]) for row in services.rows("SELECT trade_id FROM trades WHERE symbol = %s", SYMBOL)]
+    assert len(ids) == len(set(ids))
+
+
+def closed_gaps(services: Any) -> list[tuple[Any, ...]]:
+    """Return the closed entries of the ledger."""
+    rows: list[tuple[Any, ...]] = services.rows("SELECT gap_id FROM gaps WHERE repaired_at IS NOT NULL")
+    return rows
