@@ -1,4 +1,4 @@
-"""Every fault of the simulated exchange: the documented events, an entry on the ledger, never a wrong book in between."""
+"""Each fault of the exchange: its events, an entry on the ledger, and never a wrong book in between."""
 
 from __future__ import annotations
 
