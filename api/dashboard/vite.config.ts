@@ -5,7 +5,7 @@ const api = process.env["TICKSTREAM_API"] ?? "http://127.0.0.1:8080";
 const client = new URL("../../clients/typescript/src/index.ts", import.meta.url);
 
 export default defineConfig({
-  base: "./",
+  base: "/static/",
   resolve: { alias: { "@tickstream/client": fileURLToPath(client) } },
   build: {
     outDir: "../static",

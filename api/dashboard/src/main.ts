@@ -20,7 +20,11 @@ import { TradesPanel } from "./panels/trades";
 const INTERVALS = Object.keys(INTERVAL_MS) as Interval[];
 const HEALTH_EVERY_MS = 1_000;
 const SYMBOLS_EVERY_MS = 15_000;
+const GAPS_EVERY_MS = 5_000;
 const ANOMALIES_PAGE = 100;
+const GAPS_PAGE = 500;
+/** Symbols whose anomalies and status are followed beside the selected one. */
+const FOLLOWED_MAX = 200;
 
 class Dashboard {
   private readonly client = new MarketDataClient({ url: location.origin });
@@ -37,7 +41,8 @@ class Dashboard {
   private interval: Interval = "1m";
   private wasOpen = false;
   private choices: readonly Choice[] = [];
-  private readonly followed = new Map<string, () => void>();
+  private readonly followed = new Set<string>();
+  private loadingHealth = false;
 
   start(): void {
     const wanted = new URLSearchParams(location.search).get("interval") as Interval | null;
@@ -48,9 +53,11 @@ class Dashboard {
     byId("connection").addEventListener("click", () => this.client.retryNow());
     void this.loadSymbols();
     void this.loadHealth();
+    void this.loadGaps();
     void this.loadAnomalies();
     setInterval(() => this.tick(), 1_000);
     setInterval(() => void this.loadHealth(), HEALTH_EVERY_MS);
+    setInterval(() => void this.loadGaps(), GAPS_EVERY_MS);
     setInterval(() => void this.loadSymbols(), SYMBOLS_EVERY_MS);
   }
 
@@ -147,60 +154,89 @@ class Dashboard {
     } else {
       setText(byId("connection-text"), state.kind === "connecting" ? "connecting" : "no connection");
     }
-    if (open && !this.wasOpen && state.roundTripMs === null) void this.market?.catchUp();
+    if (open && !this.wasOpen && state.roundTripMs === null) this.caughtUp();
     this.wasOpen = open;
+  }
+
+  /** What the page missed while there was no connection. */
+  private caughtUp(): void {
+    void this.market?.catchUp();
+    void this.loadAnomalies();
+    void this.loadGaps();
   }
 
   // ---------------------------------------------------------------- history
 
   private async loadSymbols(): Promise<void> {
     try {
-      const { symbols } = await this.client.symbols();
-      this.choices = symbols.map(({ venue, symbol }) => ({ venue, symbol }));
+      const { data } = await this.client.symbols();
+      this.choices = data.map(({ venue, symbol }) => ({ venue, symbol }));
     } catch (error) {
       this.health.failed(String((error as Error).message));
       return;
     }
     this.picker.offer(this.choices);
-    for (const choice of this.choices) this.followAnomalies(choice);
-    if (this.market || this.choices.length === 0) return;
+    this.selectFirst();
+  }
+
+  /** What the address names, else the first symbol that has data. */
+  private selectFirst(): void {
+    if (this.market) return;
     const wanted = new URLSearchParams(location.search);
-    const named = this.choices.find(({ venue, symbol }) => symbol === wanted.get("symbol") && venue === (wanted.get("venue") ?? venue));
-    this.select(named ?? this.choices[0]!);
+    const isWanted = ({ venue, symbol }: Choice): boolean => symbol === wanted.get("symbol") && venue === (wanted.get("venue") ?? venue);
+    const choice = this.choices.find(isWanted) ?? this.health.alive()[0];
+    if (choice) this.select(choice);
   }
 
   private async loadHealth(): Promise<void> {
-    if (document.hidden) return;
+    if (document.hidden || this.loadingHealth) return;
+    this.loadingHealth = true;
     try {
-      this.health.show((await this.client.status()).feeds);
-      if (this.choices.length === 0) void this.loadSymbols();
+      const { data } = await this.client.status();
+      this.health.show(data.symbols);
+      for (const choice of this.health.alive().slice(0, FOLLOWED_MAX)) this.follow(choice);
+      if (this.choices.length === 0) await this.loadSymbols();
+      this.selectFirst();
     } catch (error) {
       this.health.failed(String((error as Error).message));
+    } finally {
+      this.loadingHealth = false;
+    }
+  }
+
+  private async loadGaps(): Promise<void> {
+    try {
+      this.health.showGaps((await this.client.gaps({ state: "open", limit: GAPS_PAGE })).data);
+    } catch {
+      this.health.showGaps(null);
     }
   }
 
   private async loadAnomalies(): Promise<void> {
     try {
-      const { anomalies } = await this.client.anomalies({ limit: ANOMALIES_PAGE });
-      this.anomalies.add(anomalies.map((item) => ({ ...item, timeMs: parseTime(item.timestamp) })));
+      const { data } = await this.client.anomalies({ limit: ANOMALIES_PAGE });
+      this.anomalies.add(data.map((item) => ({ ...item, timeMs: parseTime(item.timestamp) })));
       this.anomalies.settled(null);
     } catch (error) {
       this.anomalies.settled(String((error as Error).message));
     }
   }
 
-  /** Anomalies and status of every symbol, so that a problem elsewhere is not missed. */
-  private followAnomalies(choice: Choice): void {
+  /** Anomalies and status of every symbol with data, so that a problem elsewhere is not missed. */
+  private follow(choice: Choice): void {
     const key = `${choice.venue}:${choice.symbol}`;
     if (this.followed.has(key)) return;
-    const stopAnomalies = this.client.subscribe("anomalies", choice, {
+    this.followed.add(key);
+    this.client.subscribe("anomalies", choice, {
       message: ({ venue, symbol, timestamp, data }) => this.anomalies.add([{ ...data, venue, symbol, timeMs: parseTime(timestamp) }]),
       hole: () => void this.loadAnomalies(),
     });
-    const stopStatus = this.client.subscribe("status", choice, { message: () => void this.loadHealth() });
-    this.followed.set(key, () => {
-      stopAnomalies();
-      stopStatus();
+    this.client.subscribe("status", choice, {
+      message: ({ snapshot }) => {
+        if (snapshot) return;
+        void this.loadHealth();
+        void this.loadGaps();
+      },
     });
   }
 
@@ -219,6 +255,7 @@ class Dashboard {
     if (localStorage.getItem("palette") === "safe") setPalette(true);
     palette.addEventListener("click", togglePalette);
     byId("help").addEventListener("click", () => dialog.showModal());
+    byId("help-close").addEventListener("click", () => dialog.close());
     const keys: [string, string, () => void][] = [
       ["/", "Choose symbol and venue", () => this.picker.open()],
       [" ", "Hold the tape still", () => this.trades.togglePause()],

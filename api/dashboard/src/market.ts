@@ -110,7 +110,7 @@ export class Market {
       const query = before === undefined ? { interval, limit: HISTORY_PAGE } : { interval, limit: HISTORY_PAGE, end: before };
       const page = await this.client.candles(this.id, query);
       if (this.closed || interval !== this.interval) return;
-      const candles: Candle[] = page.candles.map((candle) => candleOf(candle, candle.valid, candle.reason));
+      const candles: Candle[] = page.data.map((candle) => candleOf(candle, candle.valid, candle.reason));
       const oldest = this.candles.oldest;
       this.candles.history(candles);
       if (before !== undefined && this.candles.oldest === oldest) this.exhausted = true;
@@ -122,9 +122,9 @@ export class Market {
 
   private async loadTrades(): Promise<void> {
     try {
-      const { trades } = await this.client.trades(this.id, { limit: LINES_MAX });
+      const { data } = await this.client.trades(this.id, { limit: LINES_MAX });
       if (this.closed) return;
-      this.tape.add(trades.map((trade) => ({ ...trade, timeMs: parseTime(trade.timestamp) })));
+      this.tape.add(data.map((trade) => ({ ...trade, timeMs: parseTime(trade.timestamp) })));
       this.watcher.tape();
     } catch {
       // The tape still fills from the socket; the connection's own state tells the user that the API is away.

@@ -4,7 +4,8 @@ import { Book } from "./book.js";
 import { type ConnectionState, type Hole, Live, type Socket } from "./live.js";
 import { type Query, Rest } from "./rest.js";
 import type {
-  Anomalies, Candles, Channel, Gaps, Interval, Message, OrderBook, Status, Symbols, Ticker, Trades,
+  Answer, BookData, CandleData, Channel, Gap, Health, Interval, Message, Paged, StoredAnomaly, StoredTrade, SymbolAnswer,
+  SymbolInfo, TickerData,
 } from "./types.js";
 
 export * from "./decimal.js";
@@ -31,6 +32,14 @@ export interface Market {
   venue: string;
   symbol: string;
 }
+
+/** `start` inclusive, `end` exclusive, RFC 3339 with a zone; `cursor` is the `next_cursor` of the page before. */
+export type Span = {
+  start?: string;
+  end?: string;
+  limit?: number;
+  cursor?: string;
+};
 
 export interface StreamHandlers<M> {
   message(message: M): void;
@@ -67,39 +76,40 @@ export class MarketDataClient {
 
   // ---------------------------------------------------------------- history
 
-  symbols(query: { venue?: string; cursor?: string; limit?: number } = {}): Promise<Symbols> {
+  symbols(query: { venue?: string } = {}): Promise<Answer<SymbolInfo[]>> {
     return this.rest.get("/api/v1/market/symbols", query);
   }
 
-  ticker({ venue, symbol }: Market): Promise<Ticker> {
+  ticker({ venue, symbol }: Market): Promise<SymbolAnswer<TickerData>> {
     return this.market(symbol, "ticker", { venue });
   }
 
-  orderBook({ venue, symbol }: Market, depth = 20): Promise<OrderBook> {
+  orderBook({ venue, symbol }: Market, depth = 20): Promise<SymbolAnswer<BookData>> {
     return this.market(symbol, "orderbook", { venue, depth });
   }
 
-  trades({ venue, symbol }: Market, query: { limit?: number; cursor?: string } = {}): Promise<Trades> {
+  /** Newest first. */
+  trades({ venue, symbol }: Market, query: Span = {}): Promise<SymbolAnswer<StoredTrade[]> & Paged> {
     return this.market(symbol, "trades", { venue, ...query });
   }
 
-  candles(
-    { venue, symbol }: Market,
-    query: { interval: Interval; start?: string; end?: string; limit?: number; cursor?: string },
-  ): Promise<Candles> {
+  /** Newest first. */
+  candles({ venue, symbol }: Market, query: Span & { interval: Interval }): Promise<SymbolAnswer<CandleData[]> & Paged> {
     return this.market(symbol, "candles", { venue, ...query });
   }
 
-  anomalies(query: { venue?: string; symbol?: string; limit?: number; cursor?: string } = {}): Promise<Anomalies> {
+  /** Newest first. */
+  anomalies(query: Span & { venue?: string; symbol?: string } = {}): Promise<Answer<StoredAnomaly[]> & Paged> {
     return this.rest.get("/api/v1/anomalies", query);
   }
 
-  gaps(query: { venue?: string; symbol?: string; limit?: number; cursor?: string } = {}): Promise<Gaps> {
+  /** Latest first. */
+  gaps(query: Span & { venue?: string; symbol?: string; state?: Gap["state"] } = {}): Promise<Answer<Gap[]> & Paged> {
     return this.rest.get("/api/v1/gaps", query);
   }
 
-  /** Validity, age and line of every feed. */
-  status(query: { venue?: string } = {}): Promise<Status> {
+  /** Validity, age and line of every symbol's data. */
+  status(query: { venue?: string } = {}): Promise<Answer<Health>> {
     return this.rest.get("/api/v1/status", query);
   }
 

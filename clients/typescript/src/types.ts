@@ -123,74 +123,100 @@ export const CHANNEL_OF: Readonly<Record<MessageType, Channel>> = {
 
 // ---------------------------------------------------------------- REST answers
 
-/** A page of a list; `next_cursor` is null on the last one. */
-export interface Page {
+/** What every REST answer has; `valid` says whether it may be trusted and `reason` why not. */
+export interface Answer<D> {
+  type: string;
+  timestamp: string;
+  valid: boolean;
+  reason: string;
+  data: D;
+}
+
+/** An answer about one symbol. */
+export interface SymbolAnswer<D> extends Answer<D> {
+  venue: string;
+  symbol: string;
+}
+
+/** A list, newest first; `next_cursor` gives the next, older page and is null on the last. */
+export interface Paged {
   next_cursor: string | null;
 }
 
 export interface SymbolInfo {
   venue: string;
   symbol: string;
+  venue_symbol: string;
   base_currency: string;
   quote_currency: string;
   min_order_size: string | null;
   tick_size: string | null;
+  size_increment: string | null;
   status: string;
-}
-
-/** Every value says whether it may be trusted, and why not. */
-export interface Validity {
+  kind: string;
   valid: boolean;
   reason: string;
 }
 
-export interface Symbols extends Page {
-  symbols: SymbolInfo[];
+export interface StoredTrade extends TradeData {
+  timestamp: string;
+  valid: boolean;
+  reason: string;
 }
 
-export interface Ticker extends TickerData, Validity {
+export interface StoredAnomaly extends AnomalyData {
   venue: string;
   symbol: string;
   timestamp: string;
 }
 
-export interface OrderBook extends BookData, Validity {
-  venue: string;
-  symbol: string;
-  timestamp: string;
-}
-
-export interface Trades extends Page {
-  trades: (TradeData & { timestamp: string })[];
-}
-
-export interface Candles extends Page {
-  candles: (CandleData & Validity)[];
-}
-
-export interface Anomalies extends Page {
-  anomalies: (AnomalyData & { venue: string; symbol: string; timestamp: string })[];
-}
-
+/** One gap, from its discovery to its repair; the symbol is `*` when the whole connection was concerned. */
 export interface Gap {
   gap_id: string;
   venue: string;
   symbol: string;
+  channel: string | null;
+  line: string;
+  reason: string;
+  detail: string;
+  state: "open" | "repaired";
+  start: string | null;
+  end: string | null;
+  expected: number | null;
+  received: number | null;
+  found_by: string;
+  detected_at: string;
+  repaired_at: string | null;
+  repaired_by: string | null;
 }
 
-export interface Gaps extends Page {
-  gaps: Gap[];
-}
-
-export interface FeedHealth extends Validity {
+/** The health of one symbol's data at one venue. */
+export interface SymbolStatus {
   venue: string;
   symbol: string;
+  valid: boolean;
+  reason: string;
+  timestamp: string | null;
+  age_ms: number | null;
+  book_valid: boolean;
+  book_reason: string;
+  book_levels: number;
+  trades_valid: boolean;
+  trades_reason: string;
+  halted: boolean;
+  /** Messages since the API started. */
+  messages: number;
   line: string;
-  last_update: string | null;
-  messages_per_second: number | null;
-  gaps_open: number;
+  sequence: number | null;
 }
 
-export interface Status {
-  feeds: FeedHealth[];
+export interface FeedEvent extends StatusData {
+  venue: string;
+  symbol: string;
+  timestamp: string;
+}
+
+export interface Health {
+  symbols: SymbolStatus[];
+  events: FeedEvent[];
 }

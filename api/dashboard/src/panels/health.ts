@@ -1,13 +1,38 @@
 /** Feed health: per venue and symbol whether its data may be trusted, and how fresh it is. */
 
-import type { FeedHealth } from "@tickstream/client";
+import type { Gap, SymbolStatus } from "@tickstream/client";
 import { byId, element, setData, setEmpty, setText } from "../dom";
-import { age, parseTime, reasonText } from "../format";
+import { age, reasonText } from "../format";
 import type { Drawable } from "../frames";
 import type { Choice } from "./picker";
 
 /** Older than this and the age is marked; a live feed has a heartbeat each second. */
 const OLD_MS = 5_000;
+
+/** Looks at counts over this many polls, so that the rate is calm. */
+const SAMPLES_MAX = 5;
+
+/** Messages a second, from counts that only grow. */
+class Rates {
+  private readonly samples = new Map<string, { count: number; atMs: number }[]>();
+
+  add(key: string, count: number, atMs: number): void {
+    const known = this.samples.get(key) ?? [];
+    const last = known[known.length - 1];
+    if (last && count < last.count) known.length = 0; // the API was started anew
+    known.push({ count, atMs });
+    this.samples.set(key, known.slice(-SAMPLES_MAX));
+  }
+
+  of(key: string): string {
+    const known = this.samples.get(key) ?? [];
+    const first = known[0];
+    const last = known[known.length - 1];
+    if (!first || !last || first === last) return "–";
+    const rate = ((last.count - first.count) * 1_000) / (last.atMs - first.atMs);
+    return rate < 10 ? rate.toFixed(1) : String(Math.round(rate));
+  }
+}
 
 interface Row {
   root: HTMLTableRowElement;
@@ -20,7 +45,10 @@ interface Row {
 }
 
 export class HealthPanel implements Drawable {
-  private feeds: readonly FeedHealth[] = [];
+  private feeds: readonly SymbolStatus[] = [];
+  private shownAtMs = 0;
+  private readonly rates = new Rates();
+  private openGaps: Map<string, number> | null = null;
   private selected = "";
   private problem: string | null = null;
   private readonly rows = new Map<string, Row>();
@@ -40,10 +68,27 @@ export class HealthPanel implements Drawable {
     this.changed();
   }
 
-  show(feeds: readonly FeedHealth[]): void {
-    this.feeds = feeds;
+  show(feeds: readonly SymbolStatus[]): void {
+    this.feeds = feeds.filter(({ timestamp }) => timestamp !== null);
+    this.shownAtMs = performance.now();
+    for (const { venue, symbol, messages } of this.feeds) this.rates.add(`${venue}:${symbol}`, messages, this.shownAtMs);
     this.problem = null;
     this.changed();
+  }
+
+  /** The ledger's open gaps, or null when it cannot be read. */
+  showGaps(gaps: readonly Gap[] | null): void {
+    this.openGaps = gaps && new Map();
+    for (const { venue, symbol } of gaps ?? []) {
+      const key = `${venue}:${symbol}`;
+      this.openGaps?.set(key, (this.openGaps.get(key) ?? 0) + 1);
+    }
+    this.changed();
+  }
+
+  /** The symbols that data came for. */
+  alive(): readonly Choice[] {
+    return this.feeds;
   }
 
   failed(problem: string): void {
@@ -64,11 +109,11 @@ export class HealthPanel implements Drawable {
       row.root.remove();
       this.rows.delete(key);
     }
-    const now = Date.now();
-    for (const feed of feeds) this.fill(this.rows.get(`${feed.venue}:${feed.symbol}`) ?? this.makeRow(feed), feed, now);
+    const sinceMs = performance.now() - this.shownAtMs;
+    for (const feed of feeds) this.fill(this.rows.get(`${feed.venue}:${feed.symbol}`) ?? this.makeRow(feed), feed, sinceMs);
   }
 
-  private makeRow({ venue, symbol }: FeedHealth): Row {
+  private makeRow({ venue, symbol }: SymbolStatus): Row {
     const root = element("tr");
     root.tabIndex = 0;
     const feed = element("td", "feed");
@@ -89,16 +134,17 @@ export class HealthPanel implements Drawable {
     return row;
   }
 
-  private fill(row: Row, feed: FeedHealth, now: number): void {
+  private fill(row: Row, feed: SymbolStatus, sinceMs: number): void {
     setData(row.state, "valid", String(feed.valid));
     setText(row.stateText, feed.valid ? "valid" : feed.reason || "invalid");
     row.state.title = feed.valid ? "May be trusted" : reasonText(feed.reason);
-    const old = feed.last_update === null ? null : now - parseTime(feed.last_update);
+    const old = feed.age_ms === null ? null : feed.age_ms + sinceMs;
     setText(row.age, old === null ? "never" : age(old));
     row.age.classList.toggle("old", old === null || old > OLD_MS);
-    setText(row.rate, feed.messages_per_second === null ? "–" : String(feed.messages_per_second));
-    setText(row.gaps, String(feed.gaps_open));
-    row.gaps.classList.toggle("old", feed.gaps_open > 0);
+    setText(row.rate, this.rates.of(`${feed.venue}:${feed.symbol}`));
+    const gaps = this.openGaps && (this.openGaps.get(`${feed.venue}:${feed.symbol}`) ?? 0) + (this.openGaps.get(`${feed.venue}:*`) ?? 0);
+    setText(row.gaps, gaps === null ? "–" : String(gaps));
+    row.gaps.classList.toggle("old", gaps !== null && gaps > 0);
     setText(row.line, feed.line || "–");
     row.line.title = feed.line;
     const current = `${feed.venue}:${feed.symbol}` === this.selected;

@@ -1,1 +1,0 @@
-"""Clients for other teams."""

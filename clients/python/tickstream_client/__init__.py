@@ -1,0 +1,19 @@
+"""Async client of a Tickstream API: history over REST, and live streams that repair themselves."""
+
+from tickstream_client.book import Book, Level
+from tickstream_client.client import Event, MarketDataClient
+from tickstream_client.errors import ApiError, ClientError, Refused
+from tickstream_client.messages import Disconnected, Hole, Message
+
+__all__ = [
+    "ApiError",
+    "Book",
+    "ClientError",
+    "Disconnected",
+    "Event",
+    "Hole",
+    "Level",
+    "MarketDataClient",
+    "Message",
+    "Refused",
+]

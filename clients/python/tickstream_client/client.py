@@ -1,0 +1,228 @@
+"""The client: REST history, and live streams that subscribe again after every hole and lost connection."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from tickstream_client.book import Book
+from tickstream_client.errors import ApiError
+from tickstream_client.live import Live
+from tickstream_client.messages import Disconnected, Hole, Message, Subscription
+
+Json = dict[str, Any]
+Event = Message | Hole | Disconnected
+Time = str | datetime | None
+
+# A page of the API; longer histories are read page by page.
+PAGE_MAX = 1_000
+_NOT_READY_PAUSE_S = 1.0
+# Messages that may wait for the reader before the socket is read no further; then the server conflates.
+_QUEUE_MAX = 1_024
+
+
+def _text(time: Time) -> str | None:
+    if isinstance(time, datetime):
+        if time.tzinfo is None:
+            raise ValueError(f"{time!r} has no zone; use datetime(..., tzinfo=timezone.utc)")
+        return time.isoformat()
+    return time
+
+
+class MarketDataClient:
+    """Reads one Tickstream API, such as `http://127.0.0.1:8080`; use it as an async context manager.
+
+    Times are RFC 3339 strings or aware datetimes; prices and sizes are decimal strings.
+    """
+
+    def __init__(
+        self, url: str, *, timeout_s: float = 10.0, reconnect_first_s: float = 0.5, reconnect_max_s: float = 30.0
+    ) -> None:
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, headers={"accept": "application/json"})
+        self._ws_url = "ws" + url.rstrip("/").removeprefix("http") + "/ws"
+        self._timeout_s = timeout_s
+        self._reconnect_first_s = reconnect_first_s
+        self._reconnect_max_s = reconnect_max_s
+
+    async def __aenter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close its connections."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the REST connections; live streams end with their iterators."""
+        await self._http.aclose()
+
+    # History
+
+    async def get_symbols(self, *, venue: str | None = None) -> list[Json]:
+        """Return what each venue trades, with its smallest steps."""
+        return list((await self._get("/api/v1/market/symbols", venue=venue))["data"])
+
+    async def get_ticker(self, symbol: str, *, venue: str | None = None) -> Json:
+        """Return best bid and offer, last trade and 24-hour statistics, with validity around the `data`."""
+        return await self._market(symbol, "ticker", venue=venue)
+
+    async def get_orderbook(self, symbol: str, *, depth: int = 20, venue: str | None = None) -> Json:
+        """Return the best levels of both sides, with validity around the `data`."""
+        return await self._market(symbol, "orderbook", venue=venue, depth=depth)
+
+    async def get_trades(
+        self, symbol: str, *, start: Time = None, end: Time = None, limit: int = 100, venue: str | None = None
+    ) -> list[Json]:
+        """Return up to `limit` trades, newest first, reading as many pages as that takes."""
+        path = f"/api/v1/market/{quote(symbol, safe='')}/trades"
+        return await self._pages(path, limit, venue=venue, start=_text(start), end=_text(end))
+
+    async def get_candles(
+        self,
+        symbol: str,
+        interval: str = "1m",
+        *,
+        start: Time = None,
+        end: Time = None,
+        limit: int = 300,
+        venue: str | None = None,
+    ) -> list[Json]:
+        """Return up to `limit` candles that start in [start, end), newest first, in their latest revision."""
+        path = f"/api/v1/market/{quote(symbol, safe='')}/candles"
+        return await self._pages(path, limit, venue=venue, interval=interval, start=_text(start), end=_text(end))
+
+    async def get_gaps(
+        self, *, venue: str | None = None, symbol: str | None = None, state: str | None = None, limit: int = 100
+    ) -> list[Json]:
+        """Return the ledger of gaps, latest first; `state` is open or repaired."""
+        return await self._pages("/api/v1/gaps", limit, venue=venue, symbol=symbol, state=state)
+
+    async def get_anomalies(
+        self, *, venue: str | None = None, symbol: str | None = None, limit: int = 100
+    ) -> list[Json]:
+        """Return anomalies, newest first."""
+        return await self._pages("/api/v1/anomalies", limit, venue=venue, symbol=symbol)
+
+    async def get_status(self, *, venue: str | None = None) -> Json:
+        """Return the validity and age of each symbol's data, and what happened to the feeds last."""
+        return await self._get("/api/v1/status", venue=venue)
+
+    async def _market(self, symbol: str, what: str, **query: str | int | None) -> Json:
+        return await self._get(f"/api/v1/market/{quote(symbol, safe='')}/{what}", **query)
+
+    async def _pages(self, path: str, limit: int, **query: str | int | None) -> list[Json]:
+        items: list[Json] = []
+        cursor: str | None = None
+        while len(items) < limit:
+            answer = await self._get(path, limit=min(PAGE_MAX, limit - len(items)), cursor=cursor, **query)
+            items += answer["data"]
+            cursor = answer["next_cursor"]
+            if cursor is None:
+                break
+        return items
+
+    async def _get(self, path: str, **query: str | int | None) -> Json:
+        given = {name: value for name, value in query.items() if value is not None}
+        response = await self._http.get(path, params=given)
+        if response.is_success:
+            answer: Json = response.json()
+            return answer
+        try:
+            problem: Json = response.json()
+        except ValueError:
+            problem = {}
+        raise ApiError(
+            response.status_code,
+            problem.get("title", response.reason_phrase),
+            problem.get("detail", response.text[:200]),
+        )
+
+    # Live
+
+    async def stream(
+        self,
+        channels: Iterable[str],
+        symbols: Iterable[str],
+        *,
+        venue: str | None = None,
+        depth: int = 50,
+        interval: str = "1m",
+    ) -> AsyncGenerator[Event, None]:
+        """Yield the messages of channels and symbols for ever, and every hole and lost connection in between.
+
+        Raises Refused when the API does not accept the subscription.
+        """
+        live = Live(Subscription(tuple(channels), tuple(symbols), venue, depth, interval))
+        attempt = 0
+        while True:
+            try:
+                async with connect(
+                    self._ws_url, open_timeout=self._timeout_s, max_queue=_QUEUE_MAX, max_size=None
+                ) as socket:
+                    await socket.send(live.opened())
+                    async with aclosing(self._read(live, socket)) as events:
+                        async for event in events:
+                            attempt = 0
+                            yield event
+            except ConnectionClosed as error:
+                reason = (error.rcvd.reason if error.rcvd else "") or str(error)
+            except (OSError, TimeoutError, InvalidHandshake) as error:
+                reason = str(error) or type(error).__name__
+            else:
+                reason = "closed by the server"
+            attempt += 1
+            ceiling = min(self._reconnect_max_s, self._reconnect_first_s * 2 ** min(attempt, 16))
+            pause_s = random.uniform(0, ceiling)  # noqa: S311 - jitter, not a secret
+            yield Disconnected(reason, pause_s)
+            await asyncio.sleep(pause_s)
+
+    @staticmethod
+    async def _read(live: Live, socket: ClientConnection) -> AsyncGenerator[Message | Hole, None]:
+        async for text in socket:
+            received = live.received(text)
+            for event in received.events:
+                yield event
+            for answer in received.sends:
+                await socket.send(answer)
+            if received.retry_id is not None:
+                await asyncio.sleep(_NOT_READY_PAUSE_S)
+                await socket.send(live.again())
+
+    async def stream_trades(self, symbol: str, *, venue: str | None = None) -> AsyncGenerator[Event, None]:
+        """Yield trades as they happen, after the last few."""
+        async with aclosing(self.stream(["trades"], [symbol], venue=venue)) as events:
+            async for event in events:
+                yield event
+
+    async def stream_candles(
+        self, symbol: str, interval: str = "1m", *, venue: str | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """Yield candles whenever they change; `state` is open, final or revised."""
+        async with aclosing(self.stream(["candles"], [symbol], venue=venue, interval=interval)) as events:
+            async for event in events:
+                yield event
+
+    async def stream_book(
+        self, symbol: str, depth: int = 50, *, venue: str | None = None
+    ) -> AsyncGenerator[Book, None]:
+        """Yield one and the same book after each change of its levels or its validity."""
+        book = Book(symbol)
+        async with aclosing(self.stream(["book"], [symbol], venue=venue, depth=depth)) as events:
+            async for event in events:
+                if isinstance(event, Message):
+                    book.apply(event)
+                else:
+                    book.invalidate("hole" if isinstance(event, Hole) else "disconnected")
+                yield book

@@ -1,0 +1,93 @@
+"""What a live stream brings: messages of the market, and what happened to the stream itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+CHANNEL_OF = {
+    "ticker": "ticker",
+    "l2_snapshot": "book",
+    "l2_update": "book",
+    "trade": "trades",
+    "candle": "candles",
+    "anomaly": "anomalies",
+    "status": "status",
+}
+
+# The symbol of what concerns a whole connection to a venue.
+ALL_SYMBOLS = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One live message; prices and sizes in `data` are the venue's decimal strings.
+
+    `valid` says whether it may be trusted and `reason` why not. `snapshot` marks the state with which a stream begins,
+    `conflated` the latest state in place of changes that were left out for a client that reads slowly.
+    """
+
+    type: str
+    venue: str
+    symbol: str
+    timestamp: str
+    sequence: int
+    valid: bool
+    reason: str
+    data: dict[str, Any]
+    snapshot: bool = False
+    conflated: bool = False
+    depth: int | None = None
+
+    @property
+    def channel(self) -> str:
+        """The channel that one subscribes to for this type."""
+        return CHANNEL_OF[self.type]
+
+    @property
+    def time(self) -> datetime:
+        """The venue's time, UTC, to the microsecond."""
+        return datetime.fromisoformat(self.timestamp)
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Messages of a stream were missed.
+
+    It is being subscribed again; do not trust what was built until its snapshot.
+    """
+
+    channel: str
+    venue: str
+    symbol: str
+    expected: int
+    received: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection was lost and is being opened again; every stream then begins anew with its snapshot."""
+
+    reason: str
+    pause_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What to follow: channels of symbols. `depth` is a book's, `interval` a candle's."""
+
+    channels: tuple[str, ...]
+    symbols: tuple[str, ...]
+    venue: str | None = None
+    depth: int = 50
+    interval: str = "1m"
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What one frame from the server means: events for the reader, and texts to send back."""
+
+    events: list[Message | Hole] = field(default_factory=list)
+    sends: list[str] = field(default_factory=list)
+    retry_id: int | None = None
