@@ -323,7 +323,7 @@ def _numbers(values: list[str], field: str) -> str:
     text = ",".join(values)
     # Plain digits, points and the commas just put there, as nearly always; a second point PostgreSQL itself refuses.
     digits = text.replace(",", "").replace(".", "")
-    if not (digits.isascii() and digits.isdigit() and text.count(",") == len(values) - 1):
+    if not (digits.isascii() and digits.isdigit() and text.count(",") == len(values) - 1 and all(values)):
         for value in values:
             decimal(value, field)
     return f"{{{text}}}"

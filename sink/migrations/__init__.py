@@ -52,7 +52,7 @@ def upgrade(database_url: str, schema: str, revision: str = "head") -> str | Non
     Raises SettingsError when the server lacks TimescaleDB or the right to use it, Unavailable when it does not answer
     or a lock cannot be had.
     """
-    with _session(database_url) as connection:
+    with session(database_url) as connection:
         timescale.ensure_extension(connection)
         connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
         connection.commit()
@@ -67,14 +67,14 @@ def upgrade(database_url: str, schema: str, revision: str = "head") -> str | Non
 
 def downgrade(database_url: str, schema: str, revision: str) -> str | None:
     """Take the schema back to a revision (`base` for none); return the revision that it is at."""
-    with _session(database_url) as connection:
+    with session(database_url) as connection:
         command.downgrade(_config(connection, schema), revision)
         return _reached(connection, schema)
 
 
 def current(database_url: str, schema: str) -> str | None:
     """Return the revision that the schema is at, None before the first migration."""
-    with _session(database_url) as connection:
+    with session(database_url) as connection:
         return _reached(connection, schema)
 
 
@@ -88,15 +88,18 @@ def history() -> list[Revision]:
 
 def ensure_grants(database_url: str, schema: str) -> list[str]:
     """Grant each role of ours that exists what it needs and no more; return the names of those roles."""
-    with _session(database_url) as connection:
+    with session(database_url) as connection:
         granted = roles.grant(connection, schema)
         connection.commit()
         return granted
 
 
 @contextmanager
-def _session(database_url: str) -> Iterator[Connection]:
-    """Hold one connection that owns the migrations of this database until it is closed."""
+def session(database_url: str) -> Iterator[Connection]:
+    """Hold one connection that alone changes the shape of this database until it is closed.
+
+    Raises SettingsError or Unavailable for what the server refuses.
+    """
 
     def connect() -> psycopg.Connection:
         return psycopg.connect(

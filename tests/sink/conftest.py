@@ -1,0 +1,339 @@
+"""A sink as a real process between the shared Kafka and TimescaleDB, each test with its own topics and schema."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from infra.local.table import Endpoints
+from marketdata.codec import Codec
+from marketdata.events import EVENTS, AnyEvent, DeadLetter, Trade, Trades
+from marketdata.topics import INSTRUMENTS, PUBLIC, Topic
+from runtime.admin import TopicAdmin
+from runtime.kafka import headers_of, producer_config
+from runtime.registry import Registry
+from runtime.settings import CommonSettings
+from sink import migrations
+from sink.service import GROUP, TOPICS
+
+ROOT = Path(__file__).parents[2]
+WAIT_S = 60.0
+TS = 1_786_309_548_228_568_123  # 2026-08-09T21:05:48.228568123Z
+
+
+def wait_for(what: str, look: Callable[[], Any], limit_s: float = WAIT_S) -> Any:
+    """Return what `look` finds, asking until it finds something; fails with `what` after the limit."""
+    deadline = time.monotonic() + limit_s
+    last: BaseException | None = None
+    while time.monotonic() < deadline:
+        try:
+            found = look()
+        except (httpx.HTTPError, psycopg.Error) as error:
+            last, found = error, None
+        if found:
+            return found
+        threading.Event().wait(0.05)
+    raise AssertionError(f"waited {limit_s:.0f} s in vain for: {what} (last: {last!r})")
+
+
+def trades(number: int, count: int = 1, symbol: str = "BTC-USD", **changes: Any) -> Trades:
+    """Return the message `number` with `count` trades whose ids tell message and place."""
+    return Trades(
+        venue="coinbase",
+        symbol=symbol,
+        ts_event=TS + number,
+        ts_recv=TS + number + 1_000,
+        line="coinbase/0",
+        sequence=number,
+        trades=tuple(
+            Trade(
+                trade_id=f"{symbol}/{number}/{item}",
+                ts_event=TS + number,
+                price=f"{64_000 + number}.0{item}",
+                size="0.12345678",
+                side="buy",
+            )
+            for item in range(count)
+        ),
+        **changes,
+    )
+
+
+class Gate:
+    """A TCP proxy in front of the database that can be closed, frozen, or told to cut a connection at its COMMIT."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._listener: socket.socket | None = None
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._frozen = threading.Event()
+        self.cut_commit: str | None = None  # "before" or "after" it reached the server; once
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.open()
+
+    def open(self) -> None:
+        """Accept connections again."""
+        self._frozen.clear()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._start(self._accept, self._listener)
+
+    def freeze(self) -> None:
+        """Pass nothing on any more, as a server does that hangs."""
+        self._frozen.set()
+
+    def close(self) -> None:
+        """Refuse connections and cut those there are."""
+        if self._listener is not None:
+            self._cut(self._listener)
+        for one in self._sockets:
+            self._cut(one)
+        for thread in self._threads:
+            thread.join(10)
+        for one in self._sockets:
+            one.close()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        self._sockets.clear()
+        self._threads.clear()
+
+    def _start(self, work: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=work, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    @staticmethod
+    def _cut(one: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # it may be cut already
+            one.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._target)
+            self._sockets += [client, server]
+            self._start(self._pump, client, server, True)
+            self._start(self._pump, server, client, False)
+
+    def _pump(self, source: socket.socket, target: socket.socket, is_client: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                if self._frozen.is_set():
+                    return
+                if is_client and self.cut_commit and b"COMMIT" in data:
+                    when, self.cut_commit = self.cut_commit, None
+                    self._cut(source)
+                    if when == "before":
+                        break
+                target.sendall(data)
+        self._cut(target)
+
+
+class Road:
+    """The topics before the sink, the sink itself, and the tables after it."""
+
+    def __init__(self, endpoints: Endpoints, prefix: str, schema: str, folder: Path, codec: Codec) -> None:
+        self.endpoints = endpoints
+        self.prefix = prefix
+        self.schema = schema
+        self.codec = codec
+        self.kafka = CommonSettings(
+            kafka_brokers=endpoints.kafka_brokers, registry_url=endpoints.registry_url, topic_prefix=prefix
+        )
+        TopicAdmin(self.kafka).apply(TOPICS)
+        migrations.upgrade(endpoints.database_url, schema)
+        self.producer = Producer(producer_config(self.kafka, "test"))
+        self._folder = folder
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.ports: dict[str, int] = {}
+
+    def produce(self, events: Iterable[AnyEvent], headers: dict[str, bytes] | None = None) -> None:
+        """Write events to their topics, and wait until Kafka has them."""
+        for event in events:
+            topic = INSTRUMENTS if event.schema == "Instrument" else PUBLIC[event.schema]
+            self.produce_bytes(topic, event.key.encode(), self.codec.encode(event), headers)
+        assert self.producer.flush(30) == 0
+
+    def produce_bytes(
+        self, topic: Topic, key: bytes, value: bytes | None, headers: dict[str, bytes] | None = None
+    ) -> None:
+        """Write one record as it is."""
+        self.producer.poll(0)
+        self.producer.produce(topic.physical(self.prefix), key=key, value=value, headers=dict(headers or {}))
+
+    def start(self, name: str = "sink", **env: str) -> None:
+        """Start a sink process with small windows, so that a test sees many transactions."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.ports[name] = probe.getsockname()[1]
+        variables = (
+            os.environ
+            | self.endpoints.environment()
+            | {
+                "TICKSTREAM_TOPIC_PREFIX": self.prefix,
+                "TICKSTREAM_GROUP_PREFIX": self.prefix,
+                "TICKSTREAM_DATABASE_SCHEMA": self.schema,
+                "TICKSTREAM_METRICS_PORT": str(self.ports[name]),
+                "TICKSTREAM_SINK_WINDOW_MS": "10",
+                "TICKSTREAM_SINK_WORKER": name,
+            }
+            | env
+        )
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "sink"], env=variables, stdout=log, stderr=log, cwd=ROOT
+            )
+
+    def signal(self, number: signal.Signals, name: str = "sink") -> None:
+        """Send a signal to a sink."""
+        self.processes[name].send_signal(number)
+
+    def kill(self, name: str = "sink") -> None:
+        """End a sink at once, as a crash would."""
+        self.signal(signal.SIGKILL, name)
+        self.processes[name].wait(10)
+
+    def stop(self, name: str = "sink") -> int:
+        """Ask a sink to leave; return its exit status."""
+        self.signal(signal.SIGTERM, name)
+        return self.processes[name].wait(30)
+
+    def clear(self) -> None:
+        """End what still runs."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait(10)
+
+    def ready(self, name: str = "sink") -> httpx.Response:
+        """Return the answer of /readyz."""
+        return httpx.get(f"http://127.0.0.1:{self.ports[name]}/readyz", timeout=5)
+
+    def metric(self, line: str, name: str = "sink") -> float | None:
+        """Return the value of one line of /metrics, None when it is not there."""
+        text = httpx.get(f"http://127.0.0.1:{self.ports[name]}/metrics", timeout=5).text
+        values = [found.split()[-1] for found in text.splitlines() if found.startswith(line)]
+        return float(values[0]) if values else None
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query in this test's schema."""
+        options = f"-c search_path={self.schema},public -c timezone=UTC"
+        with psycopg.connect(self.endpoints.database_url, options=options) as connection:
+            return connection.execute(query, values).fetchall()
+
+    def count(self, table: str) -> int:
+        """Return the number of rows of a table."""
+        return int(self.rows(f"SELECT count(*) FROM {table}")[0][0])
+
+    def wait_rows(self, table: str, number: int, limit_s: float = WAIT_S) -> None:
+        """Wait until a table has so many rows at least."""
+        wait_for(f"{number} rows in {table}, {self.count(table)} now", lambda: self.count(table) >= number, limit_s)
+
+    def letters(self, number: int) -> list[tuple[DeadLetter, dict[str, bytes]]]:
+        """Return the first dead letters in Kafka, with their headers."""
+        topic = next(one for one in TOPICS if one.schema == "DeadLetter")
+        consumer = Consumer({"bootstrap.servers": self.endpoints.kafka_brokers, "group.id": f"{self.prefix}look"})
+        consumer.assign([TopicPartition(topic.physical(self.prefix), number, 0) for number in range(topic.partitions)])
+        found: list[tuple[DeadLetter, dict[str, bytes]]] = []
+
+        def look() -> bool:
+            for message in consumer.consume(number, 0.5):
+                assert message.error() is None, message.error()
+                letter = self.codec.decode(message.value() or b"")
+                assert isinstance(letter, DeadLetter)
+                found.append((letter, headers_of(message)))
+            return len(found) >= number
+
+        wait_for(f"{number} dead letters", look)
+        consumer.close()
+        return found
+
+    def committed(self) -> int:
+        """Return how many records the group has committed in Kafka, over all partitions."""
+        consumer = Consumer({"bootstrap.servers": self.endpoints.kafka_brokers, "group.id": f"{self.prefix}{GROUP}"})
+        partitions = [
+            TopicPartition(topic.physical(self.prefix), number)
+            for topic in TOPICS
+            for number in range(topic.partitions)
+        ]
+        total = sum(max(0, partition.offset) for partition in consumer.committed(partitions, timeout=10))
+        consumer.close()
+        return total
+
+    def logs(self) -> str:
+        """Return the end of each log, for the message of a failing test."""
+        return "\n".join(
+            f"== {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-25:])
+            for path in sorted(self._folder.glob("*.log"))
+        )
+
+
+@pytest.fixture(scope="session")
+def codec(endpoints: Endpoints) -> Codec:
+    """A codec with every schema registered."""
+    registry = Registry(endpoints.registry_url)
+    for event in EVENTS:
+        registry.register(event.schema)
+    known = registry.codec()
+    registry.close()
+    return known
+
+
+@pytest.fixture
+def road(  # noqa: PLR0917 - pytest hands in fixtures by name
+    endpoints: Endpoints,
+    topic_prefix: str,
+    database_schema: str,
+    tmp_path: Path,
+    codec: Codec,
+    request: pytest.FixtureRequest,
+) -> Iterator[Road]:
+    """Topics, tables and a sink that is not started yet; its log is printed when the test failed."""
+    failed_before = request.session.testsfailed
+    one = Road(endpoints, topic_prefix, database_schema, tmp_path, codec)
+    yield one
+    one.clear()
+    if request.session.testsfailed > failed_before:
+        sys.stderr.write(one.logs())
+
+
+@pytest.fixture
+def gate(endpoints: Endpoints) -> Iterator[tuple[Gate, str]]:
+    """A gate before the database, and the sink's address through it."""
+    parts = psycopg.conninfo.conninfo_to_dict(endpoints.sink_database_url)
+    one = Gate(str(parts["host"]), int(str(parts["port"])))
+    yield one, psycopg.conninfo.make_conninfo(endpoints.sink_database_url, host="127.0.0.1", port=one.port)
+    one.close()
+
+
+@pytest.fixture(name="trades")
+def trades_() -> Callable[..., Trades]:
+    """The function `trades`, which test modules cannot import from here."""
+    return trades
+
+
+@pytest.fixture(name="wait_for")
+def wait_for_() -> Callable[..., Any]:
+    """The function `wait_for`, likewise."""
+    return wait_for

@@ -1,0 +1,159 @@
+"""Batches as plain values, and their COPY text as the real PostgreSQL reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.local.table import Endpoints
+from marketdata.errors import BadEvent
+from marketdata.events import Book, DeadLetter, OperatorState, Quote, Trades
+from sink.batch import STAGE, Batch, Source, Span, refused, stored, timestamp
+
+SOURCE = Source("md.trades.v1", 2, 41, b"coinbase:BTC-USD", b"payload")
+
+
+@pytest.fixture(scope="module")
+def echo(endpoints: Endpoints) -> Iterator[Callable[[str, str], Any]]:
+    """A function that sends COPY text as one column of a type to PostgreSQL, and returns what it holds as text."""
+    with psycopg.connect(endpoints.database_url, autocommit=True) as connection:
+        for kind in ("numeric", "numeric[]", "text", "timestamptz"):
+            name = kind.replace("[]", "_list")
+            connection.execute(f"CREATE TEMP TABLE echo_{name} (value {kind})")
+        connection.execute("SET timezone = 'UTC'")
+
+        def send(kind: str, text: str) -> Any:
+            table = f"echo_{kind.replace('[]', '_list')}"
+            with connection.cursor() as cursor:
+                cursor.execute(f"TRUNCATE {table}")
+                with cursor.copy(f"COPY {table} FROM STDIN") as copy:
+                    copy.write(text + "\n")
+                row = cursor.execute(f"SELECT value::text FROM {table}").fetchone()
+            assert row is not None
+            return row[0]
+
+        yield send
+
+
+digits = st.text("0123456789", min_size=1, max_size=20)
+plain = st.builds(lambda sign, whole, part: f"{sign}{whole}.{part}", st.sampled_from(["", "-"]), digits, digits)
+scientific = st.builds(lambda number, power: f"{number}e{power}", plain, st.integers(-300, 300))
+
+
+def column(text: str, number: int) -> str:
+    """Return one column of the first line of COPY text."""
+    return text.splitlines()[0].split("\t")[number]
+
+
+def quote(**changes: Any) -> Quote:
+    """Return a quote with no prices but these."""
+    return Quote(venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="coinbase/0", **changes)
+
+
+@given(number=st.one_of(digits, plain, scientific, st.sampled_from(["0", ".5", "5.", "0.00000000", "1E-8", "-0"])))
+@settings(max_examples=200, deadline=None)
+def test_a_decimal_string_keeps_its_exact_value(echo: Callable[[str, str], Any], number: str) -> None:
+    """PostgreSQL's numeric holds what the venue sent, digit by digit."""
+    text = stored(quote(bid=number), SOURCE).text
+    assert column(text, 13) == number
+    assert Decimal(echo("numeric", column(text, 13))) == Decimal(number)
+
+
+def test_trailing_zeros_of_a_plain_price_stay(echo: Callable[[str, str], Any]) -> None:
+    """A price written to the tick comes back written to the tick."""
+    assert echo("numeric", column(stored(quote(bid="64000.10"), SOURCE).text, 13)) == "64000.10"
+
+
+@given(numbers=st.lists(st.one_of(digits, plain, scientific), max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_levels_of_a_book_keep_their_exact_values(echo: Callable[[str, str], Any], numbers: list[str]) -> None:
+    """The arrays hold each level's number in its place."""
+    book = Book(
+        venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="l", valid=True, kind="top", depth=10,
+        bid_prices=numbers, bid_sizes=[], ask_prices=[], ask_sizes=[],
+    )  # fmt: skip
+    held = echo("numeric[]", column(stored(book, SOURCE).text, 14)).strip("{}")
+    assert [Decimal(one) for one in held.split(",") if one] == [Decimal(one) for one in numbers]
+
+
+@given(text=st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_any_text_comes_back_as_it_was(echo: Callable[[str, str], Any], text: str) -> None:
+    """Tabs, newlines, backslashes and what looks like COPY's own marks are nothing special inside a value."""
+    assert echo("text", stored(quote(reason=text), SOURCE).text.split("\t")[6]) == text
+
+
+@given(ts=st.integers(-(2**63), 2**63 - 1))
+@settings(max_examples=200, deadline=None)
+def test_any_time_is_cut_to_its_microsecond(echo: Callable[[str, str], Any], ts: int) -> None:
+    """The partition time is the exact time without its last three digits, before 1970 too."""
+    held = datetime.fromisoformat(echo("timestamptz", timestamp(ts)))
+    assert held == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ts // 1000)
+
+
+@pytest.mark.parametrize(
+    "number", ["NaN", "Infinity", "-inf", "0x1F", "1_000", "", " 1", "1 ", "1,2", "٣", "1e9999", "9" * 65, "\\N"]
+)
+def test_what_is_no_decimal_is_refused_by_name(number: str) -> None:
+    """PostgreSQL would take some of these as numbers; a price may be none of them."""
+    with pytest.raises(BadEvent, match=r"not_a_decimal: bid = "):
+        stored(quote(bid=number), SOURCE)
+
+
+@pytest.mark.parametrize("number", ["NaN", "1,2", "", "NULL", "{1}", "1_0"])
+def test_what_is_no_decimal_among_levels_is_refused(number: str) -> None:
+    """One bad level refuses the book; two numbers cannot pass as one."""
+    book = Book(
+        venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="l", valid=True, kind="top", depth=10,
+        bid_prices=["1", number], bid_sizes=["1", "1"], ask_prices=[], ask_sizes=[],
+    )  # fmt: skip
+    with pytest.raises(BadEvent, match=r"not_a_decimal: bid_prices = "):
+        stored(book, SOURCE)
+
+
+def test_an_empty_message_has_no_rows(trades: Callable[..., Trades]) -> None:
+    """A heartbeat moves the offset and stores nothing."""
+    record = stored(trades(1, count=0), SOURCE)
+    assert (record.rows, record.text) == (0, "")
+
+
+def test_full_checkpoints_of_a_book_have_no_rows() -> None:
+    """Only the best levels are history; a checkpoint is the operator's own."""
+    book = Book(
+        venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="l", valid=True, kind="full", depth=0,
+        bid_prices=["1"], bid_sizes=["1"], ask_prices=[], ask_sizes=[],
+    )  # fmt: skip
+    assert stored(book, SOURCE).rows == 0
+
+
+def test_an_event_without_a_table_is_refused() -> None:
+    """An operator's state is for no table."""
+    with pytest.raises(BadEvent, match="wrong_schema"):
+        stored(OperatorState(venue="v", symbol="s", operator="books", ts_recv=1, positions={}, state="{}"), SOURCE)
+
+
+def test_a_refused_record_keeps_its_bytes_and_place() -> None:
+    """A dead letter says where the record stands, whose it was, why it was refused, and has its bytes."""
+    letter = refused(SOURCE, "undecodable", "because", ts=5, field="price", value="x").dead_letter
+    assert letter == DeadLetter(
+        venue="coinbase", symbol="BTC-USD", ts_recv=5, stage=STAGE, reason="undecodable", detail="because",
+        field="price", value="x", topic="md.trades.v1", partition=2, offset=41, payload=b"payload",
+    )  # fmt: skip
+
+
+def test_a_batch_spans_from_the_first_expected_offset_to_the_last_next() -> None:
+    """Offsets that need no row are in the span all the same."""
+    batch = Batch()
+    assert not batch
+    batch.passed(("t", 0), 10, 11)
+    batch.passed(("t", 0), 11, 15)
+    batch.passed(("t", 1), 3, 4)
+    assert batch
+    assert batch.spans == {("t", 0): Span(10, 15), ("t", 1): Span(3, 4)}

@@ -1,0 +1,194 @@
+"""The database's shape: migrations up and down, rights of each role, retention, and what a server must have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from infra.local.table import Endpoints
+from marketdata.errors import SettingsError, Unavailable
+from sink import migrations, retention, roles, timescale
+
+HISTORY = ("trades", "quotes", "books", "candles", "anomalies", "feed_status", "dead_letters")
+
+
+@pytest.fixture
+def schema(endpoints: Endpoints, database_schema: str) -> str:
+    """A schema with every table."""
+    migrations.upgrade(endpoints.database_url, database_schema)
+    return database_schema
+
+
+def connect(url: str, schema: str) -> psycopg.Connection[tuple[object, ...]]:
+    """Return a connection whose unqualified names are the schema's."""
+    return psycopg.connect(url, autocommit=True, options=f"-c search_path={schema},public")
+
+
+def relations(url: str, schema: str) -> set[str]:
+    """Return the names of a schema's tables and views."""
+    with connect(url, schema) as connection:
+        found = connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace AND relkind IN ('r', 'v')", [schema]
+        )
+        return {str(row[0]) for row in found}
+
+
+def test_every_migration_goes_up_down_and_up_again(endpoints: Endpoints, database_schema: str) -> None:
+    """Each step can be taken back, and the way up ends in the same tables both times."""
+    url, revisions = endpoints.database_url, migrations.history()
+    assert migrations.current(url, database_schema) is None
+    assert migrations.upgrade(url, database_schema) == revisions[0].revision
+    made = relations(url, database_schema)
+    for revision in revisions:
+        assert migrations.downgrade(url, database_schema, revision.before or "base") == revision.before
+    assert relations(url, database_schema) == {migrations.VERSION_TABLE}
+    assert migrations.upgrade(url, database_schema) == revisions[0].revision
+    assert relations(url, database_schema) == made
+
+
+def test_migrating_again_changes_nothing(endpoints: Endpoints, schema: str) -> None:
+    """A second run finds nothing to do and keeps the rows."""
+    with connect(endpoints.database_url, schema) as owner:
+        owner.execute("INSERT INTO kafka_offsets (topic, partition, next_offset) VALUES ('t', 0, 7)")
+    assert migrations.upgrade(endpoints.database_url, schema) == migrations.current(endpoints.database_url, schema)
+    with connect(endpoints.database_url, schema) as owner:
+        assert owner.execute("SELECT next_offset FROM kafka_offsets").fetchall() == [(7,)]
+
+
+def test_history_tables_are_partitioned_by_day(endpoints: Endpoints, schema: str) -> None:
+    """Every table of the history is a hypertable with chunks of one day of event time."""
+    with connect(endpoints.database_url, schema) as owner:
+        found = owner.execute(
+            "SELECT hypertable_name, column_name, extract(epoch FROM time_interval) "
+            "FROM timescaledb_information.dimensions WHERE hypertable_schema = %s",
+            [schema],
+        ).fetchall()
+    assert {(table, "ts", 86_400) for table in HISTORY} == {
+        (row[0], row[1], int(str(row[2]).split(".")[0])) for row in found
+    }
+
+
+def test_a_migration_does_not_queue_behind_a_long_reader(
+    endpoints: Endpoints, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives up after the lock timeout, so that it never blocks those who come after it, and says to run it again."""
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_MS", 200)
+    with psycopg.connect(endpoints.database_url, options=f"-c search_path={schema}") as reader:
+        reader.execute("SELECT count(*) FROM quotes")
+        with pytest.raises(Unavailable, match="run it again"):
+            migrations.downgrade(endpoints.database_url, schema, "base")
+    assert migrations.current(endpoints.database_url, schema) == migrations.history()[0].revision
+    assert "quotes" in relations(endpoints.database_url, schema)
+
+
+def test_a_server_that_does_not_answer_is_named_by_its_variable(database_schema: str) -> None:
+    """The error says which setting to look at."""
+    with pytest.raises(Unavailable, match="TICKSTREAM_DATABASE_URL"):
+        migrations.current("postgresql://nobody@127.0.0.1:1/none", database_schema)
+
+
+def test_a_role_without_the_right_to_migrate_is_told_so(endpoints: Endpoints, database_schema: str) -> None:
+    """Migrations run as a service's role fail with the setting to change."""
+    with pytest.raises(SettingsError, match="TICKSTREAM_DATABASE_URL must name the owner"):
+        migrations.upgrade(endpoints.api_database_url, database_schema)
+
+
+def test_the_sink_adds_history_but_cannot_read_change_or_delete_it(endpoints: Endpoints, schema: str) -> None:
+    """Its role has no SELECT, UPDATE, DELETE, TRUNCATE or DDL on the history."""
+    row = (
+        "INSERT INTO dead_letters VALUES (now(), 1, 1, 0, NULL, NULL, NULL, 'v', 's', 'x', 'r', '', NULL, NULL, '', '')"
+    )
+    with connect(endpoints.sink_database_url, schema) as sink:
+        assert sink.execute(row).rowcount == 1
+        for table in HISTORY:
+            for statement in (
+                "SELECT * FROM {}",
+                "UPDATE {} SET ts_recv_ns = 0",
+                "DELETE FROM {}",
+                "TRUNCATE {}",
+                "DROP TABLE {}",
+                "ALTER TABLE {} ADD COLUMN more int",
+            ):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    sink.execute(sql.SQL(statement).format(sql.Identifier(table)))
+        for statement in ("DELETE FROM gaps", "DELETE FROM kafka_offsets", "CREATE TABLE mine (n int)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                sink.execute(statement)
+
+
+@pytest.mark.parametrize("role", ["api_database_url", "readonly_database_url"])
+def test_readers_read_everything_and_write_nothing(endpoints: Endpoints, schema: str, role: str) -> None:
+    """The API's and the analysts' roles have SELECT and no more, on the view and on tables made later too."""
+    with connect(endpoints.database_url, schema) as owner:
+        owner.execute("CREATE TABLE later (n int)")
+    with connect(getattr(endpoints, role), schema) as reader:
+        tables = relations(endpoints.database_url, schema)
+        assert {"candles_latest", "gaps", "later", *HISTORY} <= tables
+        for table in tables:
+            name = sql.Identifier(table)
+            reader.execute(sql.SQL("SELECT * FROM {}").format(name))
+            if table != "candles_latest":
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    reader.execute(sql.SQL("DELETE FROM {}").format(name))
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    reader.execute(sql.SQL("INSERT INTO {} SELECT * FROM {} LIMIT 0").format(name, name))
+
+
+def test_granting_again_takes_away_what_was_too_much(endpoints: Endpoints, schema: str) -> None:
+    """Rights that somebody added by hand do not stay."""
+    with connect(endpoints.database_url, schema) as owner:
+        owner.execute("GRANT DELETE ON gaps TO tickstream_sink")
+    assert migrations.ensure_grants(endpoints.database_url, schema) == [roles.API, roles.READONLY, roles.SINK]
+    with connect(endpoints.sink_database_url, schema) as sink, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        sink.execute("DELETE FROM gaps")
+
+
+@pytest.fixture
+def old_rows(endpoints: Endpoints, schema: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """Feed status of today and of 3, 10 and 400 days ago."""
+    with connect(endpoints.database_url, schema) as owner:
+        for days in (0, 3, 10, 400):
+            owner.execute(
+                "INSERT INTO feed_status (ts, ts_event_ns, ts_recv_ns, kafka_offset, kafka_partition, venue, symbol, "
+                "line, origin, kind, reason, detail) "
+                "VALUES (now() - make_interval(days => %s), 0, 0, %s, 0, 'v', 's', '', 'live', 'connected', '', '')",
+                [days, days],
+            )
+        yield owner
+
+
+def test_retention_drops_whole_days_older_than_asked(
+    endpoints: Endpoints, schema: str, old_rows: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    """A dry run tells what would go; the real one drops just that."""
+    remaining = "SELECT kafka_offset FROM feed_status ORDER BY 1"
+    planned = retention.drop_older(endpoints.database_url, schema, 5, dry_run=True)
+    assert [one.table for one in planned] == ["feed_status", "feed_status"]
+    assert old_rows.execute(remaining).fetchall() == [(0,), (3,), (10,), (400,)]
+    assert retention.drop_older(endpoints.database_url, schema, 5) == planned
+    assert old_rows.execute(remaining).fetchall() == [(0,), (3,)]
+    assert retention.drop_older(endpoints.database_url, schema, 5) == []
+
+
+def test_retention_refuses_what_makes_no_sense(endpoints: Endpoints, schema: str) -> None:
+    """Zero days would drop everything; the ledger of gaps has no days."""
+    with pytest.raises(SettingsError, match="at least 1"):
+        retention.drop_older(endpoints.database_url, schema, 0)
+    with pytest.raises(SettingsError, match="gaps"):
+        retention.drop_older(endpoints.database_url, schema, 5, ("gaps",))
+
+
+def test_the_edition_at_hand_is_recognised(endpoints: Endpoints, schema: str) -> None:
+    """Compression is on exactly where the server's licence has it."""
+    with connect(endpoints.database_url, schema) as owner:
+        licence = owner.execute("SHOW timescaledb.license").fetchone()
+        compressed = owner.execute(
+            "SELECT bool_and(compression_enabled) FROM timescaledb_information.hypertables "
+            "WHERE hypertable_schema = %s",
+            [schema],
+        ).fetchone()
+    assert licence is not None
+    assert compressed == (licence[0] == timescale.Edition.COMMUNITY,)

@@ -1,0 +1,343 @@
+"""The sink as a process between real Kafka and real TimescaleDB: killed, cut off, doubled and poisoned, and still exact."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from marketdata.events import Book, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.topics import BOOKS, DEAD_LETTERS, QUOTES, TRADES
+from sink import migrations
+
+TS = 1_786_309_548_228_568_123
+SYMBOLS = ("BTC-USD", "ETH-USD", "SOL-USD", "DOGE-USD", "ADA-USD", "XRP-USD", "LTC-USD", "DOT-USD")
+MESSAGES, EACH = 4_000, 3
+ROOT = Path(__file__).parents[2]
+
+
+def stream(trades: Callable[..., Trades], start: int = 0, messages: int = MESSAGES) -> list[Trades]:
+    """Return messages of three trades, symbol after symbol."""
+    return [
+        trades(number, count=EACH, symbol=SYMBOLS[number % len(SYMBOLS)]) for number in range(start, start + messages)
+    ]
+
+
+def expected(messages: int = MESSAGES) -> list[str]:
+    """Return every trade id of the stream, sorted."""
+    return sorted(
+        f"{SYMBOLS[number % len(SYMBOLS)]}/{number}/{item}" for number in range(messages) for item in range(EACH)
+    )
+
+
+def trade_ids(road: Any) -> list[str]:
+    """Return every trade id stored, sorted; a row stored twice is there twice."""
+    return sorted(row[0] for row in road.rows("SELECT trade_id FROM trades"))
+
+
+def test_killed_again_and_again_it_stores_each_row_exactly_once(road: Any, trades: Callable[..., Trades]) -> None:
+    """Kill -9 in the middle of a stream, five times: nothing is missing and nothing is there twice."""
+    road.produce(stream(trades))
+    stored = 0
+    for _ in range(5):
+        road.start(TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
+        road.wait_rows("trades", stored + 600)
+        road.kill()
+        stored = road.count("trades")
+    assert 0 < stored < len(expected())
+    road.start()
+    road.wait_rows("trades", len(expected()))
+    assert road.stop() == 0
+    assert trade_ids(road) == expected()
+
+
+def test_a_restart_goes_on_where_the_database_stands(road: Any, trades: Callable[..., Trades]) -> None:
+    """What was stored is not read again, whatever Kafka believes was committed."""
+    road.produce(stream(trades, messages=100))
+    road.start()
+    road.wait_rows("trades", 300)
+    assert road.stop() == 0
+    assert road.committed() == 100
+    with psycopg.connect(road.endpoints.database_url, options=f"-c search_path={road.schema}") as owner:
+        # As if an older state of the database had been restored: it decides, not Kafka.
+        topic, partition, offset = owner.execute(
+            "SELECT topic, partition, next_offset FROM kafka_offsets WHERE next_offset > 10 LIMIT 1"
+        ).fetchone() or ("", 0, 0)
+        owner.execute("DELETE FROM trades WHERE kafka_partition = %s AND kafka_offset >= %s", [partition, offset - 10])
+        owner.execute(
+            "UPDATE kafka_offsets SET next_offset = %s WHERE topic = %s AND partition = %s",
+            [offset - 10, topic, partition],
+        )
+    road.produce(stream(trades, start=100, messages=10))
+    road.start()
+    road.wait_rows("trades", 330)
+    assert road.stop() == 0
+    assert trade_ids(road) == expected(110)
+
+
+def test_connections_terminated_in_the_middle_lose_nothing(road: Any, trades: Callable[..., Trades]) -> None:
+    """The server ends the sink's session again and again while it writes."""
+    road.produce(stream(trades))
+    road.start(TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
+    cut = 0
+    while road.count("trades") < len(expected()):
+        with psycopg.connect(road.endpoints.sink_database_url, autocommit=True) as same_role:
+            cut += same_role.execute(
+                "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE application_name = "
+                "'tickstream-sink' AND query LIKE %s AND pid <> pg_backend_pid()",
+                # The shared server has other sinks; ours is known by what it writes.
+                [f"%{road.schema}%"],
+            ).rowcount
+        road.wait_rows("trades", min(len(expected()), road.count("trades") + 1_500))
+    assert cut >= 2
+    assert road.stop() == 0
+    assert trade_ids(road) == expected()
+
+
+def test_a_database_that_goes_away_pauses_the_sink_until_it_is_back(
+    road: Any, gate: tuple[Any, str], trades: Callable[..., Trades], wait_for: Callable[..., Any]
+) -> None:
+    """While it is away /readyz says so with the reason and nothing is taken from Kafka; then all arrives, once."""
+    proxy, dsn = gate
+    road.produce(stream(trades, messages=1_000))
+    road.start(TICKSTREAM_SINK_DATABASE_URL=dsn, TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
+    road.wait_rows("trades", 300)
+    proxy.close()
+    wait_for("not ready", lambda: road.ready().status_code == 503)
+    report = road.ready().json()
+    assert "refused" in report["checks"]["database"] or "closed" in report["checks"]["database"]
+    road.produce(stream(trades, start=1_000, messages=1_000))
+    wait_for("three attempts", lambda: (road.metric('tickstream_sink_rewinds_total{reason="database"}') or 0) >= 3)
+    assert road.metric("tickstream_sink_queue_rows") == 0
+    assert road.processes["sink"].poll() is None
+    proxy.open()
+    road.wait_rows("trades", 6_000)
+    wait_for("ready again", lambda: road.ready().status_code == 200)
+    assert road.stop() == 0
+    assert trade_ids(road) == expected(2_000)
+
+
+def test_a_commit_cut_off_is_settled_without_loss(
+    road: Any, gate: tuple[Any, str], trades: Callable[..., Trades], wait_for: Callable[..., Any]
+) -> None:
+    """The connection breaks during COMMIT, with and without effect, in turn."""
+    proxy, dsn = gate
+    road.produce(stream(trades, messages=2_000))
+    road.start(TICKSTREAM_SINK_DATABASE_URL=dsn, TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
+    for number, when in enumerate(("before", "after", "before", "after"), 1):
+        road.wait_rows("trades", number * 300)
+        proxy.cut_commit = when
+        wait_for("the cut", lambda: proxy.cut_commit is None)
+    road.wait_rows("trades", 6_000)
+    assert road.stop() == 0
+    assert trade_ids(road) == expected(2_000)
+
+
+def test_a_sink_that_slept_through_a_rebalance_stores_nothing_twice(
+    road: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
+) -> None:
+    """A zombie wakes up with a batch in its hands after another sink took over: the database refuses it."""
+    road.produce(stream(trades))
+    road.start("first", TICKSTREAM_SINK_WORKER="", TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
+    road.wait_rows("trades", 600)
+    road.signal(signal.SIGSTOP, "first")
+    # Its open transaction, if any, holds the rows of the offsets until the server ends it.
+    road.start("second", TICKSTREAM_SINK_WORKER="", TICKSTREAM_SINK_WRITE_SECONDS="2")
+    road.wait_rows("trades", 9_000)
+    road.signal(signal.SIGCONT, "first")
+    road.produce(stream(trades, start=MESSAGES, messages=1_000))
+    road.wait_rows("trades", len(expected(MESSAGES + 1_000)))
+    wait_for("both ready", lambda: road.ready("first").status_code == road.ready("second").status_code == 200)
+    assert road.stop("first") == 0
+    assert road.stop("second") == 0
+    assert trade_ids(road) == expected(MESSAGES + 1_000)
+
+
+def test_poison_records_become_dead_letters_and_the_rest_goes_on(road: Any, trades: Callable[..., Trades]) -> None:
+    """Bytes that are no Avro, an unknown schema, a wrong record, a bad number and a NUL, among good trades."""
+    good = stream(trades, messages=40)
+    road.produce(good[:20])
+    a_quote = Quote(venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS, line="l", bid="1")
+    bad = {
+        "undecodable": (TRADES, b"no avro at all"),
+        "schema": (TRADES, b"\x00\x7f\xff\xff\xffbody"),
+        "wrong_schema": (TRADES, road.codec.encode(a_quote)),
+        "not_a_decimal": (QUOTES, road.codec.encode(Quote(**{**_fields(a_quote), "bid": "NaN"}))),
+        "refused_by_database": (QUOTES, road.codec.encode(Quote(**{**_fields(a_quote), "line": "\x00"}))),
+    }
+    for topic, value in bad.values():
+        road.produce_bytes(topic, b"coinbase:BTC-USD", value)
+    # A broken record among the dead letters themselves must not breed more of them.
+    road.produce_bytes(DEAD_LETTERS, b"coinbase:BTC-USD", b"broken")
+    road.produce([*good[20:], a_quote])
+    road.start()
+    road.wait_rows("trades", 120)
+    road.wait_rows("quotes", 1)
+    road.wait_rows("dead_letters", 6)
+    letters = road.letters(6)
+    assert road.stop() == 0
+    reasons = ["not_a_decimal", "refused_by_database", "undecodable", "undecodable", "undecodable", "wrong_schema"]
+    assert [row[0] for row in road.rows("SELECT reason FROM dead_letters ORDER BY 1")] == reasons
+    assert sorted(letter.reason for letter, _ in letters) == reasons
+    assert {(bytes(row[0]), row[1]) for row in road.rows("SELECT payload, stage FROM dead_letters")} == {
+        (value, "sink") for _, value in bad.values()
+    } | {(b"broken", "sink")}
+    assert all(
+        headers["ce_id"] == f"{letter.topic}|{letter.partition}|{letter.offset}".encode() for letter, headers in letters
+    )
+    assert trade_ids(road) == expected(40)
+    road.start()
+    road.produce(stream(trades, start=40, messages=1))
+    road.wait_rows("trades", 123)
+    assert road.stop() == 0
+    assert road.count("dead_letters") == 6
+
+
+def _fields(quote: Quote) -> dict[str, Any]:
+    return {name: getattr(quote, name) for name in quote.__struct_fields__}
+
+
+def test_every_topic_lands_in_its_table(road: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]) -> None:
+    """One of each, with checkpoints and deletion marks passed over, and the offsets of all counted."""
+    source = {"venue": "coinbase", "symbol": "BTC-USD", "ts_event": TS, "ts_recv": TS, "line": "l"}
+    levels: dict[str, Any] = {"bid_prices": ["1"], "bid_sizes": ["2"], "ask_prices": ["3"], "ask_sizes": ["4"]}
+    instrument = Instrument(
+        venue="coinbase", symbol="BTC-USD", ts_recv=TS, venue_symbol="BTC-USD", base_currency="BTC",
+        quote_currency="USD",
+    )  # fmt: skip
+    letter = DeadLetter(venue="v", symbol="*", ts_recv=TS, stage="feed", reason="malformed", payload=b"{")
+    road.start()
+    road.produce(
+        [
+            trades(0),
+            trades(1, count=0),
+            Quote(**source, bid="1"),
+            Book(**source, valid=True, kind="top", depth=10, **levels),
+            Book(**source, valid=True, kind="full", depth=0, **levels),
+            FeedStatus(**source, kind="gap", gap_id="g", expected=1, received=3),
+            instrument,
+            letter,
+        ]
+    )
+    road.produce_bytes(BOOKS, b"coinbase:OLD-USD", None)
+    road.producer.flush(10)
+    for table in ("trades", "quotes", "books", "feed_status", "gaps", "instruments", "dead_letters"):
+        road.wait_rows(table, 1)
+    wait_for("all offsets", lambda: road.rows("SELECT sum(next_offset) FROM kafka_offsets") == [(9,)])
+    wait_for("the open gap shown", lambda: road.metric('tickstream_gaps_open{venue="coinbase"}') == 1)
+    road.produce([FeedStatus(**source, kind="resynced", gap_id="g", reason="snapshot")])
+    wait_for("the gap closed", lambda: road.metric('tickstream_gaps_open{venue="coinbase"}') == 0)
+    assert road.rows("SELECT state, repaired_by FROM gaps") == [("repaired", "snapshot")]
+    assert road.count("books") == 1
+    wait_for("no lag", lambda: road.metric('tickstream_sink_lag{topic="%sd.books.v1"}' % (road.prefix + "m")) == 0)
+    assert road.stop() == 0
+    assert road.committed() == 10
+
+
+def test_its_metrics_tell_rows_latency_and_hops(
+    road: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
+) -> None:
+    """Rows by table, the time of a transaction, and how long ago the event was received and last handled."""
+    now = time.time_ns()
+    hops = {"t_recv": str(now).encode(), "t_produced": str(now + 1).encode(), "t_ingested": str(now + 2).encode()}
+    road.start()
+    road.produce([trades(0, count=3)], hops)
+    wait_for("rows counted", lambda: road.metric('tickstream_rows_stored_total{table="trades"}') == 3)
+    assert road.metric("market_data_write_latency_ms_count") == road.metric("tickstream_sink_batch_rows_count")
+    for hop in ("received_to_stored", "ingested_to_stored"):
+        assert road.metric(f'tickstream_hop_latency_ms_count{{hop="{hop}"}}') == 1
+    assert road.stop() == 0
+
+
+def test_told_to_stop_it_stores_what_it_has_read(road: Any, trades: Callable[..., Trades]) -> None:
+    """SIGTERM in the middle of a window: the rows read are stored before it leaves."""
+    road.start(TICKSTREAM_SINK_WINDOW_MS="10000")
+    road.produce([trades(0)])
+    # The first message waits in its window of ten seconds.
+    while not (road.processes["sink"].poll() is None and _queued(road)):
+        assert road.processes["sink"].poll() is None
+    assert road.count("trades") == 0
+    assert road.stop() == 0
+    assert road.count("trades") == 1
+
+
+def _queued(road: Any) -> bool:
+    try:
+        return bool(road.metric("tickstream_sink_queue_rows"))
+    except OSError:
+        return False
+
+
+def test_a_slow_database_pauses_reading_at_the_limit(
+    road: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
+) -> None:
+    """With its table locked the sink holds no more than its limit, whatever waits in Kafka; then all is stored."""
+    road.produce(stream(trades))
+    with psycopg.connect(road.endpoints.database_url, options=f"-c search_path={road.schema}") as owner:
+        owner.execute("LOCK TABLE trades IN EXCLUSIVE MODE")
+        road.start(TICKSTREAM_SINK_QUEUE_ROWS="1000", TICKSTREAM_SINK_BATCH_ROWS="100")
+        wait_for("a full queue", lambda: (road.metric("tickstream_sink_queue_rows") or 0) >= 800)
+        lag = wait_for("lag shown", lambda: road.metric(f'tickstream_sink_lag{{topic="{road.prefix}md.trades.v1"}}'))
+        assert lag > MESSAGES / 2
+        # One batch in the writer's hands, one full in waiting, and what was on its way when reading paused.
+        assert (road.metric("tickstream_sink_queue_rows") or 0) <= 100 + 800 + 2 * 1_000 * EACH
+    road.wait_rows("trades", len(expected()))
+    assert road.stop() == 0
+    assert trade_ids(road) == expected()
+
+
+def test_before_the_migrations_it_waits_and_says_what_to_run(
+    road: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
+) -> None:
+    """It does not crash; once the tables are there it goes on by itself."""
+    migrations.downgrade(road.endpoints.database_url, road.schema, "base")
+    road.produce([trades(0)])
+    road.start()
+    wait_for("the reason", lambda: "tickstream db migrate" in road.ready().json()["checks"]["database"])
+    migrations.upgrade(road.endpoints.database_url, road.schema)
+    road.wait_rows("trades", 1)
+    assert road.stop() == 0
+
+
+def test_records_of_one_symbol_keep_their_order(road: Any, trades: Callable[..., Trades]) -> None:
+    """Within a partition rows are stored in the order of their offsets."""
+    road.produce(stream(trades, messages=500))
+    road.start(TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
+    road.wait_rows("trades", 1_500)
+    assert road.stop() == 0
+    for symbol in SYMBOLS:
+        query = "SELECT sequence FROM trades WHERE symbol = %s ORDER BY kafka_offset, item"
+        numbers = [row[0] for row in road.rows(query, symbol)]
+        assert all(before <= after for before, after in pairwise(numbers))
+
+
+def test_a_bad_setting_is_named_before_anything_starts() -> None:
+    """The exit status is 2 and the message names the variable."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sink"],
+        env=os.environ | {"TICKSTREAM_SINK_WINDOW_MS": "soon"},
+        capture_output=True, text=True, cwd=ROOT, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "TICKSTREAM_SINK_WINDOW_MS" in done.stderr
+
+
+def test_its_log_is_json_and_tells_no_password(road: Any, trades: Callable[..., Trades]) -> None:
+    """Each line can be parsed, and the database's password is in none."""
+    road.start()
+    road.produce([trades(0)])
+    road.wait_rows("trades", 1)
+    assert road.stop() == 0
+    lines = (road._folder / "sink.log").read_text().splitlines()
+    assert {json.loads(line)["event"] for line in lines} >= {"assigned", "reading", "drained"}
+    password = psycopg.conninfo.conninfo_to_dict(road.endpoints.sink_database_url)["password"]
+    assert all(str(password) not in line for line in lines)

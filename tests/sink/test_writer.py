@@ -1,0 +1,494 @@
+"""The writer against the real TimescaleDB: every kind of event, exactly once, whatever happens to the connection."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+
+from infra.local.table import Endpoints
+from marketdata.errors import Unavailable
+from marketdata.events import (
+    Anomaly,
+    AnyEvent,
+    Book,
+    Candle,
+    DeadLetter,
+    FeedStatus,
+    Instrument,
+    Quote,
+    Trade,
+    Trades,
+)
+from sink import migrations
+from sink.batch import Batch, Source, stored
+from sink.writer import Log, Superseded, Writer
+
+TS = 1_786_309_548_228_568_123
+TOPIC = "md.any.v1"
+LOG = {(TOPIC, 0): Log("id", 0, 1_000)}
+
+
+class Table:
+    """One schema, its rows, and writers to it."""
+
+    def __init__(self, endpoints: Endpoints, schema: str) -> None:
+        migrations.upgrade(endpoints.database_url, schema)
+        self.endpoints = endpoints
+        self.schema = schema
+        self.letters: list[DeadLetter] = []
+        self._writers: list[Writer] = []
+
+    def writer(self, dsn: str | None = None, publish: Callable[..., None] | None = None) -> Writer:
+        """Return a new writer with the sink's own role."""
+        one = Writer(dsn or self.endpoints.sink_database_url, self.schema, publish or self.letters.extend, time.time_ns)
+        self._writers.append(one)
+        return one
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query, in UTC."""
+        options = f"-c search_path={self.schema},public -c timezone=UTC"
+        with psycopg.connect(self.endpoints.database_url, options=options) as connection:
+            return connection.execute(query).fetchall()
+
+    def close(self) -> None:
+        """Close every writer."""
+        for one in self._writers:
+            one.close()
+
+
+@pytest.fixture
+def table(endpoints: Endpoints, database_schema: str) -> Iterator[Table]:
+    """Every table, empty."""
+    one = Table(endpoints, database_schema)
+    yield one
+    one.close()
+
+
+def batch_of(events: Sequence[AnyEvent], start: int = 0) -> Batch:
+    """Return a batch of events at consecutive offsets of one partition."""
+    batch = Batch()
+    for offset, event in enumerate(events, start):
+        batch.add(stored(event, Source(TOPIC, 0, offset, event.key.encode(), b"bytes")))
+        batch.passed((TOPIC, 0), offset, offset + 1)
+    return batch
+
+
+def status(kind: str, gap_id: str | None = "g1", **changes: Any) -> FeedStatus:
+    """Return a feed status."""
+    fields = {"ts_recv": TS + 5, "symbol": "BTC-USD", **changes}
+    return FeedStatus(venue="coinbase", ts_event=TS, line="coinbase/0", kind=kind, gap_id=gap_id, **fields)
+
+
+def candle(state: str, close: str, revision: int = 0, start: int = 60_000_000_000) -> Candle:
+    """Return a candle of one minute."""
+    return Candle(
+        venue="coinbase", symbol="BTC-USD", interval="1m", start=start, end=start + 60_000_000_000, ts_event=TS,
+        ts_recv=TS + 5, open="1", high="3", low="0.5", close=close, volume="2.50", quote_volume="5", buy_volume="1",
+        trades=3, state=state, revision=revision,
+    )  # fmt: skip
+
+
+def test_trades_land_with_all_their_fields(table: Table) -> None:
+    """Each execution is a row of its own, exact, with both clocks and its place in Kafka."""
+    event = Trades(
+        venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS + 5, line="coinbase/0", sequence=17,
+        origin="backfill", valid=False, reason="gap",
+        trades=(
+            Trade(trade_id="a", ts_event=TS + 1, price="64000.10", size="1e-8", side="buy"),
+            Trade(trade_id="b\t\\", ts_event=TS + 999_000, price="0.000000000000000000001", size="3", side="sell",
+                  liquidation=True, action="correct"),
+        ),
+    )  # fmt: skip
+    writer = table.writer()
+    assert writer.locate(LOG) == {(TOPIC, 0): 0}
+    assert writer.write(batch_of([event])).rows == {"trades": 2}
+    common = (False, "gap", "coinbase", "BTC-USD", "coinbase/0", "backfill", 17, 0, 0, TS + 5)
+    columns = "valid, reason, venue, symbol, line, origin, sequence, kafka_partition, kafka_offset, ts_recv_ns"
+    assert table.rows(
+        "SELECT ts::text, ts_event_ns, item, trade_id, price, size, side, liquidation, action, "
+        f"{columns} FROM trades ORDER BY item"
+    ) == [
+        ("2026-08-09 21:05:48.228568+00", TS + 1, 0, "a", Decimal("64000.10"), Decimal("1e-8"), "buy", False, "new",
+         *common),
+        ("2026-08-09 21:05:48.229567+00", TS + 999_000, 1, "b\t\\", Decimal("1e-21"), Decimal(3), "sell", True,
+         "correct", *common),
+    ]  # fmt: skip
+    assert table.rows("SELECT price::text FROM trades ORDER BY item") == [("64000.10",), ("0.000000000000000000001",)]
+
+
+def test_quotes_land_with_all_their_fields(table: Table) -> None:
+    """What the venue did not send is NULL, never zero."""
+    event = Quote(
+        venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS + 5, line="l", source="book", bid="1.10",
+        bid_size="2", last="1.2", volume_24h="3", high_24h="4", low_24h="0.5", change_24h="-12.5",
+    )  # fmt: skip
+    writer = table.writer()
+    writer.locate(LOG)
+    writer.write(batch_of([event]))
+    assert table.rows(
+        "SELECT ts_event_ns, ts_recv_ns, venue, symbol, line, origin, sequence, valid, reason, source, bid, bid_size, "
+        "ask, ask_size, last, volume_24h, high_24h, low_24h, change_24h FROM quotes"
+    ) == [
+        (TS, TS + 5, "coinbase", "BTC-USD", "l", "live", None, True, "", "book", Decimal("1.10"), Decimal(2), None,
+         None, Decimal("1.2"), Decimal(3), Decimal(4), Decimal("0.5"), Decimal("-12.5"))
+    ]  # fmt: skip
+
+
+def test_books_land_level_by_level(table: Table) -> None:
+    """Both sides are there with their levels in order, an empty side too."""
+    event = Book(
+        venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS + 5, line="l", sequence=9, valid=False,
+        reason="crossed", kind="top", depth=2, updates=77, bid_prices=["2.50", "2"], bid_sizes=["1", "0.10"],
+        ask_prices=[], ask_sizes=[],
+    )  # fmt: skip
+    writer = table.writer()
+    writer.locate(LOG)
+    writer.write(batch_of([event]))
+    assert table.rows(
+        "SELECT ts_event_ns, valid, reason, sequence, depth, updates, bid_prices, bid_sizes, ask_prices, ask_sizes "
+        "FROM books"
+    ) == [(TS, False, "crossed", 9, 2, 77, [Decimal("2.50"), Decimal(2)], [Decimal(1), Decimal("0.10")], [], [])]
+
+
+def test_anomalies_and_status_land_with_all_their_fields(table: Table) -> None:
+    """Evidence is JSON that can be queried."""
+    anomaly = Anomaly(
+        venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS + 5, anomaly_id="x1", kind="price_jump",
+        severity="critical", metric="move", value="12.5", limit="10", evidence={"from": "1", "quote'\"": "t\tab"},
+    )  # fmt: skip
+    happened = status("halted", None, sequence=4, reason="r", detail="two\nlines", channel="level2")
+    writer = table.writer()
+    writer.locate(LOG)
+    writer.write(batch_of([anomaly, happened]))
+    assert table.rows(
+        "SELECT ts_event_ns, ts_recv_ns, venue, symbol, anomaly_id, kind, severity, metric, value, limit_value, "
+        "evidence FROM anomalies"
+    ) == [
+        (TS, TS + 5, "coinbase", "BTC-USD", "x1", "price_jump", "critical", "move", Decimal("12.5"), Decimal(10),
+         {"from": "1", "quote'\"": "t\tab"})
+    ]  # fmt: skip
+    assert table.rows(
+        "SELECT ts_event_ns, ts_recv_ns, kind, reason, detail, line, sequence, channel, gap_id, expected, received, "
+        "ts_from_ns, ts_to_ns FROM feed_status"
+    ) == [(TS, TS + 5, "halted", "r", "two\nlines", "coinbase/0", 4, "level2", None, None, None, None, None)]
+
+
+def test_instruments_keep_their_last_state(table: Table) -> None:
+    """An instrument is one row, replaced when it is told again."""
+    first = Instrument(
+        venue="coinbase", symbol="BTC-USD", ts_recv=TS, venue_symbol="BTC-USD", base_currency="BTC",
+        quote_currency="USD", tick_size="0.01", size_increment="0.00000001", min_order_size=None, status="online",
+    )  # fmt: skip
+    second = Instrument(
+        venue="coinbase", symbol="BTC-USD", ts_recv=TS + 1, venue_symbol="BTC-USD", base_currency="BTC",
+        quote_currency="USD", tick_size="0.1", status="halted",
+    )  # fmt: skip
+    writer = table.writer()
+    writer.locate(LOG)
+    writer.write(batch_of([first]))
+    assert table.rows("SELECT tick_size, size_increment, min_order_size, status, kind FROM instruments") == [
+        (Decimal("0.01"), Decimal("0.00000001"), None, "online", "spot")
+    ]
+    writer.write(batch_of([first, second], start=1))
+    assert table.rows("SELECT tick_size, size_increment, status, ts_recv_ns FROM instruments") == [
+        (Decimal("0.1"), None, "halted", TS + 1)
+    ]
+
+
+def test_dead_letters_of_others_land_with_their_bytes(table: Table) -> None:
+    """Even a NUL in what they tell is no reason to lose them; the bytes stay as they are."""
+    letter = DeadLetter(
+        venue="coinbase", symbol="*", ts_recv=TS, stage="feed", reason="malformed", detail="a\x00b", field="price",
+        value="\x00", line="coinbase/0", topic="md.raw.v1", partition=3, offset=9, payload=b"\x00\xff\\t\n",
+    )  # fmt: skip
+    writer = table.writer()
+    writer.locate(LOG)
+    writer.write(batch_of([letter]))
+    assert table.rows(
+        'SELECT ts_recv_ns, venue, symbol, stage, reason, detail, field, value, line, topic, "partition", "offset", '
+        "payload FROM dead_letters"
+    ) == [
+        (TS, "coinbase", "*", "feed", "malformed", "a\ufffdb", "price", "\ufffd", "coinbase/0", "md.raw.v1", 3, 9,
+         b"\x00\xff\\t\n")
+    ]  # fmt: skip
+
+
+def test_an_open_candle_is_replaced_until_it_is_final_and_then_revised(table: Table) -> None:
+    """The view shows one row per candle, its latest; the table keeps every final value and revision."""
+    latest = "SELECT state, revision, close FROM candles_latest"
+    writer = table.writer()
+    writer.locate(LOG)
+    writer.write(batch_of([candle("open", "1"), candle("open", "1.5")]))
+    assert table.rows(latest) == [("open", 0, Decimal("1.5"))]
+    writer.write(batch_of([candle("open", "1.7")], start=2))
+    assert table.rows(latest) == [("open", 0, Decimal("1.7"))]
+    writer.write(batch_of([candle("open", "1.9"), candle("final", "2")], start=3))
+    assert table.rows(latest) == [("final", 0, Decimal(2))]
+    writer.write(batch_of([candle("revised", "2.5", revision=1), candle("open", "9", start=120_000_000_000)], start=5))
+    assert table.rows(latest + " ORDER BY ts") == [("revised", 1, Decimal("2.5")), ("open", 0, Decimal(9))]
+    assert table.rows(
+        "SELECT ts::text, ts_end::text, start_ns, end_ns, interval, open, high, low, close, volume, quote_volume, "
+        "buy_volume, trades, state, revision, origin, valid, reason, ts_event_ns, ts_recv_ns "
+        "FROM candles ORDER BY revision"
+    ) == [
+        ("1970-01-01 00:01:00+00", "1970-01-01 00:02:00+00", 60_000_000_000, 120_000_000_000, "1m", Decimal(1),
+         Decimal(3), Decimal("0.5"), Decimal(close), Decimal("2.50"), Decimal(5), Decimal(1), 3, state, revision,
+         "live", True, "", TS, TS + 5)
+        for close, state, revision in (("2", "final", 0), ("2.5", "revised", 1))
+    ]  # fmt: skip
+
+
+def test_a_gap_is_opened_and_then_closed_by_its_id(table: Table) -> None:
+    """The ledger says what was missed, how it was found, by what it was repaired and when."""
+    gap = status("gap", reason="sequence", detail="missed 3", channel="l2_data", expected=5, received=8, ts_from=TS)
+    writer = table.writer()
+    writer.locate(LOG)
+    assert writer.write(batch_of([gap])).gaps_open == {"coinbase": 1}
+    whole = (
+        "SELECT gap_id, venue, symbol, channel, line, reason, detail, state, ts_from_ns, ts_to_ns, expected, received, "
+        "found_by, detected_at::text, repaired_at::text, repaired_by FROM gaps"
+    )
+    opened = ("g1", "coinbase", "BTC-USD", "l2_data", "coinbase/0", "sequence", "missed 3")
+    assert table.rows(whole) == [(*opened, "open", TS, None, 5, 8, "feed", "2026-08-09 21:05:48.228568+00", None, None)]
+    resynced = status("resynced", reason="snapshot", ts_to=TS + 9, ts_recv=TS + 1_000_000)
+    assert writer.write(batch_of([resynced], start=1)).gaps_open == {"coinbase": 0}
+    assert table.rows(whole) == [
+        (*opened, "repaired", TS, TS + 9, 5, 8, "feed", "2026-08-09 21:05:48.228568+00",
+         "2026-08-09 21:05:48.229568+00", "snapshot")
+    ]  # fmt: skip
+
+
+def test_a_gap_that_arrives_after_its_repair_is_closed(table: Table) -> None:
+    """Gap and repair may come by different partitions; in either order the ledger ends the same."""
+    writer = table.writer()
+    writer.locate(LOG)
+    writer.write(batch_of([status("resynced", reason="snapshot", ts_to=TS + 9)]))
+    written = writer.write(batch_of([status("gap", symbol="*", reason="sequence", expected=5, received=8)], start=1))
+    assert written.gaps_open == {"coinbase": 0}
+    assert table.rows("SELECT state, reason, expected, received, ts_to_ns, repaired_by FROM gaps") == [
+        ("repaired", "sequence", 5, 8, TS + 9, "snapshot")
+    ]
+
+
+def test_a_gap_without_an_id_is_on_the_ledger_too(table: Table) -> None:
+    """Its place in Kafka names it."""
+    writer = table.writer()
+    writer.locate(LOG)
+    writer.write(batch_of([status("gap", None), status("resynced", None)]))
+    assert table.rows("SELECT gap_id, state FROM gaps") == [(f"{TOPIC}|0|0", "open")]
+
+
+def test_a_second_writer_at_the_same_place_is_refused(table: Table, trades: Callable[..., Trades]) -> None:
+    """A sink that lost its partitions and does not know it stores nothing, and hears so."""
+    zombie, successor = table.writer(), table.writer()
+    zombie.locate(LOG)
+    successor.locate(LOG)
+    successor.write(batch_of([trades(0), trades(1)]))
+    with pytest.raises(Superseded):
+        zombie.write(batch_of([trades(0)]))
+    assert table.rows("SELECT trade_id FROM trades ORDER BY 1") == [("BTC-USD/0/0",), ("BTC-USD/1/0",)]
+    assert zombie.locate(LOG) == {(TOPIC, 0): 2}
+    zombie.write(batch_of([trades(2)], start=2))
+    assert table.rows("SELECT count(*) FROM trades") == [(3,)]
+
+
+def test_a_batch_is_refused_whole_when_one_of_its_partitions_moved(table: Table, trades: Callable[..., Trades]) -> None:
+    """Rows of the partitions that did not move are not stored either: they come again."""
+    logs = LOG | {(TOPIC, 1): Log("id", 0, 1_000)}
+    one, other = table.writer(), table.writer()
+    one.locate(logs)
+    other.locate(logs)
+    moved = Batch()
+    moved.passed((TOPIC, 1), 0, 5)
+    other.write(moved)
+    batch = batch_of([trades(0)])
+    batch.passed((TOPIC, 1), 0, 3)
+    with pytest.raises(Superseded):
+        one.write(batch)
+    assert table.rows("SELECT count(*) FROM trades") == [(0,)]
+    assert one.locate(logs) == {(TOPIC, 0): 0, (TOPIC, 1): 5}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_commit_whose_answer_is_lost_is_settled_by_the_offsets(
+    table: Table, gate: tuple[Any, str], trades: Callable[..., Trades], when: str
+) -> None:
+    """Cut before COMMIT reached the server or after: reading the offsets tells, and each row is stored once."""
+    proxy, dsn = gate
+    writer = table.writer(dsn)
+    events = [trades(number) for number in range(5)]
+    at = writer.locate(LOG)[TOPIC, 0]
+    proxy.cut_commit = when
+    with pytest.raises(Unavailable):
+        writer.write(batch_of(events))
+    at = writer.locate(LOG)[TOPIC, 0]
+    assert at == (0 if when == "before" else 5)
+    writer.write(batch_of([*events[at:], trades(5)], start=at))
+    assert table.rows("SELECT kafka_offset, trade_id FROM trades ORDER BY 1") == [
+        (number, f"BTC-USD/{number}/0") for number in range(6)
+    ]
+
+
+def test_a_terminated_connection_loses_nothing(
+    table: Table, endpoints: Endpoints, trades: Callable[..., Trades]
+) -> None:
+    """The server ends our session: the write says so, and the next attempt finds everything as it was."""
+    writer = table.writer()
+    writer.locate(LOG)
+    writer.write(batch_of([trades(0)]))
+    assert writer._connection is not None
+    with psycopg.connect(endpoints.sink_database_url, autocommit=True) as same_role:
+        same_role.execute("SELECT pg_terminate_backend(%s, 5000)", [writer._connection.info.backend_pid])
+    with pytest.raises(Unavailable):
+        writer.write(batch_of([trades(1)], start=1))
+    assert writer.locate(LOG) == {(TOPIC, 0): 1}
+    writer.write(batch_of([trades(1)], start=1))
+    assert table.rows("SELECT kafka_offset FROM trades ORDER BY 1") == [(0,), (1,)]
+
+
+def test_a_server_that_hangs_can_be_given_up(
+    table: Table, gate: tuple[Any, str], trades: Callable[..., Trades]
+) -> None:
+    """Another thread cuts a write that takes too long; it fails as any lost connection does."""
+    proxy, dsn = gate
+    writer = table.writer(dsn)
+    writer.locate(LOG)
+    proxy.freeze()
+    giving_up = threading.Timer(0.5, writer.abandon)
+    giving_up.start()
+    with pytest.raises(Unavailable):
+        writer.write(batch_of([trades(0)]))
+    giving_up.join()
+    proxy.close()
+    proxy.open()
+    assert writer.locate(LOG) == {(TOPIC, 0): 0}
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ({"trade_id": "nul\x00"}, "0x00"),
+        ({"trade_id": random.Random(1).randbytes(8_000).hex()}, "index row"),
+        ({"price": "1." + "0" * 30 + "e999", "size": "1.2"}, None),
+    ],
+)
+def test_what_postgresql_refuses_becomes_a_dead_letter_and_the_rest_is_stored(
+    table: Table, trades: Callable[..., Trades], bad: dict[str, str], why: str | None
+) -> None:
+    """The culprit is found among many, told with its bytes, and nothing beside it is lost."""
+    fields = {"trade_id": "bad", "ts_event": TS, "price": "1", "size": "1", "side": "buy"} | bad
+    poison = Trades(
+        venue="coinbase",
+        symbol="BTC-USD",
+        ts_event=TS,
+        ts_recv=TS,
+        line="l",
+        trades=(Trade(**fields),),  # type: ignore[arg-type]
+    )
+    events: list[AnyEvent] = [trades(number, count=2) for number in range(50)]
+    writer = table.writer()
+    writer.locate(LOG)
+    written = writer.write(batch_of([*events[:17], poison, *events[17:]]))
+    if why is None:  # large but a number: PostgreSQL keeps it, exactly
+        assert written.refused == []
+        assert table.rows("SELECT price FROM trades WHERE trade_id = 'bad'") == [(Decimal("1e999"),)]
+        return
+    assert written.rows == {"trades": 100, "dead_letters": 1}
+    (letter,) = written.refused
+    assert table.letters == [letter]
+    assert (letter.stage, letter.reason, letter.topic, letter.partition, letter.offset, letter.payload) == (
+        "sink", "refused_by_database", TOPIC, 0, 17, b"bytes",
+    )  # fmt: skip
+    assert why in letter.detail
+    assert table.rows("SELECT count(*), count(DISTINCT trade_id) FROM trades") == [(100, 100)]
+    assert table.rows('SELECT "offset", payload FROM dead_letters') == [(17, b"bytes")]
+    assert writer.locate(LOG) == {(TOPIC, 0): 51}
+
+
+def test_many_poison_records_are_each_found(table: Table, trades: Callable[..., Trades]) -> None:
+    """Ledger, candles and instruments around them are stored too, each once."""
+    nul = Quote(venue="coinbase", symbol="BTC\x00", ts_event=TS, ts_recv=TS, line="l")
+    bad_evidence = Anomaly(
+        venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS, anomaly_id="x", kind="k", severity="s",
+        metric="m", value="1", limit="1", evidence={"a": "\x00"},
+    )  # fmt: skip
+    events: list[AnyEvent] = [
+        trades(0),
+        nul,
+        status("gap"),
+        bad_evidence,
+        candle("open", "1"),
+        nul,
+        candle("final", "2"),
+        trades(1),
+    ]
+    writer = table.writer()
+    writer.locate(LOG)
+    written = writer.write(batch_of(events))
+    assert [letter.offset for letter in written.refused] == [1, 3, 5]
+    assert table.rows('SELECT "offset" FROM dead_letters ORDER BY 1') == [(1,), (3,), (5,)]
+    assert table.rows("SELECT count(*) FROM trades") == [(2,)]
+    assert table.rows("SELECT state FROM gaps") == [("open",)]
+    assert table.rows("SELECT state, close FROM candles_latest") == [("final", Decimal(2))]
+
+
+def test_nothing_is_stored_when_the_dead_letter_cannot_be_delivered(
+    table: Table, trades: Callable[..., Trades]
+) -> None:
+    """Kafka does not take the letter: the batch is rolled back and comes again, so that topic and table agree."""
+
+    def refuse(_: Sequence[DeadLetter]) -> None:
+        raise Unavailable("Kafka takes no dead letters")
+
+    poison = Quote(venue="coinbase", symbol="BTC\x00", ts_event=TS, ts_recv=TS, line="l")
+    writer = table.writer(publish=refuse)
+    writer.locate(LOG)
+    with pytest.raises(Unavailable, match="Kafka"):
+        writer.write(batch_of([trades(0), poison]))
+    assert writer.locate(LOG) == {(TOPIC, 0): 0}
+    assert table.rows("SELECT (SELECT count(*) FROM trades), (SELECT count(*) FROM dead_letters)") == [(0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("log", "reason", "goes_on"),
+    [
+        (Log("id", 30, 90), "retention", 30),
+        (Log("id", 0, 4), "log_truncated", 4),
+        (Log("other", 0, 90), "topic_recreated", 0),
+    ],
+)
+def test_what_kafka_lost_is_on_the_ledger(
+    table: Table, trades: Callable[..., Trades], log: Log, reason: str, goes_on: int
+) -> None:
+    """Records gone before they were stored are a gap that is told, and reading goes on at what there is."""
+    writer = table.writer()
+    writer.locate(LOG)
+    writer.write(batch_of([trades(number) for number in range(10)]))
+    assert writer.locate({(TOPIC, 0): log}) == {(TOPIC, 0): goes_on}
+    assert table.rows("SELECT venue, channel, reason, expected, received, found_by, state FROM gaps") == [
+        ("*", f"{TOPIC}[0]", reason, 10, goes_on, "sink", "open")
+    ]
+    assert writer.locate({(TOPIC, 0): log}) == {(TOPIC, 0): goes_on}
+    assert writer.gaps_open() == {"*": 1}
+
+
+def test_a_partition_never_read_starts_at_what_kafka_has(table: Table) -> None:
+    """What retention took before the sink's first start is no gap."""
+    writer = table.writer()
+    assert writer.locate({(TOPIC, 0): Log("id", 30, 90)}) == {(TOPIC, 0): 30}
+    assert table.rows("SELECT count(*) FROM gaps") == [(0,)]
+
+
+def test_missing_tables_say_what_to_run(endpoints: Endpoints, database_schema: str) -> None:
+    """A sink that starts before the migrations waits with a reason."""
+    writer = Writer(endpoints.sink_database_url, database_schema, lambda _: None, time.time_ns)
+    with pytest.raises(Unavailable, match="tickstream db migrate"):
+        writer.locate(LOG)
+    writer.close()
