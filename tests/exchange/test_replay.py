@@ -1,0 +1,274 @@
+"""The replay server gives back a recording byte for byte, at the speed asked for, to as many clients as come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import typer
+import websockets
+
+from infra.exchange import web
+from infra.exchange.recording import survey
+from infra.exchange.replay import AGAIN_REASON, END_REASON, WRITE_BUFFER_BYTES_MAX, Replay, speed_of
+from marketdata.clock import SECOND_NS
+from marketdata.errors import CodecError
+from runtime.recordings import Recorded, read, write
+
+RECORDING = Path(__file__).parents[3] / "shared" / "recordings" / "coinbase_advanced.jsonl.zst"
+SUBSCRIBE = json.dumps({"type": "subscribe", "channel": "level2", "product_ids": ["BTC-USD"]})
+START = 1_786_309_548_000_000_000
+
+Bounded = Callable[[Any], None]
+Plays = Callable[..., AbstractAsyncContextManager[Replay]]
+
+
+@pytest.fixture
+def plays() -> Plays:
+    """Serves a recording on a free port."""
+
+    @asynccontextmanager
+    async def serve(file: Path, **options: Any) -> AsyncIterator[Replay]:
+        async with Replay(file, **{"speed": math.inf} | options).serve("127.0.0.1", 0) as replay:
+            yield replay
+
+    return serve
+
+
+def _recv(number: int, data: str, conn: str = "one") -> Recorded:
+    return Recorded("recv", START + number * SECOND_NS, conn, data)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """A recording of 50 frames, one a second, with non-ASCII text, after a subscription."""
+    file = tmp_path / "made.jsonl.zst"
+    frames = [_recv(number, json.dumps({"n": number, "text": "é€😀"}, ensure_ascii=False)) for number in range(50)]
+    write(file, [Recorded("send", START, "wss://venue", SUBSCRIBE), *frames])
+    return file
+
+
+async def _hear(
+    port: int, message: str | None = SUBSCRIBE, path: str = "/"
+) -> tuple[list[str], int | None, str | None]:
+    """Connect, subscribe and return all frames with the close code and reason."""
+    url = f"ws://127.0.0.1:{port}{path}"
+    async with websockets.connect(url, max_size=None, proxy=None) as socket:
+        if message is not None:
+            await socket.send(message)
+        frames = []
+        with suppress(websockets.ConnectionClosed):
+            while True:
+                frames.append(await socket.recv())
+        assert all(isinstance(frame, str) for frame in frames)
+        return frames, socket.close_code, socket.close_reason  # type: ignore[return-value]
+
+
+@pytest.mark.skipif(not RECORDING.exists(), reason="the recordings are not beside the project")
+def test_real_recording_comes_back_byte_for_byte(plays: Plays, bounded: Bounded) -> None:
+    """Every frame of Coinbase's recording arrives, the 5 MB snapshot too, in order; then the recording's end."""
+    expected = [line.data for line in read(RECORDING) if line.t == "recv"]
+
+    async def scenario() -> None:
+        async with plays(RECORDING) as replay:
+            frames, code, reason = await _hear(replay.port)
+            assert frames == expected
+            assert (code, reason) == (1000, END_REASON)
+
+    bounded(scenario())
+
+
+def test_each_connection_hears_the_recording_from_the_beginning(
+    plays: Plays, bounded: Bounded, recording: Path
+) -> None:
+    """Clients at once and one after another each hear all of it."""
+    expected = [line.data for line in read(recording) if line.t == "recv"]
+
+    async def scenario() -> None:
+        async with plays(recording) as replay:
+            heard = await asyncio.gather(*(_hear(replay.port) for _ in range(3)))
+            heard.append(await _hear(replay.port))
+            assert [frames for frames, _, _ in heard] == [expected] * 4
+            assert replay.finished == 4
+
+    bounded(scenario())
+
+
+def test_nothing_is_played_before_the_client_speaks(
+    plays: Plays, bounded: Bounded, recording: Path, eventually: Any
+) -> None:
+    """A client that has not subscribed gets no frame; its first message starts the recording."""
+
+    async def scenario() -> None:
+        async with (
+            plays(recording) as replay,
+            websockets.connect(f"ws://127.0.0.1:{replay.port}", proxy=None, max_queue=None) as socket,
+        ):
+            await eventually(lambda: bool(replay.clients))
+            await (await socket.ping())
+            assert [client.sent for client in replay.clients.values()] == [0]
+            await socket.send(SUBSCRIBE)
+            assert json.loads(await socket.recv())["n"] == 0
+
+    bounded(scenario())
+
+
+def test_venue_without_subscriptions_starts_by_itself(plays: Plays, bounded: Bounded, tmp_path: Path) -> None:
+    """Where the recorder sent nothing, because the address holds the subscription, silence starts it too."""
+    file = tmp_path / "made.jsonl.zst"
+    write(file, [_recv(number, str(number)) for number in range(5)])
+
+    async def scenario() -> None:
+        async with plays(file) as replay:
+            frames, *_ = await _hear(replay.port, None, "/stream?streams=btcusdt@trade")
+            assert frames == ["0", "1", "2", "3", "4"]
+
+    bounded(scenario())
+
+
+def test_slow_reader_is_waited_for_and_misses_nothing(
+    plays: Plays, bounded: Bounded, tmp_path: Path, eventually: Any
+) -> None:
+    """While a client does not read, the server holds a bounded part; once it reads, it gets every frame."""
+    file = tmp_path / "made.jsonl.zst"
+    body = "x" * 100_000
+    write(file, [Recorded("send", START, "wss://venue", SUBSCRIBE), *(_recv(n, f"{n} {body}") for n in range(400))])
+
+    async def scenario() -> None:
+        async with (
+            plays(file) as replay,
+            websockets.connect(f"ws://127.0.0.1:{replay.port}", proxy=None, max_queue=1) as socket,
+        ):
+            await socket.send(SUBSCRIBE)
+            await eventually(lambda: any(not client.writable.is_set() for client in replay.clients.values()))
+            (client,) = replay.clients.values()
+            assert client.transport is not None
+            held = client.transport.underlying_transport.get_write_buffer_size()
+            assert held <= WRITE_BUFFER_BYTES_MAX + len(body) + 100
+            assert client.sent < 400
+            frames = [str(frame) async for frame in socket]
+            assert [int(frame.split()[0]) for frame in frames] == list(range(400))
+
+    bounded(scenario())
+
+
+@pytest.mark.parametrize("speed", [1.0, 10.0])
+def test_frames_keep_their_recorded_distances_divided_by_the_speed(
+    plays: Plays, bounded: Bounded, recording: Path, speed: float
+) -> None:
+    """By an injected clock: each frame is due at its recorded distance from the first one, over the speed."""
+    clock = 0.0
+    due: list[float] = []
+
+    def now() -> float:
+        return clock
+
+    async def sleep(seconds: float) -> None:
+        nonlocal clock
+        clock += seconds
+        due.append(clock)
+        await asyncio.sleep(0)
+
+    async def scenario() -> None:
+        async with plays(recording, speed=speed, now=now, sleep=sleep) as replay:
+            frames, *_ = await _hear(replay.port)
+            assert len(frames) == 50
+            assert due == pytest.approx([number / speed for number in range(1, 50)])
+
+    bounded(scenario())
+
+
+def test_looped_recording_asks_to_connect_again(plays: Plays, bounded: Bounded, recording: Path) -> None:
+    """With `--loop` the end is no end: the close code says that the service restarts."""
+
+    async def scenario() -> None:
+        async with plays(recording, loop=True) as replay:
+            _, code, reason = await _hear(replay.port)
+            assert (code, reason) == (1012, AGAIN_REASON)
+            frames, *_ = await _hear(replay.port)
+            assert len(frames) == 50
+
+    bounded(scenario())
+
+
+def test_client_is_given_the_connection_that_fits_its_subscription(
+    plays: Plays, bounded: Bounded, tmp_path: Path
+) -> None:
+    """Of two recorded connections each client hears the one whose symbols it asked for, whoever comes first."""
+    file = tmp_path / "made.jsonl.zst"
+    frames = [
+        _recv(number, json.dumps({"topic": f"orderbook.{symbol}", "n": number}), symbol)
+        for number in range(6)
+        for symbol in ("BTCUSDT", "SOLUSDT")
+    ]
+    write(file, [Recorded("send", START, "wss://venue", SUBSCRIBE), *frames])
+
+    async def scenario() -> None:
+        async with plays(file) as replay:
+            sol, btc = await asyncio.gather(
+                _hear(replay.port, '{"op":"subscribe","args":["orderbook.SOLUSDT"]}'),
+                _hear(replay.port, '{"op":"subscribe","args":["orderbook.BTCUSDT"]}'),
+            )
+            assert {json.loads(frame)["topic"] for frame in sol[0]} == {"orderbook.SOLUSDT"}
+            assert {json.loads(frame)["topic"] for frame in btc[0]} == {"orderbook.BTCUSDT"}
+            assert len(sol[0]) == len(btc[0]) == 6
+
+    bounded(scenario())
+
+
+def test_clients_that_ask_alike_are_given_different_connections() -> None:
+    """Where nothing tells connections apart, the next one that is not being played is taken, in the file's order."""
+    contents = survey([_recv(0, "same", "a"), _recv(0, "same", "b")])
+    assert contents.fitting("x", set()).name == "a"
+    assert contents.fitting("x", {"a"}).name == "b"
+    assert contents.fitting("x", {"a", "b"}).name == "a"
+
+
+def test_recorded_answers_are_served_at_their_address_in_order(plays: Plays, bounded: Bounded, tmp_path: Path) -> None:
+    """Bodies of one path and query come one after another, the last again and again; another query is another body."""
+    file = tmp_path / "made.jsonl.zst"
+    bodies = [
+        Recorded("http", START, "https://api.venue/depth?symbol=A&limit=5", "first"),
+        Recorded("http", START, "https://api.venue/depth?symbol=A&limit=5", "second"),
+        Recorded("http", START, "https://api.venue/depth?symbol=B&limit=5", "other"),
+    ]
+    write(file, [*bodies, _recv(0, "x")])
+
+    async def scenario() -> None:
+        async with (
+            plays(file) as replay,
+            web.serve(replay.app("venue"), "127.0.0.1", 0) as port,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http,
+        ):
+            answers = [(await http.get("/depth?limit=5&symbol=A")).text for _ in range(3)]
+            assert answers == ["first", "second", "second"]
+            assert (await http.get("/depth?symbol=B&limit=5")).text == "other"
+            assert (await http.get("/depth?symbol=C&limit=5")).status_code == 404
+            assert (await http.get("/healthz")).json()["venue"] == "venue"
+            assert (await http.get("/progress")).json()["recorded"] == [{"connection": "one", "frames": 1}]
+
+    bounded(scenario())
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "fast", "inf", "nan"])
+def test_speed_that_is_none_is_refused(text: str) -> None:
+    """A speed is a number above 0 or `max`."""
+    with pytest.raises(typer.BadParameter, match="max"):
+        speed_of(text)
+    assert speed_of("max") == math.inf
+    assert speed_of("0.5") == 0.5
+
+
+def test_recording_without_frames_is_refused(tmp_path: Path) -> None:
+    """A file that holds nothing to play says so at once, not when a client comes."""
+    file = tmp_path / "empty.jsonl.zst"
+    write(file, [Recorded("send", START, None, SUBSCRIBE)])
+    with pytest.raises(CodecError, match="nothing to play"):
+        Replay(file)
