@@ -5,22 +5,21 @@ from __future__ import annotations
 from marketdata.headers import T_APPLIED, T_INGESTED
 from stream_apps.engines.apps import App
 from stream_apps.engines.task import Cadence
-from stream_apps.operators.arbitration import IngestBooks
-from stream_apps.operators.books import Books
-from stream_apps.operators.candles import Candles
-from stream_apps.operators.ingest import IngestQuotes, IngestStatus, IngestTrades
+from stream_apps.operators import make_operators
 
 # A full book has one to two megabytes, and the operator gives one itself every so many updates.
 _BOOKS = Cadence(inputs=1_000_000, seconds=30.0)
 
+
+def _app(name: str, hop: str, cadence: Cadence | None = None) -> App:
+    return App(name=name, hop=hop, build=lambda known: tuple(make_operators(known, name)), cadence=cadence)
+
+
 _ALL = (
-    App(
-        name="ingest",
-        hop=T_INGESTED,
-        build=lambda known: (IngestTrades(known), IngestBooks(known), IngestQuotes(known), IngestStatus(known)),
-    ),
-    App(name="books", hop=T_APPLIED, build=lambda _: (Books(),), cadence=_BOOKS),
-    App(name="candles", hop=T_APPLIED, build=lambda _: (Candles(),)),
+    _app("ingest", T_INGESTED),
+    _app("books", T_APPLIED, _BOOKS),
+    _app("candles", T_APPLIED),
+    _app("anomalies", T_APPLIED),
 )
 
 APPS: dict[str, App] = {app.name: app for app in _ALL}
