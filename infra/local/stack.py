@@ -172,8 +172,12 @@ def _await_start(folders: Folders, child: subprocess.Popen[bytes], report: Repor
 
 
 def environment(settings: StackSettings) -> dict[str, str]:
-    """Return this program's environment with the settings on top, for a supervisor of its own."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    """Return this program's environment with the settings on top, for a supervisor of its own.
+
+    Settings of the services, such as the engine or the exchange's rate, are theirs to read and pass through.
+    """
+    ours = {f"{PREFIX}{name.upper()}" for name in StackSettings.model_fields}
+    plain = {name: value for name, value in os.environ.items() if name not in ours}
     for name in StackSettings.model_fields:
         value = getattr(settings, name)
         if value is not None and name != "otlp_endpoint":
