@@ -1,0 +1,164 @@
+"""Every event survives the wire format, and what is no record of ours is refused."""
+
+from __future__ import annotations
+
+import copy
+from io import BytesIO
+from typing import Any
+
+import fastavro
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketdata import schemas
+from marketdata.codec import Codec, as_record
+from marketdata.errors import CodecError, UnknownSchema
+from marketdata.events import EVENTS, AnyEvent, Book, Candle, FeedStatus, OperatorState, RawFrame, Trade, Trades
+
+IDS = {cls.schema: number for number, cls in enumerate(EVENTS, start=101)}
+
+# Kafka and JSON hold Unicode text; a lone surrogate is none.
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+LONG = st.integers(-(2**63), 2**63 - 1)
+BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
+    "str": TEXT,
+    "int": LONG,
+    "bool": st.booleans(),
+    "bytes": st.binary(max_size=50),
+    "str | None": st.none() | TEXT,
+    "int | None": st.none() | LONG,
+    "list[str]": st.lists(TEXT, max_size=5),
+    "dict[str, str]": st.dictionaries(TEXT, TEXT, max_size=5),
+    "dict[str, int]": st.dictionaries(TEXT, LONG, max_size=5),
+}
+# Avro `int` fields have 32 bits.
+NARROW = {("Book", "depth"), ("Candle", "revision"), ("DeadLetter", "partition")}
+INT32 = st.integers(-(2**31), 2**31 - 1)
+
+
+def fields(cls: type[Any], name: str) -> dict[str, st.SearchStrategy[Any]]:
+    """Return a strategy for each field of an event, by its annotation."""
+    annotations: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        annotations |= {
+            field: kind for field, kind in vars(base).get("__annotations__", {}).items() if "ClassVar" not in kind
+        }
+    known = BY_TYPE | {"tuple[Trade, ...]": st.lists(st.deferred(lambda: TRADE), max_size=3).map(tuple)}
+    return {
+        field: (st.none() | INT32 if "None" in kind else INT32) if (name, field) in NARROW else known[kind]
+        for field, kind in annotations.items()
+    }
+
+
+TRADE = st.builds(Trade, **fields(Trade, "Trade"))
+EVENT = st.one_of([st.builds(cls, **fields(cls, cls.schema)) for cls in EVENTS])
+
+
+@given(event=EVENT)
+def test_every_event_comes_back_as_it_was(event: AnyEvent) -> None:
+    """Encoding and decoding is the identity, for every event class and any field values."""
+    codec = Codec(IDS)
+    data = codec.encode(event)
+    assert data[0] == 0
+    assert int.from_bytes(data[1:5], "big") == IDS[event.schema]
+    assert codec.decode(data) == event
+
+
+@given(event=EVENT)
+def test_what_we_write_is_avro_that_others_read(event: AnyEvent) -> None:
+    """Any Avro reader with the schema file gets the same values."""
+    codec = Codec(IDS)
+    schema = fastavro.parse_schema(copy.deepcopy(schemas.load(event.schema)))
+    record = fastavro.schemaless_reader(BytesIO(codec.encode(event)[5:]), schema, None)
+    assert record == as_record(event)
+
+
+def test_every_event_class_has_a_schema_with_the_same_fields() -> None:
+    """A field that only one of them has would be lost without a word."""
+    for cls in (*EVENTS, Trade):
+        schema = schemas.load("Trades")["fields"][-1]["type"]["items"] if cls is Trade else schemas.load(cls.schema)
+        assert {field["name"] for field in schema["fields"]} == set(cls.__struct_fields__)
+
+
+@given(event=EVENT, schema_id=st.integers(1_000, 2**32 - 1))
+def test_an_unknown_schema_id_is_learned_once_and_then_read(event: AnyEvent, schema_id: int) -> None:
+    """A record written with an id that was never seen names the id; once its schema is learned the record is read."""
+    data = Codec({event.schema: schema_id}).encode(event)
+    reader = Codec(IDS)
+    with pytest.raises(UnknownSchema) as raised:
+        reader.decode(data)
+    assert raised.value.args[1] == schema_id
+    reader.learn(schema_id, schemas.load(event.schema))
+    assert reader.decode(data) == event
+
+
+def test_a_newer_schema_with_another_field_is_read_without_it() -> None:
+    """A producer that is ahead of us by a field with a default is understood."""
+    newer = copy.deepcopy(schemas.load("FeedStatus"))
+    newer["fields"].append({"name": "added_later", "type": "string", "default": ""})
+    event = FeedStatus(venue="v", symbol="S", ts_event=1, ts_recv=2, line="v/0", kind="gap")
+    writer = fastavro.parse_schema(newer)
+    out = BytesIO()
+    out.write(b"\x00" + (7_777).to_bytes(4, "big"))
+    fastavro.schemaless_writer(out, writer, as_record(event) | {"added_later": "x"})
+    reader = Codec(IDS)
+    reader.learn(7_777, newer)
+    assert reader.decode(out.getvalue()) == event
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"\x00\x00\x00\x00", b"{}", b"\x01\x00\x00\x00\x65abc"])
+def test_bytes_without_the_wire_format_are_refused(data: bytes) -> None:
+    """Too short, or not starting with the zero byte."""
+    with pytest.raises(CodecError, match="wire format"):
+        Codec(IDS).decode(data)
+
+
+@given(event=EVENT, data=st.data())
+def test_a_cut_or_corrupted_record_is_refused_or_an_event_but_never_a_crash(
+    event: AnyEvent, data: st.DataObject
+) -> None:
+    """Whatever bytes follow the prefix, decoding gives an event or a CodecError."""
+    codec = Codec(IDS)
+    good = codec.encode(event)
+    body = bytearray(good[5:])
+    if body:
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    bad = good[:5] + bytes(body)[: data.draw(st.integers(0, len(body)))]
+    try:
+        decoded = codec.decode(bad)
+    except CodecError:
+        return
+    assert isinstance(decoded, EVENTS)
+
+
+def test_an_event_that_does_not_fit_its_schema_is_refused() -> None:
+    """A field of the wrong type is an error of ours that must not reach Kafka."""
+    wrong: Any = Trades(venue="v", symbol="S", ts_event="noon", ts_recv=1, line="v/0")  # type: ignore[arg-type]
+    with pytest.raises(CodecError, match="Trades"):
+        Codec(IDS).encode(wrong)
+
+
+def test_an_event_without_a_registered_schema_says_what_to_do() -> None:
+    """The error names the command that registers schemas."""
+    with pytest.raises(CodecError, match="schemas register"):
+        Codec({}).encode(Trades(venue="v", symbol="S", ts_event=1, ts_recv=1, line="v/0"))
+
+
+def test_a_schema_of_somebody_else_is_not_learned() -> None:
+    """An id that stands for another record is refused by name."""
+    with pytest.raises(CodecError, match="Payment"):
+        Codec(IDS).learn(9, {"type": "record", "name": "Payment", "fields": []})
+
+
+def test_keys_name_what_compaction_keeps() -> None:
+    """A key is venue and symbol; candles add interval and start, full books and states say what they are."""
+    common: dict[str, Any] = {"venue": "v", "symbol": "S", "ts_event": 1, "ts_recv": 2}
+    sides: dict[str, Any] = {"bid_prices": [], "bid_sizes": [], "ask_prices": [], "ask_sizes": []}
+    book = Book(**common, **sides, line="v/0", valid=True, kind="top", depth=50)
+    full = Book(**common, **sides, line="v/0", valid=True, kind="full", depth=0)
+    candle = Candle(**common, interval="1m", start=60, end=120)
+    state = OperatorState(venue="v", symbol="S", operator="candles", ts_recv=1, positions={}, state="{}")
+    raw = RawFrame(venue="v", line="v/0", number=1, ts_recv=1, kind="recv", data=b"")
+    keys = [event.key for event in (Trades(**common, line="v/0"), book, full, candle, state, raw)]
+    assert keys == ["v:S", "v:S", "v:S|full", "v:S|1m|60", "candles|v:S", "v/0"]

@@ -1,0 +1,147 @@
+"""Decimal strings and times: exact, and strict about what they take."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketdata.clock import SECOND_NS, format_rfc3339, parse_rfc3339
+from marketdata.decimals import LENGTH_MAX, decimal, is_zero, plain
+from marketdata.errors import BadEvent, CodecError
+from marketdata.headers import Position, cloudevent, time_of
+
+DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**20), max_value=10**20)
+
+
+@given(value=DECIMALS)
+def test_plain_keeps_the_value_and_reads_like_a_person_writes(value: Decimal) -> None:
+    """No exponent, no trailing zeros after the point, no minus zero, and exactly the same number."""
+    text = plain(value)
+    assert Decimal(text) == value
+    assert "E" not in text
+    assert "." not in text or text[-1] not in "0."
+    assert text != "-0"
+
+
+@given(value=DECIMALS)
+def test_a_decimal_string_is_read_exactly(value: Decimal) -> None:
+    """What `plain` writes is read as the same value."""
+    text = plain(value)
+    if len(text) <= LENGTH_MAX:
+        assert decimal(text, "price") == value
+
+
+@pytest.mark.parametrize("text", ["1", "-1", "1.", ".5", "1e5", "1E-8", "0.00", "007"])
+def test_usual_notations_are_decimals(text: str) -> None:
+    """Every notation that a venue uses."""
+    assert decimal(text, "price") == Decimal(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "-", "NaN", "Infinity", "-inf", " 1", "1 ", "1_000", "1,5", "+1", "0x1", "1e1000", "٣", "1" * 65]
+)
+def test_anything_else_is_no_decimal(text: str) -> None:
+    """Python reads some of these as numbers; a price is never one of them. The error names the field."""
+    with pytest.raises(BadEvent, match="price") as raised:
+        decimal(text, "price")
+    assert raised.value.reason == "not_a_decimal"
+
+
+@given(value=DECIMALS, spelling=st.sampled_from(["f", "E", "e"]))
+def test_zero_is_told_in_any_notation(value: Decimal, spelling: str) -> None:
+    """Only zeros are zero, however small other numbers are."""
+    assert is_zero(format(value, spelling)) == (value == 0)
+
+
+@pytest.mark.parametrize("text", ["0", "0.0", "-0", "0e-8", "0E5", ".0", "0.", "00", "0.000e-400"])
+def test_every_spelling_of_zero_is_zero(text: str) -> None:
+    """As venues write them."""
+    assert is_zero(text)
+
+
+@pytest.mark.parametrize("text", ["1e-400", "0.1e-999", "0.00000000000000000000000000000001", "10", "-1", ""])
+def test_small_is_not_zero(text: str) -> None:
+    """Numbers too small for a float are not zero, and nothing at all is no zero either."""
+    assert not is_zero(text)
+
+
+NANOSECONDS = st.integers(-(10**18), 4 * 10**18)
+ZONES = st.integers(-14 * 60, 14 * 60)
+
+
+@given(ts=NANOSECONDS, minutes=ZONES, separator=st.sampled_from("Tt "))
+def test_a_time_of_any_zone_is_read_to_the_nanosecond(ts: int, minutes: int, separator: str) -> None:
+    """The same moment written in any zone gives the same nanoseconds."""
+    seconds, fraction = divmod(ts, SECOND_NS)
+    zone = timezone(timedelta(minutes=minutes))
+    moment = datetime.fromtimestamp(seconds, UTC).astimezone(zone)
+    offset = moment.strftime("%z")
+    text = f"{moment:%Y-%m-%d}{separator}{moment:%H:%M:%S}.{fraction:09d}"
+    assert parse_rfc3339(f"{text}{offset[:3]}:{offset[3:]}") == ts
+    assert parse_rfc3339(text + offset) == ts
+
+
+@given(ts=NANOSECONDS)
+def test_a_written_time_is_read_again_to_the_microsecond(ts: int) -> None:
+    """Writing cuts off what is finer than a microsecond, and only that."""
+    text = format_rfc3339(ts)
+    assert text.endswith("Z")
+    assert parse_rfc3339(text) == ts - ts % 1000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-08-09T21:05:48",
+        "2026-08-09",
+        "21:05:48Z",
+        "2026-13-01T00:00:00Z",
+        "2026-02-30T00:00:00Z",
+        "2026-08-09T24:00:01Z",
+        "2026-08-09T21:05:60Z",
+        "2026-08-09T21:05:48.1234567890Z",
+        "2026-08-09T21:05:48,5Z",
+        "1786309556",
+        "",
+        "2026-08-09T21:05:48+99:00",
+    ],
+)
+def test_a_time_without_a_zone_or_that_never_was_is_refused(text: str) -> None:
+    """A naive time is a guess. The error names the field."""
+    with pytest.raises(BadEvent, match="event_time") as raised:
+        parse_rfc3339(text, "event_time")
+    assert raised.value.reason == "bad_time"
+
+
+@given(
+    topic=st.from_regex(r"[a-z.]{1,30}", fullmatch=True),
+    partition=st.integers(0, 1000),
+    offset=st.integers(0, 2**62),
+    index=st.integers(-1, 1000),
+)
+def test_a_position_survives_its_header(topic: str, partition: int, offset: int, index: int) -> None:
+    """Positions come back as they were written, and order as their inputs came."""
+    position = Position(topic, partition, offset, index)
+    assert Position.from_header(position.to_header()) == position
+    assert Position(topic, partition, offset, index + 1) > position
+    assert Position(topic, partition, offset + 1, 0) > position
+
+
+@pytest.mark.parametrize("value", [b"", b"a|1|2", b"a|1|2|3|4", b"a|b|c|d", b"\xff|1|2|3"])
+def test_a_header_that_holds_no_position_is_refused(value: bytes) -> None:
+    """Another program's header of the same name does no harm."""
+    with pytest.raises(CodecError, match="no position"):
+        Position.from_header(value)
+
+
+def test_hop_times_are_read_from_headers() -> None:
+    """A hop that was not passed, or a header that is no number, is no time."""
+    headers = cloudevent("Trades", "producer", "1") | {"t_recv": b"17", "t_applied": b"soon"}
+    assert time_of(headers, "t_recv") == 17
+    assert time_of(headers, "t_applied") is None
+    assert time_of(headers, "t_produced") is None
+    assert headers["ce_type"] == b"tickstream.md.Trades.v1"
