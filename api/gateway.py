@@ -358,16 +358,7 @@ class Gateway:
         client.append(self._plain(client, answer))
 
     def _keys(self, request: Request) -> list[StreamKey]:
-        for name, values in (("channels", request.channels), ("symbols", request.symbols)):
-            if not 0 < len(values) <= _SYMBOLS_PER_REQUEST_MAX:
-                raise Refused("bad_request", f"{name} must name 1 to {_SYMBOLS_PER_REQUEST_MAX}, not {len(values)}")
-        for channel in request.channels:
-            if channel not in CHANNELS:
-                raise Refused("unknown_channel", f"{channel[:50]!r} is no channel; there are {', '.join(CHANNELS)}")
-        if request.depth not in DEPTHS:
-            raise Refused("bad_depth", f"depth is {request.depth}; it may be {', '.join(map(str, DEPTHS))}")
-        if request.interval not in INTERVALS:
-            raise Refused("bad_interval", f"interval is {request.interval[:50]!r}; it may be {', '.join(INTERVALS)}")
+        _check(request)
         keys: dict[StreamKey, None] = {}
         for symbol in request.symbols:
             venue = self._venue(symbol, request.venue)
@@ -560,6 +551,19 @@ class Gateway:
 
     def _error(self, client: Client, identity: int | str | None, code: str, message: str) -> bytes:
         return self._plain(client, {"type": "error", "id": identity, "code": code, "message": message})
+
+
+def _check(request: Request) -> None:
+    for name, values in (("channels", request.channels), ("symbols", request.symbols)):
+        if not 0 < len(values) <= _SYMBOLS_PER_REQUEST_MAX:
+            raise Refused("bad_request", f"{name} must name 1 to {_SYMBOLS_PER_REQUEST_MAX}, not {len(values)}")
+    for channel in request.channels:
+        if channel not in CHANNELS:
+            raise Refused("unknown_channel", f"{channel[:50]!r} is no channel; there are {', '.join(CHANNELS)}")
+    if request.depth not in DEPTHS:
+        raise Refused("bad_depth", f"depth is {request.depth}; it may be {', '.join(map(str, DEPTHS))}")
+    if request.interval not in INTERVALS:
+        raise Refused("bad_interval", f"interval is {request.interval[:50]!r}; it may be {', '.join(INTERVALS)}")
 
 
 _EXAMPLE = '{"op": "subscribe", "id": 1, "channels": ["book"], "symbols": ["BTC-USD"]}'

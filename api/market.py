@@ -133,6 +133,7 @@ class SymbolState:
         self.ticker_number = 0
         self.trades: deque[NumberedTrade] = deque(maxlen=TRADES_MAX)
         self.trade_number = 0
+        self.trades_floor = -1  # every trade later than this is in `trades`; -1 until there is one
         self.trades_trust = UNKNOWN
         self.trades_ts_event = 0
         self.trades_ts_recv = 0
@@ -343,17 +344,22 @@ class Market:
         if event.ts_recv >= state.trades_ts_recv:
             state.trades_trust = trust
             state.trades_ts_event, state.trades_ts_recv = event.ts_event, event.ts_recv
-        if not event.trades or event.origin != "live":
-            # Backfilled trades are history: they are read from the database.
-            return []
         new: list[NumberedTrade] = []
         for item, trade in enumerate(event.trades):
-            state.trade_number += 1
-            new.append(NumberedTrade(state.trade_number, offset, item, trade, trust))
+            if state.trades_floor < 0:
+                state.trades_floor = trade.ts_event
+            if len(state.trades) == TRADES_MAX:
+                state.trades_floor = max(state.trades_floor, state.trades[0].trade.ts_event)
+            if event.origin == "live":
+                state.trade_number += 1
+            numbered = NumberedTrade(state.trade_number, offset, item, trade, trust)
+            state.trades.append(numbered)
+            new.append(numbered)
             if trade.action == "new" and (state.last is None or trade.ts_event >= state.last.ts_event):
                 state.last = trade
-        state.trades.extend(new)
-        return [Traded(state, new), *self._renew_ticker(state)]
+        # Repaired and backfilled trades are history: they are read over REST, and told to nobody as news.
+        told: list[Change] = [Traded(state, new)] if new and event.origin == "live" else []
+        return told + self._renew_ticker(state) if new else []
 
     def _candle(self, state: SymbolState, event: Candle) -> list[Change]:
         if event.interval not in state.candles:

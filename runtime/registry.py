@@ -48,7 +48,8 @@ class Registry:
         """
         subject = schemas.subject(name)
         answer = self._ask("PUT", f"config/{subject}", {"compatibility": COMPATIBILITY})
-        if answer.is_error and answer.status_code != _NOT_FOUND:
+        # A conflict here: somebody else is setting the same rule at this moment.
+        if answer.is_error and answer.status_code not in {_NOT_FOUND, _CONFLICT}:
             raise CodecError(f"the registry refuses {COMPATIBILITY} for {subject}: {answer.text[:200]}")
         answer = self._ask("POST", f"subjects/{subject}/versions", {"schema": json.dumps(schemas.load(name))})
         if answer.status_code == _CONFLICT:

@@ -1,0 +1,212 @@
+"""The ASGI application: routes, errors, documentation, dashboard and the headers that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic.json_schema import models_json_schema
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import problems
+from api.documentation import page
+from api.models import FieldError, ProblemAnswer
+from api.routes import ledger, market
+from api.service import Service
+
+STATIC = Path(__file__).resolve().parent / "static"
+
+_TAGS = [
+    {"name": "market", "description": "Live market data: symbols, ticker, order book, trades, candles."},
+    {"name": "ledger", "description": "Gaps and their repair, anomalies, and the health of all data."},
+    {"name": "service", "description": "Health and metrics of this process."},
+]
+_ABOUT = """Market data, exact to the last decimal and never silently wrong.
+
+Prices and sizes are decimal strings, as the venue sent them. Times are RFC 3339 in UTC with microseconds. Every answer
+says whether its value may be trusted (`valid`) and if not, why (`reason`): `gap`, `stale`, `crossed`, `checksum`,
+`halted`, `resyncing` or `disconnected`. Lists are newest first and come in pages: give `next_cursor` back as `cursor`.
+Errors are problem+json.
+
+Live data comes over the WebSocket `/ws`. Send `{"op": "subscribe", "id": 1, "channels": ["ticker", "trades", "book",
+"candles", "anomalies", "status"], "symbols": ["BTC-USD"], "depth": 50, "interval": "1m"}`, with `"venue"` where several
+trade the symbol, and `"unsubscribe"` and `"ping"` alike. `depth` is 1, 5, 10, 20, 50, 100, 200, 500 or 1000. First
+comes the state of each stream (`l2_snapshot`, or messages with `"snapshot": true`), then every change. `sequence` grows
+by one with each change of a stream: of one channel, venue and symbol, and of one depth or interval. An `l2_update` sets
+absolute sizes, "0" removes; applied to the snapshot it gives exactly the best `depth` levels. While `valid` is false
+the book may not be used; after `gap`, `resyncing` and `disconnected` a new `l2_snapshot` follows. A client that reads
+too slowly gets only the latest state of books, tickers and candles, marked `"conflated": true`; one that is too slow
+for trades, anomalies or status is told (`slow_consumer`) and cut."""
+
+
+def create(service: Service) -> FastAPI:
+    """Return the application around a service."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="Tickstream",
+        version="1",
+        description=_ABOUT,
+        openapi_tags=_TAGS,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    problems.install(app)
+    app.include_router(market.router)
+    app.include_router(ledger.router)
+    _add_service_routes(app, service)
+    _add_documentation(app)
+    _add_dashboard(app)
+    app.add_middleware(SecurityHeaders)
+    return app
+
+
+_POLICY = b"; ".join((
+    b"default-src 'self'",
+    b"img-src 'self' data:",
+    b"style-src 'self' 'unsafe-inline'",
+    b"connect-src 'self' ws: wss:",
+    b"object-src 'none'",
+    b"base-uri 'none'",
+    b"frame-ancestors 'none'",
+    b"form-action 'none'",
+))  # fmt: skip
+
+
+class SecurityHeaders:
+    """Adds to every answer the headers that keep a browser from doing what our pages never ask for."""
+
+    _HEADERS = (
+        (b"content-security-policy", _POLICY),
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"x-frame-options", b"DENY"),
+    )
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *self._HEADERS]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+def _add_service_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", tags=["service"], summary="Whether the process is alive")
+    async def healthz() -> dict[str, str]:
+        """Answer 200 while the process lives."""
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["service"], summary="Whether all dependencies answer", responses={503: {}})
+    async def readyz() -> Response:
+        """Answer 200 when Kafka is read up to date and the registry and the database answer, else 503; name each."""
+        ready, body = service.readiness.report()
+        return Response(orjson.dumps(body), 200 if ready else 503, {"Cache-Control": "no-store"}, "application/json")
+
+    @app.get("/metrics", tags=["service"], summary="Metrics for Prometheus")
+    async def metrics() -> Response:
+        """Answer with every metric in Prometheus' text format."""
+        return Response(generate_latest(), 200, None, CONTENT_TYPE_LATEST)
+
+
+def _add_documentation(app: FastAPI) -> None:
+    description: dict[str, Any] = {}
+
+    def openapi() -> dict[str, Any]:
+        if not description:
+            description.update(
+                get_openapi(
+                    title=app.title, version=app.version, description=app.description, tags=_TAGS, routes=app.routes
+                )
+            )
+            _, schemas = models_json_schema(
+                [(ProblemAnswer, "serialization"), (FieldError, "serialization")],
+                ref_template="#/components/schemas/{model}",
+            )
+            components = description.setdefault("components", {}).setdefault("schemas", {})
+            components |= schemas["$defs"]
+            # Parameters are refused with a problem; FastAPI's own shapes never occur.
+            components.pop("HTTPValidationError", None)
+            components.pop("ValidationError", None)
+        return description
+
+    app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way to extend it
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi_json() -> Response:
+        return Response(orjson.dumps(openapi()), 200, None, "application/json")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(page(openapi()), 200, None, "text/html; charset=utf-8")
+
+
+_NOT_BUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tickstream</title>
+<h1>The dashboard is not built yet</h1>
+<p>Run <code>make dashboard</code> (it needs npm), then load this page again.</p>
+<p>The API is here all the same: <a href="/docs">documentation</a>,
+<a href="/api/v1/market/symbols">symbols</a>, <a href="/api/v1/status">status</a>.</p></html>
+"""
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".json": "application/json",
+    ".map": "application/json",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".woff2": "font/woff2",
+    ".txt": "text/plain; charset=utf-8",
+}
+
+
+def _add_dashboard(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def index(request: Request) -> Response:
+        file = STATIC / "index.html"
+        if not file.is_file():
+            return Response(_NOT_BUILT, 200, {"Cache-Control": "no-store"}, "text/html; charset=utf-8")
+        return _file(request, file)
+
+    @app.get("/static/{path:path}", include_in_schema=False)
+    async def static(request: Request, path: str) -> Response:
+        try:
+            file = (STATIC / path).resolve()
+            found = file.is_relative_to(STATIC) and file.is_file()
+        except (ValueError, OSError):
+            found = False
+        if not found or file.suffix not in _TYPES:
+            raise problems.Problem(HTTPStatus.NOT_FOUND, f"there is no file {request.url.path}")
+        return _file(request, file)
+
+
+def _file(request: Request, file: Path) -> Response:
+    """Return a file of the dashboard; a browser asks each time whether its copy is still right, which costs little."""
+    stat = file.stat()
+    tag = f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'
+    headers = {"Cache-Control": "no-cache", "ETag": tag}
+    if request.headers.get("if-none-match") == tag:
+        return Response(None, 304, headers)
+    return Response(file.read_bytes(), 200, headers, _TYPES[file.suffix])

@@ -1,0 +1,289 @@
+"""The shapes of the answers for the OpenAPI description; tests hold the real answers to them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_TIME = "2026-08-09T21:05:48.228568Z"
+
+Price = Annotated[str, Field(description="Decimal string, exact.", examples=["64250.01"])]
+Time = Annotated[str, Field(description="RFC 3339, microseconds, UTC.", examples=[_TIME])]
+Level = Annotated[
+    list[str], Field(min_length=2, max_length=2, description="`[price, size]`.", examples=[["64250.01", "0.5"]])
+]
+Venue = Annotated[str, Field(description="Venue name.", examples=["coinbase"])]
+Symbol = Annotated[str, Field(description="Symbol.", examples=["BTC-USD"])]
+Cursor = Annotated[
+    str | None,
+    Field(description="Give it as `cursor` for the next, older page; null on the last page.", examples=[None]),
+]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Answer(_Model):
+    venue: Venue
+    symbol: Symbol
+    timestamp: Time
+    valid: Annotated[bool, Field(description="Whether the value may be trusted.", examples=[True])]
+    reason: Annotated[
+        str,
+        Field(
+            description="Empty when valid; else gap, stale, crossed, checksum, halted, resyncing or disconnected.",
+            examples=[""],
+        ),
+    ]
+
+
+class TickerData(_Model):
+    """Best bid and offer, last trade and the last 24 hours; null where it is not known."""
+
+    bid: Price | None
+    bid_size: Price | None
+    ask: Price | None
+    ask_size: Price | None
+    last: Price | None
+    volume_24h: Price | None
+    high_24h: Price | None
+    low_24h: Price | None
+    change_24h: Annotated[str | None, Field(description="Percent.", examples=["1.25"])]
+
+
+class TickerAnswer(_Answer):
+    """The ticker of one symbol."""
+
+    type: Literal["ticker"]
+    data: TickerData
+
+
+class BookData(_Model):
+    """Best levels first."""
+
+    bids: list[Level]
+    asks: list[Level]
+
+
+class BookAnswer(_Answer):
+    """The order book of one symbol; both sides are empty while the book is unknown."""
+
+    type: Literal["l2_snapshot"]
+    depth: Annotated[int, Field(description="Levels a side at most.", examples=[20])]
+    sequence: Annotated[int | None, Field(description="The venue's sequence number that it reflects.", examples=[17])]
+    data: BookData
+
+
+class TradeData(_Model):
+    """One execution."""
+
+    trade_id: Annotated[str, Field(examples=["734210001"])]
+    timestamp: Time
+    price: Price
+    size: Price
+    side: Annotated[str, Field(description="Aggressor: buy, sell or unknown.", examples=["buy"])]
+    liquidation: Annotated[bool, Field(examples=[False])]
+    action: Annotated[str, Field(description="Only when it is not new: correct or cancel.")] = "new"
+    valid: Annotated[bool, Field(description="Whether its feed could be trusted then.", examples=[True])]
+    reason: Annotated[str, Field(examples=[""])]
+
+
+class TradesAnswer(_Answer):
+    """Trades, newest first."""
+
+    type: Literal["trades"]
+    data: list[TradeData]
+    next_cursor: Cursor
+
+
+class CandleData(_Model):
+    """One candle of [start, end); the prices are null where there was no trade."""
+
+    interval: Annotated[str, Field(examples=["1m"])]
+    start: Time
+    end: Time
+    open: Price | None
+    high: Price | None
+    low: Price | None
+    close: Price | None
+    volume: Price
+    quote_volume: Price
+    buy_volume: Price
+    trades: Annotated[int, Field(description="0: the interval is complete and had no trade.", examples=[42])]
+    state: Annotated[str, Field(description="open, final or revised.", examples=["final"])]
+    revision: Annotated[int, Field(description="One more for each later correction.", examples=[0])]
+    origin: Annotated[str, Field(description="live, repair or backfill.", examples=["live"])]
+    valid: Annotated[bool, Field(examples=[True])]
+    reason: Annotated[str, Field(examples=[""])]
+
+
+class CandlesAnswer(_Answer):
+    """Candles, newest first."""
+
+    type: Literal["candles"]
+    interval: Annotated[str, Field(examples=["1m"])]
+    data: list[CandleData]
+    next_cursor: Cursor
+
+
+class SymbolData(_Model):
+    """What a venue trades under a symbol."""
+
+    venue: Venue
+    symbol: Symbol
+    venue_symbol: Annotated[str, Field(description="As the venue writes it.", examples=["BTC-USD"])]
+    base_currency: Annotated[str, Field(examples=["BTC"])]
+    quote_currency: Annotated[str, Field(examples=["USD"])]
+    min_order_size: Annotated[str | None, Field(examples=["0.00000001"])]
+    tick_size: Annotated[str | None, Field(examples=["0.01"])]
+    size_increment: Annotated[str | None, Field(examples=["0.00000001"])]
+    status: Annotated[str, Field(examples=["online"])]
+    kind: Annotated[str, Field(description="spot, future, perpetual, equity or option.", examples=["spot"])]
+    valid: Annotated[bool, Field(description="Whether its book or ticker may be trusted now.", examples=[True])]
+    reason: Annotated[str, Field(examples=[""])]
+
+
+class SymbolsAnswer(_Model):
+    """Every symbol of every venue."""
+
+    type: Literal["symbols"]
+    timestamp: Time
+    valid: bool
+    reason: str
+    data: list[SymbolData]
+
+
+class GapData(_Model):
+    """One gap, from its discovery to its repair."""
+
+    gap_id: Annotated[str, Field(examples=["coinbase/0-1786-42"])]
+    venue: Venue
+    symbol: Annotated[str, Field(description="* when the whole connection was concerned.", examples=["BTC-USD"])]
+    channel: str | None
+    line: Annotated[str, Field(examples=["coinbase/0"])]
+    reason: Annotated[str, Field(examples=["sequence"])]
+    detail: str
+    state: Annotated[str, Field(description="open or repaired.", examples=["repaired"])]
+    start: Annotated[str | None, Field(description="Start of the affected time.", examples=[_TIME])]
+    end: Annotated[str | None, Field(description="End of the affected time.", examples=[_TIME])]
+    expected: Annotated[int | None, Field(description="Sequence number that should have come.", examples=[41])]
+    received: Annotated[int | None, Field(description="Sequence number that came.", examples=[43])]
+    found_by: str
+    detected_at: Time
+    repaired_at: Annotated[str | None, Field(examples=[_TIME])]
+    repaired_by: str | None
+
+
+class GapsAnswer(_Model):
+    """The ledger of gaps, latest first."""
+
+    type: Literal["gaps"]
+    timestamp: Time
+    valid: bool
+    reason: str
+    data: list[GapData]
+    next_cursor: Cursor
+
+
+class AnomalyData(_Model):
+    """Something about the market or its data that a person or a strategy should know."""
+
+    anomaly_id: str
+    venue: Venue
+    symbol: Symbol
+    timestamp: Time
+    kind: Annotated[
+        str,
+        Field(description="crossed, stale, gap, price_jump, spread_blowout or volume_spike.", examples=["price_jump"]),
+    ]
+    severity: Annotated[str, Field(description="info, warning or critical.", examples=["warning"])]
+    metric: Annotated[str, Field(description="What was measured.")]
+    value: Price
+    limit: Annotated[str, Field(description="The limit that the value crossed.", examples=["0.01"])]
+    evidence: dict[str, Any]
+
+
+class AnomaliesAnswer(_Model):
+    """Anomalies, newest first."""
+
+    type: Literal["anomalies"]
+    timestamp: Time
+    valid: bool
+    reason: str
+    data: list[AnomalyData]
+    next_cursor: Cursor
+
+
+class SymbolStatus(_Model):
+    """The health of one symbol's data at one venue."""
+
+    venue: Venue
+    symbol: Symbol
+    valid: bool
+    reason: str
+    timestamp: Annotated[str | None, Field(description="When anything was received last.", examples=[_TIME])]
+    age_ms: Annotated[int | None, Field(description="How long ago that was.", examples=[120])]
+    book_valid: Annotated[bool, Field(examples=[True])]
+    book_reason: str
+    book_levels: Annotated[int, Field(description="Levels of both sides.", examples=[40210])]
+    trades_valid: bool
+    trades_reason: str
+    halted: bool
+    line: Annotated[str, Field(examples=["coinbase/0"])]
+    sequence: int | None
+
+
+class FeedEvent(_Model):
+    """What happened to a feed last."""
+
+    venue: Venue
+    symbol: Symbol
+    timestamp: Time
+    kind: Annotated[str, Field(examples=["connected"])]
+    reason: str
+    detail: str
+    line: str
+    channel: str | None
+    gap_id: str | None
+    expected: int | None
+    received: int | None
+
+
+class StatusData(_Model):
+    """Symbols, and the latest events of the feeds, newest first."""
+
+    symbols: list[SymbolStatus]
+    events: list[FeedEvent]
+
+
+class StatusAnswer(_Model):
+    """The health of all data. `valid` is false when any symbol's data may not be trusted."""
+
+    type: Literal["status"]
+    timestamp: Time
+    valid: bool
+    reason: str
+    data: StatusData
+
+
+class FieldError(_Model):
+    """A parameter that cannot be used."""
+
+    field: Annotated[str, Field(examples=["start"])]
+    value: Annotated[str, Field(examples=["2026-08-09T21:05:48"])]
+    message: Annotated[str, Field(examples=["must be an RFC 3339 time with a zone, such as 2026-08-09T21:05:48Z"])]
+
+
+class ProblemAnswer(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: Annotated[str, Field(examples=["about:blank"])]
+    title: Annotated[str, Field(examples=["Unprocessable Content"])]
+    status: Annotated[int, Field(examples=[422])]
+    detail: Annotated[str, Field(description="What is wrong, and what to do about it.")]
+    instance: Annotated[str, Field(examples=["/api/v1/market/BTC-USD/trades"])]
+    errors: list[FieldError] = []
+    venues: Annotated[list[str], Field(description="With 409: the venues to choose from.")] = []
+    near: Annotated[list[str], Field(description="With 404: symbols with a similar name.")] = []

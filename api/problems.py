@@ -1,0 +1,94 @@
+"""Errors as problem+json (RFC 9457): what is wrong, which field and value, and what to do about it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+MEDIA_TYPE = "application/problem+json"
+_VALUE_CHARACTERS_MAX = 200
+_LOG = structlog.get_logger()
+
+
+class Problem(Exception):  # noqa: N818 - RFC 9457's own name
+    """An answer that tells of an error. `errors` names fields with their values."""
+
+    def __init__(
+        self, status: HTTPStatus, detail: str, errors: list[dict[str, Any]] | None = None, **extra: Any
+    ) -> None:
+        self.status = status
+        self.detail = detail
+        self.errors = errors or []
+        self.extra = extra
+        super().__init__(detail)
+
+
+def bad_value(field: str, value: object, message: str) -> Problem:
+    """Return the problem of one parameter that cannot be used."""
+    shown = str(value)[:_VALUE_CHARACTERS_MAX]
+    return Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        f"{field} = {shown!r}: {message}",
+        [{"field": field, "value": shown, "message": message}],
+    )
+
+
+def answer(request: Request, problem: Problem) -> Response:
+    """Return a problem as an answer."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": problem.status.phrase,
+        "status": problem.status.value,
+        "detail": problem.detail,
+        "instance": request.url.path,
+    }
+    if problem.errors:
+        body["errors"] = problem.errors
+    headers = {"Cache-Control": "no-store"}
+    if problem.status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "2"
+    return Response(orjson.dumps(body | problem.extra), problem.status.value, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the app a problem."""
+
+    @app.exception_handler(Problem)
+    def of_ours(request: Request, problem: Problem) -> Response:
+        return answer(request, problem)
+
+    @app.exception_handler(RequestValidationError)
+    def of_parameters(request: Request, error: RequestValidationError) -> Response:
+        errors = [
+            {
+                "field": str(each["loc"][-1]),
+                "value": str(each.get("input"))[:_VALUE_CHARACTERS_MAX],
+                "message": each["msg"],
+            }
+            for each in error.errors()
+        ]
+        detail = "; ".join(f"{each['field']} = {each['value']!r}: {each['message']}" for each in errors)
+        return answer(request, Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors))
+
+    @app.exception_handler(HTTPException)
+    def of_routing(request: Request, error: HTTPException) -> Response:
+        status = HTTPStatus(error.status_code)
+        detail = str(error.detail)
+        if status is HTTPStatus.NOT_FOUND:
+            detail = f"there is nothing at {request.url.path}; /docs lists what there is"
+        elif status is HTTPStatus.METHOD_NOT_ALLOWED:
+            detail = f"{request.method} is not possible at {request.url.path}"
+        response = answer(request, Problem(status, detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    def of_nobody(request: Request, error: Exception) -> Response:
+        _LOG.error("a request failed", path=request.url.path, exc_info=error)
+        return answer(request, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "this is our fault; the log says more"))

@@ -1,0 +1,65 @@
+"""The parameters that several routes take, described once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Path, Query
+
+from api.market import TRUSTED
+from api.models import ProblemAnswer
+from api.problems import MEDIA_TYPE
+from marketdata.clock import format_rfc3339
+
+_TEXT = r"^[^\x00-\x1f\x7f]+$"
+_NAME_MAX = 64
+
+SymbolPath = Annotated[
+    str, Path(description="Symbol, as in /symbols.", examples=["BTC-USD"], max_length=_NAME_MAX, pattern=_TEXT)
+]
+VenueQuery = Annotated[
+    str | None,
+    Query(
+        description="Venue; needed where several trade the symbol.",
+        examples=["coinbase"],
+        max_length=_NAME_MAX,
+        pattern=_TEXT,
+    ),
+]
+SymbolQuery = Annotated[
+    str | None, Query(description="Only this symbol.", examples=["BTC-USD"], max_length=_NAME_MAX, pattern=_TEXT)
+]
+StartQuery = Annotated[
+    str | None,
+    Query(description="From this time on (inclusive), RFC 3339 with a zone.", examples=["2026-08-09T21:00:00Z"]),
+]
+EndQuery = Annotated[
+    str | None,
+    Query(description="Up to this time (exclusive), RFC 3339 with a zone.", examples=["2026-08-09T22:00:00Z"]),
+]
+CursorQuery = Annotated[
+    str | None, Query(description="`next_cursor` of the page before; the other parameters stay the same.")
+]
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the description of the errors that a route may answer with."""
+    meanings = {
+        404: "No venue trades the symbol; near names are given.",
+        409: "Several venues trade the symbol; they are named.",
+        422: "A parameter cannot be used; field and value are named.",
+        503: "The database does not answer, or the market is still being read.",
+    }
+    content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{ProblemAnswer.__name__}"}}}
+    return {status: {"description": meanings[status], "content": content} for status in statuses}
+
+
+def ledger(kind: str, now: int, data: Any) -> dict[str, Any]:
+    """Return an answer that is about no single symbol."""
+    return {
+        "type": kind,
+        "timestamp": format_rfc3339(now),
+        "valid": TRUSTED.valid,
+        "reason": TRUSTED.reason,
+        "data": data,
+    }

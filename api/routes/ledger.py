@@ -1,0 +1,157 @@
+"""What the feeds did: gaps with their repair, anomalies, and the health of all data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api import messages
+from api.answers import json_answer
+from api.market import SymbolState, halted
+from api.models import AnomaliesAnswer, GapsAnswer, StatusAnswer
+from api.parameters import microseconds, read_cursor, time_range, write_cursor
+from api.routes.common import CursorQuery, EndQuery, StartQuery, SymbolQuery, VenueQuery, ledger, problems
+from api.service import Service
+from marketdata.clock import format_rfc3339
+from marketdata.events import ALL_SYMBOLS
+
+router = APIRouter(prefix="/api/v1", tags=["ledger"])
+
+_EVENTS_MAX = 100
+LimitQuery = Annotated[int, Query(ge=1, le=1_000, description="Items on a page at most.", examples=[100])]
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+@router.get("/gaps", response_model=GapsAnswer, responses=problems(422, 503), summary="The ledger of gaps")
+async def gaps(
+    request: Request,
+    *,
+    venue: VenueQuery = None,
+    symbol: SymbolQuery = None,
+    state: Annotated[Literal["open", "repaired"] | None, Query(description="Only gaps in this state.")] = None,
+    start: StartQuery = None,
+    end: EndQuery = None,
+    limit: LimitQuery = 100,
+    cursor: CursorQuery = None,
+) -> Response:
+    """Answer with what was missing, from when to when, how it was found, and what repaired it; by time of discovery."""
+    span = time_range(start, end)
+    before = read_cursor(cursor, tuple[int, str])
+    filters = {"venue": venue, "symbol": symbol, "state": state}
+    service = _service(request)
+    rows = await service.history.gaps(filters, span, before, limit + 1)
+    page = rows[:limit]
+    answer = ledger("gaps", service.clock(), [_gap(row) for row in page])
+    answer["next_cursor"] = (
+        write_cursor(microseconds(page[-1]["detected_at"]), page[-1]["gap_id"]) if len(rows) > limit else None
+    )
+    return json_answer(request, answer)
+
+
+@router.get("/anomalies", response_model=AnomaliesAnswer, responses=problems(422, 503), summary="Anomalies")
+async def anomalies(
+    request: Request,
+    *,
+    venue: VenueQuery = None,
+    symbol: SymbolQuery = None,
+    kind: Annotated[
+        Literal["crossed", "stale", "gap", "price_jump", "spread_blowout", "volume_spike"] | None,
+        Query(description="Only this kind."),
+    ] = None,
+    severity: Annotated[Literal["info", "warning", "critical"] | None, Query(description="Only this severity.")] = None,
+    start: StartQuery = None,
+    end: EndQuery = None,
+    limit: LimitQuery = 100,
+    cursor: CursorQuery = None,
+) -> Response:
+    """Answer with anomalies, newest first: which value crossed which limit, and the evidence."""
+    span = time_range(start, end)
+    before = read_cursor(cursor, tuple[int, int, int])
+    filters = {"venue": venue, "symbol": symbol, "kind": kind, "severity": severity}
+    service = _service(request)
+    rows = await service.history.anomalies(filters, span, before, limit + 1)
+    page = rows[:limit]
+    answer = ledger("anomalies", service.clock(), [_anomaly(row) for row in page])
+    last = page[-1] if page else {}
+    answer["next_cursor"] = (
+        write_cursor(microseconds(last["ts"]), last["kafka_partition"], last["kafka_offset"])
+        if len(rows) > limit
+        else None
+    )
+    return json_answer(request, answer)
+
+
+@router.get("/status", response_model=StatusAnswer, responses=problems(422), summary="The health of all data")
+async def status(request: Request, venue: VenueQuery = None, symbol: SymbolQuery = None) -> Response:
+    """Answer with the validity and age of each symbol's data, and what happened to the feeds last."""
+    service = _service(request)
+    states = [
+        state
+        for state in service.market.states()
+        if (venue is None or state.venue == venue) and (symbol is None or state.symbol in {symbol, ALL_SYMBOLS})
+    ]
+    health = [_health(service, state) for state in states if state.symbol != ALL_SYMBOLS and state.has_data]
+    health.sort(key=lambda each: (each["symbol"], each["venue"]))
+    events = sorted((kept.status for state in states for kept in state.statuses), key=lambda each: -each.ts_recv)
+    happened = [
+        messages.status(each) | {"venue": each.venue, "symbol": each.symbol, "timestamp": format_rfc3339(each.ts_recv)}
+        for each in events[:_EVENTS_MAX]
+    ]
+    answer = ledger("status", service.clock(), {"symbols": health, "events": happened})
+    bad = [each for each in health if not each["valid"]]
+    if bad:
+        answer["valid"], answer["reason"] = False, bad[0]["reason"]
+    return json_answer(request, answer)
+
+
+def _health(service: Service, state: SymbolState) -> messages.Json:
+    book = service.fresh(state.book.trust, state.book.ts_recv)
+    trades = service.fresh(state.trades_trust, state.trades_ts_recv)
+    # A venue may send only books, or only trades: what never came says nothing about the rest.
+    trusts = [trust for trust, ts in ((book, state.book.ts_recv), (trades, state.trades_ts_recv)) if ts]
+    if not trusts and state.ticker is not None:
+        trusts = [service.fresh(state.ticker.trust, state.ticker_ts_recv)]
+    bad = next((trust for trust in trusts if not trust.valid), None)
+    ts_recv = state.ts_recv
+    return {
+        "venue": state.venue,
+        "symbol": state.symbol,
+        "valid": bad is None,
+        "reason": bad.reason if bad is not None else "",
+        "timestamp": format_rfc3339(ts_recv) if ts_recv else None,
+        "age_ms": max(0, service.clock() - ts_recv) // 1_000_000 if ts_recv else None,
+        "book_valid": book.valid,
+        "book_reason": book.reason,
+        "book_levels": len(state.book.book.bids) + len(state.book.book.asks),
+        "trades_valid": trades.valid,
+        "trades_reason": trades.reason,
+        "halted": halted(state),
+        "line": state.book.line,
+        "sequence": state.book.sequence,
+    }
+
+
+def _gap(row: dict[str, Any]) -> messages.Json:
+    data = {name: row[name] for name in _GAP_FIELDS}
+    data["start"] = format_rfc3339(row["ts_from_ns"]) if row["ts_from_ns"] is not None else None
+    data["end"] = format_rfc3339(row["ts_to_ns"]) if row["ts_to_ns"] is not None else None
+    data["detected_at"] = format_rfc3339(microseconds(row["detected_at"]) * 1000)
+    repaired = row["repaired_at"]
+    data["repaired_at"] = format_rfc3339(microseconds(repaired) * 1000) if repaired is not None else None
+    return data
+
+
+_GAP_FIELDS = (
+    "gap_id", "venue", "symbol", "channel", "line", "reason", "detail", "state", "expected", "received", "found_by",
+    "repaired_by",
+)  # fmt: skip
+
+
+def _anomaly(row: dict[str, Any]) -> messages.Json:
+    names = ("anomaly_id", "venue", "symbol", "kind", "severity", "metric", "value", "limit", "evidence")
+    return {name: row[name] for name in names} | {"timestamp": format_rfc3339(row["ts_event_ns"])}

@@ -1,0 +1,132 @@
+"""The API's parts put together: Kafka's thread, the market, the WebSocket gateway, the database and the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+from api.consumer import KAFKA, REGISTRY, Delivery, Distrust, MarketConsumer
+from api.gateway import Gateway, Limits
+from api.history import DATABASE, History
+from api.market import Market, Trust, fresh
+from api.settings import ApiSettings
+from marketdata.clock import SECOND_NS
+from marketdata.events import Book
+from marketdata.headers import T_APPLIED, T_INGESTED, T_PRODUCED, T_RECV, TRACEPARENT, Headers, time_of
+from runtime.health import Readiness
+from runtime.metrics import observe_hop
+from runtime.tracing import Tracing
+
+_EXPIRE_S = 1.0
+_CHECK_S = 2.0
+_HOPS = (
+    ("recv_to_produced", T_RECV, T_PRODUCED),
+    ("produced_to_ingested", T_PRODUCED, T_INGESTED),
+    ("ingested_to_applied", T_INGESTED, T_APPLIED),
+)
+HANDLED = Counter("tickstream_api_events_total", "Events that the API took in, by schema.", ["schema"])
+CAUGHT_UP = Gauge("tickstream_api_caught_up", "1 once the market is known after a start.")
+_LOG = structlog.get_logger()
+
+
+class Service:
+    """Everything that the routes and the WebSocket use; lives on one event loop."""
+
+    def __init__(self, settings: ApiSettings, tracing: Tracing, clock: Callable[[], int] = time.time_ns) -> None:
+        self.settings = settings
+        self.readiness = Readiness(KAFKA, REGISTRY, DATABASE)
+        self.clock = clock
+        self.stale_ns = int(settings.stale_s * SECOND_NS)
+        self.market = Market()
+        self.history = History(settings, self.readiness)
+        self._tracing = tracing
+        self._consumer = MarketConsumer(settings, self.readiness, self._deliver)
+        limits = Limits(
+            clients_max=settings.ws_clients_max,
+            subscriptions_max=settings.ws_subscriptions_max,
+            conflate_bytes=settings.ws_conflate_bytes,
+            cut_bytes=settings.ws_cut_bytes,
+        )
+        self.gateway = Gateway(self.market, limits, self.stale_ns, clock, lambda: self.known)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.known = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Read Kafka, watch the database and let values grow stale while the context lasts."""
+        self._loop = asyncio.get_running_loop()
+        await self.history.open()
+        tasks = [asyncio.create_task(self._every(_EXPIRE_S, self._expire)), asyncio.create_task(self._watch_database())]
+        try:
+            with self._consumer:
+                yield
+        finally:
+            self._loop = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.history.close()
+
+    def fresh(self, trust: Trust, ts_recv: int) -> Trust:
+        """Return the trust of a value received at `ts_recv`, now."""
+        return fresh(trust, ts_recv, self.clock(), self.stale_ns)
+
+    async def _every(self, seconds: float, act: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            act()
+
+    def _expire(self) -> None:
+        self.known = self._consumer.caught_up
+        CAUGHT_UP.set(self.known)
+        self.gateway.expire()
+
+    async def _watch_database(self) -> None:
+        while True:
+            await self.history.check()
+            await asyncio.sleep(_CHECK_S)
+
+    # From Kafka's thread to the loop
+
+    def _deliver(self, batch: list[Delivery | Distrust]) -> None:
+        loop = self._loop
+        if loop is not None:
+            loop.call_soon_threadsafe(self._handle, batch, time.time_ns())
+
+    def _handle(self, batch: list[Delivery | Distrust], consumed_ns: int) -> None:
+        sent: list[Delivery] = []
+        try:
+            for delivery in batch:
+                if isinstance(delivery, Distrust):
+                    self.market.distrust(delivery.venue, delivery.symbol, delivery.reason)
+                elif isinstance(delivery.event, Book):
+                    self.market.restore(delivery.event)
+                elif self.gateway.handle(delivery.event, delivery.offset) and delivery.live:
+                    sent.append(delivery)
+            self.gateway.flush()
+        finally:
+            self._consumer.handled()
+        self.known = self._consumer.caught_up
+        written_ns = time.time_ns()
+        for delivery in sent:
+            self._measure(delivery.headers, consumed_ns, written_ns)
+
+    def _measure(self, headers: Headers, consumed_ns: int, written_ns: int) -> None:
+        """Note how long each hop of an event took that was written to at least one client."""
+        last: int | None = None
+        last_name = ""
+        for hop, start, end in _HOPS:
+            end_ns = time_of(headers, end)
+            if end_ns is not None:
+                observe_hop(hop, time_of(headers, start), end_ns)
+                last, last_name = end_ns, hop.rpartition("_")[2]
+        if last is not None:
+            observe_hop(f"{last_name}_to_client", last, written_ns)
+        observe_hop("consumed_to_client", consumed_ns, written_ns)
+        observe_hop("socket_to_client", time_of(headers, T_RECV), written_ns)
+        self._tracing.span("deliver", headers.get(TRACEPARENT), consumed_ns, written_ns)

@@ -1,0 +1,259 @@
+"""An API as a real process before the shared Kafka, registry and TimescaleDB, each test with its own topics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from confluent_kafka import Producer
+from websockets.asyncio.client import ClientConnection, connect
+
+from infra.local.table import Endpoints
+from marketdata.codec import Codec
+from marketdata.events import EVENTS, AnyEvent
+from marketdata.headers import INPUT, Position
+from marketdata.topics import BOOK_UPDATES, INSTRUMENTS, PUBLIC, TOPICS
+from runtime.admin import TopicAdmin
+from runtime.kafka import producer_config
+from runtime.registry import Registry
+from runtime.settings import CommonSettings
+from sink import migrations
+
+ROOT = Path(__file__).parents[2]
+WAIT_S = 30.0
+
+
+def wait_for(what: str, look: Callable[[], Any], limit_s: float = WAIT_S) -> Any:
+    """Return what `look` finds, asking until it finds something; fails with `what` after the limit."""
+    deadline = time.monotonic() + limit_s
+    last: BaseException | None = None
+    while time.monotonic() < deadline:
+        try:
+            found = look()
+        except httpx.HTTPError as error:
+            last, found = error, None
+        if found:
+            return found
+        threading.Event().wait(0.02)
+    raise AssertionError(f"waited {limit_s:.0f} s in vain for: {what} (last: {last!r})")
+
+
+class Stage:
+    """The topics before the API, the tables beside it, and the API itself."""
+
+    def __init__(self, endpoints: Endpoints, prefix: str, schema: str, folder: Path, codec: Codec) -> None:
+        self.endpoints = endpoints
+        self.prefix = prefix
+        self.schema = schema
+        self.codec = codec
+        self.kafka = CommonSettings(
+            kafka_brokers=endpoints.kafka_brokers, registry_url=endpoints.registry_url, topic_prefix=prefix
+        )
+        self.producer = Producer(producer_config(self.kafka, "test"))
+        self.env = (
+            os.environ
+            | endpoints.environment()
+            | {"TICKSTREAM_TOPIC_PREFIX": prefix, "TICKSTREAM_DATABASE_SCHEMA": schema, "TICKSTREAM_STALE_S": "3600"}
+        )
+        self.log = folder / "api.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.positions: dict[str, Position] = {}
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
+
+    def make_topics(self) -> None:
+        """Make every topic that the API reads."""
+        TopicAdmin(self.kafka).apply(tuple(topic for topic in TOPICS if topic.public))
+
+    def make_tables(self) -> None:
+        """Make every table."""
+        migrations.upgrade(self.endpoints.database_url, self.schema)
+
+    def produce(self, *events: AnyEvent, headers: dict[str, bytes] | None = None) -> None:
+        """Write events to their topics; remembers where the last book update of each key went."""
+
+        def delivered(error: Any, message: Any) -> None:
+            assert error is None, error
+            if message.topic() == BOOK_UPDATES.physical(self.prefix):
+                key = message.key().decode()
+                self.positions[key] = Position(message.topic(), message.partition(), message.offset())
+
+        for event in events:
+            topic = INSTRUMENTS if event.schema == "Instrument" else PUBLIC[event.schema]
+            extra = dict(headers or {})
+            if event.schema == "Book":
+                extra[INPUT] = self.positions[event.key.removesuffix("|full")].to_header()
+            # A candle goes where its market goes, as the platform writes it.
+            key = event.key.encode()
+            self.producer.produce(
+                topic.physical(self.prefix),
+                key=key,
+                value=self.codec.encode(event),
+                headers=extra,
+                on_delivery=delivered,
+            )
+        assert self.producer.flush(30) == 0
+
+    def start(self, **env: str) -> None:
+        """Start the API process; it may not be ready yet."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "api"],
+                env=self.env | {"TICKSTREAM_API_PORT": str(self.port)} | env,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+            )
+        wait_for("the API to answer", lambda: self.client.get("/healthz").status_code == 200)
+
+    def ready(self) -> None:
+        """Wait until everything that the API depends on answers and the topics are read."""
+        wait_for("the API to be ready", lambda: self.client.get("/readyz").status_code == 200)
+
+    def kill(self) -> None:
+        """End the API at once, as a crash would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """Ask the API to leave; return its exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+    def get(self, path: str, status: int = 200, **parameters: Any) -> Any:
+        """Return the JSON of an answer with this status."""
+        answer = self.client.get(path, params=parameters)
+        assert answer.status_code == status, (answer.status_code, answer.text[:2000])
+        return answer.json()
+
+    def metric(self, line: str) -> float:
+        """Return the value of one line of /metrics, 0 when it is not there."""
+        text = self.client.get("/metrics").text
+        values = [found.split()[-1] for found in text.splitlines() if found.startswith(line)]
+        return float(values[0]) if values else 0.0
+
+    def execute(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Run a statement for each row in this test's schema, as the owner."""
+        options = f"-c search_path={self.schema},public -c timezone=UTC"
+        with psycopg.connect(self.endpoints.database_url, options=options) as connection:
+            connection.cursor().executemany(statement, list(rows))
+
+    def clear(self) -> None:
+        """End what still runs."""
+        self.client.close()
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait(10)
+
+
+class Socket:
+    """A WebSocket client that knows our messages."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    async def send(self, **message: Any) -> None:
+        """Send a message."""
+        await self.connection.send(json.dumps(message))
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the next message."""
+        async with asyncio.timeout(WAIT_S):
+            message: dict[str, Any] = json.loads(await self.connection.recv())
+            return message
+
+    async def until(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        """Return messages up to the first that is wanted."""
+        messages = []
+        while True:
+            messages.append(await self.receive())
+            if wanted(messages[-1]):
+                return messages
+
+    async def subscribe(self, *channels: str, symbols: tuple[str, ...] = ("BTC-USD",), **more: Any) -> dict[str, Any]:
+        """Subscribe and return the answer."""
+        await self.send(op="subscribe", id=1, channels=list(channels), symbols=list(symbols), **more)
+        return await self.receive()
+
+
+@asynccontextmanager
+async def open_socket(stage: Stage, **options: Any) -> AsyncIterator[Socket]:
+    """Connect to the API's WebSocket."""
+    options = {"max_size": 64 * 1024 * 1024, "compression": None, "proxy": None} | options
+    async with connect(f"ws://127.0.0.1:{stage.port}/ws", **options) as connection:
+        yield Socket(connection)
+
+
+@pytest.fixture(scope="session")
+def codec(endpoints: Endpoints) -> Codec:
+    """A codec with every schema registered."""
+    registry = Registry(endpoints.registry_url)
+    try:
+        for event in EVENTS:
+            registry.register(event.schema)
+        return registry.codec()
+    finally:
+        registry.close()
+
+
+@pytest.fixture
+def bare_stage(
+    endpoints: Endpoints,
+    topic_prefix: str,
+    database_schema: str,
+    tmp_path: Path,
+    codec: Codec,
+) -> Iterator[Stage]:
+    """No topics, no tables, no API process yet; its log is printed when the test failed."""
+    one = Stage(endpoints, topic_prefix, database_schema, tmp_path, codec)
+    yield one
+    one.clear()
+    if one.log.exists():
+        sys.stderr.write(one.log.read_text(errors="replace")[-4000:])
+
+
+@pytest.fixture
+def stage(bare_stage: Stage) -> Stage:
+    """Topics and tables, and no API process yet."""
+    bare_stage.make_topics()
+    bare_stage.make_tables()
+    return bare_stage
+
+
+@pytest.fixture
+def api(stage: Stage) -> Stage:
+    """Topics, tables and an API that is ready."""
+    stage.start()
+    stage.ready()
+    return stage
+
+
+@pytest.fixture(name="wait_for")
+def wait_for_() -> Callable[..., Any]:
+    """The function `wait_for`, which test modules cannot import from here."""
+    return wait_for
+
+
+@pytest.fixture(name="open_socket")
+def open_socket_() -> Callable[..., Any]:
+    """The function `open_socket`, which test modules cannot import from here."""
+    return open_socket
