@@ -1,0 +1,179 @@
+"""Starts the producer: settings, logs, health, Kafka, then one connection per line until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+import uvloop
+
+from marketdata.codec import Codec
+from marketdata.errors import SettingsError, Unavailable, UnknownSchema
+from producers.backoff import Backoff
+from producers.connection import Connection, Options
+from producers.feeds import find_venue
+from producers.publisher import Publisher
+from producers.settings import ProducerSettings
+from producers.tokens import CoinbaseTokens
+from producers.venue import Venue
+from runtime import log
+from runtime.health import HealthServer, Readiness
+from runtime.registry import Registry
+from runtime.settings import load
+from runtime.tracing import Tracing
+
+START_CAP_S = 5.0
+
+_LOG = structlog.get_logger()
+T = TypeVar("T")
+
+
+class Lines:
+    """Which lines are up; the venue counts as reached while one of them is."""
+
+    def __init__(self, readiness: Readiness) -> None:
+        self._readiness = readiness
+        self._states: dict[str, str] = {}
+
+    def told(self, line: str, state: str) -> None:
+        """Take what a line says of itself: `ok`, or why it is down."""
+        self._states[line] = state
+        if "ok" in self._states.values():
+            self._readiness.up("venue")
+        else:
+            self._readiness.down("venue", "; ".join(f"{name}: {why}" for name, why in sorted(self._states.items())))
+
+
+def connections(settings: ProducerSettings, venue: Venue, publisher: Publisher, lines: Lines) -> list[Connection]:
+    """Return the connections of every line, not yet running.
+
+    Raises SettingsError when the key cannot be used.
+    """
+    tokens = None
+    if venue.signed and settings.coinbase_api_key:
+        tokens = CoinbaseTokens(settings.coinbase_api_key, settings.coinbase_api_secret.get_secret_value())
+    options = Options(
+        ws_url=settings.coinbase_ws_url or venue.ws_url,
+        rest_url=(settings.coinbase_rest_url or venue.rest_url).rstrip("/"),
+        replay=settings.source == "replay",
+        redact=tokens.redact if tokens is not None else bytes,
+        on_state=lines.told,
+    )
+    made = []
+    for number in range(settings.lines):
+        line = f"{venue.name}/{number}"
+        feed = venue.make(line=line, products=settings.coinbase_products, token=tokens)
+        made.append(Connection(feed, line, publisher, options))
+    return made
+
+
+async def until(
+    attempt: Callable[[], Awaitable[T]], dependency: str, readiness: Readiness, stop: asyncio.Event
+) -> T | None:
+    """Try until it works and return what came of it; None when told to stop meanwhile."""
+    backoff = Backoff(cap_s=START_CAP_S)
+    while not stop.is_set():
+        try:
+            made = await attempt()
+        except (Unavailable, UnknownSchema) as error:
+            wait_s = backoff.failed(random.random())  # noqa: S311 - jitter is no secret
+            readiness.down(dependency, str(error))
+            _LOG.warning("waiting", dependency=dependency, reason=str(error), wait_s=round(wait_s, 2))
+            try:
+                await asyncio.wait_for(stop.wait(), wait_s)
+            except TimeoutError:
+                continue
+        else:
+            readiness.up(dependency)
+            return made
+    return None
+
+
+async def find_codec(settings: ProducerSettings) -> Codec:
+    """Return a codec with the ids of every schema.
+
+    Raises Unavailable or UnknownSchema.
+    """
+    registry = Registry(settings.registry_url, timeout_s=5)
+    try:
+        return await asyncio.to_thread(registry.codec)
+    finally:
+        registry.close()
+
+
+async def find_topics(publisher: Publisher) -> bool:
+    """Return True once every topic exists.
+
+    Raises Unavailable until then.
+    """
+    missing = await publisher.missing_topics()
+    if missing:
+        raise Unavailable(f"these topics do not exist, run `tickstream topics apply`: {', '.join(missing)}")
+    return True
+
+
+async def produce(settings: ProducerSettings, venue: Venue, readiness: Readiness, tracing: Tracing) -> int:
+    """Run until told to stop; return the exit status."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    codec = await until(lambda: find_codec(settings), "registry", readiness, stop)
+    if codec is None:
+        return 0
+    publisher = Publisher(settings, codec, tracing, readiness)
+    running = connections(settings, venue, publisher, Lines(readiness))
+
+    def begin_anew() -> None:
+        for line in running:
+            line.restart("delivery_failed")
+
+    publisher.on_failure = begin_anew
+    if await until(lambda: find_topics(publisher), "kafka", readiness, stop) is None:
+        return 0
+    tasks = [asyncio.create_task(line.run(), name=line.line) for line in running]
+    tasks.append(asyncio.create_task(publisher.serve(), name="publisher"))
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+    for line in running:
+        line.stop()
+    failed = next((task for task in done if task is not stopped and task.exception() is not None), None)
+    if failed is not None:
+        _LOG.error("stopped", task=failed.get_name(), reason=str(failed.exception()))
+    else:
+        await asyncio.wait(tasks[:-1], timeout=settings.drain_seconds / 2)
+    for task in [*tasks, stopped]:
+        task.cancel()
+    await asyncio.gather(*tasks, stopped, return_exceptions=True)
+    left = await publisher.close(settings.drain_seconds / 2)
+    if left:
+        _LOG.error("records were not acknowledged in time", records=left)
+    return 1 if left or failed is not None else 0
+
+
+def main() -> int:
+    """Run the producer; return the exit status."""
+    try:
+        settings = load(ProducerSettings)
+        venue = find_venue(settings.venue)
+        if settings.coinbase_api_key:
+            CoinbaseTokens(settings.coinbase_api_key, settings.coinbase_api_secret.get_secret_value())
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - before there is a log
+        return 2
+    log.configure("producer", settings.log_level)
+    readiness = Readiness("kafka", "registry", "venue")
+    with (
+        HealthServer(settings.host, settings.metrics_port, readiness),
+        Tracing("producer", settings.otlp_endpoint) as tracing,
+    ):
+        return uvloop.run(produce(settings, venue, readiness, tracing))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

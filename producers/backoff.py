@@ -1,0 +1,77 @@
+"""When to try again: full-jitter exponential backoff and a circuit breaker, both pure state machines.
+
+Theory of operation. The wait before attempt n + 1 is drawn from 0 to min(cap, base * 2^n): "full jitter", which spreads
+the clients of a venue that comes back (AWS Architecture Blog, "Exponential Backoff And Jitter"). The breaker is
+
+1. closed: attempts are made. The fifth failure in a row opens it, which is an alert.
+2. open: nothing is tried until the backoff has passed.
+3. half open: one probe is under way. Success closes the breaker, failure opens it again without a second alert.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+BASE_S = 0.5
+CAP_S = 60.0
+FAILURES_MAX = 5
+
+# 0.5 s doubled this often is beyond any cap; a limit so that a number of failures stays a small number.
+_DOUBLINGS_MAX = 30
+
+
+class Backoff:
+    """Counts failures in a row and says how long to wait."""
+
+    def __init__(self, base_s: float = BASE_S, cap_s: float = CAP_S) -> None:
+        self._base_s = base_s
+        self._cap_s = cap_s
+        self.failures = 0
+
+    def failed(self, chance: float) -> float:
+        """Note a failure and return how many seconds to wait; `chance` is a random number in [0, 1)."""
+        ceiling_s = min(self._cap_s, self._base_s * 2.0 ** min(self.failures, _DOUBLINGS_MAX))
+        self.failures += 1
+        return ceiling_s * chance
+
+    def succeeded(self) -> None:
+        """Begin anew."""
+        self.failures = 0
+
+
+class State(IntEnum):
+    """State of a breaker; the numbers are what the metric shows."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
+
+
+class Breaker:
+    """Opens after `failures_max` failures in a row. Methods return the FeedStatus kind that is to be told, or None."""
+
+    def __init__(self, failures_max: int = FAILURES_MAX) -> None:
+        self._failures_max = failures_max
+        self.failures = 0
+        self.state = State.CLOSED
+
+    def attempted(self) -> None:
+        """Note that an attempt begins."""
+        if self.state is State.OPEN:
+            self.state = State.HALF_OPEN
+
+    def failed(self) -> str | None:
+        """Note a failure."""
+        self.failures += 1
+        if self.state is State.CLOSED and self.failures < self._failures_max:
+            return None
+        told = self.state is State.CLOSED
+        self.state = State.OPEN
+        return "breaker_open" if told else None
+
+    def succeeded(self) -> str | None:
+        """Note a success."""
+        told = self.state is not State.CLOSED
+        self.failures = 0
+        self.state = State.CLOSED
+        return "breaker_closed" if told else None

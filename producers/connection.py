@@ -1,0 +1,419 @@
+"""One line of a venue: owns the socket and the clock, drives a feed and performs what it asks for.
+
+Theory of operation.
+
+1. Connect (at most `CONNECT_S`), tell the feed `opened`, and at once send what it wants sent.
+2. The socket's callback only stamps a frame with the time and puts it into the inbox; one task takes from the inbox,
+   so that the feed is called in order. Answers of REST requests and the seconds come the same way.
+3. When Kafka is slow the task waits in the sink's `write`, the inbox fills, and at `INBOX_BYTES_MAX` the socket is no
+   longer read: TCP tells the venue. It is read again when the inbox is nearly empty. Silence is no sign of death
+   meanwhile.
+4. When the connection ends, whoever ended it, the feed is told `closed` once, and after a backoff a new one is made.
+   A connection that brought no frame is a failure for the breaker; one that lasted `STABLE_S` resets the backoff.
+5. A replay that is over says so when it closes: then books stay as they are, and nothing reconnects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import ssl
+import time
+from collections import Counter as Counts
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Literal, Protocol
+
+import httpx
+import msgspec
+import structlog
+from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+from prometheus_client import Counter, Gauge
+
+from marketdata.events import ALL_SYMBOLS, AnyEvent, FeedStatus, RawFrame
+from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.backoff import Backoff, Breaker
+from producers.venue import LiveFeed
+from runtime.metrics import DROPPED, WS_LATENCY_MS
+
+END_REASON = "end of recording"
+
+# The largest frame recorded has 5 MB; a limit so that no peer can make us hold more.
+FRAME_BYTES_MAX = 64 * 1024 * 1024
+INBOX_BYTES_MAX = 32 * 1024 * 1024
+INBOX_FRAMES_MAX = 20_000
+CONNECT_S = 10.0
+TICK_S = 1.0
+STABLE_S = 10.0
+QUIET_S = 10.0
+FETCHES_MAX = 4
+FETCH_S = 20.0
+FETCH_TRIES = 4
+# Other tasks, the socket among them, get their turn after this many frames.
+TURN_FRAMES = 32
+
+_LOG = structlog.get_logger()
+_FRAMES = Counter("tickstream_frames_total", "Frames received.", ["venue", "line"])
+_RECONNECTS = Counter("tickstream_reconnects_total", "Connections that ended, by reason.", ["venue", "line", "reason"])
+_GAPS = Counter("tickstream_gaps_total", "Losses noticed by the feeds.", ["venue", "line"])
+_BREAKER = Gauge("tickstream_breaker_state", "0 closed, 1 half open, 2 open.", ["venue", "line"])
+_CONNECTED = Gauge("tickstream_connected", "1 while the connection is up.", ["venue", "line"])
+_INBOX = Gauge("tickstream_inbox_bytes", "Bytes received and not yet worked on.", ["venue", "line"])
+_PAUSES = Counter("tickstream_read_pauses_total", "Times that reading stopped because of back-pressure.", ["line"])
+_FETCH_FAILURES = Counter("tickstream_fetch_failures_total", "REST requests that failed.", ["venue", "purpose"])
+
+# What a feed leaves out on purpose, by the name that it counts it under.
+_LEFT_OUT = ("duplicates", "deltas_before_snapshot", "ignored")
+
+
+class Sink(Protocol):
+    """Where events go; `write` may wait, and then nothing more is read."""
+
+    async def write(self, line: str, events: Iterable[AnyEvent], t_recv: int, raw: RawFrame | None = None) -> None:
+        """Take what one frame brought, and the frame."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a connection behaves; tests make everything quicker."""
+
+    ws_url: str
+    rest_url: str
+    replay: bool = False
+    tick_s: float = TICK_S
+    stable_s: float = STABLE_S
+    backoff_base_s: float = 0.5
+    inbox_bytes_max: int = INBOX_BYTES_MAX
+    redact: Callable[[bytes], bytes] = bytes
+    on_state: Callable[[str, str], None] = lambda _line, _state: None
+    """Told the line and `ok`, or why the line is down."""
+
+
+class _Item(msgspec.Struct, gc=False):
+    """What waits in the inbox: a frame, or a REST answer with its request, or the end with its reason."""
+
+    kind: Literal["frame", "answer", "end"]
+    ts: int
+    data: bytes = b""
+    request: Fetch | None = None
+    reason: str = ""
+
+
+class _Inbox(WSListener):
+    """Receives from the socket, and stops reading it when too much waits."""
+
+    def __init__(self, bytes_max: int, line: str) -> None:
+        self.items: deque[_Item] = deque()
+        self.filled = asyncio.Event()
+        self.bytes = 0
+        self.paused = False
+        self.read_since = -math.inf  # when reading began again after a pause
+        self._bytes_max = bytes_max
+        self._line = line
+        self._parts: list[bytes] = []
+        self._parts_bytes = 0
+        self._reason = "connection_lost"
+        self._transport: WSTransport | None = None
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        """Remember the socket."""
+        self._transport = transport
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Stamp and keep a frame; a message in several frames is put together."""
+        ts = time.time_ns()
+        kind = frame.msg_type
+        if kind in {WSMsgType.TEXT, WSMsgType.BINARY} and frame.fin:
+            self.put(_Item("frame", ts, frame.get_payload_as_bytes()))
+        elif kind in {WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION}:
+            self._parts.append(frame.get_payload_as_bytes())
+            self._parts_bytes += len(self._parts[-1])
+            if self._parts_bytes > FRAME_BYTES_MAX:
+                self._reason = "frame_too_big"
+                transport.disconnect(graceful=False)
+            elif frame.fin:
+                self.put(_Item("frame", ts, b"".join(self._parts)))
+            if frame.fin or self._parts_bytes > FRAME_BYTES_MAX:
+                self._parts.clear()
+                self._parts_bytes = 0
+        elif kind == WSMsgType.CLOSE:
+            self._reason = _close_reason(frame)
+            transport.send_close(WSCloseCode.OK)
+            transport.disconnect()
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows calls it so
+        """Keep the end behind the frames that came before it."""
+        self.put(_Item("end", time.time_ns(), reason=self._reason))
+
+    def put(self, item: _Item) -> None:
+        """Keep something for the connection's task."""
+        self.items.append(item)
+        self.bytes += len(item.data)
+        self.filled.set()
+        full = self.bytes > self._bytes_max or len(self.items) > INBOX_FRAMES_MAX
+        if full and not self.paused and self._transport is not None:
+            self.paused = True
+            _PAUSES.labels(self._line).inc()
+            self._transport.underlying_transport.pause_reading()
+
+    def take(self) -> _Item:
+        """Return the oldest item, and read on when little is left."""
+        item = self.items.popleft()
+        self.bytes -= len(item.data)
+        if not self.items:
+            self.filled.clear()
+        if self.paused and self.bytes < self._bytes_max // 4 and len(self.items) < INBOX_FRAMES_MAX // 4:
+            self.paused = False
+            self.read_since = time.monotonic()
+            if self._transport is not None and not self._transport.is_disconnected:
+                self._transport.underlying_transport.resume_reading()
+        return item
+
+
+def _close_reason(frame: WSFrame) -> str:
+    text = frame.get_close_message()
+    if text and text.decode("utf-8", "replace") == END_REASON and frame.get_close_code() == WSCloseCode.OK:
+        return END_REASON
+    return f"closed_{int(frame.get_close_code().value)}"
+
+
+class Connection:
+    """One line, over any number of connections, until `stop`."""
+
+    def __init__(self, feed: LiveFeed, line: str, sink: Sink, options: Options) -> None:
+        self.line = line
+        self._feed = feed
+        self._sink = sink
+        self._options = options
+        self._stopping = asyncio.Event()
+        self._backoff = Backoff(options.backoff_base_s)
+        self._breaker = Breaker()
+        self._transport: WSTransport | None = None
+        self._inbox = _Inbox(options.inbox_bytes_max, line)
+        self._fetches: set[asyncio.Task[None]] = set()
+        self._fetch_slots = asyncio.Semaphore(FETCHES_MAX)
+        self._counted: Counts[str] = Counts()
+        self._frames_here = 0
+        self._number = 0
+        self._reconnect: str | None = None
+        self.ended = asyncio.Event()
+        labels = (feed.venue, line)
+        self._frames_total = _FRAMES.labels(*labels)
+        self._gaps_total = _GAPS.labels(*labels)
+        self._connected = _CONNECTED.labels(*labels)
+        self._inbox_bytes = _INBOX.labels(*labels)
+        self._latency = WS_LATENCY_MS.labels(feed.venue)
+        _BREAKER.labels(*labels).set(self._breaker.state)
+
+    def stop(self) -> None:
+        """End the connection in order; `run` returns soon."""
+        self._stopping.set()
+        self._inbox.filled.set()
+
+    def restart(self, reason: str) -> None:
+        """Close this connection and make a new one: what consumers have may no longer be right."""
+        if self._reconnect is None:
+            self._reconnect = reason
+            self._inbox.filled.set()
+
+    async def run(self) -> None:
+        """Keep the line up until `stop`, or until a replay is over.
+
+        Raises what the sink raises when it cannot go on.
+        """
+        async with httpx.AsyncClient(base_url=self._options.rest_url, timeout=FETCH_S, follow_redirects=True) as rest:
+            while not self._stopping.is_set():
+                began = time.monotonic()
+                reason = await self._attempt(rest)
+                if self.ended.is_set():
+                    await self._stopping.wait()
+                    return
+                if self._stopping.is_set():
+                    return
+                _RECONNECTS.labels(self._feed.venue, self.line, reason).inc()
+                await self._failed_or_not(reason, time.monotonic() - began)
+
+    async def _failed_or_not(self, reason: str, lasted_s: float) -> None:
+        if not self._frames_here:
+            await self._tell(self._breaker.failed(), reason)
+        if lasted_s >= self._options.stable_s and self._frames_here:
+            self._backoff.succeeded()
+        wait_s = self._backoff.failed(random.random())  # noqa: S311 - jitter is no secret
+        self._options.on_state(self.line, f"{reason}, next attempt in {wait_s:.1f} s")
+        _LOG.warning("connection ended", line=self.line, reason=reason, wait_s=round(wait_s, 2),
+                     failures=self._backoff.failures)  # fmt: skip
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), wait_s)
+
+    async def _attempt(self, rest: httpx.AsyncClient) -> str:
+        """Make one connection, live through it, and return why it ended."""
+        self._frames_here = self._number = 0
+        self._reconnect = None
+        self._breaker.attempted()
+        _BREAKER.labels(self._feed.venue, self.line).set(self._breaker.state)
+        inbox = self._inbox = _Inbox(self._options.inbox_bytes_max, self.line)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                self._transport, _ = await ws_connect(
+                    lambda: inbox,
+                    self._options.ws_url,
+                    max_frame_size=FRAME_BYTES_MAX,
+                    ssl_context=_tls() if self._options.ws_url.startswith("wss") else None,
+                    logger_name="line",
+                )
+        except (OSError, WSError, ssl.SSLError, TimeoutError) as error:
+            _LOG.warning("no connection", line=self.line, url=self._options.ws_url, error=str(error) or repr(error))
+            return "connect_failed"
+        _LOG.info("connected", line=self.line, url=self._options.ws_url)
+        self._connected.set(1)
+        try:
+            return await self._live(rest)
+        finally:
+            self._connected.set(0)
+            for task in self._fetches:
+                task.cancel()
+            self._fetches.clear()
+            self._transport.disconnect()
+            self._transport = None
+
+    async def _live(self, rest: httpx.AsyncClient) -> str:
+        ts = time.time_ns()
+        await self._sink.write(self.line, (), ts, self._raw("connect", b"", ts, self._options.ws_url))
+        await self._perform(self._feed.opened(ts), ts, rest)
+        inbox, tick = self._inbox, time.monotonic() + self._options.tick_s
+        turns = 0
+        while True:
+            if self._stopping.is_set() or self._reconnect is not None:
+                return await self._end(self._reconnect or "stopped")
+            if not inbox.items:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, tick - time.monotonic())):
+                        await inbox.filled.wait()
+            if inbox.items:
+                item = inbox.take()
+                if item.kind == "end":
+                    return await self._end(item.reason)
+                await self._work(item, rest)
+            turns += 1
+            if turns % TURN_FRAMES == 0:
+                await asyncio.sleep(0)
+            now = time.monotonic()
+            if now >= tick:
+                tick = now + self._options.tick_s
+                self._inbox_bytes.set(inbox.bytes)
+                # What waits to be worked on is no silence, nor is what we did not read.
+                if not inbox.items and not inbox.paused and now - inbox.read_since > QUIET_S * self._options.tick_s:
+                    ts = time.time_ns()
+                    await self._perform(self._feed.ticked(ts), ts, rest)
+
+    async def _work(self, item: _Item, rest: httpx.AsyncClient) -> None:
+        if item.kind == "answer" and item.request is not None:
+            raw = self._raw("http", item.data, item.ts, self._options.rest_url + "/" + item.request.path)
+            outputs = self._feed.fetched(item.request, item.data, item.ts)
+            await self._perform(outputs, item.ts, rest, raw)
+            return
+        self._frames_here += 1
+        self._frames_total.inc()
+        outputs = self._feed.received(item.data, item.ts)
+        if self._frames_here == 1:
+            self._options.on_state(self.line, "ok")
+            await self._tell(self._breaker.succeeded(), "frames come")
+        venue_ts = self._feed.ts_venue
+        if venue_ts is not None and not self._options.replay:
+            self._latency.observe(max(0, item.ts - venue_ts) / 1e6)
+        await self._perform(outputs, item.ts, rest, self._raw("recv", item.data, item.ts))
+
+    async def _perform(
+        self, outputs: list[Output], ts: int, rest: httpx.AsyncClient, raw: RawFrame | None = None
+    ) -> None:
+        """Do what the feed wants: sending comes first, so that a repair does not wait for Kafka."""
+        events: list[AnyEvent] = []
+        sent: list[RawFrame] = []
+        for output in outputs:
+            if isinstance(output, Send):
+                if self._transport is not None and not self._transport.is_disconnected:
+                    self._transport.send(WSMsgType.TEXT, output.frame)
+                    sent.append(self._raw("send", self._options.redact(output.frame), time.time_ns()))
+            elif isinstance(output, Fetch):
+                task = asyncio.create_task(self._fetch(output, rest, self._inbox))
+                self._fetches.add(task)
+                task.add_done_callback(self._fetches.discard)
+            elif isinstance(output, Reconnect):
+                self.restart(output.reason)
+            else:
+                events.append(output)
+        self._count()
+        if events or raw is not None:
+            await self._sink.write(self.line, events, ts, raw)
+        for frame in sent:
+            await self._sink.write(self.line, (), frame.ts_recv, frame)
+
+    async def _fetch(self, request: Fetch, rest: httpx.AsyncClient, inbox: _Inbox) -> None:
+        """Ask, a few times if need be; the answer goes to the inbox of the connection that asked."""
+        pauses = Backoff(self._options.backoff_base_s)
+        async with self._fetch_slots:
+            for _ in range(FETCH_TRIES):
+                try:
+                    answer = await rest.get("/" + request.path.lstrip("/"))
+                    answer.raise_for_status()
+                except httpx.HTTPError as error:
+                    _FETCH_FAILURES.labels(self._feed.venue, request.purpose).inc()
+                    _LOG.warning("no answer", line=self.line, path=request.path, error=str(error) or repr(error))
+                    await asyncio.sleep(pauses.failed(random.random()))  # noqa: S311 - as above
+                else:
+                    inbox.put(_Item("answer", time.time_ns(), answer.content, request))
+                    return
+
+    async def _end(self, reason: str) -> str:
+        """Tell that the connection is over."""
+        ts = time.time_ns()
+        if reason == END_REASON and self._options.replay:
+            self.ended.set()
+            _LOG.info("the recording is over", line=self.line, counts=dict(self._feed.counts))
+            await self._sink.write(self.line, [self._status("ended", END_REASON, ts)], ts)
+            return reason
+        reason = reason.replace(" ", "_")
+        if self._transport is not None and not self._transport.is_disconnected:
+            self._transport.send_close(WSCloseCode.OK)
+        await self._sink.write(self.line, _events(self._feed.closed(reason, ts)), ts)
+        return reason
+
+    async def _tell(self, kind: str | None, reason: str) -> None:
+        """Tell of the breaker's change, if there was one."""
+        _BREAKER.labels(self._feed.venue, self.line).set(self._breaker.state)
+        if kind is not None:
+            log = _LOG.error if kind == "breaker_open" else _LOG.info
+            log(kind, line=self.line, failures=self._breaker.failures, reason=reason)
+            ts = time.time_ns()
+            await self._sink.write(self.line, [self._status(kind, reason, ts)], ts)
+
+    def _status(self, kind: str, reason: str, ts: int) -> FeedStatus:
+        return FeedStatus(venue=self._feed.venue, symbol=ALL_SYMBOLS, line=self.line, kind=kind, reason=reason,
+                          ts_event=self._feed.ts_venue or ts, ts_recv=ts)  # fmt: skip
+
+    def _raw(self, kind: str, data: bytes, ts: int, url: str | None = None) -> RawFrame:
+        number = self._number
+        self._number += 1
+        return RawFrame(
+            venue=self._feed.venue, line=self.line, number=number, ts_recv=ts, kind=kind, data=data, url=url
+        )
+
+    def _count(self) -> None:
+        """Export what the feed counted since the last time."""
+        counts = self._feed.counts
+        for name in _LEFT_OUT:
+            if counts[name] != self._counted[name]:
+                DROPPED.labels("feed", name).inc(counts[name] - self._counted[name])
+                self._counted[name] = counts[name]
+        if counts["gaps"] != self._counted["gaps"]:
+            self._gaps_total.inc(counts["gaps"] - self._counted["gaps"])
+            self._counted["gaps"] = counts["gaps"]
+
+
+def _events(outputs: list[Output]) -> list[AnyEvent]:
+    return [output for output in outputs if not isinstance(output, Send | Fetch | Reconnect)]
+
+
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()

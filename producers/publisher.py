@@ -1,0 +1,232 @@
+"""Writes what feeds say to Kafka: idempotent, in order, bounded, and nothing that was accepted is lost unseen.
+
+Theory of operation.
+
+1. An event goes to the topic of its kind, keyed, with trace and hop times in its headers; the frame that it came from
+   goes to md.raw. What does not fit its schema becomes a dead letter.
+2. librdkafka holds what is not yet acknowledged. `write` waits while that is more than `BUFFER_BYTES_MAX`, so that the
+   connection stops reading its socket; an outage of Kafka is waited out.
+3. An Instrument is acknowledged before anything that follows it is handed over: whoever reads a symbol's first trade
+   can know the instrument.
+4. A delivery that fails for good is a hole in a stream. It is counted and logged, and the connections start anew, so
+   that books are cleared and filled again. When the producer itself is beyond repair, `write` raises Unavailable, and
+   the process ends for its supervisor to start again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import msgspec
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from prometheus_client import Counter, Gauge
+
+from marketdata import headers
+from marketdata.codec import Codec
+from marketdata.errors import CodecError, Unavailable
+from marketdata.events import AnyEvent, DeadLetter, Instrument, RawFrame
+from marketdata.topics import INGEST
+from runtime.health import Readiness
+from runtime.kafka import producer_config
+from runtime.metrics import DROPPED, observe_hop
+from runtime.settings import CommonSettings
+from runtime.tracing import Tracing
+
+# A few of the largest book snapshots; seconds of a busy venue.
+BUFFER_BYTES_MAX = 64 * 1024 * 1024
+BUFFER_BYTES_LOW = 48 * 1024 * 1024
+POLL_S = 0.02
+WATCH_S = 5.0
+
+_LOG = structlog.get_logger()
+_PRODUCED = Counter("tickstream_produced_total", "Records handed to Kafka, by topic.", ["topic"])
+_QUEUE = Gauge("tickstream_producer_queue_bytes", "Bytes handed to Kafka and not yet acknowledged.")
+
+
+class Publisher:
+    """The way to Kafka for every line of this process."""
+
+    def __init__(
+        self, settings: CommonSettings, codec: Codec, tracing: Tracing, readiness: Readiness, *, name: str = "producer"
+    ) -> None:
+        self._codec = codec
+        self._tracing = tracing
+        self._readiness = readiness
+        self._name = name
+        self._topics = {schema: topic.physical(settings.topic_prefix) for schema, topic in INGEST.items()}
+        self._produced = {topic: _PRODUCED.labels(topic) for topic in self._topics.values()}
+        # No book and no candle is made from these: a loss there is no reason to begin anew.
+        self._besides = {self._topics["RawFrame"], self._topics["DeadLetter"]}
+        self._fatal: KafkaError | None = None
+        self._waiting: set[int] = set()
+        self._numbers = 0
+        self.buffered_bytes = 0
+        self.failures = 0
+        self.on_failure: Callable[[], None] = lambda: None
+        self._producer: Producer = Producer(producer_config(settings, f"tickstream-{name}") | {"error_cb": self._erred})
+
+    async def write(self, line: str, events: Iterable[AnyEvent], t_recv: int, raw: RawFrame | None = None) -> None:
+        """Hand over what one frame brought; `t_recv` is when it came.
+
+        Raises Unavailable when the producer is beyond repair.
+        """
+        records = list(events)
+        number = self._numbers
+        self._numbers += 1
+        now = time.time_ns()
+        trace = self._tracing.span("receive", None, t_recv, now, {"line": line, "events": len(records)})
+        common = {
+            headers.TRACEPARENT: trace,
+            headers.T_RECV: b"%d" % t_recv,
+            headers.T_PRODUCED: b"%d" % now,
+        }
+        for index, record in enumerate([*([raw] if raw is not None else []), *records]):
+            # Unique over lines, restarts and records: the line, the moment, the count.
+            identity = f"{line}/{t_recv}/{number}/{index}"
+            await self._hand_over(record, common, identity)
+        observe_hop("recv_to_produced", t_recv, time.time_ns())
+        self._producer.poll(0)
+        if self.buffered_bytes > BUFFER_BYTES_MAX:
+            await self._drained(BUFFER_BYTES_LOW)
+
+    async def _hand_over(self, record: AnyEvent, common: headers.Headers, identity: str) -> None:
+        try:
+            value = self._codec.encode(record)
+        except CodecError as error:
+            record = _unfit(record, error)
+            value = self._codec.encode(record)
+        if isinstance(record, DeadLetter):
+            DROPPED.labels(record.stage, record.reason).inc()
+            _LOG.warning("dead letter", reason=record.reason, detail=record.detail, line=record.line)
+        topic = self._topics[record.schema]
+        head = common | headers.cloudevent(record.schema, self._name, identity)
+        key = record.key.encode()
+        size = len(value) + len(key)
+        waits = self._number_of(record)
+        while True:
+            self._check()
+            try:
+                self._producer.produce(
+                    topic, value, key, headers=list(head.items()), on_delivery=partial(self._delivered, size, waits)
+                )
+            except BufferError:
+                await self._polled()
+            except KafkaException as error:
+                self._failed(topic, error.args[0])
+                self._waiting.discard(waits)
+                return
+            else:
+                break
+        self.buffered_bytes += size
+        _QUEUE.set(self.buffered_bytes)
+        self._produced[topic].inc()
+        while waits in self._waiting:
+            await self._polled()
+
+    def _number_of(self, record: AnyEvent) -> int:
+        """Return 0, or a number that is in `_waiting` until the record is acknowledged."""
+        if not isinstance(record, Instrument):
+            return 0
+        self._numbers += 1
+        self._waiting.add(self._numbers)
+        return self._numbers
+
+    async def _drained(self, bytes_max: int) -> None:
+        _LOG.warning("kafka is slow, reading stops", buffered_bytes=self.buffered_bytes)
+        while self.buffered_bytes > bytes_max:
+            await self._polled()
+        _LOG.info("reading goes on", buffered_bytes=self.buffered_bytes)
+
+    async def _polled(self) -> None:
+        """Let acknowledgements in, and everything else in this process run."""
+        self._check()
+        if self._producer.poll(0) == 0:
+            await asyncio.sleep(0.001)
+
+    def _check(self) -> None:
+        if self._fatal is not None:
+            raise Unavailable(f"the Kafka producer is beyond repair, start this process again: {self._fatal.str()}")
+
+    # --- What librdkafka tells, from within poll ---
+
+    def _delivered(self, size: int, waits: int, error: KafkaError | None, message: Message) -> None:
+        self.buffered_bytes -= size
+        _QUEUE.set(self.buffered_bytes)
+        self._waiting.discard(waits)
+        if error is not None:
+            self._failed(message.topic() or "?", error)
+
+    def _failed(self, topic: str, error: KafkaError) -> None:
+        self.failures += 1
+        DROPPED.labels("produce", error.name()).inc()
+        _LOG.error("a record could not be delivered", topic=topic, error=error.str(), code=error.name())
+        if error.fatal():
+            self._fatal = error
+        if topic not in self._besides:
+            self.on_failure()
+
+    def _erred(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._fatal = error
+            _LOG.error("kafka producer beyond repair", error=error.str(), code=error.name())
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - librdkafka's local codes are named so
+            self._readiness.down("kafka", error.str())
+
+    # --- For the process around it ---
+
+    async def serve(self) -> None:
+        """Let acknowledgements in while nothing is written, and watch Kafka, for ever.
+
+        Raises Unavailable when the producer is beyond repair.
+        """
+        watched = 0.0
+        while True:
+            self._check()
+            self._producer.poll(0)
+            if time.monotonic() - watched >= WATCH_S:
+                watched = time.monotonic()
+                await self._watch()
+            await asyncio.sleep(POLL_S)
+
+    async def _watch(self) -> None:
+        try:
+            await asyncio.to_thread(self._producer.list_topics, self._topics["Trades"], WATCH_S)
+        except KafkaException as error:
+            self._readiness.down("kafka", error.args[0].str())
+        else:
+            self._readiness.up("kafka")
+
+    async def missing_topics(self) -> list[str]:
+        """Return which of the topics that are written do not exist.
+
+        Raises Unavailable when Kafka does not answer.
+        """
+        try:
+            known: Any = await asyncio.to_thread(self._producer.list_topics, None, WATCH_S)
+        except KafkaException as error:
+            raise Unavailable(f"Kafka does not answer: {error.args[0].str()}") from error
+        return sorted(set(self._topics.values()) - set(known.topics))
+
+    async def close(self, timeout_s: float) -> int:
+        """Wait for every acknowledgement, at most so long, and return how many records have none."""
+        return int(await asyncio.to_thread(self._producer.flush, timeout_s))
+
+
+def _unfit(record: AnyEvent, error: CodecError) -> DeadLetter:
+    """Return the dead letter of an event that its schema cannot hold; what it was is kept as JSON."""
+    payload = record.payload if isinstance(record, DeadLetter) else msgspec.json.encode(record)
+    return DeadLetter(
+        venue=record.venue,
+        symbol=getattr(record, "symbol", "*"),
+        ts_recv=min(max(0, record.ts_recv), 2**63 - 1),
+        stage="feed",
+        reason="does_not_fit_schema",
+        detail=str(error)[:1000],
+        line=getattr(record, "line", ""),
+        payload=payload,
+    )

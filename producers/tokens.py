@@ -1,0 +1,49 @@
+"""Tokens that go into a venue's messages, and how to keep them out of what we store."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from marketdata.clock import SECOND_NS
+from marketdata.errors import SettingsError
+
+# Coinbase refuses a token after two minutes ("WebSocket Overview").
+LIFE_S = 120
+_KEPT = 64
+
+
+class CoinbaseTokens:
+    """Makes a new ES256 token for each message: call it with the time, UTC nanoseconds."""
+
+    def __init__(self, key: str, secret: str) -> None:
+        try:
+            # In environment files the lines of a PEM are often joined by a written \n.
+            private = load_pem_private_key(secret.replace("\\n", "\n").encode(), password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise SettingsError(f"COINBASE_API_SECRET is no PEM of a private key: {error}") from None
+        if not isinstance(private, EllipticCurvePrivateKey) or not isinstance(private.curve, SECP256R1):
+            raise SettingsError("COINBASE_API_SECRET is no EC private key on P-256, which ES256 needs")
+        self._key = key
+        self._private = private
+        self._issued: deque[bytes] = deque(maxlen=_KEPT)
+
+    def __call__(self, ts: int) -> str:
+        """Return a token that is good from now on for two minutes."""
+        now_s = ts // SECOND_NS
+        claims = {"sub": self._key, "iss": "cdp", "nbf": now_s, "exp": now_s + LIFE_S}
+        headers = {"kid": self._key, "nonce": secrets.token_hex(16)}
+        token = jwt.encode(claims, self._private, algorithm="ES256", headers=headers)
+        self._issued.append(token.encode())
+        return token
+
+    def redact(self, frame: bytes) -> bytes:
+        """Return a frame of ours as it may be stored: without the tokens in it."""
+        for token in self._issued:
+            frame = frame.replace(token, b"<token>")
+        return frame
