@@ -329,8 +329,8 @@ async def run(worker: Worker) -> None:
     engines = [AppEngine(app, worker, loop) for app in worker.apps]
     rounds: list[asyncio.Future[None]] = []
     ends: list[asyncio.Future[None]] = []
+    await asyncio.gather(*(engine.faust.start() for engine in engines))
     for engine in engines:
-        await engine.faust.start()
         rounds.append(asyncio.ensure_future(engine.keep_rounds()))
         ends += [asyncio.ensure_future(engine.faust.wait_until_stopped()), engine.failed]
     stopping = asyncio.ensure_future(_told_to_stop(worker))

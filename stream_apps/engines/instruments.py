@@ -17,10 +17,9 @@ from marketdata.topics import INSTRUMENTS
 from runtime.kafka import consumer_config
 from runtime.settings import CommonSettings
 
-# A symbol that is not there is not looked for again within this time.
-UNKNOWN_SECONDS = 1.0
 # Symbols remembered as unknown; when there are more, all are looked for again.
 UNKNOWN_MAX = 10_000
+# A symbol that was not there is not looked for again: when it is listed it is known after this time.
 FOLLOW_SECONDS = 0.25
 
 _RPC_SECONDS = 5.0
@@ -39,7 +38,7 @@ class Instruments(Mapping[str, Instrument]):
         self._topic = INSTRUMENTS.physical(settings.topic_prefix)
         self._decode = decode
         self._known: dict[str, Instrument] = {}
-        self._unknown: dict[str, float] = {}
+        self._unknown: set[str] = set()
         self._next: dict[int, int] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -72,8 +71,8 @@ class Instruments(Mapping[str, Instrument]):
         return len(self._known)
 
     def _ask(self, key: str) -> Instrument:
-        now = time.monotonic()
-        if now < self._unknown.get(key, 0.0):
+        """Look for a symbol for the first time: it may have been listed just before the event that names it."""
+        if key in self._unknown:
             raise KeyError(key)
         with self._lock:
             self._read_to_end()
@@ -81,7 +80,7 @@ class Instruments(Mapping[str, Instrument]):
             return self._known[key]
         if len(self._unknown) >= UNKNOWN_MAX:
             self._unknown.clear()
-        self._unknown[key] = now + UNKNOWN_SECONDS
+        self._unknown.add(key)
         raise KeyError(key)
 
     def _assign(self) -> None:

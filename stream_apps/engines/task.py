@@ -90,7 +90,8 @@ class Shell(msgspec.Struct, frozen=True, kw_only=True):
     """What a task needs from the process around it.
 
     `decode` raises CodecError for what is no record of ours and Unavailable when the registry is needed and away.
-    `span` is `runtime.tracing.Tracing.span`, `clock` gives UTC nanoseconds, `seconds` a clock that never goes back.
+    `span` is `runtime.tracing.Tracing.span`, `clock` gives UTC nanoseconds, `seconds` a clock that never goes back,
+    `observe` takes the nanoseconds since the input passed the hop before.
     """
 
     decode: Callable[[bytes], AnyEvent]
@@ -98,6 +99,7 @@ class Shell(msgspec.Struct, frozen=True, kw_only=True):
     span: Callable[[str, bytes | None, int, int, dict[str, str | int] | None], bytes]
     clock: Callable[[], int]
     seconds: Callable[[], float]
+    observe: Callable[[int], None]
     prefix: str = ""
 
 
@@ -141,6 +143,7 @@ class Task:
         self.suppressed = 0
         self.skipped = 0
         self._hop = hop
+        self._hop_before = HOPS[HOPS.index(hop) - 1]
         self._shell = shell
         self._cadence = cadence
         self._checkpoints = recovered.checkpoints
@@ -250,6 +253,9 @@ class Task:
         parent = record.headers.get(TRACEPARENT)
         headers[TRACEPARENT] = self._shell.span(self.operator.name, parent, start, end, attributes)
         headers[self._hop] = str(end).encode()
+        before = time_of(record.headers, self._hop_before)
+        if before is not None:
+            self._shell.observe(end - before)
         return headers
 
     def _output(self, topic: str, event: AnyEvent, position: Position, common: Headers) -> Output:

@@ -22,7 +22,7 @@ from marketdata.errors import TickstreamError, Unavailable
 from marketdata.events import AnyEvent
 from marketdata.operator import Operator
 from runtime.health import Readiness
-from runtime.metrics import DROPPED
+from runtime.metrics import DROPPED, HOP_LATENCY_MS
 from runtime.registry import Registry, decode
 from runtime.tracing import Tracing
 from stream_apps.engines.apps import App
@@ -111,6 +111,7 @@ class Worker:
             span=self._tracing.span,
             clock=time.time_ns,
             seconds=time.monotonic,
+            observe=lambda _: None,
             prefix=self.settings.topic_prefix,
         )
         self.recovery = Recovery(self.settings, self.decode)
@@ -154,7 +155,10 @@ class Worker:
         cadence = app.cadence or Cadence(
             inputs=self.settings.checkpoint_inputs, seconds=self.settings.checkpoint_seconds
         )
-        return Task(operator, app.hop, first.partition, recovered=recovered, shell=self.shell, cadence=cadence)
+        histogram = HOP_LATENCY_MS.labels(operator.name)
+        # Clocks of two machines that disagree count as no time, never as negative time.
+        shell = msgspec.structs.replace(self.shell, observe=lambda ns: histogram.observe(max(0, ns) / 1e6))
+        return Task(operator, app.hop, first.partition, recovered=recovered, shell=shell, cadence=cadence)
 
     def export_counts(self, operator: Operator[Any]) -> None:
         """Add what an operator counted since the last call to the metrics."""
