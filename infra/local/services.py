@@ -34,14 +34,14 @@ def services(settings: StackSettings, folders: Folders, ports: Ports, where: End
             tries=STEP_TRIES,
         )
 
-    def service(name: str, port: int, *after: str, environment: dict[str, str], setting: str = "") -> Process:
+    def service(name: str, port: int, *after: str, environment: dict[str, str], module: str = "") -> Process:
         return Process(
             name=name,
-            command=python_module(name.replace("-", "_")),
+            command=python_module(module or name.replace("-", "_")),
             environment={f"{PREFIX}METRICS_PORT": str(port), **environment},
             check=Answers(f"http://127.0.0.1:{port}/readyz"),
             after=("topics", "schemas", *after),
-            ports={setting or f"{PREFIX}{name.replace('-', '_').upper()}_PORT": port},
+            ports={f"{PREFIX}{name.replace('-', '_').upper()}_PORT": port},
         )
 
     rows = [
@@ -62,7 +62,13 @@ def services(settings: StackSettings, folders: Folders, ports: Ports, where: End
             },
         ),
         *_source(settings, ports),
-        service("producer", ports.producer, "source", environment={**common, **_producer(settings, ports)}),
+        service(
+            "producer",
+            ports.producer,
+            "source",
+            environment={**common, **_producer(settings, ports)},
+            module="producers",
+        ),
     ]
     if settings.kafka_ui and settings.stack == "embedded":
         rows.append(_kafka_ui(folders, ports, where))
