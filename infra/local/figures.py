@@ -15,7 +15,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 TIMEOUT_SECONDS = 2.0
-LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call] - the library leaves it untyped
+LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
 
 @dataclass(frozen=True)

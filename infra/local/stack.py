@@ -235,8 +235,15 @@ def logs(folders: Folders, name: str, *, follow: bool, lines: int = 200) -> Iter
     if not path.exists():
         names = ", ".join(sorted(item.stem for item in folders.log.glob("*.log"))) or "none yet"
         raise StackError(f"there is no log of {name!r}; there are: {names}")
-    yield from last_lines(path, lines)
-    position = path.stat().st_size
+    with path.open("rb") as file:
+        # A line is rarely longer than 500 bytes.
+        position = max(0, path.stat().st_size - 500 * lines - 10_000)
+        file.seek(position)
+        found = file.read()
+    if follow:
+        found = found[: found.rfind(b"\n") + 1]  # the rest comes when its line is complete
+    position += len(found)
+    yield from found.decode(errors="replace").splitlines()[-lines:]
     while follow:
         size = path.stat().st_size
         if size < position:

@@ -108,9 +108,12 @@ def end_group(identity: Identity, stop_signal: int, seconds_max: float) -> bool:
     if not signal_group(identity, stop_signal):
         return True
     deadline = time.monotonic() + seconds_max
+    orphans_asked = False
     while time.monotonic() < deadline:
         if not group_alive(identity):
             return True
+        if not orphans_asked and not identity.alive():
+            orphans_asked = signal_group(identity, stop_signal)
         time.sleep(0.02)
     signal_group(identity, signal.SIGKILL)
     while group_alive(identity):
