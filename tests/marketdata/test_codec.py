@@ -76,8 +76,9 @@ def test_what_we_write_is_avro_that_others_read(event: AnyEvent) -> None:
 
 def test_every_event_class_has_a_schema_with_the_same_fields() -> None:
     """A field that only one of them has would be lost without a word."""
-    for cls in (*EVENTS, Trade):
-        schema = schemas.load("Trades")["fields"][-1]["type"]["items"] if cls is Trade else schemas.load(cls.schema)
+    pairs: list[tuple[type[Any], dict[str, Any]]] = [(cls, schemas.load(cls.schema)) for cls in EVENTS]
+    pairs.append((Trade, schemas.load("Trades")["fields"][-1]["type"]["items"]))
+    for cls, schema in pairs:
         assert {field["name"] for field in schema["fields"]} == set(cls.__struct_fields__)
 
 

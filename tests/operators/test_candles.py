@@ -1,0 +1,409 @@
+"""Candles on event time: the same candles whatever the order, and honest about what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal, localcontext
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketdata.events import AnyEvent, Candle, DeadLetter, FeedStatus, Trade, Trades
+from stream_apps.operators.candles import INTERVALS, KEEP_NS, MARKERS_MAX, Candles
+
+Run = Callable[..., list[list[AnyEvent]]]
+SECOND = 1_000_000_000
+MINUTE = 60 * SECOND
+PRICES = st.sampled_from(["100", "100.0", "1e2", "99.5", "101", "101.25", "0.00000001", "123456789012345678.123456789"])
+SIZES = st.sampled_from(["1", "0.1", "0.00000001", "3e-8", "12345678901234567890.00000000001"])
+
+
+def flat(published: list[list[AnyEvent]]) -> list[AnyEvent]:
+    """Return what was published, in one list."""
+    return [event for events in published for event in events]
+
+
+def candles(published: list[list[AnyEvent]], interval: str = "1m", state: str | None = None) -> list[Candle]:
+    """Return the candles of one interval that were published, of one state when given."""
+    return [
+        event
+        for event in flat(published)
+        if isinstance(event, Candle) and event.interval == interval and state in {None, event.state}
+    ]
+
+
+def figures(candle: Candle) -> tuple[Any, ...]:
+    """Return what a candle says about its trades."""
+    return (
+        candle.open, candle.high, candle.low, candle.close, candle.volume, candle.quote_volume, candle.buy_volume,
+        candle.trades,
+    )  # fmt: skip
+
+
+def last_of_each(published: list[list[AnyEvent]]) -> dict[tuple[str, int], tuple[Any, ...]]:
+    """Return the last word on each candle that has trades."""
+    last = {(event.interval, event.start): event for event in flat(published) if isinstance(event, Candle)}
+    return {at: figures(candle) for at, candle in last.items() if candle.trades}
+
+
+def naive(trades: list[Trade]) -> dict[tuple[str, int], tuple[Any, ...]]:
+    """Return each candle in the plainest way: sort the trades, take first, last, extremes and exact sums."""
+    made = {}
+    for name, length in INTERVALS.items():
+        groups: dict[int, list[Trade]] = {}
+        for trade in sorted(trades, key=lambda trade: (trade.ts_event, int(trade.trade_id))):
+            groups.setdefault(trade.ts_event - trade.ts_event % length, []).append(trade)
+        for start, group in groups.items():
+            prices = [(Decimal(trade.price), trade.price) for trade in group]
+            made[name, start] = (
+                prices[0][0],
+                max(prices)[0],
+                min(prices)[0],
+                prices[-1][0],
+                exact_sum([Decimal(trade.size) for trade in group]),
+                exact_sum([Decimal(trade.size) for trade in group if trade.side == "buy"]),
+                len(group),
+            )
+    return made
+
+
+def exact_sum(values: list[Decimal]) -> Decimal:
+    """Return a sum with more digits than any of these numbers needs."""
+    with localcontext(prec=500):
+        return sum(values, Decimal(0))
+
+
+@st.composite
+def some_trades(draw: st.DrawFn, minutes: int = 90) -> list[Trade]:
+    """Return trades of an hour and a half, several of them at the same time, numbered as they happened."""
+    from_start = st.integers(0, minutes * 60 * 4)
+    times = sorted(draw(st.lists(from_start, min_size=1, max_size=25)))
+    t0 = 1_786_276_800 * SECOND  # a noon
+    return [
+        Trade(
+            trade_id=str(number),
+            ts_event=t0 + quarter * SECOND // 4,
+            price=draw(PRICES),
+            size=draw(SIZES),
+            side=draw(st.sampled_from(["buy", "sell", "unknown"])),
+        )
+        for number, quarter in enumerate(times)
+    ]
+
+
+@st.composite
+def shuffled_frames(draw: st.DrawFn) -> tuple[list[Trade], list[Trades]]:
+    """Return trades, and frames that bring them in any order, between a heartbeat at the start and one at the end."""
+    trades = draw(some_trades())
+    order = draw(st.permutations(trades))
+    cuts = sorted(draw(st.lists(st.integers(0, len(order)), max_size=6)))
+    frames = []
+    for start, end in zip([0, *cuts], [*cuts, len(order)], strict=True):
+        frames.append(frame(order[start:end], order[start:end][-1].ts_event if order[start:end] else t_first(trades)))
+    return trades, [frame([], t_first(trades)), *frames, frame([], t_first(trades) + 100 * MINUTE)]
+
+
+def t_first(trades: list[Trade]) -> int:
+    """Return the noon before the trades."""
+    return 1_786_276_800 * SECOND if trades else 0
+
+
+def frame(trades: list[Trade], ts: int) -> Trades:
+    """Return a frame of trades."""
+    return Trades(venue="coinbase", symbol="BTC-USD", ts_event=ts, ts_recv=ts, line="l/0", trades=tuple(trades))
+
+
+def patient() -> Candles:
+    """Return an operator that takes no silence for a hole."""
+    return Candles(silence_ns=10**18)
+
+
+@given(case=shuffled_frames())
+def test_late_trades_in_any_order_give_the_candles_of_the_sorted_order(
+    run: Run, case: tuple[list[Trade], list[Trades]]
+) -> None:
+    """The last revision of every candle is the same as if the trades had come in order, and none is lost."""
+    trades, frames = case
+    shuffled = run(patient, frames)
+    in_order = run(patient, [frames[0], *(frame([trade], trade.ts_event) for trade in trades), frames[-1]])
+    assert last_of_each(shuffled) == last_of_each(in_order)
+    assert not [event for event in flat(shuffled) if isinstance(event, DeadLetter)]
+
+
+@given(case=shuffled_frames())
+def test_the_last_word_on_each_candle_equals_the_naive_candle(run: Run, case: tuple[list[Trade], list[Trades]]) -> None:
+    """Open, high, low, close, count and the exact sums, for all six intervals."""
+    trades, frames = case
+    published = run(patient, frames)
+    made = {
+        at: (*(Decimal(value) for value in (o, h, low, c, volume, bought)), count)
+        for at, (o, h, low, c, volume, _, bought, count) in last_of_each(published).items()
+    }
+    assert made == naive(trades)
+    for candle in flat(published):
+        if isinstance(candle, Candle) and candle.trades:
+            assert "e" not in (candle.volume + candle.quote_volume + (candle.high or "")).lower()
+
+
+@given(case=shuffled_frames(), data=st.data())
+def test_a_restart_at_any_point_changes_nothing(
+    run: Run, case: tuple[list[Trade], list[Trades]], data: st.DataObject
+) -> None:
+    """The outputs after a restart from a checkpoint are those of a run without one."""
+    _, frames = case
+    at = data.draw(st.lists(st.integers(0, len(frames) - 1), max_size=3))
+    assert run(Candles, frames, restarts=at) == run(Candles, frames)
+
+
+EVENTS_OF_ANY_KIND = st.lists(
+    st.tuples(
+        st.integers(-20, 400),
+        st.sampled_from(["trade", "heartbeat", "gap", "halted", "disconnected", "repair"]),
+        st.sampled_from([0, 0, 0, 10_000, 10_000_000]),
+    ),
+    max_size=40,
+)
+
+
+@given(kinds=EVENTS_OF_ANY_KIND, data=st.data())
+def test_whatever_happens_each_candle_has_one_final_and_its_revisions_count_up(
+    run: Run, make: Any, kinds: list[tuple[int, str, int]], data: st.DataObject
+) -> None:
+    """Gaps, halts, jumps and repairs in any order: revisions count from 0, and restarts change nothing."""
+    frames: list[AnyEvent] = []
+    jumped = 0
+    for number, (seconds, kind, jump) in enumerate(kinds):
+        jumped += jump
+        at = seconds + number * 20 + jumped
+        if kind in {"trade", "repair"}:
+            origin = "live" if kind == "trade" else "repair"
+            frames.append(make.trades(make.trade(number, at), origin=origin))
+        elif kind == "heartbeat":
+            frames.append(make.heartbeat(at))
+        else:
+            frames.append(make.heartbeat(at, valid=False, reason=kind))
+    published = run(Candles, frames)
+    revisions: dict[str, int] = {}
+    for candle in flat(published):
+        if isinstance(candle, Candle):
+            assert candle.end - candle.start == INTERVALS[candle.interval]
+            assert candle.valid == (not candle.reason)
+            if candle.state == "open":
+                assert candle.key not in revisions
+            else:
+                assert candle.revision == revisions.get(candle.key, -1) + 1
+                assert (candle.state == "final") == (candle.revision == 0)
+                revisions[candle.key] = candle.revision
+    at_restart = data.draw(st.lists(st.integers(0, max(0, len(frames) - 1)), max_size=3))
+    assert run(Candles, frames, restarts=at_restart) == published
+
+
+def test_a_candle_is_open_then_final_when_the_watermark_passes_its_end(run: Run, make: Any) -> None:
+    """The grace period keeps a candle open for trades that come a little late."""
+    published = run(
+        Candles,
+        [
+            make.heartbeat(0),
+            make.trades(make.trade(1, 58, "100")),
+            make.heartbeat(61.9),
+            make.trades(make.trade(2, 59, "102"), seconds=61.9),
+            make.heartbeat(62),
+        ],
+    )
+    made = candles(published)
+    assert [(candle.state, candle.close, candle.trades) for candle in made] == [
+        ("open", "100", 1),
+        ("final", "102", 2),
+    ]
+    assert candles(published[4:5])[0].state == "final"
+
+
+def test_open_candles_are_published_at_once_and_then_at_most_every_quarter_of_a_second(run: Run, make: Any) -> None:
+    """The first trade of a candle shows at once; of a hundred more within a second only a few do, and none is lost."""
+    frames = [make.heartbeat(0)] + [make.trades(make.trade(i, 10 + i / 100)) for i in range(100)]
+    published = run(Candles, [*frames, make.heartbeat(12)])
+    shown = candles(published, state="open")
+    assert candles(published[1:2])[0].trades == 1
+    assert len(shown) == 5
+    assert shown[-1].trades == 100
+    times = [candle.ts_event for candle in shown]
+    assert all(later - earlier >= SECOND // 4 for earlier, later in pairwise(times))
+
+
+def test_a_trade_after_the_final_revises_high_low_and_volume_but_not_open_and_close(run: Run, make: Any) -> None:
+    """Unless it is the first or the last in event order, only the extremes and sums change."""
+    published = run(
+        patient,
+        [
+            make.heartbeat(0),
+            make.trades(make.trade(1, 10, "100"), make.trade(5, 50, "101")),
+            make.heartbeat(70),
+            make.trades(make.trade(3, 30, "150"), seconds=71),
+            make.trades(make.trade(6, 55, "90"), seconds=72),
+        ],
+    )
+    made = candles(published)
+    assert [(c.state, c.revision, c.open, c.high, c.low, c.close, c.volume, c.trades) for c in made[-3:]] == [
+        ("final", 0, "100", "101", "100", "101", "2", 2),
+        ("revised", 1, "100", "150", "100", "101", "3", 3),
+        ("revised", 2, "100", "150", "90", "90", "4", 4),
+    ]
+
+
+def test_trades_of_one_moment_are_ordered_by_their_number(run: Run, make: Any) -> None:
+    """9 comes before 10, although text sorts it after."""
+    published = run(
+        patient,
+        [make.heartbeat(0), make.trades(make.trade(10, 5, "110"), make.trade(9, 5, "109")), make.heartbeat(90)],
+    )
+    final = candles(published, state="final")[0]
+    assert (final.open, final.close) == ("109", "110")
+
+
+def test_a_minute_without_trades_is_a_valid_marker_when_heartbeats_went_on(run: Run, make: Any) -> None:
+    """The marker tells that there was no trade."""
+    published = run(Candles, [make.heartbeat(second) for second in range(0, 190, 5)])
+    made = candles(published)
+    assert [(c.start, c.state, c.trades, c.open, c.valid) for c in made] == [
+        (make.ts(0), "final", 0, None, True),
+        (make.ts(60), "final", 0, None, True),
+        (make.ts(120), "final", 0, None, True),
+    ]
+
+
+def test_minutes_spanned_by_silence_say_that_nobody_knows(run: Run, make: Any) -> None:
+    """Heartbeats that stop for longer than five seconds leave a hole, and only what it touches is invalid."""
+    before = [make.heartbeat(second) for second in range(66)]
+    after = [make.heartbeat(second) for second in range(130, 250)]
+    made = candles(run(Candles, [*before, *after]))
+    assert [(c.start, c.valid, c.reason) for c in made] == [
+        (make.ts(0), True, ""),
+        (make.ts(60), False, "gap"),
+        (make.ts(120), False, "gap"),
+        (make.ts(180), True, ""),
+    ]
+
+
+def test_a_candle_with_trades_is_invalid_when_a_gap_touches_it(run: Run, make: Any) -> None:
+    """A missed trade may have been its high."""
+    published = run(
+        Candles,
+        [
+            *(make.heartbeat(second) for second in range(10)),
+            make.trades(make.trade(1, 10)),
+            make.heartbeat(11, valid=False, reason="disconnected"),
+            *(make.heartbeat(second) for second in range(13, 64)),
+        ],
+    )
+    final = candles(published, state="final")[0]
+    assert (final.trades, final.valid, final.reason) == (1, False, "disconnected")
+
+
+def test_a_gap_that_is_found_after_a_final_revises_it(run: Run, make: Any) -> None:
+    """A feed that finds out later that trades before are missing spoils what was final since its last heartbeat."""
+    published = run(
+        Candles,
+        [
+            *(make.heartbeat(second) for second in range(59)),
+            make.trades(make.trade(1, 62.5)),
+            make.heartbeat(62.5, valid=False, reason="gap"),
+            make.heartbeat(63),
+        ],
+    )
+    made = [candle for candle in candles(published) if candle.start == make.ts(0)]
+    assert [(c.state, c.revision, c.valid, c.reason) for c in made] == [
+        ("final", 0, True, ""),
+        ("revised", 1, False, "gap"),
+    ]
+
+
+def test_a_halted_minute_has_no_bar_and_says_halted(run: Run, make: Any) -> None:
+    """A minute in which trading was halted and nothing traded is marked; one with trades is a bar like any other."""
+    published = run(
+        Candles,
+        [
+            *(make.heartbeat(second) for second in range(50)),
+            make.trades(make.trade(1, 50)),
+            *(make.heartbeat(second, valid=False, reason="halted") for second in range(51, 200)),
+            *(make.heartbeat(second) for second in range(200, 310)),
+        ],
+    )
+    finals = candles(published, state="final")
+    assert [(c.trades, c.valid, c.reason) for c in finals] == [
+        (1, True, ""),
+        (0, False, "halted"),
+        (0, False, "halted"),
+        (0, False, "halted"),
+        (0, True, ""),
+    ]
+
+
+def test_the_first_candles_are_invalid_because_what_came_before_is_unknown(run: Run, make: Any) -> None:
+    """A stream that starts in the middle of an interval has missed its beginning."""
+    published = run(Candles, [make.heartbeat(second) for second in range(30, 140)])
+    assert [(c.valid, c.reason) for c in candles(published)] == [(False, "gap"), (True, "")]
+
+
+def test_without_heartbeats_nobody_can_tell_that_there_were_no_trades(run: Run, make: Any) -> None:
+    """A stream of trades alone makes valid bars where it has trades, and invalid markers where it has none."""
+    trades = [make.trades(make.trade(i, at)) for i, at in enumerate([0, 20, 130, 200])]
+    finals = candles(run(Candles, trades), state="final")
+    assert [(c.trades, c.valid) for c in finals] == [(2, True), (0, False), (1, True)]
+
+
+def test_a_trade_older_than_what_is_kept_becomes_a_dead_letter_and_no_candle_changes(run: Run, make: Any) -> None:
+    """What cannot be added rightly is not added, and not lost: the letter holds it."""
+    late = make.trade(7, 0, "1")
+    good = make.trade(8, KEEP_NS // SECOND + 100)
+    frames = [make.heartbeat(0), make.heartbeat(KEEP_NS // SECOND + 100), make.trades(late, good)]
+    published = run(Candles, frames)
+    letters = [event for event in published[2] if isinstance(event, DeadLetter)]
+    assert [(letter.stage, letter.reason, letter.field) for letter in letters] == [("candles", "late", "ts_event")]
+    assert b'"trade_id":"7"' in letters[0].payload
+    assert b'"trade_id":"8"' not in letters[0].payload
+    assert {c.trades for c in published[2] if isinstance(c, Candle)} == {1}
+
+
+def test_corrections_and_cancels_become_dead_letters(run: Run, make: Any) -> None:
+    """They would need every trade of the candle, and are not done halfway."""
+    published = run(Candles, [make.heartbeat(0), make.trades(make.trade(7, 1, action="cancel"))])
+    assert [event.reason for event in flat(published) if isinstance(event, DeadLetter)] == ["unsupported_action"]
+    assert not candles(published)
+
+
+def test_a_jump_over_months_makes_few_markers_and_one_gap_on_the_ledger(run: Run, make: Any) -> None:
+    """A replay that is followed by live data does not flood the topic."""
+    months = 90 * 86_400
+    published = run(Candles, [make.heartbeat(0), make.trades(make.trade(1, 1)), make.heartbeat(months)])
+    finals = [event for event in published[2] if isinstance(event, Candle)]
+    assert len(finals) <= len(INTERVALS) * (MARKERS_MAX + 1)
+    assert [c.trades for c in candles(published, "1m", "final")][:1] == [1]
+    assert all(not candle.valid for candle in finals)
+    ledger = [event for event in published[2] if isinstance(event, FeedStatus)]
+    assert [status.kind for status in ledger] == ["gap", "resynced"]
+    assert len({status.gap_id for status in ledger}) == 1
+
+
+def test_repaired_trades_revise_closed_candles_and_say_where_they_come_from(run: Run, make: Any) -> None:
+    """A repair changes neither the watermark nor what is known of the lines."""
+    published = run(
+        Candles,
+        [
+            *(make.heartbeat(second) for second in range(70)),
+            make.trades(make.trade(1, 30, "55"), origin="repair"),
+            make.heartbeat(71),
+        ],
+    )
+    revised = candles(published[-2:-1])
+    assert [(c.state, c.revision, c.trades, c.origin, c.open) for c in revised] == [("revised", 1, 1, "repair", "55")]
+    assert [(c.state, c.trades) for c in candles(published[-1:], "5m")] == [("open", 1)]
+
+
+@pytest.mark.parametrize(("interval", "start"), [("1h", 12 * 3600), ("4h", 12 * 3600), ("1d", 0)])
+def test_candles_start_at_whole_utc_intervals(run: Run, make: Any, interval: str, start: int) -> None:
+    """A candle is labelled by the start of its interval in UTC."""
+    published = run(Candles, [make.heartbeat(0), make.trades(make.trade(1, 59.999))])
+    assert [c.start % (86_400 * SECOND) for c in candles(published, interval)] == [start * SECOND]
