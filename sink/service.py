@@ -168,7 +168,7 @@ class Sink:
             self._looked_at = now
             self._look()
         # The first message of a batch starts its window at once; the rest may come together.
-        count = _READ_AT_ONCE if self._batch else 1
+        count = min(_READ_AT_ONCE, self._settings.sink_batch_rows) if self._batch else 1
         for message in self._consumer.consume(count, self._patience(now)):
             self._take(message)
 
@@ -239,7 +239,7 @@ class Sink:
         except BadEvent as bad:
             record = refused(source, bad.reason, str(bad), ts=time.time_ns(), field=bad.field, value=bad.value)
         except CodecError as bad:
-            record = refused(source, "undecodable", str(bad)[:1000], ts=time.time_ns())
+            record = refused(source, "undecodable", str(bad.args[0])[:1000], ts=time.time_ns())
         if self._registry_down:
             self._registry_down = False
             self._readiness.up("registry")

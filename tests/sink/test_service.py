@@ -1,4 +1,4 @@
-"""The sink as a process between real Kafka and real TimescaleDB: killed, cut off, doubled and poisoned, and still exact."""
+"""The sink as a process between the real Kafka and TimescaleDB: killed, cut off, doubled, poisoned, and still exact."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +45,19 @@ def trade_ids(road: Any) -> list[str]:
 
 def test_killed_again_and_again_it_stores_each_row_exactly_once(road: Any, trades: Callable[..., Trades]) -> None:
     """Kill -9 in the middle of a stream, five times: nothing is missing and nothing is there twice."""
-    road.produce(stream(trades))
-    stored = 0
-    for _ in range(5):
+    rounds, messages = 5, 2_000
+    interrupted = 0
+    for number in range(rounds):
+        road.produce(stream(trades, start=number * messages, messages=messages))
         road.start(TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
-        road.wait_rows("trades", stored + 600)
+        road.wait_rows("trades", road.count("trades") + 300)
         road.kill()
-        stored = road.count("trades")
-    assert 0 < stored < len(expected())
+        interrupted += road.count("trades") < (number + 1) * messages * EACH
+    assert interrupted
     road.start()
-    road.wait_rows("trades", len(expected()))
+    road.wait_rows("trades", rounds * messages * EACH)
     assert road.stop() == 0
-    assert trade_ids(road) == expected()
+    assert trade_ids(road) == expected(rounds * messages)
 
 
 def test_a_restart_goes_on_where_the_database_stands(road: Any, trades: Callable[..., Trades]) -> None:
@@ -114,7 +114,7 @@ def test_a_database_that_goes_away_pauses_the_sink_until_it_is_back(
     proxy.close()
     wait_for("not ready", lambda: road.ready().status_code == 503)
     report = road.ready().json()
-    assert "refused" in report["checks"]["database"] or "closed" in report["checks"]["database"]
+    assert {name for name, state in report["checks"].items() if state != "ok"} == {"database"}
     road.produce(stream(trades, start=1_000, messages=1_000))
     wait_for("three attempts", lambda: (road.metric('tickstream_sink_rewinds_total{reason="database"}') or 0) >= 3)
     assert road.metric("tickstream_sink_queue_rows") == 0
@@ -208,7 +208,7 @@ def _fields(quote: Quote) -> dict[str, Any]:
 
 def test_every_topic_lands_in_its_table(road: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]) -> None:
     """One of each, with checkpoints and deletion marks passed over, and the offsets of all counted."""
-    source = {"venue": "coinbase", "symbol": "BTC-USD", "ts_event": TS, "ts_recv": TS, "line": "l"}
+    source: dict[str, Any] = {"venue": "coinbase", "symbol": "BTC-USD", "ts_event": TS, "ts_recv": TS, "line": "l"}
     levels: dict[str, Any] = {"bid_prices": ["1"], "bid_sizes": ["2"], "ask_prices": ["3"], "ask_sizes": ["4"]}
     instrument = Instrument(
         venue="coinbase", symbol="BTC-USD", ts_recv=TS, venue_symbol="BTC-USD", base_currency="BTC",
@@ -243,10 +243,10 @@ def test_every_topic_lands_in_its_table(road: Any, trades: Callable[..., Trades]
     assert road.committed() == 10
 
 
-def test_its_metrics_tell_rows_latency_and_hops(
+def test_its_metrics_and_log_tell_what_it_does(
     road: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
 ) -> None:
-    """Rows by table, the time of a transaction, and how long ago the event was received and last handled."""
+    """Rows, latencies and hops in /metrics; the log is JSON and never holds the database's password."""
     now = time.time_ns()
     hops = {"t_recv": str(now).encode(), "t_produced": str(now + 1).encode(), "t_ingested": str(now + 2).encode()}
     road.start()
@@ -256,25 +256,22 @@ def test_its_metrics_tell_rows_latency_and_hops(
     for hop in ("received_to_stored", "ingested_to_stored"):
         assert road.metric(f'tickstream_hop_latency_ms_count{{hop="{hop}"}}') == 1
     assert road.stop() == 0
+    lines = (road._folder / "sink.log").read_text().splitlines()
+    assert {json.loads(line)["event"] for line in lines} >= {"assigned", "reading", "drained"}
+    password = psycopg.conninfo.conninfo_to_dict(road.endpoints.sink_database_url)["password"]
+    assert all(str(password) not in line for line in lines)
 
 
-def test_told_to_stop_it_stores_what_it_has_read(road: Any, trades: Callable[..., Trades]) -> None:
+def test_told_to_stop_it_stores_what_it_has_read(
+    road: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
+) -> None:
     """SIGTERM in the middle of a window: the rows read are stored before it leaves."""
     road.start(TICKSTREAM_SINK_WINDOW_MS="10000")
     road.produce([trades(0)])
-    # The first message waits in its window of ten seconds.
-    while not (road.processes["sink"].poll() is None and _queued(road)):
-        assert road.processes["sink"].poll() is None
+    wait_for("the row in its window of ten seconds", lambda: road.metric("tickstream_sink_queue_rows"))
     assert road.count("trades") == 0
     assert road.stop() == 0
     assert road.count("trades") == 1
-
-
-def _queued(road: Any) -> bool:
-    try:
-        return bool(road.metric("tickstream_sink_queue_rows"))
-    except OSError:
-        return False
 
 
 def test_a_slow_database_pauses_reading_at_the_limit(
@@ -308,18 +305,6 @@ def test_before_the_migrations_it_waits_and_says_what_to_run(
     assert road.stop() == 0
 
 
-def test_records_of_one_symbol_keep_their_order(road: Any, trades: Callable[..., Trades]) -> None:
-    """Within a partition rows are stored in the order of their offsets."""
-    road.produce(stream(trades, messages=500))
-    road.start(TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
-    road.wait_rows("trades", 1_500)
-    assert road.stop() == 0
-    for symbol in SYMBOLS:
-        query = "SELECT sequence FROM trades WHERE symbol = %s ORDER BY kafka_offset, item"
-        numbers = [row[0] for row in road.rows(query, symbol)]
-        assert all(before <= after for before, after in pairwise(numbers))
-
-
 def test_a_bad_setting_is_named_before_anything_starts() -> None:
     """The exit status is 2 and the message names the variable."""
     done = subprocess.run(
@@ -329,15 +314,3 @@ def test_a_bad_setting_is_named_before_anything_starts() -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "TICKSTREAM_SINK_WINDOW_MS" in done.stderr
-
-
-def test_its_log_is_json_and_tells_no_password(road: Any, trades: Callable[..., Trades]) -> None:
-    """Each line can be parsed, and the database's password is in none."""
-    road.start()
-    road.produce([trades(0)])
-    road.wait_rows("trades", 1)
-    assert road.stop() == 0
-    lines = (road._folder / "sink.log").read_text().splitlines()
-    assert {json.loads(line)["event"] for line in lines} >= {"assigned", "reading", "drained"}
-    password = psycopg.conninfo.conninfo_to_dict(road.endpoints.sink_database_url)["password"]
-    assert all(str(password) not in line for line in lines)
