@@ -20,8 +20,9 @@ class _Side:
         self._levels: dict[Decimal, Level] = {}
 
     def replace(self, levels: Iterable[Sequence[str]]) -> None:
-        self._levels = {self._sign * Decimal(price): (price, size) for price, size in levels if Decimal(size)}
-        self._keys = sorted(self._levels)
+        self._keys.clear()
+        self._levels.clear()
+        self.apply(levels)
 
     def apply(self, changes: Iterable[Sequence[str]]) -> None:
         for price, size in changes:

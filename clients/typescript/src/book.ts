@@ -10,8 +10,8 @@ class Side {
   constructor(private readonly direction: 1 | -1) {}
 
   replace(levels: readonly Level[]): void {
-    this.levels = levels.filter(([, size]) => !isZero(size));
-    this.levels.sort((a, b) => this.direction * compareDecimals(a[0], b[0]));
+    this.levels = [];
+    this.apply(levels);
   }
 
   apply(changes: readonly Level[]): void {

@@ -1,0 +1,214 @@
+"""The Python client against the real API."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import pytest
+from tickstream_client import ApiError, Disconnected, MarketDataClient, Message, Refused
+
+from marketdata import topics
+from marketdata.events import BookUpdate, Candle, Trade, Trades
+
+MINUTE_NS = 60_000_000_000
+VENUE = "coinbase"
+Result = TypeVar("Result")
+
+
+def run(work: Coroutine[Any, Any, Result], limit_s: float = 60) -> Result:
+    """Run a coroutine with a limit."""
+
+    async def limited() -> Result:
+        async with asyncio.timeout(limit_s):
+            return await work
+
+    return asyncio.run(limited())
+
+
+def trade(symbol: str, number: int) -> Trades:
+    """Return one trade; its price tells its number."""
+    now = time.time_ns()
+    one = Trade(trade_id=f"t{number}", ts_event=now, price=f"{60_000 + number}.10", size="0.50000000", side="buy")
+    return Trades(venue=VENUE, symbol=symbol, ts_event=now, ts_recv=now, line="coinbase/0", trades=(one,))
+
+
+def book(symbol: str, kind: str, bids: dict[str, str], asks: dict[str, str], **changes: Any) -> BookUpdate:
+    """Return a change of the book."""
+    now = time.time_ns()
+    return BookUpdate(
+        venue=VENUE,
+        symbol=symbol,
+        ts_event=now,
+        ts_recv=now,
+        line="coinbase/0",
+        kind=kind,
+        bid_prices=list(bids),
+        bid_sizes=list(bids.values()),
+        ask_prices=list(asks),
+        ask_sizes=list(asks.values()),
+        **changes,
+    )
+
+
+def candle(symbol: str, start: int, close: str) -> Candle:
+    """Return a final candle."""
+    return Candle(
+        venue=VENUE,
+        symbol=symbol,
+        interval="1m",
+        start=start,
+        end=start + MINUTE_NS,
+        ts_event=start,
+        ts_recv=time.time_ns(),
+        open="1.10",
+        high="9.00",
+        low="1.00",
+        close=close,
+        volume="3.50",
+        trades=2,
+        state="final",
+    )
+
+
+def test_candles_come_newest_first_within_the_range_with_the_exact_digits(platform: Any, symbol: str) -> None:
+    """A range of candles is [start, end), and no digit changes on the way."""
+    first = time.time_ns() // MINUTE_NS * MINUTE_NS - 3 * MINUTE_NS
+    platform.publish(topics.CANDLES, *(candle(symbol, first + n * MINUTE_NS, f"{n}.50") for n in range(3)))
+
+    async def work() -> tuple[list[Any], list[Any]]:
+        async with MarketDataClient(platform.url) as client:
+            stream = client.stream_candles(symbol)
+            live = [await anext(stream) for _ in range(3)]  # its state: the API has them now
+            await stream.aclose()
+            start = datetime.fromtimestamp(first / 1e9, UTC)
+            end = datetime.fromtimestamp(first / 1e9 + 120, UTC)
+            return live, await client.get_candles(symbol, "1m", start=start, end=end)
+
+    live, stored = run(retried(work))
+    assert [each["close"] for each in stored] == ["1.50", "0.50"]
+    assert sorted(each.data["close"] for each in live) == ["0.50", "1.50", "2.50"]
+
+
+async def retried(work: Any) -> Any:
+    """Return what `work` returns once the API knows the symbol, which it does when the first record has arrived."""
+    while True:
+        try:
+            return await work()
+        except (Refused, ApiError) as error:
+            if not any(word in str(error) for word in ("unknown_symbol", "404", "503")):
+                raise
+            await asyncio.sleep(0.05)
+
+
+def test_a_history_longer_than_a_page_is_read_page_by_page(platform: Any, symbol: str) -> None:
+    """1,100 trades come in two pages: each once, newest first, the older ones from the database."""
+    platform.publish(topics.TRADES, *(trade(symbol, number) for number in range(1_200)))
+    platform.wait_trades(symbol, 1_200)
+
+    async def work() -> list[Any]:
+        async with MarketDataClient(platform.url) as client:
+            return await client.get_trades(symbol, limit=1_100)
+
+    trades = run(retried(work))
+    assert [each["trade_id"] for each in trades] == [f"t{number}" for number in range(1_199, 99, -1)]
+
+
+def test_a_live_book_equals_the_book_of_the_api(platform: Any, symbol: str) -> None:
+    """Snapshot and deltas give the same levels, digit for digit, as the REST answer."""
+    platform.publish(
+        topics.BOOK_UPDATES,
+        book(symbol, "snapshot", {"100.10": "1.0", "100.0": "2", "99": "3"}, {"100.20": "1", "101": "2.50"}),
+    )
+
+    async def work() -> tuple[Any, Any]:
+        async with MarketDataClient(platform.url) as client:
+            stream = client.stream_book(symbol, 5)
+            kept = await anext(stream)
+            assert (kept.valid, kept.bids(1)) == (True, [("100.10", "1.0")])
+            platform.publish(
+                topics.BOOK_UPDATES,
+                book(symbol, "update", {"100.10": "0", "100.05": "7"}, {"100.20": "4"}),
+                book(symbol, "update", {"98": "1"}, {"100.15": "0.00000001"}),
+            )
+            while kept.bids()[-1] != ("98", "1"):
+                kept = await anext(stream)
+            await stream.aclose()
+            return kept, await client.get_orderbook(symbol, depth=5)
+
+    kept, answer = run(retried(work))
+    assert [list(level) for level in kept.bids()] == answer["data"]["bids"]
+    assert [list(level) for level in kept.asks()] == answer["data"]["asks"]
+    assert kept.asks(1) == [("100.15", "0.00000001")]
+    assert kept.valid
+
+
+def test_a_gap_makes_the_live_book_invalid_until_its_new_snapshot(platform: Any, symbol: str) -> None:
+    """Consumers hear both: that the book may not be trusted, and that it may again."""
+    platform.publish(topics.BOOK_UPDATES, book(symbol, "snapshot", {"10": "1"}, {"11": "1"}))
+
+    async def work() -> list[tuple[bool, str, Any]]:
+        async with MarketDataClient(platform.url) as client:
+            stream = client.stream_book(symbol, 5)
+            heard: list[tuple[bool, str, Any]] = []
+            kept = await anext(stream)
+            heard.append((kept.valid, kept.reason, kept.bids(1)))
+            platform.publish(topics.BOOK_UPDATES, book(symbol, "clear", {}, {}, valid=False, reason="gap"))
+            while kept.valid:
+                kept = await anext(stream)
+            heard.append((kept.valid, kept.reason, None))
+            platform.publish(topics.BOOK_UPDATES, book(symbol, "snapshot", {"10.5": "3"}, {"11": "1"}))
+            while not kept.valid:
+                kept = await anext(stream)
+            heard.append((kept.valid, kept.reason, kept.bids(1)))
+            await stream.aclose()
+            return heard
+
+    assert run(retried(work)) == [(True, "", [("10", "1")]), (False, "gap", None), (True, "", [("10.5", "3")])]
+
+
+def test_a_client_goes_on_when_the_api_was_killed_and_started_again(platform: Any, symbol: str) -> None:
+    """The reader hears of the lost connection, and then gets the state anew."""
+    platform.publish(topics.TRADES, trade(symbol, 1))
+
+    async def work() -> tuple[list[str], list[str]]:
+        async with MarketDataClient(platform.url, reconnect_max_s=0.5) as client:
+            stream = client.stream_trades(symbol)
+            before = await anext(stream)
+            assert isinstance(before, Message)
+            platform.kill("api")
+            lost = await anext(stream)
+            assert isinstance(lost, Disconnected)
+            await asyncio.to_thread(platform.start, "api")
+            platform.publish(topics.TRADES, trade(symbol, 2))
+            after: list[str] = []
+            while after[-1:] != ["t2"]:
+                event = await anext(stream)
+                if isinstance(event, Message):
+                    after.append(event.data["trade_id"])
+            await stream.aclose()
+            return [before.data["trade_id"]], after
+
+    before, after = run(retried(work), 90)
+    assert before == ["t1"]
+    assert after == ["t1", "t2"]
+
+
+def test_an_unknown_symbol_is_an_error_that_says_so(platform: Any, symbol: str) -> None:
+    """Neither history nor a stream waits for what does not exist."""
+    platform.publish(topics.TRADES, trade(symbol, 1))
+
+    async def work() -> None:
+        async with MarketDataClient(platform.url) as client:
+            await client.get_trades(symbol)
+            with pytest.raises(ApiError, match="NO-SUCH") as problem:
+                await client.get_ticker("NO-SUCH")
+            assert problem.value.status == 404
+            with pytest.raises(Refused) as refused:
+                await anext(client.stream_trades("NO-SUCH"))
+            assert refused.value.code == "unknown_symbol"
+
+    run(retried(work))
