@@ -146,6 +146,7 @@ class SymbolState:
         self.statuses: deque[NumberedStatus] = deque(maxlen=STATUSES_MAX)
         self.status_number = 0
         self.instrument: Instrument | None = None
+        self.messages = 0  # taken in since the start
 
     @property
     def ticker_ts_recv(self) -> int:
@@ -246,6 +247,7 @@ class Market:
         state = None if isinstance(event, RawFrame) else self.state(event.venue, event.symbol)
         if state is None:
             return []
+        state.messages += 1
         match event:
             case BookUpdate():
                 changes = self._book_update(state, event)
@@ -274,7 +276,7 @@ class Market:
         book = state.book
         book.book.bids.replace(checkpoint.bid_prices, checkpoint.bid_sizes)
         book.book.asks.replace(checkpoint.ask_prices, checkpoint.ask_sizes)
-        book.known = checkpoint.valid or bool(checkpoint.bid_prices or checkpoint.ask_prices)
+        book.known = checkpoint.updates > 0
         book.trust = Trust(checkpoint.valid, checkpoint.reason)
         book.ts_event, book.ts_recv = checkpoint.ts_event, checkpoint.ts_recv
         book.line, book.sequence = checkpoint.line, checkpoint.sequence
@@ -417,12 +419,12 @@ def _apply_levels(state: SymbolState, event: BookUpdate) -> dict[int, tuple[list
 
 
 def _book_trust(book: BookState, event: BookUpdate) -> Trust:
-    if not event.valid:
-        return Trust(False, event.reason or RESYNCING)
     if event.kind == "clear":
         return Trust(False, event.reason or RESYNCING)
     if not book.known:
-        return Trust(False, book.trust.reason or RESYNCING)
+        return book.trust
+    if not event.valid:
+        return Trust(False, event.reason or RESYNCING)
     return Trust(False, CROSSED) if book.book.is_crossed() else TRUSTED
 
 

@@ -231,6 +231,7 @@ class SymbolStatus(_Model):
     trades_valid: bool
     trades_reason: str
     halted: bool
+    messages: Annotated[int, Field(description="Taken in since the API started.", examples=[73012])]
     line: Annotated[str, Field(examples=["coinbase/0"])]
     sequence: int | None
 

@@ -131,6 +131,7 @@ def _health(service: Service, state: SymbolState) -> messages.Json:
         "trades_valid": trades.valid,
         "trades_reason": trades.reason,
         "halted": halted(state),
+        "messages": state.messages,
         "line": state.book.line,
         "sequence": state.book.sequence,
     }
