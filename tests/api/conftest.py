@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +22,8 @@ import httpx
 import psycopg
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from psycopg import sql
 from websockets.asyncio.client import ClientConnection, connect
 
 from infra.local.table import Endpoints
@@ -96,7 +100,7 @@ class Stage:
 
         for event in events:
             topic = INSTRUMENTS if event.schema == "Instrument" else PUBLIC[event.schema]
-            extra = dict(headers or {})
+            extra: dict[str, str | bytes | None] = dict(headers or {})
             if event.schema == "Book":
                 extra[INPUT] = self.positions[event.key.removesuffix("|full")].to_header()
             # A candle goes where its market goes, as the platform writes it.
@@ -156,6 +160,15 @@ class Stage:
         with psycopg.connect(self.endpoints.database_url, options=options) as connection:
             connection.cursor().executemany(statement, list(rows))
 
+    def remove(self) -> None:
+        """Remove topics and tables."""
+        admin = AdminClient({"bootstrap.servers": self.endpoints.kafka_brokers})
+        mine = [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith(self.prefix)]
+        for removal in admin.delete_topics(mine).values():
+            removal.result(timeout=10)
+        with psycopg.connect(self.endpoints.database_url, autocommit=True) as owner:
+            owner.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(self.schema)))
+
     def clear(self) -> None:
         """End what still runs."""
         self.client.close()
@@ -163,6 +176,52 @@ class Stage:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
             self.process.wait(10)
+
+
+class Gate:
+    """A TCP proxy in front of the database that can be closed and opened."""
+
+    def __init__(self, url: str) -> None:
+        parts = psycopg.conninfo.conninfo_to_dict(url)
+        self._target = (str(parts["host"]), int(str(parts["port"])))
+        self._sockets: list[socket.socket] = []
+        self._listener: socket.socket | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port: int = probe.getsockname()[1]
+        self.url = psycopg.conninfo.make_conninfo(url, host="127.0.0.1", port=self._port)
+        self.open()
+
+    def open(self) -> None:
+        """Accept connections."""
+        self._listener = socket.create_server(("127.0.0.1", self._port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def close(self) -> None:
+        """Refuse connections and cut those there are."""
+        listener, self._listener = self._listener, None
+        for one in (listener, *self._sockets):
+            if one is not None:
+                with contextlib.suppress(OSError):  # the other end may be gone already
+                    one.shutdown(socket.SHUT_RDWR)
+                one.close()
+        self._sockets.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the listener was closed
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection(self._target)
+                self._sockets += [client, server]
+                for source, sink in ((client, server), (server, client)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the gate was closed, or one end went away
+            while data := source.recv(65_536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
 
 
 class Socket:
@@ -215,6 +274,26 @@ def codec(endpoints: Endpoints) -> Codec:
         registry.close()
 
 
+@pytest.fixture(scope="session")
+def shared(endpoints: Endpoints, codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One API that is ready, for every test that only adds a market of its own (see `symbol`)."""
+    name = uuid.uuid4().hex[:8]
+    one = Stage(endpoints, f"t{name}.", f"t_{name}", tmp_path_factory.mktemp("api"), codec)
+    one.make_topics()
+    one.make_tables()
+    one.start()
+    one.ready()
+    yield one
+    one.clear()
+    one.remove()
+
+
+@pytest.fixture
+def symbol() -> str:
+    """A symbol that no other test uses."""
+    return f"{uuid.uuid4().hex[:10].upper()}-USD"
+
+
 @pytest.fixture
 def bare_stage(
     endpoints: Endpoints,
@@ -245,6 +324,14 @@ def api(stage: Stage) -> Stage:
     stage.start()
     stage.ready()
     return stage
+
+
+@pytest.fixture
+def gate(endpoints: Endpoints) -> Iterator[Gate]:
+    """A gate before the database, open; `url` is the API role's address through it."""
+    one = Gate(endpoints.api_database_url)
+    yield one
+    one.close()
 
 
 @pytest.fixture(name="wait_for")
