@@ -117,7 +117,8 @@ class Process:
     ports: Mapping[str, int] = field(default_factory=dict)
     once: bool = False
     tries: int = 3
-    ready_seconds_max: float = 60.0
+    # Idle, the slowest server takes 6 s; a machine with all cores busy may need ten times that and more.
+    ready_seconds_max: float = 180.0
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds_max: float = 10.0
 
