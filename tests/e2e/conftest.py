@@ -17,10 +17,12 @@ import psycopg
 import pytest
 
 from marketdata.events import EVENTS
+from marketdata.topics import Topic
 from runtime.admin import TopicAdmin
 from runtime.registry import Registry
 from runtime.settings import CommonSettings
 from sink import migrations
+from tickstream.reader import Reader
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 90.0
@@ -153,6 +155,16 @@ class Services:
         answer = httpx.get(f"{self.api_url}{path}", params=params, timeout=10)
         answer.raise_for_status()
         return answer.json()
+
+    def events(self, topic: Topic) -> list[Any]:
+        """Return all events of a topic, each partition in order."""
+        reader = Reader(self.kafka, topic)
+        try:
+            ends = reader.ends()
+            start, stop = ({p: end[which] for p, end in ends.items()} for which in (0, 1))
+            return [reader.decode(message) for message in reader.read(start, stop)]
+        finally:
+            reader.close()
 
     def logs(self) -> str:
         """Return the last lines of each log, for a failing test's message."""

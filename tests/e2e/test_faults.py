@@ -7,14 +7,12 @@ from typing import Any
 
 import httpx
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
 from marketdata.events import BookUpdate
-from marketdata.topics import BOOK_UPDATES, PARTITIONS
-from runtime.kafka import consumer_config
-from runtime.registry import Registry
+from marketdata.topics import BOOK_UPDATES
 
 SYMBOL = "BTC-USD"
+pytestmark = pytest.mark.timeout(400)  # seven processes start, and some reconnect
 
 # Between an update compared with the exchange and the next; after a snapshot every one of the first few is compared.
 COMPARE_EVERY = 25
@@ -34,23 +32,7 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
 
 def book_updates(services: Any) -> list[BookUpdate]:
     """Return every public book update of the symbol, in order."""
-    consumer = Consumer(consumer_config(services.kafka, "truth"))
-    registry = Registry(services.kafka.registry_url)
-    codec = registry.codec()
-    topic = BOOK_UPDATES.physical(services.kafka.topic_prefix)
-    found = []
-    for partition in range(PARTITIONS):
-        _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
-        consumer.assign([TopicPartition(topic, partition, 0)])
-        while consumer.position([TopicPartition(topic, partition)])[0].offset < end:
-            message = consumer.poll(5)
-            if message is not None and message.key() == f"coinbase:{SYMBOL}".encode():
-                event = codec.decode(message.value() or b"")
-                assert isinstance(event, BookUpdate)
-                found.append(event)
-    consumer.close()
-    registry.close()
-    return found
+    return [event for event in services.events(BOOK_UPDATES) if event.symbol == SYMBOL]
 
 
 def exchange_book(services: Any, update: BookUpdate) -> dict[str, dict[Decimal, Decimal]] | None:

@@ -10,16 +10,15 @@ from typing import Any
 
 import httpx
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
-from marketdata.events import Trades
-from marketdata.topics import PARTITIONS, TRADES
-from runtime.kafka import consumer_config
+from marketdata.topics import TRADES
 from runtime.recordings import read
-from runtime.registry import Registry
 
 RECORDING = Path(__file__).parents[3] / "shared" / "recordings" / "coinbase_advanced.jsonl.zst"
-pytestmark = pytest.mark.skipif(not RECORDING.exists(), reason="the recordings are not beside the project")
+pytestmark = [
+    pytest.mark.skipif(not RECORDING.exists(), reason="the recordings are not beside the project"),
+    pytest.mark.timeout(400),  # seven processes start, and some again
+]
 
 Level = tuple[Decimal, Decimal]
 
@@ -74,24 +73,9 @@ def stored_trades(services: Any) -> Counter[tuple[Any, ...]]:
 
 def published_trades(services: Any) -> Counter[tuple[str, str]]:
     """Return each trade of md.trades.v1 with how often it is there."""
-    consumer = Consumer(consumer_config(services.kafka, "truth"))
-    registry = Registry(services.kafka.registry_url)
-    codec = registry.codec()
-    topic = TRADES.physical(services.kafka.topic_prefix)
     found: Counter[tuple[str, str]] = Counter()
-    for partition in range(PARTITIONS):
-        _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
-        consumer.assign([TopicPartition(topic, partition, 0)])
-        while consumer.position([TopicPartition(topic, partition)])[0].offset < end:
-            message = consumer.poll(5)
-            if message is None:
-                continue
-            assert message.error() is None
-            event = codec.decode(message.value() or b"")
-            assert isinstance(event, Trades)
-            found.update((event.symbol, trade.trade_id) for trade in event.trades)
-    consumer.close()
-    registry.close()
+    for event in services.events(TRADES):
+        found.update((event.symbol, trade.trade_id) for trade in event.trades)
     return found
 
 
@@ -115,7 +99,7 @@ def assert_truth(services: Any, truth: Truth, wait_for: Any) -> None:
             f"the final book of {symbol}", lambda symbol=symbol: served_book(services, symbol) == truth.levels(symbol)
         )
     assert stored_trades(services) == want
-    assert published_trades(services) == Counter(truth.trades)
+    assert published_trades(services) == Counter(list(truth.trades))
     assert services.rows("SELECT stage, reason, detail FROM dead_letters LIMIT 5") == []
 
 
