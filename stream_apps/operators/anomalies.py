@@ -308,11 +308,15 @@ class AnomaliesTrades:
 
 
 class Source(msgspec.Struct):
-    """What is usual of the quotes of one source, the venue's or our books'."""
+    """What is usual of the quotes of one source, the venue's or our books'.
+
+    `alone_since` is since when it has gone on without a long pause while no other source did.
+    """
 
     spreads: Window
     told: Told
     ts: int = 0
+    alone_since: int | None = None
     reason: str = ""
     crossed: bool = False
     stale: bool = False
@@ -349,7 +353,13 @@ class AnomaliesQuotes:
         source = state.sources.get(event.source)
         if source is None:
             source = state.sources[event.source] = Source(spreads=Window(SPREADS), told=Told())
-        source.ts = max(source.ts, event.ts_event)
+        # A market in which nothing happens is silent on both sources.
+        if source.alone_since is None or event.ts_event - source.ts > STALE_NS_MIN // 2:
+            source.alone_since = event.ts_event
+        source.ts = event.ts_event
+        for other in state.sources.values():
+            if other is not source:
+                other.alone_since = None
         source.reason = event.reason
         out: list[AnyEvent] = []
         if event.reason == HALTED:
@@ -373,9 +383,11 @@ class AnomaliesQuotes:
             source.stale = True
             return
         source.stale = False
+        silent = event.ts_event - (source.alone_since or event.ts_event)
+        if silent <= STALE_NS_MIN:
+            return
         for name, other in state.sources.items():
-            silent = event.ts_event - other.ts
-            if other.stale or other.reason or silent <= STALE_NS_MIN:
+            if other is source or other.stale or other.reason:
                 continue
             other.stale = True
             if other.told.may("stale", event.ts_event, self.counts):

@@ -1,0 +1,276 @@
+"""Books of several lines: what goes on is always one line's true book, and a dying line costs one snapshot at most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marketdata.book import L2Book
+from marketdata.events import AnyEvent, BookUpdate
+from stream_apps.operators.arbitration import IngestBooks
+
+Run = Callable[..., list[list[AnyEvent]]]
+Scope = Literal["connection", "symbol"]
+Levels = tuple[list[tuple[str, str]], list[tuple[str, str]]]
+
+
+def by_connection() -> IngestBooks:
+    """Return the operator for a venue that numbers connections."""
+    return IngestBooks({}, {})
+
+
+def by_symbol() -> IngestBooks:
+    """Return the operator for a venue that numbers symbols."""
+    return IngestBooks({}, {"coinbase": "symbol"})
+
+
+class Market:
+    """The true book after each change; change k has number k and happens at k tenths of a second."""
+
+    def __init__(self, make: Any, changes: list[tuple[str, str, str]]) -> None:
+        self._make = make
+        self._changes = changes
+        self.states: list[Levels] = []
+        book = L2Book()
+        for side, price, size in changes:
+            (book.bids if side == "bid" else book.asks).apply([price], [size])
+            self.states.append((book.bids.top(), book.asks.top()))
+
+    def update(self, number: int, line: int, **more: Any) -> BookUpdate:
+        """Return a change as a line brings it."""
+        side, price, size = self._changes[number]
+        levels = {"bids" if side == "bid" else "asks": [(price, size)]}
+        return self._event("update", number, line, **levels, **more)
+
+    def snapshot(self, number: int, line: int) -> BookUpdate:
+        """Return the book after a change as a line brings it."""
+        bids, asks = self.states[number]
+        return self._event("snapshot", number, line, bids=bids, asks=asks)
+
+    def clear(self, number: int, line: int) -> BookUpdate:
+        """Return the loss of a line's book."""
+        return self._event("clear", number, line, valid=False, reason="gap")
+
+    def _event(self, kind: str, number: int, line: int, **more: Any) -> BookUpdate:
+        event: BookUpdate = self._make.book(kind, number / 10, line=f"l/{line}", sequence=number, **more)
+        return event
+
+
+CHANGE = st.tuples(st.sampled_from(["bid", "ask"]), st.integers(1, 6).map(str), st.sampled_from(["0", "1", "2", "3.5"]))
+
+
+@st.composite
+def lines(draw: st.DrawFn, make: Any) -> tuple[Market, list[BookUpdate], list[int]]:
+    """Return a market, what up to three lines bring of it in any interleaving, and how far the whole lines got.
+
+    Each line starts with a snapshot somewhere, may lose its book and get a new one, and may stop for good.
+    """
+    market = Market(make, draw(st.lists(CHANGE, min_size=1, max_size=40)))
+    size = len(market.states)
+    queues = []
+    for line in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, size - 1))
+        events = [market.snapshot(at, line)]
+        until = draw(st.sampled_from([size, size, draw(st.integers(at, size))]))
+        while at + 1 < until:
+            at += 1
+            happens = draw(st.integers(0, 14))
+            if happens == 0:
+                events.append(market.clear(at, line))
+                at = min(until - 1, at + draw(st.integers(0, 5)))
+                events.append(market.snapshot(at, line))
+            elif happens == 1:
+                events.append(market.snapshot(at, line))
+            else:
+                events.append(market.update(at, line))
+        if draw(st.integers(0, 3)) == 0:
+            events.append(market.clear(at, line))
+        queues.append(events)
+    merged: list[BookUpdate] = []
+    waiting = [list(queue) for queue in queues]
+    while any(waiting):
+        line = draw(st.sampled_from([number for number, queue in enumerate(waiting) if queue]))
+        merged.append(waiting[line].pop(0))
+    return market, merged, [queue[-1].sequence or 0 for queue in queues]
+
+
+class Downstream:
+    """Applies what goes on, as every consumer does."""
+
+    def __init__(self) -> None:
+        self.book = L2Book()
+        self.valid = False
+
+    def take(self, event: BookUpdate) -> None:
+        """Apply one event."""
+        if event.kind == "snapshot":
+            self.book.bids.replace(event.bid_prices, event.bid_sizes)
+            self.book.asks.replace(event.ask_prices, event.ask_sizes)
+            self.valid = True
+        elif event.kind == "clear":
+            self.valid = False
+        elif event.kind == "update":
+            assert self.valid, "no change goes on without a book that it belongs to"
+            self.book.bids.apply(event.bid_prices, event.bid_sizes)
+            self.book.asks.apply(event.ask_prices, event.ask_sizes)
+
+    @property
+    def levels(self) -> Levels:
+        """Both sides, best first."""
+        return self.book.bids.top(), self.book.asks.top()
+
+
+@given(data=st.data(), symbol=st.booleans())
+@settings(max_examples=150)
+def test_what_goes_on_is_at_every_step_a_book_that_the_market_had(
+    run: Run, make: Any, data: st.DataObject, symbol: bool
+) -> None:
+    """Whatever lines lose, repeat or lag: after each event the book equals the true one at that event's number."""
+    market, events, _ = data.draw(lines(make))
+    operator = by_symbol if symbol else by_connection
+    published = run(operator, events)
+    downstream = Downstream()
+    for outputs in published:
+        for event in outputs:
+            assert isinstance(event, BookUpdate)
+            downstream.take(event)
+            if downstream.valid:
+                assert event.sequence is not None
+                assert downstream.levels == market.states[event.sequence]
+    at = data.draw(st.lists(st.integers(0, len(events) - 1), max_size=3))
+    assert run(operator, events, restarts=at) == published
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_numbers_of_a_symbol_only_count_up_while_the_book_is_whole(run: Run, make: Any, data: st.DataObject) -> None:
+    """First arrival wins: between two snapshots no change goes on twice or late."""
+    _, events, _ = data.draw(lines(make))
+    last = -1
+    for outputs in run(by_symbol, events):
+        for event in outputs:
+            assert isinstance(event, BookUpdate)
+            if event.kind == "update":
+                assert event.sequence is not None
+                assert event.sequence > last
+            last = event.sequence if event.kind != "clear" and event.sequence is not None else last
+
+
+def book_of(published: list[list[AnyEvent]]) -> list[tuple[str, str]]:
+    """Return what went on as (kind, line)."""
+    return [(event.kind, event.line) for events in published for event in events if isinstance(event, BookUpdate)]
+
+
+def test_a_standby_takes_over_when_the_primary_loses_its_book(run: Run, make: Any) -> None:
+    """Consumers see one snapshot and never an invalid book."""
+    market = Market(make, [("bid", str(price), "1") for price in range(1, 7)])
+    events = [
+        market.snapshot(0, 0),
+        market.snapshot(0, 1),
+        market.update(1, 0),
+        market.update(1, 1),
+        market.update(2, 1),
+        market.clear(2, 0),
+        market.update(3, 1),
+        market.snapshot(3, 0),
+        market.update(4, 0),
+        market.update(4, 1),
+    ]
+    published = run(by_connection, events)
+    assert book_of(published) == [
+        ("snapshot", "l/0"),
+        ("update", "l/0"),
+        ("snapshot", "l/1"),
+        ("update", "l/1"),
+        ("update", "l/1"),
+    ]
+
+
+def test_a_standby_takes_over_when_the_primary_is_silent(run: Run, make: Any) -> None:
+    """Three seconds behind on event time is silent; a lagging line that wakes up changes nothing."""
+    market = Market(make, [("bid", str(price), "1") for price in range(1, 60)])
+    standby = [market.snapshot(0, 1), *(market.update(number, 1) for number in range(1, 50))]
+    late = [market.update(number, 0) for number in range(2, 40)]
+    published = run(by_connection, [market.snapshot(0, 0), *standby[:2], market.update(1, 0), *standby[2:], *late])
+    went_on = book_of(published)
+    assert went_on[:3] == [("snapshot", "l/0"), ("update", "l/0"), ("snapshot", "l/1")]
+    assert set(went_on[3:]) == {("update", "l/1")}
+    assert sum(kind == "snapshot" for kind, _ in went_on) == 2
+
+
+def test_without_a_standby_the_clear_goes_on(run: Run, make: Any) -> None:
+    """And the first line to have a whole book again is followed."""
+    market = Market(make, [("bid", str(price), "1") for price in range(1, 7)])
+    events = [
+        market.snapshot(0, 0),
+        market.clear(1, 0),
+        market.update(1, 1),
+        market.snapshot(2, 1),
+        market.snapshot(2, 0),
+        market.update(3, 0),
+        market.update(3, 1),
+    ]
+    assert book_of(run(by_connection, events)) == [
+        ("snapshot", "l/0"),
+        ("clear", "l/0"),
+        ("snapshot", "l/1"),
+        ("update", "l/1"),
+    ]
+
+
+def test_a_single_line_passes_as_it_is(run: Run, make: Any) -> None:
+    """With one line nothing is held back and no shadow book is kept."""
+    market = Market(make, [("bid", str(price), "1") for price in range(1, 7)])
+    events = [
+        market.snapshot(0, 0),
+        market.update(1, 0),
+        make.book("heartbeat", 1, line="l/0"),
+        market.clear(2, 0),
+        market.snapshot(3, 0),
+    ]
+    operator = by_connection()
+    state = operator.start("k")
+    for event in events:
+        state, out = operator.step(state, event)
+        assert out == [event]
+    assert state.books == {}
+
+
+def test_a_halted_standby_takes_over_as_halted(run: Run, make: Any) -> None:
+    """A mark of the line's last event travels with its snapshot."""
+    halt: dict[str, Any] = {"valid": False, "reason": "halted"}
+    market = Market(make, [("bid", "1", "1"), ("bid", "2", "1")])
+    events = [
+        market.snapshot(0, 0),
+        market.snapshot(0, 1),
+        make.book("heartbeat", 0.05, line="l/1", **halt),
+        market.clear(1, 0),
+    ]
+    (snapshot,) = run(by_connection, events)[-1]
+    assert isinstance(snapshot, BookUpdate)
+    assert (snapshot.kind, snapshot.line, snapshot.valid, snapshot.reason) == ("snapshot", "l/1", False, "halted")
+
+
+def test_a_venue_that_starts_to_number_anew_is_followed_and_old_numbers_are_not(run: Run, make: Any) -> None:
+    """A snapshot in the middle of a line that steps back: other lines wait for theirs."""
+    market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
+    events = [
+        market.snapshot(10, 0),
+        market.snapshot(10, 1),
+        market.update(11, 0),
+        market.snapshot(0, 0),
+        market.update(12, 1),
+        market.snapshot(0, 1),
+        market.update(1, 1),
+        market.update(1, 0),
+    ]
+    published = run(by_symbol, events)
+    assert [
+        (event.kind, event.sequence, event.line)
+        for events in published
+        for event in events
+        if isinstance(event, BookUpdate)
+    ] == [("snapshot", 10, "l/0"), ("update", 11, "l/0"), ("snapshot", 0, "l/0"), ("update", 1, "l/1")]

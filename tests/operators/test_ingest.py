@@ -1,0 +1,247 @@
+"""Several lines become one stream: each trade, quote and status once, whatever the interleaving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marketdata.events import AnyEvent, DeadLetter, FeedStatus, Quote, Trades
+from stream_apps.operators import dedup
+from stream_apps.operators.dedup import SeenIds
+from stream_apps.operators.ingest import IngestQuotes, IngestStatus, IngestTrades
+
+Run = Callable[..., list[list[AnyEvent]]]
+
+
+def trades_operator() -> IngestTrades:
+    """Return the operator for trades."""
+    return IngestTrades({})
+
+
+def quotes_operator() -> IngestQuotes:
+    """Return the operator for quotes."""
+    return IngestQuotes({})
+
+
+def trades_of(published: list[list[AnyEvent]]) -> list[Trades]:
+    """Return the frames of trades that were published."""
+    return [event for events in published for event in events if isinstance(event, Trades)]
+
+
+IDS = st.integers(0, 40).map(str) | st.sampled_from(["007", "7a", "", "٣", "abc", "10000000000000000000000", "-1"])
+
+
+@given(ids=st.lists(IDS, max_size=80))
+def test_an_id_is_new_exactly_once(ids: list[str]) -> None:
+    """In any order, and also after going through JSON at every step."""
+    seen, naive = SeenIds(), set()
+    for identity in ids:
+        assert (seen.add(identity) == "new") == (identity not in naive)
+        naive.add(identity)
+        seen = msgspec.json.decode(msgspec.json.encode(seen), type=SeenIds)
+    assert all(end < start - 1 for end, start in zip(seen.ends, seen.starts[1:], strict=False))
+    numbers = [n for start, end in zip(seen.starts, seen.ends, strict=True) for n in range(start, end + 1)]
+    assert {str(n) for n in numbers} | set(seen.others) == naive
+
+
+def test_numbers_that_follow_each_other_take_no_room() -> None:
+    """A million trades in order are one range."""
+    seen = SeenIds()
+    for n in range(100_000, 110_000):
+        assert seen.add(str(n)) == "new"
+    assert (seen.starts, seen.ends) == ([100_000], [109_999])
+
+
+def test_memory_has_a_limit_and_what_lies_below_it_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids with holes push out the lowest; a trade below that may be new or not, and is told apart from both."""
+    monkeypatch.setattr(dedup, "RANGES_MAX", 3)
+    monkeypatch.setattr(dedup, "OTHERS_MAX", 3)
+    seen = SeenIds()
+    assert [seen.add(str(n)) for n in (10, 20, 30, 40)] == ["new"] * 4
+    assert seen.add("5") == "too_old"
+    assert seen.add("10") == "too_old"
+    assert seen.add("15") == "new"
+    assert [seen.add(name) for name in ("a", "b", "c", "a", "d", "b")] == ["new"] * 3 + [
+        "duplicate",
+        "new",
+        "duplicate",
+    ]
+
+
+def test_a_trade_that_can_no_longer_be_told_to_be_new_is_a_dead_letter(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is neither passed twice nor lost."""
+    monkeypatch.setattr(dedup, "RANGES_MAX", 1)
+    operator = IngestTrades({})
+    state, _ = operator.step(operator.start("k"), make.trades(make.trade(10, 0), make.trade(20, 0)))
+    _, out = operator.step(state, make.trades(make.trade(5, 1)))
+    assert [(event.stage, event.reason) for event in out if isinstance(event, DeadLetter)] == [("dedup", "too_old")]
+
+
+@st.composite
+def redundant_lines(draw: st.DrawFn) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return trade ids in event order, and frames (line, ids) of up to three lines that may each miss some."""
+    prefix = draw(st.sampled_from(["", "t"]))
+    ids = [f"{prefix}{n}" for n in range(draw(st.integers(1, 30)))]
+    queues = []
+    for _ in range(draw(st.integers(1, 3))):
+        kept = [identity for identity in ids if draw(st.integers(0, 9)) > 0]
+        frames = []
+        while kept:
+            size = draw(st.integers(1, 5))
+            frames.append(kept[:size])
+            kept = kept[size:]
+        queues.append(frames)
+    merged = []
+    while any(queues):
+        line = draw(st.sampled_from([number for number, queue in enumerate(queues) if queue]))
+        merged.append((line, queues[line].pop(0)))
+        if draw(st.integers(0, 9)) == 0:
+            merged.append(merged[-1])
+    return ids, merged
+
+
+@given(case=redundant_lines(), data=st.data())
+def test_each_trade_of_several_lines_goes_on_once_whatever_the_interleaving(
+    run: Run, make: Any, case: tuple[list[str], list[tuple[int, list[str]]]], data: st.DataObject
+) -> None:
+    """The union of what the lines brought, in the order of first arrival; restarts change nothing."""
+    ids, merged = case
+    trades = {identity: make.trade(identity, number) for number, identity in enumerate(ids)}
+    frames = [make.trades(*(trades[i] for i in batch), line=f"coinbase/{line}") for line, batch in merged]
+    published = run(trades_operator, frames)
+    passed = [trade for event in trades_of(published) for trade in event.trades]
+    assert passed == [trades[i] for i in dict.fromkeys(i for _, batch in merged for i in batch)]
+    at = data.draw(st.lists(st.integers(0, len(frames)), max_size=3))
+    assert run(trades_operator, frames, restarts=at) == published
+
+
+def test_a_frame_with_nothing_new_is_dropped_and_counted(make: Any) -> None:
+    """Its duplicates are counted one by one."""
+    operator = IngestTrades({})
+    frame = make.trades(make.trade(1, 0), make.trade(2, 0))
+    state, _ = operator.step(operator.start("k"), frame)
+    _, out = operator.step(state, msgspec.structs.replace(frame, line="coinbase/1"))
+    assert out == []
+    assert operator.counts == {"duplicates": 2}
+
+
+def test_heartbeats_go_on_only_when_they_move_time(run: Run, make: Any) -> None:
+    """Two lines' heartbeats of one second are one."""
+    frames = [make.heartbeat(at, line=f"coinbase/{line}") for at in (1, 2, 3) for line in (0, 1)]
+    assert [event.ts_event for event in trades_of(run(trades_operator, frames))] == [make.ts(1), make.ts(2), make.ts(3)]
+
+
+def test_a_correction_and_a_cancel_go_on_once_each(run: Run, make: Any) -> None:
+    """They carry the id of the trade that they amend, which has passed before; two corrections differ."""
+    trade = make.trade(7, 0)
+    amended = [
+        trade,
+        make.trade(7, 0, "101", action="correct"),
+        make.trade(7, 0, "102", action="correct"),
+        make.trade(7, 0, action="cancel"),
+    ]
+    frames = [make.trades(one, line=f"coinbase/{line}", seconds=1) for line in (0, 1) for one in amended]
+    assert [event.trades[0] for event in trades_of(run(trades_operator, frames))] == amended
+
+
+def test_one_line_going_down_says_nothing_while_another_is_up(run: Run, make: Any) -> None:
+    """The stream is invalid only once no line that is alive may be trusted, and valid again with the first that is."""
+    up = {"line": "coinbase/1"}
+    down: dict[str, Any] = {"valid": False, "reason": "disconnected"}
+    published = run(
+        trades_operator,
+        [
+            make.heartbeat(1),
+            make.heartbeat(1.1, **up),
+            make.heartbeat(1.2, **down),
+            make.heartbeat(2, **up),
+            make.heartbeat(2.5, **down, **up),
+            make.heartbeat(3),
+        ],
+    )
+    assert [[event.reason for event in events if isinstance(event, Trades)] for events in published] == [
+        [""],
+        [""],
+        [""],
+        [""],
+        ["disconnected"],
+        [""],
+    ]
+
+
+def test_a_halt_counts_as_soon_as_one_line_tells_of_it(run: Run, make: Any) -> None:
+    """Halts concern the market; a line that lags does not lift one, and one that has died does not hold it."""
+    halt: dict[str, Any] = {"valid": False, "reason": "halted"}
+    published = run(
+        trades_operator,
+        [
+            make.heartbeat(1),
+            make.heartbeat(1.1, line="coinbase/1"),
+            make.heartbeat(2, **halt),
+            make.heartbeat(2.1, line="coinbase/1"),
+            make.heartbeat(20, line="coinbase/1"),
+        ],
+    )
+    assert [event.reason for event in trades_of(published)] == ["", "", "halted", "halted", ""]
+
+
+def test_history_passes_once_and_says_nothing_about_the_lines(run: Run, make: Any) -> None:
+    """Repairs bring trades that were missed, and only those."""
+    frames = [
+        make.trades(make.trade(5, 10)),
+        make.trades(make.trade(4, 9), make.trade(5, 10), origin="repair"),
+        make.trades(make.trade(4, 9), origin="repair"),
+    ]
+    published = run(trades_operator, frames)
+    assert [[trade.trade_id for trade in event.trades] for event in trades_of(published)] == [["5"], ["4"]]
+    assert [event.origin for event in trades_of(published)] == ["live", "repair"]
+
+
+@given(
+    delays=st.lists(st.integers(0, 60), min_size=1, max_size=3),
+    prices=st.lists(st.sampled_from(["99", "98", "97"]), min_size=1, max_size=20),
+    data=st.data(),
+)
+@settings(max_examples=60)
+def test_each_quote_of_several_lines_goes_on_once_and_never_back_in_time(
+    run: Run, make: Any, delays: list[int], prices: list[str], data: st.DataObject
+) -> None:
+    """Lines that lag by up to a minute add nothing; the first to arrive is enough."""
+    arrivals = sorted(
+        ((number + delay, line, number) for line, delay in enumerate(delays) for number in range(len(prices)))
+    )
+    quotes = [make.quote(number, prices[number], line=f"coinbase/{line}", sequence=line * 1000 + number)
+              for _, line, number in arrivals]  # fmt: skip
+    published = run(quotes_operator, quotes)
+    passed = [event for events in published for event in events if isinstance(event, Quote)]
+    assert [(event.ts_event, event.bid) for event in passed] == [
+        (make.ts(number), price) for number, price in enumerate(prices)
+    ]
+    at = data.draw(st.lists(st.integers(0, len(quotes) - 1), max_size=3))
+    assert run(quotes_operator, quotes, restarts=at) == published
+
+
+def test_a_status_goes_on_once_and_a_gap_opens_and_closes_once(make: Any) -> None:
+    """What an engine or a producer sends again is dropped; every line keeps its own history."""
+    gap = FeedStatus(
+        venue="coinbase", symbol="BTC-USD", ts_event=make.ts(0), ts_recv=make.ts(0), line="l/0", kind="gap", gap_id="g"
+    )
+    closed = msgspec.structs.replace(gap, kind="resynced", ts_event=make.ts(1))
+    other = msgspec.structs.replace(gap, line="l/1")
+    plain = msgspec.structs.replace(gap, kind="connected", gap_id=None)
+    later = msgspec.structs.replace(plain, ts_event=make.ts(5))
+    operator = IngestStatus({})
+    state = operator.start("k")
+    passed: list[AnyEvent] = []
+    for status in (gap, gap, closed, other, closed, plain, plain, later):
+        state, out = operator.step(state, status)
+        state = operator.restore(operator.checkpoint(state, "coinbase:BTC-USD", {}))
+        passed += out
+    assert passed == [gap, closed, other, plain, later]
