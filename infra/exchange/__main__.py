@@ -18,8 +18,8 @@ from runtime import log
 from runtime.settings import load
 
 
-async def run(settings: ExchangeSettings) -> None:
-    """Serve until a signal asks to stop."""
+async def run(settings: ExchangeSettings) -> bool:
+    """Serve until a signal asks to stop, or until the exchange breaks; tell whether it is sound."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -41,7 +41,11 @@ async def run(settings: ExchangeSettings) -> None:
             products=settings.symbols,
             rate=settings.exchange_rate,
         )
-        await stopping.wait()
+        ends = {asyncio.create_task(stopping.wait()), asyncio.create_task(exchange.broken.wait())}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+    return not exchange.broken.is_set()
 
 
 def main() -> int:
@@ -49,11 +53,10 @@ def main() -> int:
     try:
         settings = load(ExchangeSettings)
         log.configure("exchange", settings.log_level)
-        uvloop.run(run(settings))
+        return 0 if uvloop.run(run(settings)) else 1
     except (SettingsError, ValueError) as error:
         print(f"exchange: {error}", file=sys.stderr)  # noqa: T201 - the one line that a person looks for
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -181,6 +181,10 @@ class Connection(WSListener):
         for data in self._exchange.injector.frames(Hit(self.id, sequence, wire, symbol, now), frame):
             self._write(data)
 
+    def was_sent(self, symbol: str) -> bool:
+        """Tell whether the client was ever sent a product's book."""
+        return symbol in self._versions
+
     def version_at(self, symbol: str, sequence: int | None) -> tuple[int, int] | None:
         """Return the (sequence, version) of the last book frame up to a sequence; None when there was none."""
         known = list(self._versions.get(symbol, ()))
@@ -244,7 +248,7 @@ class Exchange:
         self.past: deque[Connection] = deque(maxlen=CONNECTIONS_KEPT)
         self.injector = Injector(seed)
         self.port = 0
-        self._broken = False
+        self.broken = asyncio.Event()
         self._batch_s = batch_ms / 1_000
         self._random = random.Random(seed)
         self._rate = rate
@@ -293,13 +297,9 @@ class Exchange:
                 connection.end("going away", WSCloseCode.GOING_AWAY)
             await server.wait_closed()
 
-    def healthy(self) -> bool:
-        """Tell whether every task is at work."""
-        return not self._broken
-
     def _task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._broken = True
+            self.broken.set()
             _LOG.error("the exchange is broken", task=task.get_name(), exc_info=error)
 
     def _accept(self, request: WSUpgradeRequest) -> Connection | None:  # noqa: ARG002 - picows' signature
@@ -507,8 +507,7 @@ class Exchange:
         fitting = [
             one
             for one in known
-            if one.version_at(symbol, None) is not None
-            and (at is None or (one.opened <= at and (one.closed is None or at <= one.closed)))
+            if one.was_sent(symbol) and (at is None or (one.opened <= at and (one.closed is None or at <= one.closed)))
         ]
         return max(fitting, key=lambda one: one.id, default=None)
 

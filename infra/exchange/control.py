@@ -1,4 +1,7 @@
-"""The simulated exchange over HTTP: Coinbase's REST, its own books at any sequence, faults, health and metrics."""
+"""The simulated exchange over HTTP: Coinbase's REST, its own books at any sequence, faults, health and metrics.
+
+Every handler is a coroutine without a pause, so that it sees the markets between two orders and never amid one.
+"""
 
 from __future__ import annotations
 
@@ -81,19 +84,19 @@ def create_app(exchange: Exchange) -> FastAPI:
 
 def _add_rest(app: FastAPI, exchange: Exchange) -> None:
     @app.get(f"{MARKET}/products")
-    def products() -> dict[str, Any]:
+    async def products() -> dict[str, Any]:
         """Every product, as Coinbase lists them."""
         listed = [frames.product(market) for market in exchange.markets.values()]
         pages = {"prev_cursor": "", "next_cursor": "", "has_next": False, "has_prev": False}
         return {"products": listed, "num_products": len(listed), "pagination": pages}
 
     @app.get(f"{MARKET}/products/{{symbol}}")
-    def product(symbol: str) -> dict[str, Any]:
+    async def product(symbol: str) -> dict[str, Any]:
         """One product."""
         return frames.product(_market(exchange, symbol))
 
     @app.get(f"{MARKET}/products/{{symbol}}/ticker")
-    def trades(
+    async def trades(
         symbol: str,
         limit: Annotated[int, Query(ge=1, le=TRADES_LIMIT_MAX)] = 100,
         start: Annotated[int, Query(ge=0, description="UTC seconds, inclusive.")] = 0,
@@ -105,7 +108,7 @@ def _add_rest(app: FastAPI, exchange: Exchange) -> None:
         return frames.rest_trades(market, recent)
 
     @app.get(f"{MARKET}/products/{{symbol}}/candles")
-    def candles(
+    async def candles(
         symbol: str,
         start: Annotated[int, Query(ge=0, description="UTC seconds.")],
         end: Annotated[int, Query(ge=0, description="UTC seconds.")],
@@ -119,7 +122,7 @@ def _add_rest(app: FastAPI, exchange: Exchange) -> None:
         return frames.rest_candles(market, market.candles(GRANULARITIES[granularity], start, end)[-limit:])
 
     @app.get(f"{MARKET}/product_book")
-    def product_book(product_id: str, limit: Annotated[int | None, Query(ge=1)] = None) -> dict[str, Any]:
+    async def product_book(product_id: str, limit: Annotated[int | None, Query(ge=1)] = None) -> dict[str, Any]:
         """The book as it is now."""
         market = _market(exchange, product_id)
         sides = frames.rest_book(market, market.book.levels(BID), market.book.levels(ASK), limit)
@@ -130,35 +133,35 @@ def _add_rest(app: FastAPI, exchange: Exchange) -> None:
 def _add_control(app: FastAPI, exchange: Exchange) -> None:
     @app.get("/healthz")
     @app.get("/readyz")
-    def health(response: Response) -> dict[str, Any]:
+    async def health(response: Response) -> dict[str, Any]:
         """Whether the exchange is at work."""
-        healthy = exchange.healthy()
+        healthy = not exchange.broken.is_set()
         response.status_code = 200 if healthy else 503
         return {"status": "alive" if healthy else "broken", "connections": len(exchange.connections)}
 
     @app.get("/metrics")
-    def metrics() -> Response:
+    async def metrics() -> Response:
         """Prometheus metrics."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/connections")
-    def connections() -> list[dict[str, Any]]:
+    async def connections() -> list[dict[str, Any]]:
         """Open connections and the last closed ones; times in UTC nanoseconds."""
         return [_connection_view(one) for one in [*exchange.past, *exchange.connections.values()]]
 
     @app.get("/rate")
-    def rate() -> Rate:
+    async def rate() -> Rate:
         """How many orders are entered a second."""
         return Rate(events_per_s=exchange.rate)
 
     @app.put("/rate")
-    def set_rate(rate: Rate) -> Rate:
+    async def set_rate(rate: Rate) -> Rate:
         """Enter more or fewer orders from now on."""
         exchange.rate = rate.events_per_s
         return rate
 
     @app.get("/book/{symbol}")
-    def book(
+    async def book(
         symbol: str,
         sequence: Annotated[int | None, Query(description="A sequence_num; the last when absent.")] = None,
         connection: Annotated[int | None, Query(description="Which, see /connections.")] = None,
@@ -176,7 +179,7 @@ def _add_control(app: FastAPI, exchange: Exchange) -> None:
 
 def _add_faults(app: FastAPI, exchange: Exchange) -> None:
     @app.get("/faults")
-    def faults() -> dict[str, Any]:
+    async def faults() -> dict[str, Any]:
         """Faults at work and the last ones done."""
         past = list(exchange.injector.past)[-FAULTS_SHOWN:]
         return {"active": [_view(one) for one in exchange.injector.active], "past": [_view(one) for one in past]}
@@ -201,7 +204,7 @@ def _add_faults(app: FastAPI, exchange: Exchange) -> None:
         return _view(injection)
 
     @app.delete("/faults")
-    def clear() -> dict[str, int]:
+    async def clear() -> dict[str, int]:
         """Take back every fault at work."""
         return {"ended": exchange.injector.clear()}
 

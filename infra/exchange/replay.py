@@ -235,12 +235,12 @@ class Replay:
 
         @app.get("/healthz")
         @app.get("/readyz")
-        def health() -> dict[str, Any]:
+        async def health() -> dict[str, Any]:
             """What is being played."""
             return {"status": "alive", "venue": venue, "file": self.file.name}
 
         @app.get("/progress")
-        def progress() -> dict[str, Any]:
+        async def progress() -> dict[str, Any]:
             """How far each client is, and how many heard the whole recording."""
             held = [{"connection": one.name, "frames": one.frames} for one in self.contents.connections]
             return {
@@ -250,12 +250,12 @@ class Replay:
             }
 
         @app.get("/metrics")
-        def metrics() -> Response:
+        async def metrics() -> Response:
             """Prometheus metrics."""
             return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
         @app.get("/{path:path}")
-        def recorded(path: str, request: Request) -> Response:
+        async def recorded(path: str, request: Request) -> Response:
             """A recorded answer."""
             address = f"/{path}?{request.url.query}"
             body = self.contents.answers.answer(address)

@@ -17,7 +17,7 @@ from infra.exchange import web
 from infra.exchange.coinbase import Exchange
 from infra.exchange.control import create_app
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 Book = dict[str, dict[Decimal, Decimal]]
 
@@ -119,7 +119,7 @@ def venue() -> Callable[..., AbstractAsyncContextManager[Venue]]:
 
 @pytest.fixture
 def bounded() -> Callable[[Awaitable[None]], None]:
-    """Runs a scenario in a loop of its own, for 20 seconds at most."""
+    """Runs a scenario in a loop of its own, for a minute at most."""
 
     def run(scenario: Awaitable[None]) -> None:
         async def limited() -> None:

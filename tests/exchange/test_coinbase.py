@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Callable
@@ -98,7 +99,7 @@ def test_snapshot_and_updates_rebuild_the_book_at_each_sequence(venue: Opens, bo
         async with venue(rate=400) as exchange, exchange.client() as client:
             await client.subscribe("market_trades", BTC, ETH)
             await client.subscribe("level2", BTC, ETH)
-            for _ in range(150):
+            for _ in range(60):
                 frame = await client.next()
                 for symbol in (BTC, ETH):
                     own = await exchange.book(symbol, sequence=frame["sequence_num"], connection=1)
@@ -374,5 +375,39 @@ def test_random_sequences_map_to_the_book_frame_before_them(venue: Opens, bounde
                 assert answer["book_sequence"] == max(book for book in books if book <= sequence)
             before = await exchange.http.get(f"/book/{ETH}", params={"sequence": books[0] - 1})
             assert before.status_code == 404
+
+    bounded(scenario())
+
+
+def test_broken_market_is_told_by_health(venue: Opens, bounded: Bounded, eventually: Any) -> None:
+    """When the order flow fails for a reason of ours, /healthz says so; a market that stands still looks alive."""
+
+    async def scenario() -> None:
+        async with venue(rate=500) as exchange:
+            assert (await exchange.http.get("/healthz")).status_code == 200
+            exchange.exchange.markets[BTC].book = None
+            await eventually(exchange.exchange.broken.is_set)
+            assert (await exchange.http.get("/healthz")).status_code == 503
+
+    bounded(scenario())
+
+
+def test_close_without_a_code_is_answered(venue: Opens, bounded: Bounded) -> None:
+    """A client may close without a code (RFC 6455, 7.1.5); the exchange closes too and forgets it."""
+
+    async def scenario() -> None:
+        async with venue(rate=0) as exchange:
+            reader, writer = await asyncio.open_connection("127.0.0.1", exchange.exchange.port)
+            writer.write(
+                b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            )
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"\x88\x80\x00\x00\x00\x00")
+            answer = await reader.read()
+            assert answer[:1] == b"\x88"
+            assert exchange.exchange.connections == {}
+            writer.close()
+            await writer.wait_closed()
 
     bounded(scenario())

@@ -22,7 +22,7 @@ def _steps(market: Market, count: int) -> list[Step]:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=2, deadline=None)
 def test_same_seed_makes_the_same_market(seed: int) -> None:
     """Two markets of one seed do exactly the same, one of another seed does not."""
     one, two, other = (Market(product("BTC-USD"), s, START) for s in (seed, seed, seed + 1))
@@ -32,7 +32,7 @@ def test_same_seed_makes_the_same_market(seed: int) -> None:
 
 
 @given(st.integers(0, 2**32), st.sampled_from(("BTC-USD", "ETH-USD", "XRP-USD", "DOGE-USD")))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_book_is_never_crossed_nor_empty(seed: int, symbol: str) -> None:
     """Both sides always have orders and the best bid stays below the best ask."""
     market = Market(product(symbol), seed, START)

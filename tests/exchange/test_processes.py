@@ -16,7 +16,7 @@ import pytest
 
 from runtime.recordings import Recorded, write
 
-LIMIT_S = 30.0
+LIMIT_S = 90.0
 
 
 @pytest.fixture
