@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -124,6 +125,16 @@ class Lab:
         """Return Kafka's name of a topic."""
         return topics.topic(name).physical(self.prefix)
 
+    @staticmethod
+    def trades(symbol: str, number: int) -> Trades:
+        """Return an event with two trades that no other number has."""
+        ts = START_NS + number * 1_000_000
+        both = tuple(
+            Trade(trade_id=f"{number}-{which}", ts_event=ts, price="100.1", size="0.5", side="buy")
+            for which in range(2)
+        )
+        return Trades(venue="sim", symbol=symbol, ts_event=ts, ts_recv=ts, line="sim/0", trades=both)
+
     def make_topics(self) -> None:
         """Create every topic, small: hundreds of segments are no part of these tests."""
         admin = AdminClient({"bootstrap.servers": self.endpoints.kafka_brokers})
@@ -151,14 +162,15 @@ class Lab:
         """Produce one event per number, spread over symbols and partitions."""
         for number in numbers:
             symbol = number % symbols
-            self.send("md.ingest.trades", trades(f"S{symbol}-USD", number), symbol % topics.PARTITIONS)
+            self.send("md.ingest.trades", self.trades(f"S{symbol}-USD", number), symbol % topics.PARTITIONS)
         self.producer.flush(30)
 
     def worker(
         self, engine: str, *, script: Path | None = COUNTING, args: tuple[str, ...] = (), **env: str
     ) -> WorkerProcess:
         """Start a worker process."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("TICKSTREAM_")}
+        dropped = ("TICKSTREAM_", "PYTHONDONTWRITEBYTECODE")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
         environment |= self.endpoints.environment()
         environment |= {
             "PYTHONPATH": str(PROJECT),
@@ -229,15 +241,6 @@ def _written(name: str, message: Any) -> Written:
     )
 
 
-def trades(symbol: str, number: int) -> Trades:
-    """Return an event with two trades that no other number has."""
-    ts = START_NS + number * 1_000_000
-    both = tuple(
-        Trade(trade_id=f"{number}-{which}", ts_event=ts, price="100.1", size="0.5", side="buy") for which in range(2)
-    )
-    return Trades(venue="sim", symbol=symbol, ts_event=ts, ts_recv=ts, line="sim/0", trades=both)
-
-
 @pytest.fixture(scope="session")
 def codec(endpoints: Endpoints) -> Codec:
     """A codec with the registry's ids."""
@@ -283,3 +286,11 @@ def until() -> Callable[..., Any]:
 def metrics() -> Callable[[int], str]:
     """A worker's metrics, by port."""
     return lambda port: httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,247 @@
+"""Worker processes on the real Kafka: whatever happens to them, each output is there once and in order."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+
+from marketdata import topics
+from marketdata.events import DeadLetter, Trades
+from marketdata.headers import INPUT, T_APPLIED, Position
+from stream_apps.engines.task import Cadence, Record, Recovered, Shell, Task
+
+ENGINES = ["faust", "direct"]
+OUTPUTS = ("md.trades", "md.candles", "md.dead_letters")
+INPUT_TOPIC = "md.ingest.trades"
+
+# Rounds come fast here, so that a kill meets every phase of them.
+FAST = {"checkpoint_seconds": "0.3", "checkpoint_inputs": "20"}
+
+Seen = dict[tuple[str, int], list[tuple[str, tuple[int, int], bytes]]]
+
+
+def expected(lab: Any, counting: ModuleType, events: list[Trades], symbols: int = 6) -> Seen:
+    """Return what an undisturbed run writes, by topic and partition, from the operator alone."""
+    shell = Shell(
+        decode=lab.codec.decode,
+        encode=lab.codec.encode,
+        span=lambda *_: b"",
+        clock=lambda: 0,
+        seconds=lambda: 0.0,
+        observe=lambda _: None,
+        prefix=lab.prefix,
+    )
+    seen: Seen = {}
+    tasks = [
+        Task(counting.Counting(), T_APPLIED, number, recovered=Recovered(), shell=shell, cadence=Cadence())
+        for number in range(topics.PARTITIONS)
+    ]
+    offsets = [0] * topics.PARTITIONS
+    names = {lab.physical(name): name for name in OUTPUTS}
+    for event in events:
+        partition = int(event.symbol[1 : event.symbol.index("-")]) % symbols % topics.PARTITIONS
+        record = Record(
+            topic=lab.physical(INPUT_TOPIC),
+            partition=partition,
+            offset=offsets[partition],
+            key=event.key.encode(),
+            value=lab.codec.encode(event),
+            headers={},
+            timestamp_ms=0,
+        )
+        offsets[partition] += 1
+        for output in tasks[partition].step(record):
+            header = dict(output.headers)[INPUT]
+            assert isinstance(header, bytes)
+            position = Position.from_header(header)
+            line = (output.key.decode(), (position.offset, position.index), output.value)
+            seen.setdefault((names[output.topic], partition), []).append(line)
+    return seen
+
+
+def seen(lab: Any) -> Seen:
+    """Return what was written, by topic and partition, in order."""
+    found: Seen = {}
+    for name in OUTPUTS:
+        for written in lab.written(name):
+            found.setdefault((name, written.partition), []).append((written.key, written.position, written.value))
+    return found
+
+
+def await_exactly(lab: Any, until: Callable[..., Any], wanted: Seen) -> None:
+    """Wait until there are as many outputs as there must be, then compare."""
+    count = sum(len(lines) for lines in wanted.values())
+    until(lambda: sum(len(lines) for lines in seen(lab).values()) >= count, f"{count} outputs", 90)
+    assert seen(lab) == wanted
+
+
+@pytest.fixture
+def events(lab: Any) -> Callable[[range], list[Trades]]:
+    """The events that `lab.send_trades` sends for a range of numbers."""
+
+    def made(numbers: range) -> list[Trades]:
+        return [lab.trades(f"S{number % 6}-USD", number) for number in numbers]
+
+    return made
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_worker_killed_again_and_again_writes_everything_once(
+    lab: Any, counting: ModuleType, until: Callable[..., Any], events: Any, engine: str
+) -> None:
+    """Kill -9 at different points of its work, before and between checkpoints; the last life finishes."""
+    sent = 0
+    for life in range(5):
+        worker = lab.worker(engine, **FAST)
+        before = len(lab.written("md.trades"))
+        lab.send_trades(range(sent, sent + 400))
+        sent += 400
+        enough = before + (1, 400, 150, 30, 250)[life]
+        until(lambda enough=enough: len(lab.written("md.trades")) >= enough, f"{enough} outputs", 60)
+        worker.kill()
+    lab.worker(engine, **FAST)
+    await_exactly(lab, until, expected(lab, counting, events(range(sent))))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_drained_worker_leaves_nothing_to_do_again(
+    lab: Any, counting: ModuleType, until: Callable[..., Any], events: Any, engine: str
+) -> None:
+    """SIGTERM ends with exit code 0 in ten seconds, everything is checkpointed, and the next worker goes on."""
+    worker = lab.worker(engine)
+    lab.send_trades(range(300))
+    await_exactly(lab, until, expected(lab, counting, events(range(300))))
+    began = time.monotonic()
+    assert worker.terminate() == 0
+    assert time.monotonic() - began < 10
+    saved = {written.key: written.position for written in lab.written("md.state")}
+    assert len(saved) == 6
+    lab.worker(engine)
+    lab.send_trades(range(300, 360))
+    await_exactly(lab, until, expected(lab, counting, events(range(360))))
+
+
+def test_the_engines_take_over_from_each_other(
+    lab: Any, counting: ModuleType, until: Callable[..., Any], events: Any
+) -> None:
+    """Checkpoints, offsets and positions mean the same to both, also after a kill."""
+    for life, engine in enumerate(["faust", "direct", "faust", "direct"]):
+        worker = lab.worker(engine, **FAST)
+        lab.send_trades(range(life * 200, life * 200 + 200))
+        enough = life * 200 + 120
+        until(lambda enough=enough: len(lab.written("md.trades")) >= enough, f"{enough} outputs", 60)
+        worker.kill()
+    lab.worker("faust", **FAST)
+    await_exactly(lab, until, expected(lab, counting, events(range(800))))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_partitions_that_move_between_workers_lose_and_double_nothing(
+    lab: Any, counting: ModuleType, until: Callable[..., Any], events: Any, engine: str
+) -> None:
+    """A second worker joins, the first drains, a third joins and the second is killed."""
+    sent = 0
+
+    def send_and_wait(count: int) -> None:
+        nonlocal sent
+        lab.send_trades(range(sent, sent + count))
+        sent += count
+        until(lambda: len(lab.written("md.trades")) >= sent, f"{sent} outputs", 90)
+
+    def shares(worker: Any) -> bool:
+        return '"recovered"' in worker.log.read_text()
+
+    first = lab.worker(engine, worker="", **FAST)
+    send_and_wait(200)
+    second = lab.worker(engine, worker="", **FAST)
+
+    def shares_after_more(worker: Any) -> bool:
+        send_and_wait(24)
+        return shares(worker)
+
+    until(lambda: shares_after_more(second), "a share for the second worker", 60)
+    lab.send_trades(range(sent, sent + 300))
+    sent += 300
+    assert first.terminate() == 0
+    send_and_wait(100)
+    third = lab.worker(engine, worker="", **FAST)
+    until(lambda: shares_after_more(third), "a share for the third worker", 60)
+    lab.send_trades(range(sent, sent + 300))
+    sent += 300
+    second.kill()
+    send_and_wait(100)
+    assert third.alive()
+    await_exactly(lab, until, expected(lab, counting, events(range(sent))))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bad_inputs_become_dead_letters_and_the_rest_goes_on(
+    lab: Any, until: Callable[..., Any], engine: str, metrics: Callable[[int], str], free_port: int
+) -> None:
+    """Bytes of nobody's, a schema that nobody knows, an event at which the operator fails; and the counters."""
+    lab.worker(engine, metrics_port=str(free_port))
+    lab.send_bytes(INPUT_TOPIC, b"sim:S0-USD", b"not avro", 0)
+    lab.send_bytes(INPUT_TOPIC, b"sim:S0-USD", b"\0\x7f\xff\xff\xff\x01", 0)
+    lab.send_bytes(INPUT_TOPIC, b"sim:S0-USD", None, 0)
+    boom = lab.trades("S0-USD", 1)
+    boom = msgspec.structs.replace(
+        boom, trades=(msgspec.structs.replace(boom.trades[0], trade_id="boom"), boom.trades[1])
+    )
+    lab.send(INPUT_TOPIC, boom, 0)
+    for number in range(7):
+        lab.send(INPUT_TOPIC, lab.trades("S0-USD", number), 0)
+    lab.producer.flush(10)
+    letters = [lab.codec.decode(written.value) for written in lab.await_written("md.dead_letters", 5)]
+    assert all(isinstance(letter, DeadLetter) for letter in letters)
+    assert [(letter.reason, letter.offset) for letter in letters] == [
+        ("undecodable", 0),
+        ("undecodable", 1),
+        ("undecodable", 2),
+        ("operator_error", 3),
+        ("seventh", 9),
+    ]
+    assert letters[0].payload == b"not avro"
+    assert letters[0].topic == lab.physical(INPUT_TOPIC)
+    lab.await_written("md.trades", 7)
+    wanted = 'market_data_dropped_msgs_total{reason="seventh",stage="counting"} 1.0'
+    until(lambda: wanted in metrics(free_port), wanted, 10)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_event_of_five_megabytes_passes(lab: Any, engine: str) -> None:
+    """The largest frame that was recorded is a book snapshot of this size."""
+    one = lab.trades("S1-USD", 1)
+    big = msgspec.structs.replace(
+        one, trades=tuple(msgspec.structs.replace(one.trades[0], trade_id=f"{n:050d}") for n in range(70_000))
+    )
+    lab.worker(engine)
+    lab.send(INPUT_TOPIC, big, 1)
+    lab.send(INPUT_TOPIC, lab.trades("S1-USD", 2), 1)
+    lab.producer.flush(30)
+    written = lab.await_written("md.trades", 2)
+    assert len(written[0].value) > 5_000_000
+    echoed = lab.codec.decode(written[0].value)
+    assert len(echoed.trades) == 70_000
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_worker_that_was_suspended_for_too_long_writes_nothing_more(
+    lab: Any, counting: ModuleType, until: Callable[..., Any], events: Any, engine: str
+) -> None:
+    """Its partitions belong to another worker by then; when it wakes up, no record is doubled or lost."""
+    first = lab.worker(engine, worker="", **FAST)
+    lab.send_trades(range(200))
+    until(lambda: len(lab.written("md.trades")) >= 200, "200 outputs", 60)
+    first.signal(signal.SIGSTOP)
+    lab.worker(engine, worker="", **FAST)
+    lab.send_trades(range(200, 500))
+    until(lambda: len(lab.written("md.trades")) >= 500, "500 outputs", 60)
+    first.signal(signal.SIGCONT)
+    lab.send_trades(range(500, 800))
+    await_exactly(lab, until, expected(lab, counting, events(range(800))))
