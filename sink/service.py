@@ -18,7 +18,7 @@ import time
 from collections import Counter as Counts
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import structlog
@@ -28,7 +28,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from marketdata import topics
 from marketdata.codec import Codec
 from marketdata.errors import BadEvent, CodecError, TickstreamError, Unavailable
-from marketdata.headers import HOPS, T_RECV, TRACEPARENT, time_of
+from marketdata.headers import HOPS, T_RECV, TRACEPARENT, Headers, time_of
 from runtime.health import Readiness
 from runtime.kafka import consumer_config, headers_of
 from runtime.metrics import DROPPED, WRITE_LATENCY_MS, observe_hop
@@ -65,17 +65,18 @@ _BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 10.0
 # Below this many records a batch's hop times are all measured, above it each 16th: at 1 us each they would cost.
 _MEASURE_ALL, _MEASURE_EACH = 64, 16
 _LOOK_EVERY_S = 1.0
+# While there is nothing to store, the database is asked whether it is there, so that /readyz does not hope.
+_ASK_EVERY_S = 3.0
 _CHECKPOINT_SUFFIX = b"|full"
 
 
-class _Job:
-    """What the writer thread is busy with."""
+class _Job(NamedTuple):
+    """What the writer thread is busy with: `done` takes its result, `rows` of a batch are in its hands."""
 
-    def __init__(self, future: Future[Any], batch: Batch | None) -> None:
-        self.future = future
-        self.batch = batch
-        self.started = time.monotonic()
-        self.headers: list[dict[str, bytes]] = []
+    future: Future[Any]
+    done: Callable[[Any], None]
+    started: float
+    rows: int = 0
 
 
 class Sink:
@@ -103,7 +104,7 @@ class Sink:
         self._job: _Job | None = None
         self._batch = Batch()
         self._batch_since = 0.0
-        self._headers: list[dict[str, bytes]] = []
+        self._headers: list[Headers] = []
         self._assigned: set[Partition] = set()
         # The next offset to read of each partition; empty until the database has said.
         self._next: dict[Partition, int] = {}
@@ -116,6 +117,7 @@ class Sink:
         self._failures = 0
         self._retry_at: float | None = None
         self._looked_at = 0.0
+        self._asked_at = 0.0
         self._consumer = Consumer(
             consumer_config(settings, GROUP)
             | {
@@ -161,6 +163,8 @@ class Sink:
                 self._locate()
             elif self._is_due(now):
                 self._hand_over()
+            elif self._next and now - self._asked_at >= _ASK_EVERY_S:
+                self._do(self._writer.gaps_open, self._show_gaps)
         elif now - self._job.started > self._settings.sink_write_seconds:
             self._writer.abandon()
         self._throttle()
@@ -286,6 +290,7 @@ class Sink:
         consumer.assign(partitions)
         self._assigned = {(partition.topic, partition.partition) for partition in partitions}
         self._topics_missing = ""
+        self._readiness.up("kafka")
         log.info("assigned", partitions=len(partitions))
         self._paused = False
         self._rewind("assigned", "", failed=False)
@@ -327,15 +332,15 @@ class Sink:
         self._retry_at = None
         partitions = sorted(self._assigned)
 
-        def work() -> tuple[dict[Partition, int], dict[str, int]]:
-            located = self._writer.locate(self._brokers.logs(partitions))
-            return located, self._writer.gaps_open()
+        def work() -> dict[Partition, int]:
+            return self._writer.locate(self._brokers.logs(partitions))
 
-        self._job = _Job(self._worker.submit(work), None)
+        self._do(work, self._located)
 
     def _located(self, offsets: dict[Partition, int]) -> None:
         if self._retry_at is not None or set(offsets) != self._assigned:
             return  # something happened while the database was asked; it will be asked again
+        self._asked_at = 0.0  # soon, for the open gaps that the ledger has already
         self._consumer.assign([TopicPartition(*partition, offset) for partition, offset in offsets.items()])
         self._next = dict(offsets)
         self._stored = dict(offsets)
@@ -347,9 +352,17 @@ class Sink:
 
     def _hand_over(self) -> None:
         batch, self._batch = self._batch, Batch()
-        job = _Job(self._worker.submit(self._writer.write, batch), batch)
-        job.headers, self._headers = self._headers, []
-        self._job = job
+        headers, self._headers = self._headers, []
+        started = time.monotonic()
+
+        def done(written: Written) -> None:
+            WRITE_LATENCY_MS.observe((time.monotonic() - started) * 1000)
+            self._written(batch, headers, written)
+
+        self._do(lambda: self._writer.write(batch), done, batch.rows)
+
+    def _do(self, work: Callable[[], Any], done: Callable[[Any], None], rows: int = 0) -> None:
+        self._job = _Job(self._worker.submit(work), done, time.monotonic(), rows)
 
     def _finish(self) -> None:
         """Take the result of the writer's work, when it is done."""
@@ -368,17 +381,12 @@ class Sink:
             self._rewind(which, str(error))
             return
         self._readiness.up("database")
-        if job.batch is None:
-            offsets, gaps_open = result
-            self._show_gaps(gaps_open)
-            self._located(offsets)
-        else:
-            self._failures = 0
-            self._written(job, job.batch, result)
+        self._asked_at = time.monotonic()
+        job.done(result)
 
-    def _written(self, job: _Job, batch: Batch, written: Written) -> None:
+    def _written(self, batch: Batch, headers: list[Headers], written: Written) -> None:
         now_ns = time.time_ns()
-        WRITE_LATENCY_MS.observe((time.monotonic() - job.started) * 1000)
+        self._failures = 0
         _BATCH_ROWS.observe(batch.rows)
         for table, rows in written.rows.items():
             _ROWS.labels(table).inc(rows)
@@ -387,8 +395,8 @@ class Sink:
             log.error("refused", reason=letter.reason, detail=letter.detail, topic=letter.topic, offset=letter.offset)
         if written.gaps_open is not None:
             self._show_gaps(written.gaps_open)
-        for headers in job.headers:
-            self._measure(headers, now_ns)
+        for one in headers:
+            self._measure(one, now_ns)
         for partition in self._assigned & batch.spans.keys():
             self._stored[partition] = batch.spans[partition].next
         try:
@@ -399,7 +407,7 @@ class Sink:
         except KafkaException as error:  # only those who watch the lag in Kafka notice
             log.warning("lag_not_committed", reason=str(error))
 
-    def _measure(self, headers: dict[str, bytes], now_ns: int) -> None:
+    def _measure(self, headers: Headers, now_ns: int) -> None:
         received = time_of(headers, T_RECV)
         observe_hop("received_to_stored", received, now_ns)
         hop, last = max(((hop, time_of(headers, hop) or 0) for hop in HOPS), key=lambda one: one[1])
@@ -414,8 +422,7 @@ class Sink:
 
     def _look(self) -> None:
         """Show the queue and how far behind we are."""
-        in_work = self._job.batch.rows if self._job and self._job.batch else 0
-        _QUEUE_ROWS.set(self._batch.rows + in_work)
+        _QUEUE_ROWS.set(self._batch.rows + (self._job.rows if self._job else 0))
         lags: Counts[str] = Counts(dict.fromkeys(self._schemas, 0))
         for partition, offset in self._stored.items():
             # At the end of a log there may be marks of transactions, which are no messages.

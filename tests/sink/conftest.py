@@ -94,6 +94,10 @@ class Gate:
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self._start(self._accept, self._listener)
 
+    def ports(self) -> list[int]:
+        """Return the ports from which it is connected to the server, by which the server knows its sessions."""
+        return [one.getsockname()[1] for one in self._sockets if one.fileno() >= 0]
+
     def freeze(self) -> None:
         """Pass nothing on any more, as a server does that hangs."""
         self._frozen.set()
