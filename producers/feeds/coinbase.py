@@ -5,9 +5,10 @@ Channels" and "WebSocket Rate Limits"; RULES is the project's own list of venue 
 
 1. Subscribe within 5 s of connecting, one message per channel, each with its own token when a key is set; a token
    lives for two minutes (DOCS). Channels: heartbeats, level2, market_trades, ticker, status. All are public.
-2. `sequence_num` rises by one per frame over all channels of a connection (RULES; DOCS do not state the scope, so the
-   first number of a connection is taken as it comes). A lower or equal number is old: drop it. A run of old numbers
-   that itself counts up means that the venue began to number anew: treat it as a loss.
+2. `sequence_num` rises by one per frame over all channels of a connection (RULES; DOCS do not state the scope). A
+   connection whose first number is not 0 may have lost its first snapshots: ask for them again. A lower or equal
+   number is old: drop it. A run of old numbers that itself counts up means that the venue began to number anew: treat
+   it as a loss.
 3. A number that was skipped means that a frame is lost, and it may have been any symbol's: every book is cleared and
    every symbol gets a gap on the ledger; then level2 and market_trades are unsubscribed and subscribed again, which
    brings a fresh book snapshot and the last 100 or so trades. The third loss within a minute reconnects instead, since
@@ -459,7 +460,9 @@ class CoinbaseFeed:
             call.now = self.ts_venue = _ns(time, "timestamp")
         call.sequence = sequence
         last = self._sequence
-        if last is None or sequence == last + 1:
+        if last is None:
+            self._first(call, sequence)
+        elif sequence == last + 1:
             self._old_run = 0
         elif sequence > last:
             self._frames_lost(call, last + 1, GAP)
@@ -472,6 +475,16 @@ class CoinbaseFeed:
             self._frames_lost(call, last + 1, "sequence_restarted")
         self._sequence = sequence
         return True
+
+    def _first(self, call: _Call, sequence: int) -> None:
+        """Take a connection's first number. Numbers began at 0 on the recording; later means that snapshots are lost.
+
+        No gap: nothing of this connection was relied on. Where numbers begin elsewhere, it costs a second snapshot.
+        """
+        if sequence and self._open and self._wanted:
+            self.counts["late_starts"] += 1
+            for channel in (_BOOK, _TRADES):
+                self._ask_again(call, channel, self._wanted, "late_start")
 
     # --- Losses and their repair ---
 

@@ -258,12 +258,27 @@ def test_numbers_that_start_anew_are_a_loss_not_duplicates_for_ever(
     feed: CoinbaseFeed, make_frames: type[Frames]
 ) -> None:
     """A venue that begins at 0 again on the same connection is followed after a few frames."""
-    feed.received(make_frames(1000).snapshot(), T0)
+    before = make_frames(0)
+    feed.received(before.snapshot(), T0)
+    for _ in range(1000):
+        feed.received(before.update(), T0)
     again = make_frames(0)
     out = [output for _ in range(coinbase.OLD_RUN_MAX) for output in feed.received(again.update(), T0)]
     assert story(out)[:2] == ["BTC-USD clear gap", "BTC-USD gap gap"]
     assert orders(out) == RESUBSCRIBED
     assert story(feed.received(again.snapshot(), T0)) == ["BTC-USD snapshot", "BTC-USD resynced"]
+
+
+def test_connection_that_begins_late_asks_for_its_snapshots_at_once(make_frames: type[Frames]) -> None:
+    """The frames that answered the subscriptions never came; no gap, since nothing was relied on yet."""
+    feed = CoinbaseFeed(line="coinbase/0", products=PRODUCTS)
+    feed.opened(T0)
+    out = feed.received(make_frames(3).update(), T0)
+    assert orders(out) == RESUBSCRIBED
+    assert "gap" not in " ".join(story(out))
+    recorded = CoinbaseFeed(line="coinbase/0")
+    recorded.opened(T0)
+    assert orders(recorded.received(make_frames(3).update(), T0)) == [], "the middle of a recording is a beginning too"
 
 
 def test_third_loss_within_a_minute_reconnects(feed: CoinbaseFeed, frames: Frames) -> None:

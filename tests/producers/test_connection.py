@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
@@ -106,7 +107,7 @@ def test_subscribes_at_once_and_passes_frames_in_order(make_frames: type[Frames]
         assert [raw.number for raw in sink.raw] == list(range(8))
         assert sink.statuses() == ["connected", "disconnected", "gap"], "stopping is a disconnection like any other"
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_five_megabyte_frame_arrives_whole(make_frames: type[Frames]) -> None:
@@ -130,7 +131,7 @@ def test_five_megabyte_frame_arrives_whole(make_frames: type[Frames]) -> None:
         assert next(raw for raw in sink.raw if raw.kind == "recv").data == frame
 
     for fragmented in (False, True):
-        asyncio.run(scenario(fragmented=fragmented))
+        uvloop.run(scenario(fragmented=fragmented))
 
 
 def test_lost_connection_clears_the_book_and_the_next_one_closes_the_gap(make_frames: type[Frames]) -> None:
@@ -152,7 +153,7 @@ def test_lost_connection_clears_the_book_and_the_next_one_closes_the_gap(make_fr
             kinds = [event.kind for event in sink.events if isinstance(event, BookUpdate)]
             assert kinds == ["snapshot", "clear", "snapshot", "clear", "snapshot"]
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_breaker_opens_after_five_failures_and_closes_with_the_first_frame(make_frames: type[Frames]) -> None:
@@ -173,7 +174,7 @@ def test_breaker_opens_after_five_failures_and_closes_with_the_first_frame(make_
                 await until(lambda: "breaker_closed" in sink.statuses())
                 assert sink.statuses()[:3] == ["breaker_open", "connected", "breaker_closed"]
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_server_that_accepts_and_says_nothing_is_a_failure_too() -> None:
@@ -188,7 +189,7 @@ def test_server_that_accepts_and_says_nothing_is_a_failure_too() -> None:
         async with venue(handler) as url, line_to(url, sink):
             await until(lambda: "breaker_open" in sink.statuses())
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_end_of_a_recording_ends_the_line_and_leaves_the_books(make_frames: type[Frames]) -> None:
@@ -211,7 +212,7 @@ def test_end_of_a_recording_ends_the_line_and_leaves_the_books(make_frames: type
         assert sink.statuses() == ["connected", "ended"]
         assert [event.kind for event in sink.events if isinstance(event, BookUpdate)] == ["snapshot"]
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_venue_that_says_end_of_recording_is_not_believed(make_frames: type[Frames]) -> None:
@@ -227,7 +228,7 @@ def test_venue_that_says_end_of_recording_is_not_believed(make_frames: type[Fram
         async with venue(handler) as url, line_to(url, sink):
             await until(lambda: sink.statuses().count("connected") == 3)
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_pings_are_answered(make_frames: type[Frames]) -> None:
@@ -246,7 +247,7 @@ def test_pings_are_answered(make_frames: type[Frames]) -> None:
             async with asyncio.timeout(LIMIT_S):
                 await answered.wait()
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_silence_reconnects(make_frames: type[Frames], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +266,7 @@ def test_silence_reconnects(make_frames: type[Frames], monkeypatch: pytest.Monke
         assert "heartbeat_missed" in sink.statuses()
         assert next(e.reason for e in sink.events if isinstance(e, BookUpdate) and e.kind == "clear") == "stale"
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_slow_sink_stops_the_reading_and_loses_nothing(
@@ -303,7 +304,7 @@ def test_slow_sink_stops_the_reading_and_loses_nothing(
         assert numbers == list(range(1, total + 1))
         assert "heartbeat_missed" not in sink.statuses()
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_restart_from_outside_makes_a_new_connection(make_frames: type[Frames]) -> None:
@@ -323,4 +324,4 @@ def test_restart_from_outside_makes_a_new_connection(make_frames: type[Frames]) 
         clear = next(e for e in sink.events if isinstance(e, FeedStatus) and e.kind == "disconnected")
         assert clear.reason == "delivery_failed"
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
