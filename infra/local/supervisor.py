@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from infra.local import state as written
@@ -175,8 +175,7 @@ class Supervisor:
         return child.returncode
 
     def _end(self, process: Process, child: subprocess.Popen[bytes]) -> None:
-        users = [other.name for other in self._table.values() if process.name in other.after]
-        self._wait_for(users, ("stopped", "done", "failed"), while_stopping=True)
+        self._wait_for(self._users(process.name), ("stopped", "done", "failed"), while_stopping=True)
         self._set(process, state="stopping")
         began = time.monotonic()
         identity = self._row(process).identity
@@ -190,12 +189,17 @@ class Supervisor:
         self._set(process, state="stopped", identity=None)
         self._report(f"{process.name}: {how} after {time.monotonic() - began:.1f} s")
 
+    def _users(self, name: str) -> set[str]:
+        """Return who needs a process, directly or through others."""
+        direct = {other.name for other in self._table.values() if name in other.after}
+        return direct.union(*(self._users(user) for user in direct))
+
     def _sweep(self, process: Process) -> None:
         identity = self._row(process).identity
         if identity:
             written.end_group(identity, process.stop_signal, process.stop_seconds_max)
 
-    def _wait_for(self, names: Sequence[str], states: Sequence[str], *, while_stopping: bool = False) -> bool:
+    def _wait_for(self, names: Iterable[str], states: Sequence[str], *, while_stopping: bool = False) -> bool:
         with self._changed:
             while not all(self._rows[name].state in states for name in names):
                 if not while_stopping and (self._stopping.is_set() or self._state.failure):

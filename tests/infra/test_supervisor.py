@@ -143,21 +143,22 @@ def test_stop_goes_in_reverse_and_leaves_nothing(folders: Folders, eventually: C
     )
     table = (
         Process("database", (sys.executable, "-c", family + "signal.pause()")),
-        Process("sink", STUBBORN, after=("database",), stop_seconds_max=0.3),
+        Process("migrations", ("true",), after=("database",), once=True),
+        Process("sink", STUBBORN, after=("migrations",), stop_seconds_max=0.3),
         Process("screen", SLEEP, after=("sink",)),
     )
     with supervising(folders, *table) as (supervisor, lines):
         supervisor.wait_ready()
         pids = [pid(supervisor, name) for name in ("database", "sink", "screen")]
         child = eventually(lambda: psutil.Process(pids[0]).children())[0]
-    assert [line.split(":")[0] for line in lines if "after" in line and "ready" not in line] == [
+    assert [line.split(":")[0] for line in lines if "after" in line and "ready after" not in line] == [
         "screen",
         "sink",
         "database",
     ]
     assert any(line.startswith("sink: killed, it did not stop by itself") for line in lines)
     assert not any(psutil.pid_exists(one) and Identity.of(one) for one in (*pids, child.pid))
-    assert {one.state for one in supervisor.rows()} == {"stopped"}
+    assert {one.state for one in supervisor.rows()} == {"stopped", "done"}
 
 
 def test_leftovers_of_a_killed_supervisor_are_stopped(folders: Folders, eventually: Callable[..., Any]) -> None:
