@@ -63,6 +63,7 @@ _RECENT_STATUSES = 10
 _SYMBOLS_PER_REQUEST_MAX = 200
 
 CLIENTS = Gauge("tickstream_ws_clients", "WebSocket clients connected.")
+UNSENT = Gauge("tickstream_ws_unsent_bytes", "Bytes that wait to be sent, of all WebSocket clients.")
 STREAMS = Gauge("tickstream_ws_streams", "Streams that at least one WebSocket client subscribes to.")
 SENT = Counter("tickstream_ws_messages_total", "Messages written to WebSocket clients, by channel.", ["channel"])
 CONFLATED = Counter("tickstream_ws_conflated_total", "Changes left out for slow clients, by channel.", ["channel"])
@@ -310,6 +311,7 @@ class Gateway:
             elif stream.key.channel == "ticker" and self._ticker_trust(stream.state) != stream.trust:
                 stream.state.ticker_number += 1
                 self._publish_ticker(stream)
+        UNSENT.set(sum(client.connection.backlog() for client in self._clients))
         for state in self.market.states():
             if state.book.ts_recv:
                 BOOK_VALID.labels(state.venue, state.symbol).set(self._book_trust(state).valid)

@@ -106,8 +106,10 @@ class Service:
                     self.market.distrust(delivery.venue, delivery.symbol, delivery.reason)
                 elif isinstance(delivery.event, Book):
                     self.market.restore(delivery.event)
-                elif self.gateway.handle(delivery.event, delivery.offset) and delivery.live:
-                    sent.append(delivery)
+                else:
+                    HANDLED.labels(delivery.event.schema).inc()
+                    if self.gateway.handle(delivery.event, delivery.offset) and delivery.live:
+                        sent.append(delivery)
             self.gateway.flush()
         finally:
             self._consumer.handled()

@@ -38,7 +38,7 @@ from runtime.settings import CommonSettings
 from sink import migrations
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 30.0
+WAIT_S = 90.0
 
 
 def wait_for(what: str, look: Callable[[], Any], limit_s: float = WAIT_S) -> Any:
@@ -255,8 +255,13 @@ class Socket:
 
 
 @asynccontextmanager
-async def open_socket(stage: Stage, **options: Any) -> AsyncIterator[Socket]:
-    """Connect to the API's WebSocket."""
+async def open_socket(stage: Stage, *, slow: bool = False, **options: Any) -> AsyncIterator[Socket]:
+    """Connect to the API's WebSocket; a slow client's own buffers hold little, so that the server must hold it."""
+    if slow:
+        small = socket.socket()
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+        small.connect(("127.0.0.1", stage.port))
+        options |= {"sock": small, "max_queue": 1}
     options = {"max_size": 64 * 1024 * 1024, "compression": None, "proxy": None} | options
     async with connect(f"ws://127.0.0.1:{stage.port}/ws", **options) as connection:
         yield Socket(connection)

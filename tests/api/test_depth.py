@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.depth import Edges
@@ -24,6 +24,7 @@ def apply(view: dict[str, str], changes: list[Level]) -> None:
             view[price] = size
 
 
+@settings(deadline=None)
 @given(depth=st.integers(1, 5), updates=st.lists(st.tuples(SIDE, SIDE), max_size=12))
 def test_changes_keep_a_view_exact_at_every_step(
     depth: int, updates: list[tuple[tuple[list[str], list[str]], tuple[list[str], list[str]]]]

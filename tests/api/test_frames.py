@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame as TheirFrame
@@ -28,6 +28,7 @@ def parse(data: bytes, *, deflate: bool = False) -> TheirFrame:
         return frame
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 @example(b"x" * 125)
 @example(b"x" * 126)
@@ -39,6 +40,7 @@ def test_a_frame_is_read_back(payload: bytes) -> None:
     assert (frame.opcode, frame.fin, bytes(frame.data)) == (Opcode.TEXT, True, payload)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64), st.integers(1, 200))
 def test_a_compressed_frame_is_read_back(part: bytes, times: int) -> None:
     """Compression without context: each message alone; small ones stay as they are."""
@@ -49,6 +51,7 @@ def test_a_compressed_frame_is_read_back(part: bytes, times: int) -> None:
         assert frame.deflated() is frame.plain
 
 
+@settings(deadline=None)
 @given(st.text(max_size=500))
 def test_what_a_client_compressed_is_inflated(text: str) -> None:
     """A message that the other library compressed is read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.statistics import Day
@@ -27,6 +27,7 @@ def traded(minute: int, price: str, volume: str = "1") -> Candle:
     return candle(minute, open=price, high=price, low=price, close=price, volume=volume)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 10**6)), min_size=1, max_size=60))
 def test_statistics_are_those_of_the_last_day_in_whatever_order_candles_come(values: list[tuple[int, int]]) -> None:
     """Volume, high, low and change equal a plain computation over the candles of the last 1,440 minutes."""
