@@ -500,15 +500,18 @@ class Exchange:
     # --- what can be asked
 
     def connection(self, number: int | None, at: int | None, symbol: str) -> Connection | None:
-        """Return a connection by its number, or else the last that was sent a product's book (and was open at `at`)."""
+        """Return a connection by its number, or else the last that was sent a product's book.
+
+        With `at` the last that was open at that time, or if none was, the last before: what it was sent may be read
+        a little later than it was closed here.
+        """
         known = [*self.past, *self.connections.values()]
         if number is not None:
             return next((one for one in known if one.id == number), None)
-        fitting = [
-            one
-            for one in known
-            if one.was_sent(symbol) and (at is None or (one.opened <= at and (one.closed is None or at <= one.closed)))
-        ]
+        fitting = [one for one in known if one.was_sent(symbol) and (at is None or one.opened <= at)]
+        if at is not None:
+            open_then = [one for one in fitting if one.closed is None or at <= one.closed]
+            fitting = open_then or fitting
         return max(fitting, key=lambda one: one.id, default=None)
 
     def book_at(
