@@ -25,8 +25,9 @@ export function age(ms: number): string {
   return `${Math.round(ms / 86_400_000)} d`;
 }
 
+/** As `age`, finer where it is short; negative when the venue's clock is ahead of ours. */
 export function latency(ms: number): string {
-  return Math.abs(ms) < 10 ? `${ms.toFixed(1)}` : age(ms).replace(" ms", "");
+  return Math.abs(ms) < 10 ? `${ms.toFixed(1)} ms` : ms < 0 ? `-${age(-ms)}` : age(ms);
 }
 
 export function places(text: string): number {

@@ -19,6 +19,12 @@ export class Frames {
     this.scheduled = false;
     const panels = [...this.dirty];
     this.dirty.clear();
-    for (const panel of panels) panel.draw();
+    for (const panel of panels) {
+      try {
+        panel.draw();
+      } catch (error) {
+        reportError(error); // one panel's fault must not stop the others
+      }
+    }
   }
 }

@@ -146,7 +146,7 @@ class Dashboard {
     setData(pill, "state", state.kind);
     this.ladder.setOffline(!open);
     if (state.kind === "open") {
-      setText(byId("connection-text"), state.roundTripMs === null ? "live" : `live · ${latency(state.roundTripMs)} ms`);
+      setText(byId("connection-text"), state.roundTripMs === null ? "live" : `live · ${latency(state.roundTripMs)}`);
       pill.title = "Connected to the API; the number is the round trip to it and back";
     } else if (state.kind === "waiting") {
       setText(byId("connection-text"), "reconnecting");
@@ -285,7 +285,7 @@ class Dashboard {
   private tick(): void {
     setText(byId("clock"), clockTime(Date.now()));
     const summary = this.delay.summary();
-    setText(byId("latency"), summary ? `${latency(summary.p50)} · ${latency(summary.p95)} ms` : "–");
+    setText(byId("latency"), summary ? `${latency(summary.p50)} · ${latency(summary.p95)}` : "–");
     this.mark(this.health);
   }
 }

@@ -16,7 +16,11 @@ import { byId, element, setEmpty } from "../dom";
 import { dateTime, places, reasonText } from "../format";
 import type { Drawable } from "../frames";
 
-const BARS_SHOWN = 120;
+const BARS_SHOWN_MAX = 120;
+/** A young platform has few candles; fewer bars than this would be drawn as blocks. */
+const BARS_SHOWN_MIN = 40;
+/** Free bars to the right of the newest. */
+const BARS_FREE = 5;
 
 interface Colors {
   up: string;
@@ -42,6 +46,7 @@ export class Chart implements Drawable {
   private candles: Candles | null = null;
   private interval: Interval = "1m";
   private hovered: number | null = null;
+  private drawnToMs = -Infinity;
   private fitted = false;
   private loading = true;
   private problem: string | null = null;
@@ -67,7 +72,7 @@ export class Chart implements Drawable {
         attributionLogo: false, // its inline style would not pass the page's security policy; the help dialog credits
       },
       crosshair: { mode: CrosshairMode.Normal },
-      timeScale: { timeVisible: true, secondsVisible: false, rightOffset: 6, borderVisible: false },
+      timeScale: { timeVisible: true, secondsVisible: false, rightOffset: BARS_FREE, borderVisible: false },
       rightPriceScale: { borderVisible: false, scaleMargins: { top: 0.08, bottom: 0.24 } },
       localization: { timeFormatter: (time: number) => `${dateTime(time * 1000)} UTC` },
     });
@@ -118,7 +123,8 @@ export class Chart implements Drawable {
     const { candles } = this;
     if (!candles) return;
     const changed = candles.taken();
-    if (changed === null) this.drawAll();
+    // The library changes only the newest bar cheaply; a correction of an older one is rare.
+    if (changed === null || changed.some(({ timeMs }) => timeMs < this.drawnToMs)) this.drawAll();
     else for (const candle of changed) this.drawOne(candle);
     this.drawLegend();
     this.drawEmpty(candles.items.length);
@@ -126,19 +132,21 @@ export class Chart implements Drawable {
 
   private drawAll(): void {
     const items = this.candles?.items ?? [];
+    this.drawnToMs = this.candles?.newest?.timeMs ?? -Infinity;
     this.alignDigits(items);
     this.prices.setData(items.map((candle) => this.bar(candle)));
     this.volumes.setData(items.map((candle) => this.volume(candle)));
     if (this.fitted || items.length === 0 || this.loading) return;
     this.fitted = true;
-    this.chart.timeScale().setVisibleLogicalRange({ from: items.length - BARS_SHOWN, to: items.length + 5 });
+    const shown = Math.min(BARS_SHOWN_MAX, Math.max(BARS_SHOWN_MIN, items.length + BARS_FREE));
+    this.chart.timeScale().setVisibleLogicalRange({ from: items.length - shown, to: items.length + BARS_FREE });
   }
 
   private drawOne(candle: Candle): void {
     this.alignDigits([candle]);
-    const past = candle !== this.candles?.newest;
-    this.prices.update(this.bar(candle), past);
-    this.volumes.update(this.volume(candle), past);
+    this.drawnToMs = candle.timeMs;
+    this.prices.update(this.bar(candle));
+    this.volumes.update(this.volume(candle));
   }
 
   private bar(candle: Candle) {

@@ -26,7 +26,9 @@ export class TickerPanel implements Drawable {
     setText(this.last, last?.price ?? ticker?.last ?? "–");
     this.last.className = last?.side === "buy" ? "up" : last?.side === "sell" ? "down" : "";
     const change = ticker?.change_24h ?? null;
-    setText(this.change, change === null ? "–" : `${change.startsWith("-") ? "" : "+"}${change} %`);
+    const rounded = Number(change).toFixed(2);
+    setText(this.change, change === null ? "–" : `${rounded.startsWith("-") ? "" : "+"}${rounded} %`);
+    this.change.title = change === null ? "" : `${change} %`;
     this.change.className = signClass(change);
     setText(this.high, ticker?.high_24h ?? "–");
     setText(this.low, ticker?.low_24h ?? "–");
