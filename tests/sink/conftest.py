@@ -287,17 +287,15 @@ class Road:
         consumer.close()
         return total
 
-    def logs(self) -> str:
-        """Return the end of each log, for the message of a failing test."""
-        return "\n".join(
-            f"== {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-25:])
-            for path in sorted(self._folder.glob("*.log"))
-        )
-
 
 @pytest.fixture(scope="session")
 def codec(endpoints: Endpoints) -> Codec:
     """A codec with every schema registered."""
+    return registered(endpoints)
+
+
+def registered(endpoints: Endpoints) -> Codec:
+    """Register every schema and return a codec that knows them."""
     registry = Registry(endpoints.registry_url)
     for event in EVENTS:
         registry.register(event.schema)
@@ -307,21 +305,29 @@ def codec(endpoints: Endpoints) -> Codec:
 
 
 @pytest.fixture
-def road(  # noqa: PLR0917 - pytest hands in fixtures by name
-    endpoints: Endpoints,
-    topic_prefix: str,
-    database_schema: str,
-    tmp_path: Path,
-    codec: Codec,
-    request: pytest.FixtureRequest,
-) -> Iterator[Road]:
-    """Topics, tables and a sink that is not started yet; its log is printed when the test failed."""
+def build_road(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Road]]:
+    """A function that makes topics and tables with a sink not started yet; its log is printed when the test failed."""
     failed_before = request.session.testsfailed
-    one = Road(endpoints, topic_prefix, database_schema, tmp_path, codec)
-    yield one
-    one.clear()
+    with contextlib.ExitStack() as stack:
+
+        def build(endpoints: Endpoints, prefix: str, schema: str, codec: Codec | None = None) -> Road:
+            one = Road(endpoints, prefix, schema, tmp_path, codec or registered(endpoints))
+            stack.callback(one.clear)
+            return one
+
+        yield build
     if request.session.testsfailed > failed_before:
-        sys.stderr.write(one.logs())
+        for path in sorted(tmp_path.glob("*.log")):
+            lines = path.read_text(errors="replace").splitlines()
+            sys.stderr.write("\n".join([f"== {path.name}", *lines[-25:], ""]))
+
+
+@pytest.fixture
+def road(
+    build_road: Callable[..., Road], endpoints: Endpoints, topic_prefix: str, database_schema: str, codec: Codec
+) -> Road:
+    """Topics, tables and a sink between the shared servers."""
+    return build_road(endpoints, topic_prefix, database_schema, codec)
 
 
 @pytest.fixture
