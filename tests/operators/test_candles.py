@@ -407,3 +407,16 @@ def test_candles_start_at_whole_utc_intervals(run: Run, make: Any, interval: str
     """A candle is labelled by the start of its interval in UTC."""
     published = run(Candles, [make.heartbeat(0), make.trades(make.trade(1, 59.999))])
     assert [c.start % (86_400 * SECOND) for c in candles(published, interval)] == [start * SECOND]
+
+
+def test_a_halt_that_follows_a_gap_spoils_only_its_own_minutes(run: Run, make: Any) -> None:
+    """One reason ends where the next begins."""
+    published = run(
+        Candles,
+        [
+            *(make.heartbeat(second) for second in range(10)),
+            make.heartbeat(10, valid=False, reason="disconnected"),
+            *(make.heartbeat(second, valid=False, reason="halted") for second in range(12, 185)),
+        ],
+    )
+    assert [(c.trades, c.reason) for c in candles(published)] == [(0, "disconnected"), (0, "halted"), (0, "halted")]
