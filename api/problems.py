@@ -60,11 +60,11 @@ def install(app: FastAPI) -> None:
     """Make every error of the app a problem."""
 
     @app.exception_handler(Problem)
-    def of_ours(request: Request, problem: Problem) -> Response:
+    async def of_ours(request: Request, problem: Problem) -> Response:
         return answer(request, problem)
 
     @app.exception_handler(RequestValidationError)
-    def of_parameters(request: Request, error: RequestValidationError) -> Response:
+    async def of_parameters(request: Request, error: RequestValidationError) -> Response:
         errors = [
             {
                 "field": str(each["loc"][-1]),
@@ -77,7 +77,7 @@ def install(app: FastAPI) -> None:
         return answer(request, Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors))
 
     @app.exception_handler(HTTPException)
-    def of_routing(request: Request, error: HTTPException) -> Response:
+    async def of_routing(request: Request, error: HTTPException) -> Response:
         status = HTTPStatus(error.status_code)
         detail = str(error.detail)
         if status is HTTPStatus.NOT_FOUND:
@@ -89,6 +89,6 @@ def install(app: FastAPI) -> None:
         return response
 
     @app.exception_handler(Exception)
-    def of_nobody(request: Request, error: Exception) -> Response:
+    async def of_nobody(request: Request, error: Exception) -> Response:
         _LOG.error("a request failed", path=request.url.path, exc_info=error)
         return answer(request, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "this is our fault; the log says more"))
