@@ -84,6 +84,11 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def press(self, key: str) -> None:
+        """Press and release a key."""
+        self._call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
+        self._call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
     def screenshot(self, name: str) -> Path:
         """Save what the page shows."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
@@ -202,7 +207,7 @@ def test_the_ladder_is_sorted_and_its_prices_are_the_digits_of_the_api(platform:
 
 def test_choosing_an_interval_and_a_symbol_shows_them(page: Browser) -> None:
     """Keys and clicks lead to the same view, and the address names it."""
-    page.run("document.dispatchEvent(new KeyboardEvent('keydown', {key: '2', bubbles: true}))")
+    page.press("2")
     page.wait("the five-minute candles", "location.search.includes('interval=5m')")
     page.wait("their legend", f"/O\\s*[0-9]/.test({shown('legend')})")
     page.run("document.getElementById('picker').click()")

@@ -55,6 +55,7 @@ class Dashboard {
     void this.loadHealth();
     void this.loadGaps();
     void this.loadAnomalies();
+    this.tick();
     setInterval(() => this.tick(), 1_000);
     setInterval(() => void this.loadHealth(), HEALTH_EVERY_MS);
     setInterval(() => void this.loadGaps(), GAPS_EVERY_MS);
@@ -269,7 +270,7 @@ class Dashboard {
       byId("help-keys").append(name, element("dd", "", text));
     }
     document.addEventListener("keydown", (event) => {
-      const target = event.target as HTMLElement;
+      const target = event.target instanceof Element ? event.target : document.body;
       const typing = target.matches("input[type=text]") || dialog.open;
       const pressing = event.key === " " && target.matches("button, input");
       if (typing || pressing || event.ctrlKey || event.metaKey || event.altKey) return;

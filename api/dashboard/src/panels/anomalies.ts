@@ -2,7 +2,7 @@
 
 import type { AnomalyData } from "@tickstream/client";
 import { byId, element, setEmpty, setText } from "../dom";
-import { clockTime, dateTime } from "../format";
+import { clockTime, dateTime, places } from "../format";
 import type { Drawable } from "../frames";
 import type { Tooltip } from "./tooltip";
 
@@ -16,6 +16,11 @@ export interface AnomalyItem extends AnomalyData {
 }
 
 const MARKS: Readonly<Record<string, string>> = { info: "i", warning: "!", critical: "‼" };
+
+/** At most four places in the list; the tooltip has every digit. */
+function short(value: string): string {
+  return places(value) > 4 ? Number(value).toPrecision(6).replace(/\.?0+$/, "") : value;
+}
 
 export class AnomaliesPanel implements Drawable {
   private items: AnomalyItem[] = [];
@@ -81,7 +86,7 @@ export class AnomaliesPanel implements Drawable {
     severity.setAttribute("aria-label", item.severity);
     const time = element("time", "", clockTime(item.timeMs));
     const measure = element("span", "measure");
-    measure.append(element("b", "", item.value), ` › ${item.limit}`);
+    measure.append(element("i", "", `${item.metric.replaceAll("_", " ")} `), element("b", "", short(item.value)), ` › ${short(item.limit)}`);
     row.append(severity, time, element("span", "symbol", item.symbol), element("span", "kind", item.kind.replaceAll("_", " ")), measure);
     this.tooltip.attach(row, () => this.evidence(item));
     this.rows.set(id, row);

@@ -101,8 +101,8 @@ export class HealthPanel implements Drawable {
     if (feeds.length) setEmpty(this.empty, null);
     else if (problem) setEmpty(this.empty, "The API does not answer", `${problem} Start the platform with \`make run\`.`);
     else setEmpty(this.empty, "No feeds yet", "A feed is listed once its producer has connected. Start the platform with `make run`.");
-    const invalid = feeds.filter((feed) => !feed.valid).length;
-    setText(this.summary, problem && feeds.length ? "not refreshed: the API does not answer" : feeds.length ? `${feeds.length - invalid} of ${feeds.length} valid` : "");
+    const valid = feeds.filter((feed) => feed.valid).length;
+    setText(this.summary, feeds.length === 0 ? "" : problem ? "the API does not answer" : `${valid} of ${feeds.length} valid`);
     const wanted = new Set(feeds.map((feed) => `${feed.venue}:${feed.symbol}`));
     for (const [key, row] of this.rows) {
       if (wanted.has(key)) continue;
@@ -135,9 +135,10 @@ export class HealthPanel implements Drawable {
   }
 
   private fill(row: Row, feed: SymbolStatus, sinceMs: number): void {
-    setData(row.state, "valid", String(feed.valid));
-    setText(row.stateText, feed.valid ? "valid" : feed.reason || "invalid");
-    row.state.title = feed.valid ? "May be trusted" : reasonText(feed.reason);
+    const known = this.problem === null;
+    setData(row.state, "valid", known ? String(feed.valid) : "unknown");
+    setText(row.stateText, !known ? "not known" : feed.valid ? "valid" : feed.reason || "invalid");
+    row.state.title = !known ? "The API does not answer" : feed.valid ? "May be trusted" : reasonText(feed.reason);
     const old = feed.age_ms === null ? null : feed.age_ms + sinceMs;
     setText(row.age, old === null ? "never" : age(old));
     row.age.classList.toggle("old", old === null || old > OLD_MS);
