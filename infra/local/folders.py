@@ -12,10 +12,14 @@ HOME = PROJECT / ".local"
 
 @dataclass(frozen=True)
 class Folders:
-    """One stack's folder (`stack`) and the downloads that all stacks share (`home`)."""
+    """One stack's folder (`stack`), the downloads that all stacks share (`home`), and where its prices come from.
+
+    Each source has data of its own: simulated prices never mix with real ones under the same name.
+    """
 
     stack: Path = HOME
     home: Path = HOME
+    source: str = "sim"
 
     @property
     def components(self) -> Path:
@@ -45,14 +49,19 @@ class Folders:
         return "stack-" + hashlib.sha256(str(self.stack.resolve()).encode()).hexdigest()[:12]
 
     @property
+    def rooted_home(self) -> str:
+        """Folder of this stack's TimescaleDB and Redis as they see it inside the Debian root, all sources."""
+        return f"/srv/tickstream/{self.name}"
+
+    @property
     def rooted_data(self) -> str:
         """Data folder of TimescaleDB and Redis as they see it inside the Debian root."""
-        return f"/srv/tickstream/{self.name}"
+        return f"{self.rooted_home}/{self.source}"
 
     @property
     def data(self) -> Path:
         """Data of what runs outside the Debian root."""
-        return self.stack / "data"
+        return self.stack / "data" / self.source
 
     @property
     def log(self) -> Path:

@@ -216,10 +216,10 @@ def redis(folders: Folders, ports: Ports, secret: Passwords) -> Process:
     )
 
 
-def erase(folders: Folders) -> None:
-    """Remove the data of TimescaleDB and Redis of this stack, which belong to users of the Debian root."""
+def erase(folders: Folders, rooted: str) -> None:
+    """Remove a folder of TimescaleDB and Redis, whose files belong to users of the Debian root."""
     if folders.debian.exists():
-        _in_root(folders, f"rm -rf {shlex.quote(folders.rooted_data)}")
+        _in_root(folders, f"rm -rf {shlex.quote(rooted)}")
 
 
 def python_module(name: str, *arguments: str) -> tuple[str, ...]:
@@ -234,7 +234,8 @@ def checks(*processes: Process) -> list[Check]:
 
 def _rooted_folder(folders: Folders, path: str, user: str) -> None:
     _in_root(
-        folders, f"mkdir -p -m 755 {Path(path).parent} && mkdir -p {path} && chmod 700 {path} && chown {user}: {path}"
+        folders,
+        f"umask 022 && mkdir -p {Path(path).parent} && mkdir -p {path} && chmod 700 {path} && chown {user}: {path}",
     )
 
 

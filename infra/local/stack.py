@@ -53,7 +53,7 @@ class Shown:
 
 def folders_of(settings: StackSettings) -> Folders:
     """Return the folders that the settings ask for."""
-    return Folders(stack=settings.folder.resolve())
+    return Folders(stack=settings.folder.resolve(), source=settings.source)
 
 
 def prepare(settings: StackSettings, *, services: bool, report: Report) -> tuple[list[Process], dict[str, str]]:
@@ -62,6 +62,9 @@ def prepare(settings: StackSettings, *, services: bool, report: Report) -> tuple
     Raises StackError when a port is taken or something is missing.
     """
     folders = folders_of(settings)
+    if settings.source == "replay":
+        # A recording is mostly older than what was replayed before: beside newer events its trades would be late.
+        erase_data(folders)
     folders.make()
     ports = settings.ports()
     if settings.stack == "docker":
@@ -272,10 +275,16 @@ def infrastructure(folder: Path, port_base: int, report: Report = _quiet) -> Ite
         erase(folders)
 
 
+def erase_data(folders: Folders) -> None:
+    """Remove the data of a stopped stack's source."""
+    servers.erase(folders, folders.rooted_data)
+    shutil.rmtree(folders.data, ignore_errors=True)
+
+
 def erase(folders: Folders) -> None:
     """Remove the data, logs and passwords of a stopped stack; downloads stay."""
-    servers.erase(folders)
-    for path in (folders.data, folders.log, folders.run):
+    servers.erase(folders, folders.rooted_home)
+    for path in (folders.data.parent, folders.log, folders.run):
         shutil.rmtree(path, ignore_errors=True)
     folders.passwords.unlink(missing_ok=True)
 
