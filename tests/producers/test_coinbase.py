@@ -9,7 +9,8 @@ import pytest
 
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feeds import VENUES, coinbase, make_feed
+from producers.feed_kit.sequence import OLD_RUN_MAX
+from producers.feeds import VENUES, make_feed
 from producers.feeds.coinbase import CoinbaseFeed
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ def test_numbers_that_start_anew_are_a_loss_not_duplicates_for_ever(
     for _ in range(1000):
         feed.received(before.update(), T0)
     again = make_frames(0)
-    out = [output for _ in range(coinbase.OLD_RUN_MAX) for output in feed.received(again.update(), T0)]
+    out = [output for _ in range(OLD_RUN_MAX) for output in feed.received(again.update(), T0)]
     assert story(out)[:2] == ["BTC-USD clear gap", "BTC-USD gap gap"]
     assert orders(out) == RESUBSCRIBED
     assert story(feed.received(again.snapshot(), T0)) == ["BTC-USD snapshot", "BTC-USD resynced"]

@@ -239,8 +239,8 @@ def test_every_trade_is_sent_once_or_on_the_ledger(make_frames: type[Frames], sc
     sent = [int(trade.trade_id) for o in out if isinstance(o, Trades) for trade in o.trades]
     assert len(sent) == len(set(sent)), "a trade was sent twice"
     missing = set(range(1, max(sent))) - set(sent)
-    product = feed._products["BTC-USD"]
-    assert missing == {number for first, last in product.holes for number in range(first, last + 1)}
+    ids = feed._products["BTC-USD"].trade_ids
+    assert missing == {number for first, last in ids.holes for number in range(first, last + 1)}
     opened = {o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "gap"}
     closed = {o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"}
     assert closed <= opened

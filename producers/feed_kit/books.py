@@ -1,0 +1,75 @@
+"""The events of a product's book: snapshot, update, heartbeat and clear."""
+
+from __future__ import annotations
+
+import msgspec
+
+from marketdata.events import BookUpdate
+from producers.feed_kit.calls import Call
+from producers.feed_kit.products import Product
+from producers.feed_kit.values import Columns, best_first
+
+
+def snapshot(call: Call, product: Product, ts_event: int, columns: Columns) -> None:
+    """Tell a whole book, which is good from now on; sides come in any order."""
+    bid_prices, bid_sizes = best_first(columns[0], columns[1], descending=True)
+    ask_prices, ask_sizes = best_first(columns[2], columns[3], descending=False)
+    product.book_valid = product.book_seen = True
+    product.ts_book = ts_event
+    call.line.counts["snapshots"] += 1
+    call.out.append(_event(call, product, "snapshot", ts_event, (bid_prices, bid_sizes, ask_prices, ask_sizes)))
+
+
+def update(call: Call, product: Product, ts_event: int, columns: Columns) -> bool:
+    """Tell absolute sizes that changed; False when there is no book to change, which is counted.
+
+    Two updates of one frame and product become one event: sizes are absolute, so later ones come later.
+    """
+    if not product.book_valid:
+        call.line.counts["deltas_before_snapshot"] += 1
+        return False
+    if not columns[0] and not columns[2]:
+        return True
+    call.line.counts["book_updates"] += 1
+    product.ts_book = ts_event
+    event = _event(call, product, "update", ts_event, columns)
+    last = call.out[-1] if call.out else None
+    if isinstance(last, BookUpdate) and last.kind == "update" and last.symbol == event.symbol:
+        call.out[-1] = _joined(last, event)
+    else:
+        call.out.append(event)
+    return True
+
+
+def clear(call: Call, product: Product, reason: str) -> None:
+    """Tell that the book may not be trusted any more."""
+    product.book_valid = False
+    # No sequence: the frame that shows the loss may itself bring this product's next snapshot.
+    call.out.append(
+        BookUpdate(venue=call.line.venue, symbol=product.symbol, ts_event=call.now, ts_recv=call.ts,
+                   line=call.line.name, kind="clear", valid=False, reason=reason)
+    )  # fmt: skip
+
+
+def heartbeat(call: Call, product: Product, ts_event: int) -> None:
+    """Tell that the book is what it was, at `ts_event` or at its last change."""
+    call.out.append(_event(call, product, "heartbeat", max(ts_event, product.ts_book or 0), ([], [], [], [])))
+
+
+def _event(call: Call, product: Product, kind: str, ts_event: int, columns: Columns) -> BookUpdate:
+    bid_prices, bid_sizes, ask_prices, ask_sizes = columns
+    return BookUpdate(
+        venue=call.line.venue, symbol=product.symbol, ts_event=ts_event, ts_recv=call.ts, line=call.line.name,
+        sequence=call.sequence, kind=kind, bid_prices=bid_prices, bid_sizes=bid_sizes, ask_prices=ask_prices,
+        ask_sizes=ask_sizes, **product.validity,
+    )  # fmt: skip
+
+
+def _joined(first: BookUpdate, second: BookUpdate) -> BookUpdate:
+    return msgspec.structs.replace(
+        second,
+        bid_prices=first.bid_prices + second.bid_prices,
+        bid_sizes=first.bid_sizes + second.bid_sizes,
+        ask_prices=first.ask_prices + second.ask_prices,
+        ask_sizes=first.ask_sizes + second.ask_sizes,
+    )

@@ -1,0 +1,130 @@
+"""The gap ledger of a line: what is missing, opened and closed once each, and what was asked for to repair it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from marketdata.clock import SECOND_NS
+from marketdata.events import GAP
+from producers.feed_kit import books
+from producers.feed_kit.calls import Call
+from producers.feed_kit.products import Gap, Product
+
+ASKED_NS = 10 * SECOND_NS  # a snapshot of 5 MB came 0.7 s after the subscription on Coinbase's recording
+ASKED_NS_MAX = 60 * SECOND_NS
+LOSSES_MAX = 3
+LOSSES_WINDOW_NS = 60 * SECOND_NS
+
+
+class Ledger:
+    """The gaps of one line; `book` and `trades` are the venue's names of the channels, as the ledger shows them.
+
+    A product has one gap over channels, which closes when each channel is accounted for, and one for trades whose ids
+    were skipped, open until they come.
+    """
+
+    __slots__ = ("_count", "book", "trades")
+
+    def __init__(self, *, book: str, trades: str) -> None:
+        self.book = book
+        self.trades = trades
+        self._count = 0
+
+    def _open(self, call: Call, product: Product, ts_from: int | None, pending: Collection[str]) -> Gap:
+        # Unique over restarts by our clock, and the same whenever the same recording is played.
+        self._count += 1
+        return Gap(f"{call.line.name}/{product.symbol}/{call.ts}/{self._count}", ts_from, set(pending))
+
+    def lose(self, call: Call, product: Product, reason: str, channels: Collection[str], **fields: Any) -> None:
+        """Clear the product's book and open its gap, or widen the one that is open."""
+        if product.book_valid and self.book in channels:
+            books.clear(call, product, reason)
+        if product.gap is not None:
+            product.gap.pending.update(channels)
+        elif channels:
+            product.gap = self._open(call, product, product.ts_last, channels)
+            call.status(product.symbol, "gap", product.gap, reason=reason, **fields)
+
+    def account(self, call: Call, product: Product, channel: str, ts_to: int) -> None:
+        """Note that a channel of the product is whole again, and close the gap when it was the last."""
+        gap = product.gap
+        if gap is None or channel not in gap.pending:
+            return
+        gap.pending.discard(channel)
+        if not gap.pending:
+            product.gap = None
+            call.status(product.symbol, "resynced", gap, ts_to=ts_to)
+
+    def is_pending(self, product: Product, channel: str) -> bool:
+        """Tell whether an open gap still waits for this channel."""
+        return product.gap is not None and channel in product.gap.pending
+
+    def note_holes(self, call: Call, product: Product) -> None:
+        """Open a gap for trade ids that were skipped, if there are any and none is open."""
+        holes = product.trade_ids.holes
+        if holes and product.trade_gap is None:
+            product.trade_gap = self._open(call, product, product.ts_trade, {self.trades})
+            call.status(product.symbol, "gap", product.trade_gap, reason=GAP, channel=self.trades,
+                        detail="trade ids were skipped", expected=holes[0][0], received=holes[-1][1] + 1)  # fmt: skip
+
+    def close_holes(self, call: Call, product: Product) -> None:
+        """Close the gap of skipped trade ids when none is missing any more."""
+        if product.trade_gap is not None and not product.trade_ids.holes:
+            gap, product.trade_gap = product.trade_gap, None
+            call.status(product.symbol, "resynced", gap, channel=self.trades, ts_to=call.now)
+
+
+class Asked:
+    """Snapshots that were asked for, by channel and the venue's name of the product; each try waits twice as long."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        # To (deadline, how often it was asked again).
+        self._waiting: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def __contains__(self, what: tuple[str, str]) -> bool:
+        return what in self._waiting
+
+    def clear(self) -> None:
+        """Wait for nothing: the connection that was asked is gone."""
+        self._waiting.clear()
+
+    def ask(self, channel: str, name: str, ts: int, *, tries: int = 0) -> None:
+        """Begin to wait, from now."""
+        deadline = ts + min(ASKED_NS << tries, ASKED_NS_MAX)
+        self._waiting[channel, name] = (deadline, min(tries, 10))
+
+    def came(self, channel: str, name: str) -> None:
+        """Stop waiting: it is here."""
+        self._waiting.pop((channel, name), None)
+
+    def take_overdue(self, ts: int) -> list[tuple[str, str, int]]:
+        """Stop waiting for what did not come in time; return it as (channel, name, tries)."""
+        overdue = [(*what, tries) for what, (deadline, tries) in self._waiting.items() if ts >= deadline]
+        for channel, name, _ in overdue:
+            del self._waiting[channel, name]
+        return overdue
+
+
+class Losses:
+    """The losses of a connection within a minute; each repair costs the venue's snapshot, so many are too many."""
+
+    __slots__ = ("_times",)
+
+    def __init__(self) -> None:
+        self._times: list[int] = []
+
+    def clear(self) -> None:
+        """Forget them: the connection is new."""
+        self._times.clear()
+
+    def too_many(self, ts: int) -> bool:
+        """Note a loss; True when the connection should be given up, which begins the count anew."""
+        self._times = [lost for lost in self._times if ts - lost < LOSSES_WINDOW_NS]
+        self._times.append(ts)
+        if len(self._times) < LOSSES_MAX:
+            return False
+        self._times.clear()
+        return True

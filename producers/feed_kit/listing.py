@@ -1,0 +1,97 @@
+"""The products of a line: each announced by its Instrument on first sight, and again when something about it is new."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import msgspec
+
+from marketdata.errors import BadEvent
+from marketdata.events import Instrument
+from producers.feed_kit import books, trades
+from producers.feed_kit.calls import Call
+from producers.feed_kit.products import MATCHING, Product
+
+PRODUCTS_MAX = 5_000  # the largest venue has about 3,000
+
+
+class Listing:
+    """The products of one line, by the venue's own names.
+
+    `accepted` None takes every product that is seen. `describe` makes an instrument from nothing but the venue's name
+    (its `ts_recv` does not matter), and raises BadEvent when it is none.
+    """
+
+    def __init__(self, accepted: Collection[str] | None, describe: Callable[[str], Instrument]) -> None:
+        self._accepted = None if accepted is None else frozenset(accepted)
+        self._describe = describe
+        self._products: dict[str, Product] = {}
+        self._known: dict[str, Instrument] = {}
+
+    def __len__(self) -> int:
+        return len(self._products)
+
+    def __iter__(self) -> Iterator[Product]:
+        return iter(self._products.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._products
+
+    def __getitem__(self, name: str) -> Product:
+        return self._products[name]
+
+    def get(self, name: str) -> Product | None:
+        """Return a product that was seen before, or None."""
+        return self._products.get(name)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the venue's names of the products that were seen."""
+        return tuple(self._products)
+
+    def accepts(self, name: str) -> bool:
+        """Tell whether this product was asked for."""
+        return self._accepted is None or name in self._accepted
+
+    def find(self, call: Call, name: str) -> Product | None:
+        """Return the product, announced on first sight; None, counted as `ignored`, when it was not asked for.
+
+        Raises BadEvent for a name that is none, or one too many.
+        """
+        product = self._products.get(name)
+        if product is not None:
+            return product
+        if not self.accepts(name):
+            call.line.counts["ignored"] += 1
+            return None
+        if len(self._products) >= PRODUCTS_MAX:
+            raise BadEvent("too_many_symbols", "product", name[:200])
+        known = self._known.get(name) or self._describe(name)
+        product = self._products[name] = Product(msgspec.structs.replace(known, ts_recv=call.ts))
+        call.out.append(product.instrument)
+        if known.status not in MATCHING:
+            call.status(product.symbol, "halted", reason=known.status)
+        return product
+
+    def know(self, call: Call, name: str, **learned: Any) -> None:
+        """Keep what REST tells of a product, for when it is seen, or tell it now where it was seen."""
+        product = self._products.get(name)
+        if product is not None:
+            self.learn(call, product, **learned)
+        elif self.accepts(name):
+            self._known[name] = msgspec.structs.replace(self._describe(name), **learned)
+
+    def learn(self, call: Call, product: Product, **learned: Any) -> None:
+        """Take what is new about a product; a change between matching and halted is told in each stream."""
+        before = product.instrument
+        if all(getattr(before, field) == value for field, value in learned.items()):
+            return
+        product.instrument = msgspec.structs.replace(before, ts_recv=call.ts, **learned)
+        call.out.append(product.instrument)
+        status = product.instrument.status
+        if (status in MATCHING) == (before.status in MATCHING):
+            return
+        call.status(product.symbol, "resumed" if status in MATCHING else "halted", reason=status)
+        trades.heartbeat(call, product, call.now)
+        if product.book_valid:
+            books.heartbeat(call, product, call.now)

@@ -1,0 +1,71 @@
+"""Trade ids: which trades were sent before, and which never came."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterable
+
+from marketdata.events import Trade
+
+HOLES_MAX = 100
+RECENT_MAX = 10_000
+
+
+class TradeIds:
+    """Ids of one product that rise by one: a skipped one is a hole, until the trade comes after all."""
+
+    __slots__ = ("holes", "last")
+
+    def __init__(self) -> None:
+        self.last: int | None = None
+        self.holes: list[tuple[int, int]] = []
+
+    def unsent(self, batch: Iterable[Trade]) -> list[Trade]:
+        """Return the trades (by rising id) that were not sent before; note the ids that were skipped or filled in."""
+        fresh: list[Trade] = []
+        for trade in batch:
+            number, last = int(trade.trade_id), self.last
+            if last is None or number > last:
+                if last is not None and number > last + 1:
+                    self.holes.append((last + 1, number - 1))
+                self.last = number
+            elif not self._fill(number):
+                continue
+            fresh.append(trade)
+        while len(self.holes) > HOLES_MAX:
+            self.holes[:2] = [(self.holes[0][0], self.holes[1][1])]
+        return fresh
+
+    def rule_out(self, first: int, final: int) -> None:
+        """Forget the holes in [first, final]: the venue listed all of its trades there, so these ids never were any."""
+        self.holes = [hole for hole in self.holes if not (first <= hole[0] and hole[1] <= final)]
+
+    def _fill(self, number: int) -> bool:
+        """Take an id out of the holes; False when it is in none, which makes it one that was sent before."""
+        for place, (first, last) in enumerate(self.holes):
+            if first <= number <= last:
+                self.holes[place : place + 1] = [
+                    hole for hole in ((first, number - 1), (number + 1, last)) if hole[0] <= hole[1]
+                ]
+                return True
+        return False
+
+
+class Recent:
+    """The last ids that were seen, for ids without an order; remembers RECENT_MAX of them."""
+
+    __slots__ = ("_known", "_order")
+
+    def __init__(self) -> None:
+        self._known: set[Hashable] = set()
+        self._order: deque[Hashable] = deque()
+
+    def is_new(self, trade_id: Hashable) -> bool:
+        """Tell whether this id was not seen before, and remember it."""
+        if trade_id in self._known:
+            return False
+        self._known.add(trade_id)
+        self._order.append(trade_id)
+        if len(self._order) > RECENT_MAX:
+            self._known.discard(self._order.popleft())
+        return True

@@ -1,0 +1,43 @@
+"""The events of a product's trades."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from marketdata.events import GAP, Trade, Trades
+from producers.feed_kit.calls import Call
+from producers.feed_kit.products import Product
+
+
+def unsent(call: Call, product: Product, batch: Sequence[Trade]) -> list[Trade]:
+    """Return the trades, of ids that rise by one, that were not told before; the others are counted."""
+    fresh = product.trade_ids.unsent(batch)
+    if len(fresh) != len(batch):
+        call.line.counts["duplicates"] += len(batch) - len(fresh)
+    return fresh
+
+
+def send(call: Call, product: Product, batch: Sequence[Trade], *, origin: str = "live") -> None:
+    """Tell trades, oldest first, that were not told before."""
+    product.ts_trade = max(product.ts_trade or 0, *(trade.ts_event for trade in batch))
+    call.line.counts["trades"] += len(batch)
+    call.out.append(
+        Trades(venue=call.line.venue, symbol=product.symbol, ts_event=batch[-1].ts_event, ts_recv=call.ts,
+               line=call.line.name, sequence=call.sequence, origin=origin, trades=tuple(batch), **product.validity)
+    )  # fmt: skip
+
+
+def heartbeat(call: Call, product: Product, ts_event: int) -> None:
+    """Tell that no other trade happened until `ts_event`."""
+    call.out.append(
+        Trades(venue=call.line.venue, symbol=product.symbol, ts_event=max(ts_event, product.ts_trade or 0),
+               ts_recv=call.ts, line=call.line.name, sequence=call.sequence, **product.validity)
+    )  # fmt: skip
+
+
+def missing(call: Call, product: Product) -> None:
+    """Tell in the stream of trades itself that some are missing up to here."""
+    call.out.append(
+        Trades(venue=call.line.venue, symbol=product.symbol, ts_event=product.ts_trade or call.now, ts_recv=call.ts,
+               line=call.line.name, sequence=call.sequence, valid=False, reason=GAP)
+    )  # fmt: skip

@@ -1,0 +1,119 @@
+"""Reading what a venue sends: decimals, times and book sides, checked, and kept as the venue's own text."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any
+
+import msgspec
+
+from marketdata.clock import MILLISECOND_NS, parse_rfc3339
+from marketdata.decimals import LENGTH_MAX, decimal, is_zero
+from marketdata.errors import BadEvent
+
+INT64_MAX = 2**63 - 1
+EXPONENT_MAX = 32
+
+# Types for the fields of a venue's messages: a decimal string, a whole number that events can hold.
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=LENGTH_MAX)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=INT64_MAX)]
+
+# What msgspec raises on bytes from outside: no JSON, the wrong shape, no UTF-8, nested too deeply.
+UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+# bid prices, bid sizes, ask prices, ask sizes
+Columns = tuple[list[str], list[str], list[str], list[str]]
+
+
+def check_decimals(values: list[str], field: str) -> None:
+    """Raise BadEvent unless every value is a decimal; a snapshot has 60,000, so the usual case takes no loop.
+
+    Without its digits, a list of plain decimals is commas and single points.
+    """
+    text = ",".join(values)
+    if text.isascii():
+        rest = text.encode().translate(None, b"0123456789")
+        commas = rest.count(b",")
+        usual = commas == len(values) - 1 and commas + rest.count(b".") == len(rest)
+        if usual and b".." not in rest and "." not in values and "" not in values:
+            return
+    for value in values:
+        decimal(value, field)
+
+
+def best_first(prices: list[str], sizes: list[str], *, descending: bool) -> tuple[list[str], list[str]]:
+    """Return a side of a snapshot with the best level first and no empty level, as BookUpdate promises."""
+    if _has_zero(sizes):
+        kept = [(price, size) for price, size in zip(prices, sizes, strict=True) if not is_zero(size)]
+        prices, sizes = [price for price, _ in kept], [size for _, size in kept]
+    values = list(map(float, prices))
+    if values == sorted(values, reverse=descending):
+        return prices, sizes
+    pairs = sorted(zip(prices, sizes, strict=True), key=lambda level: Decimal(level[0]), reverse=descending)
+    return [price for price, _ in pairs], [size for _, size in pairs]
+
+
+def _has_zero(sizes: list[str]) -> bool:
+    """Tell whether one of these decimals may be zero: without zeros and points nothing is left of it."""
+    rest = b"," + ",".join(sizes).encode().translate(None, b"0.") + b","
+    return b",," in rest or b"e" in rest or b"E" in rest
+
+
+def given(text: str, field: str) -> str | None:
+    """Return a decimal string, or None where the venue left it empty."""
+    if not text:
+        return None
+    decimal(text, field)
+    return text
+
+
+def price(text: str, field: str) -> str | None:
+    """Return a price, or None where there is none: the venue leaves it empty or writes 0."""
+    value = given(text, field)
+    return None if value is None or is_zero(value) else value
+
+
+def numbers(values: list[Any], field: str) -> list[str]:
+    """Return JSON numbers in fixed-point form, digit for digit, from a decoder with `float_hook=str` and `Any` fields.
+
+    Raises BadEvent for what is no number, or has more digits than any venue means.
+    """
+    texts = list(map(str, values))
+    check_decimals(texts, field)
+    if len(max(texts, key=len, default="")) > LENGTH_MAX or "e" in (joined := "".join(texts)) or "E" in joined:
+        return [_fixed(text, field) for text in texts]
+    return texts
+
+
+def number(value: Any, field: str) -> str:
+    """Return one JSON number as `numbers` does."""
+    return numbers([value], field)[0]
+
+
+def _fixed(text: str, field: str) -> str:
+    value = decimal(text, field)
+    if abs(value.adjusted()) > EXPONENT_MAX or len(text) > LENGTH_MAX:
+        raise BadEvent("not_a_decimal", field, text[:200])
+    return format(value, "f")
+
+
+def iso_ns(text: str, field: str) -> int:
+    """Return UTC nanoseconds of an RFC 3339 time. Raises BadEvent, also for one that no event can hold."""
+    return in_range(parse_rfc3339(text, field), text, field)
+
+
+def ms_ns(value: int, field: str) -> int:
+    """Return UTC nanoseconds of a time in milliseconds. Raises BadEvent for one that no event can hold."""
+    return in_range(value * MILLISECOND_NS, value, field)
+
+
+def seconds_ns(text: str, field: str) -> int:
+    """Return UTC nanoseconds of a time in decimal seconds, exactly. Raises BadEvent."""
+    return in_range(int(decimal(text, field).scaleb(9)), text, field)
+
+
+def in_range(ns: int, value: object, field: str) -> int:
+    """Return a time that was read from `value`. Raises BadEvent for one that no event can hold."""
+    if not 0 <= ns <= INT64_MAX:
+        raise BadEvent("bad_time", field, str(value)[:200])
+    return ns
