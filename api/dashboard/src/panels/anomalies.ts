@@ -86,8 +86,9 @@ export class AnomaliesPanel implements Drawable {
     severity.setAttribute("aria-label", item.severity);
     const time = element("time", "", clockTime(item.timeMs));
     const measure = element("span", "measure");
-    measure.append(element("i", "", `${item.metric.replaceAll("_", " ")} `), element("b", "", short(item.value)), ` › ${short(item.limit)}`);
-    row.append(severity, time, element("span", "symbol", item.symbol), element("span", "kind", item.kind.replaceAll("_", " ")), measure);
+    measure.append(element("b", "", short(item.value)), ` › ${short(item.limit)}`);
+    row.append(severity, time, element("span", "symbol", item.symbol), element("span", "kind", item.kind.replaceAll("_", " ")));
+    row.append(element("span", "metric", item.metric.replaceAll("_", " ")), measure);
     this.tooltip.attach(row, () => this.evidence(item));
     this.rows.set(id, row);
     return row;
