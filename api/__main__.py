@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import structlog
 import uvicorn
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 from api.app import create
 from api.service import Service
@@ -39,10 +40,15 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def server(service: Service, settings: ApiSettings) -> uvicorn.Server:
+def server(service: Service, settings: ApiSettings, tracing: Tracing) -> uvicorn.Server:
     """Return the HTTP and WebSocket server around a service."""
+    app = create(service)
+    if tracing.provider is not None:
+        FastAPIInstrumentor.instrument_app(
+            app, tracer_provider=tracing.provider, excluded_urls="healthz,readyz,metrics"
+        )
     config = uvicorn.Config(
-        create(service),
+        app,
         host=settings.host,
         port=settings.api_port,
         loop="uvloop",
@@ -71,7 +77,7 @@ def main() -> int:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     structlog.get_logger().info("starting", host=settings.host, port=settings.api_port)
     with Tracing("api", settings.otlp_endpoint) as tracing:
-        server(Service(settings, tracing), settings).run()
+        server(Service(settings, tracing), settings, tracing).run()
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -76,27 +77,20 @@ def create(service: Service) -> FastAPI:
     return app
 
 
-_POLICY = b"; ".join((
-    b"default-src 'self'",
-    b"img-src 'self' data:",
-    b"style-src 'self' 'unsafe-inline'",
-    b"connect-src 'self' ws: wss:",
-    b"object-src 'none'",
-    b"base-uri 'none'",
-    b"frame-ancestors 'none'",
-    b"form-action 'none'",
-))  # fmt: skip
+_POLICY = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; connect-src 'self'{sockets}; "
+    "object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
+)
+_HOST = re.compile(rb"[A-Za-z0-9.\-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?")
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+)
 
 
 class SecurityHeaders:
     """Adds to every answer the headers that keep a browser from doing what our pages never ask for."""
-
-    _HEADERS = (
-        (b"content-security-policy", _POLICY),
-        (b"x-content-type-options", b"nosniff"),
-        (b"referrer-policy", b"no-referrer"),
-        (b"x-frame-options", b"DENY"),
-    )
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -106,10 +100,17 @@ class SecurityHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *self._HEADERS]
+                message["headers"] = [*message["headers"], (b"content-security-policy", _policy(scope)), *_HEADERS]
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+def _policy(scope: Scope) -> bytes:
+    """Return the content security policy; not every browser takes our own WebSocket for a part of 'self'."""
+    host = dict(scope["headers"]).get(b"host", b"")
+    sockets = f" ws://{host.decode()} wss://{host.decode()}" if _HOST.fullmatch(host) else ""
+    return _POLICY.format(sockets=sockets).encode()
 
 
 def _add_service_routes(app: FastAPI, service: Service) -> None:

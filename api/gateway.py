@@ -159,7 +159,10 @@ class Client:
         """Send a change of a state, or leave it out and remember that the client knows it up to `last` only."""
         if stream in self.dirty:
             return False
-        if self.paused or self._pending_bytes > self.gateway.limits.conflate_bytes:
+        if self.full:
+            # A burst alone makes nobody slow: the socket says whether this client is.
+            self.flush()
+        if self.paused:
             self.dirty[stream] = last
             return False
         self.append(frame)
@@ -169,7 +172,9 @@ class Client:
         """Send what must not be left out, or cut the client."""
         if self.cut:
             return False
-        if self._pending_bytes + self.connection.backlog() + len(frame) > self.gateway.limits.cut_bytes:
+        if self.full:
+            self.flush()
+        if self.connection.backlog() + len(frame) > self.gateway.limits.cut_bytes:
             self.gateway.cut(self, "slow_consumer", "too slow for a channel of which nothing may be left out")
             return False
         self.append(frame)
@@ -192,7 +197,7 @@ class Client:
 
     @property
     def full(self) -> bool:
-        """Tell whether a state would have to wait."""
+        """Tell whether no more should be collected before the socket took some of it."""
         return self.paused or self._pending_bytes > self.gateway.limits.conflate_bytes
 
 

@@ -42,6 +42,11 @@ class Tracing:
         if self._provider is not None:
             self._provider.shutdown()
 
+    @property
+    def provider(self) -> TracerProvider | None:
+        """What instrumentation of other libraries records with; None where no collector is configured."""
+        return self._provider
+
     def span(
         self,
         name: str,
