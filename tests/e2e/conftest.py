@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import httpx
 import psycopg
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from marketdata.events import EVENTS
-from marketdata.topics import Topic
+from marketdata.topics import TOPICS, Topic
 from runtime.admin import TopicAdmin
 from runtime.registry import Registry
 from runtime.settings import CommonSettings
@@ -145,6 +146,15 @@ class Services:
                 process.kill()
                 process.wait()
 
+    def remove(self) -> None:
+        """Delete the topics and tables, for an owner that the tests' own fixtures do not clean up after."""
+        with psycopg.connect(self.database_url, autocommit=True) as connection:
+            connection.execute(f'DROP SCHEMA "{self.schema}" CASCADE')  # type: ignore[arg-type]
+        names = [topic.physical(self.kafka.topic_prefix) for topic in TOPICS]
+        admin = AdminClient({"bootstrap.servers": self.kafka.kafka_brokers})
+        for deleted in admin.delete_topics(names).values():
+            deleted.result(30)
+
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query in this test's schema."""
         with psycopg.connect(self.database_url, options=f"-c search_path={self.schema},public") as connection:
@@ -178,6 +188,20 @@ class Services:
 def wait_for_() -> Callable[..., Any]:
     """The function `wait_for`, which test modules cannot import from here."""
     return wait_for
+
+
+@pytest.fixture(scope="session")
+def platform(endpoints: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """The whole platform on the simulated exchange, ready, for tests that only look at it."""
+    name = f"platform_{os.getpid()}"
+    running = Services(endpoints, f"{name}.", name, tmp_path_factory.mktemp("platform"))
+    try:
+        running.start_all("infra.exchange", TICKSTREAM_EXCHANGE_RATE="100")
+        running.wait_ready("producer")
+        yield running
+    finally:
+        running.stop()
+        running.remove()
 
 
 @pytest.fixture
