@@ -296,13 +296,13 @@ class Sink:
         self._rewind("assigned", "", failed=False)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._assigned = set()
         # Let what is being written arrive; the rest goes to whoever has the partitions next.
         if self._job is not None:
             wait([self._job.future], timeout=self._settings.sink_session_seconds)
             self._finish()
         log.info("revoked", partitions=len(partitions))
         self._forget()
-        self._assigned = set()
         self._stored.clear()
         self._retry_at = None
         consumer.unassign()
