@@ -38,4 +38,5 @@ def configure(service: str, level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per request is no news
     structlog.contextvars.bind_contextvars(service=service)

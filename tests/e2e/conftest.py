@@ -149,7 +149,7 @@ class Services:
     def remove(self) -> None:
         """Delete the topics and tables, for an owner that the tests' own fixtures do not clean up after."""
         with psycopg.connect(self.database_url, autocommit=True) as connection:
-            connection.execute(f'DROP SCHEMA "{self.schema}" CASCADE')  # type: ignore[arg-type]
+            connection.execute(f'DROP SCHEMA "{self.schema}" CASCADE')
         names = [topic.physical(self.kafka.topic_prefix) for topic in TOPICS]
         admin = AdminClient({"bootstrap.servers": self.kafka.kafka_brokers})
         for deleted in admin.delete_topics(names).values():
@@ -158,7 +158,7 @@ class Services:
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query in this test's schema."""
         with psycopg.connect(self.database_url, options=f"-c search_path={self.schema},public") as connection:
-            return connection.execute(query, values).fetchall()  # type: ignore[arg-type]
+            return connection.execute(query, values).fetchall()
 
     def get(self, path: str, **params: str | int) -> Any:
         """Return the JSON answer of the API; raises on an error status."""
