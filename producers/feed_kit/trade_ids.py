@@ -12,7 +12,7 @@ RECENT_MAX = 10_000
 
 
 class TradeIds:
-    """Ids of one product that rise by one: a skipped one is a hole, until the trade comes after all."""
+    """Numbers of one product's trades that rise by one: a skipped one is a hole, until the trade comes after all."""
 
     __slots__ = ("holes", "last")
 
@@ -20,18 +20,18 @@ class TradeIds:
         self.last: int | None = None
         self.holes: list[tuple[int, int]] = []
 
-    def unsent(self, batch: Iterable[Trade]) -> list[Trade]:
-        """Return the trades (by rising id) that were not sent before; note the ids that were skipped or filled in."""
-        fresh: list[Trade] = []
-        for trade in batch:
-            number, last = int(trade.trade_id), self.last
+    def unsent(self, batch: Iterable[tuple[int, Trade]]) -> list[tuple[int, Trade]]:
+        """Return those (by rising number) that were not sent before; note the numbers that were skipped or filled."""
+        fresh: list[tuple[int, Trade]] = []
+        for number, trade in batch:
+            last = self.last
             if last is None or number > last:
                 if last is not None and number > last + 1:
                     self.holes.append((last + 1, number - 1))
                 self.last = number
             elif not self._fill(number):
                 continue
-            fresh.append(trade)
+            fresh.append((number, trade))
         while len(self.holes) > HOLES_MAX:
             self.holes[:2] = [(self.holes[0][0], self.holes[1][1])]
         return fresh

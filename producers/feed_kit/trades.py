@@ -9,14 +9,6 @@ from producers.feed_kit.calls import Call
 from producers.feed_kit.products import Product
 
 
-def unsent(call: Call, product: Product, batch: Sequence[Trade]) -> list[Trade]:
-    """Return the trades, of ids that rise by one, that were not told before; the others are counted."""
-    fresh = product.trade_ids.unsent(batch)
-    if len(fresh) != len(batch):
-        call.line.counts["duplicates"] += len(batch) - len(fresh)
-    return fresh
-
-
 def send(call: Call, product: Product, batch: Sequence[Trade], *, origin: str = "live") -> None:
     """Tell trades, oldest first, that were not told before."""
     product.ts_trade = max(product.ts_trade or 0, *(trade.ts_event for trade in batch))

@@ -34,7 +34,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -44,10 +44,11 @@ from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feed_kit import books, quotes, trades
+from producers.feed_kit import books, numbered_trades, quotes, trades
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Asked, Ledger, Losses
 from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
 from producers.feed_kit.sequence import Sequence
 from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, given, iso_ns, price
@@ -432,7 +433,7 @@ class CoinbaseFeed:
             if product is not None and product.trade_ids.holes and not tries:
                 self._ask_again(call, channel, (symbol,), "no_snapshot", tries=1)
             elif product is not None:
-                self._give_up_trades(call, product)
+                numbered_trades.give_up(call, product, self._ledger)
         elif tries and product is not None and product.book_seen:
             call.out.append(Reconnect("no_snapshot"))
         else:
@@ -489,7 +490,7 @@ class CoinbaseFeed:
 
     def _trades_frame(self, call: Call, events: list[msgspec.Raw]) -> None:
         payload = call.payload
-        batches: dict[str, list[Trade]] = {}
+        batches: dict[str, list[Numbered]] = {}
         snapshots: set[str] = set()
         for raw in events:
             call.payload = payload
@@ -501,46 +502,21 @@ class CoinbaseFeed:
                     with call.refusing("bad_frame"):
                         symbol, trade = _read_trade(raw_trade)
                         if self._products.find(call, symbol) is not None:
-                            batches.setdefault(symbol, []).append(trade)
+                            batches.setdefault(symbol, []).append((int(trade.trade_id), trade))
                             if event.type == "snapshot":
                                 snapshots.add(symbol)
         call.payload = payload
         for symbol, batch in batches.items():
-            batch.sort(key=_trade_number)
+            batch.sort(key=itemgetter(0))
             self._trades(call, self._products[symbol], batch, snapshot=symbol in snapshots)
 
-    def _trades(self, call: Call, product: Product, batch: list[Trade], *, snapshot: bool) -> None:
-        ids = product.trade_ids
-        before, holes_before = ids.last, len(ids.holes)
-        fresh = trades.unsent(call, product, batch)
-        if fresh:
-            repair = before is not None and _trade_number(fresh[0]) < before
-            trades.send(call, product, fresh, origin="repair" if repair else "live")
+    def _trades(self, call: Call, product: Product, batch: list[Numbered], *, snapshot: bool) -> None:
         if snapshot:
             self._asked.came(_TRADES, product.name)
-            ids.rule_out(_trade_number(batch[0]), _trade_number(batch[-1]))
-            self._give_up_trades(call, product)
-        elif fresh and before is not None and not ids.holes:
-            self._ledger.account(call, product, _TRADES, call.now)
-        elif len(ids.holes) > holes_before:
-            self._hole(call, product)
-        self._ledger.close_holes(call, product)
-
-    def _hole(self, call: Call, product: Product) -> None:
-        """A trade id was skipped with no frame lost: ask for the last trades again, unless that is under way."""
-        if self._ledger.is_pending(product, _TRADES):
-            return
-        self._ledger.note_holes(call, product)
-        if (_TRADES, product.symbol) not in self._asked:
+        skipped = numbered_trades.take(call, product, self._ledger, batch, snapshot=snapshot)
+        if skipped and (_TRADES, product.name) not in self._asked:
             self.counts["gaps"] += 1
             self._repair(call, (product.symbol,), (_TRADES,), "trade_hole")
-
-    def _give_up_trades(self, call: Call, product: Product) -> None:
-        """No more trades will come by themselves: what is still missing stays on the ledger, and candles hear it."""
-        if product.trade_ids.holes:
-            self._ledger.note_holes(call, product)
-            trades.missing(call, product)
-        self._ledger.account(call, product, _TRADES, call.now)
 
     # --- Tickers, heartbeats, states ---
 
@@ -674,10 +650,6 @@ def _read_trade(raw: msgspec.Raw) -> tuple[str, Trade]:
         size=sent.size,
         side="sell" if sent.side == "BUY" else "buy",
     )
-
-
-def _trade_number(trade: Trade) -> int:
-    return int(trade.trade_id)
 
 
 def _go_time(text: str) -> int:

@@ -1,0 +1,49 @@
+"""Trades whose numbers rise by one per product: each told once, a skipped number on the ledger until it comes.
+
+A snapshot (the venue's last trades, which a new subscription brings) fills holes, or proves that there are no such
+trades; what it does not reach stays on the ledger, and the stream of trades says so itself.
+"""
+
+from __future__ import annotations
+
+from marketdata.events import Trade
+from producers.feed_kit import trades
+from producers.feed_kit.calls import Call
+from producers.feed_kit.gaps import Ledger
+from producers.feed_kit.products import Product
+
+Numbered = tuple[int, Trade]
+
+
+def take(call: Call, product: Product, ledger: Ledger, batch: list[Numbered], *, snapshot: bool = False) -> bool:
+    """Tell the trades (in order of number, at least one) that are new.
+
+    True when a number was skipped although no frame is known to be lost: the last trades should be asked for again.
+    """
+    ids = product.trade_ids
+    before, holes_before = ids.last, len(ids.holes)
+    fresh = ids.unsent(batch)
+    if len(fresh) != len(batch):
+        call.line.counts["duplicates"] += len(batch) - len(fresh)
+    if fresh:
+        repair = before is not None and fresh[0][0] < before
+        trades.send(call, product, [trade for _, trade in fresh], origin="repair" if repair else "live")
+    skipped = False
+    if snapshot:
+        ids.rule_out(batch[0][0], batch[-1][0])
+        give_up(call, product, ledger)
+    elif fresh and before is not None and not ids.holes:
+        ledger.account(call, product, ledger.trades, call.now)
+    elif len(ids.holes) > holes_before and not ledger.is_pending(product, ledger.trades):
+        ledger.note_holes(call, product)
+        skipped = True
+    ledger.close_holes(call, product)
+    return skipped
+
+
+def give_up(call: Call, product: Product, ledger: Ledger) -> None:
+    """No more trades will come by themselves: what is still missing stays on the ledger, and candles hear it."""
+    if product.trade_ids.holes:
+        ledger.note_holes(call, product)
+        trades.missing(call, product)
+    ledger.account(call, product, ledger.trades, call.now)
