@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from marketdata.headers import Headers
@@ -11,12 +12,16 @@ from runtime.settings import CommonSettings
 # The same as Java's default, so that every client in any language finds the same partition for a key.
 PARTITIONER = "murmur2_random"
 
+# Where the client's own comments go; without it they would be plain lines on standard error.
+LOG = logging.getLogger("librdkafka")
+
 
 def producer_config(settings: CommonSettings, client: str) -> dict[str, Any]:
     """Return the settings of an idempotent producer that waits for every replica and never reorders."""
     return {
         "bootstrap.servers": settings.kafka_brokers,
         "client.id": client,
+        "logger": LOG,
         "enable.idempotence": True,
         "acks": "all",
         "compression.type": "zstd",
@@ -35,11 +40,12 @@ def consumer_config(settings: CommonSettings, group: str) -> dict[str, Any]:
     return {
         "bootstrap.servers": settings.kafka_brokers,
         "group.id": f"{settings.group_prefix}{group}",
+        "logger": LOG,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",
         "isolation.level": "read_committed",
-        "fetch.wait.max.ms": 10,
+        "fetch.wait.max.ms": 250,
         "fetch.message.max.bytes": MESSAGE_BYTES_MAX,
         "fetch.max.bytes": 2 * MESSAGE_BYTES_MAX,
         "queued.max.messages.kbytes": 64 * 1024,

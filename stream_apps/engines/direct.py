@@ -27,7 +27,7 @@ from marketdata.topics import topic
 from runtime.kafka import consumer_config, headers_of, producer_config
 from stream_apps.engines.apps import App, by_input
 from stream_apps.engines.task import Output, Record, Task
-from stream_apps.engines.worker import LAG, OUTPUTS, Tally, Worker, abandon
+from stream_apps.engines.worker import LAG, Tally, Worker, abandon
 
 BATCH_RECORDS = 1_000
 # Output bytes after which a transaction is committed, however many records are left of the batch.
@@ -163,9 +163,7 @@ class AppEngine:
                     ]
                     self._tasks[at] = tasks
                 for task in tasks:
-                    stepped = task.step(record)
-                    outputs += stepped
-                    OUTPUTS.labels(task.operator.name).inc(len(stepped))
+                    outputs += task.step(record)
             except Unavailable as error:
                 _log.warning("waiting", app=self.app.name, error=str(error))
                 if self._worker.stop.wait(_RETRY_SECONDS):
@@ -255,6 +253,7 @@ class AppEngine:
                 continue
         self._assignment += 1
         self._tasks.clear()
+        self._tallies.clear()
         self._committed.clear()
         self._producer = None
 

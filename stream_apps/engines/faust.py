@@ -39,17 +39,19 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, T
 from faust.types import TP
 
 from marketdata.errors import Unavailable
-from marketdata.topics import MESSAGE_BYTES_MAX, topic
+from marketdata.topics import topic
 from stream_apps.engines.apps import App, by_input
 from stream_apps.engines.task import Output, Record, Task
-from stream_apps.engines.worker import LAG, OUTPUTS, Tally, Worker, abandon
+from stream_apps.engines.worker import LAG, Tally, Worker, abandon
 from stream_apps.engines.writer import Writer
 
 ROUND_SECONDS = 0.5
 # Kept free of a session's time for what is already on the wire when the writer gives up.
 PATIENCE_MARGIN_SECONDS = 3.0
 # Messages that may wait for an agent; with what the consumer has fetched this bounds the memory of a backlog.
-BUFFER_MESSAGES = 512
+BUFFER_MESSAGES = 256
+# What is fetched of one partition at once; what was fetched is worked off before other partitions' messages.
+FETCH_BYTES = 256 * 1024
 
 _COMMIT_SECONDS = 5.0
 _REVOKE_SECONDS = 5.0
@@ -71,6 +73,14 @@ class _Consumer(Consumer):
     def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
+    async def wait_first(self, *coros: Any, **limits: Any) -> Any:
+        """Hand a message to its agent; without two tasks for each where there is room and so nothing to wait for."""
+        if len(coros) == 2 and self.flow_active and not any(channel.queue.full() for channel in self.app.topics):
+            delivery, suspension = coros
+            suspension.close()
+            return await delivery
+        return await super().wait_first(*coros, **limits)
+
 
 class _Transport(Transport):
     Consumer = _Consumer
@@ -79,6 +89,12 @@ class _Transport(Transport):
 class _FaustApp(faust.App):
     def _create_directories(self) -> None:
         """Make none: there are no tables."""
+
+    def on_init_dependencies(self) -> Any:
+        """Leave the monitor out: what it counts for every message is in our own metrics."""
+        found = super().on_init_dependencies()
+        self.sensors.remove(self.monitor)
+        return found
 
     def _new_transport(self) -> Any:
         return _Transport(self.conf.broker_consumer, self, loop=self.loop)
@@ -124,7 +140,8 @@ class AppEngine:
             # Faust looks for messages without a commit; the commits are ours, and a quiet topic is no fault.
             broker_commit_livelock_soft_timeout=86_400.0,
             stream_processing_timeout=86_400.0,
-            consumer_max_fetch_size=MESSAGE_BYTES_MAX,
+            # A larger message comes alone; and a backlog in one topic does not keep the others waiting for long.
+            consumer_max_fetch_size=FETCH_BYTES,
             consumer_auto_offset_reset="earliest",
             consumer_group_instance_id=f"{self.app.name}-{settings.worker}" if settings.worker else None,
             stream_buffer_maxsize=BUFFER_MESSAGES,
@@ -154,7 +171,7 @@ class AppEngine:
 
     async def _agent(self, stream: Any) -> None:
         try:
-            await self._pump(stream.events())
+            await self._pump(stream.noack().events())
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -216,8 +233,8 @@ class AppEngine:
             except Unavailable as error:
                 await self._wait(error, assignment)
             else:
-                self._writer.write(outputs)
-                OUTPUTS.labels(task.operator.name).inc(len(outputs))
+                if outputs:
+                    self._writer.write(outputs)
                 return
 
     async def _wait(self, error: Unavailable, assignment: int) -> None:
@@ -242,6 +259,7 @@ class AppEngine:
             with contextlib.suppress(KeyError):
                 LAG.remove(self._group, name, str(partition))
         self._tasks.clear()
+        self._tallies.clear()
         self._committed = {}
 
     async def _round(self, *, everything: bool = False) -> None:

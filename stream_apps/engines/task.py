@@ -140,6 +140,7 @@ class Task:
         self.topic = topics.topic(operator.inputs[0]).physical(shell.prefix)
         self.partition = partition
         self.inputs = 0
+        self.outputs = 0
         self.suppressed = 0
         self.skipped = 0
         self._hop = hop
@@ -171,6 +172,7 @@ class Task:
         else:
             outputs = self._apply(record, event, start)
         self.inputs += 1
+        self.outputs += len(outputs)
         self._next = record.offset + 1
         return outputs
 

@@ -22,6 +22,7 @@ from marketdata.errors import TickstreamError, Unavailable
 from marketdata.events import AnyEvent
 from marketdata.operator import Operator
 from runtime.health import Readiness
+from runtime.kafka import LOG
 from runtime.metrics import DROPPED, HOP_LATENCY_MS
 from runtime.registry import Registry, decode
 from runtime.tracing import Tracing
@@ -95,7 +96,14 @@ class Worker:
         self.stop = stop
         self._tracing = tracing
         self._registry = Registry(settings.registry_url, timeout_s=_ASK_SECONDS)
-        self._admin = AdminClient({"bootstrap.servers": settings.kafka_brokers, "client.id": "tickstream-stream-apps"})
+        self._admin = AdminClient(
+            {
+                "bootstrap.servers": settings.kafka_brokers,
+                "client.id": "tickstream-stream-apps",
+                "reconnect.backoff.max.ms": 2_000,
+            },
+            logger=LOG,
+        )
         self._closing = threading.Event()
         self._watch = threading.Thread(target=self._watch_dependencies, name="dependencies", daemon=True)
         self._counted: dict[str, Counts[str]] = {}
@@ -192,10 +200,12 @@ class Tally(msgspec.Struct):
     """What of a task's counts is in the metrics already."""
 
     inputs: int = 0
+    outputs: int = 0
     suppressed: int = 0
 
     def export(self, task: Task) -> None:
         """Add what a task did since the last call to the metrics."""
         INPUTS.labels(task.operator.name).inc(task.inputs - self.inputs)
+        OUTPUTS.labels(task.operator.name).inc(task.outputs - self.outputs)
         SUPPRESSED.labels(task.operator.name).inc(task.suppressed - self.suppressed)
-        self.inputs, self.suppressed = task.inputs, task.suppressed
+        self.inputs, self.outputs, self.suppressed = task.inputs, task.outputs, task.suppressed

@@ -100,7 +100,7 @@ class Lab:
         self.endpoints = endpoints
         self.prefix = prefix
         self.codec = codec
-        self._folder = folder
+        self.folder = folder
         self._workers: list[WorkerProcess] = []
         self.producer = Producer({"bootstrap.servers": endpoints.kafka_brokers, "message.max.bytes": 32 << 20})
         self._consumer = Consumer(
@@ -144,6 +144,9 @@ class Lab:
         ]
         for created in admin.create_topics(new).values():
             created.result(timeout=30)
+        for topic in topics.TOPICS:
+            for partition in range(topic.partitions):
+                self._end(self.physical(topic.name), partition)
 
     def send(self, name: str, event: AnyEvent, partition: int, headers: dict[str, bytes] | None = None) -> None:
         """Produce an input."""
@@ -160,10 +163,14 @@ class Lab:
 
     def send_trades(self, numbers: range, symbols: int = 6) -> None:
         """Produce one event per number, spread over symbols and partitions."""
+        self.send_trades_unflushed(numbers, symbols)
+        self.producer.flush(30)
+
+    def send_trades_unflushed(self, numbers: range, symbols: int = 6) -> None:
+        """The same without waiting until Kafka has them."""
         for number in numbers:
             symbol = number % symbols
             self.send("md.ingest.trades", self.trades(f"S{symbol}-USD", number), symbol % topics.PARTITIONS)
-        self.producer.flush(30)
 
     def worker(
         self, engine: str, *, script: Path | None = COUNTING, args: tuple[str, ...] = (), **env: str
@@ -183,7 +190,7 @@ class Lab:
         }
         environment |= {f"TICKSTREAM_{name.upper()}": value for name, value in env.items()}
         command = [sys.executable, *([str(script)] if script else ["-m", "stream_apps"]), *args]
-        started = WorkerProcess(command, environment, self._folder / f"worker-{len(self._workers)}.log")
+        started = WorkerProcess(command, environment, self.folder / f"worker-{len(self._workers)}.log")
         self._workers.append(started)
         return started
 
@@ -288,9 +295,19 @@ def metrics() -> Callable[[int], str]:
     return lambda port: httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
 
 
-@pytest.fixture
-def free_port() -> int:
-    """A port that nothing listens on."""
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nothing listens on."""
+    return _free_port()
+
+
+@pytest.fixture
+def free_ports() -> tuple[int, int]:
+    """Two of them."""
+    return _free_port(), _free_port()
