@@ -64,9 +64,12 @@ def install(folders: Folders, report: Report) -> None:
     with (folders.cache / "install.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            _install_java_component("kafka", kafka_folder(folders), folders, report)
-            _install_java_component("registry", registry_folder(folders), folders, report)
-            _install_debian(folders, report)
+            # Debian's packages take the longest and come from elsewhere than Java's.
+            with ThreadPoolExecutor(1) as pool:
+                debian = pool.submit(_install_debian, folders, report)
+                _install_java_component("kafka", kafka_folder(folders), folders, report)
+                _install_java_component("registry", registry_folder(folders), folders, report)
+                debian.result()
         except OSError as error:
             if error.errno != 28:  # ENOSPC
                 raise

