@@ -1,0 +1,409 @@
+"""What every venue's feed must hold, whatever happens to its frames on their way; a venue is one line of the table.
+
+Each case plays the first frames of one connection of a recording, REST answers given when the feed asks for them:
+whole, and then cut, with frames lost, doubled, swapped or spoilt. The undisturbed run is the truth about the books.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marketdata.book import L2Book, Level
+from marketdata.codec import Codec
+from marketdata.events import EVENTS, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.feeds import VENUES, make_feed
+from producers.venue import LiveFeed
+from runtime import recordings
+from runtime.recordings import Recorded
+from tickstream.pipe import answers
+
+RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "recordings"
+SECOND = 1_000_000_000
+CODEC = Codec({event.schema: number for number, event in enumerate(EVENTS, start=1)})
+QUICK = settings(max_examples=12, deadline=None)
+
+
+class Case(NamedTuple):
+    """One venue. `frames` of one connection (its recorded name; None: the first that is seen) are played.
+
+    `proven` is how many levels a side the venue's own proof covers, None for the whole book; `shorten` makes huge
+    frames small, so that thousands of runs are quick.
+    """
+
+    venue: str
+    recording: str
+    frames: int = 150
+    conn: str | None = None
+    proven: int | None = None
+    shorten: Callable[[str], str] = str
+
+
+def coinbase_short(data: str) -> str:
+    """Leave the far levels of a snapshot of 5 MB out."""
+    if len(data) < 100_000:
+        return data
+    values = json.loads(data)
+    for event in values["events"]:
+        levels = event.get("updates", [])
+        sides = ([level for level in levels if level["side"] == side] for side in ("bid", "offer"))
+        event["updates"] = [level for side in sides for level in side[:30]]
+    return json.dumps(values, separators=(",", ":"))
+
+
+CASES = (
+    Case("coinbase", "coinbase_advanced", frames=80, shorten=coinbase_short),
+)  # fmt: skip
+
+
+# Venues of which no WebSocket connection was recorded; what holds for them is in their own tests.
+NOT_RECORDED: set[str] = set()
+
+EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.venue)
+
+
+class Lines(tuple[Recorded, ...]):
+    """Recorded lines that are not shown in full when an example fails."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} lines>"
+
+
+@cache
+def recorded(case: Case) -> Lines:
+    """Return the case's lines: REST answers, and the first frames of its connection."""
+    path = RECORDINGS / f"{case.recording}.jsonl.zst"
+    if not path.exists():
+        pytest.skip(f"the recordings are absent: no {path}")
+    lines: list[Recorded] = []
+    conn, frames = case.conn, 0
+    for line in recordings.read(path):
+        if line.t == "http":
+            lines.append(line)
+        elif line.t == "recv" and conn in {None, line.conn}:
+            conn = line.conn if case.conn is None else conn
+            lines.append(Recorded(line.t, line.ts_recv, line.conn, case.shorten(line.data)))
+            frames += 1
+        if frames >= case.frames:
+            break
+    return Lines(lines)
+
+
+class Player:
+    """Plays lines through a feed and holds the rules that no output may break, whatever came before it."""
+
+    def __init__(self, case: Case, products: tuple[str, ...] | None = None) -> None:
+        self.case = case
+        self.feed: LiveFeed = make_feed(case.venue, products=products)
+        self.out: list[Output] = []
+        self.books: dict[str, L2Book] = {}
+        self.valid: dict[str, bool] = {}
+        self.announced: set[str] = set()
+        self.trades: dict[str, set[str]] = {}
+        self.repairs_due: set[str] = set()
+        self._asked: list[Fetch] = []
+        self._unasked: list[Recorded] = []
+
+    def open(self, ts: int) -> list[Output]:
+        """Open a connection."""
+        return self.take(self.feed.opened(ts), ts)
+
+    def play(self, line: Recorded) -> list[Output]:
+        """Give the feed one line, with the REST answers that it asks for; return what it said."""
+        if line.t == "http":
+            self._unasked.append(line)
+            return self._answer(line.ts_recv)
+        return self.take(self.feed.received(line.frame, line.ts_recv), line.ts_recv)
+
+    def take(self, out: list[Output], ts: int) -> list[Output]:
+        """Hold every output to the rules, and follow it as a consumer does."""
+        self.out += out
+        for output in out:
+            self._hold(output)
+        if any(isinstance(output, Send | Fetch | Reconnect) for output in out):
+            self.repairs_due.clear()
+        asked = [output for output in out if isinstance(output, Fetch)]
+        self._asked += asked
+        return out + self._answer(ts) if asked else out
+
+    def _answer(self, ts: int) -> list[Output]:
+        for request in self._asked:
+            for line in self._unasked:
+                if answers(request, line.conn or ""):
+                    self._asked.remove(request)
+                    self._unasked.remove(line)
+                    return self.take(self.feed.fetched(request, line.frame, max(ts, line.ts_recv)), ts)
+        return []
+
+    def _hold(self, output: Output) -> None:
+        if isinstance(output, Instrument):
+            self.announced.add(output.symbol)
+        elif isinstance(output, Trades | BookUpdate | Quote):
+            assert output.symbol in self.announced, "a symbol without an Instrument"
+        if isinstance(output, Trades):
+            ids = [trade.trade_id for trade in output.trades if trade.action == "new"]
+            sent = self.trades.setdefault(output.symbol, set())
+            assert len(set(ids)) == len(ids), "a trade came twice"
+            assert not sent.intersection(ids), "a trade came twice"
+            sent.update(ids)
+        if isinstance(output, BookUpdate):
+            self._follow(output)
+
+    def _follow(self, output: BookUpdate) -> None:
+        symbol = output.symbol
+        book = self.books.setdefault(symbol, L2Book())
+        if output.kind == "snapshot":
+            book.bids.replace(output.bid_prices, output.bid_sizes)
+            book.asks.replace(output.ask_prices, output.ask_sizes)
+        elif output.kind == "clear":
+            assert not output.valid
+            assert output.reason
+            book.clear()
+            self.repairs_due.add(symbol)
+        else:
+            assert self.valid.get(symbol), "a change or a heartbeat of a book that nobody may trust"
+            book.bids.apply(output.bid_prices, output.bid_sizes)
+            book.asks.apply(output.ask_prices, output.ask_sizes)
+        self.valid[symbol] = output.kind != "clear"
+
+    def levels(self, symbol: str) -> tuple[list[Level], list[Level]]:
+        """Return the levels of a symbol's book as far as the venue proves them."""
+        book = self.books[symbol]
+        return book.bids.top(self.case.proven), book.asks.top(self.case.proven)
+
+
+def changed(out: list[Output]) -> Iterator[str]:
+    """Yield the symbols whose books were changed, for consumers, by these outputs."""
+    for output in out:
+        if isinstance(output, BookUpdate) and output.kind in {"update", "snapshot"}:
+            yield output.symbol
+
+
+Truth = list[dict[str, tuple[list[Level], list[Level]]]]
+
+
+@cache
+def truth(case: Case) -> Truth:
+    """Return, after each line of the undisturbed run, every valid book."""
+    player, lines = Player(case), recorded(case)
+    player.open(lines[0].ts_recv)
+    states: Truth = []
+    for line in lines:
+        now = dict(states[-1]) if states else {}
+        for symbol in changed(player.play(line)):
+            now[symbol] = player.levels(symbol)
+        states.append(now)
+    return states
+
+
+def disturbed(case: Case, order: list[int], spoilt: dict[int, bytes] | None = None) -> Player:
+    """Play the lines in this order, some spoilt; whenever a book changes it must be the venue's book by then."""
+    player, lines, states = Player(case), recorded(case), truth(case)
+    player.open(lines[0].ts_recv)
+    seen = 0
+    for place in order:
+        line = lines[place]
+        seen = max(seen, place)
+        if spoilt and place in spoilt:
+            out = player.take(player.feed.received(spoilt[place], line.ts_recv), line.ts_recv)
+        else:
+            out = player.play(line)
+        for symbol in changed(out):
+            if player.valid[symbol]:
+                assert player.levels(symbol) == states[seen].get(symbol), f"a wrong book of {symbol} as valid"
+    player.take(player.feed.ticked(lines[-1].ts_recv + SECOND), lines[-1].ts_recv + SECOND)
+    assert not player.repairs_due, "a book was cleared and nothing asked for a new one"
+    return player
+
+
+def frames_of(case: Case) -> list[int]:
+    """Return the places of the frames (not the REST answers) among the lines."""
+    return [place for place, line in enumerate(recorded(case)) if line.t == "recv"]
+
+
+def test_every_feed_is_in_the_table() -> None:
+    """A venue without a case is not proven."""
+    assert {case.venue for case in CASES} | NOT_RECORDED == set(VENUES)
+
+
+@EACH
+def test_recorded_frames_are_read_without_a_loss(case: Case) -> None:
+    """No gap, no dead letter, no wrong checksum; every event survives Avro; there is something to test with."""
+    lines = recorded(case)
+    player = Player(case)
+    player.open(lines[0].ts_recv)
+    for line in lines:
+        player.play(line)
+    counts = player.feed.counts
+    assert [counts[name] for name in ("gaps", "dead_letters", "checksums_wrong", "duplicates")] == [0] * 4
+    assert counts["book_updates"] > 10
+    for event in player.out:
+        if isinstance(event, EVENTS):
+            assert CODEC.decode(CODEC.encode(event)) == event
+
+
+@EACH
+def test_same_bytes_give_the_same_events(case: Case) -> None:
+    """The feed reads no clock and no chance."""
+    runs = []
+    for _ in range(2):
+        player = Player(case)
+        player.open(recorded(case)[0].ts_recv)
+        for line in recorded(case):
+            player.play(line)
+        runs.append(player.out)
+    assert runs[0] == runs[1]
+
+
+@EACH
+@QUICK
+@given(data=st.data())
+def test_lost_connection_leaves_no_book_valid(case: Case, data: st.DataObject) -> None:
+    """Wherever the recording is cut, each book is cleared and each symbol on the ledger; then it begins anew."""
+    lines = recorded(case)
+    cut = data.draw(st.integers(1, len(lines)))
+    player = Player(case)
+    player.open(lines[0].ts_recv)
+    for line in lines[:cut]:
+        player.play(line)
+    ts = lines[cut - 1].ts_recv + SECOND
+    held = {symbol for symbol, valid in player.valid.items() if valid}
+    out = player.take(player.feed.closed("reset", ts), ts)
+    assert not any(player.valid.values())
+    assert any(isinstance(o, FeedStatus) and o.kind == "disconnected" for o in out)
+    assert held <= {o.symbol for o in out if isinstance(o, FeedStatus) and o.kind == "gap"}
+    player.open(ts + SECOND)
+    for line in islice(lines, cut, None):
+        player.play(line)
+
+
+@EACH
+@QUICK
+@given(data=st.data())
+def test_lost_frames_never_leave_a_wrong_book(case: Case, data: st.DataObject) -> None:
+    """One to three frames in a row never arrive."""
+    frames = frames_of(case)
+    first = data.draw(st.integers(0, len(frames) - 1))
+    lost = set(frames[first : first + data.draw(st.integers(1, 3))])
+    disturbed(case, [place for place in range(len(recorded(case))) if place not in lost])
+
+
+@EACH
+@QUICK
+@given(data=st.data())
+def test_doubled_frame_never_leaves_a_wrong_book(case: Case, data: st.DataObject) -> None:
+    """A frame comes again at once, or a few frames later."""
+    frames = frames_of(case)
+    place = data.draw(st.sampled_from(frames))
+    again = min(place + data.draw(st.integers(0, 3)), frames[-1])
+    order = list(range(len(recorded(case))))
+    disturbed(case, [*order[: again + 1], place, *order[again + 1 :]])
+
+
+@EACH
+@QUICK
+@given(data=st.data())
+def test_swapped_frames_never_leave_a_wrong_book(case: Case, data: st.DataObject) -> None:
+    """Two neighbouring frames arrive in the wrong order."""
+    frames = frames_of(case)
+    at = data.draw(st.integers(0, len(frames) - 2))
+    order = list(range(len(recorded(case))))
+    order[frames[at]], order[frames[at + 1]] = order[frames[at + 1]], order[frames[at]]
+    disturbed(case, order)
+
+
+@EACH
+@QUICK
+@given(data=st.data(), junk=st.binary(max_size=20))
+def test_spoilt_frame_is_a_dead_letter_and_never_leaves_a_wrong_book(
+    case: Case, data: st.DataObject, junk: bytes
+) -> None:
+    """The end of a frame is missing, and other bytes may stand there."""
+    place = data.draw(st.sampled_from(frames_of(case)))
+    frame = recorded(case)[place].frame
+    broken = frame[: -data.draw(st.integers(1, min(400, len(frame))))] + junk
+    player = disturbed(case, list(range(len(recorded(case)))), {place: broken})
+    assert broken in [o.payload for o in player.out if isinstance(o, DeadLetter)]
+
+
+JUNK: list[Any] = [
+    None,
+    True,
+    -1,
+    1.5,
+    10**30,
+    "",
+    "NaN",
+    "Infinity",
+    "1e999",
+    "x" * 70,
+    [],
+    {},
+    [[]],
+    "2026-08-09T21:05:48",
+]
+
+
+@EACH
+@QUICK
+@given(data=st.data(), junk=st.sampled_from(JUNK), seed=st.integers(0, 2**32))
+def test_any_value_of_any_frame_may_be_junk(case: Case, data: st.DataObject, junk: Any, seed: int) -> None:
+    """No value anywhere makes the feed raise, break a rule of its events, or say what Avro cannot carry."""
+    place = data.draw(st.sampled_from(frames_of(case)))
+    values = json.loads(recorded(case)[place].frame)
+    spot = random.Random(seed)
+    holder: Any = {"frame": values}
+    key: Any = "frame"
+    while isinstance(holder[key], dict | list) and holder[key] and spot.random() < 0.95:
+        holder = holder[key]
+        key = spot.choice(sorted(holder)) if isinstance(holder, dict) else spot.randrange(len(holder))
+    holder[key] = junk
+    spoilt = json.dumps(values, separators=(",", ":")).encode()
+    lines, player = recorded(case), Player(case)
+    player.open(lines[0].ts_recv)
+    for number, line in enumerate(lines):
+        said = player.play(line) if number != place else player.take(
+            player.feed.received(spoilt, line.ts_recv), line.ts_recv)  # fmt: skip
+        for event in said if number >= place else ():
+            if isinstance(event, EVENTS):
+                assert CODEC.decode(CODEC.encode(event)) == event
+
+
+@EACH
+@QUICK
+@given(frame=st.binary(max_size=300))
+def test_any_bytes_are_survived(case: Case, frame: bytes) -> None:
+    """Bytes that no venue sends say nothing but dead letters; a REST answer may be any bytes too."""
+    player = Player(case)
+    asked = [output for output in player.open(SECOND) if isinstance(output, Fetch)]
+    out = player.feed.received(frame, SECOND)
+    for request in [*asked, Fetch(path="", purpose="snapshot"), Fetch(path="", purpose="products")]:
+        out += player.feed.fetched(request, frame, SECOND)
+    assert not [output for output in out if isinstance(output, Trades | BookUpdate | Quote | Instrument)]
+
+
+@EACH
+def test_silence_clears_the_books_and_reconnects(case: Case) -> None:
+    """No frame for an hour means a dead connection, once."""
+    lines = recorded(case)
+    player = Player(case)
+    player.open(lines[0].ts_recv)
+    for line in lines:
+        player.play(line)
+    ts = lines[-1].ts_recv + 3600 * SECOND
+    out = player.take(player.feed.ticked(ts), ts)
+    assert any(isinstance(output, Reconnect) for output in out)
+    assert not any(player.valid.values())
+    assert not any(isinstance(output, Reconnect) for output in player.feed.ticked(ts + SECOND))
