@@ -116,14 +116,17 @@ class Reader:
 
 
 def quantile(buckets: dict[float, float], share: float) -> float:
-    """Return a quantile of a cumulative histogram, straight between a bucket's bounds, as Prometheus does."""
+    """Return a quantile of a cumulative histogram, straight between a bucket's bounds, as Prometheus does.
+
+    Beyond the last bound nothing is known but that it is more: infinity.
+    """
     bounds = sorted(buckets)
     wanted = share * buckets[bounds[-1]]
     lower, below = 0.0, 0.0
     for bound in bounds:
         inside = buckets[bound] - below
         if buckets[bound] >= wanted and inside > 0:
-            return lower if math.isinf(bound) else lower + (bound - lower) * (wanted - below) / inside
+            return bound if math.isinf(bound) else lower + (bound - lower) * (wanted - below) / inside
         lower, below = bound, buckets[bound]
     return lower
 

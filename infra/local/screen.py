@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -101,7 +102,7 @@ def summary(figures: Figures, rows: list[Row]) -> str:
     rate = sum(rate for topic, rate in figures.topic_rates.items() if "md.ingest." in topic)
     stored = sum(figures.rows.values())
     good = sum(figures.valid.values())
-    hops = " ".join(f"{hop.name}={hop.p50_ms:.1f}/{hop.p95_ms:.1f}/{hop.p99_ms:.1f}ms" for hop in _in_order(figures))
+    hops = " ".join(f"{hop.name}={_ms(hop.p50_ms)}/{_ms(hop.p95_ms)}/{_ms(hop.p99_ms)}ms" for hop in _in_order(figures))
     restarts = sum(row.restarts for row in rows)
     return (
         f"ingest {rate:.0f}/s, lag {sum(figures.lags.values())}, stored {stored} rows, "
@@ -125,7 +126,7 @@ def draw(figures: Figures, rows: list[Row], where: dict[str, str]) -> Group:
         lags.add_row(group, Text(f"{lag:,}", style="red" if lag > 10_000 else ""))
     hops = Table("hop", "p50 ms", "p95 ms", "p99 ms", "events", box=None)
     for hop in _in_order(figures):
-        hops.add_row(hop.name, f"{hop.p50_ms:.1f}", f"{hop.p95_ms:.1f}", f"{hop.p99_ms:.1f}", f"{hop.count:,}")
+        hops.add_row(hop.name, _ms(hop.p50_ms), _ms(hop.p95_ms), _ms(hop.p99_ms), f"{hop.count:,}")
     stored = Table("table", "rows stored", box=None)
     for table, count in sorted(figures.rows.items()):
         stored.add_row(table, f"{count:,}")
@@ -140,6 +141,11 @@ def draw(figures: Figures, rows: list[Row], where: dict[str, str]) -> Group:
     panels = [Panel(part, title=title, expand=False) for part, title in zip(parts, titles, strict=True)]
     silent = Text(f"no answer from {', '.join(figures.silent)}", style="red") if figures.silent else Text()
     return Group(Text("Tickstream - Ctrl-C stops everything in order", style="bold"), links, Columns(panels), silent)
+
+
+def _ms(value: float) -> str:
+    # The last bucket of our histograms ends at ten seconds.
+    return ">10000" if math.isinf(value) else f"{value:.1f}"
 
 
 def _in_order(figures: Figures) -> list[Hop]:
