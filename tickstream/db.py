@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 from rich.console import Console
 
@@ -22,3 +24,28 @@ def migrate() -> None:
     address, schema = settings.database_url.get_secret_value(), settings.database_schema
     migrations.upgrade(address, schema)
     console.print(f"[green]✓[/] schema {schema} is at version {migrations.current(address, schema)}")
+
+
+@app.command()
+def retention(
+    days: Annotated[int, typer.Option("--days", min=1, max=36_500, help="Keep this many days.")] = 365,
+    table: Annotated[
+        list[str] | None, typer.Option("--table", help="Only this table; may be given several times.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be dropped.")] = False,
+) -> None:
+    """Drop the days of the tables that are older than what is to be kept.
+
+    Example: `tickstream db retention --days 30 --table books --dry-run`
+    """
+    from runtime.settings import DatabaseSettings, load
+    from sink.retention import drop_older
+
+    settings = load(DatabaseSettings)
+    address, schema = settings.database_url.get_secret_value(), settings.database_schema
+    tables = {"tables": tuple(table)} if table else {}  # all of them unless named
+    dropped = drop_older(address, schema, days, dry_run=dry_run, **tables)
+    for one in dropped:
+        console.print(f"{'would drop' if dry_run else 'dropped'} {one.table} {one.day}", highlight=False)
+    if not dropped:
+        console.print(f"[green]✓[/] nothing is older than {days} days")

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from producers.feeds import make_feed
-from stream_apps.operators import make_operators
-
 from marketdata.book import L2Book
 from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Feed, Fetch, Output
 from marketdata.operator import Operator
 from marketdata.topics import INGEST, PUBLIC
+from producers.feeds import make_feed
 from runtime.recordings import Recorded, read
+from stream_apps.operators import make_operators
 
 BEST_LEVELS = 10
 
@@ -200,10 +199,14 @@ class Summary:
         }
 
 
+def _line(path: Path, name: str) -> Iterator[tuple[Recorded, str]]:
+    for record in read(path):
+        yield record, name
+
+
 def run(files: list[Path], connections: Connections, pipeline: Pipeline) -> Iterator[tuple[str, AnyEvent]]:
     """Yield (topic, event) of recordings through feed and operators; several files are redundant lines, by time."""
-    prefix = (lambda number: f"{number}/") if len(files) > 1 else (lambda _: "")
-    lines = [((record, prefix(number)) for record in read(path)) for number, path in enumerate(files)]
+    lines = [_line(path, f"{number}/" if len(files) > 1 else "") for number, path in enumerate(files)]
     for record, line in merge(*lines, key=lambda item: item[0].ts_recv):
         for event in connections.play(record, line):
             yield from pipeline.push(event)
