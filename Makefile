@@ -107,4 +107,5 @@ clean: down ## Stop everything and remove its data, logs and passwords; download
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 distclean: clean ## Remove everything that was downloaded or built, too
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m infra.local.clean --downloads; fi
 	@rm -rf --one-file-system $(LOCAL) .venv api/static api/dashboard/node_modules

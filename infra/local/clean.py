@@ -1,10 +1,10 @@
-"""`python -m infra.local.clean`: stops this clone's stacks and removes their data, logs and passwords."""
+"""`python -m infra.local.clean [--downloads]`: stops this clone's stacks and removes their data, logs and passwords."""
 
 from __future__ import annotations
 
 import sys
 
-from infra.local import stack
+from infra.local import components, stack
 from infra.local.folders import HOME, Folders
 from marketdata.errors import TickstreamError
 
@@ -16,6 +16,8 @@ def main() -> int:
             if folders.stack.exists():
                 stack.down(folders, print)
                 stack.erase(folders)
+        if "--downloads" in sys.argv:
+            components.remove_debian(Folders())
     except TickstreamError as error:
         print(f"clean: {error}", file=sys.stderr)  # noqa: T201 - for people
         return 1

@@ -163,16 +163,27 @@ def _sha256(path: Path) -> str:
 def inside(folders: Folders, *command: str, user: str | None = None) -> list[str]:
     """Return the command line that runs a command inside the Debian root, as a user of that root.
 
-    Root uses chroot alone; others get a user namespace first, which needs their range in /etc/subuid.
+    Root uses chroot alone. Others get a namespace of users first, which needs their range in /etc/subuid, and the
+    machine's /dev in that of the root, because nobody but root may make devices.
     """
-    chroot = ["chroot", str(folders.debian), *command]
+    options = []
     if user:
-        ids = _ids(folders, user)
-        chroot = ["chroot", f"--userspec={ids[0]}:{ids[1]}", str(folders.debian), *command]
-    return chroot if os.geteuid() == 0 else [*NAMESPACE, *chroot]
+        user_id, group_id = _ids(folders, user)
+        options = [f"--userspec={user_id}:{group_id}"]
+    chroot = ["chroot", *options, str(folders.debian), *command]
+    if os.geteuid() == 0:
+        return chroot
+    return [*NAMESPACE, "sh", "-c", 'mount --rbind /dev "$0/dev" && exec "$@"', str(folders.debian), *chroot]
 
 
-NAMESPACE = ("unshare", "--user", "--map-root-user", "--map-auto", "--")
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--map-auto", "--mount", "--")
+
+
+def remove_debian(folders: Folders) -> None:
+    """Remove the Debian root, whose files belong to users of its own."""
+    for folder in (folders.debian, folders.debian.with_name("debian.draft")):
+        if folder.exists():
+            subprocess.run(_as_root("rm", "-rf", "--one-file-system", str(folder)), check=True)
 
 
 def _ids(folders: Folders, user: str) -> tuple[str, str]:
@@ -191,13 +202,16 @@ def _install_debian(folders: Folders, report: Report) -> None:
     report(f"TimescaleDB and Redis: installing Debian {SUITE} packages into {folders.debian.name}/ (about a minute)")
     log_path = folders.cache / "debootstrap.log"
     draft = folders.debian.with_name("debian.draft")
-    if draft.exists():
-        subprocess.run(_as_root("rm", "-rf", "--one-file-system", str(draft)), check=True)
+    remove_debian(folders)
     command = [tool, "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(draft)]
+    # In a namespace of users debootstrap must not make devices; it leaves them out where it believes to be in LXC.
+    environment = dict(os.environ) if os.geteuid() == 0 else {**os.environ, "container": "lxc"}
     steps = {"Retrieving": 0, "Unpacking": 0, "Configuring": 0}
     with (
         log_path.open("w") as log,
-        subprocess.Popen(_as_root(*command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        subprocess.Popen(
+            _as_root(*command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        ) as process,
     ):
         for line in process.stdout or ():
             log.write(line)
@@ -221,7 +235,7 @@ def _install_debian(folders: Folders, report: Report) -> None:
 def _as_root(*command: str) -> list[str]:
     if os.geteuid() == 0:
         return list(command)
-    return [*NAMESPACE[:-1], "--mount", "--", *command]
+    return [*NAMESPACE, *command]
 
 
 def _debootstrap(report: Report) -> str:
