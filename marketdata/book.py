@@ -91,13 +91,14 @@ class Side:
         self._levels = {self._key(level[0]): level for level in self._levels.values()}
         self._keys = sorted(self._levels)
 
-    def truncate(self, depth: int) -> None:
-        """Forget every level beyond the best `depth`."""
+    def truncate(self, depth: int) -> list[Level]:
+        """Forget every level beyond the best `depth`, and return what was forgotten."""
         excess = len(self._keys) - depth
-        if excess > 0:
-            for key in self._keys[:excess]:
-                del self._levels[key]
-            del self._keys[:excess]
+        if excess <= 0:
+            return []
+        forgotten = [self._levels.pop(key) for key in self._keys[:excess]]
+        del self._keys[:excess]
+        return forgotten
 
     def best(self) -> Level | None:
         """Return the best level as (price, size), or None when the side is empty."""

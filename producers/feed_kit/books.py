@@ -20,15 +20,16 @@ def snapshot(call: Call, product: Product, ts_event: int, columns: Columns) -> N
     call.out.append(_event(call, product, "snapshot", ts_event, (bid_prices, bid_sizes, ask_prices, ask_sizes)))
 
 
-def update(call: Call, product: Product, ts_event: int, columns: Columns) -> bool:
+def update(call: Call, product: Product, ts_event: int, columns: Columns, *, even_empty: bool = False) -> bool:
     """Tell absolute sizes that changed; False when there is no book to change, which is counted.
 
-    Two updates of one frame and product become one event: sizes are absolute, so later ones come later.
+    Two updates of one frame and product become one event: sizes are absolute, so later ones come later. An update
+    without any level is not told, unless `even_empty`, for where it has a number of its own.
     """
     if not product.book_valid:
         call.line.counts["deltas_before_snapshot"] += 1
         return False
-    if not columns[0] and not columns[2]:
+    if not columns[0] and not columns[2] and not even_empty:
         return True
     call.line.counts["book_updates"] += 1
     product.ts_book = ts_event

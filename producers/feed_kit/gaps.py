@@ -68,6 +68,11 @@ class Ledger:
             call.status(product.symbol, "gap", product.trade_gap, reason=GAP, channel=self.trades,
                         detail="trade ids were skipped", expected=holes[0][0], received=holes[-1][1] + 1)  # fmt: skip
 
+    def lose_trades(self, call: Call, product: Product, detail: str) -> None:
+        """Tell of trades since the last that may be missing and have no ids to show it: open until a backfill."""
+        gap = self._open(call, product, product.ts_trade, {self.trades})
+        call.status(product.symbol, "gap", gap, reason=GAP, channel=self.trades, detail=detail, ts_to=call.now)
+
     def close_holes(self, call: Call, product: Product) -> None:
         """Close the gap of skipped trade ids when none is missing any more."""
         if product.trade_gap is not None and not product.trade_ids.holes:
