@@ -64,6 +64,7 @@ def coinbase_short(data: str) -> str:
 CASES = (
     Case("coinbase", "coinbase_advanced", frames=80, shorten=coinbase_short),
     Case("kraken", "kraken_v1", frames=250, conn="KRAKEN.ws.50", proven=10),
+    Case("okx", "okx", proven=25),
 )  # fmt: skip
 
 
