@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -91,8 +90,8 @@ def _install_java_component(name: str, folder: Path, folders: Folders, report: R
                 shutil.copy2(file, draft / file.name)
         else:
             report(f"{name}: unpacking")
-            with tarfile.open(files[0]) as archive:
-                archive.extractall(draft, filter="data")
+            # Not `tarfile`: its safe mode is missing from Debian 12's Python.
+            subprocess.run(["tar", "--extract", "--file", str(files[0]), "--directory", str(draft)], check=True)
             files[0].unlink()
     report(f"{folder.name}: installed in {time.monotonic() - began:.0f} s")
 
@@ -170,7 +169,7 @@ def inside(folders: Folders, *command: str, user: str | None = None) -> list[str
     if user:
         user_id, group_id = _ids(folders, user)
         options = [f"--userspec={user_id}:{group_id}"]
-    chroot = ["chroot", *options, str(folders.debian), *command]
+    chroot = [shutil.which("chroot", path=_path_with_sbin()) or "chroot", *options, str(folders.debian), *command]
     if os.geteuid() == 0:
         return chroot
     return [*NAMESPACE, "sh", "-c", 'mount --rbind /dev "$0/dev" && exec "$@"', str(folders.debian), *chroot]
@@ -205,7 +204,9 @@ def _install_debian(folders: Folders, report: Report) -> None:
     remove_debian(folders)
     command = [tool, "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(draft)]
     # In a namespace of users debootstrap must not make devices; it leaves them out where it believes to be in LXC.
-    environment = dict(os.environ) if os.geteuid() == 0 else {**os.environ, "container": "lxc"}
+    environment = {**os.environ, "PATH": _path_with_sbin()}
+    if os.geteuid() != 0:
+        environment["container"] = "lxc"
     steps = {"Retrieving": 0, "Unpacking": 0, "Configuring": 0}
     with (
         log_path.open("w") as log,
@@ -232,6 +233,11 @@ def _install_debian(folders: Folders, report: Report) -> None:
     report(f"TimescaleDB and Redis: installed in {time.monotonic() - began:.0f} s")
 
 
+def _path_with_sbin() -> str:
+    """Return the search path with the folders that Debian leaves out for all but root."""
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
 def _as_root(*command: str) -> list[str]:
     if os.geteuid() == 0:
         return list(command)
@@ -239,7 +245,7 @@ def _as_root(*command: str) -> list[str]:
 
 
 def _debootstrap(report: Report) -> str:
-    found = shutil.which("debootstrap", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    found = shutil.which("debootstrap", path=_path_with_sbin())
     if found:
         return found
     if os.geteuid() != 0:
