@@ -266,10 +266,12 @@ _BOOK2_PREFIX = b'{"channel":"book"'
 class _Book:
     """One pair's book, cut to the subscribed depth, with the checksum of its best levels."""
 
-    __slots__ = ("_asks_text", "_bids_text", "_levels", "checksum", "depth")
+    __slots__ = ("_asks_text", "_bids_text", "_last", "_levels", "_ts", "checksum", "depth")
 
     def __init__(self, depth: int, columns: Columns) -> None:
         self.depth = depth
+        self._ts = 0
+        self._last = columns
         self._levels = L2Book()
         self._levels.bids.replace(columns[0], columns[1])
         self._levels.asks.replace(columns[2], columns[3])
@@ -278,6 +280,17 @@ class _Book:
         self._asks_text = _text(self._levels.asks)
         self._bids_text = _text(self._levels.bids)
         self.checksum = crc32((self._asks_text + self._bids_text).encode())
+
+    def is_old(self, ts: int, columns: Columns) -> bool:
+        """Tell whether a change is older than the last one and concerns one of its levels: it came out of order.
+
+        The checksum does not show it when the later change took the earlier one back. That times alone go back is
+        no proof, since nothing documents that they may not.
+        """
+        old = ts < self._ts and not (set(columns[0]).isdisjoint(self._last[0])
+                                     and set(columns[2]).isdisjoint(self._last[2]))  # fmt: skip
+        self._ts, self._last = ts, columns
+        return old
 
     def apply(self, columns: Columns) -> Columns:
         """Apply the changes and return them with the removal of what fell out of the depth."""
@@ -319,7 +332,7 @@ class KrakenFeed:
     """One line of Kraken spot. `products` None accepts every pair that is seen, and subscribes none.
 
     `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, quotes,
-    heartbeats, gaps, resyncs, checksums_right, checksums_wrong, duplicates (trades that were sent before),
+    heartbeats, gaps, resyncs, checksums_right, checksums_wrong, duplicates (changes and trades that came before),
     deltas_before_snapshot, ignored, subscriptions, dead_letters.
     """
 
@@ -340,6 +353,7 @@ class KrakenFeed:
         self._books: dict[str, _Book] = {}
         self._depths: dict[str, int] = {}
         self._traded: dict[str, Recent] = {}
+        self._frames_seen = Recent()
         self._subscribed: set[tuple[str, str]] = set()
         self._speaks_v1 = False
         self._system = "online"
@@ -543,8 +557,7 @@ class KrakenFeed:
                 return
             columns = _columns1(bids, asks)
             times = [level.time for level in (*bids, *asks)]
-            if times:
-                self._heard(call, _time1(max(times)))
+            ts = _time1(max(times)) if times else call.now
             checksum = None if change.checksum is None else _checksum1(change.checksum)
         except BadEvent as error:
             call.dead_value(error)
@@ -552,7 +565,11 @@ class KrakenFeed:
             return
         if snapshot:
             self._depths[pair] = _depth1(channel)
-        self._book(call, product, columns, checksum, snapshot=snapshot)
+        elif not self._frames_seen.is_new(hash(call.payload)):
+            self.counts["duplicates"] += 1  # with its times in microseconds no change is twice the same
+            return
+        self._heard(call, ts)
+        self._book(call, product, ts, columns, checksum, snapshot=snapshot)
 
     def _trades1(self, call: Call, pair: str, sent: list[_Trade1]) -> None:
         product = self._products.find(call, pair)
@@ -597,15 +614,19 @@ class KrakenFeed:
             call.dead("bad_frame" if isinstance(error, msgspec.ValidationError) else "malformed_json", str(error))
             self._missed(call, self._named2(call.payload), {_BOOK})
             return
+        timed = frame.type == "update" and any(book.timestamp for book in frame.data)
+        if timed and not self._frames_seen.is_new(hash(call.payload)):
+            self.counts["duplicates"] += 1
+            return
         for book in frame.data:
             with call.refusing("bad_frame") as reading:
                 product = self._products.find(call, book.symbol)
                 if product is None:
                     continue
                 columns = _columns2(book)
-                if book.timestamp:
-                    self._heard(call, iso_ns(book.timestamp, "timestamp"))
-                self._book(call, product, columns, book.checksum, snapshot=frame.type == "snapshot")
+                ts = iso_ns(book.timestamp, "timestamp") if book.timestamp else call.now
+                self._heard(call, ts)
+                self._book(call, product, ts, columns, book.checksum, snapshot=frame.type == "snapshot")
             if reading.failed:
                 self._missed(call, (book.symbol,) if book.symbol in self._products else (), {_BOOK})
 
@@ -743,24 +764,28 @@ class KrakenFeed:
 
     # --- Books, whichever API brought them ---
 
-    def _book(self, call: Call, product: Product, columns: Columns, checksum: int | None, *, snapshot: bool) -> None:
+    def _book(
+        self, call: Call, product: Product, ts: int, columns: Columns, checksum: int | None, *, snapshot: bool
+    ) -> None:
         """Check a book or its change, and tell it only when it is right."""
-        ts_event = max(call.now, product.ts_book or 0)
         if snapshot:
             depth = self._depths.get(product.name) or _depth_of(columns)
             book = self._books[product.name] = _Book(depth, columns)
             if self._is_right(call, product, book, checksum):
                 self._asked.came(_BOOK, product.name)
-                books.snapshot(call, product, ts_event, columns)
-                self._ledger.account(call, product, _BOOK, ts_event)
+                books.snapshot(call, product, ts, columns)
+                self._ledger.account(call, product, _BOOK, ts)
             return
         known = self._books.get(product.name)
         if known is None:
             self.counts["deltas_before_snapshot"] += 1
-            return
-        columns = known.apply(columns)
-        if self._is_right(call, product, known, checksum):
-            books.update(call, product, ts_event, columns)
+        elif known.is_old(ts, columns):
+            self._wrong(call, product, GAP, "a change came out of order")
+        else:
+            columns = known.apply(columns)
+            if self._is_right(call, product, known, checksum):
+                # A level that comes back into the depth brings its old time with it.
+                books.update(call, product, max(ts, product.ts_book or 0), columns)
 
     def _is_right(self, call: Call, product: Product, book: _Book, checksum: int | None) -> bool:
         if checksum is None:
@@ -769,12 +794,16 @@ class KrakenFeed:
             self.counts["checksums_right"] += 1
             return True
         self.counts["checksums_wrong"] += 1
+        detail = f"the venue's checksum is {checksum}, the book's {book.checksum}"
+        self._wrong(call, product, CHECKSUM, detail)
+        return False
+
+    def _wrong(self, call: Call, product: Product, reason: str, detail: str) -> None:
+        """The book is not the venue's: it is of no use to anyone until the next snapshot."""
         self.counts["gaps"] += 1
         del self._books[product.name]
-        detail = f"the venue's checksum is {checksum}, the book's {book.checksum}"
-        self._ledger.lose(call, product, CHECKSUM, {_BOOK}, channel=_BOOK, detail=detail)
-        self._repair(call, {_BOOK: (product.name,)}, CHECKSUM)
-        return False
+        self._ledger.lose(call, product, reason, {_BOOK}, channel=_BOOK, detail=detail)
+        self._repair(call, {_BOOK: (product.name,)}, reason)
 
     # --- Heartbeats, states, instruments ---
 
