@@ -65,6 +65,7 @@ CASES = (
     Case("coinbase", "coinbase_advanced", frames=80, shorten=coinbase_short),
     Case("kraken", "kraken_v1", frames=250, conn="KRAKEN.ws.50", proven=10),
     Case("okx", "okx", proven=25),
+    Case("bitfinex", "bitfinex", frames=200),
 )  # fmt: skip
 
 

@@ -1,0 +1,229 @@
+"""The Bitfinex feed tells the truth about the recording, and follows its numbers, orders and checksums."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pytest
+
+from marketdata.book import L2Book
+from marketdata.events import BookUpdate, FeedStatus, Instrument, Quote, Trades
+from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.feeds.bitfinex import BitfinexFeed
+from runtime import recordings
+
+RECORDING = Path(__file__).resolve().parents[3] / "shared" / "recordings" / "bitfinex.jsonl.zst"
+T0 = 1_750_000_000_000_000_000
+MS = 1_750_000_000_000
+SECOND = 1_000_000_000
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[str]:
+    """The recorded frames as text."""
+    if not RECORDING.exists():
+        pytest.skip(f"the recordings are absent: no {RECORDING}")
+    return [line.data for line in recordings.read(RECORDING) if line.t == "recv"]
+
+
+@pytest.fixture(scope="module")
+def played(frames: list[str]) -> tuple[BitfinexFeed, list[Output]]:
+    """The feed after the whole recording, and all that it said."""
+    feed = BitfinexFeed(line="bitfinex/0")
+    out = feed.opened(T0)
+    for number, frame in enumerate(frames):
+        out += feed.received(frame.encode(), T0 + number)
+    return feed, out
+
+
+def exact(frames: list[str], channel: str) -> list[tuple[str, Any]]:
+    """Return (symbol, payload) of a channel's data, numbers as exact Decimals."""
+    names: dict[int, str] = {}
+    found = []
+    for frame in frames:
+        values = json.loads(frame, parse_float=Decimal, parse_int=Decimal)
+        if isinstance(values, dict):
+            if values["event"] == "subscribed" and values["channel"] == channel:
+                names[values["chanId"]] = values["symbol"]
+        elif values[0] in names and values[1] != "hb":
+            found.append((names[values[0]], values[1]))
+    return found
+
+
+def test_recording_is_read_whole(played: tuple[BitfinexFeed, list[Output]], frames: list[str]) -> None:
+    """1,670 numbered frames without a gap; every book change and ticker is told."""
+    feed, _ = played
+    assert feed.counts["frames"] == 1_693
+    numbers = [json.loads(frame)[-1] for frame in frames if frame.startswith("[")]
+    assert numbers == list(range(1, 1_671))
+    expected = {"snapshots": 7, "book_updates": 1_593, "trades": 210, "quotes": 21, "heartbeats": 40,
+                "ignored": 2}  # two heartbeats came before the answer that names their channels  # fmt: skip
+    assert {key: feed.counts[key] for key in expected} == expected
+    refused = ("gaps", "dead_letters", "duplicates", "deltas_before_snapshot", "repeats")
+    assert [feed.counts[key] for key in refused] == [0] * 5
+
+
+def test_final_books_equal_those_computed_independently(
+    played: tuple[BitfinexFeed, list[Output]], frames: list[str]
+) -> None:
+    """Plain dicts of Decimals over the raw JSON give the same levels, digit for digit."""
+    expected: dict[tuple[str, bool], dict[Decimal, Decimal]] = {}
+    for name, payload in exact(frames, "book"):
+        rows = payload
+        if isinstance(payload[0], list):
+            expected[name, True], expected[name, False] = {}, {}
+        else:
+            rows = [payload]
+        for price, count, amount in rows:
+            levels = expected[name, amount > 0]
+            levels[price] = abs(amount)
+            if not count:
+                del levels[price]
+    names = {e.symbol: e.venue_symbol for e in played[1] if isinstance(e, Instrument)}
+    books: dict[str, L2Book] = {name: L2Book() for name in names.values()}
+    for event in played[1]:
+        if isinstance(event, BookUpdate):
+            book = books[names[event.symbol]]
+            book.bids.apply(event.bid_prices, event.bid_sizes)
+            book.asks.apply(event.ask_prices, event.ask_sizes)
+    got = {
+        (name, is_bid): {Decimal(p): Decimal(s) for p, s in side.top()}
+        for name, book in books.items() for is_bid, side in ((True, book.bids), (False, book.asks))
+    }  # fmt: skip
+    assert got == expected
+    texts = [text for e in played[1] if isinstance(e, BookUpdate) for text in e.bid_prices]
+    assert "0.00000002" in texts, "2e-8 is told in fixed-point form"
+
+
+def test_trades_come_once_oldest_first(played: tuple[BitfinexFeed, list[Output]], frames: list[str]) -> None:
+    """All of the snapshots of the last trades, by time; the sign of the amount is the aggressor's side."""
+    expected = {
+        (name, str(number)): (price, abs(amount), "buy" if amount > 0 else "sell", int(ms) * 1_000_000)
+        for name, rows in exact(frames, "trades") for number, ms, amount, price in rows
+    }  # fmt: skip
+    names = {e.symbol: e.venue_symbol for e in played[1] if isinstance(e, Instrument)}
+    got = [
+        ((names[e.symbol], t.trade_id), (Decimal(t.price), Decimal(t.size), t.side, t.ts_event))
+        for e in played[1] if isinstance(e, Trades) for t in e.trades
+    ]  # fmt: skip
+    assert dict(got) == expected
+    assert len(got) == len(expected) == 210
+    for event in played[1]:
+        if isinstance(event, Trades):
+            times = [trade.ts_event for trade in event.trades]
+            assert times == sorted(times)
+
+
+def test_symbols_and_quotes_are_as_documented(played: tuple[BitfinexFeed, list[Output]], frames: list[str]) -> None:
+    """Six letters are two currencies, a colon divides longer ones; the ticker's sizes are no level's."""
+    instruments = [(i.venue_symbol, i.symbol) for i in played[1] if isinstance(i, Instrument)]
+    assert ("tIOTETH", "IOT-ETH") in instruments
+    assert ("tTESTBTC:TESTUSD", "TESTBTC-TESTUSD") in instruments
+    got = [[q.bid, q.ask, q.last, q.volume_24h, q.high_24h, q.low_24h] for q in played[1] if isinstance(q, Quote)]
+    expected = [[values[at] for at in (0, 2, 6, 7, 8, 9)] for _, values in exact(frames, "ticker")]
+    assert [[Decimal(str(value)) for value in row] for row in got] == expected
+    assert not [q for q in played[1] if isinstance(q, Quote) and (q.bid_size or q.ask_size)]
+
+
+# --- Made by hand ---
+
+
+class Line:
+    """A feed with tBTCUSD's book (channel 1) and trades (channel 2); writes its numbered frames."""
+
+    def __init__(self, precision: str = "P0") -> None:
+        self.feed = BitfinexFeed(line="bitfinex/0", products=("tBTCUSD",))
+        self.feed.opened(T0)
+        self.number = 0
+        self.event(event="conf", status="OK", flags=229_376)
+        self.event(event="subscribed", channel="book", chanId=1, symbol="tBTCUSD", prec=precision, len="100")
+        self.event(event="subscribed", channel="trades", chanId=2, symbol="tBTCUSD")
+
+    def event(self, **fields: Any) -> list[Output]:
+        """Give the feed an event."""
+        return self.feed.received(json.dumps(fields).encode(), T0)
+
+    def data(self, *values: Any) -> list[Output]:
+        """Give the feed the next frame of data, numbered and timed."""
+        self.number += 1
+        return self.feed.received(json.dumps([*values, self.number, MS + self.number]).encode(), T0)
+
+
+def kinds(out: list[Output]) -> list[str]:
+    """Return what kinds of book changes these outputs hold."""
+    return [event.kind for event in out if isinstance(event, BookUpdate)]
+
+
+def signed(text: str) -> int:
+    """Return the signed CRC32 of a text."""
+    value = crc32(text.encode())
+    return value - (1 << 32) if value >> 31 else value
+
+
+def test_lost_number_clears_and_subscribes_again() -> None:
+    """The gap closes with the book's and the trades' next snapshots, which must reach back to a known trade."""
+    line = Line()
+    (event,) = [e for e in line.data(1, [[9, 1, 1], [11, 1, -1]]) if isinstance(e, BookUpdate)]
+    assert (event.kind, event.ts_event, event.sequence) == ("snapshot", (MS + 1) * 1_000_000, 1)
+    line.data(2, [[5, MS, 1, 10]])
+    line.number += 1
+    out = line.data(1, [9, 1, 2])
+    assert kinds(out) == ["clear"]
+    (gap,) = [o for o in out if isinstance(o, FeedStatus) and o.kind == "gap"]
+    assert (gap.expected, gap.received) == (3, 4)
+    verbs = [json.loads(o.frame)["event"] for o in out if isinstance(o, Send)]
+    assert verbs == ["unsubscribe", "subscribe"] * 2
+    line.event(event="subscribed", channel="book", chanId=3, symbol="tBTCUSD", prec="P0", len="100")
+    line.event(event="subscribed", channel="trades", chanId=4, symbol="tBTCUSD")
+    assert kinds(line.data(3, [[9, 1, 3], [11, 1, -1]])) == ["snapshot"]
+    out = line.data(4, [[7, MS + 9, -1, 10]])
+    (request,) = [o for o in out if isinstance(o, Fetch)]
+    out = line.feed.fetched(request, json.dumps([[5, MS, 1, 10], [6, MS + 8, 1, 10]]).encode(), T0)
+    assert [t.trade_id for e in out if isinstance(e, Trades) for t in e.trades] == ["6"]
+    assert [o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"] == [gap.gap_id]
+
+
+def test_te_is_told_and_its_tu_is_not() -> None:
+    """Both have the same id; the sign of the amount is the taker's side, as documented for v1's Trades."""
+    line = Line()
+    out = line.data(2, "te", [7, MS, -0.5, 10.10]) + line.data(2, "tu", [7, MS, -0.5, 10.10])
+    (event,) = [e for e in out if isinstance(e, Trades)]
+    assert [(t.price, t.size, t.side) for t in event.trades] == [("10.1", "0.5", "sell")]
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_checksum_of_levels_is_in_javascript_numbers(*, right: bool) -> None:
+    """Bid and ask in turn, asks negative, exponents below 1e-6; a wrong one clears the book."""
+    line = Line()
+    line.feed.received(b"[1,[[2e-8,1,1.50],[1e-8,2,0.0000015],[0.00000031,1,-1000]],1]", T0)
+    line.number = 1
+    out = line.data(1, "cs", signed("2e-8:1.5:3.1e-7:-1000:1e-8:0.0000015") + (not right))
+    assert kinds(out) == ([] if right else ["clear"])
+    assert line.feed.counts["checksums_right" if right else "checksums_wrong"] == 1
+
+
+def test_raw_book_is_summed_to_levels() -> None:
+    """Orders of one price are one level; a changed order moves; price 0 removes; the checksum is over ids."""
+    line = Line("R0")
+    (event,) = [e for e in line.data(1, [[1, 9, 1], [2, 9, 0.5], [3, 11, -2]]) if isinstance(e, BookUpdate)]
+    assert (event.bid_prices, event.bid_sizes, event.ask_prices, event.ask_sizes) == (["9"], ["1.5"], ["11"], ["2"])
+    (event,) = [e for e in line.data(1, [2, 8, 0.5]) if isinstance(e, BookUpdate)]
+    assert (event.bid_prices, event.bid_sizes) == (["9", "8"], ["1", "0.5"])
+    assert kinds(line.data(1, "cs", signed("1:1:3:-2:2:0.5"))) == []
+    (event,) = [e for e in line.data(1, [1, 0, 1]) if isinstance(e, BookUpdate)]
+    assert (event.bid_prices, event.bid_sizes) == (["9"], ["0"])
+    assert line.feed.counts["checksums_right"] == 1
+
+
+def test_restart_and_silence_reconnect() -> None:
+    """Info 20051 announces a restart; 30 s without a frame are a dead line."""
+    line = Line()
+    line.data(1, [[9, 1, 1], [11, 1, -1]])
+    assert line.event(event="info", code=20051, msg="Stopping") == [Reconnect("venue_restart")]
+    out = line.feed.ticked(T0 + 31 * SECOND)
+    assert kinds(out) == ["clear"]
+    assert isinstance(out[-1], Reconnect)
