@@ -6,6 +6,8 @@
 | `ce_specversion` `ce_id` `ce_type` `ce_source` | CloudEvents attributes |
 | `t_recv` `t_produced` `t_ingested` `t_applied` | when a hop was passed, UTC nanoseconds as ASCII digits |
 | `input` | `topic|partition|offset|index`: the input record that this output reflects, and its place among outputs |
+
+An index of -1 marks a checkpoint: it reflects every input of the partition up to that offset.
 """
 
 from __future__ import annotations

@@ -92,9 +92,14 @@ class _FaustApp(faust.App):
 
     def on_init_dependencies(self) -> Any:
         """Leave the monitor out: what it counts for every message is in our own metrics."""
-        found = super().on_init_dependencies()
+        found = list(super().on_init_dependencies())
         self.sensors.remove(self.monitor)
-        return found
+        return [service for service in found if service is not self.monitor]
+
+    def on_rebalance_start(self) -> None:
+        """Say that there is a sensors' state, or Faust warns at each rebalance that there is none."""
+        super().on_rebalance_start()
+        self._rebalancing_sensor_state = {"sensors": 0}
 
     def _new_transport(self) -> Any:
         return _Transport(self.conf.broker_consumer, self, loop=self.loop)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -33,6 +33,8 @@ CLOCK_SLACK_MS = 10_000
 READ_SECONDS_MAX = 60.0
 # Tasks of one partition recover one after the other and share what was read of the checkpoints.
 SHARED_SECONDS = 30.0
+
+WARM_SECONDS_MAX = 3.0
 
 _RPC_SECONDS = 10.0
 
@@ -81,13 +83,29 @@ class Recovery:
     """Reads checkpoints and output tails. Safe for several threads, one at a time."""
 
     def __init__(self, settings: CommonSettings, decode: Callable[[bytes], AnyEvent]) -> None:
-        config = consumer_config(settings, "tickstream-recovery") | {"enable.partition.eof": True}
+        config = consumer_config(settings, "tickstream-recovery") | {
+            "enable.partition.eof": True,
+            # A fetch that waits at the end of one partition holds back the next partition that is read.
+            "fetch.wait.max.ms": 1,
+        }
         self._prefix = settings.topic_prefix
         self._decode = decode
         self._reader = Consumer(config)
         self._ends = Consumer(config | {"isolation.level": "read_uncommitted"})
         self._scans: dict[tuple[str, int], _Scan] = {}
         self._lock = threading.Lock()
+
+    def warm(self, names: Iterable[str]) -> None:
+        """Get to know topics (logical names) ahead of time: the client takes a second for each that is new to it."""
+        with self._lock:
+            ends = [TopicPartition(topics.topic(name).physical(self._prefix), 0, OFFSET_END) for name in names]
+            self._reader.assign(ends)
+            deadline = time.monotonic() + WARM_SECONDS_MAX
+            while ends and time.monotonic() < deadline:
+                message = self._reader.poll(0.1)
+                if message is not None:
+                    ends = [end for end in ends if end.topic != message.topic()]
+            self._reader.unassign()
 
     def close(self) -> None:
         """Close the connections."""

@@ -26,7 +26,7 @@ from runtime.kafka import LOG
 from runtime.metrics import DROPPED, HOP_LATENCY_MS
 from runtime.registry import Registry, decode
 from runtime.tracing import Tracing
-from stream_apps.engines.apps import App
+from stream_apps.engines.apps import App, written_topics
 from stream_apps.engines.instruments import Instruments
 from stream_apps.engines.recovery import Recovery
 from stream_apps.engines.task import Cadence, Record, Shell, Task
@@ -123,6 +123,13 @@ class Worker:
             prefix=self.settings.topic_prefix,
         )
         self.recovery = Recovery(self.settings, self.decode)
+        names = {
+            name
+            for app in self.apps
+            for operator in app.build({})
+            for name in (operator.checkpoints, *written_topics(operator))
+        }
+        threading.Thread(target=self.recovery.warm, args=(sorted(names),), name="warm", daemon=True).start()
         self.instruments = patiently(self._start_instruments, "known instruments", self.stop)
         return self
 
