@@ -10,6 +10,7 @@ import msgspec
 from marketdata.errors import BadEvent
 from marketdata.events import AnyEvent, FeedStatus, Instrument, Quote, Trade, Trades
 from stream_apps.operators import checkpoint
+from stream_apps.operators.arbitration import SEQUENCE_SCOPES
 from stream_apps.operators.dedup import Lines, SeenIds
 from stream_apps.operators.validate import Validator, letter, part
 
@@ -174,8 +175,10 @@ class IngestQuotes:
 
 
 def _content(event: Quote) -> str:
+    # Several quotes may have one time, and the last may repeat the first: where the symbol numbers them, that tells.
+    number = event.sequence if SEQUENCE_SCOPES.get(event.venue) == "symbol" else None
     return (
-        f"{event.ts_event}|{event.reason}|{event.bid}|{event.bid_size}|{event.ask}|{event.ask_size}|{event.last}"
+        f"{number}|{event.ts_event}|{event.reason}|{event.bid}|{event.bid_size}|{event.ask}|{event.ask_size}|{event.last}"
         f"|{event.volume_24h}|{event.high_24h}|{event.low_24h}|{event.change_24h}"
     )
 

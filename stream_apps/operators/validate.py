@@ -72,7 +72,8 @@ class Terms:
             # Only a power of ten can be told by counting digits; others leave nothing to the pattern.
             digits = -int(exponent) if ones == (1,) and int(exponent) <= 0 and not sign else -1
         fraction = rf"(?:\.\d{{1,{digits}}}0{{0,20}})?" if digits > 0 else r"(?:\.0{1,20})?"
-        usual = rf"(?:(?=[0.]*[1-9])\d{{1,{WHOLE_DIGITS_MAX}}}{fraction},)*" if digits >= 0 else r"(?!)"
+        # Possessive: trying each price's last zeros both ways would double the time with every price before a bad one.
+        usual = rf"(?:(?>(?=[0.]*[1-9])\d{{1,{WHOLE_DIGITS_MAX}}}{fraction}),)*+" if digits >= 0 else r"(?!)"
         self._usual = re.compile(usual, re.ASCII)
         self._checked: dict[str, None] = {}
 

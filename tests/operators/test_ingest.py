@@ -228,6 +228,16 @@ def test_each_quote_of_several_lines_goes_on_once_and_never_back_in_time(
     assert run(quotes_operator, quotes, restarts=at) == published
 
 
+def test_numbered_quotes_of_one_time_go_on_even_when_the_last_repeats_the_first(run: Run, make: Any) -> None:
+    """Binance's spot quotes carry no time of their own; two lines tell the same numbers."""
+    told = [make.quote(0, bid, venue="binance_spot", sequence=number, line=line)
+            for number, bid in ((1, "99"), (2, "98"), (3, "99")) for line in ("line/0", "line/1")]  # fmt: skip
+    published = run(quotes_operator, told)
+    assert [(event.sequence, event.bid) for events in published for event in events if isinstance(event, Quote)] == [
+        (1, "99"), (2, "98"), (3, "99")
+    ]  # fmt: skip
+
+
 def test_a_status_goes_on_once_and_a_gap_opens_and_closes_once(make: Any) -> None:
     """What an engine or a producer sends again is dropped; every line keeps its own history."""
     gap = FeedStatus(

@@ -16,7 +16,7 @@ from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Inst
 from marketdata.operator import Operator
 from stream_apps.operators.arbitration import IngestBooks
 from stream_apps.operators.ingest import IngestQuotes, IngestStatus, IngestTrades
-from stream_apps.operators.validate import Validator
+from stream_apps.operators.validate import Terms, Validator
 
 Run = Callable[..., list[list[AnyEvent]]]
 
@@ -38,6 +38,15 @@ def instrument(tick: str | None = "0.01", kind: str = "spot", symbol: str = "BTC
 def listed(*instruments: Instrument) -> dict[str, Instrument]:
     """Return the mapping that operators take."""
     return {known.key: known for known in instruments}
+
+
+def test_a_long_column_with_a_price_off_the_tick_is_refused_in_no_time() -> None:
+    """A thousand prices with zeros at their ends before the wrong one: checked once each, not in every combination."""
+    terms = Terms(instrument(tick="0.0001"))
+    prices = [f"0.35{number % 100:02}0000" for number in range(1_000)]
+    assert terms.are_usual(prices)
+    with pytest.raises(BadEvent, match="off_tick"):
+        terms.prices([*prices, "0.25974000"], "bid_prices")
 
 
 BAD_TRADES: list[tuple[dict[str, Any], str, str]] = [
