@@ -22,11 +22,22 @@ Level = tuple[str, str]  # (price, size)
 _FLOAT_LENGTH_MAX = 15
 _FLOAT_DIGITS_MAX = 15
 
+# Only a size that starts so can be zero.
+_ZERO_STARTS = frozenset("0-.")
+
 
 def _fits_float(price: str) -> bool:
     if "e" in price or "E" in price:
         return False  # may be beyond a float's range, and is rare
     return len(price) <= _FLOAT_LENGTH_MAX or len(price.replace(".", "").strip("-0")) <= _FLOAT_DIGITS_MAX
+
+
+def _fit_float(prices: Sequence[str]) -> bool:
+    for price in prices:
+        # Nearly every price is short; the call would cost more than the look.
+        if (len(price) > _FLOAT_LENGTH_MAX or "e" in price or "E" in price) and not _fits_float(price):
+            return False
+    return True
 
 
 def _negative_float(price: str) -> float:
@@ -62,23 +73,21 @@ class Side:
 
     def replace(self, prices: Iterable[str], sizes: Iterable[str]) -> None:
         """Forget every level and take these; order does not matter, zero sizes are left out."""
-        prices = list(prices)
-        self._use(exact=not all(map(_fits_float, prices)))
-        self._levels = {
-            key: (price, size)
-            for key, price, size in zip(map(self._key, prices), prices, sizes, strict=True)
-            if not is_zero(size)
-        }
+        prices, sizes = list(prices), list(sizes)
+        self._use(exact=not _fit_float(prices))
+        self._levels = dict(zip(map(self._key, prices), zip(prices, sizes, strict=True), strict=True))
+        if not _ZERO_STARTS.isdisjoint([size[:1] for size in sizes]):
+            self._levels = {key: level for key, level in self._levels.items() if not is_zero(level[1])}
         self._keys = sorted(self._levels)
 
     def apply(self, prices: Sequence[str], sizes: Sequence[str]) -> None:
         """Set each price to its absolute size; a zero size removes the level, and removing an absent one is normal."""
-        if not self._exact and not all(map(_fits_float, prices)):
+        if not self._exact and not _fit_float(prices):
             self._be_exact()
         levels, keys, key_of = self._levels, self._keys, self._key
         for price, size in zip(prices, sizes, strict=True):
             key = key_of(price)
-            if size == "0" or is_zero(size):
+            if size[:1] in _ZERO_STARTS and is_zero(size):
                 if levels.pop(key, None) is not None:
                     del keys[bisect_left(keys, key)]
             else:
@@ -124,6 +133,18 @@ class Side:
     def key(self, price: str) -> Any:
         """Return the place of a price that the side holds or was told of: greater is better, until the next change."""
         return self._key(price)
+
+    def keys(self, prices: Iterable[str]) -> list[Any]:
+        """Return the places of several prices, as `key` does."""
+        return list(map(self._key, prices))
+
+    def best_keys(self, depth: int) -> list[Any]:
+        """Return the keys of the best `depth` levels, best first; `depth` is at least 1."""
+        return self._keys[: -depth - 1 : -1]
+
+    def at(self, key: Any) -> Level:
+        """Return the level of a key that the side gave since its last change."""
+        return self._levels[key]
 
     def between(self, low: Any, high: Any) -> list[Level]:
         """Return the levels whose keys are in [low, high), worst first; None leaves that end open."""

@@ -34,11 +34,12 @@ def update(call: Call, product: Product, ts_event: int, columns: Columns, *, eve
     call.line.counts["book_updates"] += 1
     product.ts_book = ts_event
     event = _event(call, product, "update", ts_event, columns)
-    last = call.out[-1] if call.out else None
-    if isinstance(last, BookUpdate) and last.kind == "update" and last.symbol == event.symbol:
-        call.out[-1] = _joined(last, event)
-    else:
-        call.out.append(event)
+    if call.out:
+        last = call.out[-1]
+        if isinstance(last, BookUpdate) and last.kind == "update" and last.symbol == event.symbol:
+            event = _joined(last, event)
+            call.out.pop()
+    call.out.append(event)
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -21,6 +22,9 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=INT64_MAX)]
 # What msgspec raises on bytes from outside: no JSON, the wrong shape, no UTF-8, nested too deeply.
 UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
+_PLAIN_DECIMALS = re.compile(r"\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)*", re.ASCII)
+_FEW = 8  # up to here the expression is quicker than counting
+
 # bid prices, bid sizes, ask prices, ask sizes
 Columns = tuple[list[str], list[str], list[str], list[str]]
 
@@ -31,7 +35,10 @@ def check_decimals(values: list[str], field: str) -> None:
     Without its digits, a list of plain decimals is commas and single points.
     """
     text = ",".join(values)
-    if text.isascii():
+    if len(values) <= _FEW:
+        if _PLAIN_DECIMALS.fullmatch(text) is not None and len(values) == text.count(",") + 1:
+            return
+    elif text.isascii():
         rest = text.encode().translate(None, b"0123456789")
         commas = rest.count(b",")
         usual = commas == len(values) - 1 and commas + rest.count(b".") == len(rest)

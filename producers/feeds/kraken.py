@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Literal
 from zlib import crc32
@@ -263,23 +262,57 @@ _REST_PAIR = msgspec.json.Decoder(_RestPair)
 _BOOK2_PREFIX = b'{"channel":"book"'
 
 
-class _Book:
-    """One pair's book, cut to the subscribed depth, with the checksum of its best levels."""
+class _Side:
+    """One side of a book, cut to the subscribed depth, and its part of the text under the checksum."""
 
-    __slots__ = ("_asks_text", "_bids_text", "_last", "_levels", "_ts", "checksum", "depth")
+    __slots__ = ("_depth", "_levels", "_parts", "text")
+
+    def __init__(self, levels: Side, depth: int, prices: list[str], sizes: list[str]) -> None:
+        levels.replace(prices, sizes)
+        levels.truncate(depth)
+        self._levels = levels
+        self._depth = depth
+        # What each level adds to the text, made when it is first among the best and kept until it changes.
+        self._parts: dict[Any, str] = {}
+        self.text = self._joined()
+
+    def apply(self, prices: list[str], sizes: list[str]) -> tuple[bool, list[str], list[str]]:
+        """Apply changes; return whether the text may be new, and the changes with the removal of what fell out."""
+        levels, parts = self._levels, self._parts
+        best, keys = levels.best_keys(CHECKED), levels.keys(prices)
+        levels.apply(prices, sizes)
+        for key in keys:
+            parts.pop(key, None)
+        if gone := levels.truncate(self._depth):
+            prices, sizes = [*prices, *(price for price, _ in gone)], sizes + ["0"] * len(gone)
+        # Changes below the levels that the checksum covers leave the text as it was.
+        if len(best) == CHECKED and max(keys) < best[-1]:
+            return False, prices, sizes
+        self.text = self._joined()
+        return True, prices, sizes
+
+    def _joined(self) -> str:
+        parts = self._parts
+        return "".join([parts.get(key) or self._part(key) for key in self._levels.best_keys(CHECKED)])
+
+    def _part(self, key: Any) -> str:
+        price, volume = self._levels.at(key)
+        part = self._parts[key] = price.replace(".", "").lstrip("0") + volume.replace(".", "").lstrip("0")
+        return part
+
+
+class _Book:
+    """One pair's book with the checksum of its best levels."""
+
+    __slots__ = ("_asks", "_bids", "_last", "_ts", "checksum", "levels")
 
     def __init__(self, depth: int, columns: Columns) -> None:
-        self.depth = depth
+        self.levels = L2Book()
+        self._bids = _Side(self.levels.bids, depth, columns[0], columns[1])
+        self._asks = _Side(self.levels.asks, depth, columns[2], columns[3])
         self._ts = 0
         self._last = columns
-        self._levels = L2Book()
-        self._levels.bids.replace(columns[0], columns[1])
-        self._levels.asks.replace(columns[2], columns[3])
-        self._levels.bids.truncate(depth)
-        self._levels.asks.truncate(depth)
-        self._asks_text = _text(self._levels.asks)
-        self._bids_text = _text(self._levels.bids)
-        self.checksum = crc32((self._asks_text + self._bids_text).encode())
+        self.checksum = crc32((self._asks.text + self._bids.text).encode())
 
     def is_old(self, ts: int, columns: Columns) -> bool:
         """Tell whether a change is older than the last one and concerns one of its levels: it came out of order.
@@ -287,45 +320,22 @@ class _Book:
         The checksum does not show it when the later change took the earlier one back. That times alone go back is
         no proof, since nothing documents that they may not.
         """
-        old = ts < self._ts and not (set(columns[0]).isdisjoint(self._last[0])
-                                     and set(columns[2]).isdisjoint(self._last[2]))  # fmt: skip
-        self._ts, self._last = ts, columns
-        return old
+        return ts < self._ts and not (
+            set(columns[0]).isdisjoint(self._last[0]) and set(columns[2]).isdisjoint(self._last[2])
+        )
 
-    def apply(self, columns: Columns) -> Columns:
+    def apply(self, ts: int, columns: Columns) -> Columns:
         """Apply the changes and return them with the removal of what fell out of the depth."""
+        self._ts, self._last = ts, columns
         bid_prices, bid_sizes, ask_prices, ask_sizes = columns
-        bids, asks = self._levels.bids, self._levels.asks
-        # Most changes are far from the best levels: then the text, and with it the checksum, is what it was.
-        new_bids = bool(bid_prices) and _concerns_best(bids, bid_prices)
-        new_asks = bool(ask_prices) and _concerns_best(asks, ask_prices)
-        bids.apply(bid_prices, bid_sizes)
-        asks.apply(ask_prices, ask_sizes)
-        if gone := bids.truncate(self.depth):
-            bid_prices, bid_sizes = [*bid_prices, *(level[0] for level in gone)], bid_sizes + ["0"] * len(gone)
-        if gone := asks.truncate(self.depth):
-            ask_prices, ask_sizes = [*ask_prices, *(level[0] for level in gone)], ask_sizes + ["0"] * len(gone)
-        if new_bids:
-            self._bids_text = _text(bids)
-        if new_asks:
-            self._asks_text = _text(asks)
+        new_bids = new_asks = False
+        if bid_prices:
+            new_bids, bid_prices, bid_sizes = self._bids.apply(bid_prices, bid_sizes)
+        if ask_prices:
+            new_asks, ask_prices, ask_sizes = self._asks.apply(ask_prices, ask_sizes)
         if new_bids or new_asks:
-            self.checksum = crc32((self._asks_text + self._bids_text).encode())
+            self.checksum = crc32((self._asks.text + self._bids.text).encode())
         return bid_prices, bid_sizes, ask_prices, ask_sizes
-
-
-def _concerns_best(side: Side, prices: list[str]) -> bool:
-    """Tell whether a change at one of these prices may touch the levels that the checksum covers."""
-    last = side.nth(CHECKED)
-    if last is None:
-        return True
-    worst = side.key(last[0])
-    return any(side.key(price) >= worst for price in prices)
-
-
-def _text(side: Side) -> str:
-    values = ",".join(chain.from_iterable(side.top(CHECKED))).replace(".", "").split(",")
-    return "".join([value.lstrip("0") for value in values])
 
 
 class KrakenFeed:
@@ -379,7 +389,7 @@ class KrakenFeed:
         """Return what one frame means."""
         self.counts["frames"] += 1
         self._ts_alive = ts
-        call = self._call(ts, frame)
+        call = Call(self._line, ts, self.ts_venue, frame)
         if frame.startswith(b"["):
             self._array(call)
         elif frame.startswith(_BOOK2_PREFIX):
@@ -556,8 +566,7 @@ class KrakenFeed:
             if product is None:
                 return
             columns = _columns1(bids, asks)
-            times = [level.time for level in (*bids, *asks)]
-            ts = _time1(max(times)) if times else call.now
+            ts = _time1(max([level.time for level in bids + asks])) if bids or asks else call.now
             checksum = None if change.checksum is None else _checksum1(change.checksum)
         except BadEvent as error:
             call.dead_value(error)
@@ -782,7 +791,7 @@ class KrakenFeed:
         elif known.is_old(ts, columns):
             self._wrong(call, product, GAP, "a change came out of order")
         else:
-            columns = known.apply(columns)
+            columns = known.apply(ts, columns)
             if self._is_right(call, product, known, checksum):
                 # A level that comes back into the depth brings its old time with it.
                 books.update(call, product, max(ts, product.ts_book or 0), columns)
@@ -915,14 +924,15 @@ class KrakenFeed:
 
 # --- Reading values ---
 
-_price1, _volume1 = attrgetter("price"), attrgetter("volume")
 _price_of, _qty_of = attrgetter("price"), attrgetter("qty")
 
 
 def _columns1(bids: list[_Level1], asks: list[_Level1]) -> Columns:
-    bid_prices, bid_sizes = list(map(_price1, bids)), list(map(_volume1, bids))
-    ask_prices, ask_sizes = list(map(_price1, asks)), list(map(_volume1, asks))
-    check_decimals([*bid_prices, *bid_sizes, *ask_prices, *ask_sizes], "level")
+    bid_prices = [level.price for level in bids]
+    bid_sizes = [level.volume for level in bids]
+    ask_prices = [level.price for level in asks]
+    ask_sizes = [level.volume for level in asks]
+    check_decimals(bid_prices + bid_sizes + ask_prices + ask_sizes, "level")
     return bid_prices, bid_sizes, ask_prices, ask_sizes
 
 
@@ -971,7 +981,8 @@ def _spread1(call: Call, product: Product, raw: msgspec.Raw) -> None:
 
 def _time1(text: str) -> int:
     """Return UTC nanoseconds of `1618678142.557535`, v1's usual form, or of any other number of seconds."""
-    if len(text) == 17 and text[10] == "." and (digits := text[:10] + text[11:]).isdecimal() and digits.isascii():
+    digits = text.replace(".", "")
+    if len(text) == 17 and len(digits) == 16 and text[10] == "." and digits.isdecimal():
         return int(digits) * 1000
     return seconds_ns(text, "time")
 
