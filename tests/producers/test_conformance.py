@@ -66,6 +66,8 @@ CASES = (
     Case("kraken", "kraken_v1", frames=250, conn="KRAKEN.ws.50", proven=10),
     Case("okx", "okx", proven=25),
     Case("bitfinex", "bitfinex", frames=200),
+    Case("binance_spot", "binance_spot_btcusdt", frames=500),
+    Case("binance_usdm", "binance_usdm_btcusdt", frames=350),
 )  # fmt: skip
 
 

@@ -1,0 +1,330 @@
+"""The Binance spot feed tells the truth about its recordings, and repairs one symbol at a time."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marketdata.book import L2Book
+from marketdata.errors import SettingsError
+from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.families.binance import AGE_NS_MAX, PROBE_NS, QUIET_NS, UNDER_WAY_MAX, BinanceFeed, split
+from producers.feeds.binance_spot import make
+from runtime import recordings
+from runtime.recordings import Recorded
+
+RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "recordings"
+SECOND = 1_000_000_000
+T0 = 1_800_000_000 * SECOND
+Played = tuple[BinanceFeed, list[Output]]
+
+
+def read(name: str) -> list[Recorded]:
+    """Return a recording's lines."""
+    path = RECORDINGS / f"{name}.jsonl.zst"
+    if not path.exists():
+        pytest.skip(f"the recordings are absent: no {path}")
+    return list(recordings.read(path))
+
+
+def request_of(line: Recorded, asked: list[Fetch]) -> Fetch:
+    """Return the request that a recorded REST body answers; a body without an address is the first snapshot."""
+    url = line.conn or ""
+    if "/" not in url:
+        return next(request for request in asked if request.purpose == "snapshot")
+    symbol = url.partition("symbol=")[2].partition("&")[0]
+    return next(request for request in asked if request.symbol == symbol and request.path.split("?")[0] in url)
+
+
+def play(lines: list[Recorded]) -> Played:
+    """Return the feed after a recording, and all that it said."""
+    feed = make(line="binance_spot/0")
+    out = feed.opened(lines[0].ts_recv)
+    for line in lines:
+        if line.t == "http":
+            asked = [output for output in out if isinstance(output, Fetch)]
+            out += feed.fetched(request_of(line, asked), line.frame, line.ts_recv)
+        else:
+            out += feed.received(line.frame, line.ts_recv)
+    return feed, out
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[Recorded]:
+    """The recording of one symbol."""
+    return read("binance_spot_btcusdt")
+
+
+@pytest.fixture(scope="module")
+def played(lines: list[Recorded]) -> Played:
+    """That recording played."""
+    return play(lines)
+
+
+def sent(lines: list[Recorded], channel: str) -> list[dict[str, Any]]:
+    """Return the payloads of one channel, as plain JSON values."""
+    frames = (json.loads(line.data) for line in lines if line.t == "recv")
+    return [frame["data"] for frame in frames if frame["stream"].partition("@")[2] == channel]
+
+
+def independent_book(lines: list[Recorded], symbol: str, body: dict[str, Any]) -> dict[str, dict[Decimal, Decimal]]:
+    """Return the final book from the raw frames with plain dicts of Decimals, by the venue's documented steps."""
+    book = {side: {Decimal(p): Decimal(q) for p, q in body[side]} for side in ("bids", "asks")}
+    last = body["lastUpdateId"]
+    for diff in sent(lines, "depth@100ms"):
+        if diff["s"] != symbol or diff["u"] <= last:
+            continue
+        assert diff["U"] <= last + 1
+        last = diff["u"]
+        for side, levels in (("bids", diff["b"]), ("asks", diff["a"])):
+            book[side] |= {Decimal(p): Decimal(q) for p, q in levels}
+    return {side: {p: q for p, q in levels.items() if q} for side, levels in book.items()}
+
+
+def apply(book: L2Book, event: BookUpdate) -> None:
+    """Follow a book as a consumer does."""
+    if event.kind == "snapshot":
+        book.bids.replace(event.bid_prices, event.bid_sizes)
+        book.asks.replace(event.ask_prices, event.ask_sizes)
+    else:
+        book.bids.apply(event.bid_prices, event.bid_sizes)
+        book.asks.apply(event.ask_prices, event.ask_sizes)
+
+
+def test_nothing_of_the_recording_is_refused_or_missing(played: Played) -> None:
+    """No gap, no dead letter, no duplicate; each ticker is a quote."""
+    counts = played[0].counts
+    assert [counts[name] for name in ("frames", "trades", "quotes", "snapshots")] == [99_573, 19_904, 73_174, 1]
+    assert [counts[name] for name in ("gaps", "dead_letters", "duplicates", "ignored")] == [0] * 4
+    assert [event.kind for event in played[1] if isinstance(event, FeedStatus)] == ["connected"]
+
+
+def test_trades_are_the_venues_own_with_the_takers_side(played: Played, lines: list[Recorded]) -> None:
+    """Ids are contiguous. `m` true: the buyer is the maker ("Trade Streams": "Is the buyer the market maker?")."""
+    got = [trade for event in played[1] if isinstance(event, Trades) for trade in event.trades]
+    assert [(t.trade_id, t.price, t.size, t.side, t.ts_event) for t in got] == [
+        (str(t["t"]), t["p"], t["q"], "sell" if t["m"] else "buy", t["T"] * 1_000_000) for t in sent(lines, "trade")
+    ]
+    assert [int(t.trade_id) for t in got] == list(range(int(got[0].trade_id), int(got[0].trade_id) + len(got)))
+
+
+def test_book_equals_the_ticker_at_the_same_update_id(played: Played) -> None:
+    """Wherever a change ends at the update id of a bookTicker, best prices and sizes are the same."""
+    book, checked = L2Book(), 0
+    tickers = {event.sequence: event for event in played[1] if isinstance(event, Quote)}
+    for event in played[1]:
+        if isinstance(event, BookUpdate):
+            apply(book, event)
+            assert not book.is_crossed()
+            quote = tickers.get(event.sequence)
+            if quote is not None:
+                assert book.best() == ((quote.bid, quote.bid_size), (quote.ask, quote.ask_size))
+                checked += 1
+    assert checked > 1_000
+
+
+def test_final_book_equals_one_computed_independently(played: Played, lines: list[Recorded]) -> None:
+    """Level by level."""
+    body = json.loads(next(line for line in lines if line.t == "http").data)
+    book = L2Book()
+    for event in played[1]:
+        if isinstance(event, BookUpdate):
+            apply(book, event)
+    got = {name: {Decimal(p): Decimal(q) for p, q in side.top()} for name, side in
+           (("bids", book.bids), ("asks", book.asks))}  # fmt: skip
+    assert got == independent_book(lines, "BTCUSDT", body)
+    assert len(book.bids) > 1_000
+
+
+def test_several_symbols_join_their_own_snapshots() -> None:
+    """Four symbols, each body given to the request of its symbol; the books equal those computed independently."""
+    lines = read("binance_spot_multi")
+    feed, out = play(lines)
+    assert [feed.counts[name] for name in ("frames", "gaps", "dead_letters", "duplicates")] == [265, 0, 0, 0]
+    books: dict[str, L2Book] = {}
+    for event in out:
+        if isinstance(event, BookUpdate):
+            apply(books.setdefault(event.symbol, L2Book()), event)
+    bodies = {(line.conn or "").partition("symbol=")[2].partition("&")[0]: json.loads(line.data) for line in lines
+              if "/depth?" in (line.conn or "")}  # fmt: skip
+    assert len(bodies) == 4
+    for name, body in bodies.items():
+        base, quote, _ = split(name)
+        book = books[f"{base}-{quote}"]
+        got = {side: {Decimal(p): Decimal(q) for p, q in levels.top()} for side, levels in
+               (("bids", book.bids), ("asks", book.asks))}  # fmt: skip
+        assert got == independent_book(lines, name, body)
+
+
+def test_every_name_of_the_recorded_list_is_split_as_the_venue_says() -> None:
+    """Base and quote from the name alone equal baseAsset and quoteAsset of all symbols of exchangeInfo."""
+    line = next(line for line in read("binance_spot_multi") if "exchangeInfo" in (line.conn or ""))
+    symbols = json.loads(line.data)["symbols"]
+    assert len(symbols) > 1_500
+    wrong = [s["symbol"] for s in symbols if split(s["symbol"]) != (s["baseAsset"], s["quoteAsset"], "")]
+    assert wrong == []
+
+
+# --- Steps, with frames made by hand ---
+
+
+def diff(first: int, final: int, symbol: str = "BTCUSDT", price: str = "100", size: str = "1") -> bytes:
+    """Return one book change, not wrapped."""
+    return json.dumps({"e": "depthUpdate", "E": T0 // 1_000_000, "s": symbol, "U": first, "u": final,
+                       "b": [[price, size]], "a": []}).encode()  # fmt: skip
+
+
+def trade(number: int, symbol: str = "BTCUSDT") -> bytes:
+    """Return one trade."""
+    return json.dumps({"stream": f"{symbol.lower()}@trade", "data": {
+        "e": "trade", "E": T0 // 1_000_000, "s": symbol, "t": number, "p": "1", "q": "2", "T": T0 // 1_000_000,
+        "m": True, "M": True}}).encode()  # fmt: skip
+
+
+def body(number: int) -> bytes:
+    """Return a REST snapshot."""
+    return json.dumps({"lastUpdateId": number, "bids": [["99", "1"]], "asks": [["101", "1"]]}).encode()
+
+
+def fetches(out: list[Output], purpose: str = "snapshot") -> list[Fetch]:
+    """Return the requests of one purpose."""
+    return [output for output in out if isinstance(output, Fetch) and output.purpose == purpose]
+
+
+def kinds(out: list[Output]) -> list[str]:
+    """Return what happened to books and on the ledger, in order."""
+    return [f"{o.symbol} {o.kind}" for o in out if isinstance(o, BookUpdate | FeedStatus)]
+
+
+def synced(*symbols: str) -> BinanceFeed:
+    """Return a feed with a good book of each symbol, at update id 20."""
+    feed = make(line="binance_spot/0", products=symbols)
+    feed.opened(T0)
+    for symbol in symbols:
+        (request,) = fetches(feed.received(diff(10, 20, symbol), T0))
+        feed.fetched(request, body(15), T0)
+    return feed
+
+
+def test_snapshot_older_than_what_waits_is_asked_for_again() -> None:
+    """`lastUpdateId` before the first `U`: changes between the two are unknown."""
+    feed = make(line="binance_spot/0")
+    feed.opened(T0)
+    (request,) = fetches(feed.received(diff(10, 20), T0))
+    assert (request.path, request.weight) == ("api/v3/depth?symbol=BTCUSDT&limit=5000", 250)
+    out = feed.fetched(request, body(8), T0)
+    assert kinds(out) == []
+    (again,) = fetches(out)
+    assert kinds(feed.fetched(again, body(9), T0)) == ["BTC-USDT snapshot", "BTC-USDT update"]
+
+
+def test_gap_of_one_symbol_leaves_the_others_alone() -> None:
+    """One book is cleared, one snapshot asked for, and the gap closed by it."""
+    feed = synced("BTCUSDT", "ETHUSDT")
+    out = feed.received(diff(22, 25), T0)
+    assert kinds(out) == ["BTC-USDT clear", "BTC-USDT gap", "BTC-USDT resync"]
+    gap = next(o for o in out if isinstance(o, FeedStatus))
+    assert (gap.expected, gap.received) == (21, 22)
+    (request,) = fetches(out)
+    assert request.symbol == "BTCUSDT"
+    assert kinds(feed.received(diff(21, 21, "ETHUSDT"), T0)) == ["ETH-USDT update"]
+    assert kinds(feed.received(diff(26, 26), T0)) == []
+    assert kinds(feed.fetched(request, body(24), T0)) == ["BTC-USDT snapshot", "BTC-USDT update", "BTC-USDT resynced"]
+    assert feed.counts["gaps"] == 1
+
+
+def test_old_change_is_dropped_and_counted() -> None:
+    """`u` at or below the local one."""
+    feed = synced("BTCUSDT")
+    assert feed.received(diff(10, 20), T0) == []
+    assert feed.counts["duplicates"] == 1
+
+
+def test_unreadable_change_clears_the_symbol_that_it_names() -> None:
+    """The others' books are not touched; garbage that names none clears all."""
+    feed = synced("BTCUSDT", "ETHUSDT")
+    out = feed.received(diff(21, 21).replace(b'"1"', b'"NaN"'), T0)
+    assert kinds(out) == ["BTC-USDT clear", "BTC-USDT gap", "BTC-USDT resync"]
+    assert len([o for o in out if isinstance(o, DeadLetter)]) == 1
+    assert kinds(feed.received(b"\x00", T0)) == ["ETH-USDT clear", "ETH-USDT gap", "ETH-USDT resync"]
+
+
+def test_skipped_trades_are_asked_for_and_close_their_gap() -> None:
+    """REST's last trades fill the hole, told as a repair."""
+    feed = synced("BTCUSDT")
+    feed.received(trade(1), T0)
+    out = feed.received(trade(4), T0)
+    (request,) = fetches(out, "trades")
+    assert "BTC-USDT gap" in kinds(out)
+    answer = json.dumps([{"id": n, "price": "1", "qty": "2", "quoteQty": "2", "time": T0 // 1_000_000,
+                          "isBuyerMaker": False, "isBestMatch": True} for n in range(1, 6)]).encode()  # fmt: skip
+    out = feed.fetched(request, answer, T0)
+    assert [(e.origin, [t.trade_id for t in e.trades]) for e in out if isinstance(e, Trades)] == [
+        ("repair", ["2", "3", "5"])
+    ]
+    assert "BTC-USDT resynced" in kinds(out)
+    assert feed.received(trade(5), T0) == []
+
+
+def test_requests_of_many_symbols_share_one_budget() -> None:
+    """A few at once, 3,000 of weight a minute less the list of products; then the rest."""
+    names = tuple(f"A{number}USDT" for number in range(30))
+    feed = make(line="binance_spot/0", products=names)
+    out = feed.opened(T0)
+    assert len([o for o in out if isinstance(o, Send)]) == 1
+    feed.fetched(fetches(out, "products")[0], b'{"symbols":[]}', T0)
+    pending = [request for name in names for request in fetches(feed.received(diff(1, 2, name), T0))]
+    assert len(pending) == UNDER_WAY_MAX
+    answered = 0
+    while pending:
+        answered += 1
+        pending += fetches(feed.fetched(pending.pop(0), body(2), T0 + SECOND))
+    assert answered == (3_000 - 20) // 250
+    assert fetches(feed.ticked(T0 + 2 * SECOND)) == []
+    feed.received(diff(3, 3, names[0]), T0 + 61 * SECOND)
+    assert len(fetches(feed.ticked(T0 + 62 * SECOND))) <= UNDER_WAY_MAX
+    assert feed._requests.waiting
+
+
+def test_quiet_symbol_gets_its_book_without_a_change() -> None:
+    """Its snapshot is asked for after a while, and is good at once."""
+    feed = make(line="binance_spot/0", products=("BTCUSDT",))
+    feed.opened(T0)
+    assert fetches(feed.ticked(T0 + SECOND)) == []
+    (request,) = fetches(feed.ticked(T0 + QUIET_NS + SECOND))
+    assert kinds(feed.fetched(request, body(7), T0 + 7 * SECOND)) == ["BTC-USDT snapshot"]
+    assert kinds(feed.received(diff(8, 9), T0 + 8 * SECOND)) == ["BTC-USDT update"]
+
+
+def test_quiet_connection_is_probed_and_an_old_one_left() -> None:
+    """The probe's answer is a sign of life; after nearly 24 hours the feed asks for a new connection."""
+    feed = synced("BTCUSDT")
+    out = feed.ticked(T0 + PROBE_NS + SECOND)
+    assert [json.loads(o.frame)["method"] for o in out if isinstance(o, Send)] == ["LIST_SUBSCRIPTIONS"]
+    assert feed.received(b'{"result":["btcusdt@trade"],"id":2}', T0 + AGE_NS_MAX) == []
+    assert [o.reason for o in feed.ticked(T0 + AGE_NS_MAX + SECOND) if isinstance(o, Reconnect)] == ["connection_age"]
+
+
+def test_products_tell_increments_and_states_but_no_tick_size() -> None:
+    """Old orders may rest between the ticks of a new tick size."""
+    feed = make(line="binance_spot/0")
+    (request,) = fetches(feed.opened(T0), "products")
+    filters = [{"filterType": "PRICE_FILTER", "tickSize": "0.01000000"},
+               {"filterType": "LOT_SIZE", "stepSize": "0.00001000", "minQty": "0.00002000"}]  # fmt: skip
+    listed = {"symbols": [{"symbol": "BTCUSDT", "status": "TRADING", "baseAsset": "BTC", "quoteAsset": "USDT",
+                           "filters": filters}]}  # fmt: skip
+    feed.fetched(request, json.dumps(listed).encode(), T0)
+    (told,) = [o for o in feed.received(trade(1), T0) if isinstance(o, Instrument)]
+    assert (told.tick_size, told.size_increment, told.min_order_size) == (None, "0.00001000", "0.00002000")
+    assert (told.symbol, told.base_currency, told.quote_currency, told.status) == ("BTC-USDT", "BTC", "USDT", "online")
+
+
+def test_too_many_symbols_for_one_connection_are_refused_at_the_start() -> None:
+    """1,024 streams, three a symbol."""
+    with pytest.raises(SettingsError, match="341"):
+        make(line="binance_spot/0", products=tuple(f"A{number}USDT" for number in range(342)))

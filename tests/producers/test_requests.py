@@ -1,0 +1,78 @@
+"""One budget of REST requests for all symbols of a line."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketdata.feed import Fetch
+from producers.feed_kit.requests import ANSWER_NS, MINUTE_NS, TRIES_MAX, Requests
+
+SECOND = 1_000_000_000
+
+
+def snapshot(symbol: str, weight: int = 50) -> Fetch:
+    """Return a request for one symbol's snapshot."""
+    return Fetch(f"depth?symbol={symbol}", "snapshot", symbol, weight)
+
+
+def test_requests_go_out_in_order_a_few_at_once() -> None:
+    """An answer makes room for the next in the queue."""
+    requests = Requests(under_way_max=2, weight_per_minute=None)
+    for symbol in "ABCA":
+        requests.ask(snapshot(symbol))
+    assert [request.symbol for request in requests.due(0)] == ["A", "B"]
+    assert requests.due(1) == []
+    requests.came(snapshot("B"))
+    assert [request.symbol for request in requests.due(2)] == ["C"]
+    assert not requests.waiting
+
+
+def test_same_request_is_not_made_twice_while_it_is_under_way() -> None:
+    """Every change of a book without a snapshot asks for one."""
+    requests = Requests(under_way_max=None, weight_per_minute=None)
+    requests.ask(snapshot("A"))
+    assert len(requests.due(0)) == 1
+    requests.ask(snapshot("A"))
+    assert ("snapshot", "A") in requests
+    assert requests.due(1) == []
+    requests.came(snapshot("A"))
+    requests.ask(snapshot("A"))
+    assert len(requests.due(2)) == 1
+
+
+@given(asks=st.lists(st.tuples(st.integers(0, 10 * SECOND), st.integers(1, 300)), max_size=60))
+def test_no_minute_weighs_more_than_the_budget(asks: list[tuple[int, int]]) -> None:
+    """Whatever is asked for and when, within any 60 s at most 300 is spent, and in the end everything was made."""
+    requests = Requests(under_way_max=None, weight_per_minute=300)
+    ts, made = 0, []
+    for number, (wait, weight) in enumerate(asks):
+        ts += wait
+        requests.ask(snapshot(str(number), weight))
+        for request in requests.due(ts):
+            made.append((ts, request.weight))
+            requests.came(request)
+    while requests.waiting:
+        ts += MINUTE_NS
+        for request in requests.due(ts):
+            made.append((ts, request.weight))
+            requests.came(request)
+    assert len(made) == len(asks)
+    for at, _ in made:
+        assert sum(weight for when, weight in made if at <= when < at + MINUTE_NS) <= 300
+
+
+def test_request_without_an_answer_is_made_again_and_then_dropped() -> None:
+    """Each time it waits twice as long, and what is behind it in the queue goes first."""
+    requests = Requests(under_way_max=1, weight_per_minute=None)
+    requests.ask(snapshot("NONE"))
+    ts, made = 0, []
+    for tries in range(TRIES_MAX):
+        made += requests.due(ts)
+        assert requests.due(ts + (ANSWER_NS << tries) - 1) == []
+        ts += ANSWER_NS << tries
+    assert len(made) == TRIES_MAX
+    requests.ask(snapshot("A"))
+    assert [request.symbol for request in requests.due(ts)] == ["A"]
+    requests.forget()
+    assert ("snapshot", "A") not in requests
