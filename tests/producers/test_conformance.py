@@ -68,6 +68,7 @@ CASES = (
     Case("bitfinex", "bitfinex", frames=200),
     Case("binance_spot", "binance_spot_btcusdt", frames=500),
     Case("binance_usdm", "binance_usdm_btcusdt", frames=350),
+    Case("bybit", "bybit", conn="BYBIT.ws.2", frames=200),
 )  # fmt: skip
 
 

@@ -1,0 +1,590 @@
+"""Bybit v5: public market data frames in, events out.
+
+Theory of operation, with the source of each step. DOCS is Bybit's "V5 API", sections "Connect", "Orderbook", "Trade"
+and "Ticker" of "WebSocket Stream"; RULES is the project's own list of venue rules, checked on a recording.
+
+1. Each market (spot, linear, inverse) has a socket of its own, and the same name means different products there
+   (RULES): BTCUSDT is BTC-USDT on the spot market and BTC-USDT-PERP, a perpetual, on the linear one. Frames do not say
+   which, so that the connection's first frames tell: the answer to a subscription carries the text `subscribe` on the
+   spot market and none on the others; derivatives' tickers have marks and changes, spot's have neither; spot trade ids
+   are numbers; a book frame has its time before its type on the spot market (all checked on a recording).
+2. Subscribe to orderbook.200, publicTrade and tickers, at most 10 topics a message (DOCS, spot). Send a ping every 20 s
+   (DOCS); 30 s without a frame are a dead connection.
+3. `orderbook.N`: a `snapshot` always replaces the book, also in the middle, also with `u` = 1 after a restart of the
+   service (DOCS); `delta` sets absolute sizes, 0 removes. `u` rises by one with each delta of a topic (RULES): a
+   skipped one clears the book and subscribes again. One depth speaks for a book: the first. `orderbook.1` is a quote
+   here. `cts` is the matching engine's time (DOCS).
+4. `publicTrade`: `S` is the taker's side (DOCS, "Trade": S, side of taker). Ids have no order that DOCS promise. After
+   a loss REST's recent trades must reach back to one that is known.
+5. `tickers`: a delta has only the fields that changed, others stay (DOCS). Spot tickers have no bid and ask.
+
+Names: a spot or perpetual name is split at the longest quote currency that it ends with; that gave the currencies of
+every product of recorded instrument lists. BTCPERP is settled in USDC (DOCS). What comes after a currency or a "-" is
+the delivery, and stays behind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.decimals import decimal, plain
+from marketdata.errors import BadEvent
+from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument, Trade
+from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.feed_kit import books, quotes, trades
+from producers.feed_kit.calls import Call, Line
+from producers.feed_kit.gaps import Asked, Ledger, Losses
+from producers.feed_kit.listing import Listing
+from producers.feed_kit.products import Product
+from producers.feed_kit.trade_ids import Recent
+from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, given, ms_ns, price
+from producers.venue import Signer, Venue
+
+PING_NS = 20 * SECOND_NS
+SILENCE_NS = 30 * SECOND_NS
+_TOPICS_MAX = 10
+
+_BOOK, _TRADES = "orderbook", "publicTrade"
+_DEPTH = "orderbook.200"
+
+QUOTES = ("USDT", "USDC", "USDE", "USD1", "USDQ", "USDR", "RLUSD", "XUSD", "USD", "EUR", "GBP", "BRL", "TRY", "PLN",
+          "BTC", "ETH", "SOL", "MNT", "DAI", "BIT", "AED", "ARS", "KZT", "UAH", "JPY")  # fmt: skip
+_SPLIT = re.compile(rf"([A-Z0-9]+?)({'|'.join(sorted(QUOTES, key=len, reverse=True))})")
+_DATED = re.compile(rf"([A-Z0-9]+?)({'|'.join(sorted(QUOTES, key=len, reverse=True))})?(?:-(\w+)|([FGHJKMNQUVXZ]\d\d))")
+_OPTION = re.compile(r"([A-Z0-9]+)-\d{1,2}[A-Z]{3}\d\d-[0-9.]+-[CP](?:-([A-Z]+))?")
+_NAME = re.compile(r"[A-Z0-9][A-Za-z0-9.-]{1,39}", re.ASCII)
+_HEAD = re.compile(rb'"topic":"(\w+)(?:\.[A-Za-z0-9]+)?\.([A-Za-z0-9-]+)"')
+
+_STATES = {
+    "Trading": "online",
+    "PreLaunch": "halted",
+    "Settling": "halted",
+    "Delivering": "halted",
+    "Closed": "delisted",
+}
+
+_Levels = list[tuple[Text, Text]]
+
+# --- What the venue sends. Fields that are not used are not named. ---
+
+
+class _Book(msgspec.Struct, gc=False):
+    name: str = msgspec.field(name="s")
+    bids: _Levels = msgspec.field(name="b")
+    asks: _Levels = msgspec.field(name="a")
+    update: Number = msgspec.field(name="u")
+    cross: int = msgspec.field(name="seq", default=0)
+
+
+class _BookFrame(msgspec.Struct, gc=False):
+    topic: str
+    type: Literal["snapshot", "delta"]
+    ts: Number
+    data: _Book
+    matched: Number = msgspec.field(name="cts", default=0)
+
+
+class _Frame(msgspec.Struct):
+    topic: str = ""
+    type: str = ""
+    ts: Number = 0
+    op: str = ""
+    success: bool = True
+    message: str | None = msgspec.field(name="ret_msg", default=None)
+    data: msgspec.Raw = msgspec.Raw()
+
+
+class _Trade(msgspec.Struct, gc=False):
+    name: str = msgspec.field(name="s")
+    id: str = msgspec.field(name="i")
+    ms: Number = msgspec.field(name="T")
+    price: Text = msgspec.field(name="p")
+    size: Text = msgspec.field(name="v")
+    side: Literal["Buy", "Sell"] = msgspec.field(name="S")
+
+
+class _RestTrade(msgspec.Struct, gc=False):
+    id: str = msgspec.field(name="execId")
+    ms: str = msgspec.field(name="time")
+    price: Text
+    size: Text
+    side: Literal["Buy", "Sell"]
+
+
+class _Filter(msgspec.Struct):
+    tick_size: str = msgspec.field(name="tickSize", default="")
+    step: str = msgspec.field(name="qtyStep", default="")
+    precision: str = msgspec.field(name="basePrecision", default="")
+    min_size: str = msgspec.field(name="minOrderQty", default="")
+
+
+class _Listed(msgspec.Struct):
+    symbol: str
+    status: str = ""
+    prices: _Filter = msgspec.field(name="priceFilter", default_factory=_Filter)
+    sizes: _Filter = msgspec.field(name="lotSizeFilter", default_factory=_Filter)
+
+
+class _Result(msgspec.Struct):
+    category: str = ""
+    items: list[msgspec.Raw] = msgspec.field(name="list", default_factory=list)
+
+
+class _Answer(msgspec.Struct):
+    result: _Result
+
+
+_BOOK_FRAME = msgspec.json.Decoder(_BookFrame)
+_FRAME = msgspec.json.Decoder(_Frame)
+_TRADE_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_TRADE = msgspec.json.Decoder(_Trade)
+_REST_TRADE = msgspec.json.Decoder(_RestTrade)
+_TICKER = msgspec.json.Decoder(dict[str, Any])
+_ANSWER = msgspec.json.Decoder(_Answer)
+_LISTED = msgspec.json.Decoder(_Listed)
+
+
+class _State:
+    """What one product's channels said last."""
+
+    __slots__ = ("last", "recent", "ticker", "told", "topic")
+
+    def __init__(self) -> None:
+        self.topic = ""
+        self.last: int | None = None  # `u` of the last change
+        self.recent = Recent()
+        self.told = Recent()
+        self.ticker: dict[str, Any] = {}
+
+
+class BybitFeed:
+    """One line of Bybit, of one market. `products` (such as BTCUSDT) None accepts all, and subscribes none.
+
+    `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, quotes, heartbeats
+    (pongs), gaps, resyncs, duplicates, deltas_before_snapshot, ignored, dead_letters.
+    """
+
+    venue = "bybit"
+
+    def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
+        del token  # public channels take none
+        self._line = Line(self.venue, line)
+        self.counts = self._line.counts
+        self.ts_venue: int | None = None
+        self._wanted = products
+        self._is_spot: bool | None = None  # until a frame tells
+        self._products = Listing(products, self._describe)
+        self._listed: dict[tuple[bool, str], dict[str, Any]] = {}
+        self._states: dict[str, _State] = {}
+        self._ledger = Ledger(book=_BOOK, trades=_TRADES)
+        self._asked = Asked()
+        self._losses = Losses()
+        self._open = False
+        self._ts_alive = 0
+        self._ts_ping = 0
+
+    # --- The contract of marketdata.feed.Feed ---
+
+    def opened(self, ts: int) -> list[Output]:
+        """Subscribe to every topic and ask for the products' increments."""
+        self._open = True
+        self._ts_alive = self._ts_ping = ts
+        self._losses.clear()
+        self._asked.clear()
+        call = self._call(ts)
+        call.status(ALL_SYMBOLS, "connected")
+        if self._wanted:
+            topics = [f"{kind}.{name}" for kind in (_DEPTH, _TRADES, "tickers") for name in self._wanted]
+            call.out += _orders("subscribe", topics)
+            for name in self._wanted:
+                self._asked.ask(_BOOK, name, ts)
+        for category in ("linear", "spot"):
+            path = f"v5/market/instruments-info?category={category}&status=Trading&limit=1000"
+            call.out.append(Fetch(path, "products"))
+        return call.out
+
+    def received(self, frame: bytes, ts: int) -> list[Output]:
+        """Return what one frame means."""
+        self.counts["frames"] += 1
+        self._ts_alive = ts
+        call = self._call(ts, frame)
+        try:
+            if b'"topic":"orderbook' in frame[:100]:
+                self._book(call, _BOOK_FRAME.decode(frame))
+            else:
+                self._general(call, _FRAME.decode(frame))
+        except UNREADABLE as error:
+            shape = isinstance(error, msgspec.ValidationError)
+            call.dead("bad_frame" if shape else "malformed_json", str(error))
+            self._unreadable(call)
+        except BadEvent as error:
+            call.dead_value(error)
+            self._unreadable(call)
+        return call.out
+
+    def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
+        """Learn the products' increments, or take the recent trades where some may be missing."""
+        call = self._call(ts, body)
+        if request.purpose not in {"products", "trades"}:
+            self.counts["ignored"] += 1
+            return call.out
+        with call.refusing(f"bad_{request.purpose}"):
+            result = _ANSWER.decode(body).result
+            if request.purpose == "products":
+                self._learn(call, result)
+            elif (product := self._products.get(request.symbol)) is not None:
+                read = [_read_rest_trade(_REST_TRADE.decode(raw)) for raw in result.items]
+                if self._tell(call, product, read, origin="repair"):
+                    self._ledger.account(call, product, _TRADES, call.now)
+                else:
+                    trades.missing(call, product)
+        return call.out
+
+    def ticked(self, ts: int) -> list[Output]:
+        """Notice silence, ping, and ask again for snapshots that did not come."""
+        call = self._call(ts)
+        if not self._open:
+            return call.out
+        silent_ns = ts - self._ts_alive
+        if silent_ns > SILENCE_NS:
+            self._open = False
+            detail = f"no frame for {silent_ns // MILLISECOND_NS} ms"
+            call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=detail)
+            self._lose_all(call, STALE)
+            call.out.append(Reconnect("heartbeat_missed"))
+            return call.out
+        if ts - self._ts_ping >= PING_NS:
+            self._ts_ping = ts
+            call.out.append(Send(b'{"op":"ping"}'))
+        for _, name, tries in self._asked.take_overdue(ts):
+            product = self._products.get(name)
+            if tries and product is not None and product.book_seen:
+                call.out.append(Reconnect("no_snapshot"))
+            else:
+                self._ask_again(call, (name,), "no_snapshot", tries=tries + 1)
+        return call.out
+
+    def closed(self, reason: str, ts: int) -> list[Output]:
+        """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
+        self._open = False
+        self._asked.clear()
+        call = self._call(ts)
+        call.status(ALL_SYMBOLS, "disconnected", reason=reason)
+        self._lose_all(call, DISCONNECTED)
+        return call.out
+
+    # --- Frames ---
+
+    def _call(self, ts: int, payload: bytes = b"") -> Call:
+        return Call(self._line, ts, self.ts_venue, payload)
+
+    def _heard(self, call: Call, ms: int) -> None:
+        if ms:
+            call.now = self.ts_venue = max(ms_ns(ms, "ts"), self.ts_venue or 0)
+
+    def _find(self, call: Call, name: str, *, is_spot: bool) -> tuple[Product, _State] | None:
+        """Return a product and its state; `is_spot` is what this frame tells, if no earlier one did."""
+        if self._is_spot is None:
+            self._is_spot = is_spot
+        product = self._products.find(call, name)
+        if product is None:
+            return None
+        return product, self._states.setdefault(name, _State())
+
+    def _general(self, call: Call, frame: _Frame) -> None:
+        topic, _, name = frame.topic.rpartition(".")
+        if topic == _TRADES:
+            self._heard(call, frame.ts)
+            self._trades(call, frame.data)
+        elif topic == "tickers":
+            self._heard(call, frame.ts)
+            self._ticker(call, name, frame)
+        elif frame.topic:
+            self.counts["ignored"] += 1
+        elif frame.op in {"ping", "pong"}:
+            self.counts["heartbeats"] += 1
+        elif frame.op and not frame.success:
+            call.dead("venue_error", frame.message or "", field="op", value=frame.op[:200])
+        elif frame.op in {"subscribe", "unsubscribe"}:
+            self.counts["subscriptions"] += 1
+            if self._is_spot is None and frame.message is not None:
+                self._is_spot = frame.message == "subscribe"
+        else:
+            raise BadEvent("unknown_frame", "topic", call.payload[:100].decode(errors="replace"))
+
+    def _unreadable(self, call: Call) -> None:
+        """A frame that cannot be read may have been a change of the product that it names, or of any."""
+        head = _HEAD.search(call.payload[:200])
+        if head is None:
+            self._missed(call, [product for product in self._products if product.book_seen], "bad_frame")
+            return
+        product = self._products.get(head.group(2).decode())
+        if product is None:
+            return
+        if head.group(1) == b"orderbook":
+            if product.book_seen:
+                self._missed(call, (product,), "bad_frame")
+        elif head.group(1) == b"publicTrade":
+            self.counts["gaps"] += 1
+            self._ledger.lose(call, product, GAP, {_TRADES}, detail="bad_frame", channel=_TRADES)
+            call.out.append(self._fetch_trades(product))
+
+    # --- What is lost, and how it is asked for ---
+
+    def _lose_all(self, call: Call, reason: str) -> None:
+        for product in self._products:
+            self._forget(product)
+            channels = {_BOOK} if product.book_seen or self._wanted else set()
+            channels |= {_TRADES} if product.ts_trade is not None else set()
+            self._ledger.lose(call, product, reason, channels)
+
+    def _forget(self, product: Product) -> None:
+        state = self._states.get(product.name)
+        if state is not None:
+            state.last = None
+            state.recent = Recent()
+            state.ticker = {}
+
+    def _missed(self, call: Call, products: Collection[Product], detail: str, **fields: int | None) -> None:
+        if not products:
+            return
+        self.counts["gaps"] += 1
+        for product in products:
+            self._forget(product)
+            self._ledger.lose(call, product, GAP, {_BOOK}, detail=detail, channel=_BOOK, **fields)
+        if self._losses.too_many(call.ts):
+            call.out.append(Reconnect("gaps"))
+        else:
+            self._ask_again(call, [product.name for product in products], detail)
+
+    def _ask_again(self, call: Call, names: Collection[str], reason: str, *, tries: int = 0) -> None:
+        topics = []
+        for name in names:
+            state = self._states.get(name)
+            topics.append(f"{state.topic if state and state.topic else _DEPTH}.{name}")
+        call.out += [*_orders("unsubscribe", topics), *_orders("subscribe", topics)]
+        self.counts["resyncs"] += 1
+        for name in names:
+            self._asked.ask(_BOOK, name, call.ts, tries=tries)
+            product = self._products.get(name)
+            if product is not None and product.gap is not None:
+                call.status(product.symbol, "resync", product.gap, reason=reason, channel=_BOOK)
+
+    # --- Books ---
+
+    def _book(self, call: Call, frame: _BookFrame) -> None:
+        sent = frame.data
+        head = call.payload[:120]
+        found = self._find(call, sent.name, is_spot=-1 < head.find(b'"ts"') < head.find(b'"type"'))
+        if found is None:
+            return
+        product, state = found
+        self._heard(call, frame.ts)
+        ts_event = ms_ns(frame.matched or frame.ts, "cts")
+        columns = _columns(sent)
+        topic = frame.topic.rpartition(".")[0]
+        if topic == "orderbook.1":
+            self._best(call, product, state, ts_event, columns)
+            return
+        is_snapshot = frame.type == "snapshot"
+        if topic != state.topic:
+            if not is_snapshot or product.book_valid:
+                self.counts["ignored" if product.book_valid else "deltas_before_snapshot"] += 1
+                return
+            state.topic = topic
+        if not self._is_next(call, product, state, frame):
+            return
+        state.last = call.sequence = sent.update
+        if is_snapshot:
+            books.snapshot(call, product, ts_event, columns)
+            self._asked.came(_BOOK, product.name)
+            self._ledger.account(call, product, _BOOK, ts_event)
+        else:
+            books.update(call, product, ts_event, columns, even_empty=True)
+
+    def _is_next(self, call: Call, product: Product, state: _State, frame: _BookFrame) -> bool:
+        """Tell whether a change follows the one before; one that does not, and was not seen, is a loss."""
+        number = frame.data.update
+        is_new = state.recent.is_new((frame.type, number, frame.data.cross, frame.ts))
+        if not product.book_valid or state.last is None:
+            self.counts["deltas_before_snapshot"] += frame.type == "delta"
+            return frame.type == "snapshot"
+        if not is_new:
+            self.counts["duplicates"] += 1
+            return False
+        if frame.type == "snapshot" or number == state.last + 1:
+            return True
+        self._missed(call, (product,), "sequence", expected=state.last + 1, received=number)
+        return False
+
+    @staticmethod
+    def _best(call: Call, product: Product, state: _State, ts_event: int, columns: Columns) -> None:
+        """Tell the level of orderbook.1; a side that did not change is left out by the venue."""
+        for at, side in ((0, "bid1"), (2, "ask1")):
+            for value, size in zip(columns[at], columns[at + 1], strict=True):
+                state.ticker |= {f"{side}Price": value, f"{side}Size": size}
+        quotes.send(call, product, ts_event, **_quoted(state.ticker))
+
+    # --- Trades and tickers ---
+
+    def _trades(self, call: Call, data: msgspec.Raw) -> None:
+        batches: dict[str, list[Trade]] = {}
+        for raw in _TRADE_LIST.decode(data):
+            sent = _TRADE.decode(raw)
+            trade = _read_trade(sent.id, sent.ms, sent.price, sent.size, sent.side)
+            if self._find(call, sent.name, is_spot=sent.id.isdigit()) is not None:
+                batches.setdefault(sent.name, []).append(trade)
+        for name, batch in batches.items():
+            product = self._products[name]
+            known = product.ts_trade is not None
+            self._tell(call, product, batch)
+            if known and self._ledger.is_pending(product, _TRADES) and (_TRADES, name) not in self._asked:
+                call.out.append(self._fetch_trades(product))
+
+    def _tell(self, call: Call, product: Product, batch: list[Trade], *, origin: str = "live") -> bool:
+        """Tell the trades that were not told before, oldest first; True when some were."""
+        told = self._states.setdefault(product.name, _State()).told
+        fresh = [trade for trade in batch if told.is_new(trade.trade_id)]
+        fresh.sort(key=lambda trade: trade.ts_event)
+        repeats = len(batch) - len(fresh)
+        self.counts["repeats" if origin == "repair" else "duplicates"] += repeats
+        if fresh:
+            trades.send(call, product, fresh, origin=origin)
+        return bool(repeats)
+
+    def _fetch_trades(self, product: Product) -> Fetch:
+        category = "spot" if self._is_spot else "inverse" if product.instrument.quote_currency == "USD" else "linear"
+        limit = 60 if self._is_spot else 1000
+        path = f"v5/market/recent-trade?category={category}&symbol={product.name}&limit={limit}"
+        return Fetch(path, "trades", product.name)
+
+    def _ticker(self, call: Call, name: str, frame: _Frame) -> None:
+        sent = _TICKER.decode(frame.data)
+        found = self._find(call, name, is_spot=frame.type == "snapshot" and "markPrice" not in sent)
+        if found is None:
+            return
+        product, state = found
+        if frame.type == "snapshot":
+            state.ticker = {}
+        changed = {key: value for key, value in sent.items() if key in _TICKER_FIELDS}
+        quoted = _quoted(state.ticker | changed)  # raises before anything is kept
+        state.ticker |= changed
+        quotes.send(call, product, call.now, **quoted)
+
+    # --- Products ---
+
+    def _learn(self, call: Call, result: _Result) -> None:
+        is_spot = result.category == "spot"
+        for raw in result.items:
+            call.payload = bytes(raw)
+            with call.refusing("bad_product"):
+                sent = _LISTED.decode(raw)
+                self._listed[is_spot, sent.symbol] = {
+                    "tick_size": price(sent.prices.tick_size, "tickSize"),
+                    "size_increment": price(sent.sizes.step or sent.sizes.precision, "qtyStep"),
+                    "min_order_size": price(sent.sizes.min_size, "minOrderQty"),
+                    "status": _STATES.get(sent.status, "unknown"),
+                }
+        for product in self._products:
+            learned = self._listed.get((bool(self._is_spot), product.name))
+            if learned is not None:
+                self._products.learn(call, product, **learned)
+
+    def _describe(self, name: str) -> Instrument:
+        is_spot = bool(self._is_spot)
+        learned = self._listed.get((is_spot, name), {})
+        return msgspec.structs.replace(describe(name, is_spot=is_spot), **learned)
+
+
+# --- Reading and writing values ---
+
+_TICKER_FIELDS = {
+    "bid1Price": "bid", "bid1Size": "bid_size", "ask1Price": "ask", "ask1Size": "ask_size", "lastPrice": "last",
+    "volume24h": "volume_24h", "highPrice24h": "high_24h", "lowPrice24h": "low_24h", "price24hPcnt": "change_24h",
+}  # fmt: skip
+_MAY_BE_ZERO = frozenset({"volume24h", "bid1Size", "ask1Size"})
+
+
+def _quoted(ticker: dict[str, Any]) -> dict[str, str | None]:
+    """Return a ticker's fields as a quote has them. Raises BadEvent."""
+    values: dict[str, str | None] = {}
+    for key, field in _TICKER_FIELDS.items():
+        text = ticker.get(key, "")
+        if not isinstance(text, str):
+            raise BadEvent("bad_type", key, str(text)[:200])
+        if key == "price24hPcnt":
+            values[field] = plain(decimal(text, key) * 100) if text else None
+        else:
+            values[field] = given(text, key) if key in _MAY_BE_ZERO else price(text, key)
+    return values
+
+
+def _columns(sent: _Book) -> Columns:
+    bids, asks = sent.bids, sent.asks
+    columns: Columns = ([p for p, _ in bids], [s for _, s in bids], [p for p, _ in asks], [s for _, s in asks])
+    if bids or asks:
+        check_decimals(columns[0] + columns[1] + columns[2] + columns[3], "level")
+    return columns
+
+
+def _read_trade(number: str, ms: int, trade_price: str, size: str, side: str) -> Trade:
+    if not 0 < len(number) <= 64:
+        raise BadEvent("bad_trade_id", "i", number[:200])
+    decimal(trade_price, "p")
+    decimal(size, "v")
+    return Trade(trade_id=number, ts_event=ms_ns(ms, "T"), price=trade_price, size=size, side=side.lower())
+
+
+def _read_rest_trade(sent: _RestTrade) -> Trade:
+    if not (sent.ms.isascii() and sent.ms.isdigit() and len(sent.ms) < 19):
+        raise BadEvent("bad_time", "time", sent.ms[:200])
+    return _read_trade(sent.id, int(sent.ms), sent.price, sent.size, sent.side)
+
+
+def _orders(verb: str, topics: Iterable[str]) -> list[Send]:
+    listed = list(topics)
+    return [
+        Send(msgspec.json.encode({"op": verb, "args": listed[at : at + _TOPICS_MAX]}))
+        for at in range(0, len(listed), _TOPICS_MAX)
+    ]
+
+
+def describe(name: str, *, is_spot: bool) -> Instrument:
+    """Return what a name means on its market. Raises BadEvent for what is no name."""
+    if _NAME.fullmatch(name) is None:
+        raise BadEvent("bad_symbol", "symbol", name[:200])
+    base, quote, rest, kind = _split(name, is_spot=is_spot)
+    symbol = "-".join(part for part in (base, quote, rest) if part)
+    return Instrument(venue=BybitFeed.venue, symbol=symbol, ts_recv=0, venue_symbol=name, base_currency=base,
+                      quote_currency=quote, kind=kind)  # fmt: skip
+
+
+def _split(name: str, *, is_spot: bool) -> tuple[str, str, str, str]:
+    """Return base and quote currency, what comes behind them, and the kind of product."""
+    if is_spot:
+        match = _SPLIT.fullmatch(name)
+        return (match.group(1), match.group(2), "", "spot") if match else (name, "", "", "spot")
+    if match := _OPTION.fullmatch(name):
+        base, quote = match.group(1), match.group(2) or "USDC"
+        return base, quote, name.removeprefix(f"{base}-").removesuffix(f"-{quote}"), "option"
+    if match := _SPLIT.fullmatch(name):
+        return match.group(1), match.group(2), "PERP", "perpetual"
+    if name.endswith("PERP"):
+        return name.removesuffix("PERP"), "USDC", "PERP", "perpetual"
+    if match := _DATED.fullmatch(name):
+        return match.group(1), match.group(2) or "USDC", match.group(3) or match.group(4), "future"
+    return name, "", "PERP", "perpetual"
+
+
+VENUE = Venue(
+    name="bybit",
+    ws_url="wss://stream.bybit.com/v5/public/spot",
+    rest_url="https://api.bybit.com",
+    make=BybitFeed,
+    sequence="product",
+)

@@ -1,0 +1,267 @@
+"""The Bybit feed tells the truth about the recording, keeps its markets apart, and follows its numbers."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marketdata.book import L2Book
+from marketdata.events import BookUpdate, FeedStatus, Instrument, Quote, Trades
+from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.feeds.bybit import BybitFeed, describe
+from runtime import recordings
+from runtime.recordings import Recorded
+
+RECORDING = Path(__file__).resolve().parents[3] / "shared" / "recordings" / "bybit.jsonl.zst"
+SPOT, LINEAR = "BYBIT.ws.3", "BYBIT.ws.2"
+SYMBOLS = {(SPOT, "BTCUSDT"): "BTC-USDT", (LINEAR, "BTCUSDT"): "BTC-USDT-PERP", (LINEAR, "SOLUSDT"): "SOL-USDT-PERP"}
+T0 = 1_790_000_000_000_000_000
+MS = 1_790_000_000_000
+SECOND = 1_000_000_000
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[Recorded]:
+    """The recording."""
+    if not RECORDING.exists():
+        pytest.skip(f"the recordings are absent: no {RECORDING}")
+    return list(recordings.read(RECORDING))
+
+
+@pytest.fixture(scope="module")
+def played(lines: list[Recorded]) -> dict[str, tuple[BybitFeed, list[Output]]]:
+    """One feed a connection after the whole recording, REST answers first, and all that each said."""
+    feeds: dict[str, tuple[BybitFeed, list[Output]]] = {}
+    for conn in (SPOT, LINEAR):
+        feed = BybitFeed(line=f"bybit/{conn}")
+        out = feed.opened(lines[0].ts_recv)
+        for line in lines:
+            if line.t == "http":
+                out += feed.fetched(Fetch("", "products"), line.frame, line.ts_recv)
+            elif line.t == "recv" and line.conn == conn:
+                out += feed.received(line.frame, line.ts_recv)
+        feeds[conn] = feed, out
+    return feeds
+
+
+def sent(lines: list[Recorded], topic: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return (symbol, frame) of the recorded frames of a topic."""
+    frames = [(line.conn or "", json.loads(line.data)) for line in lines if line.t == "recv"]
+    return [
+        (SYMBOLS[conn, frame["topic"].rpartition(".")[2]], frame)
+        for conn, frame in frames if frame.get("topic", "").startswith(topic)
+    ]  # fmt: skip
+
+
+def test_recording_is_read_whole(played: dict[str, tuple[BybitFeed, list[Output]]]) -> None:
+    """Every book change, trade and ticker of both markets, and no gap."""
+    names = ("snapshots", "book_updates", "trades", "quotes")
+    assert [played[SPOT][0].counts[name] for name in names] == [1, 299, 11, 41]
+    assert [played[LINEAR][0].counts[name] for name in names] == [2, 795, 221, 378]
+    for feed, _ in played.values():
+        refused = ("gaps", "dead_letters", "duplicates", "deltas_before_snapshot")
+        assert [feed.counts[name] for name in refused] == [0] * 4
+
+
+def test_same_name_is_another_symbol_on_each_market(played: dict[str, tuple[BybitFeed, list[Output]]]) -> None:
+    """BTCUSDT is a spot pair on one connection and a perpetual on the other, each with its own tick size."""
+    got = {
+        (i.symbol, i.venue_symbol, i.kind, i.base_currency, i.quote_currency, i.tick_size, i.status)
+        for _, out in played.values() for i in out if isinstance(i, Instrument)
+    }  # fmt: skip
+    assert got == {
+        ("BTC-USDT", "BTCUSDT", "spot", "BTC", "USDT", "0.1", "online"),
+        ("BTC-USDT-PERP", "BTCUSDT", "perpetual", "BTC", "USDT", "0.10", "online"),
+        ("SOL-USDT-PERP", "SOLUSDT", "perpetual", "SOL", "USDT", "0.010", "online"),
+    }
+
+
+@pytest.mark.parametrize("conn", [SPOT, LINEAR])
+@pytest.mark.parametrize("topic", ["orderbook", "tickers", "publicTrade"])
+def test_market_is_told_by_each_kind_of_frame_alone(lines: list[Recorded], conn: str, topic: str) -> None:
+    """A recording that begins after the subscriptions, with any kind of frame, gives the same symbols."""
+    feed = BybitFeed(line="bybit/0")
+    out = feed.opened(T0)
+    for line in lines:
+        if line.t == "recv" and line.conn == conn and f'"topic":"{topic}' in line.data:
+            out += feed.received(line.frame, line.ts_recv)
+    symbols = {i.symbol for i in out if isinstance(i, Instrument)}
+    assert symbols
+    assert symbols <= {symbol for (market, _), symbol in SYMBOLS.items() if market == conn}
+
+
+def test_every_listed_name_is_split_as_the_venue_splits_it(lines: list[Recorded]) -> None:
+    """1,357 products of both markets have the base and quote currency that REST gives."""
+    checked = 0
+    for result in [json.loads(line.data)["result"] for line in lines if line.t == "http"]:
+        for listed in result["list"]:
+            told = describe(listed["symbol"], is_spot=result["category"] == "spot")
+            assert (told.base_currency, told.quote_currency) == (listed["baseCoin"], listed["quoteCoin"])
+            checked += 1
+    assert checked == 1_357
+
+
+@pytest.mark.parametrize(
+    ("name", "symbol", "kind"),
+    [
+        ("BTCPERP", "BTC-USDC-PERP", "perpetual"),
+        ("BTCUSD", "BTC-USD-PERP", "perpetual"),
+        ("BTCUSDH26", "BTC-USD-H26", "future"),
+        ("BTC-26DEC25", "BTC-USDC-26DEC25", "future"),
+        ("BTCUSDT-26DEC25", "BTC-USDT-26DEC25", "future"),
+        ("BTC-26DEC25-100000-C-USDT", "BTC-USDT-26DEC25-100000-C", "option"),
+    ],
+)
+def test_derivatives_names_keep_their_delivery(name: str, symbol: str, kind: str) -> None:
+    """The forms that DOCS list."""
+    told = describe(name, is_spot=False)
+    assert (told.symbol, told.kind) == (symbol, kind)
+
+
+def test_final_books_equal_those_computed_independently(
+    played: dict[str, tuple[BybitFeed, list[Output]]], lines: list[Recorded]
+) -> None:
+    """Plain dicts of Decimals over the raw frames give the same levels, at the matching engine's time."""
+    expected: dict[str, dict[str, dict[Decimal, Decimal]]] = {}
+    times: dict[str, list[int]] = {}
+    for symbol, frame in sent(lines, "orderbook"):
+        if frame["type"] == "snapshot":
+            expected[symbol] = {"b": {}, "a": {}}
+        for side, levels in expected[symbol].items():
+            levels.update({Decimal(price): Decimal(size) for price, size in frame["data"][side]})
+            expected[symbol][side] = {price: size for price, size in levels.items() if size}
+        times.setdefault(symbol, []).append(frame["cts"] * 1_000_000)
+    got: dict[str, L2Book] = {}
+    for event in [e for _, out in played.values() for e in out if isinstance(e, BookUpdate)]:
+        book = got.setdefault(event.symbol, L2Book())
+        book.bids.apply(event.bid_prices, event.bid_sizes)
+        book.asks.apply(event.ask_prices, event.ask_sizes)
+        assert event.ts_event == times[event.symbol].pop(0)
+    assert {
+        symbol: {name: {Decimal(p): Decimal(s) for p, s in side.top()} for name, side in
+                 (("b", book.bids), ("a", book.asks))} for symbol, book in got.items()
+    } == expected  # fmt: skip
+
+
+def test_trades_come_once_with_the_takers_side(
+    played: dict[str, tuple[BybitFeed, list[Output]]], lines: list[Recorded]
+) -> None:
+    """Bybit documents `S` of publicTrade as the side of the taker ("Trade"), so it stays as it is."""
+    expected = {
+        (symbol, t["i"]): (t["p"], t["v"], t["S"].lower(), t["T"] * 1_000_000)
+        for symbol, frame in sent(lines, "publicTrade") for t in frame["data"]
+    }  # fmt: skip
+    got = [
+        ((e.symbol, t.trade_id), (t.price, t.size, t.side, t.ts_event))
+        for _, out in played.values() for e in out if isinstance(e, Trades) for t in e.trades
+    ]  # fmt: skip
+    assert dict(got) == expected
+    assert len(got) == len(expected) == 232
+
+
+def test_tickers_changes_are_joined(played: dict[str, tuple[BybitFeed, list[Output]]], lines: list[Recorded]) -> None:
+    """A delta has only what changed; the quote has everything."""
+    known: dict[str, dict[str, str]] = {}
+    expected = []
+    for symbol, frame in sent(lines, "tickers"):
+        known[symbol] = (known[symbol] if frame["type"] == "delta" else {}) | frame["data"]
+        fields = ("bid1Price", "bid1Size", "ask1Price", "ask1Size", "lastPrice", "volume24h")
+        expected.append((symbol, *(known[symbol].get(field) for field in fields)))
+    got = [(q.symbol, q.bid, q.bid_size, q.ask, q.ask_size, q.last, q.volume_24h)
+           for _, out in played.values() for q in out if isinstance(q, Quote)]  # fmt: skip
+    for symbol in SYMBOLS.values():
+        assert [row for row in got if row[0] == symbol] == [row for row in expected if row[0] == symbol]
+
+
+# --- Made by hand ---
+
+
+def book(kind: str, number: int, *, bids: Any = (), asks: Any = (), topic: str = "orderbook.200") -> bytes:
+    """Return a book frame as the linear market writes it."""
+    data = {"s": "BTCUSDT", "b": bids, "a": asks, "u": number, "seq": 1_000 + number}
+    frame = {"topic": f"{topic}.BTCUSDT", "type": kind, "ts": MS, "data": data, "cts": MS}
+    return json.dumps(frame, separators=(",", ":")).encode()
+
+
+def kinds(out: list[Output]) -> list[str]:
+    """Return what kinds of book changes these outputs hold."""
+    return [event.kind for event in out if isinstance(event, BookUpdate)]
+
+
+@pytest.fixture
+def feed() -> BybitFeed:
+    """A feed that has a book, numbered 10."""
+    feed = BybitFeed(line="bybit/0", products=("BTCUSDT",))
+    feed.opened(T0)
+    assert kinds(feed.received(book("snapshot", 10, bids=[("9", "1")], asks=[("11", "1")]), T0)) == ["snapshot"]
+    return feed
+
+
+def test_lost_number_clears_the_book_and_subscribes_again(feed: BybitFeed) -> None:
+    """The gap closes with the next snapshot, under the same id."""
+    assert kinds(feed.received(book("delta", 11, bids=[("9", "2")]), T0)) == ["update"]
+    out = feed.received(book("delta", 13, bids=[("9", "3")]), T0)
+    assert kinds(out) == ["clear"]
+    (gap,) = [o for o in out if isinstance(o, FeedStatus) and o.kind == "gap"]
+    assert (gap.expected, gap.received) == (12, 13)
+    assert [json.loads(o.frame) for o in out if isinstance(o, Send)] == [
+        {"op": "unsubscribe", "args": ["orderbook.200.BTCUSDT"]},
+        {"op": "subscribe", "args": ["orderbook.200.BTCUSDT"]},
+    ]
+    assert kinds(feed.received(book("delta", 14, bids=[("9", "4")]), T0)) == []
+    out = feed.received(book("snapshot", 20, bids=[("9", "5")], asks=[("11", "1")]), T0)
+    assert [o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"] == [gap.gap_id]
+
+
+def test_snapshot_in_the_middle_replaces_the_book(feed: BybitFeed) -> None:
+    """After a restart of the service `u` is 1 (documented), and counts on from there."""
+    assert kinds(feed.received(book("snapshot", 1, bids=[("8", "1")], asks=[("12", "1")]), T0)) == ["snapshot"]
+    assert kinds(feed.received(book("delta", 2, bids=[("8", "2")]), T0)) == ["update"]
+
+
+def test_seen_frames_are_dropped_and_other_depths_left_alone(feed: BybitFeed) -> None:
+    """A second depth tells the same book; depth 1 is a quote."""
+    change = book("delta", 11, bids=[("9", "2")])
+    feed.received(change, T0)
+    assert feed.received(change, T0) == []
+    assert feed.counts["duplicates"] == 1
+    assert feed.received(book("snapshot", 99, bids=[("9", "7")], topic="orderbook.50"), T0) == []
+    out = feed.received(book("snapshot", 5, bids=[("9", "7")], asks=[("10", "1")], topic="orderbook.1"), T0)
+    assert [(q.bid, q.bid_size, q.ask) for q in out if isinstance(q, Quote)] == [("9", "7", "10")]
+
+
+def trade(number: str) -> bytes:
+    """Return a frame of one trade of the linear market."""
+    data = [{"T": MS, "s": "BTCUSDT", "S": "Sell", "v": "1", "p": "10", "i": number}]
+    return json.dumps({"topic": "publicTrade.BTCUSDT", "type": "snapshot", "ts": MS, "data": data}).encode()
+
+
+def test_trades_of_a_lost_connection_are_asked_for(feed: BybitFeed) -> None:
+    """REST's recent trades reach back to a known one: what was missing is told, and the gap closes."""
+    feed.received(trade("a-1"), T0)
+    feed.closed("reset", T0)
+    feed.opened(T0)
+    feed.received(book("snapshot", 50, bids=[("9", "1")]), T0)
+    (request,) = [o for o in feed.received(trade("a-3"), T0) if isinstance(o, Fetch)]
+    assert "category=linear" in request.path
+    listed = [{"execId": number, "symbol": "BTCUSDT", "price": "10", "size": "1", "side": "Sell", "time": str(MS)}
+              for number in ("a-3", "a-2", "a-1")]  # fmt: skip
+    body = json.dumps({"retCode": 0, "result": {"category": "linear", "list": listed}}).encode()
+    out = feed.fetched(request, body, T0)
+    assert [t.trade_id for e in out if isinstance(e, Trades) for t in e.trades] == ["a-2"]
+    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
+
+
+def test_pings_are_sent_and_silence_is_left(feed: BybitFeed) -> None:
+    """Every 20 s a ping (documented); both forms of the answer are heartbeats."""
+    assert feed.ticked(T0 + 21 * SECOND) == [Send(b'{"op":"ping"}')]
+    for pong in (b'{"success":true,"ret_msg":"pong","conn_id":"x","op":"ping"}', b'{"op":"pong","args":["1"]}'):
+        assert feed.received(pong, T0 + 22 * SECOND) == []
+    assert feed.counts["heartbeats"] == 2
+    out = feed.ticked(T0 + 60 * SECOND)
+    assert kinds(out) == ["clear"]
+    assert isinstance(out[-1], Reconnect)
