@@ -1,0 +1,405 @@
+"""Gemini market data v2: frames in, events out.
+
+Theory of operation, with the source of each step. DOCS is Gemini's "WebSocket API: Market Data v2" and "REST API:
+Symbol Details, Trade History"; checked on a recording where it says so.
+
+1. Subscribe to `l2` for every symbol in one message. The first `l2_updates` of a symbol is the whole book, with the
+   last trades beside it (DOCS: the existing state of the book and the last trades); only that one has `trades`.
+2. Later `l2_updates` set absolute quantities, [side, price, quantity]; 0 removes the level. They have no number, no
+   checksum and no time: nothing but the connection proves them whole, and they get our own time. What can be seen is
+   seen: a frame that cannot be read, and a book that is crossed, clear the book and subscribe again.
+3. `side` of a `trade` is the taker's (DOCS, "Level 2 Data": side of the taker in the trade). Trade ids rise and leave
+   some out (checked on a recording). After a lost connection the last trades must reach back to one that is known, or
+   REST is asked.
+4. A `heartbeat` comes every 5 s (checked on a recording); 15 s without a frame are a dead connection. It vouches for
+   what happened up to a second before it was sent.
+5. REST `symbols/details`: there `quote_increment` is the step of prices and `tick_size` that of quantities (DOCS).
+
+Names: BTCUSD is split at the longest quote currency that it ends with, and `PERP` behind it stays behind (BTCGUSDPERP
+is BTC-GUSD-PERP); with two exceptions that gave the currencies of all 347 products of recorded details.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any, Literal
+
+import msgspec
+
+from marketdata.book import L2Book
+from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.decimals import decimal
+from marketdata.errors import BadEvent
+from marketdata.events import ALL_SYMBOLS, CROSSED, DISCONNECTED, GAP, STALE, Instrument, Trade
+from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.feed_kit import books, trades
+from producers.feed_kit.calls import Call, Line
+from producers.feed_kit.gaps import Asked, Ledger, Losses
+from producers.feed_kit.listing import Listing
+from producers.feed_kit.products import Product
+from producers.feed_kit.trade_ids import Recent
+from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, ms_ns, number
+from producers.venue import Signer, Venue
+
+SILENCE_NS = 15 * SECOND_NS
+VOUCH_NS = SECOND_NS
+
+_BOOK, _TRADES = "l2", "trade"
+
+QUOTES = ("USD", "GUSD", "RLUSD", "USDC", "USDT", "EUR", "GBP", "SGD", "BTC", "ETH", "SOL", "DAI", "FIL", "BCH", "LTC")
+_SPLIT = re.compile(rf"([A-Z0-9]{{1,20}}?)({'|'.join(sorted(QUOTES, key=len, reverse=True))})(PERP)?")
+_EXCEPTIONS = {"PAXGUSD": ("PAXG", "USD"), "USDGUSD": ("USDG", "USD")}
+_NAME = re.compile(r"[A-Z0-9]{2,40}", re.ASCII)
+_NAMED = re.compile(rb'"symbol":"([A-Z0-9]{2,40})"')
+_STATES = {"open": "online", "closed": "halted", "cancel_only": "cancel_only", "post_only": "post_only",
+           "limit_only": "limit_only"}  # fmt: skip
+
+# --- What the venue sends. Fields that are not used are not named. ---
+
+
+class _Level(msgspec.Struct, array_like=True, gc=False):
+    side: Literal["buy", "sell"]
+    price: Text
+    size: Text
+
+
+class _Trade(msgspec.Struct, gc=False):
+    symbol: str
+    price: Text
+    quantity: Text
+    side: Literal["buy", "sell"]
+    tid: Number
+    timestamp: Number
+
+
+class _Book(msgspec.Struct):
+    symbol: str
+    changes: list[_Level]
+    trades: list[_Trade] | None = None
+
+
+class _Kind(msgspec.Struct):
+    type: str = ""
+    result: str = ""
+    reason: str = ""
+    timestamp: Number = 0
+
+
+class _RestTrade(msgspec.Struct):
+    tid: Number
+    price: Text
+    amount: Text
+    type: str
+    timestampms: Number
+
+
+class _Details(msgspec.Struct):
+    symbol: str
+    tick_size: Any = None
+    quote_increment: Any = None
+    min_order_size: Any = None
+    status: str = ""
+
+
+_KIND = msgspec.json.Decoder(_Kind)
+_BOOK_FRAME = msgspec.json.Decoder(_Book)
+_TRADE = msgspec.json.Decoder(_Trade)
+_REST_TRADES = msgspec.json.Decoder(list[_RestTrade])
+_DETAILS = msgspec.json.Decoder(_Details, float_hook=str)
+
+
+class GeminiFeed:
+    """One line of Gemini. `products` (such as BTCUSD) None accepts every symbol that is seen, and subscribes none.
+
+    `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, heartbeats, gaps,
+    resyncs, duplicates (trades that came again), repeats (trades of a new snapshot that were told before),
+    deltas_before_snapshot, ignored, dead_letters.
+    """
+
+    venue = "gemini"
+
+    def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
+        del token  # public data takes none
+        self._line = Line(self.venue, line)
+        self.counts = self._line.counts
+        self.ts_venue: int | None = None
+        self._wanted = None if products is None else tuple(name.upper() for name in products)
+        self._products = Listing(self._wanted, describe)
+        self._books: dict[str, L2Book] = {}
+        self._told: dict[str, Recent] = {}
+        self._ledger = Ledger(book=_BOOK, trades=_TRADES)
+        self._asked = Asked()
+        self._losses = Losses()
+        self._open = False
+        self._ts_alive = 0
+
+    # --- The contract of marketdata.feed.Feed ---
+
+    def opened(self, ts: int) -> list[Output]:
+        """Subscribe to every symbol, and ask for their increments."""
+        self._open = True
+        self._ts_alive = ts
+        self._losses.clear()
+        self._asked.clear()
+        call = self._call(ts)
+        call.status(ALL_SYMBOLS, "connected")
+        if self._wanted:
+            call.out.append(_order("subscribe", self._wanted))
+            call.out += [_fetch_details(name) for name in self._wanted]
+            for name in self._wanted:
+                self._asked.ask(_BOOK, name, ts)
+        return call.out
+
+    def received(self, frame: bytes, ts: int) -> list[Output]:
+        """Return what one frame means."""
+        self.counts["frames"] += 1
+        self._ts_alive = ts
+        call = self._call(ts, frame)
+        try:
+            sent = _KIND.decode(frame)
+            if sent.type == "l2_updates":
+                self._book(call, _BOOK_FRAME.decode(frame))
+            elif sent.type == "trade":
+                trade = _TRADE.decode(frame)
+                product = self._find(call, trade.symbol)
+                if product is not None:
+                    self._tell(call, product, [_read_trade(trade)], again="duplicates")
+            else:
+                self._other(call, sent)
+        except UNREADABLE as error:
+            shape = isinstance(error, msgspec.ValidationError)
+            call.dead("bad_frame" if shape else "malformed_json", str(error))
+            self._unreadable(call)
+        except BadEvent as error:
+            call.dead_value(error)
+            self._unreadable(call)
+        return call.out
+
+    def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
+        """Learn a symbol's increments, or take the last trades where some may be missing."""
+        call = self._call(ts, body)
+        with call.refusing(f"bad_{request.purpose}"):
+            if request.purpose == "details":
+                self._learn(call, _DETAILS.decode(body))
+            elif request.purpose == "trades" and (product := self._products.get(request.symbol)) is not None:
+                read = [_read_rest_trade(sent) for sent in _REST_TRADES.decode(body) if sent.type in {"buy", "sell"}]
+                if self._tell(call, product, read, again="repeats", origin="repair"):
+                    self._ledger.account(call, product, _TRADES, call.now)
+            else:
+                self.counts["ignored"] += 1
+        return call.out
+
+    def ticked(self, ts: int) -> list[Output]:
+        """Notice silence, and snapshots that were asked for and did not come."""
+        call = self._call(ts)
+        if not self._open:
+            return call.out
+        silent_ns = ts - self._ts_alive
+        if silent_ns > SILENCE_NS:
+            self._open = False
+            detail = f"no frame for {silent_ns // MILLISECOND_NS} ms"
+            call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=detail)
+            self._lose_all(call, STALE)
+            call.out.append(Reconnect("heartbeat_missed"))
+            return call.out
+        for _, name, tries in self._asked.take_overdue(ts):
+            product = self._products.get(name)
+            if tries and product is not None and product.book_seen:
+                call.out.append(Reconnect("no_snapshot"))
+            else:
+                self._ask_again(call, (name,), "no_snapshot", tries=tries + 1)
+        return call.out
+
+    def closed(self, reason: str, ts: int) -> list[Output]:
+        """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
+        self._open = False
+        self._asked.clear()
+        call = self._call(ts)
+        call.status(ALL_SYMBOLS, "disconnected", reason=reason)
+        self._lose_all(call, DISCONNECTED)
+        return call.out
+
+    # --- Frames ---
+
+    def _call(self, ts: int, payload: bytes = b"") -> Call:
+        return Call(self._line, ts, None, payload)
+
+    def _find(self, call: Call, name: str) -> Product | None:
+        """Return a product; ask for its increments on first sight, unless that was done on connecting."""
+        is_new = name not in self._products
+        product = self._products.find(call, name)
+        if product is not None and is_new and self._wanted is None:
+            call.out.append(_fetch_details(name))
+        return product
+
+    def _other(self, call: Call, sent: _Kind) -> None:
+        if sent.type == "heartbeat":
+            self.counts["heartbeats"] += 1
+            vouched = ms_ns(sent.timestamp, "timestamp") - VOUCH_NS
+            self.ts_venue = vouched + VOUCH_NS
+            for product in self._products:
+                if product.ts_trade is not None and not self._ledger.is_pending(product, _TRADES):
+                    trades.heartbeat(call, product, vouched)
+                if product.book_valid:
+                    books.heartbeat(call, product, vouched)
+        elif sent.result == "error":
+            call.dead("venue_error", sent.reason, field="reason", value=sent.reason[:200])
+        elif sent.type or sent.result:
+            self.counts["ignored"] += 1
+        else:
+            raise BadEvent("unknown_frame", "type", call.payload[:100].decode(errors="replace"))
+
+    def _unreadable(self, call: Call) -> None:
+        """A frame that cannot be read may have been a change or trade of the symbol that it names, or of any."""
+        named = _NAMED.search(call.payload)
+        product = None if named is None else self._products.get(named.group(1).decode())
+        missed = [p for p in self._products if p.book_seen] if named is None else [product] if product else []
+        if b'"type":"trade"' in call.payload and b'"changes"' not in call.payload:
+            for one in missed:
+                self._ledger.lose(call, one, GAP, {_TRADES}, detail="bad_frame", channel=_TRADES)
+                call.out.append(_fetch_trades(one))
+        elif missed:
+            self._missed(call, missed, GAP, "bad_frame")
+
+    # --- What is lost, and how it is asked for ---
+
+    def _lose_all(self, call: Call, reason: str) -> None:
+        for product in self._products:
+            channels = {_BOOK} if product.book_seen or self._wanted else set()
+            channels |= {_TRADES} if product.ts_trade is not None else set()
+            self._ledger.lose(call, product, reason, channels)
+
+    def _missed(self, call: Call, products: Collection[Product], reason: str, detail: str) -> None:
+        self.counts["gaps"] += 1
+        for product in products:
+            self._ledger.lose(call, product, reason, {_BOOK}, detail=detail, channel=_BOOK)
+        if self._losses.too_many(call.ts):
+            call.out.append(Reconnect("gaps"))
+        else:
+            self._ask_again(call, [product.name for product in products], detail)
+
+    def _ask_again(self, call: Call, names: Collection[str], reason: str, *, tries: int = 0) -> None:
+        call.out += [_order("unsubscribe", names), _order("subscribe", names)]
+        self.counts["resyncs"] += 1
+        for name in names:
+            self._asked.ask(_BOOK, name, call.ts, tries=tries)
+            product = self._products.get(name)
+            if product is not None and product.gap is not None:
+                call.status(product.symbol, "resync", product.gap, reason=reason, channel=_BOOK)
+
+    # --- Books and trades ---
+
+    def _book(self, call: Call, sent: _Book) -> None:
+        product = self._find(call, sent.symbol)
+        if product is None:
+            return
+        columns = _columns(sent.changes)
+        read = [_read_trade(trade) for trade in sent.trades or ()]
+        book = self._books.setdefault(product.name, L2Book())
+        if sent.trades is None:
+            if not product.book_valid:
+                self.counts["deltas_before_snapshot"] += 1
+                return
+            book.bids.apply(columns[0], columns[1])
+            book.asks.apply(columns[2], columns[3])
+        else:
+            book.bids.replace(columns[0], columns[1])
+            book.asks.replace(columns[2], columns[3])
+        if book.is_crossed():
+            self._missed(call, (product,), CROSSED, "crossed")
+            return
+        if sent.trades is None:
+            books.update(call, product, call.ts, columns)
+            return
+        books.snapshot(call, product, call.ts, columns)
+        self._asked.came(_BOOK, product.name)
+        self._ledger.account(call, product, _BOOK, call.ts)
+        since = product.ts_trade
+        if self._tell(call, product, read, again="repeats") or since is None:
+            self._ledger.account(call, product, _TRADES, call.ts)
+        elif self._ledger.is_pending(product, _TRADES):
+            trades.missing(call, product)
+            call.out.append(_fetch_trades(product, since))
+
+    def _tell(self, call: Call, product: Product, batch: list[Trade], *, again: str, origin: str = "live") -> bool:
+        """Tell the trades that were not told before, oldest first; True when some were, counted as `again`."""
+        told = self._told.setdefault(product.name, Recent())
+        fresh = [trade for trade in batch if told.is_new(trade.trade_id)]
+        fresh.sort(key=lambda trade: (trade.ts_event, int(trade.trade_id)))
+        self.counts[again] += len(batch) - len(fresh)
+        if fresh:
+            trades.send(call, product, fresh, origin=origin)
+        return len(fresh) < len(batch)
+
+    def _learn(self, call: Call, sent: _Details) -> None:
+        name = sent.symbol.upper()
+        self._products.know(
+            call, name,
+            tick_size=None if sent.quote_increment is None else number(sent.quote_increment, "quote_increment"),
+            size_increment=None if sent.tick_size is None else number(sent.tick_size, "tick_size"),
+            min_order_size=None if sent.min_order_size is None else number(sent.min_order_size, "min_order_size"),
+            status=_STATES.get(sent.status, "unknown"),
+        )  # fmt: skip
+
+
+# --- Reading and writing values ---
+
+
+def _columns(levels: list[_Level]) -> Columns:
+    columns: Columns = ([], [], [], [])
+    for level in levels:
+        at = 0 if level.side == "buy" else 2
+        columns[at].append(level.price)
+        columns[at + 1].append(level.size)
+    if levels:
+        check_decimals(columns[0] + columns[1] + columns[2] + columns[3], "changes")
+    return columns
+
+
+def _read_trade(sent: _Trade) -> Trade:
+    decimal(sent.price, "price")
+    decimal(sent.quantity, "quantity")
+    return Trade(trade_id=str(sent.tid), ts_event=ms_ns(sent.timestamp, "timestamp"), price=sent.price,
+                 size=sent.quantity, side=sent.side)  # fmt: skip
+
+
+def _read_rest_trade(sent: _RestTrade) -> Trade:
+    decimal(sent.price, "price")
+    decimal(sent.amount, "amount")
+    return Trade(trade_id=str(sent.tid), ts_event=ms_ns(sent.timestampms, "timestampms"), price=sent.price,
+                 size=sent.amount, side=sent.type)  # fmt: skip
+
+
+def _order(verb: str, names: Collection[str]) -> Send:
+    return Send(msgspec.json.encode({"type": verb, "subscriptions": [{"name": "l2", "symbols": list(names)}]}))
+
+
+def _fetch_details(name: str) -> Fetch:
+    return Fetch(f"v1/symbols/details/{name.lower()}", "details", name)
+
+
+def _fetch_trades(product: Product, since: int | None = None) -> Fetch:
+    since = product.ts_trade if since is None else since
+    path = f"v1/trades/{product.name.lower()}?limit_trades=500&timestamp={(since or 0) // SECOND_NS}"
+    return Fetch(path, "trades", product.name)
+
+
+def describe(name: str) -> Instrument:
+    """Return what a name means. Raises BadEvent for what is no name."""
+    if _NAME.fullmatch(name) is None:
+        raise BadEvent("bad_symbol", "symbol", name[:200])
+    match = _SPLIT.fullmatch(name)
+    base, quote, rest = match.groups() if match else (name, "", None)
+    base, quote = _EXCEPTIONS.get(name, (base, quote))
+    return Instrument(venue=GeminiFeed.venue, symbol="-".join(part for part in (base, quote, rest) if part), ts_recv=0,
+                      venue_symbol=name, base_currency=base, quote_currency=quote,
+                      kind="perpetual" if rest else "spot")  # fmt: skip
+
+
+VENUE = Venue(
+    name="gemini",
+    ws_url="wss://api.gemini.com/v2/marketdata",
+    rest_url="https://api.gemini.com",
+    make=GeminiFeed,
+)
