@@ -1,0 +1,576 @@
+"""Kraken Futures: market data frames of its WebSocket API v1 in, events out.
+
+Theory of operation, with the source of each step. DOCS is Kraken's "Futures WebSockets", feeds book, trade, ticker,
+ticker_lite and heartbeat; RULES is the project's own list of venue rules, checked on a recording.
+
+1. Subscribe to feeds by product: book, trade, ticker, and heartbeat for the connection (DOCS).
+2. `book_snapshot` replaces the book and gives its `seq`; each `book` then changes one price to an absolute quantity,
+   0 removes it, and its `seq` is one more than the last of that product (DOCS; RULES: no gap). A lower or equal number
+   is old: drop it. A skipped one means that a change of this product is lost: clear its book, open its gap, subscribe
+   its book again. The third loss within a minute reconnects.
+3. `trade_snapshot` has the last 100 trades, newest first; `trade` is one. Their `seq` is a number of its own that rises
+   by one per product (RULES), which shows what is lost; `uid` is the id that REST knows them by. `side` is the taker's
+   (DOCS: "the classification of the taker side in the matched trade"), so it is the aggressor's as it stands.
+   A `type` of liquidation marks a forced trade.
+4. Numbers are JSON numbers: kept digit for digit. Times are milliseconds.
+5. A heartbeat has the venue's time. It vouches for what happened up to one second earlier. Where the feed heartbeat is
+   not subscribed, as in recordings, nothing vouches. Fifteen seconds without any frame mean a dead connection.
+6. `suspended` and `post_only` of the ticker and `tradeable` of REST `instruments` tell a product's state.
+
+Symbols: `PI_XBTUSD` (inverse perpetual) is BTC-USD-PI, `FI_ETHUSD_211231` is ETH-USD-FI-211231: the kind of contract
+is a part of the name, since several trade the same pair.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from operator import attrgetter, itemgetter
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.errors import BadEvent
+from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument, Trade
+from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.feed_kit import books, numbered_trades, quotes, trades
+from producers.feed_kit.calls import Call, Line
+from producers.feed_kit.gaps import Asked, Ledger, Losses
+from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.numbered_trades import Numbered
+from producers.feed_kit.products import Product
+from producers.feed_kit.sequence import Sequence
+from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, ms_ns, number, numbers, price
+from producers.venue import Signer, Venue
+
+INSTRUMENTS_PATH = "derivatives/api/v3/instruments"
+SILENCE_NS = 15 * SECOND_NS  # heartbeats come every few seconds at most; tickers and books far more often
+VOUCH_NS = SECOND_NS
+
+_BOOK = "book"
+_TRADES = "trade"
+_FEEDS = (_BOOK, _TRADES, "ticker")
+_UNUSED_FEEDS = frozenset({"open_orders", "fills", "notifications_auth", "account_log", "balances"})
+
+_PRODUCT = re.compile(r"([A-Z]{2})_([A-Z0-9]{2,15}?)(USDT|USDC|USD|EUR|GBP|XBT)(?:_([0-9A-Z]{1,10}))?", re.ASCII)
+_MODERN = {"XBT": "BTC", "XDG": "DOGE"}
+
+# --- What the venue sends; numbers stay in its own writing, see `values.numbers` ---
+
+_Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=9_223_372_036_854)]
+
+
+class _Change(msgspec.Struct):
+    feed: Literal["book"]
+    product_id: str
+    side: Literal["buy", "sell"]
+    seq: Number
+    price: Any
+    qty: Any
+    timestamp: _Milliseconds
+
+
+class _Level(msgspec.Struct, gc=False):
+    price: Any
+    qty: Any
+
+
+class _Snapshot(msgspec.Struct):
+    product_id: str
+    seq: Number
+    bids: list[_Level]
+    asks: list[_Level]
+    timestamp: _Milliseconds
+
+
+class _Trade(msgspec.Struct):
+    product_id: str
+    uid: Text
+    side: Literal["buy", "sell"]
+    seq: Number
+    time: _Milliseconds
+    qty: Any
+    price: Any
+    type: str = "fill"
+
+
+class _Trades(msgspec.Struct):
+    product_id: str
+    trades: list[msgspec.Raw]
+
+
+class _Ticker(msgspec.Struct):
+    product_id: str
+    bid: Any = None
+    bid_size: Any = None
+    ask: Any = None
+    ask_size: Any = None
+    last: Any = None
+    volume: Any = None
+    high24h: Any = None
+    low24h: Any = None
+    change: Any = None
+    time: _Milliseconds | None = None
+    suspended: bool | None = None
+    post_only: bool = False
+
+
+class _Beat(msgspec.Struct):
+    time: _Milliseconds
+
+
+class _Object(msgspec.Struct):
+    feed: str = ""
+    event: str = ""
+    product_id: str = ""
+    product_ids: list[str] = []
+    message: str = ""
+
+
+class _Contract(msgspec.Struct):
+    symbol: str
+    tradeable: bool | None = None
+    tick: Any = msgspec.field(name="tickSize", default=None)
+    size: Any = msgspec.field(name="contractSize", default=None)
+    precision: Annotated[int, msgspec.Meta(ge=-16, le=32)] | None = msgspec.field(
+        name="contractValueTradePrecision", default=None
+    )
+
+
+class _Contracts(msgspec.Struct):
+    instruments: list[msgspec.Raw]
+
+
+_CHANGE = msgspec.json.Decoder(_Change, float_hook=str)
+_SNAPSHOT = msgspec.json.Decoder(_Snapshot, float_hook=str)
+_TRADE = msgspec.json.Decoder(_Trade, float_hook=str)
+_TRADES_SENT = msgspec.json.Decoder(_Trades)
+_TICKER = msgspec.json.Decoder(_Ticker, float_hook=str)
+_BEAT = msgspec.json.Decoder(_Beat)
+_OBJECT = msgspec.json.Decoder(_Object)
+_CONTRACT = msgspec.json.Decoder(_Contract, float_hook=str)
+_CONTRACTS = msgspec.json.Decoder(_Contracts)
+
+_CHANGE_PREFIX = b'{"feed":"book",'
+
+
+class KrakenFuturesFeed:
+    """One line of Kraken Futures. `products` None accepts every product that is seen, and subscribes none.
+
+    `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, quotes,
+    heartbeats, gaps, resyncs, duplicates (changes and trades that came before), deltas_before_snapshot, ignored,
+    subscriptions, dead_letters.
+    """
+
+    venue = "kraken_futures"
+
+    def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
+        del token  # public feeds take none
+        self._line = Line(self.venue, line)
+        self.counts = self._line.counts
+        self.ts_venue: int | None = None
+        self._wanted = None if products is None else tuple(name.upper() for name in products)
+        self._products = Listing(self._wanted, _describe)
+        self._ledger = Ledger(book=_BOOK, trades=_TRADES)
+        self._asked = Asked()
+        self._losses = Losses()
+        self._sequences: dict[str, Sequence] = {}
+        self._subscribed: set[tuple[str, str]] = set()
+        self._open = False
+        self._ts_alive = 0
+
+    # --- The contract of marketdata.feed.Feed ---
+
+    def opened(self, ts: int) -> list[Output]:
+        """Subscribe to every feed and ask for the products' increments."""
+        self._open = True
+        self._ts_alive = ts
+        self._losses.clear()
+        self._asked.clear()
+        self._subscribed.clear()
+        call = self._call(ts)
+        call.status(ALL_SYMBOLS, "connected")
+        if self._wanted:
+            call.out.append(_send({"event": "subscribe", "feed": "heartbeat"}))
+            call.out += [_order("subscribe", feed, self._wanted) for feed in _FEEDS]
+            for name in self._wanted:
+                self._asked.ask(_BOOK, name, ts)
+                product = self._products.get(name)
+                if product is not None and self._ledger.is_pending(product, _TRADES):
+                    self._asked.ask(_TRADES, name, ts)
+        call.out.append(Fetch(path=INSTRUMENTS_PATH, purpose="products"))
+        return call.out
+
+    def received(self, frame: bytes, ts: int) -> list[Output]:
+        """Return what one frame means."""
+        self.counts["frames"] += 1
+        self._ts_alive = ts
+        call = self._call(ts, frame)
+        if frame.startswith(_CHANGE_PREFIX):
+            try:
+                change = _CHANGE.decode(frame)
+            except UNREADABLE:
+                pass  # the general way finds out what is wrong with it
+            else:
+                self._change(call, change)
+                return call.out
+        self._general(call)
+        return call.out
+
+    def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
+        """Learn the products' increments and states from the REST answer to `products`."""
+        call = self._call(ts, body)
+        if request.purpose != "products":
+            self.counts["ignored"] += 1
+            return call.out
+        try:
+            contracts = _CONTRACTS.decode(body).instruments
+        except UNREADABLE as error:
+            call.dead("bad_products", str(error))
+            return call.out
+        for raw in contracts[:PRODUCTS_MAX]:
+            call.payload = bytes(raw)
+            with call.refusing("bad_product"):
+                self._learn_rest(call, _CONTRACT.decode(raw))
+        return call.out
+
+    def ticked(self, ts: int) -> list[Output]:
+        """Notice silence, and snapshots that were asked for and did not come."""
+        call = self._call(ts)
+        if not self._open:
+            return call.out
+        silent_ns = ts - self._ts_alive
+        if silent_ns > SILENCE_NS:
+            detail = f"no frame for {silent_ns // MILLISECOND_NS} ms"
+            call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=detail)
+            self._lose_all(call, STALE)
+            call.out.append(Reconnect("heartbeat_missed"))
+            return call.out
+        for channel, name, tries in self._asked.take_overdue(ts):
+            self._overdue(call, channel, name, tries)
+        return call.out
+
+    def closed(self, reason: str, ts: int) -> list[Output]:
+        """Declare every book invalid and open a gap per product, until the next connection's snapshots."""
+        call = self._call(ts)
+        call.status(ALL_SYMBOLS, "disconnected", reason=reason)
+        self._lose_all(call, DISCONNECTED)
+        return call.out
+
+    # --- Losses and their repair ---
+
+    def _call(self, ts: int, payload: bytes = b"") -> Call:
+        return Call(self._line, ts, self.ts_venue, payload)
+
+    def _lose_all(self, call: Call, reason: str) -> None:
+        """The connection is gone, and with it every book."""
+        self._open = False
+        self._asked.clear()
+        self._subscribed.clear()
+        for product in self._products:
+            self._ledger.lose(call, product, reason, self._channels(product))
+
+    def _channels(self, product: Product) -> set[str]:
+        """Return the feeds by which consumers know this product, and which a loss may have touched."""
+        channels = {_BOOK} if product.book_seen or self._wanted else set()
+        return channels | {_TRADES} if product.ts_trade is not None else channels
+
+    def _missed(self, call: Call, name: str, channels: set[str]) -> None:
+        """A frame could not be read: this product, or all when none is known by the name, missed something."""
+        named = self._products.get(name)
+        if named is None and name and not self._products.accepts(name):
+            return
+        products = [named] if named is not None else list(self._products)
+        if not products:
+            return
+        self.counts["gaps"] += 1
+        for product in products:
+            self._ledger.lose(call, product, GAP, channels & self._channels(product), detail="bad_frame")
+        self._repair(call, [product.name for product in products], sorted(channels), "bad_frame")
+
+    def _repair(self, call: Call, names: Collection[str], channels: Collection[str], reason: str) -> None:
+        """Ask for fresh snapshots in place, or reconnect when that was asked for too often."""
+        if self._losses.too_many(call.ts):
+            call.out.append(Reconnect("gaps"))
+            return
+        for channel in channels:
+            self._ask_again(call, channel, names, reason)
+
+    def _ask_again(self, call: Call, channel: str, names: Collection[str], reason: str, *, tries: int = 0) -> None:
+        call.out.append(_order("unsubscribe", channel, names))
+        call.out.append(_order("subscribe", channel, names))
+        self.counts["resyncs"] += 1
+        for name in names:
+            self._asked.ask(channel, name, call.ts, tries=tries)
+            product = self._products.get(name)
+            gap = product and ((product.trade_gap if channel == _TRADES else None) or product.gap)
+            if product and gap:
+                call.status(product.symbol, "resync", gap, reason=reason, channel=channel)
+
+    def _overdue(self, call: Call, channel: str, name: str, tries: int) -> None:
+        product = self._products.get(name)
+        if channel == _TRADES:
+            if product is not None and not tries:
+                self._ask_again(call, channel, (name,), "no_snapshot", tries=1)
+            elif product is not None:
+                numbered_trades.give_up(call, product, self._ledger)
+        elif tries and product is not None and product.book_seen:
+            call.out.append(Reconnect("no_snapshot"))
+        else:
+            # A product that never had a book may not exist: it must not cost the others their connection.
+            self._ask_again(call, channel, (name,), "no_snapshot", tries=tries + 1)
+
+    # --- Frames ---
+
+    def _general(self, call: Call) -> None:
+        with call.refusing("malformed_json") as reading:
+            sent = _OBJECT.decode(call.payload)
+        if reading.failed:
+            self._missed(call, "", {_BOOK, _TRADES})
+            return
+        if sent.event:
+            self._event(call, sent)
+            return
+        with call.refusing("bad_frame") as reading:
+            self._feed(call, sent.feed)
+        if reading.failed:
+            concerned = {"book": {_BOOK}, "book_snapshot": {_BOOK}, "trade": {_TRADES}, "trade_snapshot": {_TRADES}}
+            if channels := concerned.get(sent.feed):
+                self._missed(call, sent.product_id, channels)
+
+    def _feed(self, call: Call, feed: str) -> None:
+        match feed:
+            case "book":
+                self._change(call, _CHANGE.decode(call.payload))
+            case "book_snapshot":
+                self._snapshot(call, _SNAPSHOT.decode(call.payload))
+            case "trade":
+                self._trade(call)
+            case "trade_snapshot":
+                self._trade_snapshot(call, _TRADES_SENT.decode(call.payload))
+            case "ticker" | "ticker_lite":
+                self._ticker(call, _TICKER.decode(call.payload))
+            case "heartbeat":
+                self._heartbeat(call, _BEAT.decode(call.payload).time)
+            case _ if feed in _UNUSED_FEEDS:
+                self.counts["ignored"] += 1
+            case _:
+                call.dead("unknown_channel", f"no feed {feed[:100]!r} is known", field="feed", value=feed[:200])
+
+    def _event(self, call: Call, sent: _Object) -> None:
+        if sent.event in {"error", "alert", "subscribed_failed", "unsubscribed_failed"}:
+            call.dead("venue_error", sent.message, field="message", value=sent.message[:200])
+        elif sent.event == "subscribed":
+            self.counts["subscriptions"] += 1
+            with call.refusing("bad_frame"):
+                for name in sent.product_ids:
+                    if self._products.find(call, name) is not None:
+                        self._subscribed.add((sent.feed, name))
+        else:
+            self.counts["ignored"] += 1
+
+    # --- Books ---
+
+    def _change(self, call: Call, sent: _Change) -> None:
+        try:
+            product = self._products.find(call, sent.product_id)
+            if product is None:
+                return
+            self._heard(call, sent.timestamp)
+            call.sequence = sent.seq
+            values = numbers([sent.price, sent.qty], "book")
+        except BadEvent as error:
+            call.dead_value(error)
+            self._missed(call, sent.product_id, {_BOOK})
+            return
+        if product.book_valid and not self._follows(call, product, sent.seq):
+            return
+        level = values[:1], values[1:]
+        columns: Columns = (*level, [], []) if sent.side == "buy" else ([], [], *level)
+        books.update(call, product, sent.timestamp * MILLISECOND_NS, columns)
+
+    def _follows(self, call: Call, product: Product, seq: int) -> bool:
+        """Check the number of a change; False when the change is old, or one before it is lost."""
+        sequence = self._sequences[product.name]
+        verdict = sequence.take(seq)
+        if verdict == "next":
+            return True
+        if verdict == "old":
+            self.counts["duplicates"] += 1
+            return False
+        self.counts["gaps"] += 1
+        detail = GAP if verdict == "lost" else "sequence_restarted"
+        self._ledger.lose(call, product, GAP, {_BOOK}, channel=_BOOK, detail=detail, expected=sequence.expected,
+                          received=seq)  # fmt: skip
+        self._repair(call, (product.name,), (_BOOK,), detail)
+        return False
+
+    def _snapshot(self, call: Call, sent: _Snapshot) -> None:
+        product = self._products.find(call, sent.product_id)
+        if product is None:
+            return
+        self._heard(call, sent.timestamp)
+        call.sequence = sent.seq
+        columns = (*_columns(sent.bids), *_columns(sent.asks))
+        sequence = self._sequences[product.name] = Sequence()
+        sequence.take(sent.seq)
+        self._asked.came(_BOOK, product.name)
+        ts_event = sent.timestamp * MILLISECOND_NS
+        books.snapshot(call, product, ts_event, columns)
+        self._ledger.account(call, product, _BOOK, ts_event)
+
+    # --- Trades ---
+
+    def _trade(self, call: Call) -> None:
+        product, numbered = self._read_trade(call, call.payload)
+        if product is None:
+            return
+        self._heard(call, numbered[1].ts_event // MILLISECOND_NS)
+        call.sequence = numbered[0]
+        if numbered_trades.take(call, product, self._ledger, [numbered]):
+            self._ask_for_trades(call, product)
+
+    def _trade_snapshot(self, call: Call, sent: _Trades) -> None:
+        batch: list[Numbered] = []
+        payload = call.payload
+        product = self._products.find(call, sent.product_id)
+        for raw in sent.trades if product is not None else ():
+            # One bad trade is a hole that the numbers will show; it does not cost its neighbours.
+            call.payload = bytes(raw)
+            with call.refusing("bad_frame"):
+                owner, numbered = self._read_trade(call, raw)
+                if owner is product:
+                    batch.append(numbered)
+        call.payload = payload
+        if product is None:
+            return
+        self._asked.came(_TRADES, product.name)
+        if not batch:
+            numbered_trades.give_up(call, product, self._ledger)
+            return
+        batch.sort(key=itemgetter(0))
+        call.sequence = batch[-1][0]
+        numbered_trades.take(call, product, self._ledger, batch, snapshot=True)
+
+    def _read_trade(self, call: Call, raw: bytes | msgspec.Raw) -> tuple[Product | None, Numbered]:
+        sent = _TRADE.decode(raw)
+        product = self._products.find(call, sent.product_id)
+        read = Trade(
+            trade_id=sent.uid,
+            ts_event=ms_ns(sent.time, "time"),
+            price=number(sent.price, "price"),
+            size=number(sent.qty, "qty"),
+            side=sent.side,
+            liquidation=sent.type == "liquidation",
+        )
+        return product, (sent.seq, read)
+
+    def _ask_for_trades(self, call: Call, product: Product) -> None:
+        if (_TRADES, product.name) not in self._asked:
+            self.counts["gaps"] += 1
+            self._repair(call, (product.name,), (_TRADES,), "trade_hole")
+
+    # --- Tickers, heartbeats, states ---
+
+    def _heard(self, call: Call, milliseconds: int) -> None:
+        """Note the venue's time; it never goes back."""
+        ts = milliseconds * MILLISECOND_NS
+        if self.ts_venue is None or ts > self.ts_venue:
+            self.ts_venue = ts
+        call.now = self.ts_venue
+
+    def _ticker(self, call: Call, sent: _Ticker) -> None:
+        product = self._products.find(call, sent.product_id)
+        if product is None:
+            return
+        if sent.time is not None:
+            self._heard(call, sent.time)
+        if sent.suspended is not None:  # ticker_lite does not tell
+            state = "halted" if sent.suspended else "post_only" if sent.post_only else "online"
+            self._products.learn(call, product, status=state)
+        quotes.send(
+            call, product, call.now,
+            bid=_price(sent.bid, "bid"), bid_size=_number(sent.bid_size, "bid_size"),
+            ask=_price(sent.ask, "ask"), ask_size=_number(sent.ask_size, "ask_size"),
+            last=_price(sent.last, "last"), volume_24h=_number(sent.volume, "volume"),
+            high_24h=_price(sent.high24h, "high24h"), low_24h=_price(sent.low24h, "low24h"),
+            change_24h=_number(sent.change, "change"),
+        )  # fmt: skip
+
+    def _heartbeat(self, call: Call, milliseconds: int) -> None:
+        self.counts["heartbeats"] += 1
+        self._heard(call, milliseconds)
+        vouched = milliseconds * MILLISECOND_NS - VOUCH_NS
+        for product in self._products:
+            if not self._trades_wait(product):
+                trades.heartbeat(call, product, vouched)
+            if product.book_valid:
+                books.heartbeat(call, product, vouched)
+
+    def _trades_wait(self, product: Product) -> bool:
+        """Whether trades of the product are not subscribed, or may still come late: then nothing is vouched for."""
+        if product.ts_trade is None and (_TRADES, product.name) not in self._subscribed:
+            return True
+        return self._ledger.is_pending(product, _TRADES) or (_TRADES, product.name) in self._asked
+
+    def _learn_rest(self, call: Call, sent: _Contract) -> None:
+        name = sent.symbol.upper()
+        if _PRODUCT.fullmatch(name) is None:
+            self.counts["ignored"] += 1  # indices, which nobody trades
+            return
+        increment = _number(sent.size, "contractSize") if sent.precision is None else _increment(sent.precision)
+        self._products.know(
+            call, name, tick_size=_price(sent.tick, "tickSize"), size_increment=increment,
+            status="unknown" if sent.tradeable is None else "online" if sent.tradeable else "halted",
+        )  # fmt: skip
+
+
+# --- Reading values ---
+
+_price_of, _qty_of = attrgetter("price"), attrgetter("qty")
+
+
+def _columns(levels: list[_Level]) -> tuple[list[str], list[str]]:
+    return numbers(list(map(_price_of, levels)), "price"), numbers(list(map(_qty_of, levels)), "qty")
+
+
+def _number(value: Any, field: str) -> str | None:
+    return None if value is None else number(value, field)
+
+
+def _price(value: Any, field: str) -> str | None:
+    return None if value is None else price(number(value, field), field)
+
+
+def _increment(decimals: int) -> str:
+    return f"0.{'1':0>{decimals}}" if decimals > 0 else "1" + "0" * -decimals
+
+
+def _describe(name: str) -> Instrument:
+    named = _PRODUCT.fullmatch(name)
+    if named is None:
+        raise BadEvent("bad_symbol", "product_id", name[:200])
+    contract, base, quote, maturity = named.groups()
+    base, quote = _MODERN.get(base, base), _MODERN.get(quote, quote)
+    return Instrument(
+        venue=KrakenFuturesFeed.venue, symbol="-".join(filter(None, (base, quote, contract, maturity))), ts_recv=0,
+        venue_symbol=name, base_currency=base, quote_currency=quote, kind="future" if maturity else "perpetual",
+    )  # fmt: skip
+
+
+def _order(verb: str, feed: str, names: Collection[str]) -> Send:
+    return _send({"event": verb, "feed": feed, "product_ids": list(names)})
+
+
+def _send(order: dict[str, Any]) -> Send:
+    return Send(msgspec.json.encode(order))
+
+
+VENUE = Venue(
+    name="kraken_futures",
+    ws_url="wss://futures.kraken.com/ws/v1",
+    rest_url="https://futures.kraken.com",
+    make=KrakenFuturesFeed,
+    sequence="product",
+)
