@@ -3,9 +3,10 @@
 Theory of operation, with the source of each step. DOCS is Bitfinex's "WebSocket API v2": "General", "Public Channels",
 "Books", "Raw Books", "Trades", "Ticker" and "WS Checksums"; RULES is the project's own list, checked on a recording.
 
-1. `conf` with flags 65536 (number every frame), 131072 (checksums) and 32768 (time of every frame), then subscribe to
-   ticker, trades and book (P0, 100 levels) of each symbol. The answer `subscribed` gives the channel's id; every frame
-   of data is `[id, ...]`. A channel whose answer was not heard is left alone.
+1. The venue greets each connection with `info` and a version. Send `conf` with flags 65536 (number every frame),
+   131072 (checksums) and 32768 (time of every frame), then subscribe to ticker, trades and book (P0, 100 levels) of
+   each symbol. The answer `subscribed` gives the channel's id; every frame of data is `[id, ...]`. A channel whose
+   answer was not heard is left alone.
 2. The number and the time follow the payload; numbers are small and times are in ms, so that a frame tells which of
    them it has. Numbers rise by one over all channels of the connection, heartbeats too (RULES). A skipped one means
    that any book may have missed a change: all are cleared and subscribed again; the third time within a minute the
@@ -77,6 +78,7 @@ class _Event(msgspec.Struct):
     precision: str = msgspec.field(name="prec", default="P0")
     length: Any = msgspec.field(name="len", default="100")
     flags: int = 0
+    version: int = 0
     code: int = 0
     message: str = msgspec.field(name="msg", default="")
 
@@ -230,12 +232,20 @@ class BitfinexFeed:
             self._channels.pop(sent.id, None)
         elif sent.event == "conf":
             self._checked = bool(sent.flags & CHECKSUMS)
+        elif sent.event == "info" and sent.version:
+            self._greeted(call)
         elif sent.event == "info" and sent.code in _RECONNECT_CODES:
             call.out.append(Reconnect("venue_restart"))
         elif sent.event == "error":
             call.dead("venue_error", f"{sent.code} {sent.message}", field="event", value=sent.event)
         elif sent.event not in {"info", "pong"}:
             call.dead("unknown_event", f"no event {sent.event[:100]!r} is known", field="event", value=sent.event[:200])
+
+    def _greeted(self, call: Call) -> None:
+        """Begin anew: the venue greets each connection once, and recordings may not tell that one was lost."""
+        if self._channels or self._sequence.last is not None:
+            self._begin()
+            self._lose(call, self._products, DISCONNECTED, "the venue greets a new connection")
 
     def _subscribed(self, call: Call, sent: _Event) -> None:
         if sent.channel not in {_BOOK, _TRADES, _TICKER} or not sent.symbol.startswith("t"):

@@ -187,6 +187,18 @@ def test_lost_number_clears_and_subscribes_again() -> None:
     assert [o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"] == [gap.gap_id]
 
 
+def test_greeting_begins_a_new_connection() -> None:
+    """A recording may hold a second connection without saying so: its numbers begin at 1 and its books anew."""
+    line = Line()
+    line.data(1, [[9, 1, 1], [11, 1, -1]])
+    assert kinds(line.event(event="info", version=2, platform={"status": 1})) == ["clear"]
+    line.event(event="subscribed", channel="book", chanId=1, symbol="tBTCUSD", prec="P0", len="100")
+    line.number = 0
+    out = line.data(1, [[9, 1, 2], [11, 1, -1]])
+    assert kinds(out) == ["snapshot"]
+    assert line.feed.counts["duplicates"] == 0
+
+
 def test_te_is_told_and_its_tu_is_not() -> None:
     """Both have the same id; the sign of the amount is the taker's side, as documented for v1's Trades."""
     line = Line()
