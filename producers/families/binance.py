@@ -547,8 +547,11 @@ class BinanceFeed:
         call.sequence = snapshot.number
         books.snapshot(call, product, ts, columns)
         for diff in kept:
+            # Each has its own number and time, so they stay events of their own, although one answer brought them on.
+            said, call.out = call.out, []
             call.sequence = diff.final
             books.update(call, product, diff.ts, diff.columns)
+            call.out = said + call.out
         self._ledger.account(call, product, _BOOK, kept[-1].ts if kept else ts)
 
     # --- Trades ---

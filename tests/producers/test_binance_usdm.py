@@ -144,7 +144,8 @@ def body(number: int) -> bytes:
 
 
 @pytest.mark.parametrize(("number", "said"), [
-    (39, []), (40, ["snapshot", "update"]), (45, ["snapshot", "update"]), (60, ["snapshot", "update"]),
+    (39, []), (40, ["snapshot", "update", "update"]), (45, ["snapshot", "update", "update"]),
+    (60, ["snapshot", "update"]),
     (70, ["snapshot"]), (75, ["snapshot"]),
 ])  # fmt: skip
 def test_snapshot_joins_the_chain_wherever_it_lies(number: int, said: list[str]) -> None:
