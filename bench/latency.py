@@ -40,7 +40,8 @@ from runtime.settings import load
 PORT_BASE = 29_400
 SERVICES = ("producer", "stream_apps", "sink", "api")
 CHANNELS = ("ticker", "trades", "book")
-WARM_UP_S = 5.0
+# Kafka's compiler needs some seconds of load before it is at its pace.
+WARM_UP_S = 15.0
 FIRST_MESSAGE_S = 60.0
 
 
@@ -165,6 +166,7 @@ async def known_symbols(api: str) -> list[str]:
 async def measure(known: State, seconds: float) -> dict[str, Any]:
     """Listen for some seconds and return the client's ages, the platform's figures and each process's load."""
     api = f"127.0.0.1:{known.endpoints['port_api']}"
+    load_before = os.getloadavg()[0]
     symbols = await known_symbols(api)
     metrics = {name: f"http://127.0.0.1:{known.endpoints[f'port_{name}']}/metrics" for name in SERVICES}
     reader = Reader(known.endpoints["kafka_brokers"], metrics)
@@ -190,7 +192,15 @@ async def measure(known: State, seconds: float) -> dict[str, Any]:
         listening.cancel()
         ready.cancel()
     ages, holes = client.ages_ms(start_ns)
-    return {"symbols": symbols, "ages": ages, "holes": holes, "figures": figures, "cores": cores, "seconds": elapsed_s}
+    return {
+        "symbols": symbols,
+        "ages": ages,
+        "holes": holes,
+        "figures": figures,
+        "cores": cores,
+        "seconds": elapsed_s,
+        "load": load_before,
+    }
 
 
 def _line(name: str, count: float, *values: float) -> str:
@@ -203,7 +213,8 @@ def print_result(source: str, result: dict[str, Any]) -> None:
     memory = psutil.virtual_memory().total / 2**30
     print(f"\n{_processor()}, {psutil.cpu_count()} cores, {memory:.0f} GiB, {platform.platform(terse=True)}, ", end="")
     print(f"Python {platform.python_version()}, engine {os.environ.get('TICKSTREAM_ENGINE') or 'faust'}")
-    print(f"{source}; {', '.join(result['symbols'])}; {result['seconds']:.0f} s\n")
+    print(f"{source}; {', '.join(result['symbols'])}; {result['seconds']:.0f} s; ", end="")
+    print(f"load average before {result['load']:.1f} (only an idle machine tells the platform's own latency)\n")
     head = f"{'messages':>10}{'p50 ms':>10}{'p95 ms':>10}{'p99 ms':>10}"
     print(f"  {'exchange -> WebSocket client':<34}{head}{'max ms':>10}")
     names = {"l2_update": "book updates", "trade": "trades (with the batch)", "ticker": "tickers (with the batch)"}
