@@ -48,8 +48,14 @@ def services(settings: StackSettings, folders: Folders, ports: Ports, where: End
         step("topics", "topics", "apply", after="kafka", environment=common),
         step("schemas", "schemas", "register", after="registry", environment=common),
         step("migrations", "db", "migrate", after="database-roles", environment=database("", where.database_url)),
-        service("sink", ports.sink, "migrations", environment=database("SINK_", where.sink_database_url)),
-        service("stream-apps", ports.stream_apps, environment=common),
+        # A worker with a name gets its partitions back at once when it is started again after a crash.
+        service(
+            "sink",
+            ports.sink,
+            "migrations",
+            environment={**database("SINK_", where.sink_database_url), f"{PREFIX}SINK_WORKER": "embedded"},
+        ),
+        service("stream-apps", ports.stream_apps, environment={**common, f"{PREFIX}WORKER": "embedded"}),
         service(
             "api",
             ports.api,

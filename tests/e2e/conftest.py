@@ -75,6 +75,8 @@ class Services:
             "COINBASE_WS_URL": f"ws://127.0.0.1:{self.ports['exchange']}",
             "COINBASE_REST_URL": f"http://127.0.0.1:{self.ports['control']}",
             "COINBASE_PRODUCTS": "BTC-USD,ETH-USD",
+            "TICKSTREAM_WORKER": "tested",
+            "TICKSTREAM_SINK_WORKER": "tested",
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._commands: dict[str, list[str]] = {}
