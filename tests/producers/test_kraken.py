@@ -1,0 +1,482 @@
+"""The Kraken feed tells the truth about the recording, computed a second way, and keeps its rules in v1 and v2."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pytest
+
+from marketdata.book import L2Book
+from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.feeds.kraken import KrakenFeed
+from runtime import recordings
+from runtime.recordings import Recorded
+from tickstream.pipe import Connections
+
+RECORDING = Path(__file__).resolve().parents[3] / "shared" / "recordings" / "kraken_v1.jsonl.zst"
+SECOND = 1_000_000_000
+T0 = 1_800_000_000 * SECOND
+
+
+@pytest.fixture(scope="module")
+def recorded() -> list[Recorded]:
+    """The recording's lines: three connections, for books, trades and tickers."""
+    if not RECORDING.exists():
+        pytest.skip(f"the recordings are absent: no {RECORDING}")
+    return list(recordings.read(RECORDING))
+
+
+@pytest.fixture(scope="module")
+def played(recorded: list[Recorded]) -> tuple[Counter[str], list[AnyEvent]]:
+    """The counts of the feeds, one for each connection, and all that they said."""
+    connections = Connections("kraken")
+    events = [event for line in recorded for event in connections.play(line, "")]
+    counts: Counter[str] = Counter()
+    for feed in connections.feeds:
+        counts.update(getattr(feed, "counts", {}))
+    return counts, events
+
+
+@pytest.fixture(scope="module")
+def sent(recorded: list[Recorded]) -> list[list[Any]]:
+    """The data frames as plain JSON values: [channel number, parts..., channel, pair]."""
+    return [values for line in recorded if line.t == "recv" and isinstance(values := json.loads(line.data), list)]
+
+
+# --- The recording ---
+
+
+def test_every_checksum_of_the_recording_is_right(played: tuple[Counter[str], list[AnyEvent]]) -> None:
+    """4,269 of 4,269; ten snapshots without one; nothing is missing, doubled or refused."""
+    counts, events = played
+    assert (counts["frames"], counts["snapshots"], counts["book_updates"]) == (4430, 10, 4269)
+    assert (counts["checksums_right"], counts["checksums_wrong"]) == (4269, 0)
+    assert [counts[name] for name in ("gaps", "dead_letters", "duplicates", "deltas_before_snapshot")] == [0] * 4
+    assert {event.kind for event in events if isinstance(event, FeedStatus)} == {"connected"}
+
+
+def test_final_books_equal_ones_computed_independently(
+    played: tuple[Counter[str], list[AnyEvent]], sent: list[list[Any]]
+) -> None:
+    """Plain dicts of Decimals, filled from the raw frames, give the same levels as the events do."""
+    expected: dict[tuple[str, str], dict[Decimal, Decimal]] = {}
+    for _, *parts, channel, pair in sent:
+        for part in parts if channel == "book-1000" else ():
+            for name, levels in part.items():
+                if name == "c":
+                    continue
+                book = expected.setdefault((pair.replace("XBT", "BTC").replace("/", "-"), name[0]), {})
+                for price, size, *_ in levels:
+                    book[Decimal(price)] = Decimal(size)
+    books: dict[str, L2Book] = {}
+    for event in played[1]:
+        if isinstance(event, BookUpdate) and event.kind in {"snapshot", "update"}:
+            kept = books.setdefault(event.symbol, L2Book())
+            for side, prices, sizes in ((kept.bids, event.bid_prices, event.bid_sizes),
+                                        (kept.asks, event.ask_prices, event.ask_sizes)):  # fmt: skip
+                (side.replace if event.kind == "snapshot" else side.apply)(prices, sizes)
+    got = {
+        (symbol, name): {Decimal(price): Decimal(size) for price, size in side.top()}
+        for symbol, book in books.items()
+        for name, side in (("b", book.bids), ("a", book.asks))
+    }
+    assert got == {side: {price: size for price, size in levels.items() if size} for side, levels in expected.items()}
+    assert len(got) == 20
+    assert not any(book.is_crossed() for book in books.values())
+
+
+def test_trades_come_once_with_the_takers_side(
+    played: tuple[Counter[str], list[AnyEvent]], sent: list[list[Any]]
+) -> None:
+    """Kraken documents `side` as that of the triggering order ("Spot WebSockets v1", trade): it is the aggressor's."""
+    expected = [
+        (pair.replace("XBT", "BTC").replace("/", "-"), price, size, {"b": "buy", "s": "sell"}[side],
+         int(Decimal(time) * SECOND))
+        for _, parts, channel, pair in (values for values in sent if values[-2] == "trade")
+        for price, size, time, side, *_ in parts
+    ]  # fmt: skip
+    got = [
+        (event.symbol, trade.price, trade.size, trade.side, trade.ts_event)
+        for event in played[1] if isinstance(event, Trades) for trade in event.trades
+    ]  # fmt: skip
+    assert got == expected
+    assert len(got) == 10
+    ids = [trade.trade_id for event in played[1] if isinstance(event, Trades) for trade in event.trades]
+    assert len(set(ids)) == 10
+    assert "1618678142.557535-354.11000000-0.89594024-s" in ids
+
+
+def test_tickers_become_quotes(played: tuple[Counter[str], list[AnyEvent]], sent: list[list[Any]]) -> None:
+    """Bid and ask with their volume in lots, and the last 24 hours."""
+    expected = [
+        (parts["b"][0], parts["b"][2], parts["a"][0], parts["a"][2], parts["c"][0], parts["v"][1], parts["h"][1],
+         parts["l"][1])
+        for _, parts, channel, _pair in (values for values in sent if values[-2] == "ticker")
+    ]  # fmt: skip
+    got = [(q.bid, q.bid_size, q.ask, q.ask_size, q.last, q.volume_24h, q.high_24h, q.low_24h)
+           for q in played[1] if isinstance(q, Quote)]  # fmt: skip
+    assert got == expected
+    assert len(got) == 18
+
+
+def test_book_changes_have_the_venues_time(played: tuple[Counter[str], list[AnyEvent]], sent: list[list[Any]]) -> None:
+    """The latest time of the levels of each frame, to the microsecond."""
+    expected = [
+        max(int(Decimal(level[2]) * SECOND) for part in parts for name in "ab" for level in part.get(name, ()))
+        for _, *parts, channel, _pair in sent if channel == "book-1000" and "as" not in parts[0]
+    ]  # fmt: skip
+    assert [e.ts_event for e in played[1] if isinstance(e, BookUpdate) and e.kind == "update"] == expected
+
+
+def test_pairs_are_announced_with_modern_names_and_increments(recorded: list[Recorded]) -> None:
+    """REST gives decimals and the smallest order; XBT is BTC in our symbols and XBT in `venue_symbol`."""
+    feed = KrakenFeed(line="kraken/0")
+    (request,) = [output for output in feed.opened(T0) if isinstance(output, Fetch)]
+    (answer,) = [line for line in recorded if line.t == "http"]
+    assert feed.fetched(request, answer.frame, T0) == []
+    ack = {"channelID": 1, "channelName": "book-10", "event": "subscriptionStatus", "pair": "XBT/USD",
+           "status": "subscribed", "subscription": {"depth": 10, "name": "book"}}  # fmt: skip
+    (instrument,) = feed.received(json.dumps(ack).encode(), T0)
+    assert isinstance(instrument, Instrument)
+    assert (instrument.symbol, instrument.venue_symbol) == ("BTC-USD", "XBT/USD")
+    assert (instrument.tick_size, instrument.size_increment, instrument.min_order_size) == (
+        "0.1", "0.00000001", "0.0002",
+    )  # fmt: skip
+
+
+def as_v2(parts: list[dict[str, Any]], pair: str) -> bytes:
+    """Return a book frame of v1 as v2 writes it: the same digits as numbers, the time as text."""
+    merged = {name: value for part in parts for name, value in part.items()}
+    sides = {
+        side: ",".join(
+            f'{{"price":{price},"qty":{size}}}' for price, size, *_ in merged.get(name, merged.get(name + "s", ()))
+        )
+        for side, name in (("bids", "b"), ("asks", "a"))
+    }
+    crc = f',"checksum":{merged["c"]}' if "c" in merged else ""
+    data = f'"symbol":"{pair.replace("XBT", "BTC")}","bids":[{sides["bids"]}],"asks":[{sides["asks"]}]{crc}'
+    return f'{{"channel":"book","type":"{"update" if crc else "snapshot"}","data":[{{{data}}}]}}'.encode()
+
+
+def test_recording_told_in_v2_gives_the_same_books(
+    played: tuple[Counter[str], list[AnyEvent]], sent: list[list[Any]]
+) -> None:
+    """JSON numbers instead of strings: every checksum is right, every level digit for digit the same."""
+    feed = KrakenFeed(line="kraken/0")
+    out = feed.opened(T0)
+    for _, *parts, channel, pair in sent:
+        if channel == "book-1000":
+            out += feed.received(as_v2(parts, pair), T0)
+    assert (feed.counts["checksums_right"], feed.counts["checksums_wrong"]) == (4269, 0)
+    columns = [
+        [(e.symbol, e.kind, e.bid_prices, e.bid_sizes, e.ask_prices, e.ask_sizes)
+         for e in events if isinstance(e, BookUpdate) and e.kind != "heartbeat"]
+        for events in (out, played[1])
+    ]  # fmt: skip
+    assert columns[0] == columns[1]
+
+
+# --- Frames made by hand ---
+
+BIDS = ["45283.5 0.10000000", "45283.4 1.54582015", "45282.1 0.10000000", "45281.0 0.10000000", "45280.3 1.54592586",
+        "45279.0 0.07990000", "45277.6 0.03310103", "45277.5 0.30000000", "45277.3 1.54602737",
+        "45276.6 0.15445238"]  # fmt: skip
+ASKS = ["45285.2 0.00100000", "45286.4 1.54571953", "45286.6 1.54571109", "45289.6 1.54560911", "45290.2 0.15890660",
+        "45291.8 1.54553491", "45294.7 0.04454749", "45296.1 0.35380000", "45297.5 0.09945542",
+        "45299.5 0.18772827"]  # fmt: skip
+CHECKSUM = 3310070434  # of this book, in Kraken's guide "Book checksum (WebSocket v2)"
+
+
+def checksum(bids: list[str], asks: list[str]) -> int:
+    """Return the checksum of levels as `price size`, best first, computed apart from the feed."""
+    return crc32("".join(v.replace(".", "").lstrip("0") for level in asks + bids for v in level.split()).encode())
+
+
+def levels(side: list[str]) -> str:
+    """Return levels as v2 writes them: numbers, with their trailing zeros."""
+    return ",".join('{{"price":{},"qty":{}}}'.format(*level.split()) for level in side)
+
+
+def book2(kind: str, bids: list[str], asks: list[str], crc: int, at: int = 1) -> bytes:
+    """Return a book frame of v2."""
+    data = f'"bids":[{levels(bids)}],"asks":[{levels(asks)}],"checksum":{crc}'
+    time = f'"timestamp":"2026-08-09T21:00:{at:02d}.000001Z"'
+    return f'{{"channel":"book","type":"{kind}","data":[{{"symbol":"BTC/USD",{data},{time}}}]}}'.encode()
+
+
+def trade2(*ids: int, kind: str = "update") -> bytes:
+    """Return a trade frame of v2."""
+    trades = [{"symbol": "BTC/USD", "side": "sell", "price": 45283.5, "qty": 0.1, "ord_type": "market", "trade_id": i,
+               "timestamp": "2026-08-09T21:00:00.000001Z"} for i in ids]  # fmt: skip
+    return json.dumps({"channel": "trade", "type": kind, "data": trades}).encode()
+
+
+def book1(part: dict[str, Any], *more: dict[str, Any]) -> bytes:
+    """Return a book frame of v1."""
+    return json.dumps([336, part, *more, "book-10", "XBT/USD"], separators=(",", ":")).encode()
+
+
+def levels1(side: list[str], at: int = 1) -> list[list[str]]:
+    """Return levels as v1 writes them."""
+    return [[*level.split(), f"1618678133.{at:06d}"] for level in side]
+
+
+def trade1(*trades: list[str]) -> bytes:
+    """Return a trade frame of v1."""
+    return json.dumps([337, trades, "trade", "XBT/USD"]).encode()
+
+
+def story(out: list[Output]) -> list[str]:
+    """Return the outputs in short."""
+    lines: list[str] = []
+    for output in out:
+        match output:
+            case BookUpdate() | FeedStatus():
+                lines.append(" ".join(filter(None, (output.symbol, output.kind, output.reason))))
+            case Trades():
+                lines.append(f"trades {','.join(trade.trade_id for trade in output.trades)} {output.reason}".strip())
+            case Send():
+                lines.append(output.frame.decode())
+            case Reconnect():
+                lines.append(f"reconnect {output.reason}")
+            case DeadLetter():
+                lines.append(f"dead {output.reason}")
+            case _:
+                lines.append(type(output).__name__)
+    return lines
+
+
+@pytest.fixture
+def feed() -> KrakenFeed:
+    """A feed of BTC/USD whose connection is up, and whose book is told to have ten levels."""
+    feed = KrakenFeed(line="kraken/0", products=("BTC/USD",))
+    feed.opened(T0)
+    ack = {"method": "subscribe", "success": True,
+           "result": {"channel": "book", "depth": 10, "snapshot": True, "symbol": "BTC/USD"}}  # fmt: skip
+    feed.received(json.dumps(ack).encode(), T0)
+    return feed
+
+
+@pytest.fixture
+def feed1() -> KrakenFeed:
+    """A feed of XBT/USD on a connection that spoke v1."""
+    feed = KrakenFeed(line="kraken/0", products=("BTC/USD",))
+    feed.opened(T0)
+    feed.received(b'{"connectionID":1,"event":"systemStatus","status":"online","version":"1.9.2"}', T0)
+    return feed
+
+
+def test_documented_book_has_the_documented_checksum(feed: KrakenFeed) -> None:
+    """JSON numbers keep their digits: the checksum of Kraken's own example is right, and the book tells its text."""
+    (snapshot,) = feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)
+    assert isinstance(snapshot, BookUpdate)
+    assert [f"{p} {s}" for p, s in zip(snapshot.bid_prices, snapshot.bid_sizes, strict=True)] == BIDS
+    assert [f"{p} {s}" for p, s in zip(snapshot.ask_prices, snapshot.ask_sizes, strict=True)] == ASKS
+    assert feed.counts["checksums_right"] == 1
+
+
+def test_numbers_are_written_in_fixed_point(feed: KrakenFeed) -> None:
+    """An exponent or a whole number counts as its digits, not as it is spelt."""
+    bids = ["45283.5 1e-8", *BIDS[1:]]
+    (snapshot,) = feed.received(book2("snapshot", bids, ASKS, checksum(["45283.5 0.00000001", *BIDS[1:]], ASKS)), T0)
+    assert isinstance(snapshot, BookUpdate)
+    assert snapshot.bid_sizes[0] == "0.00000001"
+
+
+def test_what_falls_out_of_the_depth_is_told_as_removed(feed: KrakenFeed) -> None:
+    """An eleventh level is cut before the check, and consumers hear of it, since the venue never takes it back."""
+    feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)
+    better = "45284.0 0.50000000"
+    out = feed.received(book2("update", [better], [], checksum([better, *BIDS[:9]], ASKS)), T0)
+    (update,) = out
+    assert isinstance(update, BookUpdate)
+    assert (update.bid_prices, update.bid_sizes) == (["45284.0", "45276.6"], ["0.50000000", "0"])
+    assert (feed.counts["checksums_right"], feed.counts["checksums_wrong"]) == (2, 0)
+
+
+def test_wrong_checksum_clears_the_book_and_subscribes_it_again(feed: KrakenFeed) -> None:
+    """The change is not told; the fresh snapshot closes the gap."""
+    feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)
+    out = feed.received(book2("update", [], [ASKS[0].replace("100000", "200000")], CHECKSUM), T0)
+    params = '"params":{"channel":"book","symbol":["BTC/USD"],"depth":10'
+    assert story(out) == [
+        "BTC-USD clear checksum", "BTC-USD gap checksum", f'{{"method":"unsubscribe",{params}}}}}',
+        f'{{"method":"subscribe",{params},"snapshot":true}}}}', "BTC-USD resync checksum",
+    ]  # fmt: skip
+    assert feed.counts["checksums_wrong"] == 1
+    assert feed.received(book2("update", [], [ASKS[0]], CHECKSUM), T0) == [], "no book to change"
+    assert story(feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)) == ["BTC-USD snapshot", "BTC-USD resynced"]
+
+
+def test_snapshot_with_a_wrong_checksum_is_never_told(feed: KrakenFeed) -> None:
+    """It opens a gap and is asked for again; the third loss within a minute reconnects."""
+    told = [line for _ in range(3) for line in story(feed.received(book2("snapshot", BIDS, ASKS, 1), T0))]
+    assert "BTC-USD snapshot" not in told
+    assert told[0] == "BTC-USD gap checksum"
+    assert told[-1] == "reconnect gaps"
+
+
+def test_lost_change_is_noticed_at_the_next(feed: KrakenFeed) -> None:
+    """The book that missed a change fails the check of the next one, whatever that is."""
+    feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)
+    bids = ["45283.5 0.70000000", *BIDS[1:]]
+    out = feed.received(book2("update", [], ["45285.2 0.2"], checksum(bids, ["45285.2 0.2", *ASKS[1:]])), T0)
+    assert story(out)[:2] == ["BTC-USD clear checksum", "BTC-USD gap checksum"]
+
+
+def test_change_that_comes_again_is_dropped(feed: KrakenFeed) -> None:
+    """Its time shows that it is the same one."""
+    feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)
+    bids = ["45283.5 0.70000000", *BIDS[1:]]
+    frame = book2("update", bids[:1], [], checksum(bids, ASKS))
+    assert story(feed.received(frame, T0)) == ["BTC-USD update"]
+    assert feed.received(frame, T0) == []
+    assert feed.counts["duplicates"] == 1
+
+
+def test_v1_greeting_makes_the_feed_speak_v1() -> None:
+    """Subscriptions go out again in v1's form and with its names."""
+    feed = KrakenFeed(line="kraken/0", products=("BTC/USD",))
+    v2 = [json.loads(output.frame) for output in feed.opened(T0) if isinstance(output, Send)]
+    assert [order["params"]["channel"] for order in v2] == ["instrument", "book", "trade", "ticker"]
+    out = feed.received(b'{"connectionID":1,"event":"systemStatus","status":"online","version":"1.9.2"}', T0)
+    assert [json.loads(output.frame) for output in out if isinstance(output, Send)] == [
+        {"event": "subscribe", "pair": ["XBT/USD"], "subscription": {"name": "book", "depth": 1000}},
+        {"event": "subscribe", "pair": ["XBT/USD"], "subscription": {"name": "trade"}},
+        {"event": "subscribe", "pair": ["XBT/USD"], "subscription": {"name": "ticker"}},
+    ]
+
+
+def test_v1_message_with_a_part_for_each_side_is_one_change(feed1: KrakenFeed) -> None:
+    """The checksum of the last part covers both sides."""
+    feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), T0)
+    bids, asks = ["45283.5 0.7", *BIDS[1:]], ["45285.2 0.2", *ASKS[1:]]
+    out = feed1.received(
+        book1({"a": levels1(asks[:1], 2)}, {"b": levels1(bids[:1], 3), "c": str(checksum(bids, asks))}), T0
+    )
+    (update,) = out
+    assert isinstance(update, BookUpdate)
+    assert (update.bid_sizes, update.ask_sizes) == (["0.7"], ["0.2"])
+    assert update.ts_event == 1_618_678_133_000_003_000
+    assert feed1.counts["checksums_right"] == 1
+
+
+def test_v1_mismatch_is_repaired_in_v1(feed1: KrakenFeed) -> None:
+    """With the depth that the channel's name tells."""
+    feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), T0)
+    out = feed1.received(book1({"a": levels1(["45285.2 0.2"], 2), "c": "1"}), T0)
+    assert [json.loads(output.frame) for output in out if isinstance(output, Send)] == [
+        {"event": verb, "pair": ["XBT/USD"], "subscription": {"name": "book", "depth": 10}}
+        for verb in ("unsubscribe", "subscribe")
+    ]
+
+
+def test_change_older_than_the_one_that_took_it_back_is_no_news(feed1: KrakenFeed) -> None:
+    """Add and removal swapped: both pass the checksum in the wrong order, but the time of the level went back."""
+    feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS[:9])}), T0)
+    level = "45280.0 1.00000000"
+    added = [*BIDS[:5], level, *BIDS[5:9]]
+    add = book1({"b": levels1([level], 2), "c": str(checksum(added, ASKS))})
+    remove = book1({"b": levels1(["45280.0 0.00000000"], 3), "c": str(checksum(BIDS[:9], ASKS))})
+    assert story(feed1.received(remove, T0)) == ["BTC-USD update"]
+    assert story(feed1.received(add, T0))[:2] == ["BTC-USD clear gap", "BTC-USD gap gap"]
+
+
+def test_v1_trades_alike_in_one_message_are_two_and_a_repeated_message_is_none(feed1: KrakenFeed) -> None:
+    """Ids are made of what the trade is, and an ordinal for equal ones: the same on every line, at every time."""
+    alike = ["5541.20000", "0.15850568", "1534614057.321597", "s", "l", ""]
+    other = ["5541.30000", "0.10000000", "1534614057.324998", "b", "m", ""]
+    frame = trade1(alike, alike, other)
+    first = "1534614057.321597-5541.20000-0.15850568-s"
+    assert story(feed1.received(frame, T0))[-1] == f"trades {first},{first}-1,1534614057.324998-5541.30000-0.10000000-b"
+    assert feed1.received(frame, T0) == []
+    assert feed1.counts["duplicates"] == 3
+
+
+def test_v1_trades_of_a_lost_connection_stay_on_the_ledger(feed1: KrakenFeed) -> None:
+    """Nothing numbers them: the connection's gap closes, an entry for the trades stays open, and candles hear it."""
+    feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), T0)
+    feed1.received(trade1(["1", "1", "1618678133.000001", "s", "l", ""]), T0)
+    assert story(feed1.closed("reset", T0)) == ["* disconnected reset", "BTC-USD clear disconnected",
+                                                "BTC-USD gap disconnected"]  # fmt: skip
+    feed1.opened(T0 + SECOND)
+    feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), T0 + SECOND)
+    out = feed1.received(trade1(["1", "1", "1618678143.000001", "s", "l", ""]), T0 + SECOND)
+    assert story(out) == ["BTC-USD gap gap", "trades  gap", "BTC-USD resynced",
+                          "trades 1618678143.000001-1-1-s"]  # fmt: skip
+
+
+def test_skipped_trade_id_is_asked_for_and_filled(feed: KrakenFeed) -> None:
+    """v2 numbers trades per pair; its snapshot brings what was lost, as a repair."""
+    feed.received(trade2(1, 2), T0)
+    out = feed.received(trade2(4), T0)
+    assert story(out)[:2] == ["trades 4", "BTC-USD gap gap"]
+    orders = [json.loads(o.frame) for o in out if isinstance(o, Send)]
+    assert [(o["method"], o["params"]["channel"]) for o in orders] == [("unsubscribe", "trade"), ("subscribe", "trade")]
+    out = feed.received(trade2(1, 2, 3, 4, kind="snapshot"), T0)
+    assert story(out) == ["trades 3", "BTC-USD resynced"]
+    assert isinstance(out[0], Trades)
+    assert (out[0].origin, out[0].trades[0].side) == ("repair", "sell")
+
+
+def test_heartbeat_vouches_for_the_time_that_passed(feed: KrakenFeed) -> None:
+    """It has no time of its own: the venue's last time, plus what passed here, less a second."""
+    (snapshot,) = feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)
+    feed.received(trade2(1, kind="snapshot"), T0)
+    out = feed.received(b'{"channel":"heartbeat"}', T0 + 5 * SECOND)
+    assert story(out) == ["trades", "BTC-USD heartbeat"]
+    assert isinstance(snapshot, BookUpdate)
+    for event in out:
+        assert isinstance(event, Trades | BookUpdate)
+        assert event.ts_event == snapshot.ts_event + 4 * SECOND
+
+
+def test_maintenance_halts_every_pair(feed: KrakenFeed) -> None:
+    """What is sent while the venue matches no orders is halted, in each stream."""
+    feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)
+    status = b'{"channel":"status","type":"update","data":[{"api_version":"v2","system":"%s","version":"2.0.0"}]}'
+    out = feed.received(status % b"maintenance", T0)
+    assert story(out) == ["Instrument", "BTC-USD halted halted", "trades  halted", "BTC-USD heartbeat halted"]
+    assert story(feed.received(status % b"online", T0))[:2] == ["Instrument", "BTC-USD resumed online"]
+
+
+def test_refusals_of_the_venue_are_dead_letters(feed: KrakenFeed) -> None:
+    """In either API's form."""
+    v2 = b'{"error":"Currency pair not supported BTC/X","method":"subscribe","success":false,"symbol":"BTC/X"}'
+    v1 = b'{"errorMessage":"Currency pair not supported","event":"subscriptionStatus","pair":"X","status":"error"}'
+    for frame in (v2, v1):
+        letters = [output for output in feed.received(frame, T0) if isinstance(output, DeadLetter)]
+        assert [letter.reason for letter in letters] == ["venue_error"]
+
+
+def test_unreadable_change_clears_its_pair_alone() -> None:
+    """The frame names the pair, so the others go on."""
+    feed = KrakenFeed(line="kraken/0")
+    feed.opened(T0)
+    other = book1({"as": levels1(ASKS), "bs": levels1(BIDS)}).replace(b"XBT/USD", b"ETH/USD")
+    for frame in (book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), other):
+        feed.received(frame, T0)
+    out = feed.received(book1({"b": [["NaN", "1", "1618678133.000002"]], "c": "1"}), T0)
+    assert story(out)[:3] == ["dead not_a_decimal", "BTC-USD clear gap", "BTC-USD gap gap"]
+    assert not any(line.startswith("ETH") for line in story(out))
+
+
+@pytest.mark.parametrize(("levels_sent", "depth"), [(7, 10), (10, 10), (11, 25), (60, 100), (400, 500), (900, 1000)])
+def test_depth_is_read_off_a_snapshot_where_no_answer_told_it(levels_sent: int, depth: int) -> None:
+    """The smallest that Kraken has; recordings may begin after the answers."""
+    feed = KrakenFeed(line="kraken/0")
+    feed.opened(T0)
+    bids = [f"{2000 - i}.5 1.0" for i in range(levels_sent)]
+    asks = [f"{3000 + i}.5 1.0" for i in range(levels_sent)]
+    feed.received(book2("snapshot", bids, asks, checksum(bids[:10], asks[:10])), T0)
+    for extra in range(depth - levels_sent + 1):
+        bids.insert(0, f"{2001 + extra}.5 1.0")
+        (update,) = feed.received(book2("update", bids[:1], [], checksum(bids[:10], asks[:10]), at=extra % 60), T0)
+        assert isinstance(update, BookUpdate)
+        assert len(update.bid_prices) == (2 if extra == depth - levels_sent else 1)

@@ -1,0 +1,315 @@
+"""The Kraken Futures feed tells the truth about the recording, computed a second way, and keeps its rules."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marketdata.book import L2Book
+from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.feed import Output, Reconnect, Send
+from producers.feeds.kraken_futures import KrakenFuturesFeed
+from runtime import recordings
+from runtime.recordings import Recorded
+from tickstream.pipe import Connections
+
+RECORDING = Path(__file__).resolve().parents[3] / "shared" / "recordings" / "kraken_futures.jsonl.zst"
+SECOND = 1_000_000_000
+T0 = 1_800_000_000 * SECOND
+NAME = "PI_XBTUSD"
+
+
+@pytest.fixture(scope="module")
+def recorded() -> list[Recorded]:
+    """The recording's lines: one connection."""
+    if not RECORDING.exists():
+        pytest.skip(f"the recordings are absent: no {RECORDING}")
+    return list(recordings.read(RECORDING))
+
+
+@pytest.fixture(scope="module")
+def played(recorded: list[Recorded]) -> tuple[Counter[str], list[AnyEvent]]:
+    """The feed's counts, and all that it said."""
+    connections = Connections("kraken_futures")
+    events = [event for line in recorded for event in connections.play(line, "")]
+    (feed,) = connections.feeds
+    return Counter(getattr(feed, "counts", {})), events
+
+
+@pytest.fixture(scope="module")
+def sent(recorded: list[Recorded]) -> list[dict[str, Any]]:
+    """The frames as JSON values whose numbers are Decimals."""
+    return [json.loads(line.data, parse_float=Decimal) for line in recorded if line.t == "recv"]
+
+
+def ours(name: str) -> str:
+    """Return our symbol of a product, the names of the recording spelt out."""
+    contract, pair, *maturity = name.split("_")
+    base = {"XBT": "BTC"}.get(pair[:3], pair[:3])
+    return "-".join([base, "USD", contract, *maturity])
+
+
+# --- The recording ---
+
+
+def test_nothing_of_the_recording_is_refused_or_missing(played: tuple[Counter[str], list[AnyEvent]]) -> None:
+    """7,175 frames; `seq` without gaps over 7,014 changes of ten books; 1,000 trades of snapshots and 3 live ones."""
+    counts, events = played
+    names = ("frames", "snapshots", "book_updates", "trades", "quotes", "subscriptions")
+    assert [counts[name] for name in names] == [7175, 10, 7014, 1003, 107, 30]
+    assert [counts[name] for name in ("gaps", "dead_letters", "duplicates", "deltas_before_snapshot")] == [0] * 4
+    assert {event.kind for event in events if isinstance(event, FeedStatus)} == {"connected"}
+
+
+def test_each_change_has_its_sequence_and_time(
+    played: tuple[Counter[str], list[AnyEvent]], sent: list[dict[str, Any]]
+) -> None:
+    """Both are the venue's, frame by frame."""
+    expected = [(ours(frame["product_id"]), frame["seq"], frame["timestamp"] * 1_000_000)
+                for frame in sent if frame.get("feed") in {"book", "book_snapshot"} and "seq" in frame]  # fmt: skip
+    got = [(e.symbol, e.sequence, e.ts_event) for e in played[1] if isinstance(e, BookUpdate)]
+    assert got == expected
+
+
+def test_final_books_equal_ones_computed_independently(
+    played: tuple[Counter[str], list[AnyEvent]], sent: list[dict[str, Any]]
+) -> None:
+    """Plain dicts of Decimals, filled from the raw frames, give the same levels as the events do."""
+    expected: dict[tuple[str, str], dict[Decimal, Decimal]] = {}
+    for frame in sent:
+        symbol = ours(frame.get("product_id", "PI_XBTUSD"))
+        if frame.get("feed") == "book_snapshot" and "seq" in frame:
+            for side, name in (("buy", "bids"), ("sell", "asks")):
+                expected[symbol, side] = {level["price"]: level["qty"] for level in frame[name]}
+        elif frame.get("feed") == "book" and "seq" in frame:
+            expected[symbol, frame["side"]][frame["price"]] = frame["qty"]
+    books: dict[str, L2Book] = {}
+    for event in played[1]:
+        if isinstance(event, BookUpdate) and event.kind in {"snapshot", "update"}:
+            book = books.setdefault(event.symbol, L2Book())
+            for side_of, prices, sizes in ((book.bids, event.bid_prices, event.bid_sizes),
+                                           (book.asks, event.ask_prices, event.ask_sizes)):  # fmt: skip
+                (side_of.replace if event.kind == "snapshot" else side_of.apply)(prices, sizes)
+    got = {
+        (symbol, name): {Decimal(price): Decimal(size) for price, size in levels.top()}
+        for symbol, book in books.items()
+        for name, levels in (("buy", book.bids), ("sell", book.asks))
+    }
+    assert got == {side: {price: size for price, size in levels.items() if size} for side, levels in expected.items()}
+    assert len(got) == 20
+
+
+def test_trades_come_once_oldest_first_with_the_takers_side(
+    played: tuple[Counter[str], list[AnyEvent]], sent: list[dict[str, Any]]
+) -> None:
+    """Kraken documents `side` as that of the taker ("Futures WebSockets", trade): it is the aggressor's."""
+    expected: dict[str, list[tuple[Any, ...]]] = {}
+    for frame in sent:
+        trades = frame.get("trades", [frame] if frame.get("feed") == "trade" and "uid" in frame else ())
+        for trade in sorted(trades, key=lambda trade: int(trade["seq"])):
+            expected.setdefault(ours(trade["product_id"]), []).append(
+                (trade["uid"], str(trade["price"]), str(trade["qty"]), trade["side"], trade["time"] * 1_000_000)
+            )
+    got: dict[str, list[tuple[Any, ...]]] = {}
+    for event in played[1]:
+        if isinstance(event, Trades):
+            got.setdefault(event.symbol, []).extend(
+                (trade.trade_id, trade.price, trade.size, trade.side, trade.ts_event) for trade in event.trades
+            )
+    assert got == expected
+    assert sum(map(len, got.values())) == 1003
+
+
+def test_tickers_become_quotes(played: tuple[Counter[str], list[AnyEvent]], sent: list[dict[str, Any]]) -> None:
+    """Numbers digit for digit; `ticker_lite` has no sizes."""
+    expected = [(ours(f["product_id"]), str(f["bid"]), str(f["ask"]), str(f["volume"]), None)
+                for f in sent if f.get("feed") == "ticker_lite" and "bid" in f]  # fmt: skip
+    got = [(q.symbol, q.bid, q.ask, q.volume_24h, q.bid_size) for q in played[1] if isinstance(q, Quote)]
+    assert got == expected
+
+
+def test_products_are_announced_with_their_increments(played: tuple[Counter[str], list[AnyEvent]]) -> None:
+    """The REST answer came first; the kind of contract and its maturity are a part of the symbol."""
+    told = {event.venue_symbol: event for event in played[1] if isinstance(event, Instrument)}
+    assert len(told) == 10
+    perpetual, future = told["PI_ETHUSD"], told["FI_XBTUSD_210924"]
+    assert (perpetual.symbol, perpetual.kind, perpetual.status) == ("ETH-USD-PI", "perpetual", "online")
+    assert (perpetual.tick_size, perpetual.size_increment) == ("0.05", "1")
+    assert (future.symbol, future.kind, future.base_currency) == ("BTC-USD-FI-210924", "future", "BTC")
+
+
+# --- Frames made by hand ---
+
+
+def snapshot(seq: int = 10, name: str = NAME) -> bytes:
+    """Return a small book."""
+    return json.dumps({"feed": "book_snapshot", "product_id": name, "timestamp": 1_000, "seq": seq, "tickSize": None,
+                       "bids": [{"price": 100.0, "qty": 1.0}], "asks": [{"price": 101.5, "qty": 2.0}]},
+                      separators=(",", ":")).encode()  # fmt: skip
+
+
+def change(seq: int, price: str = "100.5", qty: str = "3.0", name: str = NAME) -> bytes:
+    """Return a change of one bid."""
+    return (f'{{"feed":"book","product_id":"{name}","side":"buy","seq":{seq},"price":{price},"qty":{qty},'
+            f'"timestamp":{1_000 + seq}}}').encode()  # fmt: skip
+
+
+def trade(seq: int) -> dict[str, Any]:
+    """Return a trade as JSON values."""
+    return {"feed": "trade", "product_id": NAME, "uid": f"uid-{seq}", "side": "sell", "type": "liquidation",
+            "seq": seq, "time": 1_000 + seq, "qty": 5.0, "price": 100.0}  # fmt: skip
+
+
+def trades(*seqs: int) -> bytes:
+    """Return a snapshot of trades, newest first."""
+    return json.dumps({"feed": "trade_snapshot", "product_id": NAME,
+                       "trades": [trade(seq) for seq in sorted(seqs, reverse=True)]}).encode()  # fmt: skip
+
+
+def story(out: list[Output]) -> list[str]:
+    """Return the outputs in short."""
+    lines: list[str] = []
+    for output in out:
+        match output:
+            case BookUpdate() | FeedStatus():
+                lines.append(" ".join(filter(None, (output.symbol, output.kind, output.reason))))
+            case Trades():
+                lines.append(f"trades {','.join(trade.trade_id for trade in output.trades)} {output.reason}".strip())
+            case Send():
+                order = json.loads(output.frame)
+                lines.append(f"{order['event']} {order['feed']} {','.join(order.get('product_ids', ()))}".strip())
+            case Reconnect():
+                lines.append(f"reconnect {output.reason}")
+            case DeadLetter():
+                lines.append(f"dead {output.reason}")
+            case _:
+                lines.append(type(output).__name__)
+    return lines
+
+
+@pytest.fixture
+def feed() -> KrakenFuturesFeed:
+    """A feed of one product whose connection is up."""
+    feed = KrakenFuturesFeed(line="kraken_futures/0", products=("pi_xbtusd",))
+    feed.opened(T0)
+    return feed
+
+
+def test_subscribes_each_feed_by_the_venues_names() -> None:
+    """REST writes products small, the WebSocket large."""
+    out = KrakenFuturesFeed(line="kraken_futures/0", products=("pi_xbtusd",)).opened(T0)
+    assert story(out)[1:-1] == [
+        "subscribe heartbeat", "subscribe book PI_XBTUSD", "subscribe trade PI_XBTUSD", "subscribe ticker PI_XBTUSD",
+    ]  # fmt: skip
+
+
+def test_numbers_keep_every_digit(feed: KrakenFuturesFeed) -> None:
+    """No float in between, no exponent after."""
+    feed.received(snapshot(), T0)
+    (update,) = feed.received(change(11, price="0.12345678901234567890", qty="1e-7"), T0)
+    assert isinstance(update, BookUpdate)
+    assert (update.bid_prices, update.bid_sizes) == (["0.12345678901234567890"], ["0.0000001"])
+
+
+def test_skipped_sequence_clears_the_book_of_its_product_alone(feed: KrakenFuturesFeed) -> None:
+    """Numbers are per product; the book is subscribed again and its snapshot closes the gap."""
+    feed = KrakenFuturesFeed(line="kraken_futures/0")
+    feed.opened(T0)
+    feed.received(snapshot(), T0)
+    feed.received(snapshot(70, "FI_XBTUSD_210924"), T0)
+    assert story(feed.received(change(11), T0)) == ["BTC-USD-PI update"]
+    out = feed.received(change(13), T0)
+    assert story(out) == [
+        "BTC-USD-PI clear gap", "BTC-USD-PI gap gap", "unsubscribe book PI_XBTUSD", "subscribe book PI_XBTUSD",
+        "BTC-USD-PI resync gap",
+    ]  # fmt: skip
+    gap = out[1]
+    assert isinstance(gap, FeedStatus)
+    assert (gap.expected, gap.received) == (12, 13)
+    assert feed.received(change(14), T0) == [], "no book to change"
+    assert story(feed.received(change(71, name="FI_XBTUSD_210924"), T0)) == ["BTC-USD-FI-210924 update"]
+    assert story(feed.received(snapshot(20), T0)) == ["BTC-USD-PI snapshot", "BTC-USD-PI resynced"]
+    assert story(feed.received(change(21), T0)) == ["BTC-USD-PI update"]
+
+
+def test_old_change_is_dropped(feed: KrakenFuturesFeed) -> None:
+    """What the snapshot already holds, or came before, says nothing."""
+    feed.received(snapshot(), T0)
+    assert feed.received(change(10), T0) == []
+    feed.received(change(11), T0)
+    assert feed.received(change(11), T0) == []
+    assert feed.counts["duplicates"] == 2
+
+
+def test_third_loss_within_a_minute_reconnects(feed: KrakenFuturesFeed) -> None:
+    """A connection that keeps losing is given up."""
+    told = []
+    for seq in (10, 20, 30):
+        feed.received(snapshot(seq), T0)
+        told += story(feed.received(change(seq + 5), T0))
+    assert told[-1] == "reconnect gaps"
+
+
+def test_skipped_trade_is_asked_for_and_filled(feed: KrakenFuturesFeed) -> None:
+    """Trades have numbers of their own; ids are the venue's uids."""
+    assert story(feed.received(trades(1, 2), T0)) == ["Instrument", "trades uid-1,uid-2"]
+    out = feed.received(json.dumps(trade(4)).encode(), T0)
+    assert story(out) == [
+        "trades uid-4", "BTC-USD-PI gap gap", "unsubscribe trade PI_XBTUSD", "subscribe trade PI_XBTUSD",
+        "BTC-USD-PI resync trade_hole",
+    ]  # fmt: skip
+    (repair, _) = feed.received(trades(1, 2, 3, 4), T0)
+    assert isinstance(repair, Trades)
+    assert (repair.origin, [t.trade_id for t in repair.trades]) == ("repair", ["uid-3"])
+    assert (repair.trades[0].side, repair.trades[0].liquidation) == ("sell", True)
+
+
+def test_heartbeat_vouches_up_to_a_second_before_it(feed: KrakenFuturesFeed) -> None:
+    """It has the venue's time."""
+    feed.received(snapshot(), T0)
+    feed.received(trades(1), T0)
+    out = feed.received(b'{"feed":"heartbeat","time":60000}', T0)
+    assert story(out) == ["trades", "BTC-USD-PI heartbeat"]
+    assert [event.ts_event for event in out if isinstance(event, Trades | BookUpdate)] == [59 * SECOND] * 2
+
+
+def test_suspended_product_is_halted_in_each_stream(feed: KrakenFuturesFeed) -> None:
+    """The ticker tells it, and when it is over."""
+    feed.received(snapshot(), T0)
+    ticker = {"feed": "ticker", "product_id": NAME, "bid": 100.0, "ask": 101.5, "bid_size": 1.0, "ask_size": 2.0,
+              "last": 101.0, "volume": 7, "time": 2_000, "suspended": True}  # fmt: skip
+    out = feed.received(json.dumps(ticker).encode(), T0)
+    assert story(out) == ["Instrument", "BTC-USD-PI halted halted", "trades  halted",
+                          "BTC-USD-PI heartbeat halted", "Quote"]  # fmt: skip
+    quote = out[-1]
+    assert isinstance(quote, Quote)
+    assert (quote.bid_size, quote.volume_24h, quote.valid) == ("1.0", "7", False)
+    out = feed.received(json.dumps(ticker | {"suspended": False}).encode(), T0)
+    assert "BTC-USD-PI resumed online" in story(out)
+
+
+def test_unreadable_change_is_a_gap_of_its_product(feed: KrakenFuturesFeed) -> None:
+    """The book missed it."""
+    feed.received(snapshot(), T0)
+    out = feed.received(change(11, price='"NaN"'), T0)
+    assert story(out)[:3] == ["dead not_a_decimal", "BTC-USD-PI clear gap", "BTC-USD-PI gap gap"]
+
+
+def test_refusals_and_alerts_are_dead_letters(feed: KrakenFuturesFeed) -> None:
+    """The venue says why."""
+    for event in ("error", "alert"):
+        (letter,) = feed.received(json.dumps({"event": event, "message": "Invalid product id"}).encode(), T0)
+        assert isinstance(letter, DeadLetter)
+        assert (letter.reason, letter.value) == ("venue_error", "Invalid product id")
+
+
+def test_unknown_contract_names_are_refused(feed: KrakenFuturesFeed) -> None:
+    """A name that is no contract becomes no symbol."""
+    (letter,) = KrakenFuturesFeed(line="kraken_futures/0").received(snapshot(name="XBT/USD"), T0)
+    assert isinstance(letter, DeadLetter)
+    assert letter.reason == "bad_symbol"
