@@ -151,6 +151,12 @@ def cpu_seconds(process: psutil.Process) -> float:
     return total
 
 
+def busy_seconds() -> float:
+    """Return the processor time of the whole machine so far."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
+
+
 async def known_symbols(api: str) -> list[str]:
     """Return the symbols that the API knows, waiting for the first ones."""
     async with httpx.AsyncClient(base_url=f"http://{api}", timeout=10, trust_env=False) as http:
@@ -166,7 +172,6 @@ async def known_symbols(api: str) -> list[str]:
 async def measure(known: State, seconds: float) -> dict[str, Any]:
     """Listen for some seconds and return the client's ages, the platform's figures and each process's load."""
     api = f"127.0.0.1:{known.endpoints['port_api']}"
-    load_before = os.getloadavg()[0]
     symbols = await known_symbols(api)
     metrics = {name: f"http://127.0.0.1:{known.endpoints[f'port_{name}']}/metrics" for name in SERVICES}
     reader = Reader(known.endpoints["kafka_brokers"], metrics)
@@ -183,10 +188,12 @@ async def measure(known: State, seconds: float) -> dict[str, Any]:
         await asyncio.to_thread(reader.read)
         running = processes(known)
         spent = {name: cpu_seconds(process) for name, process in running.items()}
+        busy = busy_seconds()
         start_ns = time.time_ns()
         await asyncio.sleep(seconds)
         elapsed_s = (time.time_ns() - start_ns) / 1e9
         cores = {name: (cpu_seconds(process) - spent[name]) / elapsed_s for name, process in running.items()}
+        cores["everything else on this machine"] = (busy_seconds() - busy) / elapsed_s - sum(cores.values())
         figures = await asyncio.to_thread(reader.read)
     finally:
         listening.cancel()
@@ -199,7 +206,6 @@ async def measure(known: State, seconds: float) -> dict[str, Any]:
         "figures": figures,
         "cores": cores,
         "seconds": elapsed_s,
-        "load": load_before,
     }
 
 
@@ -213,8 +219,7 @@ def print_result(source: str, result: dict[str, Any]) -> None:
     memory = psutil.virtual_memory().total / 2**30
     print(f"\n{_processor()}, {psutil.cpu_count()} cores, {memory:.0f} GiB, {platform.platform(terse=True)}, ", end="")
     print(f"Python {platform.python_version()}, engine {os.environ.get('TICKSTREAM_ENGINE') or 'faust'}")
-    print(f"{source}; {', '.join(result['symbols'])}; {result['seconds']:.0f} s; ", end="")
-    print(f"load average before {result['load']:.1f} (only an idle machine tells the platform's own latency)\n")
+    print(f"{source}; {', '.join(result['symbols'])}; {result['seconds']:.0f} s\n")
     head = f"{'messages':>10}{'p50 ms':>10}{'p95 ms':>10}{'p99 ms':>10}"
     print(f"  {'exchange -> WebSocket client':<34}{head}{'max ms':>10}")
     names = {"l2_update": "book updates", "trade": "trades (with the batch)", "ticker": "tickers (with the batch)"}
