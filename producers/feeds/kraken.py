@@ -273,7 +273,7 @@ class _Side:
         self._levels = levels
         self._depth = depth
         # What each level adds to the text, made when it is first among the best and kept until it changes.
-        self._parts: dict[Any, str] = {}
+        self._parts: dict[Any, bytes] = {}
         self.text = self._joined()
 
     def apply(self, prices: list[str], sizes: list[str]) -> tuple[bool, list[str], list[str]]:
@@ -291,20 +291,21 @@ class _Side:
         self.text = self._joined()
         return True, prices, sizes
 
-    def _joined(self) -> str:
+    def _joined(self) -> bytes:
         parts = self._parts
-        return "".join([parts.get(key) or self._part(key) for key in self._levels.best_keys(CHECKED)])
+        return b"".join([parts.get(key) or self._part(key) for key in self._levels.best_keys(CHECKED)])
 
-    def _part(self, key: Any) -> str:
+    def _part(self, key: Any) -> bytes:
         price, volume = self._levels.at(key)
-        part = self._parts[key] = price.replace(".", "").lstrip("0") + volume.replace(".", "").lstrip("0")
+        part = (price.replace(".", "").lstrip("0") + volume.replace(".", "").lstrip("0")).encode()
+        self._parts[key] = part
         return part
 
 
 class _Book:
     """One pair's book with the checksum of its best levels."""
 
-    __slots__ = ("_asks", "_bids", "_last", "_ts", "checksum", "levels")
+    __slots__ = ("_asks", "_asks_checksum", "_bids", "_last", "_ts", "checksum", "levels")
 
     def __init__(self, depth: int, columns: Columns) -> None:
         self.levels = L2Book()
@@ -312,7 +313,8 @@ class _Book:
         self._asks = _Side(self.levels.asks, depth, columns[2], columns[3])
         self._ts = 0
         self._last = columns
-        self.checksum = crc32((self._asks.text + self._bids.text).encode())
+        self._asks_checksum = crc32(self._asks.text)
+        self.checksum = crc32(self._bids.text, self._asks_checksum)
 
     def is_old(self, ts: int, columns: Columns) -> bool:
         """Tell whether a change is older than the last one and concerns one of its levels: it came out of order.
@@ -333,8 +335,10 @@ class _Book:
             new_bids, bid_prices, bid_sizes = self._bids.apply(bid_prices, bid_sizes)
         if ask_prices:
             new_asks, ask_prices, ask_sizes = self._asks.apply(ask_prices, ask_sizes)
+        if new_asks:
+            self._asks_checksum = crc32(self._asks.text)
         if new_bids or new_asks:
-            self.checksum = crc32((self._asks.text + self._bids.text).encode())
+            self.checksum = crc32(self._bids.text, self._asks_checksum)
         return bid_prices, bid_sizes, ask_prices, ask_sizes
 
 
@@ -566,7 +570,7 @@ class KrakenFeed:
             if product is None:
                 return
             columns = _columns1(bids, asks)
-            ts = _time1(max([level.time for level in bids + asks])) if bids or asks else call.now
+            ts = _last_time1(bids or asks, bids and asks, call.now)
             checksum = None if change.checksum is None else _checksum1(change.checksum)
         except BadEvent as error:
             call.dead_value(error)
@@ -928,10 +932,11 @@ _price_of, _qty_of = attrgetter("price"), attrgetter("qty")
 
 
 def _columns1(bids: list[_Level1], asks: list[_Level1]) -> Columns:
-    bid_prices = [level.price for level in bids]
-    bid_sizes = [level.volume for level in bids]
-    ask_prices = [level.price for level in asks]
-    ask_sizes = [level.volume for level in asks]
+    # As a rule a change has one side only.
+    bid_prices = [level.price for level in bids] if bids else []
+    bid_sizes = [level.volume for level in bids] if bids else []
+    ask_prices = [level.price for level in asks] if asks else []
+    ask_sizes = [level.volume for level in asks] if asks else []
     check_decimals(bid_prices + bid_sizes + ask_prices + ask_sizes, "level")
     return bid_prices, bid_sizes, ask_prices, ask_sizes
 
@@ -985,6 +990,13 @@ def _time1(text: str) -> int:
     if len(text) == 17 and len(digits) == 16 and text[10] == "." and digits.isdecimal():
         return int(digits) * 1000
     return seconds_ns(text, "time")
+
+
+def _last_time1(levels: list[_Level1], more: list[_Level1], default: int) -> int:
+    """Return the latest time of a message's levels."""
+    if len(levels) == 1 and not more:
+        return _time1(levels[0].time)
+    return _time1(max([level.time for level in levels + more])) if levels else default
 
 
 def _checksum1(text: str) -> int:
