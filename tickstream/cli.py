@@ -71,6 +71,24 @@ def pipe(
 
 
 @app.command()
+def venues() -> None:
+    """List the venues: address, depth of book, and how each stream proves itself complete.
+
+    Example: `tickstream venues`
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from producers.feeds import VENUES, find_venue
+
+    table = Table("venue", "book", "sequence", "checksum", "address")
+    for name in sorted(VENUES):
+        venue = find_venue(name)
+        table.add_row(name, venue.depth, venue.sequence, "yes" if venue.checksum else "no", venue.ws_url)
+    Console().print(table)
+
+
+@app.command()
 def replay(
     topic: Annotated[
         list[str] | None, typer.Option("--topic", help="Topic to replay; may be given several times.")
