@@ -11,6 +11,7 @@ venue), which is part of their figure. The hops are the services' own histograms
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import platform
 import time
@@ -31,7 +32,7 @@ from infra.local import stack
 from infra.local import state as written
 from infra.local.errors import StackError
 from infra.local.figures import Figures, Reader
-from infra.local.folders import HOME
+from infra.local.folders import HOME, Folders
 from infra.local.settings import StackSettings
 from infra.local.state import State
 from marketdata.clock import parse_rfc3339
@@ -104,6 +105,15 @@ def platform_running(products: str) -> Iterator[State]:
     os.environ.setdefault("COINBASE_PRODUCTS", products)
     own = load(StackSettings, folder=HOME / "bench", port_base=PORT_BASE, kafka_ui=False, source="sim")
     folders = stack.folders_of(own)
+    with (HOME / "bench.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StackError("another measurement is running with a platform of its own; wait for its end") from None
+        yield from _own_platform(own, folders)
+
+
+def _own_platform(own: StackSettings, folders: Folders) -> Iterator[State]:
     stack.down(folders)
     stack.erase(folders)
     try:
