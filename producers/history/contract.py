@@ -1,0 +1,165 @@
+"""What a venue's history is: pure code from a range of time to REST requests, and from their answers to rows.
+
+Theory of operation.
+
+1. An adapter knows one venue's REST interface. It owns no socket and no clock: it writes requests and reads answers.
+   `producers.history.rest.Rest` performs them, under the adapter's `budget`.
+2. A range is walked upwards in time, page by page. `candles(asked, cursor)` is the request of one page, with `cursor`
+   None for the first; `parse_candles(asked, cursor, body, ts)` reads its answer into a `Page`, whose `cursor` is that
+   of the next page, or None after the last. A cursor is the adapter's own text: nobody else reads it. Trades and
+   symbols go the same way.
+3. A page holds what lies in [start, end), oldest first, whatever the venue's own order. Pages may overlap at their
+   edges (venues page by the millisecond): the shell leaves out what came before, and it also leaves out candles that
+   have not ended yet. A page may be empty and not the last, as where the venue had to be asked first for an id.
+4. `Page.reached` is a time: everything of the range before it has been told. A job that stops there and goes on later
+   with `start=reached` misses nothing, and repeats at most trades of that very moment, which have the same ids.
+5. `Page.missing` are spans of the range which the venue no longer has, or cannot tell in full. They were not told, and
+   asking again does not help. A minute without a bar is none of them: see `sparse`.
+6. Rows are those of the live feeds: `Candle` with `state="final"` and `origin="backfill"`; `Trade` with the id which
+   the live feed gives to the same execution, so that de-duplication joins the two, and with the aggressor's side.
+   Numbers are the venue's own digits. What the venue does not tell of a candle stays "0" (`volume` is always told;
+   `quote_volume`, `buy_volume` and `trades` only by the venues whose adapters have them in `candle_fields`). An
+   interval for which the venue says that nothing traded is the marker that the live candles have: no prices.
+
+Errors. `instrument`, `candles` and `trades` raise BadEvent for a symbol (`bad_symbol`) or an interval
+(`bad_interval`) that the venue does not have. The parsers raise BadEvent that names the field and the value for
+whatever the documents do not promise; the whole page is refused then. `producers.history.rest` documents its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from marketdata.events import Candle, Instrument, Trade
+
+T = TypeVar("T")
+
+MINUTE_NS = 60_000_000_000
+
+# Our names of intervals and their lengths; every candle begins at a multiple of its length since 1970 (UTC).
+INTERVALS: dict[str, int] = {
+    "1m": MINUTE_NS,
+    "5m": 5 * MINUTE_NS,
+    "15m": 15 * MINUTE_NS,
+    "1h": 60 * MINUTE_NS,
+    "4h": 240 * MINUTE_NS,
+    "1d": 1440 * MINUTE_NS,
+}
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """What a venue lets one address spend: `burst` at once, and `per_s` of new weight each second."""
+
+    burst: float
+    per_s: float
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True):
+    """How a venue is reached. Empty means the venue's own address, no key, the adapter's own default.
+
+    `feed` is what Alpaca calls feed (`iex`, `sip`) and Databento dataset (`GLBX.MDP3`).
+    """
+
+    rest_url: str = ""
+    key: str = ""
+    secret: str = ""
+    feed: str = ""
+
+    def __repr__(self) -> str:
+        return f"Access(rest_url={self.rest_url!r}, feed={self.feed!r})"  # keys stay out of logs
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One GET: `path` below the venue's REST address, or a whole address where the venue has several; its weight."""
+
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    weight: float = 1
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A range of one instrument: [start, end) in UTC nanoseconds; `interval` for candles only.
+
+    The shell rounds the range of candles inwards, so that both ends are multiples of the interval.
+    """
+
+    instrument: Instrument
+    start: int
+    end: int
+    interval: str = ""
+
+
+class Span(NamedTuple):
+    """[start, end) in UTC nanoseconds, and why it was not told: a word fit for a ledger (`too_old`, `too_many`)."""
+
+    start: int
+    end: int
+    reason: str
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """What one answer held: rows, oldest first; the next page's cursor; see the module for the other two."""
+
+    items: tuple[T, ...] = ()
+    cursor: str | None = None
+    reached: int = 0
+    missing: tuple[Span, ...] = ()
+
+
+class Chunk(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """What the shell hands out: events, oldest first, each once; `reached` and `missing` as in `Page`.
+
+    It may hold no events: then only time was covered, which a job keeps all the same.
+    """
+
+    events: tuple[T, ...] = ()
+    reached: int = 0
+    missing: tuple[Span, ...] = ()
+
+
+class History(Protocol):
+    """One venue's history, pure. Times are integer UTC nanoseconds; `ts` is our clock when the answer came."""
+
+    venue: str
+    rest_url: str
+    """Address that `Request.path` is below."""
+    budget: Budget
+    intervals: frozenset[str]
+    """Which of INTERVALS its candles have."""
+    has_trades: bool
+    sparse: bool
+    """Whether an interval without a trade has no candle: then its absence is no gap."""
+    candle_fields: frozenset[str]
+    """Which of quote_volume, buy_volume, trades its candles tell."""
+    candles_kept: int | None
+    """How many candles of an interval, counted back from now, the venue tells; None is all that there were."""
+
+    def headers(self) -> Mapping[str, str]:
+        """Return what goes with each request, keys among it: never to be logged."""
+
+    def instrument(self, name: str) -> Instrument:
+        """Return the instrument of our symbol (`BTC-USD`) or of the venue's own name, without asking the venue.
+
+        Raises BadEvent when it can be neither. Whether the venue trades it only the venue knows.
+        """
+
+    def symbols(self, cursor: str | None) -> Request:
+        """Return the request of one page of what the venue trades."""
+
+    def parse_symbols(self, cursor: str | None, body: bytes, ts: int) -> Page[Instrument]:
+        """Read that page. Raises BadEvent."""
+
+    def candles(self, asked: Asked, cursor: str | None) -> Request:
+        """Return the request of one page of candles."""
+
+    def parse_candles(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Candle]:
+        """Read that page. Raises BadEvent."""
+
+    def trades(self, asked: Asked, cursor: str | None) -> Request:
+        """Return the request of one page of trades."""
+
+    def parse_trades(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
+        """Read that page. Raises BadEvent."""

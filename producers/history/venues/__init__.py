@@ -1,0 +1,1 @@
+"""One module per venue whose history can be asked for; each has `make(access)`."""
