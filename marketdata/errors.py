@@ -5,6 +5,7 @@ TickstreamError
 ├── CodecError          bytes that are not a record of ours
 │   └── UnknownSchema   the registry does not know the schema id
 ├── SettingsError       a setting that cannot be used; names the variable
+├── Refused             a venue answers that a request, or the key, is wrong
 └── Unavailable         Kafka, the database, Redis, the registry or a venue does not answer
 """
 
@@ -36,6 +37,10 @@ class UnknownSchema(CodecError):  # noqa: N818 - as above
 
 class SettingsError(TickstreamError):
     """A setting that cannot be used; the message names the variable and what it takes."""
+
+
+class Refused(TickstreamError):  # noqa: N818 - as above
+    """A venue answers that a request, or the key, is wrong; asking again does not help."""
 
 
 class Unavailable(TickstreamError):  # noqa: N818 - as above

@@ -23,7 +23,9 @@ Theory of operation.
 
 Errors. `instrument`, `candles` and `trades` raise BadEvent for a symbol (`bad_symbol`) or an interval
 (`bad_interval`) that the venue does not have. The parsers raise BadEvent that names the field and the value for
-whatever the documents do not promise; the whole page is refused then. `producers.history.rest` documents its own.
+whatever the documents do not promise; the whole page is refused then. Where a venue tells of a failure in the body of
+a good answer they raise Unavailable (later: the shell tries again) or Refused. `producers.history.rest` documents its
+own.
 """
 
 from __future__ import annotations
