@@ -6,7 +6,8 @@ performs what comes back, in order:
 1. `opened` when a connection is up: the feed says what to send first.
 2. `received` for each frame and `fetched` for each REST answer that it asked for.
 3. `ticked` about once a second, so that silence can be noticed.
-4. `closed` when the connection is gone: books may not be trusted any more.
+4. `closed` when the connection is gone, or is about to be given up: books may not be trusted any more. A `Send` of
+   it is a goodbye, performed where the connection still stands.
 
 One instance serves one line for its whole life, over any number of connections. A feed never raises on what a venue
 sends: what it cannot read becomes a `DeadLetter`.

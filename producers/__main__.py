@@ -49,6 +49,15 @@ class Lines:
             self._readiness.down("venue", "; ".join(f"{name}: {why}" for name, why in sorted(self._states.items())))
 
 
+def find_address(settings: ProducerSettings, venue: Venue) -> str:
+    """Return where the lines go. Raises SettingsError when the venue is not reached by such an address."""
+    url = settings.coinbase_ws_url or venue.ws_url
+    refusal = venue.refusal(url)
+    if refusal is not None:
+        raise SettingsError(refusal)
+    return url
+
+
 def connections(settings: ProducerSettings, venue: Venue, publisher: Publisher, lines: Lines) -> list[Connection]:
     """Return the connections of every line, not yet running.
 
@@ -58,9 +67,10 @@ def connections(settings: ProducerSettings, venue: Venue, publisher: Publisher, 
     if venue.signed and settings.coinbase_api_key:
         tokens = CoinbaseTokens(settings.coinbase_api_key, settings.coinbase_api_secret.get_secret_value())
     options = Options(
-        ws_url=settings.coinbase_ws_url or venue.ws_url,
+        ws_url=find_address(settings, venue),
         rest_url=(settings.coinbase_rest_url or venue.rest_url).rstrip("/"),
         replay=settings.source == "replay",
+        splitter=venue.splitter,
         redact=tokens.redact if tokens is not None else bytes,
         on_state=lines.told,
     )
@@ -161,6 +171,7 @@ def main() -> int:
     try:
         settings = load(ProducerSettings)
         venue = find_venue(settings.venue)
+        find_address(settings, venue)
         if settings.coinbase_api_key:
             CoinbaseTokens(settings.coinbase_api_key, settings.coinbase_api_secret.get_secret_value())
     except SettingsError as error:

@@ -1,4 +1,4 @@
-"""One line of a venue: owns the socket and the clock, drives a feed and performs what it asks for.
+"""One line of a venue: owns the connection and the clock, drives a feed and performs what it asks for.
 
 Theory of operation.
 
@@ -16,34 +16,29 @@ Theory of operation.
 from __future__ import annotations
 
 import asyncio
-import math
 import random
-import ssl
 import time
 from collections import Counter as Counts
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Literal, Protocol
+from typing import Protocol
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 import structlog
-from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 from prometheus_client import Counter, Gauge
 
 from marketdata.events import ALL_SYMBOLS, AnyEvent, FeedStatus, RawFrame
 from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers import tcp, websocket
 from producers.backoff import Backoff, Breaker
-from producers.venue import LiveFeed
+from producers.inbox import Inbox, Item, Wire
+from producers.venue import LiveFeed, Splitter
+from producers.websocket import END_REASON
 from runtime.metrics import DROPPED, WS_LATENCY_MS
 
-END_REASON = "end of recording"
-
-# The largest frame recorded has 5 MB; a limit so that no peer can make us hold more.
-FRAME_BYTES_MAX = 64 * 1024 * 1024
 INBOX_BYTES_MAX = 32 * 1024 * 1024
-INBOX_FRAMES_MAX = 20_000
 CONNECT_S = 10.0
 TICK_S = 1.0
 STABLE_S = 10.0
@@ -61,7 +56,6 @@ _GAPS = Counter("tickstream_gaps_total", "Losses noticed by the feeds.", ["venue
 _BREAKER = Gauge("tickstream_breaker_state", "0 closed, 1 half open, 2 open.", ["venue", "line"])
 _CONNECTED = Gauge("tickstream_connected", "1 while the connection is up.", ["venue", "line"])
 _INBOX = Gauge("tickstream_inbox_bytes", "Bytes received and not yet worked on.", ["venue", "line"])
-_PAUSES = Counter("tickstream_read_pauses_total", "Times that reading stopped because of back-pressure.", ["line"])
 _FETCH_FAILURES = Counter("tickstream_fetch_failures_total", "REST requests that failed.", ["venue", "purpose"])
 
 # What a feed leaves out on purpose, by the name that it counts it under.
@@ -76,7 +70,7 @@ class Sink(Protocol):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a connection behaves; tests make everything quicker."""
+    """How a connection behaves; tests make everything quicker. `ws_url` says by its scheme what the socket is."""
 
     ws_url: str
     rest_url: str
@@ -85,97 +79,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     stable_s: float = STABLE_S
     backoff_base_s: float = 0.5
     inbox_bytes_max: int = INBOX_BYTES_MAX
+    splitter: Callable[[], Splitter] | None = None
     redact: Callable[[bytes], bytes] = bytes
     on_state: Callable[[str, str], None] = lambda _line, _state: None
     """Told the line and `ok`, or why the line is down."""
-
-
-class _Item(msgspec.Struct, gc=False):
-    """What waits in the inbox: a frame, or a REST answer with its request, or the end with its reason."""
-
-    kind: Literal["frame", "answer", "end"]
-    ts: int
-    data: bytes = b""
-    request: Fetch | None = None
-    reason: str = ""
-
-
-class _Inbox(WSListener):
-    """Receives from the socket, and stops reading it when too much waits."""
-
-    def __init__(self, bytes_max: int, line: str) -> None:
-        self.items: deque[_Item] = deque()
-        self.filled = asyncio.Event()
-        self.bytes = 0
-        self.paused = False
-        self.read_since = -math.inf  # when reading began again after a pause
-        self._bytes_max = bytes_max
-        self._line = line
-        self._parts: list[bytes] = []
-        self._parts_bytes = 0
-        self._reason = "connection_lost"
-        self._transport: WSTransport | None = None
-
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        """Remember the socket."""
-        self._transport = transport
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Stamp and keep a frame; a message in several frames is put together."""
-        ts = time.time_ns()
-        kind = frame.msg_type
-        if kind in {WSMsgType.TEXT, WSMsgType.BINARY} and frame.fin:
-            self.put(_Item("frame", ts, frame.get_payload_as_bytes()))
-        elif kind in {WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION}:
-            self._parts.append(frame.get_payload_as_bytes())
-            self._parts_bytes += len(self._parts[-1])
-            if self._parts_bytes > FRAME_BYTES_MAX:
-                self._reason = "frame_too_big"
-                transport.disconnect(graceful=False)
-            elif frame.fin:
-                self.put(_Item("frame", ts, b"".join(self._parts)))
-            if frame.fin or self._parts_bytes > FRAME_BYTES_MAX:
-                self._parts.clear()
-                self._parts_bytes = 0
-        elif kind == WSMsgType.CLOSE:
-            self._reason = _close_reason(frame)
-            transport.send_close(WSCloseCode.OK)
-            transport.disconnect()
-
-    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows calls it so
-        """Keep the end behind the frames that came before it."""
-        self.put(_Item("end", time.time_ns(), reason=self._reason))
-
-    def put(self, item: _Item) -> None:
-        """Keep something for the connection's task."""
-        self.items.append(item)
-        self.bytes += len(item.data)
-        self.filled.set()
-        full = self.bytes > self._bytes_max or len(self.items) > INBOX_FRAMES_MAX
-        if full and not self.paused and self._transport is not None:
-            self.paused = True
-            _PAUSES.labels(self._line).inc()
-            self._transport.underlying_transport.pause_reading()
-
-    def take(self) -> _Item:
-        """Return the oldest item, and read on when little is left."""
-        item = self.items.popleft()
-        self.bytes -= len(item.data)
-        if not self.items:
-            self.filled.clear()
-        if self.paused and self.bytes < self._bytes_max // 4 and len(self.items) < INBOX_FRAMES_MAX // 4:
-            self.paused = False
-            self.read_since = time.monotonic()
-            if self._transport is not None and not self._transport.is_disconnected:
-                self._transport.underlying_transport.resume_reading()
-        return item
-
-
-def _close_reason(frame: WSFrame) -> str:
-    text = frame.get_close_message()
-    if text and text.decode("utf-8", "replace") == END_REASON and frame.get_close_code() == WSCloseCode.OK:
-        return END_REASON
-    return f"closed_{int(frame.get_close_code().value)}"
 
 
 class Connection:
@@ -189,8 +96,8 @@ class Connection:
         self._stopping = asyncio.Event()
         self._backoff = Backoff(options.backoff_base_s)
         self._breaker = Breaker()
-        self._transport: WSTransport | None = None
-        self._inbox = _Inbox(options.inbox_bytes_max, line)
+        self._wire: Wire | None = None
+        self._inbox = Inbox(options.inbox_bytes_max, line)
         self._fetches: set[asyncio.Task[None]] = set()
         self._fetch_slots = asyncio.Semaphore(FETCHES_MAX)
         self._counted: Counts[str] = Counts()
@@ -252,17 +159,11 @@ class Connection:
         self._reconnect = None
         self._breaker.attempted()
         _BREAKER.labels(self._feed.venue, self.line).set(self._breaker.state)
-        inbox = self._inbox = _Inbox(self._options.inbox_bytes_max, self.line)
+        inbox = self._inbox = Inbox(self._options.inbox_bytes_max, self.line)
         try:
             async with asyncio.timeout(CONNECT_S):
-                self._transport, _ = await ws_connect(
-                    lambda: inbox,
-                    self._options.ws_url,
-                    max_frame_size=FRAME_BYTES_MAX,
-                    ssl_context=_tls() if self._options.ws_url.startswith("wss") else None,
-                    logger_name="line",
-                )
-        except (OSError, WSError, ssl.SSLError, TimeoutError) as error:
+                self._wire = await self._connect(inbox)
+        except (OSError, TimeoutError) as error:
             _LOG.warning("no connection", line=self.line, url=self._options.ws_url, error=str(error) or repr(error))
             return "connect_failed"
         _LOG.info("connected", line=self.line, url=self._options.ws_url)
@@ -274,8 +175,14 @@ class Connection:
             for task in self._fetches:
                 task.cancel()
             self._fetches.clear()
-            self._transport.disconnect()
-            self._transport = None
+            self._wire.disconnect()
+            self._wire = None
+
+    async def _connect(self, inbox: Inbox) -> Wire:
+        url, splitter = self._options.ws_url, self._options.splitter
+        if urlsplit(url).scheme in {"tcp", "tls"}:
+            return await tcp.connect(url, inbox, splitter() if splitter is not None else None)
+        return await websocket.connect(url, inbox)
 
     async def _live(self, rest: httpx.AsyncClient) -> str:
         ts = time.time_ns()
@@ -307,7 +214,7 @@ class Connection:
                     ts = time.time_ns()
                     await self._perform(self._feed.ticked(ts), ts, rest)
 
-    async def _work(self, item: _Item, rest: httpx.AsyncClient) -> None:
+    async def _work(self, item: Item, rest: httpx.AsyncClient) -> None:
         if item.kind == "answer" and item.request is not None:
             raw = self._raw("http", item.data, item.ts, self._options.rest_url + "/" + item.request.path)
             outputs = self._feed.fetched(item.request, item.data, item.ts)
@@ -332,9 +239,7 @@ class Connection:
         sent: list[RawFrame] = []
         for output in outputs:
             if isinstance(output, Send):
-                if self._transport is not None and not self._transport.is_disconnected:
-                    self._transport.send(WSMsgType.TEXT, output.frame)
-                    sent.append(self._raw("send", self._options.redact(output.frame), time.time_ns()))
+                sent += self._send(output)
             elif isinstance(output, Fetch):
                 task = asyncio.create_task(self._fetch(output, rest, self._inbox))
                 self._fetches.add(task)
@@ -349,7 +254,14 @@ class Connection:
         for frame in sent:
             await self._sink.write(self.line, (), frame.ts_recv, frame)
 
-    async def _fetch(self, request: Fetch, rest: httpx.AsyncClient, inbox: _Inbox) -> None:
+    def _send(self, output: Send) -> list[RawFrame]:
+        """Send, if there is still a socket; return what is kept of it."""
+        if self._wire is None or not self._wire.is_up:
+            return []
+        self._wire.send(output.frame)
+        return [self._raw("send", self._options.redact(output.frame), time.time_ns())]
+
+    async def _fetch(self, request: Fetch, rest: httpx.AsyncClient, inbox: Inbox) -> None:
         """Ask, a few times if need be; the answer goes to the inbox of the connection that asked."""
         pauses = Backoff(self._options.backoff_base_s)
         async with self._fetch_slots:
@@ -362,7 +274,7 @@ class Connection:
                     _LOG.warning("no answer", line=self.line, path=request.path, error=str(error) or repr(error))
                     await asyncio.sleep(pauses.failed(random.random()))  # noqa: S311 - as above
                 else:
-                    inbox.put(_Item("answer", time.time_ns(), answer.content, request))
+                    inbox.put(Item("answer", time.time_ns(), answer.content, request))
                     return
 
     async def _end(self, reason: str) -> str:
@@ -374,9 +286,13 @@ class Connection:
             await self._sink.write(self.line, [self._status("ended", END_REASON, ts)], ts)
             return reason
         reason = reason.replace(" ", "_")
-        if self._transport is not None and not self._transport.is_disconnected:
-            self._transport.send_close(WSCloseCode.OK)
-        await self._sink.write(self.line, _events(self._feed.closed(reason, ts)), ts)
+        outputs = self._feed.closed(reason, ts)
+        sent = [raw for output in outputs if isinstance(output, Send) for raw in self._send(output)]
+        if self._wire is not None:
+            self._wire.goodbye()
+        await self._sink.write(self.line, _events(outputs), ts)
+        for raw in sent:
+            await self._sink.write(self.line, (), raw.ts_recv, raw)
         return reason
 
     async def _tell(self, kind: str | None, reason: str) -> None:
@@ -413,7 +329,3 @@ class Connection:
 
 def _events(outputs: list[Output]) -> list[AnyEvent]:
     return [output for output in outputs if not isinstance(output, Send | Fetch | Reconnect)]
-
-
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Literal, Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -19,6 +20,24 @@ class LiveFeed(Feed, Protocol):
 
     counts: Counter[str]
     ts_venue: int | None
+
+
+class FrameError(Exception):
+    """Bytes that no frame can begin with, or too many without an end; `reason` is a word fit for a metric label."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Splitter(Protocol):
+    """Cuts the bytes of one connection into frames; keeps what is not whole yet, up to a limit of its own."""
+
+    def split(self, data: bytes) -> Iterable[bytes]:
+        """Return the frames that are whole now.
+
+        Raises FrameError, which ends the connection, when the bytes cannot be followed any further.
+        """
 
 
 class MakeFeed(Protocol):
@@ -38,5 +57,23 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     sequence: str = "none"
     checksum: bool = False
     depth: str = "L2"
+    transport: Literal["websocket", "tcp"] = "websocket"
+    """What carries the frames; over tcp, `ws_url` is tcp://host:port or tls://host:port."""
+    splitter: Callable[[], Splitter] | None = None
+    """Makes what cuts a tcp connection's bytes into frames; without one the feed gets the bytes as they come."""
     signed: bool = False
     """Whether it takes a token in each message; none is ever needed for public channels."""
+
+    def refusal(self, url: str) -> str | None:
+        """Return why this line cannot go to this address, or None."""
+        schemes = ("ws", "wss") if self.transport == "websocket" else ("tcp", "tls")
+        try:
+            address = urlsplit(url)
+            port = address.port
+        except ValueError as error:
+            return f"{url} is no address: {error}"
+        if address.scheme not in schemes or not address.hostname:
+            return f"{self.name} is reached over {self.transport}, by an address such as {schemes[1]}://host:port"
+        if port is None and self.transport == "tcp":
+            return f"{url} names no port"
+        return None

@@ -1,0 +1,115 @@
+"""A line over WebSocket: each message is one frame, whole, however the venue cut it."""
+
+from __future__ import annotations
+
+import ssl
+import time
+
+from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+from producers.inbox import Inbox, Item
+
+END_REASON = "end of recording"
+
+# The largest frame recorded has 5 MB; a limit so that no peer can make us hold more.
+FRAME_BYTES_MAX = 64 * 1024 * 1024
+
+
+class _Listener(WSListener):
+    """Receives from the socket into the inbox."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._parts: list[bytes] = []
+        self._parts_bytes = 0
+        self._reason = "connection_lost"
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        """Remember the socket."""
+        self._inbox.wire = WebSocket(transport)
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Stamp and keep a frame; a message in several frames is put together."""
+        ts = time.time_ns()
+        kind = frame.msg_type
+        if kind in {WSMsgType.TEXT, WSMsgType.BINARY} and frame.fin:
+            self._inbox.put(Item("frame", ts, frame.get_payload_as_bytes()))
+        elif kind in {WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION}:
+            self._parts.append(frame.get_payload_as_bytes())
+            self._parts_bytes += len(self._parts[-1])
+            if self._parts_bytes > FRAME_BYTES_MAX:
+                self._reason = "frame_too_big"
+                transport.disconnect(graceful=False)
+            elif frame.fin:
+                self._inbox.put(Item("frame", ts, b"".join(self._parts)))
+            if frame.fin or self._parts_bytes > FRAME_BYTES_MAX:
+                self._parts.clear()
+                self._parts_bytes = 0
+        elif kind == WSMsgType.CLOSE:
+            self._reason = _close_reason(frame)
+            transport.send_close(WSCloseCode.OK)
+            transport.disconnect()
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows calls it so
+        """Keep the end behind the frames that came before it."""
+        self._inbox.put(Item("end", time.time_ns(), reason=self._reason))
+
+
+def _close_reason(frame: WSFrame) -> str:
+    text = frame.get_close_message()
+    if text and text.decode("utf-8", "replace") == END_REASON and frame.get_close_code() == WSCloseCode.OK:
+        return END_REASON
+    return f"closed_{int(frame.get_close_code().value)}"
+
+
+class WebSocket:
+    """The socket, as `producers.inbox.Wire`."""
+
+    def __init__(self, transport: WSTransport) -> None:
+        self._transport = transport
+
+    @property
+    def is_up(self) -> bool:
+        """Whether something can still be sent."""
+        return not self._transport.is_disconnected
+
+    def send(self, frame: bytes) -> None:
+        """Send a text message."""
+        self._transport.send(WSMsgType.TEXT, frame)
+
+    def goodbye(self) -> None:
+        """Send a close frame."""
+        if self.is_up:
+            self._transport.send_close(WSCloseCode.OK)
+
+    def disconnect(self) -> None:
+        """Close the socket."""
+        self._transport.disconnect()
+
+    def pause(self) -> None:
+        """Read no more."""
+        if self.is_up:
+            self._transport.underlying_transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self.is_up:
+            self._transport.underlying_transport.resume_reading()
+
+
+async def connect(url: str, inbox: Inbox) -> WebSocket:
+    """Connect to `ws://` or `wss://`; what comes goes to the inbox.
+
+    Raises OSError, which TLS's and the handshake's refusals are made into.
+    """
+    try:
+        transport, _ = await ws_connect(
+            lambda: _Listener(inbox),
+            url,
+            max_frame_size=FRAME_BYTES_MAX,
+            ssl_context=ssl.create_default_context() if url.startswith("wss") else None,
+            logger_name="line",
+        )
+    except WSError as error:
+        raise ConnectionError(str(error)) from error
+    return WebSocket(transport)
