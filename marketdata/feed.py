@@ -47,7 +47,18 @@ class Reconnect(msgspec.Struct, frozen=True):
     reason: str
 
 
-Output = AnyEvent | Send | Fetch | Reconnect
+class Refused(msgspec.Struct, frozen=True):
+    """The venue refuses us for good: trying again is useless until the settings or the account change.
+
+    The connection is closed and none is made anew; the process stays, and its health says why. `reason` is a word fit
+    for a metric label (for example `auth_failed`), `advice` tells a person what to do.
+    """
+
+    reason: str
+    advice: str
+
+
+Output = AnyEvent | Send | Fetch | Reconnect | Refused
 
 
 class Feed(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.backoff import FAILURES_MAX, Backoff, Breaker, State
+from producers.backoff import FAILURES_MAX, Backoff, Breaker, Policy, State
 
 CHANCES = st.lists(st.floats(0, 1, exclude_max=True), max_size=200)
 
@@ -19,6 +19,17 @@ def test_waits_stay_under_a_ceiling_that_doubles_to_the_cap(chances: list[float]
         wait_s = backoff.failed(chance)
         assert 0 <= wait_s <= ceiling_s
         assert wait_s == ceiling_s * chance
+
+
+@given(chances=CHANCES)
+def test_a_venue_may_want_longer_waits_and_an_end_of_the_tries(chances: list[float]) -> None:
+    """Alpaca's: 5 s at least, 300 s at most, and given up with the tenth failure in a row."""
+    backoff = Backoff.by(Policy(base_s=5.0, cap_s=300.0, least_s=5.0, tries_max=10))
+    for number, chance in enumerate(chances):
+        assert backoff.given_up == (number >= 10)
+        assert 5.0 <= backoff.failed(chance) <= min(300.0, 5.0 * 2.0**number)
+    backoff.succeeded()
+    assert not backoff.given_up
 
 
 def test_success_begins_anew() -> None:
