@@ -70,7 +70,10 @@ class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Trades(Event, frozen=True, kw_only=True, gc=False):
-    """The trades that one venue frame brought for one symbol, oldest first; an empty tuple is a heartbeat."""
+    """The trades that one venue frame brought for one symbol, oldest first; an empty tuple is a heartbeat.
+
+    `complete_from` is told by repairs: every trade of [complete_from, ts_event) is in the stream by now.
+    """
 
     schema: ClassVar[str] = "Trades"
 
@@ -81,6 +84,7 @@ class Trades(Event, frozen=True, kw_only=True, gc=False):
     origin: str = "live"
     valid: bool = True
     reason: str = ""
+    complete_from: int | None = None
     trades: tuple[Trade, ...] = ()
 
 
@@ -220,6 +224,31 @@ class Candle(Event, frozen=True, kw_only=True, gc=False):
         return f"{self.venue}:{self.symbol}|{self.interval}|{self.start}"
 
 
+class CandleHistory(Event, frozen=True, kw_only=True, gc=False):
+    """Closed candles of one interval that follow each other from `start` on, as history tells them; columns are even.
+
+    No open (nor high, low, close) is an interval without trades. All have the same `revision`.
+    """
+
+    schema: ClassVar[str] = "CandleHistory"
+
+    ts_event: int
+    ts_recv: int
+    line: str
+    origin: str = "backfill"
+    interval: str
+    start: int
+    revision: int = 0
+    opens: list[str]
+    highs: list[str]
+    lows: list[str]
+    closes: list[str]
+    volumes: list[str]
+    quote_volumes: list[str]
+    buy_volumes: list[str]
+    trades: list[int]
+
+
 class Anomaly(Event, frozen=True, kw_only=True, gc=False):
     """Something about the market or its data that a person or a strategy should know."""
 
@@ -279,6 +308,7 @@ AnyEvent = (
     | Instrument
     | Book
     | Candle
+    | CandleHistory
     | Anomaly
     | DeadLetter
     | OperatorState
@@ -293,6 +323,7 @@ EVENTS: tuple[type[AnyEvent], ...] = (
     Instrument,
     Book,
     Candle,
+    CandleHistory,
     Anomaly,
     DeadLetter,
     OperatorState,

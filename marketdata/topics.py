@@ -68,6 +68,13 @@ INGEST_STATUS = Topic(
     retention_ms=DAY_MS,
     public=False,
 )
+INGEST_CANDLES = Topic(
+    name="md.ingest.candles",
+    schema="CandleHistory",
+    about="Candles as the venues' history tells them, and repairs.",
+    retention_ms=DAY_MS,
+    public=False,
+)
 TRADES = Topic(name="md.trades", schema="Trades", about="Trades, validated, each once.")
 BOOK_UPDATES = Topic(name="md.book_updates", schema="BookUpdate", about="L2 book changes, validated, each once.")
 QUOTES = Topic(name="md.quotes", schema="Quote", about="Best bid and offer, from the venue and from our books.")
@@ -86,7 +93,7 @@ STATE = Topic(
 )
 
 TOPICS: tuple[Topic, ...] = (
-    RAW, INGEST_TRADES, INGEST_BOOKS, INGEST_QUOTES, INGEST_STATUS,
+    RAW, INGEST_TRADES, INGEST_BOOKS, INGEST_QUOTES, INGEST_STATUS, INGEST_CANDLES,
     TRADES, BOOK_UPDATES, QUOTES, STATUS, BOOKS, CANDLES, ANOMALIES, INSTRUMENTS, DEAD_LETTERS, STATE,
 )  # fmt: skip
 
@@ -99,6 +106,7 @@ INGEST: dict[str, Topic] = {
     "BookUpdate": INGEST_BOOKS,
     "Quote": INGEST_QUOTES,
     "FeedStatus": INGEST_STATUS,
+    "CandleHistory": INGEST_CANDLES,
     "Instrument": INSTRUMENTS,
     "DeadLetter": DEAD_LETTERS,
 }

@@ -28,12 +28,13 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "bytes": st.binary(max_size=50),
     "str | None": st.none() | TEXT,
     "int | None": st.none() | LONG,
+    "list[int]": st.lists(LONG, max_size=5),
     "list[str]": st.lists(TEXT, max_size=5),
     "dict[str, str]": st.dictionaries(TEXT, TEXT, max_size=5),
     "dict[str, int]": st.dictionaries(TEXT, LONG, max_size=5),
 }
 # Avro `int` fields have 32 bits.
-NARROW = {("Book", "depth"), ("Candle", "revision"), ("DeadLetter", "partition")}
+NARROW = {("Book", "depth"), ("Candle", "revision"), ("CandleHistory", "revision"), ("DeadLetter", "partition")}
 INT32 = st.integers(-(2**31), 2**31 - 1)
 
 
