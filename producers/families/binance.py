@@ -145,7 +145,9 @@ class _Trade(msgspec.Struct, gc=False):
     cause: str = msgspec.field(name="X", default="MARKET")
 
 
-class _AggTrade(msgspec.Struct, gc=False):
+class AggTrade(msgspec.Struct, gc=False):
+    """Executions of one taker order at one price, in one."""
+
     number: Number = msgspec.field(name="a")
     price: Text = msgspec.field(name="p")
     size: Text = msgspec.field(name="q")
@@ -156,7 +158,9 @@ class _AggTrade(msgspec.Struct, gc=False):
     cause: str = "MARKET"
 
 
-class _RestTrade(msgspec.Struct, gc=False):
+class RestTrade(msgspec.Struct, gc=False):
+    """One execution, as REST tells it."""
+
     number: Number = msgspec.field(name="id")
     price: Text
     size: Text = msgspec.field(name="qty")
@@ -192,7 +196,7 @@ class _TradeFrame(msgspec.Struct, gc=False):
 
 
 class _AggTradeFrame(msgspec.Struct, gc=False):
-    data: _AggTrade
+    data: AggTrade
 
 
 class _Snapshot(msgspec.Struct):
@@ -206,7 +210,9 @@ class _RestProducts(msgspec.Struct):
     symbols: list[msgspec.Raw]
 
 
-class _RestProduct(msgspec.Struct):
+class RestProduct(msgspec.Struct):
+    """A symbol of exchangeInfo."""
+
     symbol: str
     status: str = ""
     baseAsset: str = ""  # noqa: N815 - the venue's own name, here and below
@@ -219,16 +225,16 @@ _COMBINED = msgspec.json.Decoder(_Combined)
 _HEAD = msgspec.json.Decoder(_Head)
 _SNAPSHOT = msgspec.json.Decoder(_Snapshot)
 _REST_PRODUCTS = msgspec.json.Decoder(_RestProducts)
-_REST_PRODUCT = msgspec.json.Decoder(_RestProduct)
-_REST_TRADES = msgspec.json.Decoder(list[_RestTrade])
-_REST_AGG_TRADES = msgspec.json.Decoder(list[_AggTrade])
+_REST_PRODUCT = msgspec.json.Decoder(RestProduct)
+_REST_TRADES = msgspec.json.Decoder(list[RestTrade])
+_REST_AGG_TRADES = msgspec.json.Decoder(list[AggTrade])
 
 _Kind = Literal["depth", "bookTicker", "trade", "aggTrade"]
 _BARE: dict[_Kind, msgspec.json.Decoder[Any]] = {
     "depth": msgspec.json.Decoder(_Depth),
     "bookTicker": msgspec.json.Decoder(_Ticker),
     "trade": msgspec.json.Decoder(_Trade),
-    "aggTrade": msgspec.json.Decoder(_AggTrade),
+    "aggTrade": msgspec.json.Decoder(AggTrade),
 }
 _FRAMES: dict[bytes, msgspec.json.Decoder[Any]] = {
     b'depth"': msgspec.json.Decoder(_DepthFrame),
@@ -556,7 +562,7 @@ class BinanceFeed:
 
     # --- Trades ---
 
-    def _trade(self, call: Call, message: _Trade | _AggTrade) -> None:
+    def _trade(self, call: Call, message: _Trade | AggTrade) -> None:
         state = self._state(call, message.name)
         if state is None:
             return
@@ -567,7 +573,7 @@ class BinanceFeed:
                 return
             state.trades = kind
         self._heard(call, message.ms)
-        self._trades(call, state, [(message.number, _read_trade(message))], listed=False)
+        self._trades(call, state, [(message.number, read_trade(message))], listed=False)
 
     def _trades(self, call: Call, state: _State, batch: list[Numbered], *, listed: bool) -> None:
         """Tell trades by rising id; `listed`: REST gave every trade from the first of them to the last."""
@@ -588,7 +594,7 @@ class BinanceFeed:
 
     def _rest_trades(self, call: Call, request: Fetch) -> None:
         decoder: msgspec.json.Decoder[Any] = _REST_AGG_TRADES if "/aggTrades?" in request.path else _REST_TRADES
-        batch = sorted(((sent.number, _read_trade(sent)) for sent in decoder.decode(call.payload)), key=itemgetter(0))
+        batch = sorted(((sent.number, read_trade(sent)) for sent in decoder.decode(call.payload)), key=itemgetter(0))
         state = self._state(call, request.symbol)
         self._requests.came(request)
         if state is not None and batch and state.product.ts_trade is not None:
@@ -623,25 +629,35 @@ class BinanceFeed:
             with call.refusing("bad_product"):
                 self._learn(call, _REST_PRODUCT.decode(raw))
 
-    def _learn(self, call: Call, sent: _RestProduct) -> None:
-        learned: dict[str, Any] = {"status": _STATES.get(sent.status, "unknown")}
-        if sent.baseAsset and sent.quoteAsset:
-            learned |= {"base_currency": sent.baseAsset, "quote_currency": sent.quoteAsset}
-        if sent.contractType:
-            learned["kind"] = "perpetual" if "PERPETUAL" in sent.contractType else "future"
-        for rule in sent.filters:
-            if rule.get("filterType") == "LOT_SIZE":
-                learned["size_increment"] = _increment(rule.get("stepSize"), "stepSize")
-                learned["min_order_size"] = _increment(rule.get("minQty"), "minQty")
-        self._products.know(call, sent.symbol, **learned)
+    def _learn(self, call: Call, sent: RestProduct) -> None:
+        self._products.know(call, sent.symbol, **rest_fields(sent))
 
     def _describe(self, name: str) -> Instrument:
-        if _NAME.fullmatch(name) is None or name != name.upper():
-            raise BadEvent("bad_symbol", "symbol", name[:200])
-        base, quote, delivery = split(name)
-        return Instrument(venue=self.venue, symbol=f"{base}-{quote}{delivery}" if quote else name, venue_symbol=name,
-                          ts_recv=0, base_currency=base, quote_currency=quote,
-                          kind="future" if delivery else self._market.kind)  # fmt: skip
+        return describe(self._market, name)
+
+
+def describe(market: Market, name: str) -> Instrument:
+    """Return the instrument of the venue's name. Raises BadEvent."""
+    if _NAME.fullmatch(name) is None or name != name.upper():
+        raise BadEvent("bad_symbol", "symbol", name[:200])
+    base, quote, delivery = split(name)
+    return Instrument(venue=market.venue, symbol=f"{base}-{quote}{delivery}" if quote else name, venue_symbol=name,
+                      ts_recv=0, base_currency=base, quote_currency=quote,
+                      kind="future" if delivery else market.kind)  # fmt: skip
+
+
+def rest_fields(sent: RestProduct) -> dict[str, Any]:
+    """Return what REST tells of a symbol, as fields of an Instrument. Raises BadEvent."""
+    learned: dict[str, Any] = {"status": _STATES.get(sent.status, "unknown")}
+    if sent.baseAsset and sent.quoteAsset:
+        learned |= {"base_currency": sent.baseAsset, "quote_currency": sent.quoteAsset}
+    if sent.contractType:
+        learned["kind"] = "perpetual" if "PERPETUAL" in sent.contractType else "future"
+    for rule in sent.filters:
+        if rule.get("filterType") == "LOT_SIZE":
+            learned["size_increment"] = _increment(rule.get("stepSize"), "stepSize")
+            learned["min_order_size"] = _increment(rule.get("minQty"), "minQty")
+    return learned
 
 
 def split(name: str) -> tuple[str, str, str]:
@@ -659,7 +675,8 @@ def _columns(bids: list[tuple[str, str]], asks: list[tuple[str, str]]) -> Column
     return bid_prices, bid_sizes, ask_prices, ask_sizes
 
 
-def _read_trade(sent: _Trade | _AggTrade | _RestTrade) -> Trade:
+def read_trade(sent: _Trade | AggTrade | RestTrade) -> Trade:
+    """Return a trade; its id is that of the stream which tells the same kind. Raises BadEvent."""
     check_decimals([sent.price, sent.size], "price")
     return Trade(trade_id=str(sent.number), ts_event=ms_ns(sent.traded_ms, "T"), price=sent.price, size=sent.size,
                  side="sell" if sent.buyer_made else "buy",

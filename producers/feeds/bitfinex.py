@@ -123,7 +123,7 @@ class BitfinexFeed:
         self.counts = self._line.counts
         self.ts_venue: int | None = None
         self._wanted = products
-        self._products = Listing(products, _describe)
+        self._products = Listing(products, describe)
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
         self._asked = Asked()
         self._losses = Losses()
@@ -430,7 +430,7 @@ class BitfinexFeed:
         if not isinstance(rows, list):
             raise BadEvent("bad_frame", "trades", str(rows)[:200])
         told = self._told.setdefault(product.name, Recent())
-        read = sorted((_read_trade(row) for row in rows), key=lambda trade: (trade.ts_event, int(trade.trade_id)))
+        read = sorted((read_trade(row) for row in rows), key=lambda trade: (trade.ts_event, int(trade.trade_id)))
         fresh = [trade for trade in read if told.is_new(trade.trade_id)]
         self.counts["repeats"] += len(read) - len(fresh)
         if fresh:
@@ -528,7 +528,8 @@ def _orders(channel: _Channel, rows: list[list[Any]]) -> Columns:
     return columns
 
 
-def _read_trade(row: Any) -> Trade:
+def read_trade(row: Any) -> Trade:
+    """Return a trade from `[id, ms, amount, price]`, as the stream and REST write it. Raises BadEvent."""
     if not isinstance(row, list) or len(row) != 4 or not all(type(v) is int and 0 <= v <= INT64_MAX for v in row[:2]):
         raise BadEvent("bad_frame", "trade", str(row)[:200])
     amount = number(row[2], "amount")
@@ -566,7 +567,8 @@ def _subscribe(kind: str, name: str, precision: str = "P0", length: str = "100")
     return _order(event="subscribe", channel=kind, symbol=name, prec=precision, freq="F0", len=length)
 
 
-def _describe(name: str) -> Instrument:
+def describe(name: str) -> Instrument:
+    """Return the instrument of the venue's name. Raises BadEvent."""
     match = _SYMBOL.fullmatch(name)
     if match is None:
         raise BadEvent("bad_symbol", "symbol", name[:200])

@@ -175,7 +175,9 @@ class _StatusEvent(msgspec.Struct):
     products: list[_StatusProduct]
 
 
-class _RestProduct(_Flags, kw_only=True):
+class RestProduct(_Flags, kw_only=True):
+    """A product as REST lists it."""
+
     product_id: str
     status: str = ""
     base_currency_id: str = ""
@@ -205,7 +207,7 @@ _TICKER_EVENT = msgspec.json.Decoder(_TickerEvent)
 _HEARTBEAT = msgspec.json.Decoder(_Heartbeat)
 _STATUS_EVENT = msgspec.json.Decoder(_StatusEvent)
 _REST_PRODUCTS = msgspec.json.Decoder(_RestProducts)
-_REST_PRODUCT = msgspec.json.Decoder(_RestProduct)
+_REST_PRODUCT = msgspec.json.Decoder(RestProduct)
 _NAMED = msgspec.json.Decoder(_Named)
 
 _BOOK_PREFIX = b'{"channel":"l2_data"'
@@ -229,7 +231,7 @@ class CoinbaseFeed:
         self._wanted = products
         # "-USDC" products mirror "-USD" ones, whose name the channels may then carry (DOCS).
         accepted = None if products is None else {*products, *(p[:-1] for p in products if p.endswith("-USDC"))}
-        self._products = Listing(accepted, _describe)
+        self._products = Listing(accepted, describe)
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
         self._asked = Asked()
         self._losses = Losses()
@@ -500,7 +502,7 @@ class CoinbaseFeed:
                     # One bad trade is a hole that the ids will show; it does not cost its neighbours.
                     call.payload = bytes(raw_trade)
                     with call.refusing("bad_frame"):
-                        symbol, trade = _read_trade(raw_trade)
+                        symbol, trade = read_trade(raw_trade)
                         if self._products.find(call, symbol) is not None:
                             batches.setdefault(symbol, []).append((int(trade.trade_id), trade))
                             if event.type == "snapshot":
@@ -569,19 +571,8 @@ class CoinbaseFeed:
                     status=status,
                 )
 
-    def _learn_rest(self, call: Call, sent: _RestProduct) -> None:
-        base, quote = _currencies(sent.product_id)
-        self._products.know(
-            call,
-            sent.product_id,
-            base_currency=sent.base_currency_id or base,
-            quote_currency=sent.quote_currency_id or quote,
-            tick_size=price(sent.price_increment or sent.quote_increment, "price_increment"),
-            size_increment=price(sent.base_increment, "base_increment"),
-            min_order_size=price(sent.base_min_size, "base_min_size"),
-            status=_state(sent, sent.status) if sent.status else "unknown",
-            kind={"SPOT": "spot", "FUTURE": "future"}.get(sent.product_type, "spot"),
-        )
+    def _learn_rest(self, call: Call, sent: RestProduct) -> None:
+        self._products.know(call, sent.product_id, **rest_fields(sent))
 
     def _order(self, verb: str, channel: str, products: Collection[str], ts: int) -> Send:
         order: dict[str, Any] = {"type": verb, "product_ids": list(products), "channel": channel}
@@ -637,7 +628,8 @@ def _book_time(data: bytes, default: int) -> int:
     return iso_ns(data[start : data.find(b'"', start)].decode("ascii", "replace"), "event_time")
 
 
-def _read_trade(raw: msgspec.Raw) -> tuple[str, Trade]:
+def read_trade(raw: msgspec.Raw) -> tuple[str, Trade]:
+    """Return product id and trade, as the stream and REST write it. Raises BadEvent."""
     sent = _TRADE.decode(raw)
     if not (sent.trade_id.isascii() and sent.trade_id.isdigit() and len(sent.trade_id) < 19):
         raise BadEvent("bad_trade_id", "trade_id", sent.trade_id)
@@ -660,7 +652,22 @@ def _go_time(text: str) -> int:
     return iso_ns(text, "current_time")
 
 
-def _describe(product_id: str) -> Instrument:
+def rest_fields(sent: RestProduct) -> dict[str, Any]:
+    """Return what REST tells of a product, as fields of an Instrument. Raises BadEvent."""
+    base, quote = _currencies(sent.product_id)
+    return {
+        "base_currency": sent.base_currency_id or base,
+        "quote_currency": sent.quote_currency_id or quote,
+        "tick_size": price(sent.price_increment or sent.quote_increment, "price_increment"),
+        "size_increment": price(sent.base_increment, "base_increment"),
+        "min_order_size": price(sent.base_min_size, "base_min_size"),
+        "status": _state(sent, sent.status) if sent.status else "unknown",
+        "kind": {"SPOT": "spot", "FUTURE": "future"}.get(sent.product_type, "spot"),
+    }
+
+
+def describe(product_id: str) -> Instrument:
+    """Return the instrument of the venue's name. Raises BadEvent."""
     if _PRODUCT_ID.fullmatch(product_id) is None:
         raise BadEvent("bad_symbol", "product_id", product_id[:200])
     base, quote = _currencies(product_id)

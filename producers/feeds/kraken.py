@@ -75,8 +75,8 @@ _TRADES = "trade"
 _UNUSED_CHANNELS = frozenset({"ohlc", "level3", "executions", "balances"})
 
 _PAIR = re.compile(r"([A-Za-z0-9.]{1,20})/([A-Za-z0-9.]{1,20})", re.ASCII)
-_MODERN = {"XBT": "BTC", "XDG": "DOGE"}
-_LEGACY = {modern: legacy for legacy, modern in _MODERN.items()}
+MODERN = {"XBT": "BTC", "XDG": "DOGE"}
+LEGACY = {modern: legacy for legacy, modern in MODERN.items()}
 
 _STATES = {
     "online": "online",
@@ -222,7 +222,9 @@ class _Object(msgspec.Struct):
     result: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-class _RestPair(msgspec.Struct):
+class RestPair(msgspec.Struct):
+    """A pair of AssetPairs."""
+
     wsname: str = ""
     pair_decimals: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
     lot_decimals: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
@@ -257,7 +259,7 @@ _NAMED2 = msgspec.json.Decoder(list[_Named])
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _OBJECT = msgspec.json.Decoder(_Object)
 _REST_PAIRS = msgspec.json.Decoder(_RestPairs)
-_REST_PAIR = msgspec.json.Decoder(_RestPair)
+_REST_PAIR = msgspec.json.Decoder(RestPair)
 
 _BOOK2_PREFIX = b'{"channel":"book"'
 
@@ -846,7 +848,7 @@ class KrakenFeed:
 
     def _system_is(self, call: Call, word: str) -> None:
         """Take the state of the whole venue, which each pair has while it is not `online`."""
-        state = _state(word)
+        state = status_of(word)
         if state == self._system:
             return
         self._system = state
@@ -866,31 +868,20 @@ class KrakenFeed:
                 )  # fmt: skip
         call.payload = payload
 
-    def _learn_rest(self, call: Call, sent: _RestPair) -> None:
+    def _learn_rest(self, call: Call, sent: RestPair) -> None:
         if not sent.wsname:
             self.counts["ignored"] += 1  # dark-pool pairs, which have no WebSocket name
             return
-        tick = price(sent.tick_size, "tick_size") or _increment(sent.pair_decimals)
         for name in {sent.wsname, _modern(sent.wsname)}:
-            self._products.know(
-                call, name, tick_size=tick, size_increment=_increment(sent.lot_decimals),
-                min_order_size=price(sent.ordermin, "ordermin"), status=self._status_of(sent.status),
-            )  # fmt: skip
+            self._products.know(call, name, status=self._status_of(sent.status), **rest_fields(sent))
 
     def _status_of(self, word: str) -> str:
         """Return a pair's state; the venue's own comes first while it is not online."""
-        state = _state(word) if word else "unknown"
+        state = status_of(word) if word else "unknown"
         return state if self._system == "online" else self._system
 
     def _describe(self, pair: str) -> Instrument:
-        named = _PAIR.fullmatch(pair)
-        if named is None:
-            raise BadEvent("bad_symbol", "symbol", pair[:200])
-        base, quote = (_MODERN.get(currency, currency) for currency in named.groups())
-        return Instrument(
-            venue=self.venue, symbol=f"{base}-{quote}", ts_recv=0, venue_symbol=pair, base_currency=base,
-            quote_currency=quote, status=self._status_of(""),
-        )  # fmt: skip
+        return msgspec.structs.replace(describe(pair), status=self._status_of(""))
 
     # --- What is sent to the venue ---
 
@@ -1044,7 +1035,27 @@ def _increment(decimals: int | None) -> str | None:
     return f"0.{'1':0>{decimals}}" if decimals else "1"
 
 
-def _state(word: str) -> str:
+def describe(pair: str) -> Instrument:
+    """Return the instrument of a pair's name, of v1 or of v2. Raises BadEvent."""
+    named = _PAIR.fullmatch(pair)
+    if named is None:
+        raise BadEvent("bad_symbol", "symbol", pair[:200])
+    base, quote = (MODERN.get(currency, currency) for currency in named.groups())
+    return Instrument(venue=KrakenFeed.venue, symbol=f"{base}-{quote}", ts_recv=0, venue_symbol=pair,
+                      base_currency=base, quote_currency=quote)  # fmt: skip
+
+
+def rest_fields(sent: RestPair) -> dict[str, Any]:
+    """Return what REST tells of a pair, but for its state, as fields of an Instrument. Raises BadEvent."""
+    return {
+        "tick_size": price(sent.tick_size, "tick_size") or _increment(sent.pair_decimals),
+        "size_increment": _increment(sent.lot_decimals),
+        "min_order_size": price(sent.ordermin, "ordermin"),
+    }
+
+
+def status_of(word: str) -> str:
+    """Return our word for a pair's state. Raises BadEvent for a word that is not documented."""
     try:
         return _STATES[word]
     except KeyError:
@@ -1056,11 +1067,11 @@ def _renamed(name: str, names: dict[str, str]) -> str:
 
 
 def _modern(name: str) -> str:
-    return _renamed(name, _MODERN)
+    return _renamed(name, MODERN)
 
 
 def _legacy(name: str) -> str:
-    return _renamed(name, _LEGACY)
+    return _renamed(name, LEGACY)
 
 
 def _send(order: dict[str, Any]) -> Send:
