@@ -15,6 +15,7 @@ from stream_apps.operators.anomalies import AnomaliesQuotes, AnomaliesStatus, An
 from stream_apps.operators.arbitration import IngestBooks
 from stream_apps.operators.books import Books
 from stream_apps.operators.candles import Candles
+from stream_apps.operators.history import IngestCandles
 from stream_apps.operators.ingest import IngestQuotes, IngestStatus, IngestTrades
 
 Instruments = Mapping[str, Instrument]
@@ -25,6 +26,7 @@ OPERATORS: dict[str, Callable[[Instruments], Operator[Any]]] = {
     "ingest_books": IngestBooks,
     "ingest_quotes": IngestQuotes,
     "ingest_status": IngestStatus,
+    "ingest_candles": IngestCandles,
     "books": lambda _: Books(),
     "candles": lambda _: Candles(),
     "anomalies_trades": AnomaliesTrades,
@@ -33,7 +35,7 @@ OPERATORS: dict[str, Callable[[Instruments], Operator[Any]]] = {
 }
 
 APPS: dict[str, tuple[str, ...]] = {
-    "ingest": ("ingest_trades", "ingest_books", "ingest_quotes", "ingest_status"),
+    "ingest": ("ingest_trades", "ingest_books", "ingest_quotes", "ingest_status", "ingest_candles"),
     "books": ("books",),
     "candles": ("candles",),
     "anomalies": ("anomalies_trades", "anomalies_quotes", "anomalies_status"),

@@ -521,6 +521,6 @@ def _of_status(event: FeedStatus) -> Anomaly | None:
         return _anomaly(event, "gap", "warning", f"missing:{event.line}", value=str(missing), limit="0", **evidence)
     if event.kind == "heartbeat_missed":
         return _anomaly(event, "stale", "warning", f"heartbeats:{event.line}", value="1", limit="0", **evidence)
-    if event.kind == "breaker_open":
+    if event.kind in {"breaker_open", "refused", "given_up"}:
         return _anomaly(event, "stale", "critical", f"connect:{event.line}", value="1", limit="0", **evidence)
     return None

@@ -6,13 +6,16 @@
    `open_ns` of event time. It is `final` once the watermark has, and `revised` by each later change.
 3. A late trade changes high, low and volume; the open only when it is the first in event order, the close only when it
    is the last. Event order is time, then trade id where ids are numbers, then arrival.
-4. Candles are kept for `keep_ns`. A trade older than that can no longer be added rightly and becomes a dead letter.
+4. Candles are kept for `keep_ns`. A live trade older than that can no longer be added rightly and becomes a dead
+   letter. Candles that are no longer kept, and those before the first live event, belong to history (see `history`):
+   old trades of a backfill or a repair leave them alone.
 5. An interval without a trade becomes a marker (no prices, `trades` 0), valid when heartbeats tell that there was
    nothing, invalid with a reason when nobody can tell: `halted`, or a hole in the data.
-6. Holes are: everything before the first event; from the last heartbeat before a `gap` or `disconnected` to the next
+6. A repair that is complete from one time to another closes the holes between them, and candles become valid.
+7. Holes are: everything before the first event; from the last heartbeat before a `gap` or `disconnected` to the next
    valid event; and silence longer than `silence_ns` of a stream that has heartbeats. A candle that a hole touches is
    invalid even when it has trades; a halt spoils only intervals without any.
-7. When time jumps over more than `MARKERS_MAX` intervals, only the last of them get markers, and one gap on the ledger
+8. When time jumps over more than `MARKERS_MAX` intervals, only the last of them get markers, and one gap on the ledger
    tells of the rest.
 
 Trades go into a bar of their minute first, which is merged into the six candles when something is to be published or
@@ -210,9 +213,14 @@ class Candles:
         step = _Step(event)
         state.ts_recv = event.ts_recv
         if state.first is None:
+            if event.origin != "live":
+                self.counts["history"] += len(event.trades)
+                return state, []
             self._begin(state, event)
         if event.origin == "live":
             self._judge(state, step)
+        elif event.complete_from is not None:
+            self._complete(state, step, event.complete_from, event.ts_event)
         if event.trades:
             self._take(state, step)
         if event.origin == "live":
@@ -267,6 +275,21 @@ class Candles:
             state.holes[1:3] = [Hole(min(one.start, two.start), max(one.end, two.end), GAP)]
         self._revise(state, step, before)
 
+    def _complete(self, state: CandlesState, step: _Step, start: int, end: int) -> None:
+        """Take [start, end) out of the holes; what a halt left empty stays so."""
+        before = self._reasons(state, start, end)
+        holes: list[Hole] = []
+        for hole in state.holes:
+            if hole.reason == HALTED or hole.end <= start or end <= hole.start:
+                holes.append(hole)
+                continue
+            if hole.start < start:
+                holes.append(Hole(hole.start, start, hole.reason))
+            if end < hole.end:
+                holes.append(Hole(end, hole.end, hole.reason))
+        state.holes = holes
+        self._revise(state, step, before)
+
     def _reasons(self, state: CandlesState, start: int, end: int) -> dict[tuple[int, int], str]:
         """Return what is published of the closed candles that [start, end) touches."""
         start = max(start, state.first or 0, self._kept_from(state))
@@ -312,6 +335,7 @@ class Candles:
         return since - since % MINUTE_NS
 
     def _take(self, state: CandlesState, step: _Step) -> None:
+        live = step.event.origin == "live"
         late: list[Trade] = []
         unsupported: list[Trade] = []
         for trade in step.event.trades:
@@ -321,7 +345,10 @@ class Candles:
                 continue
             if ts < state.now:
                 if ts < self._kept_from(state):
-                    late.append(trade)
+                    if live:
+                        late.append(trade)
+                    else:
+                        self.counts["history"] += 1
                     continue
             else:
                 state.now = ts
@@ -352,6 +379,8 @@ class Candles:
             label = minute - minute % length
             kept = interval.candles.get(label)
             closed = label < interval.next
+            if label + length <= (state.first or 0) and step.event.origin != "live":
+                continue  # history's
             if kept is None:
                 # Closed and not here: its marker was its first final, unless it is older than the first event.
                 had_marker = closed and label + length > (state.first or 0)

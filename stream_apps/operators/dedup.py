@@ -79,6 +79,17 @@ class SeenIds(msgspec.Struct):
                 del starts[0], ends[0]
         return "new"
 
+    def add_history(self, identity: str) -> Seen:
+        """Remember the id of an old trade: it may lie below `floor`, where only the last ones can be told apart.
+
+        Ids that leave holes are remembered one by one as well, before their ranges are given up.
+        """
+        told = self.add(identity)
+        if told == "too_old" or (told == "new" and len(self.starts) > RANGES_MAX // 2):
+            other = self.add_other(f"history|{identity}")
+            return other if told == "too_old" else told
+        return told
+
     def add_other(self, identity: str) -> Seen:
         """Remember an id that is no number, and tell whether it is new."""
         if identity in self.others:

@@ -172,6 +172,7 @@ class Validator:
     def __init__(self, instruments: Mapping[str, Instrument]) -> None:
         self._instruments = instruments
         self._terms: dict[str, Terms] = {}
+        self._old_terms: dict[str, Terms] = {}
         self._listing: tuple[int, frozenset[str]] = (0, frozenset())
 
     def terms(self, key: str) -> Terms:
@@ -192,10 +193,19 @@ class Validator:
                 raise BadEvent("unknown_instrument", "symbol", symbol)
         return terms
 
+    def _terms_of_history(self, key: str) -> Terms:
+        """Return the terms of a key without its tick size, which was another one when old trades were made."""
+        now = self.terms(key).instrument
+        terms = self._old_terms.get(key)
+        if terms is None or (terms.instrument is None) != (now is None):
+            terms = Terms(None if now is None else msgspec.structs.replace(now, tick_size=None))
+            self._old_terms[key] = terms
+        return terms
+
     def trades(self, event: Trades) -> tuple[Trades | None, list[DeadLetter]]:
         """Return the event without its bad trades (None when nothing of it can be used) and a letter for each."""
         try:
-            terms = self.terms(event.key)
+            terms = self.terms(event.key) if event.origin == "live" else self._terms_of_history(event.key)
             _time(event.ts_event, event.ts_recv)
             _one_of(event.origin, ORIGINS, "origin")
         except BadEvent as error:
