@@ -1,0 +1,253 @@
+"""An L3 order book: orders one by one, and the L2 levels that they add up to, exact and in whole numbers.
+
+Theory of operation. Prices and sizes are whole numbers of a unit that the caller chooses: a venue that sends integers
+gives them as they are, one that sends decimal strings goes through a `Scale`. A level keeps its orders in the order of
+their priority, and its size as their running sum.
+
+1. Each change of an order notes the level's size and count as they were before the first change.
+2. `take_changes` compares those with what the levels are now, tells the levels that differ by their absolute size (0
+   where no order is left), and begins anew. So a batch of changes, or a whole snapshot, costs each level one line.
+3. What does not fit (an order that is not in the book, or is there already) changes nothing and is told by False:
+   whether it is normal, counted or a loss is for the venue's feed to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from heapq import nlargest, nsmallest
+from operator import itemgetter
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from marketdata.decimals import LENGTH_MAX, decimal
+from marketdata.errors import BadEvent
+
+Side = Literal["bid", "ask"]
+BID: Side = "bid"
+ASK: Side = "ask"
+
+
+class Level(NamedTuple):
+    """The orders of one side at one price: their sizes together, and how many they are; none of them when gone."""
+
+    price: int
+    size: int
+    orders: int
+
+
+class Order(msgspec.Struct, gc=False):
+    """One order that rests in the book; to be read, and changed by the book alone."""
+
+    side: Side
+    price: int
+    size: int
+
+
+class Changes(NamedTuple):
+    """The levels that are not what they were, in the order in which they were first touched."""
+
+    bids: list[Level]
+    asks: list[Level]
+
+
+class _Queue(msgspec.Struct):
+    """A level: its size, and its orders by priority."""
+
+    size: int
+    orders: dict[Hashable, Order]
+
+
+class _Half:
+    """One side: its levels by price, and what the touched ones were, as (size, count), when they were last told."""
+
+    __slots__ = ("before", "levels")
+
+    def __init__(self) -> None:
+        self.levels: dict[int, _Queue] = {}
+        self.before: dict[int, tuple[int, int]] = {}
+
+    def touch(self, price: int) -> _Queue:
+        """Return the level of this price, having noted what it was."""
+        level = self.levels.get(price)
+        if level is None:
+            level = self.levels[price] = _Queue(0, {})
+        if price not in self.before:
+            self.before[price] = (level.size, len(level.orders))
+        return level
+
+    def enter(self, order_id: Hashable, order: Order) -> None:
+        """Put an order behind all others of its price."""
+        level = self.touch(order.price)
+        level.orders[order_id] = order
+        level.size += order.size
+
+    def leave(self, order_id: Hashable, order: Order) -> None:
+        """Take an order out of its level."""
+        level = self.touch(order.price)
+        del level.orders[order_id]
+        level.size -= order.size
+        if not level.orders:
+            del self.levels[order.price]
+
+    def take_changes(self) -> list[Level]:
+        """Return the levels that differ from what was last told."""
+        changed: list[Level] = []
+        levels = self.levels
+        for price, before in self.before.items():
+            level = levels.get(price)
+            now = (0, 0) if level is None else (level.size, len(level.orders))
+            if now != before:
+                changed.append(Level(price, *now))
+        self.before.clear()
+        return changed
+
+
+class OrderBook:
+    """The orders of one symbol, by the venue's order ids."""
+
+    __slots__ = ("_asks", "_bids", "_orders")
+
+    def __init__(self) -> None:
+        self._orders: dict[Hashable, Order] = {}
+        self._bids = _Half()
+        self._asks = _Half()
+
+    def __len__(self) -> int:
+        """Return the number of orders."""
+        return len(self._orders)
+
+    def __contains__(self, order_id: Hashable) -> bool:
+        """Tell whether an order rests in the book."""
+        return order_id in self._orders
+
+    def get(self, order_id: Hashable) -> Order | None:
+        """Return an order, or None when it does not rest in the book."""
+        return self._orders.get(order_id)
+
+    # --- Changes; each returns False, and changes nothing, where the order is not (or, for `add`, is) in the book ---
+
+    def add(self, order_id: Hashable, side: Side, price: int, size: int) -> bool:
+        """Put a new order behind all others of its price. An order without a size is none, and is left out."""
+        if order_id in self._orders:
+            return False
+        if size > 0:
+            order = self._orders[order_id] = Order(side, price, size)
+            self._half(side).enter(order_id, order)
+        return True
+
+    def modify(self, order_id: Hashable, price: int, size: int) -> bool:
+        """Give an order a new price and size; a size of 0 or less removes it.
+
+        It keeps its place in the queue where the price stays and the size does not grow.
+        """
+        order = self._orders.get(order_id)
+        if order is None:
+            return False
+        if size <= 0:
+            return self.remove(order_id)
+        half = self._half(order.side)
+        if price == order.price and size <= order.size:
+            half.touch(price).size += size - order.size
+            order.size = size
+            return True
+        half.leave(order_id, order)
+        order.price, order.size = price, size
+        half.enter(order_id, order)
+        return True
+
+    def resize(self, order_id: Hashable, size: int) -> bool:
+        """Give an order a new size at its price, as `modify` does."""
+        order = self._orders.get(order_id)
+        return order is not None and self.modify(order_id, order.price, size)
+
+    def reduce(self, order_id: Hashable, by: int) -> bool:
+        """Take a part of an order away, as a fill or a partial cancel does; all of it removes the order."""
+        order = self._orders.get(order_id)
+        return order is not None and self.modify(order_id, order.price, order.size - by)
+
+    def remove(self, order_id: Hashable) -> bool:
+        """Take an order out of the book."""
+        order = self._orders.pop(order_id, None)
+        if order is None:
+            return False
+        self._half(order.side).leave(order_id, order)
+        return True
+
+    def clear(self) -> None:
+        """Take every order out of the book."""
+        for half in (self._bids, self._asks):
+            for price in half.levels:
+                half.touch(price)
+            half.levels.clear()
+        self._orders.clear()
+
+    # --- What the orders add up to ---
+
+    def take_changes(self) -> Changes:
+        """Return the levels that differ from what they were at the last call."""
+        return Changes(self._bids.take_changes(), self._asks.take_changes())
+
+    def levels(self, side: Side) -> list[Level]:
+        """Return every level of a side, best first."""
+        levels = [Level(price, level.size, len(level.orders)) for price, level in self._half(side).levels.items()]
+        levels.sort(key=itemgetter(0), reverse=side == BID)
+        return levels
+
+    def top(self, side: Side, depth: int) -> list[Level]:
+        """Return the best `depth` levels of a side, best first."""
+        levels = self._half(side).levels
+        prices = nlargest(depth, levels) if side == BID else nsmallest(depth, levels)
+        return [Level(price, levels[price].size, len(levels[price].orders)) for price in prices]
+
+    def queue(self, side: Side, price: int) -> list[tuple[Hashable, int]]:
+        """Return the orders at a price as (id, size), first in line first."""
+        level = self._half(side).levels.get(price)
+        return [] if level is None else [(order_id, order.size) for order_id, order in level.orders.items()]
+
+    def _half(self, side: Side) -> _Half:
+        return self._bids if side == BID else self._asks
+
+
+class Scale:
+    """Decimal strings as whole numbers of 10^-places, and back, without rounding."""
+
+    __slots__ = ("_zeros", "places")
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self._zeros = "0" * places
+
+    def number(self, text: str, field: str) -> int:
+        """Return a decimal as a whole number; `field` names it in the error.
+
+        Raises BadEvent: `not_a_decimal`, and `too_precise` for one that has more decimals than the scale.
+        """
+        whole, _, part = text.partition(".")
+        if len(part) <= self.places and whole.isdigit() and text.isascii() and len(text) <= LENGTH_MAX:
+            if not part:
+                return int(whole + self._zeros)
+            if part.isdigit():
+                return int(whole + part + self._zeros[len(part) :])
+        return self._unusual(text, field)
+
+    def _unusual(self, text: str, field: str) -> int:
+        sign, digits, exponent = decimal(text, field).as_tuple()
+        shift = int(exponent) + self.places
+        # Decimals of decimal() are finite; one with a longer exponent than a number has digits means no price.
+        if abs(int(exponent)) > LENGTH_MAX:
+            raise BadEvent("too_precise", field, text)
+        value, rest = divmod(int("".join(map(str, digits)) + "0" * shift), int("1" + "0" * -shift))
+        if rest:
+            raise BadEvent("too_precise", field, text)
+        return -value if sign else value
+
+    def text(self, number: int) -> str:
+        """Return a whole number as the decimal that it stands for, without zeros that say nothing."""
+        places = self.places
+        if not places:
+            return str(number)
+        digits = str(abs(number)).rjust(places + 1, "0")
+        part = digits[-places:].rstrip("0")
+        sign = "-" if number < 0 else ""
+        return f"{sign}{digits[:-places]}.{part}" if part else sign + digits[:-places]
