@@ -19,7 +19,7 @@ from producers.connection import Connection, Options
 from producers.feeds import find_venue
 from producers.publisher import Publisher
 from producers.settings import ProducerSettings
-from producers.tokens import CoinbaseTokens
+from producers.tokens import CoinbaseTokens, KeyPair, Tokens
 from producers.venue import Venue
 from runtime import log
 from runtime.health import HealthServer, Readiness
@@ -52,10 +52,27 @@ class Lines:
 def find_address(settings: ProducerSettings, venue: Venue) -> str:
     """Return where the lines go. Raises SettingsError when the venue is not reached by such an address."""
     url = settings.coinbase_ws_url or venue.ws_url
+    if venue.name == "alpaca" and not settings.coinbase_ws_url:
+        url = f"{venue.ws_url.rpartition('/')[0]}/{settings.alpaca_feed}"
     refusal = venue.refusal(url)
     if refusal is not None:
         raise SettingsError(refusal)
     return url
+
+
+def find_tokens(settings: ProducerSettings, venue: Venue) -> Tokens | None:
+    """Return what signs the messages of a venue, or None where nothing needs to.
+
+    Raises SettingsError when the key cannot be used, or is missing where nothing is had without one.
+    """
+    if venue.name == "coinbase" and settings.coinbase_api_key:
+        return CoinbaseTokens(settings.coinbase_api_key, settings.coinbase_api_secret.get_secret_value())
+    if venue.name == "alpaca" and settings.source != "replay":
+        secret = settings.apca_api_secret_key.get_secret_value()
+        if not settings.apca_api_key_id or not secret:
+            raise SettingsError("APCA_API_KEY_ID and APCA_API_SECRET_KEY: Alpaca says nothing without a key")
+        return KeyPair(settings.apca_api_key_id, secret)
+    return None
 
 
 def connections(settings: ProducerSettings, venue: Venue, publisher: Publisher, lines: Lines) -> list[Connection]:
@@ -63,21 +80,24 @@ def connections(settings: ProducerSettings, venue: Venue, publisher: Publisher, 
 
     Raises SettingsError when the key cannot be used.
     """
-    tokens = None
-    if venue.signed and settings.coinbase_api_key:
-        tokens = CoinbaseTokens(settings.coinbase_api_key, settings.coinbase_api_secret.get_secret_value())
+    tokens = find_tokens(settings, venue)
+    packed = venue.name == "alpaca" and settings.alpaca_encoding == "msgpack"
     options = Options(
         ws_url=find_address(settings, venue),
         rest_url=(settings.coinbase_rest_url or venue.rest_url).rstrip("/"),
         replay=settings.source == "replay",
         splitter=venue.splitter,
+        backoff=venue.backoff,
+        ping_s=venue.ping_s,
+        binary=packed,
+        headers=(("Content-Type", "application/msgpack"),) if packed else (),
         redact=tokens.redact if tokens is not None else bytes,
         on_state=lines.told,
     )
     made = []
     for number in range(settings.lines):
         line = f"{venue.name}/{number}"
-        feed = venue.make(line=line, products=settings.coinbase_products, token=tokens)
+        feed = venue.make(line=line, products=settings.products_of(venue.name), token=tokens)
         made.append(Connection(feed, line, publisher, options))
     return made
 
@@ -172,8 +192,7 @@ def main() -> int:
         settings = load(ProducerSettings)
         venue = find_venue(settings.venue)
         find_address(settings, venue)
-        if settings.coinbase_api_key:
-            CoinbaseTokens(settings.coinbase_api_key, settings.coinbase_api_secret.get_secret_value())
+        find_tokens(settings, venue)
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2

@@ -11,6 +11,8 @@ Theory of operation.
 4. When the connection ends, whoever ended it, the feed is told `closed` once, and after a backoff a new one is made.
    A connection that brought no frame is a failure for the breaker; one that lasted `STABLE_S` resets the backoff.
 5. A replay that is over says so when it closes: then books stay as they are, and nothing reconnects.
+6. Where the feed is refused for good, or the venue's backoff allows no further try, nothing reconnects either: the line
+   says why and stays down until the process is started anew.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from marketdata.events import ALL_SYMBOLS, AnyEvent, FeedStatus, RawFrame
-from marketdata.feed import Fetch, Output, Reconnect, Send
+from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from producers import tcp, websocket
-from producers.backoff import Backoff, Breaker
+from producers.backoff import Backoff, Breaker, Policy, State
 from producers.inbox import Inbox, Item, Wire
 from producers.venue import LiveFeed, Splitter
 from producers.websocket import END_REASON
@@ -54,6 +56,7 @@ _FRAMES = Counter("tickstream_frames_total", "Frames received.", ["venue", "line
 _RECONNECTS = Counter("tickstream_reconnects_total", "Connections that ended, by reason.", ["venue", "line", "reason"])
 _GAPS = Counter("tickstream_gaps_total", "Losses noticed by the feeds.", ["venue", "line"])
 _BREAKER = Gauge("tickstream_breaker_state", "0 closed, 1 half open, 2 open.", ["venue", "line"])
+_DOWN = Counter("tickstream_lines_down_total", "Lines that stay down, by reason.", ["venue", "line", "reason"])
 _CONNECTED = Gauge("tickstream_connected", "1 while the connection is up.", ["venue", "line"])
 _INBOX = Gauge("tickstream_inbox_bytes", "Bytes received and not yet worked on.", ["venue", "line"])
 _FETCH_FAILURES = Counter("tickstream_fetch_failures_total", "REST requests that failed.", ["venue", "purpose"])
@@ -77,7 +80,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     replay: bool = False
     tick_s: float = TICK_S
     stable_s: float = STABLE_S
-    backoff_base_s: float = 0.5
+    backoff: Policy = Policy()
+    backoff_base_s: float | None = None
+    """Instead of the policy's, which tests make quicker."""
+    binary: bool = False
+    """Whether what is sent goes as binary messages of a WebSocket."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """What a WebSocket's handshake says beside the usual."""
+    ping_s: float | None = None
+    """After this long without a word a WebSocket is pinged; without an answer in as long again it is dead."""
     inbox_bytes_max: int = INBOX_BYTES_MAX
     splitter: Callable[[], Splitter] | None = None
     redact: Callable[[bytes], bytes] = bytes
@@ -94,7 +105,11 @@ class Connection:
         self._sink = sink
         self._options = options
         self._stopping = asyncio.Event()
-        self._backoff = Backoff(options.backoff_base_s)
+        policy = options.backoff
+        if options.backoff_base_s is not None:
+            policy = msgspec.structs.replace(policy, base_s=options.backoff_base_s, least_s=0.0)
+        self._policy = policy
+        self._backoff = Backoff.by(policy)
         self._breaker = Breaker()
         self._wire: Wire | None = None
         self._inbox = Inbox(options.inbox_bytes_max, line)
@@ -104,6 +119,7 @@ class Connection:
         self._frames_here = 0
         self._number = 0
         self._reconnect: str | None = None
+        self._refused: Refused | None = None
         self.ended = asyncio.Event()
         labels = (feed.venue, line)
         self._frames_total = _FRAMES.labels(*labels)
@@ -125,7 +141,7 @@ class Connection:
             self._inbox.filled.set()
 
     async def run(self) -> None:
-        """Keep the line up until `stop`, or until a replay is over.
+        """Keep the line up until `stop`, or until a replay is over, or until trying is useless.
 
         Raises what the sink raises when it cannot go on.
         """
@@ -138,6 +154,9 @@ class Connection:
                     return
                 if self._stopping.is_set():
                     return
+                if self._refused is not None:
+                    await self._stay_down("refused", self._refused.reason, self._refused.advice)
+                    return
                 _RECONNECTS.labels(self._feed.venue, self.line, reason).inc()
                 await self._failed_or_not(reason, time.monotonic() - began)
 
@@ -147,11 +166,27 @@ class Connection:
         if lasted_s >= self._options.stable_s and self._frames_here:
             self._backoff.succeeded()
         wait_s = self._backoff.failed(random.random())  # noqa: S311 - jitter is no secret
+        if self._backoff.given_up:
+            advice = (
+                f"it failed {self._backoff.failures} times in a row; start the producer again when the cause is gone"
+            )
+            await self._stay_down("given_up", reason, advice)
+            return
         self._options.on_state(self.line, f"{reason}, next attempt in {wait_s:.1f} s")
         _LOG.warning("connection ended", line=self.line, reason=reason, wait_s=round(wait_s, 2),
                      failures=self._backoff.failures)  # fmt: skip
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), wait_s)
+
+    async def _stay_down(self, kind: str, reason: str, advice: str) -> None:
+        """Say that nothing will be tried any more, and why, until told to stop."""
+        self._options.on_state(self.line, f"{kind}, {reason}: {advice}")
+        _LOG.error(kind, line=self.line, reason=reason, advice=advice)
+        _DOWN.labels(self._feed.venue, self.line, reason).inc()
+        _BREAKER.labels(self._feed.venue, self.line).set(State.OPEN)
+        ts = time.time_ns()
+        await self._sink.write(self.line, [self._status(kind, reason, ts, detail=advice)], ts)
+        await self._stopping.wait()
 
     async def _attempt(self, rest: httpx.AsyncClient) -> str:
         """Make one connection, live through it, and return why it ended."""
@@ -182,7 +217,10 @@ class Connection:
         url, splitter = self._options.ws_url, self._options.splitter
         if urlsplit(url).scheme in {"tcp", "tls"}:
             return await tcp.connect(url, inbox, splitter() if splitter is not None else None)
-        return await websocket.connect(url, inbox)
+        options = self._options
+        return await websocket.connect(
+            url, inbox, headers=options.headers, binary=options.binary, ping_s=options.ping_s
+        )
 
     async def _live(self, rest: httpx.AsyncClient) -> str:
         ts = time.time_ns()
@@ -246,6 +284,9 @@ class Connection:
                 task.add_done_callback(self._fetches.discard)
             elif isinstance(output, Reconnect):
                 self.restart(output.reason)
+            elif isinstance(output, Refused):
+                self._refused = output
+                self.restart(output.reason)
             else:
                 events.append(output)
         self._count()
@@ -263,7 +304,7 @@ class Connection:
 
     async def _fetch(self, request: Fetch, rest: httpx.AsyncClient, inbox: Inbox) -> None:
         """Ask, a few times if need be; the answer goes to the inbox of the connection that asked."""
-        pauses = Backoff(self._options.backoff_base_s)
+        pauses = Backoff(self._policy.base_s)
         async with self._fetch_slots:
             for _ in range(FETCH_TRIES):
                 try:
@@ -304,9 +345,9 @@ class Connection:
             ts = time.time_ns()
             await self._sink.write(self.line, [self._status(kind, reason, ts)], ts)
 
-    def _status(self, kind: str, reason: str, ts: int) -> FeedStatus:
+    def _status(self, kind: str, reason: str, ts: int, detail: str = "") -> FeedStatus:
         return FeedStatus(venue=self._feed.venue, symbol=ALL_SYMBOLS, line=self.line, kind=kind, reason=reason,
-                          ts_event=self._feed.ts_venue or ts, ts_recv=ts)  # fmt: skip
+                          detail=detail, ts_event=self._feed.ts_venue or ts, ts_recv=ts)  # fmt: skip
 
     def _raw(self, kind: str, data: bytes, ts: int, url: str | None = None) -> RawFrame:
         number = self._number
@@ -328,4 +369,4 @@ class Connection:
 
 
 def _events(outputs: list[Output]) -> list[AnyEvent]:
-    return [output for output in outputs if not isinstance(output, Send | Fetch | Reconnect)]
+    return [output for output in outputs if not isinstance(output, Send | Fetch | Reconnect | Refused)]

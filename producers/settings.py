@@ -49,8 +49,35 @@ class ProducerSettings(CommonSettings):
         validation_alias="COINBASE_API_SECRET",
         description="The key's EC private key (P-256) as PEM.",
     )
+    apca_api_key_id: str = Field(
+        default="", validation_alias="APCA_API_KEY_ID", description="Alpaca's key id; its stream says nothing without."
+    )
+    apca_api_secret_key: SecretStr = Field(
+        default=SecretStr(""), validation_alias="APCA_API_SECRET_KEY", description="The secret of Alpaca's key."
+    )
+    alpaca_feed: Literal["iex", "sip", "delayed_sip", "test"] = Field(
+        default="iex",
+        validation_alias="ALPACA_FEED",
+        description="Alpaca's source: iex is free, sip is every exchange, test is always open.",
+    )
+    alpaca_encoding: Literal["json", "msgpack"] = Field(
+        default="json",
+        validation_alias="ALPACA_ENCODING",
+        description="How Alpaca's messages are written; json keeps every digit, msgpack takes less of the line.",
+    )
+    alpaca_symbols: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("AAPL", "MSFT"),
+        validation_alias="ALPACA_SYMBOLS",
+        min_length=1,
+        max_length=2_000,
+        description="Tickers, by comma.",
+    )
 
-    @field_validator("coinbase_products", mode="before")
+    def products_of(self, venue: str) -> tuple[str, ...]:
+        """Return the names of the products that a venue's lines take."""
+        return self.alpaca_symbols if venue == "alpaca" else self.coinbase_products
+
+    @field_validator("coinbase_products", "alpaca_symbols", mode="before")
     @classmethod
     def _by_comma(cls, value: object) -> object:
         """Take `BTC-USD,ETH-USD`, in any case, each once."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
+from typing import Protocol
 
 import jwt
+import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -16,6 +18,36 @@ from marketdata.errors import SettingsError
 # Coinbase refuses a token after two minutes ("WebSocket Overview").
 LIFE_S = 120
 _KEPT = 64
+
+
+class Tokens(Protocol):
+    """What signs a feed's messages, and can take what is secret out of them again."""
+
+    def __call__(self, ts: int) -> str:
+        """Return what goes into a message at this time, UTC nanoseconds."""
+
+    def redact(self, frame: bytes) -> bytes:
+        """Return a frame of ours as it may be stored."""
+
+
+class KeyPair:
+    """A key and its secret, which go into the message that logs in, as the JSON object {"key", "secret"}."""
+
+    def __init__(self, key: str, secret: str) -> None:
+        self._token = msgspec.json.encode({"key": key, "secret": secret}).decode()
+        # As JSON writes it, too: a frame may hold either.
+        texts = {text for part in (key, secret) for text in (part.encode(), msgspec.json.encode(part)[1:-1])}
+        self._secrets = sorted(texts, key=len, reverse=True)
+
+    def __call__(self, ts: int) -> str:  # noqa: ARG002 - a key pair is the same at any time
+        """Return both."""
+        return self._token
+
+    def redact(self, frame: bytes) -> bytes:
+        """Return a frame with stars in place of both: as many, because msgpack counts bytes."""
+        for secret in self._secrets:
+            frame = frame.replace(secret, b"*" * len(secret))
+        return frame
 
 
 class CoinbaseTokens:

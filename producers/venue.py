@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from marketdata.feed import Feed
+from producers.backoff import Policy
 
 # Signs one message: takes the time in UTC nanoseconds, gives the token that goes into the message.
 Signer = Callable[[int], str]
@@ -63,6 +64,10 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """Makes what cuts a tcp connection's bytes into frames; without one the feed gets the bytes as they come."""
     signed: bool = False
     """Whether it takes a token in each message; none is ever needed for public channels."""
+    ping_s: float | None = None
+    """After this long without a word a WebSocket is pinged, where silence is no sign of death by itself."""
+    backoff: Policy = Policy()
+    """How it is tried again."""
 
     def refusal(self, url: str) -> str | None:
         """Return why this line cannot go to this address, or None."""

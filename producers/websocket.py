@@ -13,20 +13,22 @@ END_REASON = "end of recording"
 
 # The largest frame recorded has 5 MB; a limit so that no peer can make us hold more.
 FRAME_BYTES_MAX = 64 * 1024 * 1024
+PING_S = 10.0
 
 
 class _Listener(WSListener):
     """Receives from the socket into the inbox."""
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, inbox: Inbox, *, binary: bool) -> None:
         self._inbox = inbox
+        self._binary = binary
         self._parts: list[bytes] = []
         self._parts_bytes = 0
         self._reason = "connection_lost"
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Remember the socket."""
-        self._inbox.wire = WebSocket(transport)
+        self._inbox.wire = WebSocket(transport, binary=self._binary)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Stamp and keep a frame; a message in several frames is put together."""
@@ -65,8 +67,9 @@ def _close_reason(frame: WSFrame) -> str:
 class WebSocket:
     """The socket, as `producers.inbox.Wire`."""
 
-    def __init__(self, transport: WSTransport) -> None:
+    def __init__(self, transport: WSTransport, *, binary: bool = False) -> None:
         self._transport = transport
+        self._kind = WSMsgType.BINARY if binary else WSMsgType.TEXT
 
     @property
     def is_up(self) -> bool:
@@ -74,8 +77,8 @@ class WebSocket:
         return not self._transport.is_disconnected
 
     def send(self, frame: bytes) -> None:
-        """Send a text message."""
-        self._transport.send(WSMsgType.TEXT, frame)
+        """Send one message."""
+        self._transport.send(self._kind, frame)
 
     def goodbye(self) -> None:
         """Send a close frame."""
@@ -97,19 +100,31 @@ class WebSocket:
             self._transport.underlying_transport.resume_reading()
 
 
-async def connect(url: str, inbox: Inbox) -> WebSocket:
+async def connect(
+    url: str,
+    inbox: Inbox,
+    *,
+    headers: tuple[tuple[str, str], ...] = (),
+    binary: bool = False,
+    ping_s: float | None = None,
+) -> WebSocket:
     """Connect to `ws://` or `wss://`; what comes goes to the inbox.
 
+    After `ping_s` without a word the venue is pinged, and after as long again without an answer the socket is closed.
     Raises OSError, which TLS's and the handshake's refusals are made into.
     """
     try:
         transport, _ = await ws_connect(
-            lambda: _Listener(inbox),
+            lambda: _Listener(inbox, binary=binary),
             url,
             max_frame_size=FRAME_BYTES_MAX,
             ssl_context=ssl.create_default_context() if url.startswith("wss") else None,
             logger_name="line",
+            extra_headers=headers,
+            enable_auto_ping=ping_s is not None,
+            auto_ping_idle_timeout=ping_s or PING_S,
+            auto_ping_reply_timeout=ping_s or PING_S,
         )
     except WSError as error:
         raise ConnectionError(str(error)) from error
-    return WebSocket(transport)
+    return WebSocket(transport, binary=binary)

@@ -15,6 +15,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame
+from producers.backoff import Policy
 from producers.connection import Connection, Options
 from producers.feeds import make_feed
 
@@ -188,6 +189,42 @@ def test_server_that_accepts_and_says_nothing_is_a_failure_too() -> None:
 
         async with venue(handler) as url, line_to(url, sink):
             await until(lambda: "breaker_open" in sink.statuses())
+
+    uvloop.run(scenario())
+
+
+def test_line_is_given_up_after_as_many_failures_as_the_venue_allows() -> None:
+    """Nobody listens: three tries, an alert, and then the line stays down and says so until it is stopped."""
+
+    async def scenario() -> None:
+        sink, states = Kept(), []
+        told: dict[str, Any] = {"on_state": lambda _line, state: states.append(state)}
+        async with line_to("ws://127.0.0.1:9", sink, backoff=Policy(tries_max=3), **told):
+            await until(lambda: "given_up" in sink.statuses())
+        assert len(states) == 3
+        assert states[-1].startswith("given_up, connect_failed: it failed 3 times in a row")
+        assert sink.statuses() == ["given_up"]
+
+    uvloop.run(scenario())
+
+
+def test_socket_that_answers_no_ping_is_dead(make_frames: type[Frames]) -> None:
+    """Where silence is no sign of death, a ping is asked for an answer; without one a new connection is made."""
+
+    async def scenario() -> None:
+        sink, count = Kept(), 0
+
+        async def handler(connection: ServerConnection) -> None:
+            nonlocal count
+            count += 1
+            await connection.send(make_frames().snapshot().decode())
+            if count == 1:
+                connection.transport.pause_reading()
+            await connection.wait_closed()
+
+        async with venue(handler, ping_interval=None) as url, line_to(url, sink, ping_s=0.1):
+            await until(lambda: "resynced" in sink.statuses())
+        assert count == 2
 
     uvloop.run(scenario())
 

@@ -1,14 +1,15 @@
-"""Coinbase's tokens: signed, short-lived, one per message, and never stored."""
+"""What logs in: Coinbase's tokens, signed and short-lived, and key pairs; none of it is ever stored."""
 
 from __future__ import annotations
 
 import jwt
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from marketdata.errors import SettingsError
-from producers.tokens import CoinbaseTokens
+from producers.tokens import CoinbaseTokens, KeyPair
 
 NOW_S = 1_800_000_000
 
@@ -47,3 +48,13 @@ def test_secret_that_cannot_sign_is_refused_by_name(secret: str) -> None:
     with pytest.raises(SettingsError, match="COINBASE_API_SECRET") as caught:
         CoinbaseTokens("k", secret)
     assert not any(line and line in str(caught.value) for line in secret.splitlines())
+
+
+def test_key_pair_is_never_stored_and_leaves_the_bytes_counted() -> None:
+    """Stars stand where the key and its secret were, in JSON and in msgpack, which still can be read."""
+    pair = KeyPair("PK1", 's"1/x')
+    sent = {"action": "auth", **msgspec.json.decode(pair(0))}
+    assert sent == {"action": "auth", "key": "PK1", "secret": 's"1/x'}
+    for codec, stars in ((msgspec.json, "******"), (msgspec.msgpack, "*****")):
+        stored = pair.redact(codec.encode(sent))
+        assert codec.decode(stored) == {"action": "auth", "key": "***", "secret": stars}
