@@ -1,0 +1,79 @@
+"""Reading REST answers: typed decoding whose errors name field and value, and rows made into candles."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from marketdata.errors import BadEvent
+from marketdata.events import Candle
+from producers.feed_kit.values import UNREADABLE, in_range
+from producers.history.contract import INTERVALS, Asked
+
+T = TypeVar("T")
+
+VALUE_CHARS = 200
+_PATH = re.compile(r"`\$(.*)`")
+_STEPS = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Return the decoded answer. Raises BadEvent (`malformed_json`, `bad_answer`) with the field and its value."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        found = _PATH.search(str(error))
+        path = found.group(1) if found else ""
+        raise BadEvent(
+            "bad_answer", path.lstrip(".") or "body", f"{_at(body, path)!s:.{VALUE_CHARS}} ({error})"
+        ) from error
+    except UNREADABLE as error:
+        text = body[:VALUE_CHARS].decode("utf-8", "replace")
+        raise BadEvent("malformed_json", "body", text) from error
+
+
+def _at(body: bytes, path: str) -> Any:
+    """Return what stands at a path such as `.candles[3].open`; as far as it can be followed."""
+    value = msgspec.json.decode(body)
+    for name, index in _STEPS.findall(path):
+        if name and isinstance(value, dict) and name in value:
+            value = value[name]
+        elif index and isinstance(value, list) and int(index) < len(value):
+            value = value[int(index)]
+        else:
+            break
+    return value
+
+
+def candle(
+    asked: Asked,
+    start: int,
+    ts: int,
+    prices: tuple[str, str, str, str],
+    volume: str,
+    *,
+    empty: bool = False,
+    **told: Any,
+) -> Candle:
+    """Return a final candle of checked decimals (`prices` are open, high, low, close); `empty` has no prices.
+
+    Raises BadEvent when it does not begin where candles of this interval do.
+    """
+    length = INTERVALS[asked.interval]
+    if in_range(start, start, "start") % length:
+        raise BadEvent("bad_time", "start", start)
+    instrument = asked.instrument
+    opened, high, low, closed = (None, None, None, None) if empty else prices
+    return Candle(venue=instrument.venue, symbol=instrument.symbol, interval=asked.interval, start=start,
+                  end=start + length, ts_event=start + length, ts_recv=ts, open=opened, high=high, low=low,
+                  close=closed, volume="0" if empty else volume, state="final", origin="backfill",
+                  **({} if empty else told))  # fmt: skip
+
+
+def whole(text: str | None, field: str) -> int:
+    """Return the whole number of a cursor of ours. Raises BadEvent."""
+    if text is None or not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise BadEvent("bad_cursor", field, str(text))
+    return int(text)
