@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import zstandard
@@ -19,6 +20,9 @@ from marketdata.errors import CodecError
 LINE_BYTES_MAX = 256 * 1024 * 1024
 
 _READ_BYTES = 1 << 20
+
+# What names a product in the query of some venue's REST interface.
+_SYMBOLS = frozenset({"symbol", "product_id", "instid", "pair"})
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
@@ -84,3 +88,17 @@ def write(path: Path | str, lines: Iterable[Recorded]) -> int:
             out.write(_ENCODER.encode(line) + b"\n")
             count += 1
     return count
+
+
+def answers(asked: str, recorded: str) -> bool:
+    """Tell whether a recorded REST answer from `recorded` answers a request for `asked`: the same path and symbol.
+
+    Some recorders keep no address, but their connection's name; what they keep are a symbol's own snapshots.
+    """
+    request, answer = urlsplit(asked), urlsplit(recorded)
+    wanted = {name: values for name, values in parse_qs(request.query).items() if name.lower() in _SYMBOLS}
+    if "/" not in recorded:
+        return bool(wanted)
+    path, given = request.path.strip("/"), parse_qs(answer.query)
+    same = bool(path) and f"/{answer.path.strip('/')}".endswith(f"/{path}")
+    return same and all(given.get(name, values) == values for name, values in wanted.items())

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from heapq import merge
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from marketdata.book import L2Book
 from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
@@ -15,6 +14,7 @@ from marketdata.feed import Feed, Fetch, Output
 from marketdata.operator import Operator
 from marketdata.topics import INGEST, PUBLIC
 from producers.feeds import make_feed
+from runtime import recordings
 from runtime.recordings import Recorded, read
 from stream_apps.operators import make_operators
 
@@ -32,21 +32,8 @@ STAGES = {
 
 
 def answers(request: Fetch, url: str) -> bool:
-    """Tell whether a recorded REST answer from `url` answers this request: the same path and symbol.
-
-    Some recorders keep no address, but their connection's name; what they keep are the symbol's own snapshots.
-    """
-    if url and "/" not in url:
-        return bool(request.symbol)
-    asked, got = urlsplit(request.path), urlsplit(url)
-    if not got.path.rstrip("/").endswith(asked.path.strip("/")):
-        return False
-    wanted, given = parse_qs(asked.query), parse_qs(got.query)
-    return all(
-        given.get(name, values) == values
-        for name, values in wanted.items()
-        if name.lower() in {"symbol", "product_id", "instid", "pair"}
-    )
+    """Tell whether a recorded REST answer from `url` answers this request."""
+    return recordings.answers(request.path, url)
 
 
 class Connections:

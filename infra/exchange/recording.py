@@ -1,6 +1,7 @@
-"""What a recording holds: its connections, which of them fits a client, and its REST answers; pure.
+"""What recordings hold: their connections, which of them fits a client, and their REST answers; pure.
 
-A recording may hold several connections (`conn` of its `recv` lines). A client is given the one that fits best:
+A recording may hold several connections (`conn` of its `recv` lines), and several files may be played as one. A client
+is given the connection that fits best:
 
 1. Only connections that nobody is being played now, or all of them when each is.
 2. Among these the one that shares most words with what the client asked for (its address and its first message). The
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
 from marketdata.errors import CodecError
-from runtime.recordings import Recorded
+from runtime.recordings import Recorded, answers
 
 # How far into a connection its words are looked for, and how much of each frame.
 WORDS_FRAMES_MAX = 200
@@ -25,14 +26,20 @@ WORDS_BYTES_MAX = 2_000
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-/]{2,}")
 
 
-@dataclass
+@dataclass(eq=False)
 class RecordedConnection:
     """One connection of a recording: its name, how many frames it received, and the words that it is known by."""
 
     name: str | None
+    file: int = 0
     frames: int = 0
-    subscribed: bool = False
     words: set[str] = field(default_factory=set)
+
+    def hear(self, frame: str) -> None:
+        """Count a frame, and learn the words of the first ones."""
+        self.frames += 1
+        if self.frames <= WORDS_FRAMES_MAX:
+            self.words |= _words(frame[:WORDS_BYTES_MAX])
 
 
 class Answers:
@@ -41,34 +48,38 @@ class Answers:
     def __init__(self) -> None:
         self._bodies: dict[str, list[str]] = {}
         self._given: dict[str, int] = {}
-        self._nameless: list[str] = []
 
     def add(self, address: str | None, body: str) -> None:
-        """Take the next body of an address."""
-        if address and "://" in address:
-            self._bodies.setdefault(_key(address), []).append(body)
-        else:
-            self._nameless.append(body)
+        """Take the next body of an address; some recorders keep the venue's name in its place."""
+        self._bodies.setdefault(_key(address or ""), []).append(body)
 
     def __len__(self) -> int:
         """Return the number of bodies."""
-        return sum(map(len, self._bodies.values())) + len(self._nameless)
+        return sum(map(len, self._bodies.values()))
 
     def paths(self) -> list[str]:
         """Return what can be asked for."""
         return sorted(self._bodies)
 
-    def answer(self, address: str) -> str | None:
-        """Return the next body of a path with its query, None when none is recorded.
+    def given(self, address: str | None) -> int:
+        """Return how often the bodies of a recorded address were asked for since `rewind`."""
+        return self._given.get(_key(address or ""), 0)
 
-        Some recordings name the venue in place of an address; if all of a recording's do, any path gets their bodies.
+    def rewind(self) -> None:
+        """Begin again with the first body of each address."""
+        self._given.clear()
+
+    def answer(self, address: str) -> str | None:
+        """Return the next body for a path with its query, None when none is recorded.
+
+        An address that was not recorded gets the bodies of one with the same path and symbol.
         """
-        key = _key(address)
-        bodies = self._bodies.get(key)
-        if bodies is None and not self._bodies:
-            key, bodies = "", self._nameless
-        if not bodies:
+        key: str | None = _key(address)
+        if key not in self._bodies:
+            key = next((known for known in self._bodies if answers(address, known)), None)
+        if key is None:
             return None
+        bodies = self._bodies[key]
         place = self._given.get(key, 0)
         self._given[key] = place + 1
         return bodies[min(place, len(bodies) - 1)]
@@ -82,44 +93,47 @@ def _key(address: str) -> str:
 
 @dataclass
 class Contents:
-    """A recording's connections in the order of their first frame, and its REST answers."""
+    """The connections in the order of their first frame, file by file, the REST answers, and the first frame's time."""
 
     connections: list[RecordedConnection]
     answers: Answers
+    began: int
 
-    def fitting(self, asked: str, busy: Collection[str | None]) -> RecordedConnection:
+    def fitting(self, asked: str, busy: Collection[RecordedConnection]) -> RecordedConnection:
         """Return the connection that fits what a client asked for; `busy` are those being played now."""
         wanted = _words(asked)
-        free = [one for one in self.connections if one.name not in busy] or self.connections
+        free = [one for one in self.connections if one not in busy] or self.connections
         return max(free, key=lambda one: len(wanted & one.words))
 
 
-def survey(lines: Iterable[Recorded]) -> Contents:
-    """Return what a recording holds, by reading all of it once.
+def survey(*files: Iterable[Recorded]) -> Contents:
+    """Return what recordings hold, by reading all of them once.
 
-    Raises CodecError when it holds no frame that was received.
+    Raises CodecError when there is no frame that was received.
     """
-    connections: dict[str | None, RecordedConnection] = {}
-    sent: dict[str | None, list[str]] = {}
+    connections: list[RecordedConnection] = []
     answers = Answers()
-    for line in lines:
-        if line.t == "recv":
-            connection = connections.setdefault(line.conn, RecordedConnection(line.conn))
-            connection.frames += 1
-            if connection.frames <= WORDS_FRAMES_MAX:
-                connection.words |= _words(line.data[:WORDS_BYTES_MAX])
-        elif line.t == "http":
-            answers.add(line.conn, line.data)
-        else:
-            sent.setdefault(line.conn, []).append(line.data)
+    began: list[int] = []
+    for number, lines in enumerate(files):
+        found: dict[str | None, RecordedConnection] = {}
+        sent: dict[str | None, list[str]] = {}
+        for line in lines:
+            if line.t == "recv":
+                connection = found.get(line.conn)
+                if connection is None:
+                    connection = found[line.conn] = RecordedConnection(line.conn, number)
+                    began.append(line.ts_recv)
+                connection.hear(line.data)
+            elif line.t == "http":
+                answers.add(line.conn, line.data)
+            else:
+                sent.setdefault(line.conn, []).append(line.data)
+        for name, connection in found.items():
+            connection.words |= _words(" ".join(sent.get(name, ())))
+        connections += found.values()
     if not connections:
         raise CodecError("the recording holds no received frame: there is nothing to play")
-    for connection in connections.values():
-        # Where subscriptions are recorded by address, one connection's cannot be told from another's.
-        connection.subscribed = bool(sent)
-        for data in sent.get(connection.name, ()):
-            connection.words |= _words(data)
-    return Contents(list(connections.values()), answers)
+    return Contents(connections, answers, min(began))
 
 
 def _words(text: str) -> set[str]:

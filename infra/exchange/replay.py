@@ -1,16 +1,20 @@
-"""`python -m infra.exchange.replay FILE`: plays a recording over a real WebSocket to whoever subscribes.
+"""`python -m infra.exchange.replay FILE...`: plays recordings over real sockets to whoever subscribes.
 
-Theory of operation. The file is read once at the start to learn what it holds (see `recording`), then streamed again
-for each client, so that its size does not matter.
+Theory of operation. The files are read once at the start to learn what they hold (see `recording`), then streamed again
+for each client, so that their size does not matter. Each recorded connection, of each file, is one for a client.
 
-1. A client connects and sends its first message; the recording starts from its beginning with the first received frame.
-   A recording without subscriptions (venues that take them in the address) starts after a second of silence as well.
+1. A client connects and sends its first message; its recording starts from its beginning with the first received frame.
+   A client that says nothing (venues that take subscriptions in the address; a feed that takes whatever was recorded)
+   is played to after a moment. Where several connections were recorded, they wait a moment for each other.
 2. Frames go out byte for byte, in order, at the recorded distances divided by the speed. Nothing is ever dropped: when
-   the client reads slowly, we wait for it. What the client says later is not answered.
-3. After the last frame comes the close code 1000 with the reason `end of recording`; with `--loop` 1012 instead, so
+   the client reads slowly, we wait for it. What the client says later is not answered. Clients that are played
+   different connections go abreast, as it was when they were recorded.
+3. REST answers of the recording are served over HTTP at their recorded path and query. Where one lies between the
+   frames, they wait until it was asked for, for a while: a snapshot has to join the changes around it.
+4. The recorded time goes ahead of a frame as an unsolicited pong of ASCII digits, UTC nanoseconds, which other clients
+   ignore (RFC 6455, 5.5.3). Whoever takes it for its own clock tells what the recorder would have told.
+5. After the last frame comes the close code 1000 with the reason `end of recording`; with `--loop` 1012 instead, so
    that the client connects anew and hears it again.
-
-REST answers of the recording are served over HTTP at their recorded path and query.
 """
 
 from __future__ import annotations
@@ -19,8 +23,9 @@ import asyncio
 import math
 import signal
 import sys
+from collections import Counter as Counts
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +39,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from infra.exchange import web
 from infra.exchange.recording import Contents, RecordedConnection, survey
 from infra.exchange.settings import ExchangeSettings
-from marketdata.clock import SECOND_NS
+from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.errors import CodecError, SettingsError
 from runtime import log, recordings
 from runtime.settings import load
@@ -43,7 +48,11 @@ END_REASON = "end of recording"
 AGAIN_REASON = "recording starts again"
 REQUEST_BYTES_MAX = 1024 * 1024
 WRITE_BUFFER_BYTES_MAX = 1024 * 1024
-SILENCE_S = 1.0
+# How long a client's silence, the other recorded connections, and a request for a recorded answer are waited for.
+SILENCE_S = 0.5
+TOGETHER_S = 1.0
+ASKED_S = 2.0
+ABREAST_NS = 20 * MILLISECOND_NS
 CLOSE_WITHIN_S = 60.0
 # Other clients and HTTP get their turn after this many frames without a pause.
 FRAMES_AT_ONCE_MAX = 64
@@ -65,6 +74,8 @@ class Client(WSListener):
         self.id = number
         self.asked = path
         self.recorded: RecordedConnection | None = None
+        self.at: int | None = None
+        self.told: int | None = None
         self.sent = 0
         self.finished = False
         self.began = asyncio.Event()
@@ -102,6 +113,15 @@ class Client(WSListener):
         """Go on."""
         self.writable.set()
 
+    def send(self, line: recordings.Recorded) -> None:
+        """Send a recorded frame, and ahead of it the time when it came."""
+        assert self.transport is not None  # noqa: S101 - it is there from the connection on
+        if line.ts_recv != self.told:
+            self.told = line.ts_recv
+            self.transport.send_pong(b"%d" % line.ts_recv)
+        self.transport.send(WSMsgType.TEXT, line.frame)
+        self.sent += 1
+
     def view(self) -> dict[str, Any]:
         """Return how far this client is."""
         recorded = self.recorded
@@ -115,30 +135,30 @@ class Client(WSListener):
 
 
 class Replay:
-    """The replay server. `speed` divides the recorded distances; infinity is as fast as the client reads.
+    """The replay server of one or several files. `speed` divides the recorded distances; infinity is as fast as read.
 
     `now` (seconds) and `sleep` are the clock that the recording runs by.
     """
 
     def __init__(
         self,
-        file: Path,
-        *,
+        *files: Path,
         speed: float = 1.0,
         loop: bool = False,
         now: Callable[[], float] | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        self.file = file
+        self.files = files
         self.speed = speed
         self.loop = loop
         self.port = 0
-        self.contents: Contents = survey(recordings.read(file))
+        self.contents: Contents = survey(*map(recordings.read, files))
         self.clients: dict[int, Client] = {}
         self.finished = 0
         self._now = now
         self._sleep = sleep
         self._next = 1
+        self._moved = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -173,6 +193,12 @@ class Replay:
     def left(self, client: Client) -> None:
         """Let a client go."""
         self.clients.pop(client.id, None)
+        self._pulse()
+
+    def _pulse(self) -> None:
+        """Let whoever waits for other clients, or for a request, look again."""
+        self._moved.set()
+        self._moved.clear()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -181,42 +207,90 @@ class Replay:
 
     async def _play(self, client: Client) -> None:
         await self._until_begun(client)
-        busy = {one.recorded.name for one in self.clients.values() if one.recorded is not None}
-        client.recorded = self.contents.fitting(client.asked, busy)
-        _LOG.info("playing", client=client.id, connection=client.recorded.name, frames=client.recorded.frames)
+        if client.gone.is_set():
+            return
+        recorded = self._choose(client)
+        await self._until_together()
+        _LOG.info("playing", client=client.id, connection=recorded.name, frames=recorded.frames)
         now = self._now or asyncio.get_running_loop().time
         start, first = now(), None
-        for line in recordings.read(self.file):
-            if line.t != "recv" or line.conn != client.recorded.name:
+        asked: Counts[str | None] = Counts()
+        for line in recordings.read(self.files[recorded.file]):
+            if line.t == "http":
+                asked[line.conn] += 1
+                if first is not None:
+                    await self._until_asked(client, line.conn, asked[line.conn])
+            if line.t != "recv" or line.conn != recorded.name:
                 continue
-            if first is None:
-                first = line.ts_recv
+            first = line.ts_recv if first is None else first
             wait_s = start + (line.ts_recv - first) / SECOND_NS / self.speed - now()
             if wait_s > 0:
                 await self._sleep(wait_s)
             elif client.sent % FRAMES_AT_ONCE_MAX == 0:
                 await asyncio.sleep(0)
+            await self._until_abreast(client, line.ts_recv)
             await client.writable.wait()
             if client.gone.is_set() or client.transport is None:
                 _LOG.info("client left", client=client.id, sent=client.sent)
                 return
-            client.transport.send(WSMsgType.TEXT, line.frame)
-            client.sent += 1
+            client.send(line)
             _FRAMES.inc()
         await self._finish(client)
 
+    def _choose(self, client: Client) -> RecordedConnection:
+        """Give a client its connection; where nobody else is played to, all begins anew."""
+        busy = [one.recorded for one in self.clients.values() if one.recorded is not None and not one.finished]
+        if not busy:
+            self.contents.answers.rewind()
+        client.recorded = self.contents.fitting(client.asked, busy)
+        client.at = 0
+        return client.recorded
+
     async def _until_begun(self, client: Client) -> None:
-        patience_s = None if client_must_speak(self.contents) else SILENCE_S
         waiting = [asyncio.create_task(client.began.wait()), asyncio.create_task(client.gone.wait())]
         try:
-            await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, timeout=SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waiting:
                 task.cancel()
 
+    async def _until_together(self) -> None:
+        """Wait a moment until somebody is there for every connection."""
+        self._pulse()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TOGETHER_S):
+                while any(
+                    all(client.recorded is not one for client in self.clients.values())
+                    for one in self.contents.connections
+                ):
+                    await self._moved.wait()
+
+    async def _until_abreast(self, client: Client, ts: int) -> None:
+        """Wait while a client of another connection has not yet heard what came before this time."""
+        if len(self.contents.connections) == 1:
+            return
+        client.at = ts
+        self._pulse()
+        while not client.gone.is_set() and any(
+            one.at is not None and one.at < ts - ABREAST_NS and one.recorded is not client.recorded
+            for one in self.clients.values()
+        ):
+            await self._moved.wait()
+
+    async def _until_asked(self, client: Client, address: str | None, times: int) -> None:
+        """Wait until a recorded answer has been asked for as often as it was by now; not for ever."""
+        try:
+            async with asyncio.timeout(ASKED_S):
+                while self.contents.answers.given(address) < times and not client.gone.is_set():
+                    await self._moved.wait()
+        except TimeoutError:
+            _LOG.info("nobody asked for a recorded answer", address=address)
+
     async def _finish(self, client: Client) -> None:
         """Close after the last frame; the close waits its turn behind it in the socket's buffer."""
         client.finished = True
+        client.at = None
+        self._pulse()
         self.finished += 1
         _LOG.info("played to the end", client=client.id, sent=client.sent)
         if client.transport is None or client.gone.is_set():
@@ -237,14 +311,15 @@ class Replay:
         @app.get("/readyz")
         async def health() -> dict[str, Any]:
             """What is being played."""
-            return {"status": "alive", "venue": venue, "file": self.file.name}
+            return {"status": "alive", "venue": venue, "files": [file.name for file in self.files]}
 
         @app.get("/progress")
         async def progress() -> dict[str, Any]:
-            """How far each client is, and how many heard the whole recording."""
+            """What is there to hear, since when, how far each client is, and how many heard a whole connection."""
             held = [{"connection": one.name, "frames": one.frames} for one in self.contents.connections]
             return {
                 "recorded": held,
+                "began": self.contents.began,
                 "clients": [client.view() for client in self.clients.values()],
                 "finished": self.finished,
             }
@@ -259,17 +334,13 @@ class Replay:
             """A recorded answer."""
             address = f"/{path}?{request.url.query}"
             body = self.contents.answers.answer(address)
+            self._pulse()
             _ANSWERS.labels(str(body is not None).lower()).inc()
             if body is None:
                 raise HTTPException(404, f"not in the recording; there are {self.contents.answers.paths()[:20]}")
             return Response(body.encode(), media_type="application/json")
 
         return app
-
-
-def client_must_speak(contents: Contents) -> bool:
-    """Tell whether a client's first message is waited for without end: the recorder's own client sent some."""
-    return any(connection.subscribed for connection in contents.connections)
 
 
 def speed_of(text: str) -> float:
@@ -301,7 +372,7 @@ async def run(replay: Replay, settings: ExchangeSettings, venue: str) -> None:
             "the recording is ready",
             url=f"ws://{settings.host}:{replay.port}",
             control=f"http://{settings.host}:{control_port}",
-            file=replay.file.name,
+            files=[file.name for file in replay.files],
             connections=len(replay.contents.connections),
             frames=sum(one.frames for one in replay.contents.connections),
             answers=len(replay.contents.answers),
@@ -310,7 +381,10 @@ async def run(replay: Replay, settings: ExchangeSettings, venue: str) -> None:
 
 
 def main(
-    file: Annotated[Path, typer.Argument(help="Recording, .jsonl.zst in the recordings' line format.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Recording, .jsonl.zst in the recordings' line format; several are lines of one feed."),
+    ],
     *,
     venue: Annotated[str, typer.Option(help="Venue that was recorded; for logs and /healthz.")] = "coinbase",
     speed: Annotated[str, typer.Option(help="1 is the recorded pace, 10 ten times that, `max` as fast as read.")] = "1",
@@ -327,9 +401,9 @@ def main(
     try:
         settings = load(ExchangeSettings, **{name: value for name, value in given.items() if value is not None})
         log.configure("replay", settings.log_level)
-        uvloop.run(run(Replay(file, speed=pace, loop=loop), settings, venue))
-    except FileNotFoundError:
-        _leave(f"there is no file {file}")
+        uvloop.run(run(Replay(*files, speed=pace, loop=loop), settings, venue))
+    except FileNotFoundError as error:
+        _leave(f"there is no file {error.filename}")
     except (SettingsError, CodecError, OSError) as error:
         _leave(str(error))
 

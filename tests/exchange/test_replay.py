@@ -226,9 +226,10 @@ def test_client_is_given_the_connection_that_fits_its_subscription(
 def test_clients_that_ask_alike_are_given_different_connections() -> None:
     """Where nothing tells connections apart, the next one that is not being played is taken, in the file's order."""
     contents = survey([_recv(0, "same", "a"), _recv(0, "same", "b")])
-    assert contents.fitting("x", set()).name == "a"
-    assert contents.fitting("x", {"a"}).name == "b"
-    assert contents.fitting("x", {"a", "b"}).name == "a"
+    one, other = contents.connections
+    assert contents.fitting("x", []) is one
+    assert contents.fitting("x", [one]) is other
+    assert contents.fitting("x", [one, other]) is one
 
 
 def test_recorded_answers_are_served_at_their_address_in_order(plays: Plays, bounded: Bounded, tmp_path: Path) -> None:
