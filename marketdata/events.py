@@ -58,7 +58,7 @@ class RawFrame(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One execution; `side` is the aggressor's."""
+    """One execution; `side` is the aggressor's. A correction takes the place of `original_id`, a cancel its own id."""
 
     trade_id: str
     ts_event: int
@@ -67,6 +67,7 @@ class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     side: str
     liquidation: bool = False
     action: str = "new"
+    original_id: str = ""
 
 
 class Trades(Event, frozen=True, kw_only=True, gc=False):

@@ -81,6 +81,9 @@ QUOTES = Topic(name="md.quotes", schema="Quote", about="Best bid and offer, from
 STATUS = Topic(name="md.status", schema="FeedStatus", about="Gaps, resyncs, halts, connections.")
 BOOKS = Topic(name="md.books", schema="Book", about="Best levels with validity, and full checkpoints.", compacted=True)
 CANDLES = Topic(name="md.candles", schema="Candle", about="Candles, every interval, with revisions.", compacted=True)
+VENUE_CANDLES = Topic(
+    name="md.venue_candles", schema="Candle", about="Candles as a venue itself tells them.", compacted=True
+)
 ANOMALIES = Topic(
     name="md.anomalies", schema="Anomaly", about="Anomalies with their evidence.", retention_ms=30 * DAY_MS
 )
@@ -94,7 +97,7 @@ STATE = Topic(
 
 TOPICS: tuple[Topic, ...] = (
     RAW, INGEST_TRADES, INGEST_BOOKS, INGEST_QUOTES, INGEST_STATUS, INGEST_CANDLES,
-    TRADES, BOOK_UPDATES, QUOTES, STATUS, BOOKS, CANDLES, ANOMALIES, INSTRUMENTS, DEAD_LETTERS, STATE,
+    TRADES, BOOK_UPDATES, QUOTES, STATUS, BOOKS, CANDLES, VENUE_CANDLES, ANOMALIES, INSTRUMENTS, DEAD_LETTERS, STATE,
 )  # fmt: skip
 
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
@@ -106,6 +109,7 @@ INGEST: dict[str, Topic] = {
     "BookUpdate": INGEST_BOOKS,
     "Quote": INGEST_QUOTES,
     "FeedStatus": INGEST_STATUS,
+    "Candle": VENUE_CANDLES,
     "CandleHistory": INGEST_CANDLES,
     "Instrument": INSTRUMENTS,
     "DeadLetter": DEAD_LETTERS,

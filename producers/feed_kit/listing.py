@@ -81,8 +81,11 @@ class Listing:
         elif self.accepts(name):
             self._known[name] = msgspec.structs.replace(self._describe(name), **learned)
 
-    def learn(self, call: Call, product: Product, **learned: Any) -> None:
-        """Take what is new about a product; a change between matching and halted is told in each stream."""
+    def learn(self, call: Call, product: Product, *, detail: str = "", **learned: Any) -> None:
+        """Take what is new about a product; a change between matching and halted is told in each stream.
+
+        `detail` is what the venue says of such a change, for a person.
+        """
         before = product.instrument
         if all(getattr(before, field) == value for field, value in learned.items()):
             return
@@ -91,7 +94,7 @@ class Listing:
         status = product.instrument.status
         if (status in MATCHING) == (before.status in MATCHING):
             return
-        call.status(product.symbol, "resumed" if status in MATCHING else "halted", reason=status)
+        call.status(product.symbol, "resumed" if status in MATCHING else "halted", reason=status, detail=detail)
         trades.heartbeat(call, product, call.now)
         if product.book_valid:
             books.heartbeat(call, product, call.now)
