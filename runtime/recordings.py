@@ -1,25 +1,31 @@
-"""Recorded frames on disk: `.jsonl.zst` files of one JSON object a line, in capture order.
+"""Recorded frames on disk: `.jsonl.zst` files of one JSON object a line, in capture order; Databento's files as well.
 
 A line is `{"t": "recv", "ts_recv": <UTC ns>, "conn": <text or null>, "data": "<frame or body>"}`. `t` is `recv` for a
 WebSocket frame exactly as it arrived, `send` for one of ours, `http` for a REST answer whose address is in `conn`, and
-`connect` where a connection was opened.
+`connect` where a connection was opened. Databento's DBN and CSV, compressed or not, are told by how they begin.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import zstandard
 
 from marketdata.errors import CodecError
+from runtime import databento
 
 # A line may hold a whole REST body or a frame of the largest size that a connection accepts, escaped.
 LINE_BYTES_MAX = 256 * 1024 * 1024
 
 _READ_BYTES = 1 << 20
+_START_BYTES = 4096
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 # What names a product in the query of some venue's REST interface.
 _SYMBOLS = frozenset({"symbol", "product_id", "instid", "pair"})
@@ -39,6 +45,17 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
         return self.data.encode()
 
 
+class RecordedBytes(Recorded, frozen=True, gc=False):
+    """A frame that is no text: `body` holds it, and `data` nothing."""
+
+    body: bytes = b""
+
+    @property
+    def frame(self) -> bytes:
+        """The frame as bytes, as a feed takes it."""
+        return self.body
+
+
 _DECODER = msgspec.json.Decoder(Recorded)
 _ENCODER = msgspec.json.Encoder()
 
@@ -48,36 +65,62 @@ def read(path: Path | str) -> Iterator[Recorded]:
 
     Raises CodecError that names the line when the file is not in this format, OSError when it cannot be read.
     """
+    path = Path(path)
     try:
-        for number, line in enumerate(_lines(Path(path)), start=1):
-            try:
-                yield _DECODER.decode(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise CodecError(f"{path}, line {number}, is no recorded frame: {error}") from error
+        with _plain(path) as plain:
+            start = plain.peek(_START_BYTES)
+            if databento.is_dbn(start):
+                for ts, frame in databento.frames(plain):
+                    yield RecordedBytes("recv", ts, None, "", frame)
+            elif databento.is_csv(start):
+                for ts, frame in databento.rows(io.TextIOWrapper(plain, "utf-8", newline="")):
+                    yield RecordedBytes("recv", ts, None, "", frame)
+            elif isinstance(plain.raw, io.FileIO):
+                raise CodecError(f"{path} is not compressed with zstd")
+            else:
+                yield from _decoded(path, plain)
     except zstandard.ZstdError as error:
         raise CodecError(f"{path} is not compressed with zstd, or is cut off: {error}") from error
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as plain:
-        parts: list[bytes] = []
-        size = 0
-        while chunk := plain.read(_READ_BYTES):
-            *whole, rest = chunk.split(b"\n")
-            for piece in whole:
-                parts.append(piece)
-                line = b"".join(parts)
-                parts.clear()
-                size = 0
-                if line.strip():
-                    yield line
-            parts.append(rest)
-            size += len(rest)
-            if size > LINE_BYTES_MAX:
-                raise CodecError(f"{path} holds a line of more than {LINE_BYTES_MAX} bytes")
-        line = b"".join(parts)
-        if line.strip():
-            yield line
+@contextmanager
+def _plain(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a file, decompressed if it needs to be."""
+    with path.open("rb") as file:
+        if file.peek(len(_ZSTD_MAGIC)).startswith(_ZSTD_MAGIC):
+            with zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as plain:
+                yield io.BufferedReader(plain, _READ_BYTES)
+        else:
+            yield file
+
+
+def _decoded(path: Path, plain: BinaryIO) -> Iterator[Recorded]:
+    for number, line in enumerate(_lines(path, plain), start=1):
+        try:
+            yield _DECODER.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise CodecError(f"{path}, line {number}, is no recorded frame: {error}") from error
+
+
+def _lines(path: Path, plain: BinaryIO) -> Iterator[bytes]:
+    parts: list[bytes] = []
+    size = 0
+    while chunk := plain.read(_READ_BYTES):
+        *whole, rest = chunk.split(b"\n")
+        for piece in whole:
+            parts.append(piece)
+            line = b"".join(parts)
+            parts.clear()
+            size = 0
+            if line.strip():
+                yield line
+        parts.append(rest)
+        size += len(rest)
+        if size > LINE_BYTES_MAX:
+            raise CodecError(f"{path} holds a line of more than {LINE_BYTES_MAX} bytes")
+    line = b"".join(parts)
+    if line.strip():
+        yield line
 
 
 def write(path: Path | str, lines: Iterable[Recorded]) -> int:

@@ -1,0 +1,274 @@
+"""Databento's binary records (DBN): where they begin and end, their fields, and whose they are.
+
+Theory of operation. DOCS is Databento's "Databento Binary Encoding (DBN)" and its pages on schemas and symbology;
+`databento_dbn` is Databento's own codec.
+
+1. A stream begins with metadata (`DBN`, a version, its length), then come records. A record's first byte is its length
+   in words of four bytes, its second the kind (`rtype`); so records are found without being read.
+2. The kinds that come by the million have the same layout in every version, and are read here with one `unpack` each.
+   Definitions, symbol mappings and messages of the gateway differ from version to version: `databento_dbn` reads them.
+3. Prices are whole numbers of 1e-9; `UNDEF_PRICE` means that there is none. Times are UTC nanoseconds.
+4. A record has a number for its instrument, which means a symbol from one date to another. Files tell so in their
+   metadata, a live gateway by records of its own.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from struct import Struct
+
+import databento_dbn
+
+from marketdata.clock import SECOND_NS
+from marketdata.orders import Scale
+
+# The codec's type hints give its enums' members other types than they have.
+RAW_SYMBOL = databento_dbn.SType.from_str("raw_symbol")
+INSTRUMENT_ID = databento_dbn.SType.from_str("instrument_id")
+AS_IS = databento_dbn.VersionUpgradePolicy.from_int(1)
+UPGRADED = databento_dbn.VersionUpgradePolicy.from_int(3)
+
+MAGIC = b"DBN"
+PREFIX = Struct("<3sBI")  # DBN, version, length of the rest
+METADATA_BYTES_MAX = 256 * 1024 * 1024
+WORD = 4
+
+UNDEF_PRICE = 2**63 - 1
+INT64_MAX = 2**63 - 1
+DAY_NS = 86_400 * SECOND_NS
+
+# --- The kinds of records ---
+
+TRADE = 0x00
+MBP_1 = 0x01
+MBP_10 = 0x0A
+STATUS = 0x12
+DEFINITION = 0x13
+IMBALANCE = 0x14
+ERROR = 0x15
+SYMBOL_MAPPING = 0x16
+SYSTEM = 0x17
+STATISTICS = 0x18
+OHLCV_1S = 0x20
+OHLCV_1M = 0x21
+OHLCV_1H = 0x22
+OHLCV_1D = 0x23
+OHLCV_EOD = 0x24
+MBO = 0xA0
+CMBP_1 = 0xB1
+CBBO_1S = 0xC0
+CBBO_1M = 0xC1
+TCBBO = 0xC2
+BBO_1S = 0xC3
+BBO_1M = 0xC4
+TBBO = 0xC5
+
+# Bars by their length.
+BARS = {
+    OHLCV_1S: ("1s", SECOND_NS),
+    OHLCV_1M: ("1m", 60 * SECOND_NS),
+    OHLCV_1H: ("1h", 3_600 * SECOND_NS),
+    OHLCV_1D: ("1d", DAY_NS),
+    OHLCV_EOD: ("1d", DAY_NS),
+}
+
+# --- Flags ---
+
+LAST = 0x80  # the last record of one event of the venue, for this instrument
+TOB = 0x40  # the best level of a side, not an order
+SNAPSHOT = 0x20
+MBP = 0x10  # a level, not an order
+BAD_TS_RECV = 0x08
+MAYBE_BAD_BOOK = 0x04  # an unrecoverable gap in the channel
+
+# --- Layouts. Every record begins with length, kind, publisher, instrument and time of the event. ---
+
+HEADER = Struct("<BBHIQ")
+# order, price, size, flags, channel, action, side, ts_recv, ts_in_delta, sequence
+ORDER = Struct("<BBHIQQqIBBBBQiI")
+# price, size, action, side, flags, depth, ts_recv, ts_in_delta, sequence
+TRADE_BODY = Struct("<BBHIQqIBBBBQiI")
+# bid and ask price, bid and ask size; what follows is the number of orders, or who quotes
+LEVEL = Struct("<qqII8x")
+LEVELS_10 = Struct("<" + "qqII8x" * 10)
+LEVEL_COUNTED = Struct("<qqIIII")
+# ts_recv, action, reason, trading event, is trading, is quoting, short sales are restricted
+STATUS_BODY = Struct("<BBHIQQHHHBBB7x")
+# open, high, low, close, volume
+BAR = Struct("<BBHIQqqqqQ")
+
+_WITH_LEVEL = TRADE_BODY.size + LEVEL.size
+
+# Bytes of the kinds that are read here; a gateway that was asked to adds its own time to each record.
+SIZES = {
+    TRADE: TRADE_BODY.size,
+    MBP_1: _WITH_LEVEL,
+    MBP_10: TRADE_BODY.size + LEVELS_10.size,
+    CMBP_1: _WITH_LEVEL,
+    CBBO_1S: _WITH_LEVEL,
+    CBBO_1M: _WITH_LEVEL,
+    TCBBO: _WITH_LEVEL,
+    TBBO: _WITH_LEVEL,
+    BBO_1S: _WITH_LEVEL,
+    BBO_1M: _WITH_LEVEL,
+    STATUS: STATUS_BODY.size,
+    MBO: ORDER.size,
+    **dict.fromkeys(BARS, BAR.size),
+}
+
+_TIME = Struct("<Q")
+# Where each kind keeps the time of its receipt; the others have only the time of the event.
+_RECEIVED_AT = {
+    MBO: 40,
+    STATUS: 16,
+    DEFINITION: 16,
+    IMBALANCE: 16,
+    STATISTICS: 16,
+    **dict.fromkeys((TRADE, MBP_1, MBP_10, CMBP_1, CBBO_1S, CBBO_1M, TCBBO, TBBO, BBO_1S, BBO_1M), 32),
+}
+
+_PUBLISHER = re.compile(r"publisher_id=([A-Z0-9]+)\.([A-Z0-9]+)\.([A-Z0-9]+) ")
+
+
+def metadata_size(data: bytes) -> int | None:
+    """Return how many bytes the metadata at the beginning of a stream take; None while that is not known.
+
+    Raises ValueError when these are no metadata.
+    """
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        raise ValueError("the stream does not begin with DBN")
+    if len(data) < PREFIX.size:
+        return None
+    length: int = PREFIX.unpack_from(data)[2]
+    if length > METADATA_BYTES_MAX:
+        raise ValueError(f"metadata of {length} bytes")
+    return PREFIX.size + length
+
+
+def decode_metadata(data: bytes) -> databento_dbn.Metadata:
+    """Return the metadata of a stream. Raises ValueError when they cannot be read."""
+    try:
+        decoder = databento_dbn.DBNDecoder(upgrade_policy=AS_IS)
+        found = decoder.write_and_decode(data)
+    except (databento_dbn.DBNError, ValueError, TypeError) as error:
+        raise ValueError(str(error)) from None
+    if not found or not isinstance(found[0], databento_dbn.Metadata):
+        raise ValueError("the metadata are cut off")
+    return found[0]
+
+
+def whole_records(data: bytes) -> int:
+    """Return how many of these bytes, which begin with a record, are whole records.
+
+    Raises ValueError for a record that is shorter than its own header.
+    """
+    at, end = 0, len(data)
+    while at < end:
+        size = data[at] * WORD
+        if size < HEADER.size:
+            raise ValueError(f"a record of {size} bytes")
+        if at + size > end:
+            break
+        at += size
+    return at
+
+
+def received_at(data: bytes, at: int = 0) -> int | None:
+    """Return when a record was received by whoever recorded it, or its event was made; None where it does not say.
+
+    A bar is known when it is over.
+    """
+    kind, size = data[at + 1], data[at] * WORD
+    offset = _RECEIVED_AT.get(kind)
+    if offset is not None and size >= offset + _TIME.size:
+        ts: int = _TIME.unpack_from(data, at + offset)[0]
+        if ts <= INT64_MAX:
+            return ts
+    ts = HEADER.unpack_from(data, at)[4] + BARS.get(kind, ("", 0))[1]
+    return ts if ts <= INT64_MAX else None
+
+
+class Prices:
+    """Prices as decimal strings, exact and without zeros that say nothing; few prices come again and again."""
+
+    __slots__ = ("_known", "_scale")
+
+    def __init__(self) -> None:
+        self._scale = Scale(9)
+        self._known: dict[int, str] = {}
+
+    def text(self, price: int) -> str:
+        """Return a price that is defined."""
+        known = self._known.get(price)
+        if known is None:
+            if len(self._known) > 100_000:
+                self._known.clear()
+            known = self._known[price] = self._scale.text(price)
+        return known
+
+
+def publisher(number: int) -> tuple[str, str, str] | None:
+    """Return dataset, feed and venue of a publisher's number, as Databento's codec knows it: ("XNAS", "ITCH", "XNAS").
+
+    The codec has no table to be asked; it writes the name where it shows a record.
+    """
+    found = _PUBLISHER.search(str(databento_dbn.OHLCVMsg(OHLCV_1M, number, 0, 0, 0, 0, 0, 0, 0)))
+    return None if found is None else (found[1], found[2], found[3])
+
+
+class Symbols:
+    """What each instrument's number means, and from when to when."""
+
+    __slots__ = ("_starts", "_symbols")
+
+    def __init__(self) -> None:
+        # By instrument: the starts of its intervals in order, and beside them (end, symbol).
+        self._starts: dict[int, list[int]] = {}
+        self._symbols: dict[int, list[tuple[int, str]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def learn(self, instrument: int, symbol: str, start: int = 0, end: int = INT64_MAX) -> None:
+        """Take what a number means in [start, end), UTC nanoseconds."""
+        starts, symbols = self._starts.setdefault(instrument, []), self._symbols.setdefault(instrument, [])
+        place = bisect_right(starts, start)
+        if place and starts[place - 1] == start:
+            symbols[place - 1] = (end, symbol)
+        else:
+            starts.insert(place, start)
+            symbols.insert(place, (end, symbol))
+
+    def find(self, instrument: int, ts: int) -> tuple[str, int] | None:
+        """Return the symbol of a number at a time, and until when; None for one that is not known at any time.
+
+        Outside of every interval the nearest earlier one counts, or else the first.
+        """
+        starts = self._starts.get(instrument)
+        if not starts:
+            return None
+        place = bisect_right(starts, ts)
+        _, symbol = self._symbols[instrument][max(place - 1, 0)]
+        return symbol, starts[place] if place < len(starts) else INT64_MAX
+
+    def learn_metadata(self, metadata: databento_dbn.Metadata) -> None:
+        """Take the mappings of a file."""
+        for name, instrument, start, end in _intervals(metadata):
+            self.learn(instrument, name, start, end)
+
+
+def _intervals(metadata: databento_dbn.Metadata) -> Iterator[tuple[str, int, int, int]]:
+    """Yield (symbol, instrument, start, end); one side of each mapping is the number, whichever was asked for."""
+    by_number = metadata.stype_in == INSTRUMENT_ID
+    for asked, intervals in metadata.mappings.items():
+        for interval in intervals:
+            number, name = (asked, interval["symbol"]) if by_number else (interval["symbol"], asked)
+            if number.isascii() and number.isdigit() and name:
+                yield name, int(number), _day_ns(interval["start_date"]), _day_ns(interval["end_date"])
+
+
+def _day_ns(day: dt.date) -> int:
+    return min(day.toordinal() - dt.date(1970, 1, 1).toordinal(), INT64_MAX // DAY_NS) * DAY_NS
