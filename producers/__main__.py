@@ -9,6 +9,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import httpx
+import msgspec
 import structlog
 import uvloop
 
@@ -16,21 +18,27 @@ from marketdata.codec import Codec
 from marketdata.errors import SettingsError, Unavailable, UnknownSchema
 from producers.backoff import Backoff
 from producers.connection import Connection, Options
-from producers.feeds import find_venue
 from producers.publisher import Publisher
-from producers.settings import ProducerSettings
+from producers.settings import ProducerSettings, load_for_venue
 from producers.tokens import CoinbaseTokens, KeyPair, Tokens
 from producers.venue import Venue
 from runtime import log
 from runtime.health import HealthServer, Readiness
 from runtime.registry import Registry
-from runtime.settings import load
 from runtime.tracing import Tracing
 
 START_CAP_S = 5.0
+REPLAY_S = 5.0
 
 _LOG = structlog.get_logger()
 T = TypeVar("T")
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """How many lines to make; in a replay as many as there are connections, and the time of the first frame."""
+
+    lines: int
+    began: int | None = None
 
 
 class Lines:
@@ -51,13 +59,9 @@ class Lines:
 
 def find_address(settings: ProducerSettings, venue: Venue) -> str:
     """Return where the lines go. Raises SettingsError when the venue is not reached by such an address."""
-    url = settings.coinbase_ws_url or venue.ws_url
-    if venue.name == "alpaca" and not settings.coinbase_ws_url:
-        url = f"{venue.ws_url.rpartition('/')[0]}/{settings.alpaca_feed}"
-    refusal = venue.refusal(url)
-    if refusal is not None:
-        raise SettingsError(refusal)
-    return url
+    if venue.name == "alpaca" and not settings.ws_url:
+        return f"{venue.ws_url.rpartition('/')[0]}/{settings.alpaca_feed}"
+    return settings.address_of(venue)
 
 
 def find_tokens(settings: ProducerSettings, venue: Venue) -> Tokens | None:
@@ -75,7 +79,29 @@ def find_tokens(settings: ProducerSettings, venue: Venue) -> Tokens | None:
     return None
 
 
-def connections(settings: ProducerSettings, venue: Venue, publisher: Publisher, lines: Lines) -> list[Connection]:
+def find_rest(settings: ProducerSettings, venue: Venue) -> str:
+    """Return the address of the venue's REST interface."""
+    return (settings.rest_url or venue.rest_url).rstrip("/")
+
+
+async def find_recorded(settings: ProducerSettings, venue: Venue) -> Recorded:
+    """Return what the replay server holds.
+
+    Raises Unavailable until it answers.
+    """
+    url = f"{find_rest(settings, venue)}/progress"
+    try:
+        async with httpx.AsyncClient(timeout=REPLAY_S, trust_env=False) as http:
+            answer = (await http.get(url)).raise_for_status().json()
+        began = int(answer["began"]) if venue.transport == "websocket" else None
+        return Recorded(lines=settings.lines or len(answer["recorded"]), began=began)
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise Unavailable(f"the replay server does not answer: {url}: {error!r}") from error
+
+
+def connections(
+    settings: ProducerSettings, venue: Venue, recorded: Recorded, publisher: Publisher, lines: Lines
+) -> list[Connection]:
     """Return the connections of every line, not yet running.
 
     Raises SettingsError when the key cannot be used.
@@ -84,8 +110,9 @@ def connections(settings: ProducerSettings, venue: Venue, publisher: Publisher, 
     packed = venue.name == "alpaca" and settings.alpaca_encoding == "msgpack"
     options = Options(
         ws_url=find_address(settings, venue),
-        rest_url=(settings.coinbase_rest_url or venue.rest_url).rstrip("/"),
+        rest_url=find_rest(settings, venue),
         replay=settings.source == "replay",
+        began=recorded.began,
         splitter=venue.splitter,
         backoff=venue.backoff,
         ping_s=venue.ping_s,
@@ -95,9 +122,10 @@ def connections(settings: ProducerSettings, venue: Venue, publisher: Publisher, 
         on_state=lines.told,
     )
     made = []
-    for number in range(settings.lines):
+    products = settings.products_of(venue)
+    for number in range(recorded.lines):
         line = f"{venue.name}/{number}"
-        feed = venue.make(line=line, products=settings.products_of(venue.name), token=tokens)
+        feed = venue.make(line=line, products=products, token=tokens)
         made.append(Connection(feed, line, publisher, options))
     return made
 
@@ -147,6 +175,17 @@ async def find_topics(publisher: Publisher) -> bool:
     return True
 
 
+async def find_lines(
+    settings: ProducerSettings, venue: Venue, readiness: Readiness, stop: asyncio.Event
+) -> Recorded | None:
+    """Return how many lines there are to be; None when told to stop meanwhile."""
+    if settings.source != "replay":
+        return Recorded(lines=settings.lines or 1)
+    recorded = await until(lambda: find_recorded(settings, venue), "venue", readiness, stop)
+    readiness.down("venue", "nothing was replayed yet")
+    return recorded
+
+
 async def produce(settings: ProducerSettings, venue: Venue, readiness: Readiness, tracing: Tracing) -> int:
     """Run until told to stop; return the exit status."""
     stop = asyncio.Event()
@@ -154,10 +193,11 @@ async def produce(settings: ProducerSettings, venue: Venue, readiness: Readiness
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     codec = await until(lambda: find_codec(settings), "registry", readiness, stop)
-    if codec is None:
+    recorded = await find_lines(settings, venue, readiness, stop) if codec is not None else None
+    if codec is None or recorded is None:
         return 0
     publisher = Publisher(settings, codec, tracing, readiness)
-    running = connections(settings, venue, publisher, Lines(readiness))
+    running = connections(settings, venue, recorded, publisher, Lines(readiness))
 
     def begin_anew() -> None:
         for line in running:
@@ -189,10 +229,10 @@ async def produce(settings: ProducerSettings, venue: Venue, readiness: Readiness
 def main() -> int:
     """Run the producer; return the exit status."""
     try:
-        settings = load(ProducerSettings)
-        venue = find_venue(settings.venue)
+        settings, venue = load_for_venue()
         find_address(settings, venue)
-        find_tokens(settings, venue)
+        # One feed made here tells what is wrong with the products before anything is started.
+        venue.make(line="", products=settings.products_of(venue), token=find_tokens(settings, venue))
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2

@@ -10,7 +10,8 @@ Theory of operation.
    meanwhile.
 4. When the connection ends, whoever ended it, the feed is told `closed` once, and after a backoff a new one is made.
    A connection that brought no frame is a failure for the breaker; one that lasted `STABLE_S` resets the backoff.
-5. A replay that is over says so when it closes: then books stay as they are, and nothing reconnects.
+5. A replay that is over says so when it closes: then books stay as they are, and nothing reconnects. Its clock is the
+   recorder's, as far as the replay server tells it, so that the feed says what it would have said then.
 6. Where the feed is refused for good, or the venue's backoff allows no further try, nothing reconnects either: the line
    says why and stays down until the process is started anew.
 """
@@ -78,6 +79,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ws_url: str
     rest_url: str
     replay: bool = False
+    began: int | None = None
+    """In a replay, when its recording begins; the clock is the recorder's then."""
     tick_s: float = TICK_S
     stable_s: float = STABLE_S
     backoff: Policy = Policy()
@@ -120,6 +123,7 @@ class Connection:
         self._number = 0
         self._reconnect: str | None = None
         self._refused: Refused | None = None
+        self._ts_recorded = options.began
         self.ended = asyncio.Event()
         labels = (feed.venue, line)
         self._frames_total = _FRAMES.labels(*labels)
@@ -128,6 +132,9 @@ class Connection:
         self._inbox_bytes = _INBOX.labels(*labels)
         self._latency = WS_LATENCY_MS.labels(feed.venue)
         _BREAKER.labels(*labels).set(self._breaker.state)
+
+    def _now(self) -> int:
+        return time.time_ns() if self._ts_recorded is None else self._ts_recorded
 
     def stop(self) -> None:
         """End the connection in order; `run` returns soon."""
@@ -184,8 +191,8 @@ class Connection:
         _LOG.error(kind, line=self.line, reason=reason, advice=advice)
         _DOWN.labels(self._feed.venue, self.line, reason).inc()
         _BREAKER.labels(self._feed.venue, self.line).set(State.OPEN)
-        ts = time.time_ns()
-        await self._sink.write(self.line, [self._status(kind, reason, ts, detail=advice)], ts)
+        ts = self._now()
+        await self._write([self._status(kind, reason, ts, detail=advice)], ts)
         await self._stopping.wait()
 
     async def _attempt(self, rest: httpx.AsyncClient) -> str:
@@ -195,6 +202,7 @@ class Connection:
         self._breaker.attempted()
         _BREAKER.labels(self._feed.venue, self.line).set(self._breaker.state)
         inbox = self._inbox = Inbox(self._options.inbox_bytes_max, self.line)
+        inbox.ts_recorded = self._ts_recorded = self._options.began
         try:
             async with asyncio.timeout(CONNECT_S):
                 self._wire = await self._connect(inbox)
@@ -223,8 +231,8 @@ class Connection:
         )
 
     async def _live(self, rest: httpx.AsyncClient) -> str:
-        ts = time.time_ns()
-        await self._sink.write(self.line, (), ts, self._raw("connect", b"", ts, self._options.ws_url))
+        ts = self._now()
+        await self._write((), ts, self._raw("connect", b"", ts, self._options.ws_url))
         await self._perform(self._feed.opened(ts), ts, rest)
         inbox, tick = self._inbox, time.monotonic() + self._options.tick_s
         turns = 0
@@ -237,6 +245,8 @@ class Connection:
                         await inbox.filled.wait()
             if inbox.items:
                 item = inbox.take()
+                if self._ts_recorded is not None:
+                    self._ts_recorded = max(self._ts_recorded, item.ts)
                 if item.kind == "end":
                     return await self._end(item.reason)
                 await self._work(item, rest)
@@ -249,7 +259,7 @@ class Connection:
                 self._inbox_bytes.set(inbox.bytes)
                 # What waits to be worked on is no silence, nor is what we did not read.
                 if not inbox.items and not inbox.paused and now - inbox.read_since > QUIET_S * self._options.tick_s:
-                    ts = time.time_ns()
+                    ts = self._now()
                     await self._perform(self._feed.ticked(ts), ts, rest)
 
     async def _work(self, item: Item, rest: httpx.AsyncClient) -> None:
@@ -291,16 +301,20 @@ class Connection:
                 events.append(output)
         self._count()
         if events or raw is not None:
-            await self._sink.write(self.line, events, ts, raw)
+            await self._write(events, ts, raw)
         for frame in sent:
-            await self._sink.write(self.line, (), frame.ts_recv, frame)
+            await self._write((), frame.ts_recv, frame)
+
+    async def _write(self, events: Iterable[AnyEvent], ts: int, raw: RawFrame | None = None) -> None:
+        """Hand over; how long the road takes is measured by today's clock, whatever the feed's is."""
+        await self._sink.write(self.line, events, ts if self._ts_recorded is None else time.time_ns(), raw)
 
     def _send(self, output: Send) -> list[RawFrame]:
         """Send, if there is still a socket; return what is kept of it."""
         if self._wire is None or not self._wire.is_up:
             return []
         self._wire.send(output.frame)
-        return [self._raw("send", self._options.redact(output.frame), time.time_ns())]
+        return [self._raw("send", self._options.redact(output.frame), self._now())]
 
     async def _fetch(self, request: Fetch, rest: httpx.AsyncClient, inbox: Inbox) -> None:
         """Ask, a few times if need be; the answer goes to the inbox of the connection that asked."""
@@ -315,25 +329,25 @@ class Connection:
                     _LOG.warning("no answer", line=self.line, path=request.path, error=str(error) or repr(error))
                     await asyncio.sleep(pauses.failed(random.random()))  # noqa: S311 - as above
                 else:
-                    inbox.put(Item("answer", time.time_ns(), answer.content, request))
+                    inbox.put(Item("answer", self._now(), answer.content, request))
                     return
 
     async def _end(self, reason: str) -> str:
         """Tell that the connection is over."""
-        ts = time.time_ns()
+        ts = self._now()
         if reason == END_REASON and self._options.replay:
             self.ended.set()
             _LOG.info("the recording is over", line=self.line, counts=dict(self._feed.counts))
-            await self._sink.write(self.line, [self._status("ended", END_REASON, ts)], ts)
+            await self._write([self._status("ended", END_REASON, ts)], ts)
             return reason
         reason = reason.replace(" ", "_")
         outputs = self._feed.closed(reason, ts)
         sent = [raw for output in outputs if isinstance(output, Send) for raw in self._send(output)]
         if self._wire is not None:
             self._wire.goodbye()
-        await self._sink.write(self.line, _events(outputs), ts)
+        await self._write(_events(outputs), ts)
         for raw in sent:
-            await self._sink.write(self.line, (), raw.ts_recv, raw)
+            await self._write((), raw.ts_recv, raw)
         return reason
 
     async def _tell(self, kind: str | None, reason: str) -> None:
@@ -342,8 +356,8 @@ class Connection:
         if kind is not None:
             log = _LOG.error if kind == "breaker_open" else _LOG.info
             log(kind, line=self.line, failures=self._breaker.failures, reason=reason)
-            ts = time.time_ns()
-            await self._sink.write(self.line, [self._status(kind, reason, ts)], ts)
+            ts = self._now()
+            await self._write([self._status(kind, reason, ts)], ts)
 
     def _status(self, kind: str, reason: str, ts: int, detail: str = "") -> FeedStatus:
         return FeedStatus(venue=self._feed.venue, symbol=ALL_SYMBOLS, line=self.line, kind=kind, reason=reason,

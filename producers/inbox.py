@@ -59,6 +59,7 @@ class Inbox:
         self.filled = asyncio.Event()
         self.bytes = 0
         self.paused = False
+        self.ts_recorded: int | None = None  # in a replay, when the next frame came
         self.read_since = -math.inf  # when reading began again after a pause
         self.wire: Wire | None = None
         self._bytes_max = bytes_max

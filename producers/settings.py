@@ -1,17 +1,28 @@
-"""Settings of the producer."""
+"""Settings of the producer: those of every venue alike, and those that carry the name of the venue that is read."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, create_model, field_validator
 from pydantic_settings import NoDecode
 
-from runtime.settings import CommonSettings
+from marketdata.errors import SettingsError
+from producers.feeds import find_venue
+from producers.venue import Venue
+from runtime.settings import CommonSettings, load
+
+PRODUCTS_MAX = 2_000
+
+Products = Annotated[tuple[str, ...], NoDecode]
 
 
 class ProducerSettings(CommonSettings):
-    """What the producer needs beside what every service does."""
+    """What the producer needs beside what every service does.
+
+    `ws_url`, `rest_url`, `market` and `products` are read from variables that begin with the venue's name, for example
+    `BINANCE_SPOT_PRODUCTS`; see `load_for_venue`.
+    """
 
     metrics_port: int = Field(
         default=19101, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz of the producer."
@@ -20,26 +31,25 @@ class ProducerSettings(CommonSettings):
     source: Literal["sim", "live", "replay"] = Field(
         default="live", description="What speaks the venue's protocol; a replay ends, and then nothing reconnects."
     )
-    lines: int = Field(default=1, ge=1, le=8, description="Redundant connections of the same feed.")
+    lines: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Redundant connections of the same feed; 1, or in a replay as many as were recorded.",
+    )
     drain_seconds: float = Field(default=10.0, gt=0, le=300, description="Time to finish in when told to stop.")
-    coinbase_ws_url: str | None = Field(
-        default=None,
-        validation_alias="COINBASE_WS_URL",
-        pattern=r"^wss?://",
-        description="WebSocket address; the venue's own when not given.",
+    ws_url: str | None = Field(
+        default=None, pattern=r"^(wss?|tcp|tls)://", description="Address of the stream; the venue's own if not given."
     )
-    coinbase_rest_url: str | None = Field(
-        default=None,
-        validation_alias="COINBASE_REST_URL",
-        pattern=r"^https?://",
-        description="REST address; the venue's own when not given.",
+    rest_url: str | None = Field(
+        default=None, pattern=r"^https?://", description="REST address; the venue's own when not given."
     )
-    coinbase_products: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("BTC-USD", "ETH-USD"),
-        validation_alias="COINBASE_PRODUCTS",
+    market: str = Field(default="", description="Which of the venue's markets, where each has an address of its own.")
+    products: Products | None = Field(
+        default=None,
         min_length=1,
-        max_length=200,
-        description="Products, by comma.",
+        max_length=PRODUCTS_MAX,
+        description="Products by the venue's names, by comma; in a replay all that were recorded if not given.",
     )
     coinbase_api_key: str = Field(
         default="", validation_alias="COINBASE_API_KEY", description="Name of a CDP key; market data needs none."
@@ -65,22 +75,61 @@ class ProducerSettings(CommonSettings):
         validation_alias="ALPACA_ENCODING",
         description="How Alpaca's messages are written; json keeps every digit, msgpack takes less of the line.",
     )
-    alpaca_symbols: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("AAPL", "MSFT"),
-        validation_alias="ALPACA_SYMBOLS",
-        min_length=1,
-        max_length=2_000,
-        description="Tickers, by comma.",
-    )
 
-    def products_of(self, venue: str) -> tuple[str, ...]:
-        """Return the names of the products that a venue's lines take."""
-        return self.alpaca_symbols if venue == "alpaca" else self.coinbase_products
-
-    @field_validator("coinbase_products", "alpaca_symbols", mode="before")
+    @field_validator("products", mode="before")
     @classmethod
     def _by_comma(cls, value: object) -> object:
-        """Take `BTC-USD,ETH-USD`, in any case, each once."""
+        """Take `BTC-USD,ETH-USD`, each once; nothing at all is as if not given."""
         if not isinstance(value, str):
             return value
-        return tuple(dict.fromkeys(name.strip().upper() for name in value.split(",") if name.strip()))
+        return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+
+    def products_of(self, venue: Venue) -> tuple[str, ...] | None:
+        """Return the products that a venue's lines subscribe; None in a replay takes all that come.
+
+        Raises SettingsError when none are given and the venue has no usual ones.
+        """
+        if self.products is not None:
+            return self.products if venue.cased else tuple(dict.fromkeys(name.upper() for name in self.products))
+        if self.source == "replay":
+            return None
+        if not venue.products:
+            raise SettingsError(f"{_prefix(venue)}PRODUCTS: name at least one product of {venue.name}, by comma")
+        return venue.products
+
+    def address_of(self, venue: Venue) -> str:
+        """Return where the lines go.
+
+        Raises SettingsError when there is no such market, or when the venue is not reached by such an address.
+        """
+        if self.market and self.market not in venue.markets:
+            choice = f"choose one of {', '.join(sorted(venue.markets))}" if venue.markets else "it has one market only"
+            raise SettingsError(f"{_prefix(venue)}MARKET: {venue.name} has no market {self.market!r}; {choice}")
+        url = self.ws_url or venue.markets.get(self.market, venue.ws_url)
+        refusal = venue.refusal(url)
+        if refusal is not None:
+            raise SettingsError(f"{_prefix(venue)}WS_URL: {refusal}")
+        return url
+
+
+def _prefix(venue: Venue) -> str:
+    return f"{venue.name}_".upper()
+
+
+def load_for_venue(**overrides: Any) -> tuple[ProducerSettings, Venue]:
+    """Return the settings from the environment, the venue's own among them, and the venue that they choose.
+
+    Raises SettingsError that names each variable at fault and what it takes.
+    """
+    venue = find_venue(load(ProducerSettings, **overrides).venue)
+    fields, prefix = ProducerSettings.model_fields, _prefix(venue)
+    own: dict[str, Any] = {
+        name: (fields[name].annotation, fields[name].merge_field_infos(fields[name], validation_alias=alias))
+        for name, alias in {
+            "ws_url": f"{prefix}WS_URL",
+            "rest_url": f"{prefix}REST_URL",
+            "market": f"{prefix}MARKET",
+            "products": AliasChoices(f"{prefix}PRODUCTS", f"{prefix}SYMBOLS"),
+        }.items()
+    }
+    return load(create_model("VenueSettings", __base__=ProducerSettings, **own), **overrides), venue

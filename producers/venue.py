@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
@@ -55,6 +55,12 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     ws_url: str
     rest_url: str
     make: MakeFeed
+    products: tuple[str, ...] = ()
+    """What is subscribed when nobody says otherwise, by the venue's names."""
+    cased: bool = False
+    """Whether upper and lower case make different names; if not, names are taken in upper case."""
+    markets: Mapping[str, str] = {}
+    """Addresses by market, where the markets have streams of their own; `ws_url` is that of the usual one."""
     sequence: str = "none"
     checksum: bool = False
     depth: str = "L2"

@@ -14,6 +14,7 @@ END_REASON = "end of recording"
 # The largest frame recorded has 5 MB; a limit so that no peer can make us hold more.
 FRAME_BYTES_MAX = 64 * 1024 * 1024
 PING_S = 10.0
+TIME_DIGITS_MAX = 19
 
 
 class _Listener(WSListener):
@@ -32,7 +33,7 @@ class _Listener(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Stamp and keep a frame; a message in several frames is put together."""
-        ts = time.time_ns()
+        ts = self._now()
         kind = frame.msg_type
         if kind in {WSMsgType.TEXT, WSMsgType.BINARY} and frame.fin:
             self._inbox.put(Item("frame", ts, frame.get_payload_as_bytes()))
@@ -47,14 +48,24 @@ class _Listener(WSListener):
             if frame.fin or self._parts_bytes > FRAME_BYTES_MAX:
                 self._parts.clear()
                 self._parts_bytes = 0
+        elif kind == WSMsgType.PONG and self._inbox.ts_recorded is not None:
+            self._inbox.ts_recorded = _recorded(frame.get_payload_as_bytes()) or self._inbox.ts_recorded
         elif kind == WSMsgType.CLOSE:
             self._reason = _close_reason(frame)
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
 
+    def _now(self) -> int:
+        return time.time_ns() if self._inbox.ts_recorded is None else self._inbox.ts_recorded
+
     def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows calls it so
         """Keep the end behind the frames that came before it."""
-        self._inbox.put(Item("end", time.time_ns(), reason=self._reason))
+        self._inbox.put(Item("end", self._now(), reason=self._reason))
+
+
+def _recorded(text: bytes) -> int | None:
+    """Return the time that a replay server tells ahead of a frame, None when a pong is something else."""
+    return int(text) if text.isdigit() and len(text) <= TIME_DIGITS_MAX else None
 
 
 def _close_reason(frame: WSFrame) -> str:

@@ -28,10 +28,14 @@ def up(
     Example: `tickstream up`
 
     Example: `TICKSTREAM_SOURCE=replay TICKSTREAM_REPLAY_FILE=day.jsonl.zst tickstream up --detach`
+
+    Example: `TICKSTREAM_SOURCE=live TICKSTREAM_VENUE=kraken KRAKEN_PRODUCTS=BTC/USD,ETH/EUR tickstream up`
     """
     from infra.local import screen
+    from producers.feeds import find_venue
 
     settings = load(StackSettings)
+    find_venue(settings.venue)  # a mistyped name is told before anything starts
     report = _report
     if detach:
         stack.start_detached(settings, services=True, report=report)

@@ -12,6 +12,8 @@ from runtime.settings import PREFIX
 
 # The steps are quick; a server that answers but is not yet ready for work is the usual reason to try again.
 STEP_TRIES = 5
+# Venues whose streams are carried by plain TCP.
+TCP_VENUES = frozenset({"databento"})
 
 
 def services(settings: StackSettings, folders: Folders, ports: Ports, where: Endpoints) -> list[Process]:
@@ -87,13 +89,19 @@ def _source(settings: StackSettings, ports: Ports) -> list[Process]:
         return []
     command = python_module("infra.exchange")
     if settings.source == "replay":
-        if settings.replay_file is None:
+        files = [file.resolve() for file in settings.replay_files]
+        if not files:
             raise StackError("source=replay needs a recording: make run SOURCE=replay FILE=recording.jsonl.zst")
-        file = settings.replay_file.resolve()
-        if not file.is_file():
-            raise StackError(f"there is no recording {file}; check FILE (or {PREFIX}REPLAY_FILE).")
+        for file in files:
+            if not file.is_file():
+                raise StackError(f"there is no recording {file}; check FILE (or {PREFIX}REPLAY_FILE).")
         speed = ("--venue", settings.venue, "--speed", settings.replay_speed)
-        command = python_module("infra.exchange.replay", str(file), *speed)
+        command = python_module("infra.exchange.replay", *map(str, files), *speed)
+    elif settings.venue != "coinbase":
+        raise StackError(
+            f"the simulated exchange speaks Coinbase's protocol; for {settings.venue} take "
+            f"SOURCE=live VENUE={settings.venue}, or SOURCE=replay VENUE={settings.venue} FILE=recording.jsonl.zst"
+        )
     return [
         Process(
             name="source",
@@ -109,10 +117,12 @@ def _source(settings: StackSettings, ports: Ports) -> list[Process]:
 
 
 def _producer(settings: StackSettings, ports: Ports) -> dict[str, str]:
+    """Return what the producer is told: our own server's addresses in place of the venue's, unless it is live."""
     environment = {f"{PREFIX}SOURCE": settings.source, f"{PREFIX}VENUE": settings.venue}
     if settings.source != "live":
-        environment["COINBASE_WS_URL"] = f"ws://127.0.0.1:{ports.exchange}"
-        environment["COINBASE_REST_URL"] = f"http://127.0.0.1:{ports.exchange_control}"
+        venue, scheme = settings.venue.upper(), "tcp" if settings.venue in TCP_VENUES else "ws"
+        environment[f"{venue}_WS_URL"] = f"{scheme}://127.0.0.1:{ports.exchange}"
+        environment[f"{venue}_REST_URL"] = f"http://127.0.0.1:{ports.exchange_control}"
     return environment
 
 

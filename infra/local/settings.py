@@ -67,9 +67,16 @@ class StackSettings(CommonSettings):
 
     source: Literal["sim", "live", "replay"] = Field(default="sim", description="Where prices come from.")
     venue: str = Field(default="coinbase", description="Venue to read or replay.")
-    replay_file: Path | None = Field(default=None, description="Recording, for source=replay.")
+    replay_file: str = Field(
+        default="", description="Recording, for source=replay; several by comma are redundant lines of one feed."
+    )
     replay_speed: Literal["1", "10", "max"] = Field(default="1", description="Pace of a replay.")
     kafka_ui: bool = Field(default=True, description="Start the Kafka UI.")
+
+    @property
+    def replay_files(self) -> tuple[Path, ...]:
+        """The recordings to play."""
+        return tuple(Path(name.strip()) for name in self.replay_file.split(",") if name.strip())
 
     def ports(self) -> Ports:
         """Return every port: a given one, else one from the base, else the usual; 0 becomes a free one."""

@@ -40,5 +40,6 @@ VENUE = Venue(
     ws_url="wss://stream.binance.com:9443/stream",
     rest_url="https://api.binance.com",
     make=make,
+    products=("BTCUSDT", "ETHUSDT"),
     sequence="product",
 )

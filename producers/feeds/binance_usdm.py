@@ -43,5 +43,6 @@ VENUE = Venue(
     ws_url="wss://fstream.binance.com/stream",
     rest_url="https://fapi.binance.com",
     make=make,
+    products=("BTCUSDT", "ETHUSDT"),
     sequence="product",
 )

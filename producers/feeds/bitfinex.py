@@ -583,6 +583,7 @@ VENUE = Venue(
     ws_url="wss://api-pub.bitfinex.com/ws/2",
     rest_url="https://api-pub.bitfinex.com",
     make=BitfinexFeed,
+    products=("BTCUSD", "ETHUSD"),
     sequence="connection",
     checksum=True,
 )

@@ -586,5 +586,11 @@ VENUE = Venue(
     ws_url="wss://stream.bybit.com/v5/public/spot",
     rest_url="https://api.bybit.com",
     make=BybitFeed,
+    products=("BTCUSDT", "ETHUSDT"),
+    markets={
+        "spot": "wss://stream.bybit.com/v5/public/spot",
+        "linear": "wss://stream.bybit.com/v5/public/linear",
+        "inverse": "wss://stream.bybit.com/v5/public/inverse",
+    },
     sequence="product",
 )

@@ -699,6 +699,7 @@ VENUE = Venue(
     ws_url="wss://advanced-trade-ws.coinbase.com",
     rest_url="https://api.coinbase.com",
     make=CoinbaseFeed,
+    products=("BTC-USD", "ETH-USD"),
     sequence="connection",
     signed=True,
 )

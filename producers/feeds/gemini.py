@@ -402,4 +402,5 @@ VENUE = Venue(
     ws_url="wss://api.gemini.com/v2/marketdata",
     rest_url="https://api.gemini.com",
     make=GeminiFeed,
+    products=("BTCUSD", "ETHUSD"),
 )

@@ -1083,5 +1083,6 @@ VENUE = Venue(
     ws_url="wss://ws.kraken.com/v2",
     rest_url="https://api.kraken.com",
     make=KrakenFeed,
+    products=("BTC/USD", "ETH/USD"),
     checksum=True,
 )

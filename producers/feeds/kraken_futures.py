@@ -572,5 +572,6 @@ VENUE = Venue(
     ws_url="wss://futures.kraken.com/ws/v1",
     rest_url="https://futures.kraken.com",
     make=KrakenFuturesFeed,
+    products=("PI_XBTUSD", "PI_ETHUSD"),
     sequence="product",
 )

@@ -633,6 +633,7 @@ VENUE = Venue(
     ws_url="wss://ws.okx.com:8443/ws/v5/public",
     rest_url="https://www.okx.com",
     make=OkxFeed,
+    products=("BTC-USDT", "ETH-USDT"),
     sequence="product",
     checksum=True,
 )

@@ -20,6 +20,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
 from infra.local.table import Endpoints
 from marketdata import headers
@@ -324,11 +325,14 @@ def test_recording_reaches_kafka_whole(settings: CommonSettings, endpoints: Endp
                 await connection.send(frame)
             await connection.close(1000, "end of recording")
 
-        async with serve(play, "127.0.0.1", 0, max_size=None) as server:
+        def progress(connection: ServerConnection, request: Request) -> Response | None:
+            held = json.dumps({"recorded": [{}], "began": recording[0].ts_recv})
+            return connection.respond(200, held) if request.path == "/progress" else None
+
+        async with serve(play, "127.0.0.1", 0, max_size=None, process_request=progress) as server:
             port = next(iter(server.sockets)).getsockname()[1]
-            await asyncio.to_thread(
-                run, {"COINBASE_WS_URL": f"ws://127.0.0.1:{port}", "COINBASE_REST_URL": "http://127.0.0.1:9"}
-            )
+            urls = {"COINBASE_WS_URL": f"ws://127.0.0.1:{port}", "COINBASE_REST_URL": f"http://127.0.0.1:{port}"}
+            await asyncio.to_thread(run, urls | {"COINBASE_PRODUCTS": "BTC-USD,eth-usd"})
 
     def run(addresses: dict[str, str]) -> None:
         source = {"TICKSTREAM_SOURCE": "replay", "TICKSTREAM_TOPIC_PREFIX": settings.topic_prefix}
@@ -376,7 +380,9 @@ def test_lines_each_bring_the_whole_feed(
     def run(addresses: dict[str, str]) -> None:
         wanted = {"TICKSTREAM_LINES": "2", "TICKSTREAM_TOPIC_PREFIX": settings.topic_prefix}
         with producer(endpoints.environment() | wanted | addresses) as running:
-            running.until(lambda: running.get("/metrics")[1].count('venue="coinbase"} 1.0\n') >= 4)
+            for line in ("coinbase/0", "coinbase/1"):
+                said = f'tickstream_frames_total{{line="{line}",venue="coinbase"}} 1.0\n'
+                running.until(lambda said=said: said in running.get("/metrics")[1])  # type: ignore[misc]
 
     asyncio.run(scenario())
     books = [codec.decode(message.value() or b"") for message in all_messages(settings)["BookUpdate"]]
