@@ -486,12 +486,12 @@ class BinanceFeed:
             if state.diffs.last is not None:
                 self._lost(call, state, "bad_frame", None, None)
             else:
-                state.diffs.forget()
+                state.diffs.lose()
 
     def _lost(self, call: Call, state: _State, detail: str, expected: int | None, received: int | None) -> None:
         product = state.product
         if detail == "bad_frame":
-            state.diffs.forget()
+            state.diffs.lose()
         self.counts["gaps"] += 1
         self.counts["resyncs"] += 1
         self._ledger.lose(call, product, GAP, {_BOOK}, detail=detail, channel=_BOOK, expected=expected,

@@ -7,7 +7,7 @@ change before it (`previous`), that is the chain, else the ids themselves are.
    from before the hole could be of use any more.
 2. A snapshot of update id N: what ends at or before N is in it and is dropped. The first change kept must reach back
    to it (`first` <= N + 1, or `previous` <= N), else the snapshot is too old and another one is needed. None kept is
-   fine: the next change will show whether it joins.
+   fine unless a change after N was heard: the next change will show whether it joins.
 3. Afterwards each change must follow the one before it. One that ends at or before the last is old; one that begins
    later is a loss, and waits for the next snapshot.
 """
@@ -40,14 +40,19 @@ class Diff(msgspec.Struct, gc=False):
 class Diffs:
     """The changes of one product. `last` is the update id of the book that consumers have, None without one."""
 
-    __slots__ = ("_joined", "last", "waiting")
+    __slots__ = ("_heard", "_joined", "last", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[Diff] = deque(maxlen=WAITING_MAX)
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: the book is gone, and with it what waited."""
+        """Begin anew: the connection is gone, and with it all that was heard."""
+        self.lose()
+        self._heard = -1
+
+    def lose(self) -> None:
+        """The book is gone, and with it what waited; no snapshot from before it will do."""
         self.last: int | None = None
         self._joined = False
         self.waiting.clear()
@@ -63,17 +68,17 @@ class Diffs:
         if diff.final <= last:
             return "old" if self._joined else "known"
         if self._follows(diff, last, joined=self._joined):
-            self.last = diff.final
+            self.last = self._heard = diff.final
             self._joined = True
             return "next"
-        self.forget()
-        self.waiting.append(diff)
+        self.lose()
+        self._hold(diff)
         return "lost"
 
     def join(self, number: int) -> list[Diff] | None:
         """Take a snapshot's update id; return the changes to apply on top, or None when the snapshot is too old."""
         kept = [diff for diff in self.waiting if diff.final > number]
-        if kept and not self._follows(kept[0], number, joined=False):
+        if not self._follows(kept[0], number, joined=False) if kept else number < self._heard:
             return None
         self.waiting.clear()
         self.last = kept[-1].final if kept else number
@@ -87,8 +92,12 @@ class Diffs:
                 return "old"
             if not self._follows(diff, last, joined=True):
                 self.waiting.clear()
-        self.waiting.append(diff)
+        self._hold(diff)
         return "wait"
+
+    def _hold(self, diff: Diff) -> None:
+        self.waiting.append(diff)
+        self._heard = diff.final
 
     @staticmethod
     def _follows(diff: Diff, last: int, *, joined: bool) -> bool:

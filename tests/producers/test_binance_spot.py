@@ -223,6 +223,41 @@ def test_snapshot_older_than_what_waits_is_asked_for_again() -> None:
     assert kinds(feed.fetched(again, body(9), T0)) == ["BTC-USDT snapshot", "BTC-USDT update"]
 
 
+def test_snapshot_older_than_what_was_heard_is_asked_for_again() -> None:
+    """After an unreadable change nothing waits that would show it; consumers were at 20, and must not go back to 18."""
+    feed = synced("BTCUSDT")
+    (request,) = fetches(feed.received(diff(21, 21).replace(b'"1"', b'"NaN"'), T0))
+    out = feed.fetched(request, body(18), T0)
+    assert kinds(out) == []
+    (again,) = fetches(out)
+    assert kinds(feed.fetched(again, body(21), T0)) == ["BTC-USDT snapshot", "BTC-USDT resynced"]
+
+
+def test_change_lost_before_the_snapshot_shows_with_the_next_one() -> None:
+    """The snapshot has some of the lost change (21 to 25); until the next comes, it is the book of its update id."""
+    feed = make(line="binance_spot/0")
+    feed.opened(T0)
+    (request,) = fetches(feed.received(diff(10, 20), T0))
+    out = feed.fetched(request, body(22), T0)
+    assert [(o.kind, o.sequence) for o in out if isinstance(o, BookUpdate)] == [("snapshot", 22)]
+    out = feed.received(diff(26, 30), T0)
+    assert kinds(out) == ["BTC-USDT clear", "BTC-USDT gap", "BTC-USDT resync"]
+    assert [o.expected for o in out if isinstance(o, FeedStatus) and o.kind == "gap"] == [23]
+
+
+def test_far_levels_stay_unknown_after_a_resync_until_they_are_touched() -> None:
+    """The new book is the new snapshot and its changes: a level that only the old book had is not carried over."""
+    feed, book = synced("BTCUSDT"), L2Book()
+    for event in feed.received(diff(21, 21, price="1"), T0):
+        apply(book, event)
+    (request,) = fetches(feed.received(diff(23, 23, price="2"), T0))
+    out = feed.fetched(request, body(22), T0) + feed.received(diff(24, 24, price="3"), T0)
+    for event in out:
+        if isinstance(event, BookUpdate):
+            apply(book, event)
+    assert book.bids.top() == [("99", "1"), ("3", "1"), ("2", "1")]
+
+
 def test_gap_of_one_symbol_leaves_the_others_alone() -> None:
     """One book is cleared, one snapshot asked for, and the gap closed by it."""
     feed = synced("BTCUSDT", "ETHUSDT")

@@ -217,6 +217,16 @@ def test_lost_number_clears_the_book_and_subscribes_again(feed: BybitFeed) -> No
     assert [o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"] == [gap.gap_id]
 
 
+def test_snapshot_that_its_next_change_overtook_is_found_out_by_the_one_after() -> None:
+    """The book is right for its number until 12 comes without 11; nothing later is told on top of it."""
+    feed = BybitFeed(line="bybit/0", products=("BTCUSDT",))
+    feed.opened(T0)
+    assert kinds(feed.received(book("delta", 11, bids=[("9", "2")]), T0)) == []
+    out = feed.received(book("snapshot", 10, bids=[("9", "1")], asks=[("11", "1")]), T0)
+    assert [(o.kind, o.sequence) for o in out if isinstance(o, BookUpdate)] == [("snapshot", 10)]
+    assert kinds(feed.received(book("delta", 12, bids=[("9", "3")]), T0)) == ["clear"]
+
+
 def test_snapshot_in_the_middle_replaces_the_book(feed: BybitFeed) -> None:
     """After a restart of the service `u` is 1 (documented), and counts on from there."""
     assert kinds(feed.received(book("snapshot", 1, bids=[("8", "1")], asks=[("12", "1")]), T0)) == ["snapshot"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -69,9 +69,9 @@ CASES = (
     Case("kraken_futures", "kraken_futures", frames=250),
     Case("okx", "okx", proven=25),
     Case("bitfinex", "bitfinex", frames=200),
-    Case("binance_spot", "binance_spot_btcusdt", frames=500, ordered=False),  # a found failure, to be mended
-    Case("binance_usdm", "binance_usdm_btcusdt", frames=350, ordered=False),  # as above
-    Case("bybit", "bybit", conn="BYBIT.ws.2", frames=200, ordered=False),  # as above
+    Case("binance_spot", "binance_spot_btcusdt", frames=500),
+    Case("binance_usdm", "binance_usdm_btcusdt", frames=350),
+    Case("bybit", "bybit", conn="BYBIT.ws.2", frames=200),
     Case("gemini", "gemini", ordered=False),
 )  # fmt: skip
 
@@ -112,12 +112,16 @@ def recorded(case: Case) -> Lines:
     return Lines(lines)
 
 
+Sides = tuple[list[Level], list[Level]]  # bids and asks
+
+
 class Player:
     """Plays lines through a feed and holds the rules that no output may break, whatever came before it."""
 
-    def __init__(self, case: Case, products: tuple[str, ...] | None = None) -> None:
+    def __init__(self, case: Case, watch: Callable[[str, Sides], None] | None = None) -> None:
         self.case = case
-        self.feed: LiveFeed = make_feed(case.venue, products=products)
+        self.watch = watch  # is told each valid book that is shown
+        self.feed: LiveFeed = make_feed(case.venue)
         self.out: list[Output] = []
         self.books: dict[str, L2Book] = {}
         self.valid: dict[str, bool] = {}
@@ -188,52 +192,73 @@ class Player:
             book.bids.apply(output.bid_prices, output.bid_sizes)
             book.asks.apply(output.ask_prices, output.ask_sizes)
         self.valid[symbol] = output.kind != "clear"
+        if self.watch is not None and output.kind in {"snapshot", "update"}:
+            self.watch(symbol, self.levels(symbol))
 
-    def levels(self, symbol: str) -> tuple[list[Level], list[Level]]:
+    def levels(self, symbol: str) -> Sides:
         """Return the levels of a symbol's book as far as the venue proves them."""
         book = self.books[symbol]
         return book.bids.top(self.case.proven), book.asks.top(self.case.proven)
 
 
-def changed(out: list[Output]) -> Iterator[str]:
-    """Yield the symbols whose books were changed, for consumers, by these outputs."""
-    for output in out:
-        if isinstance(output, BookUpdate) and output.kind in {"update", "snapshot"}:
-            yield output.symbol
+class Had(NamedTuple):
+    """A book that a symbol had when the line at `place` had come."""
 
-
-Truth = list[dict[str, tuple[list[Level], list[Level]]]]
+    place: int
+    levels: Sides
 
 
 @cache
-def truth(case: Case) -> Truth:
-    """Return, after each line of the undisturbed run, every valid book."""
-    player, lines = Player(case), recorded(case)
+def truth(case: Case) -> dict[str, list[Had]]:
+    """Return every book that the venue had, by symbol, oldest first: what the undisturbed run shows."""
+    shown: list[tuple[str, Sides]] = []
+    player, lines = Player(case, lambda *book: shown.append(book)), recorded(case)
     player.open(lines[0].ts_recv)
-    states: Truth = []
-    for line in lines:
-        now = dict(states[-1]) if states else {}
-        for symbol in changed(player.play(line)):
-            now[symbol] = player.levels(symbol)
-        states.append(now)
-    return states
+    books: dict[str, list[Had]] = {}
+    for place, line in enumerate(lines):
+        player.play(line)
+        for symbol, levels in shown:
+            books.setdefault(symbol, []).append(Had(place, levels))
+        shown.clear()
+    return books
+
+
+class Judge:
+    """Holds each book that is shown to the truth.
+
+    It is right when the venue had it by the last line that came, and no older than one shown before. It need not be
+    the newest: often only the next frame can show that one is lost, and until then the book is what it was.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.seen = 0
+        self._books = truth(case)
+        self._at: dict[str, int] = {}
+
+    def __call__(self, symbol: str, levels: Sides) -> None:
+        """Judge a book that was just shown."""
+        books = self._books.get(symbol, [])
+        for at in range(self._at.get(symbol, 0), len(books)):
+            if books[at].place > self.seen:
+                break
+            if books[at].levels == levels:
+                self._at[symbol] = at
+                return
+        raise AssertionError(f"a wrong book of {symbol} as valid")
 
 
 def disturbed(case: Case, order: list[int], spoilt: dict[int, bytes] | None = None) -> Player:
-    """Play the lines in this order, some spoilt; whenever a book changes it must be the venue's book by then."""
-    player, lines, states = Player(case), recorded(case), truth(case)
+    """Play the lines in this order, some spoilt; every book that is shown must be right."""
+    judge = Judge(case)
+    player, lines = Player(case, judge), recorded(case)
     player.open(lines[0].ts_recv)
-    seen = 0
     for place in order:
         line = lines[place]
-        seen = max(seen, place)
+        judge.seen = max(judge.seen, place)
         if spoilt and place in spoilt:
-            out = player.take(player.feed.received(spoilt[place], line.ts_recv), line.ts_recv)
+            player.take(player.feed.received(spoilt[place], line.ts_recv), line.ts_recv)
         else:
-            out = player.play(line)
-        for symbol in changed(out):
-            if player.valid[symbol]:
-                assert player.levels(symbol) == states[seen].get(symbol), f"a wrong book of {symbol} as valid"
+            player.play(line)
     player.take(player.feed.ticked(lines[-1].ts_recv + SECOND), lines[-1].ts_recv + SECOND)
     assert not player.repairs_due, "a book was cleared and nothing asked for a new one"
     return player
