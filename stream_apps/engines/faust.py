@@ -28,15 +28,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import faust
 import structlog
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.consumer import ThreadDelegateConsumer
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
+from mode import Service
+from mode.utils.futures import maybe_async
 
 from marketdata.errors import Unavailable
 from marketdata.topics import topic
@@ -50,6 +53,8 @@ ROUND_SECONDS = 0.5
 PATIENCE_MARGIN_SECONDS = 3.0
 # Messages that may wait for an agent; with what the consumer has fetched this bounds the memory of a backlog.
 BUFFER_MESSAGES = 256
+# Messages that an agent takes before others, the one that fetches among them, get their turn.
+TURN_MESSAGES = 32
 # What is fetched of one partition at once; what was fetched is worked off before other partitions' messages.
 FETCH_BYTES = 256 * 1024
 
@@ -62,6 +67,34 @@ _log = structlog.get_logger(__name__)
 
 
 class _ConsumerThread(AIOKafkaConsumerThread):
+    """Faust's Kafka client, on the loop of the agents instead of a thread of its own.
+
+    The thread is there for agents that block. Ours do not, and with a thread each fetch would cross twice between two
+    loops that fight for the interpreter. So everything that `mode` lets a thread do differently is a service's usual
+    way again.
+    """
+
+    wait_for_shutdown = False
+    maybe_start = Service.maybe_start
+    start = Service.start
+    stop = Service.stop
+    crash = Service.crash  # type: ignore[assignment]  # its parameter has another name
+    _stopped_set = Service._stopped_set  # noqa: SLF001 - as above
+    _stop_children = Service._stop_children  # noqa: SLF001 - as above
+    _stop_futures = Service._stop_futures  # noqa: SLF001 - as above
+    _stop_exit_stacks = Service._stop_exit_stacks  # noqa: SLF001 - as above
+
+    def __init__(self, consumer: ThreadDelegateConsumer, *, loop: asyncio.AbstractEventLoop, beacon: Any) -> None:
+        super().__init__(consumer, loop=loop, thread_loop=loop, beacon=beacon)
+
+    async def on_stop(self) -> None:
+        """Leave the group and close the sockets."""
+        await self.on_thread_stop()
+
+    async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        """Call at once what a thread would be asked to."""
+        return await maybe_async(fun(*args, **kwargs))
+
     def _create_worker_consumer(self, transport: Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
         # Faust reads committed records only in its exactly-once mode; the direct engine's inputs need it always.
@@ -110,7 +143,7 @@ class _Revoked(Exception):  # noqa: N818 - no error: the partitions went to anot
 
 
 class AppEngine:
-    """One app on Faust. Everything runs on one event loop but Faust's consumer and the writer's answers."""
+    """One app on Faust. Everything runs on one event loop but the writer's answers."""
 
     def __init__(self, app: App, worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
         self.app = app
@@ -176,7 +209,7 @@ class AppEngine:
 
     async def _agent(self, stream: Any) -> None:
         try:
-            await self._pump(stream.noack().events())
+            await self._pump(stream.noack())
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -184,34 +217,41 @@ class AppEngine:
                 self.failed.set_exception(error)
             raise
 
-    async def _pump(self, events: AsyncIterator[Any]) -> None:
-        """Step every input. Between the last look at the assignment and the last write nothing is awaited."""
-        writer = self._writer
-        async for event in events:
-            message = event.message
-            assignment = self._assignment
-            if self._draining or message.generation_id != self.faust.consumer_generation_id:
-                continue
-            record = Record(
-                topic=message.topic,
-                partition=message.partition,
-                offset=message.offset,
-                key=message.key,
-                value=message.value,
-                headers=dict(message.headers or ()),
-                timestamp_ms=int(message.timestamp * 1000),
-            )
-            try:
-                tasks = self._tasks.get((record.topic, record.partition))
-                if tasks is None:
-                    tasks = await self._recover(record, assignment)
-                while not writer.has_room():
-                    await asyncio.sleep(_ROOM_SECONDS)
-                    self._check(assignment)
-                for task in tasks:
-                    await self._step(task, record, assignment)
-            except _Revoked:
-                continue
+    async def _pump(self, stream: Any) -> None:
+        """Take every input, and with it what else waits: Faust gives an agent one message a turn of the loop."""
+        waiting = stream.channel.queue
+        async for event in stream.events():
+            await self._take(event.message)
+            for _ in range(TURN_MESSAGES):
+                if waiting.empty():
+                    break
+                await self._take(waiting.get_nowait().message)
+
+    async def _take(self, message: Any) -> None:
+        """Step one input. Between the last look at the assignment and the last write nothing is awaited."""
+        assignment = self._assignment
+        if self._draining or message.generation_id != self.faust.consumer_generation_id:
+            return
+        record = Record(
+            topic=message.topic,
+            partition=message.partition,
+            offset=message.offset,
+            key=message.key,
+            value=message.value,
+            headers=dict(message.headers or ()),
+            timestamp_ms=int(message.timestamp * 1000),
+        )
+        try:
+            tasks = self._tasks.get((record.topic, record.partition))
+            if tasks is None:
+                tasks = await self._recover(record, assignment)
+            while not self._writer.has_room():
+                await asyncio.sleep(_ROOM_SECONDS)
+                self._check(assignment)
+            for task in tasks:
+                await self._step(task, record, assignment)
+        except _Revoked:
+            return
 
     def _check(self, assignment: int) -> None:
         if self._assignment != assignment:
@@ -299,10 +339,8 @@ class AppEngine:
         wanted = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(at, "") for tp, at in offsets.items()}
         while self._assignment == assignment:
             try:
-                consumer = thread._ensure_consumer()  # noqa: SLF001 - as above
-                future = asyncio.run_coroutine_threadsafe(consumer.commit(wanted), thread.thread_loop)
                 async with asyncio.timeout(_COMMIT_SECONDS):
-                    await asyncio.wrap_future(future)
+                    await thread._ensure_consumer().commit(wanted)  # noqa: SLF001 - as above
             except (CommitFailedError, IllegalStateError) as error:
                 _log.warning("not committed: the partitions went elsewhere", app=self.app.name, error=str(error))
                 return False
