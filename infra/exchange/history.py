@@ -32,6 +32,7 @@ from runtime.settings import CommonSettings, load
 
 DAY_NS = 1440 * MINUTE_NS
 REQUESTS_KEPT = 10_000
+ROWS_MAX = 1_000_000
 AGGREGATED_FROM = 500  # aggregated ids are other numbers than those of single trades
 COINBASE_BUCKETS_MAX = 350
 SIP_NS = 789  # Alpaca's times have nanoseconds
@@ -72,7 +73,7 @@ def raw(text: str) -> msgspec.Raw:
 class Histories:
     """The server's state: its past, its clock, and what it is to do wrong."""
 
-    def __init__(self, begins: int, now: Callable[[], int] = time.time_ns, rows_max: int = 1_000_000) -> None:
+    def __init__(self, begins: int, now: Callable[[], int] = time.time_ns, rows_max: int = ROWS_MAX) -> None:
         self.tape = Tape(begins)
         self.now = now
         self.rows_max = rows_max
@@ -82,6 +83,12 @@ class Histories:
     def fail(self, *answers: Answer) -> None:
         """Give these answers to the next requests."""
         self._failures.extend(answers)
+
+    def forget(self) -> None:
+        """Begin anew: nothing was asked, nothing goes wrong, no answer is cut short."""
+        self.asked.clear()
+        self._failures.clear()
+        self.rows_max = ROWS_MAX
 
     def answer(self, asked: Asked) -> Answer:
         """Return what the venue whose path this is says."""
@@ -327,7 +334,7 @@ def _databento(venue: Histories, path: str, asked: Asked) -> Answer:
     if path != "timeseries.get_range" or query.get("encoding") != "dbn":
         return json({"detail": "Not Found"}, 404)
     start, end = int(query["start"]), int(query["end"])
-    limit = venue.rows(query.get("limit"), 1_000_000)
+    limit = venue.rows(query.get("limit"), ROWS_MAX)
     schema, names = query["schema"], query["symbols"].split(",")
     head = dbn.Metadata(
         query["dataset"], start, dbn.SType.from_str(query.get("stype_in", "raw_symbol")), dbn.SType.INSTRUMENT_ID,

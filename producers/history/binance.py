@@ -78,7 +78,7 @@ class BinanceHistory:
     has_trades = True
     sparse = False
     candle_fields = frozenset({"quote_volume", "buy_volume", "trades"})
-    candles_kept = None
+    candles_kept: int | None = None
 
     def __init__(self, market: Market, weights: Weights, rest_url: str, access: Access, limit: int = TRADES) -> None:
         self.venue = market.venue

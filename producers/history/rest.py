@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from email.utils import parsedate_to_datetime
-from functools import partial
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -92,6 +93,7 @@ class Rest:
             base_url=history.rest_url,
             headers=dict(history.headers()),
             timeout=self._options.timeout_s,
+            verify=_tls(),
             limits=httpx.Limits(max_connections=4),
         )
 
@@ -243,6 +245,12 @@ class Rest:
                 raise BadEvent("too_big", request.path, f"more than {self._options.bytes_max} bytes")
             parts.append(part)
         return b"".join(parts)
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """Return the one context of this process: reading the authorities' certificates takes its time."""
+    return ssl.create_default_context()
 
 
 def _read(read: Callable[[bytes, int], Page[T]], answer: _Answer) -> Page[T]:

@@ -48,7 +48,7 @@ class BitfinexHistory:
     has_trades = True
     sparse = True
     candle_fields: frozenset[str] = frozenset()
-    candles_kept = None
+    candles_kept: int | None = None
 
     def __init__(self, access: Access, limit: int = LIMIT) -> None:
         self.rest_url = access.rest_url or VENUE.rest_url

@@ -99,7 +99,7 @@ class CoinbaseHistory:
     has_trades = True
     sparse = True
     candle_fields: frozenset[str] = frozenset()
-    candles_kept = None
+    candles_kept: int | None = None
 
     def __init__(self, access: Access, limit: int = LIMIT, buckets: int = BUCKETS) -> None:
         self.rest_url = access.rest_url or VENUE.rest_url

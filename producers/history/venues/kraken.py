@@ -78,7 +78,7 @@ class KrakenHistory:
     has_trades = True
     sparse = False
     candle_fields = frozenset({"trades"})
-    candles_kept = KEPT
+    candles_kept: int | None = KEPT
 
     def __init__(self, access: Access, limit: int = LIMIT, kept: int = KEPT) -> None:
         self.rest_url = access.rest_url or VENUE.rest_url
@@ -151,10 +151,9 @@ class KrakenHistory:
             return Page(items=read, reached=asked.end)
         if last > since:
             return Page(items=read, reached=last, cursor=str(last))
-        # Only what was told before came again: there is nothing after it, unless one nanosecond filled the page.
-        full = (Span(since, since + 1, "too_many"),) if len(read) >= self._limit > 1 else ()
-        following = None if len(read) < self._limit else str(since + 1)
-        return Page(items=read, reached=since + 1, cursor=following, missing=full)
+        # One nanosecond filled the page: go on behind it, whether that was all of it or not.
+        hidden = (Span(since, since + 1, "too_many"),) if len(read) >= self._limit else ()
+        return Page(items=read, reached=since + 1, cursor=str(since + 1), missing=hidden)
 
 
 def _modern(name: str) -> Instrument:

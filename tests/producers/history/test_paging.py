@@ -1,0 +1,138 @@
+"""Every venue's history over a real HTTP server: each candle and trade of a range once, oldest first, exact."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from infra.exchange.history import AGGREGATED_FROM
+from infra.exchange.tape import MINUTE_NS, TapeCandle, TapeTrade
+from marketdata.events import Candle
+from producers.history import VENUES
+from producers.history.contract import INTERVALS, History
+from producers.history.venues.coinbase import CoinbaseHistory
+
+if TYPE_CHECKING:
+    from tests.producers.history.conftest import Served
+
+Row = tuple[str | int | None, ...]
+
+RECENT = 900  # minutes since the past began: Kraken keeps 720 of the 1,000
+
+# A page of Coinbase holds the newest of a window, so that its size is told by what is asked, not by the server.
+BY_ASKING = {"coinbase"}
+
+
+def told(candle: Candle) -> Row:
+    """Return what the venues can tell of a candle."""
+    return candle.start, candle.open, candle.high, candle.low, candle.close, candle.volume
+
+
+def expected(one: TapeCandle) -> Row:
+    """Return the same of the past; without trades it is a marker."""
+    if not one.trades:
+        return one.start, None, None, None, None, "0"
+    return one.start, one.open, one.high, one.low, one.close, one.volume
+
+
+def identity(venue: str, one: TapeTrade) -> str:
+    """Return the id that the venue's live feed gives to a trade."""
+    return str(one.number + (AGGREGATED_FROM if venue == "binance_usdm" else 0))
+
+
+def paged(served: Served, venue: str, rows: int) -> History:
+    """Return the adapter of a venue whose pages have this many rows."""
+    history = served.history(venue)
+    if venue in BY_ASKING:
+        made = CoinbaseHistory(served.access(), limit=max(rows, 3), buckets=rows)
+        made.budget = history.budget
+        return made
+    served.venue.rows_max = rows
+    return history
+
+
+ranges = st.tuples(st.integers(0, 15 * 60), st.integers(0, 15 * 60)).map(lambda ends: (min(ends), max(ends)))
+property_test = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.mark.parametrize("venue", sorted(VENUES))
+@property_test
+@given(seconds=ranges, rows=st.integers(2, 9))
+def test_any_range_over_any_page_size_has_each_candle_once(
+    served: Served, venue: str, seconds: tuple[int, int], rows: int
+) -> None:
+    """Candles are those that begin and end inside of the range, oldest first, whatever a page holds."""
+    start, end = (served.minute(RECENT + second / 60) for second in seconds)
+    history = paged(served, venue, rows)
+    if history.candles_kept is not None:
+        served.venue.rows_max = 10_000  # Kraken tells all that it keeps in one answer
+    found, missing = served.candles(history, start, end)
+    first, last = -(-start // MINUTE_NS) * MINUTE_NS, end // MINUTE_NS * MINUTE_NS
+    assert not missing
+    assert [told(one) for one in found] == [
+        expected(one) for one in served.venue.candles(MINUTE_NS, first, last, sparse=history.sparse)
+    ]
+    assert {(one.state, one.origin, one.interval) for one in found} <= {("final", "backfill", "1m")}
+
+
+@pytest.mark.parametrize("venue", sorted(VENUES))
+@property_test
+@given(seconds=ranges, rows=st.integers(2, 9))
+def test_any_range_over_any_page_size_has_each_trade_once(
+    served: Served, venue: str, seconds: tuple[int, int], rows: int
+) -> None:
+    """Trades of one millisecond are told once each as well, though pages go by time."""
+    start, end = (served.minute(RECENT + second / 60) for second in seconds)
+    found, missing = served.trades(paged(served, venue, rows), start, end)
+    past = served.venue.trades(start, end)
+    assert not missing
+    assert [(one.trade_id.rpartition("-")[2], one.price, one.size) for one in found] == [
+        (identity(venue, one), one.price, one.size) for one in past
+    ]
+    sides = [one.side for one in found]
+    assert sides == [("buy" if one.bought else "sell") for one in past] or set(sides) == {"unknown"}
+    assert {one.ts_event - past_one.ts for one, past_one in zip(found, past, strict=True)} <= {0, 789}
+
+
+@pytest.mark.parametrize("venue", sorted(VENUES))
+def test_every_interval_begins_where_ours_do(served: Served, venue: str) -> None:
+    """Longer candles of a venue are the same sums, and begin at a multiple of their length."""
+    history = served.history(venue)
+    for interval in sorted(history.intervals - {"1m", "1d"}):
+        length = INTERVALS[interval]
+        start = -(-served.begins // length) * length + length
+        found, _ = served.candles(history, start, start + 2 * length, interval)
+        past = served.venue.candles(length, start, start + 2 * length, sparse=history.sparse)
+        assert [told(one) for one in found] == [expected(one) for one in past], interval
+
+
+@pytest.mark.parametrize("venue", sorted(VENUES))
+def test_a_range_without_a_whole_interval_asks_nothing(served: Served, venue: str) -> None:
+    """Nothing can lie in it, so that no request is made."""
+    history = served.history(venue)
+    start = served.minute(100.2)
+    assert served.candles(history, start, start + MINUTE_NS // 2) == ([], [])
+    assert served.trades(history, start, start) == ([], [])
+    assert not served.venue.asked
+
+
+@pytest.mark.parametrize("venue", sorted(VENUES))
+def test_a_range_before_the_past_began_is_empty(served: Served, venue: str) -> None:
+    """A venue that has nothing there answers so; it is no error."""
+    found, _ = served.trades(served.history(venue), served.minute(-70), served.minute(-60))
+    assert found == []
+
+
+@pytest.mark.parametrize("venue", sorted(VENUES))
+def test_what_the_venue_trades_is_found_by_both_of_its_names(served: Served, venue: str) -> None:
+    """Symbols of the list, our name and the venue's name lead to one instrument."""
+    history = served.history(venue)
+    symbols = served.symbols(history)
+    assert symbols
+    for symbol in symbols:
+        for name in (symbol.symbol, symbol.venue_symbol):
+            found = history.instrument(name)
+            assert (found.symbol, found.venue_symbol) == (symbol.symbol, symbol.venue_symbol)
