@@ -3,11 +3,15 @@
 A line is `{"t": "recv", "ts_recv": <UTC ns>, "conn": <text or null>, "data": "<frame or body>"}`. `t` is `recv` for a
 WebSocket frame exactly as it arrived, `send` for one of ours, `http` for a REST answer whose address is in `conn`, and
 `connect` where a connection was opened. Databento's DBN and CSV, compressed or not, are told by how they begin.
+
+So are frames that a program logged, `2016-03-12 00:08:37,352 {...}` a line: each is a frame as it arrived. The log's
+clock has no zone; its distance from UTC, in quarters of an hour, is taken from the first frame that tells its own time.
 """
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +21,8 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import zstandard
 
-from marketdata.errors import CodecError
+from marketdata.clock import SECOND_NS, parse_rfc3339
+from marketdata.errors import BadEvent, CodecError
 from runtime import databento
 
 # A line may hold a whole REST body or a frame of the largest size that a connection accepts, escaped.
@@ -27,8 +32,14 @@ _READ_BYTES = 1 << 20
 _START_BYTES = 4096
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
+_LOGGED = re.compile(rb"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d),(\d{3}) (?=\{)")
+_TOLD_TIME = re.compile(rb'"time":\s*"([0-9T:.\-]+Z)"')
+_QUARTER_NS = 900 * SECOND_NS  # every zone's distance from UTC is some of these
+
 # What names a product in the query of some venue's REST interface.
 _SYMBOLS = frozenset({"symbol", "product_id", "instid", "pair"})
+# What names one in the path, as `products/BTC-USD/book`.
+_SYMBOL_PART = re.compile(r"/[A-Z0-9]+-[A-Z0-9]+/")
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
@@ -75,6 +86,8 @@ def read(path: Path | str) -> Iterator[Recorded]:
             elif databento.is_csv(start):
                 for ts, frame in databento.rows(io.TextIOWrapper(plain, "utf-8", newline="")):
                     yield RecordedBytes("recv", ts, None, "", frame)
+            elif _LOGGED.match(start):
+                yield from _logged(path, plain)
             elif isinstance(plain.raw, io.FileIO):
                 raise CodecError(f"{path} is not compressed with zstd")
             else:
@@ -100,6 +113,37 @@ def _decoded(path: Path, plain: BinaryIO) -> Iterator[Recorded]:
             yield _DECODER.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise CodecError(f"{path}, line {number}, is no recorded frame: {error}") from error
+
+
+def _logged(path: Path, plain: BinaryIO) -> Iterator[Recorded]:
+    with _plain(path) as ahead:
+        shift = _zone_shift(path, ahead)
+    for number, line in enumerate(_lines(path, plain), start=1):
+        try:
+            ts, frame = _logged_at(line)
+            yield Recorded("recv", ts + shift, None, frame.decode())
+        except (BadEvent, UnicodeDecodeError) as error:
+            raise CodecError(f"{path}, line {number}, is no logged frame: {error}") from error
+
+
+def _logged_at(line: bytes) -> tuple[int, bytes]:
+    """Return the time of a logged frame, as if its clock were UTC, and the frame. Raises BadEvent."""
+    found = _LOGGED.match(line)
+    if found is None:
+        raise BadEvent("bad_time", "line", line[:40])
+    return parse_rfc3339("{}T{}.{}Z".format(*(part.decode() for part in found.groups()))), line[found.end() :]
+
+
+def _zone_shift(path: Path, plain: BinaryIO) -> int:
+    """Return what must be added to a log's times to make them UTC; none where no frame tells its time."""
+    for line in _lines(path, plain):
+        told = _TOLD_TIME.search(line)
+        if told is not None:
+            try:
+                return round((parse_rfc3339(told[1].decode()) - _logged_at(line)[0]) / _QUARTER_NS) * _QUARTER_NS
+            except BadEvent:
+                return 0
+    return 0
 
 
 def _lines(path: Path, plain: BinaryIO) -> Iterator[bytes]:
@@ -141,7 +185,7 @@ def answers(asked: str, recorded: str) -> bool:
     request, answer = urlsplit(asked), urlsplit(recorded)
     wanted = {name: values for name, values in parse_qs(request.query).items() if name.lower() in _SYMBOLS}
     if "/" not in recorded:
-        return bool(wanted)
+        return bool(wanted) or _SYMBOL_PART.search(request.path) is not None
     path, given = request.path.strip("/"), parse_qs(answer.query)
     same = bool(path) and f"/{answer.path.strip('/')}".endswith(f"/{path}")
     return same and all(given.get(name, values) == values for name, values in wanted.items())

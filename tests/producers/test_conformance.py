@@ -73,6 +73,7 @@ CASES = (
     Case("binance_usdm", "binance_usdm_btcusdt", frames=350),
     Case("bybit", "bybit", conn="BYBIT.ws.2", frames=200),
     Case("gemini", "gemini", ordered=False),
+    Case("coinbase_exchange", "coinbase_exchange_legacy", ordered=False),
 )  # fmt: skip
 
 

@@ -1,0 +1,864 @@
+"""Coinbase Exchange, the older feed beside Advanced Trade: frames in, events out, from levels or from single orders.
+
+Theory of operation, with the source of each step. DOCS is Coinbase's "Exchange WebSocket Overview", "Exchange WebSocket
+Channels" and REST "Get product book" and "Get product trades"; RULES is the project's own list of venue rules.
+
+1. Subscribe within 5 s of connecting (DOCS). `level2_batch` is `level2` in batches of 50 ms and needs no key; `full`
+   tells every order. Which of them a product's book comes from is seen in the frames: whichever brings a book first.
+2. Levels: `snapshot`, then `l2update`s of absolute sizes, 0 removes. They have no number: the channel guarantees
+   delivery (DOCS). What can be seen is seen: a change that cannot be read, and a book that is crossed while orders
+   match, clear the book and subscribe again.
+3. Orders: `sequence` rises by one per product over the messages of `full` (DOCS). They wait while the REST book of
+   level 3 is fetched; those up to its sequence are in it, the rest are played on top, and from then on each must follow
+   the one before it (DOCS). A skipped number clears the book and begins anew.
+   `open` enters an order, `change` gives it another size or price, a `match` takes its size from the maker's, `done`
+   takes it away. `done` and `change` of orders that do not rest in the book are normal and ignored, and so is a price
+   of null, which is a market order's (DOCS). A match with a maker that is not in the book proves the book wrong.
+   Some recorders write the book as `open` messages of one sequence without a time: these are a snapshot too.
+4. `side` of `match`, of `last_match` and of REST's trades is the maker's (DOCS: if it is sell, the maker was a sell
+   order, an up-tick), so the aggressor is the opposite. Trade ids rise by one per product (checked on a recording);
+   `matches` may drop messages (DOCS), and then REST's last trades are asked.
+5. A `heartbeat` comes each second and names the last sequence and trade id (DOCS). What a heartbeat named and is not
+   here when the next one comes is lost. Where all of it is here it vouches for everything until then, for levels, which
+   have no numbers, until `VOUCH_NS` earlier. `SILENCE_NS` without a frame mean a dead connection.
+6. Channel `status` and REST `products` tell each product's state; where no orders match, what is sent is `halted`.
+7. Types of messages that are not known here are no error, new ones may come at any time (DOCS); each is a dead letter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable
+from operator import attrgetter, itemgetter
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from marketdata.book import L2Book
+from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.errors import BadEvent
+from marketdata.events import ALL_SYMBOLS, CROSSED, DISCONNECTED, GAP, STALE, Instrument, Trade
+from marketdata.feed import Fetch, Output, Reconnect, Send
+from marketdata.orders import ASK, BID, Level, OrderBook, Scale
+from producers.feed_kit import books, numbered_trades, quotes, trades
+from producers.feed_kit.calls import Call, Line
+from producers.feed_kit.gaps import Asked, Ledger, Losses
+from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.numbered_orders import Act, NumberedOrders, Whole
+from producers.feed_kit.products import Product
+from producers.feed_kit.requests import Requests
+from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, given, iso_ns, price
+from producers.venue import Signer, Venue
+
+PRODUCTS_PATH = "products"
+SILENCE_NS = 5 * SECOND_NS  # five heartbeats missed
+VOUCH_NS = SECOND_NS // 4
+UNDER_WAY_MAX = 3  # a book of level 3 has megabytes
+
+_BOOK, _TRADES = "level2", "matches"
+_SCALE = Scale(18)  # the venue's finest increments have fewer decimals
+
+_PRODUCT_ID = re.compile(r"[A-Z0-9][A-Z0-9.]{0,19}(-[A-Z0-9.]{1,20}){1,3}", re.ASCII)
+_TYPE = re.compile(rb'"type":\s*"(\w{1,40})"')
+_NAMED = re.compile(rb'"product_id":\s*"([A-Z0-9.\-]{1,80})"')
+_HEAD_BYTES = 1_000  # an order's message is shorter, and a snapshot begins with its names
+
+_STATES = {"online": "online", "offline": "halted", "internal": "halted", "delisted": "delisted"}
+_TAGS = frozenset(
+    {"snapshot", "l2update", "received", "activate", "open", "done", "change", "match", "last_match", "ticker",
+     "heartbeat", "status", "subscriptions", "error"}
+)  # fmt: skip
+# Frames that change no book, whatever they hold.
+_NO_BOOK = frozenset({"ticker", "heartbeat", "last_match", "status", "subscriptions", "error", "auction"})
+_UNUSED = frozenset({"auction", "rfq_match", "balance", "profile"})
+
+Depth = Literal["level2_batch", "level2", "full"]
+
+# --- What the venue sends. Fields that are not used are not named. ---
+
+_Side = Literal["buy", "sell"]
+
+
+class _PriceSize(msgspec.Struct, array_like=True, gc=False):
+    price: Text
+    size: Text
+
+
+class _Change(msgspec.Struct, array_like=True, gc=False):
+    side: _Side
+    price: Text
+    size: Text
+
+
+class _Snapshot(msgspec.Struct, tag_field="type", tag="snapshot"):
+    product_id: str
+    bids: list[_PriceSize]
+    asks: list[_PriceSize]
+    time: str = ""
+
+
+class _L2Update(msgspec.Struct, tag_field="type", tag="l2update"):
+    product_id: str
+    changes: list[_Change]
+    time: str = ""
+
+
+class _Received(msgspec.Struct, tag_field="type", tag="received", gc=False):
+    product_id: str
+    sequence: Number
+    time: str
+
+
+class _Activate(msgspec.Struct, tag_field="type", tag="activate", gc=False):
+    product_id: str
+    sequence: Number | None = None  # documented without one
+    time: str = ""
+
+
+class _Open(msgspec.Struct, tag_field="type", tag="open", gc=False):
+    product_id: str
+    sequence: Number
+    order_id: Text
+    side: _Side
+    price: Text
+    remaining_size: Text
+    time: str = ""  # empty where some recorders write a book
+
+
+class _Done(msgspec.Struct, tag_field="type", tag="done", gc=False):
+    product_id: str
+    sequence: Number
+    time: str
+    order_id: Text
+
+
+class _OrderChange(msgspec.Struct, tag_field="type", tag="change", gc=False):
+    product_id: str
+    sequence: Number
+    time: str
+    order_id: Text
+    price: Text | None = None
+    new_price: Text | None = None
+    new_size: Text | None = None
+
+
+class _Match(msgspec.Struct, tag_field="type", tag="match", gc=False):
+    product_id: str
+    trade_id: Number
+    time: str
+    side: _Side
+    price: Text
+    size: Text
+    sequence: Number | None = None
+    maker_order_id: str = ""
+
+
+class _LastMatch(_Match, tag_field="type", tag="last_match", gc=False):
+    """The last trade before the subscription began."""
+
+
+class _Ticker(msgspec.Struct, tag_field="type", tag="ticker", gc=False):
+    product_id: str
+    sequence: Number | None = None
+    time: str = ""
+    price: str = ""
+    best_bid: str = ""
+    best_bid_size: str = ""
+    best_ask: str = ""
+    best_ask_size: str = ""
+    volume_24h: str = ""
+    low_24h: str = ""
+    high_24h: str = ""
+
+
+class _Heartbeat(msgspec.Struct, tag_field="type", tag="heartbeat", gc=False):
+    product_id: str
+    time: str
+    sequence: Number = 0
+    last_trade_id: Number = 0
+
+
+class _Product(msgspec.Struct):
+    """A product of REST or of the status channel; its switches come before the word in `status`."""
+
+    id: str
+    base_currency: str = ""
+    quote_currency: str = ""
+    quote_increment: str = ""
+    base_increment: str = ""
+    base_min_size: str = ""
+    status: str = ""
+    trading_disabled: bool | None = None
+    cancel_only: bool | None = None
+    post_only: bool | None = None
+    limit_only: bool | None = None
+    auction_mode: bool | None = None
+
+
+class _Status(msgspec.Struct, tag_field="type", tag="status"):
+    products: list[msgspec.Raw]
+
+
+class _Subscriptions(msgspec.Struct, tag_field="type", tag="subscriptions"):
+    pass
+
+
+class _Error(msgspec.Struct, tag_field="type", tag="error"):
+    message: str = ""
+    reason: str = ""
+
+
+class _Kind(msgspec.Struct):
+    type: str
+
+
+class _RestOrder(msgspec.Struct, array_like=True, gc=False):
+    price: Text
+    size: Text
+    order_id: Text
+
+
+class _RestBook(msgspec.Struct):
+    sequence: Any
+    bids: list[_RestOrder]
+    asks: list[_RestOrder]
+    time: str = ""
+
+
+class _RestTrade(msgspec.Struct):
+    trade_id: Number
+    time: str
+    side: _Side
+    price: Text
+    size: Text
+
+
+_OrderMessage = _Received | _Activate | _Open | _Done | _OrderChange | _Match
+_Message = _L2Update | _OrderMessage | _Ticker | _Heartbeat | _Snapshot | _LastMatch | _Status | _Subscriptions | _Error
+
+_FRAME: msgspec.json.Decoder[_Message] = msgspec.json.Decoder(_Message)
+_KIND = msgspec.json.Decoder(_Kind)
+_PRODUCT = msgspec.json.Decoder(_Product)
+_PRODUCTS = msgspec.json.Decoder(list[msgspec.Raw])
+_REST_BOOK = msgspec.json.Decoder(_RestBook)
+_REST_TRADES = msgspec.json.Decoder(list[_RestTrade])
+
+
+class _State:
+    """What a feed knows of one product besides the kit's. `kind`: what its book comes from, as far as was seen."""
+
+    __slots__ = ("claimed", "kind", "levels", "orders")
+
+    def __init__(self) -> None:
+        self.orders = NumberedOrders()
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as after a reconnect."""
+        self.kind: Literal["", "levels", "orders"] = ""
+        self.levels = L2Book()
+        self.orders.forget()
+        self.claimed = (0, 0)  # the last sequence and trade id that a heartbeat named
+
+
+class CoinbaseExchangeFeed:
+    """One line of Coinbase Exchange. `products` None accepts every product that is seen, and subscribes none.
+
+    `depth` is the channel to subscribe for books; what comes is read whichever it is. `counts` counts what happened
+    since the feed was made: frames, snapshots, book_updates, trades, quotes, heartbeats, gaps, resyncs, duplicates,
+    deltas_before_snapshot, snapshots_too_old, unknown_makers, subscriptions, ignored, dead_letters.
+    """
+
+    venue = "coinbase_exchange"
+
+    def __init__(
+        self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None,
+        depth: Depth = "level2_batch",
+    ) -> None:  # fmt: skip
+        del token  # keys are signed in another way here, and public data takes none
+        self._line = Line(self.venue, line)
+        self.counts = self._line.counts
+        self.ts_venue: int | None = None
+        self._wanted = products
+        self._depth = depth
+        self._products = Listing(products, _describe)
+        self._states: dict[str, _State] = {}
+        self._ledger = Ledger(book=_BOOK, trades=_TRADES)
+        self._asked = Asked()
+        self._losses = Losses()
+        self._requests = Requests(under_way_max=UNDER_WAY_MAX if products else None, weight_per_minute=None)
+        self._open = False
+        self._ts_alive = 0
+
+    # --- The contract of marketdata.feed.Feed ---
+
+    def opened(self, ts: int) -> list[Output]:
+        """Subscribe to every channel and ask for the products' increments."""
+        self._open = True
+        self._ts_alive = ts
+        self._losses.clear()
+        self._asked.clear()
+        self._requests.forget()
+        call = self._call(ts)
+        call.status(ALL_SYMBOLS, "connected")
+        if self._wanted:
+            trade_channels = () if self._depth == "full" else (_TRADES,)
+            call.out.append(_send("subscribe", (self._depth, *trade_channels, "ticker", "heartbeat"), self._wanted))
+            call.out.append(_send("subscribe", ("status",), ()))
+            for name in self._wanted if self._depth != "full" else ():
+                self._asked.ask(_BOOK, name, ts)
+        self._requests.ask(Fetch(PRODUCTS_PATH, "products"))
+        return self._done(call)
+
+    def received(self, frame: bytes, ts: int) -> list[Output]:
+        """Return what one frame means."""
+        self.counts["frames"] += 1
+        self._ts_alive = ts
+        call = self._call(ts, frame)
+        try:
+            message = _FRAME.decode(frame)
+        except UNREADABLE as error:
+            self._unreadable(call, error)
+        else:
+            self._takers[type(message)](self, call, message)
+        return self._done(call) if self._requests.waiting else call.out
+
+    def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
+        """Take REST's products, the book of a product order by order, or its last trades."""
+        call = self._call(ts, body)
+        with call.refusing(f"bad_{request.purpose}"):
+            match request.purpose:
+                case "products":
+                    self._rest_products(call, request)
+                case "book":
+                    self._rest_book(call, request)
+                case "trades":
+                    self._rest_trades(call, request)
+                case _:
+                    self.counts["ignored"] += 1
+        return self._done(call)
+
+    def ticked(self, ts: int) -> list[Output]:
+        """Notice silence, and answers that did not come."""
+        call = self._call(ts)
+        if not self._open:
+            return call.out
+        silent_ns = ts - self._ts_alive
+        if silent_ns > SILENCE_NS:
+            self._open = False
+            detail = f"no frame for {silent_ns // MILLISECOND_NS} ms"
+            call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=detail)
+            self._lose_all(call, STALE)
+            call.out.append(Reconnect("heartbeat_missed"))
+            return call.out
+        for _, name, tries in self._asked.take_overdue(ts):
+            product = self._products.get(name)
+            if tries and product is not None and product.book_seen:
+                call.out.append(Reconnect("no_snapshot"))
+            else:
+                # A product that never had a book may not exist: it must not cost the others their connection.
+                self._subscribe_again(call, name, "no_snapshot", tries=tries + 1)
+        return self._done(call)
+
+    def closed(self, reason: str, ts: int) -> list[Output]:
+        """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
+        self._open = False
+        self._asked.clear()
+        self._requests.forget()
+        call = self._call(ts)
+        call.status(ALL_SYMBOLS, "disconnected", reason=reason)
+        self._lose_all(call, DISCONNECTED)
+        return call.out
+
+    # --- Frames ---
+
+    def _call(self, ts: int, payload: bytes = b"") -> Call:
+        return Call(self._line, ts, self.ts_venue, payload)
+
+    def _done(self, call: Call) -> list[Output]:
+        call.out += self._requests.due(call.ts)
+        return call.out
+
+    def _heard(self, call: Call, time: str) -> int:
+        """Return when something was, by the venue's clock, which never runs back; without a time it is now."""
+        if not time:
+            return call.now
+        ts = iso_ns(time, "time")
+        if self.ts_venue is None or ts > self.ts_venue:
+            call.now = self.ts_venue = ts
+        return ts
+
+    def _find(self, call: Call, name: str) -> tuple[Product, _State] | None:
+        product = self._products.find(call, name)
+        if product is None:
+            return None
+        state = self._states.get(name)
+        if state is None:
+            state = self._states[name] = _State()
+        return product, state
+
+    def _unreadable(self, call: Call, error: Exception) -> None:
+        """A frame that cannot be read may have been a book change, unless its head says that it was not."""
+        try:
+            kind = _KIND.decode(call.payload).type
+        except UNREADABLE:
+            kind = ""
+        if kind in _UNUSED:
+            self.counts["ignored"] += 1
+            return
+        if kind and kind not in _TAGS:
+            call.dead("unknown_frame", str(error), field="type", value=kind[:200])
+            return
+        call.dead("bad_frame" if isinstance(error, msgspec.ValidationError) else "malformed_json", str(error))
+        head = call.payload[:_HEAD_BYTES]
+        found, named = _TYPE.search(head), _NAMED.search(head)
+        if found is None or found[1].decode() not in _NO_BOOK:
+            is_match = found is not None and found[1] == b"match"
+            self._missed(call, "" if named is None else named[1].decode(), is_match=is_match)
+
+    # --- What is lost, and how it is asked for ---
+
+    def _lose_all(self, call: Call, reason: str) -> None:
+        for product in self._products:
+            channels = {_BOOK} if product.book_seen or self._wanted else set()
+            channels |= {_TRADES} if product.ts_trade is not None else set()
+            state = self._states.get(product.name)
+            if state is not None:
+                state.forget()
+            self._ledger.lose(call, product, reason, channels)
+
+    def _missed(self, call: Call, name: str, *, is_match: bool = False) -> None:
+        """Clear the book that may have missed a change, all where its name is unknown; a match changes no levels."""
+        for found in (name,) if name in self._states else tuple(self._states):
+            state, product = self._states[found], self._products[found]
+            is_levels = state.kind == "levels"
+            if not is_levels:
+                state.orders.miss()
+            if product.book_valid and not (is_levels and is_match):
+                self._lost(call, product, state, "bad_frame")
+
+    def _lost(
+        self, call: Call, product: Product, state: _State, detail: str,
+        *, reason: str = GAP, expected: int | None = None, received: int | None = None,
+    ) -> None:  # fmt: skip
+        self.counts["gaps"] += 1
+        channel = "full" if state.kind == "orders" else _BOOK
+        self._ledger.lose(call, product, reason, {_BOOK}, detail=detail, channel=channel, expected=expected,
+                          received=received)  # fmt: skip
+        if state.kind == "orders":
+            self._ask_book(call, product.name, detail)
+        else:
+            state.levels.clear()
+            if self._losses.too_many(call.ts):
+                call.out.append(Reconnect("gaps"))
+            else:
+                self._subscribe_again(call, product.name, detail)
+
+    def _subscribe_again(self, call: Call, name: str, reason: str, *, tries: int = 0) -> None:
+        depth = _BOOK if self._depth == "full" else self._depth
+        call.out += [_send(verb, (depth,), (name,)) for verb in ("unsubscribe", "subscribe")]
+        self._asked.ask(_BOOK, name, call.ts, tries=tries)
+        self._tell_resync(call, name, reason)
+
+    def _ask_book(self, call: Call, name: str, reason: str) -> None:
+        if ("book", name) not in self._requests:
+            self._requests.ask(Fetch(f"products/{name}/book?level=3", "book", name))
+            self._tell_resync(call, name, reason)
+
+    def _tell_resync(self, call: Call, name: str, reason: str) -> None:
+        product = self._products.get(name)
+        if product is not None and product.gap is not None:
+            self.counts["resyncs"] += 1
+            call.status(product.symbol, "resync", product.gap, reason=reason, channel=_BOOK)
+
+    # --- Books from levels ---
+
+    def _snapshot(self, call: Call, message: _Snapshot) -> None:
+        try:
+            found = self._find(call, message.product_id)
+            if found is None:
+                return
+            columns = _columns(message.bids, message.asks)
+            ts_event = self._heard(call, message.time)
+        except BadEvent as error:
+            call.dead_value(error)
+            self._missed(call, message.product_id)
+            return
+        product, state = found
+        if state.orders.at is not None:
+            self.counts["ignored"] += 1
+            return
+        state.kind = "levels"
+        state.orders.forget()
+        state.levels.bids.replace(columns[0], columns[1])
+        state.levels.asks.replace(columns[2], columns[3])
+        books.snapshot(call, product, ts_event, columns)
+        self._asked.came(_BOOK, product.name)
+        self._ledger.account(call, product, _BOOK, ts_event)
+
+    def _l2_update(self, call: Call, message: _L2Update) -> None:
+        try:
+            found = self._find(call, message.product_id)
+            if found is None:
+                return
+            changes = message.changes
+            columns = _columns([change for change in changes if change.side == "buy"],
+                               [change for change in changes if change.side == "sell"])  # fmt: skip
+            ts_event = self._heard(call, message.time)
+        except BadEvent as error:
+            call.dead_value(error)
+            self._missed(call, message.product_id)
+            return
+        product, state = found
+        if state.kind == "orders":
+            self.counts["ignored"] += 1
+            return
+        if not books.update(call, product, ts_event, columns):
+            return
+        levels = state.levels
+        levels.bids.apply(columns[0], columns[1])
+        levels.asks.apply(columns[2], columns[3])
+        if levels.is_crossed() and product.validity["valid"]:
+            call.out.pop()
+            self._lost(call, product, state, "crossed", reason=CROSSED)
+
+    # --- Books from orders ---
+
+    def _order_message(self, call: Call, message: _OrderMessage) -> None:
+        """Take a message of one order; a match is a trade besides."""
+        try:
+            found = self._find(call, message.product_id)
+            if found is None:
+                return
+            act = _act(message, self._heard(call, message.time))
+            trade = _read_trade(message) if type(message) is _Match else None
+        except BadEvent as error:
+            call.dead_value(error)
+            self._missed(call, message.product_id, is_match=type(message) is _Match)
+            return
+        product, state = found
+        call.sequence = message.sequence
+        if trade is None and state.kind != "levels" and message.sequence is not None:
+            state.kind = "orders"
+        if state.kind == "levels" or message.sequence is None:
+            self.counts["ignored"] += trade is None
+        elif type(message) is _Open and not message.time:
+            state.orders.row(act)
+        else:
+            self._order(call, product, state, act)
+        if trade is not None:
+            self._trade(call, product, trade)
+
+    def _order(self, call: Call, product: Product, state: _State, act: Act) -> None:
+        orders = state.orders
+        whole = orders.end_rows(act.ts)
+        if whole is not None:
+            self._join(call, product, state, whole)
+        expected = None if orders.at is None else orders.at + 1
+        match orders.take(act):
+            case "next":
+                self._perform(call, product, state, act)
+            case "known":
+                self.counts["deltas_before_snapshot"] += 1
+            case "old":
+                self.counts["duplicates"] += 1
+            case "wait":
+                if state.kind == "orders":
+                    self._ask_book(call, product.name, "no_book")
+            case "lost":
+                self._lost(call, product, state, "sequence", expected=expected, received=act.number)
+
+    def _perform(self, call: Call, product: Product, state: _State, act: Act) -> None:
+        book = state.orders.book
+        if act.perform(book):
+            books.update(call, product, act.ts, _order_columns(*book.take_changes()))
+            return
+        self.counts["unknown_makers"] += 1
+        state.orders.miss()
+        self._lost(call, product, state, "unknown_maker", received=act.number)
+
+    def _join(self, call: Call, product: Product, state: _State, whole: Whole) -> bool:
+        """Begin a book with a snapshot and what came after it; False when the snapshot is of no use."""
+        orders, book = state.orders, whole.book
+        held = len(orders.waiting)
+        kept = orders.join(whole)
+        if kept is None:
+            self.counts["snapshots_too_old"] += 1
+            return False
+        self.counts["deltas_before_snapshot"] += held - len(kept)
+        unknown = sum(not act.perform(book) for act in kept)
+        if unknown:
+            self.counts["unknown_makers"] += unknown
+            orders.miss()
+            return False
+        book.take_changes()
+        ts_event = kept[-1].ts if kept else whole.ts
+        sequence, call.sequence = call.sequence, orders.at
+        books.snapshot(call, product, ts_event, _order_columns(book.levels(BID), book.levels(ASK)))
+        call.sequence = sequence
+        self._ledger.account(call, product, _BOOK, ts_event)
+        return True
+
+    def _rest_book(self, call: Call, request: Fetch) -> None:
+        sent = _REST_BOOK.decode(call.payload)
+        number, book = _sequence(sent.sequence), OrderBook()
+        for side, rows in ((BID, sent.bids), (ASK, sent.asks)):
+            for row in rows:
+                book.add(row.order_id, side, _SCALE.number(row.price, "price"), _SCALE.number(row.size, "size"))
+        ts = iso_ns(sent.time, "time") if sent.time else call.now
+        found = self._find(call, request.symbol)
+        self._requests.came(request)
+        if found is None or found[1].kind == "levels" or found[1].orders.at is not None:
+            self.counts["ignored"] += 1
+            return
+        product, state = found
+        state.kind = "orders"
+        if not self._join(call, product, state, Whole(number, ts, book)):
+            self._ask_book(call, product.name, "useless_snapshot")
+
+    # --- Trades ---
+
+    def _last_match(self, call: Call, message: _LastMatch) -> None:
+        with call.refusing("bad_frame"):
+            found = self._find(call, message.product_id)
+            if found is not None:
+                self._heard(call, message.time)
+                call.sequence = message.sequence
+                self._trade(call, found[0], _read_trade(message))
+                self._account_trades(call, found[0])
+
+    def _trade(self, call: Call, product: Product, trade: Trade) -> None:
+        skipped = numbered_trades.take(call, product, self._ledger, [(int(trade.trade_id), trade)])
+        self.counts["gaps"] += skipped
+        if product.trade_ids.holes and (skipped or self._ledger.is_pending(product, _TRADES)):
+            self._ask_trades(product.name)
+
+    def _account_trades(self, call: Call, product: Product) -> None:
+        if not product.trade_ids.holes:
+            self._ledger.account(call, product, _TRADES, call.now)
+
+    def _ask_trades(self, name: str) -> None:
+        self._requests.ask(Fetch(f"products/{name}/trades?limit=1000", "trades", name))
+
+    def _rest_trades(self, call: Call, request: Fetch) -> None:
+        batch = [(sent.trade_id, _read_trade(sent)) for sent in _REST_TRADES.decode(call.payload)]
+        self._requests.came(request)
+        product = self._products.get(request.symbol)
+        if product is not None and product.ts_trade is not None and batch:
+            batch.sort(key=itemgetter(0))
+            numbered_trades.take(call, product, self._ledger, batch, snapshot=True)
+
+    # --- Tickers, heartbeats, states ---
+
+    def _ticker(self, call: Call, message: _Ticker) -> None:
+        with call.refusing("bad_frame"):
+            found = self._find(call, message.product_id)
+            if found is None:
+                return
+            ts_event = self._heard(call, message.time)
+            call.sequence = message.sequence
+            quotes.send(
+                call, found[0], ts_event,
+                bid=price(message.best_bid, "best_bid"), bid_size=given(message.best_bid_size, "best_bid_size"),
+                ask=price(message.best_ask, "best_ask"), ask_size=given(message.best_ask_size, "best_ask_size"),
+                last=price(message.price, "price"), volume_24h=given(message.volume_24h, "volume_24h"),
+                high_24h=price(message.high_24h, "high_24h"), low_24h=price(message.low_24h, "low_24h"),
+            )  # fmt: skip
+
+    def _heartbeat(self, call: Call, message: _Heartbeat) -> None:
+        with call.refusing("bad_frame"):
+            found = self._find(call, message.product_id)
+            if found is None:
+                return
+            self.counts["heartbeats"] += 1
+            ts_event = self._heard(call, message.time)
+            product, state = found
+            claimed, state.claimed = state.claimed, (message.sequence, message.last_trade_id)
+            self._vouch_for_book(call, product, state, ts_event, claimed[0])
+            self._vouch_for_trades(call, product, ts_event, claimed[1], message.last_trade_id)
+
+    def _vouch_for_book(self, call: Call, product: Product, state: _State, ts: int, claimed: int) -> None:
+        at = state.orders.at
+        if at is None:
+            if product.book_valid:
+                books.heartbeat(call, product, ts - VOUCH_NS)
+        elif at < claimed:
+            state.orders.miss(floor=claimed)
+            self._lost(call, product, state, "heartbeat", expected=at + 1, received=claimed)
+        elif at >= state.claimed[0]:
+            call.sequence = at
+            books.heartbeat(call, product, ts)
+            call.sequence = None
+
+    def _vouch_for_trades(self, call: Call, product: Product, ts: int, claimed: int, last: int) -> None:
+        ids = product.trade_ids
+        if ids.last is None:
+            return
+        if ids.last < claimed:
+            ids.holes.append((ids.last + 1, claimed))
+            ids.last = claimed
+            self.counts["gaps"] += 1
+            if not self._ledger.is_pending(product, _TRADES):
+                self._ledger.note_holes(call, product)
+            self._ask_trades(product.name)
+        if ids.last >= last:
+            self._account_trades(call, product)
+            if not self._ledger.is_pending(product, _TRADES) and ("trades", product.name) not in self._requests:
+                trades.heartbeat(call, product, ts)
+
+    def _status(self, call: Call, message: _Status) -> None:
+        payload = call.payload
+        for raw in message.products[:PRODUCTS_MAX]:
+            call.payload = bytes(raw)
+            with call.refusing("bad_product"):
+                sent = _PRODUCT.decode(raw)
+                # This channel lists every product of the venue: only those that are traded here become events.
+                if sent.id not in self._products and (self._wanted is None or not self._products.accepts(sent.id)):
+                    self.counts["ignored"] += 1
+                elif (product := self._products.find(call, sent.id)) is not None:
+                    self._products.learn(call, product, **_learned(sent, product.instrument))
+        call.payload = payload
+
+    def _rest_products(self, call: Call, request: Fetch) -> None:
+        products = _PRODUCTS.decode(call.payload)
+        self._requests.came(request)
+        for raw in products[:PRODUCTS_MAX]:
+            call.payload = bytes(raw)
+            with call.refusing("bad_product"):
+                sent = _PRODUCT.decode(raw)
+                if self._products.accepts(sent.id):
+                    known = self._products.get(sent.id)
+                    self._products.know(
+                        call, sent.id, **_learned(sent, known.instrument if known else _describe(sent.id))
+                    )
+
+    def _subscriptions(self, call: Call, _message: _Subscriptions) -> None:
+        """Messages of orders come from now on: a book that is fetched now can be joined to them, however quiet."""
+        self.counts["subscriptions"] += 1
+        if self._depth == "full":
+            for name in self._wanted or ():
+                state = self._states.get(name)
+                if state is None or (state.kind != "levels" and state.orders.at is None):
+                    self._ask_book(call, name, "no_book")
+
+    def _error(self, call: Call, message: _Error) -> None:
+        said = f"{message.message}: {message.reason}" if message.reason else message.message
+        call.dead("venue_error", said, field="message", value=said[:200])
+
+    _takers: ClassVar[dict[type, Callable[[CoinbaseExchangeFeed, Call, Any], None]]] = {
+        _L2Update: _l2_update,
+        _Snapshot: _snapshot,
+        **dict.fromkeys((_Received, _Activate, _Open, _Done, _OrderChange, _Match), _order_message),
+        _LastMatch: _last_match,
+        _Ticker: _ticker,
+        _Heartbeat: _heartbeat,
+        _Status: _status,
+        _Subscriptions: _subscriptions,
+        _Error: _error,
+    }
+
+
+# --- Reading and writing values ---
+
+_price_of = attrgetter("price")
+_size_of = attrgetter("size")
+
+
+def _columns(bids: list[Any], asks: list[Any]) -> Columns:
+    bid_prices, bid_sizes = list(map(_price_of, bids)), list(map(_size_of, bids))
+    ask_prices, ask_sizes = list(map(_price_of, asks)), list(map(_size_of, asks))
+    if bids or asks:
+        check_decimals(bid_prices + bid_sizes + ask_prices + ask_sizes, "level")
+    return bid_prices, bid_sizes, ask_prices, ask_sizes
+
+
+def _order_columns(bids: list[Level], asks: list[Level]) -> Columns:
+    text = _SCALE.text
+    return (
+        [text(level.price) for level in bids], [text(level.size) for level in bids],
+        [text(level.price) for level in asks], [text(level.size) for level in asks],
+    )  # fmt: skip
+
+
+def _act(message: _OrderMessage, ts: int) -> Act:
+    """Return what a message does to the orders. Raises BadEvent."""
+    act = Act(message.sequence or 0, ts)
+    if isinstance(message, _Open):
+        act.verb, act.order_id, act.side = "enter", message.order_id, BID if message.side == "buy" else ASK
+        act.price, act.size = _SCALE.number(message.price, "price"), _SCALE.number(message.remaining_size, "size")
+    elif isinstance(message, _Done):
+        act.verb, act.order_id = "remove", message.order_id
+    elif isinstance(message, _Match):
+        act.verb, act.order_id, act.size = "reduce", message.maker_order_id, _SCALE.number(message.size, "size")
+    elif isinstance(message, _OrderChange) and message.new_size is not None:
+        act.verb, act.order_id, act.size = "modify", message.order_id, _SCALE.number(message.new_size, "new_size")
+        act.price = None if message.new_price is None else _SCALE.number(message.new_price, "new_price")
+    return act
+
+
+def _read_trade(sent: _Match | _RestTrade) -> Trade:
+    """Return a trade; the venue tells the maker's side, the aggressor's is the opposite."""
+    check_decimals([sent.price, sent.size], "price")
+    return Trade(trade_id=str(sent.trade_id), ts_event=iso_ns(sent.time, "time"), price=sent.price, size=sent.size,
+                 side="buy" if sent.side == "sell" else "sell")  # fmt: skip
+
+
+def _sequence(value: object) -> int:
+    """Return the sequence of a REST book, which was documented as text and is sent as a number."""
+    text = str(value)
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise BadEvent("bad_sequence", "sequence", text[:200])
+    return int(text)
+
+
+def _learned(sent: _Product, before: Instrument) -> dict[str, Any]:
+    return {
+        "base_currency": sent.base_currency or before.base_currency,
+        "quote_currency": sent.quote_currency or before.quote_currency,
+        "tick_size": price(sent.quote_increment, "quote_increment") or before.tick_size,
+        "size_increment": price(sent.base_increment, "base_increment") or before.size_increment,
+        "min_order_size": price(sent.base_min_size, "base_min_size") or before.min_order_size,
+        "status": _state(sent, before.status),
+    }
+
+
+def _state(sent: _Product, before: str) -> str:
+    if sent.trading_disabled:
+        return "halted"
+    for name in ("cancel_only", "post_only", "limit_only"):
+        if getattr(sent, name):
+            return name
+    if sent.auction_mode:
+        return "auction"
+    if not sent.status:
+        return before
+    try:
+        return _STATES[sent.status]
+    except KeyError:
+        raise BadEvent("unknown_status", "status", sent.status[:200]) from None
+
+
+def _send(verb: str, channels: Iterable[str], products: Collection[str]) -> Send:
+    order: dict[str, Any] = {"type": verb, "channels": list(channels)}
+    if products:
+        order["product_ids"] = list(products)
+    return Send(msgspec.json.encode(order))
+
+
+def _describe(product_id: str) -> Instrument:
+    if _PRODUCT_ID.fullmatch(product_id) is None:
+        raise BadEvent("bad_symbol", "product_id", product_id[:200])
+    base, _, quote = product_id.partition("-")
+    return Instrument(venue=CoinbaseExchangeFeed.venue, symbol=product_id, ts_recv=0, venue_symbol=product_id,
+                      base_currency=base, quote_currency=quote)  # fmt: skip
+
+
+VENUE = Venue(
+    name="coinbase_exchange",
+    ws_url="wss://ws-feed.exchange.coinbase.com",
+    rest_url="https://api.exchange.coinbase.com",
+    make=CoinbaseExchangeFeed,
+    sequence="product",
+    depth="L3",
+)
+"""Its books come from `level2_batch`, which needs no key; `full`, order by order, is read wherever it is sent."""
