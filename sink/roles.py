@@ -11,11 +11,15 @@ from sqlalchemy import Connection, text
 SINK = "tickstream_sink"
 API = "tickstream_api"
 READONLY = "tickstream_readonly"
+HISTORY = "tickstream_history"
 
 # The sink only ever adds rows to the history; what it keeps up to date is small and listed here.
 _APPEND = ("trades", "quotes", "books", "candles", "anomalies", "feed_status", "dead_letters")
 _UPSERT = ("kafka_offsets", "gaps", "instruments")
 _REPLACE = ("candles_open",)
+# Backfill and repair look at what is there and keep their jobs; what they bring comes by Kafka and the sink.
+_JOBS = ("ingestion_jobs",)
+_LOOKED_AT = ("trades", "candles", "candles_open", "candles_latest", "gaps", "instruments", "alembic_version")
 
 
 def grant(connection: Connection, schema: str) -> list[str]:
@@ -23,14 +27,14 @@ def grant(connection: Connection, schema: str) -> list[str]:
     roles = list(
         connection.scalars(
             text("SELECT rolname FROM pg_roles WHERE rolname = ANY(:names) AND rolcanlogin ORDER BY rolname"),
-            {"names": [SINK, API, READONLY]},
+            {"names": [SINK, API, READONLY, HISTORY]},
         )
     )
     for role in roles:
         connection.execute(text(f'REVOKE ALL ON ALL TABLES IN SCHEMA "{schema}" FROM {role}'))
         connection.execute(text(f'REVOKE ALL ON SCHEMA "{schema}" FROM {role}'))
         connection.execute(text(f'GRANT USAGE ON SCHEMA "{schema}" TO {role}'))
-        for statement in _SINK if role == SINK else _READER:
+        for statement in _RIGHTS.get(role, _READER):
             connection.execute(text(statement.format(schema=f'"{schema}"', role=role)))
     return roles
 
@@ -50,3 +54,7 @@ _READER = (
     # Tables that a later migration makes are readable at once.
     "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT ON TABLES TO {role}",
 )
+_RIGHTS = {
+    SINK: _SINK,
+    HISTORY: (_on("SELECT", _LOOKED_AT), _on("SELECT, INSERT, UPDATE", _JOBS)),
+}

@@ -344,7 +344,7 @@ _OPEN_GAP = """
 INSERT INTO gaps AS g (gap_id, venue, symbol, channel, line, reason, detail, state, ts_from, ts_to, ts_from_ns,
     ts_to_ns, expected, received, found_by, detected_at)
 VALUES (%(gap_id)s, %(venue)s, %(symbol)s, %(channel)s, %(line)s, %(reason)s, %(detail)s, 'open', %(ts_from)s,
-    %(ts_to)s, %(ts_from_ns)s, %(ts_to_ns)s, %(expected)s, %(received)s, 'feed', %(at)s)
+    %(ts_to)s, %(ts_from_ns)s, %(ts_to_ns)s, %(expected)s, %(received)s, %(found_by)s, %(at)s)
 ON CONFLICT (gap_id) DO UPDATE SET
     channel = excluded.channel, reason = excluded.reason, detail = excluded.detail,
     ts_from = excluded.ts_from, ts_from_ns = excluded.ts_from_ns,
@@ -355,11 +355,15 @@ _CLOSE_GAP = """
 INSERT INTO gaps AS g (gap_id, venue, symbol, channel, line, reason, detail, state, ts_from, ts_to, ts_from_ns,
     ts_to_ns, expected, received, found_by, detected_at, repaired_at, repaired_by)
 VALUES (%(gap_id)s, %(venue)s, %(symbol)s, %(channel)s, %(line)s, %(reason)s, %(detail)s, 'repaired', %(ts_from)s,
-    %(ts_to)s, %(ts_from_ns)s, %(ts_to_ns)s, %(expected)s, %(received)s, 'feed', %(at)s, %(at)s, %(repaired_by)s)
+    %(ts_to)s, %(ts_from_ns)s, %(ts_to_ns)s, %(expected)s, %(received)s, %(found_by)s, %(at)s, %(at)s, %(repaired_by)s)
 ON CONFLICT (gap_id) DO UPDATE SET
     state = 'repaired', repaired_at = excluded.repaired_at, repaired_by = excluded.repaired_by,
     ts_to = coalesce(excluded.ts_to, g.ts_to), ts_to_ns = coalesce(excluded.ts_to_ns, g.ts_to_ns)
 """
+
+
+# Who tells of a gap: a feed on its line, the scan of what is stored, or a backfill that the venue could not answer.
+_FINDERS = {"live": "feed", "repair": "scan", "backfill": "history"}
 
 
 def _keep_gaps(cursor: psycopg.Cursor[Any], ledger: list[Record]) -> None:
@@ -389,6 +393,7 @@ def _keep_gaps(cursor: psycopg.Cursor[Any], ledger: list[Record]) -> None:
                 "expected": event.expected,
                 "received": event.received,
                 "at": timestamp(event.ts_recv),
+                "found_by": _FINDERS.get(event.origin, event.origin),
                 "repaired_by": event.reason or event.origin,
             },
         )

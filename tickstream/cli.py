@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from marketdata.errors import TickstreamError
-from tickstream import db, platform, schemas, topics
+from tickstream import db, history, platform, schemas, topics
 
 app = typer.Typer(
     name="tickstream",
@@ -19,11 +19,12 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (platform.up, platform.down, platform.status, platform.logs):
+for command in (platform.up, platform.down, platform.status, platform.logs, history.backfill):
     app.command()(command)
 app.add_typer(topics.app, name="topics")
 app.add_typer(schemas.app, name="schemas")
 app.add_typer(db.app, name="db")
+app.add_typer(history.gaps, name="gaps")
 
 
 @app.command()

@@ -217,10 +217,7 @@ class Candles:
                 self.counts["history"] += len(event.trades)
                 return state, []
             self._begin(state, event)
-        if event.origin == "live":
-            self._judge(state, step)
-        elif event.complete_from is not None:
-            self._complete(state, step, event.complete_from, event.ts_event)
+        self._judge(state, step)
         if event.trades:
             self._take(state, step)
         if event.origin == "live":
@@ -247,8 +244,12 @@ class Candles:
     # -- what is known of the data
 
     def _judge(self, state: CandlesState, step: _Step) -> None:
-        """Find out whether data is missing between what came before and this event."""
+        """Find out whether data is missing between what came before and this event, or is missing no more."""
         event = step.event
+        if event.origin != "live":
+            if event.complete_from is not None:
+                self._complete(state, step, event.complete_from, event.ts_event)
+            return
         if state.bad_since is not None and (event.valid or event.reason != state.bad_reason):
             since = state.bad_since
             self._hole(state, step, Hole(since, max(event.ts_event, state.now, since + 1), state.bad_reason))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
@@ -122,7 +123,9 @@ def _frame(event: CandleHistory) -> int:
 def _candle(event: CandleHistory, place: int, length: int, *, positive: bool) -> Candle:
     """Return one of the candles. Raises BadEvent."""
     start = event.start + place * length
-    prices = {name: getattr(event, f"{name}s")[place] or None for name in ("open", "high", "low", "close")}
+    prices: dict[str, Any] = {
+        name: getattr(event, f"{name}s")[place] or None for name in ("open", "high", "low", "close")
+    }
     _check_prices(prices, positive=positive)
     for name in ("volumes", "quote_volumes", "buy_volumes"):
         # A sum over prices below zero may be so itself.

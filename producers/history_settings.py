@@ -1,0 +1,107 @@
+"""Settings of backfill and repair, and what they need around them: Kafka, registry, database, the venue's REST."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import structlog
+from pydantic import Field, SecretStr
+
+from marketdata.errors import SettingsError, Unavailable
+from producers.history import VENUES, make_history
+from producers.history.contract import Access
+from producers.history.rest import Rest
+from producers.jobs import Database
+from producers.publisher import Publisher
+from runtime.health import Readiness
+from runtime.registry import Registry
+from runtime.settings import DatabaseSettings
+from runtime.tracing import Tracing
+
+CLIENT = "history"
+
+_LOG = structlog.get_logger()
+
+
+class HistorySettings(DatabaseSettings):
+    """What backfill and repair need beside what every service does."""
+
+    history_database_url: SecretStr | None = Field(
+        default=None, description="PostgreSQL address of the role of backfill and repair; the common one if not given."
+    )
+    history_url: str = Field(
+        default="",
+        pattern=r"^(https?://.*)?$",
+        description="REST address of history; the venue's own if not given.",
+    )
+    history_key: SecretStr = Field(default=SecretStr(""), description="The venue's key, where its history needs one.")
+    history_secret: SecretStr = Field(default=SecretStr(""), description="The secret of that key.")
+    history_feed: str = Field(
+        default="", description="Which of the venue's feeds: Alpaca's iex or sip, Databento's dataset."
+    )
+    backfill_days: int = Field(
+        default=0, ge=0, le=3_650, description="Days of history that the producer brings when it starts; 0 for none."
+    )
+    backfill_interval: str = Field(
+        default="1m", pattern=r"^(1m|5m|15m|1h|4h|1d)$", description="Interval of the candles that it asks for."
+    )
+    backfill_trades: bool = Field(default=False, description="Whether it brings the trades of those days as well.")
+    gap_scan_minutes: int = Field(
+        default=0, ge=0, le=10_080, description="Minutes between two scans for gaps, 60 is usual; 0 for none."
+    )
+    gap_scan_hours: float = Field(default=48.0, gt=0, le=87_600, description="How far back a scan looks.")
+
+    @property
+    def dsn(self) -> str:
+        """Return the PostgreSQL address to use."""
+        return (self.history_database_url or self.database_url).get_secret_value()
+
+
+class Road(NamedTuple):
+    """What backfill and repair work with."""
+
+    database: Database
+    publisher: Publisher
+
+
+@asynccontextmanager
+async def open_road(settings: HistorySettings) -> AsyncIterator[Road]:
+    """Hold the database and the way to Kafka.
+
+    Raises Unavailable or UnknownSchema when one of them does not answer or lacks what it must have.
+    """
+    registry = Registry(settings.registry_url, timeout_s=5)
+    try:
+        codec = await asyncio.to_thread(registry.codec)
+    finally:
+        registry.close()
+    with Tracing(CLIENT, settings.otlp_endpoint) as tracing:
+        publisher = Publisher(settings, codec, tracing, Readiness("kafka"), name=CLIENT)
+        missing = await publisher.missing_topics()
+        if missing:
+            raise Unavailable(f"these topics do not exist, run `tickstream topics apply`: {', '.join(missing)}")
+        async with Database(settings.dsn, settings.database_schema) as database:
+            yield Road(database, publisher)
+
+
+def find_history(settings: HistorySettings, venue: str) -> Rest:
+    """Return the REST interface of a venue's history.
+
+    Raises SettingsError when it has none here, or needs a key that is not given.
+    """
+    access = Access(
+        rest_url=settings.history_url,
+        key=settings.history_key.get_secret_value(),
+        secret=settings.history_secret.get_secret_value(),
+        feed=settings.history_feed,
+    )
+    return Rest(make_history(venue, access))
+
+
+def check_history(venue: str) -> None:
+    """Raise SettingsError when a venue's history cannot be asked for at all."""
+    if venue not in VENUES:
+        raise SettingsError(f"there is no history of {venue!r}; there is of: {', '.join(sorted(VENUES))}")

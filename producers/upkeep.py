@@ -1,0 +1,110 @@
+"""`python -m producers.upkeep VENUE PRODUCT...`: the backfill at start and the scan for gaps every so often.
+
+The producer starts it as a process of its own, so that reading years of history takes no time from live frames, and
+ends it with itself. What it did not finish goes on at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+
+import structlog
+import uvloop
+
+from marketdata.clock import SECOND_NS
+from marketdata.errors import SettingsError, TickstreamError
+from producers.backfill import DAY_NS, Backfill
+from producers.history_settings import HistorySettings, Road, check_history, find_history, open_road
+from producers.repair import Keeper
+from runtime import log
+from runtime.settings import load
+
+RETRY_S = 60.0
+_PR_SET_PDEATHSIG = 1
+
+_LOG = structlog.get_logger()
+
+
+async def backfill(settings: HistorySettings, road: Road, venue: str, products: list[str]) -> None:
+    """Bring the days that are configured, one product after the other. A product that fails does not stop the rest."""
+    async with find_history(settings, venue) as rest:
+        work = Backfill(rest, road.database, road.publisher)
+        now = time.time_ns()
+        start = now - settings.backfill_days * DAY_NS
+        for product in products:
+            try:
+                symbol = await work.listed(product)
+                await work.candles(symbol, settings.backfill_interval, start, now)
+                if settings.backfill_trades and work.has_trades:
+                    await work.trades(symbol, start, now)
+            except TickstreamError as error:
+                _LOG.error("backfill failed", venue=venue, product=product, reason=str(error))
+            else:
+                _LOG.info("backfill is done", venue=venue, product=product)
+
+
+async def scan(settings: HistorySettings, road: Road, venue: str) -> None:
+    """Find gaps of this venue, and repair what can be."""
+    async with find_history(settings, venue) as rest:
+        history = Backfill(rest, road.database, road.publisher, origin="repair")
+        keeper = Keeper(road.database, road.publisher, lambda name: history if name == venue else None, venue=venue)
+        since = time.time_ns() - round(settings.gap_scan_hours * 3600) * SECOND_NS
+        found = await keeper.scan(since)
+        outcomes = await keeper.repair(found)
+        rolled = await keeper.roll_up(since)
+    repaired = sum(bool(outcome.by) for outcome in outcomes)
+    _LOG.info("scan is done", venue=venue, found=len(found), repaired=repaired, open=len(outcomes) - repaired,
+              candles_made_anew=rolled)  # fmt: skip
+
+
+async def keep(settings: HistorySettings, venue: str, products: list[str]) -> None:
+    """Backfill once, then scan for ever; what does not answer is tried again."""
+    filled = settings.backfill_days == 0
+    while not filled or settings.gap_scan_minutes:
+        wait_s = settings.gap_scan_minutes * 60.0
+        try:
+            async with open_road(settings) as road:
+                if not filled:
+                    await backfill(settings, road, venue, products)
+                    filled = True
+                if settings.gap_scan_minutes:
+                    await scan(settings, road, venue)
+        except TickstreamError as error:
+            _LOG.warning("history waits", venue=venue, reason=str(error), wait_s=RETRY_S)
+            wait_s = RETRY_S
+        if not filled or settings.gap_scan_minutes:
+            await asyncio.sleep(wait_s)
+
+
+def main() -> int:
+    """Run until it is done or told to stop; return the exit status."""
+    # When the producer is killed there is nobody left to end this process (Linux; elsewhere it finishes its work).
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        settings = load(HistorySettings)
+        venue, *products = sys.argv[1:]
+        check_history(venue)
+    except (SettingsError, ValueError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - before there is a log
+        return 2
+    log.configure("upkeep", settings.log_level)
+    try:
+        uvloop.run(keep(settings, venue, products))
+    except KeyboardInterrupt:
+        _LOG.info("stopped", pid=os.getpid())
+    except SettingsError as error:
+        _LOG.error("stopped", reason=str(error))
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
