@@ -56,6 +56,11 @@ class Ledger:
             product.gap = None
             call.status(product.symbol, "resynced", gap, ts_to=ts_to)
 
+    def channels(self, product: Product, *, subscribed: bool) -> set[str]:
+        """Return the channels by which consumers know a product, and which the loss of a connection touches."""
+        channels = {self.book} if product.book_seen or subscribed else set()
+        return channels | {self.trades} if product.ts_trade is not None else channels
+
     def is_pending(self, product: Product, channel: str) -> bool:
         """Tell whether an open gap still waits for this channel."""
         return product.gap is not None and channel in product.gap.pending

@@ -47,9 +47,10 @@ from marketdata.events import ALL_SYMBOLS, CHECKSUM, DISCONNECTED, GAP, STALE, I
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, quotes, trades
 from producers.feed_kit.calls import Call, Line
-from producers.feed_kit.gaps import Asked, Ledger, Losses
+from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
 from producers.feed_kit.products import Product
+from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.sequence import Sequence
 from producers.feed_kit.trade_ids import Recent
 from producers.feed_kit.values import INT64_MAX, UNREADABLE, Columns, ms_ns, number, numbers
@@ -125,8 +126,7 @@ class BitfinexFeed:
         self._wanted = products
         self._products = Listing(products, describe)
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
-        self._asked = Asked()
-        self._losses = Losses()
+        self._repairs = Repairs(self._products, self._ledger, self._again, awaited={_BOOK})
         self._sequence = Sequence()
         self._channels: dict[int, _Channel] = {}
         self._told: dict[str, Recent] = {}
@@ -147,7 +147,7 @@ class BitfinexFeed:
             call.out.append(_order(event="conf", flags=SEQUENCE + CHECKSUMS + TIMESTAMPS))
             for name in self._wanted:
                 call.out += [_subscribe(kind, name) for kind in (_BOOK, _TRADES, _TICKER)]
-                self._asked.ask(_BOOK, name, ts)
+                self._repairs.wait(_BOOK, name, ts)
         return call.out
 
     def received(self, frame: bytes, ts: int) -> list[Output]:
@@ -195,11 +195,7 @@ class BitfinexFeed:
             self._lose(call, self._products, STALE, detail)
             call.out.append(Reconnect("heartbeat_missed"))
             return call.out
-        for _, name, tries in self._asked.take_overdue(ts):
-            if tries and (product := self._products.get(name)) is not None and product.book_seen:
-                call.out.append(Reconnect("no_snapshot"))
-            else:
-                self._ask_again(call, (name,), (_BOOK,), "no_snapshot", tries=tries + 1)
+        self._repairs.ticked(call)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
@@ -220,8 +216,7 @@ class BitfinexFeed:
         """Forget what belonged to a connection."""
         self._sequence.forget()
         self._channels.clear()
-        self._asked.clear()
-        self._losses.clear()
+        self._repairs.begin()
         self._checked = True
         self.ts_venue = None
 
@@ -264,7 +259,7 @@ class BitfinexFeed:
             del self._channels[other.id]
         self._channels[sent.id] = _Channel(sent, product)
         if sent.channel == _BOOK:
-            self._asked.ask(_BOOK, product.name, call.ts)
+            self._repairs.wait(_BOOK, product.name, call.ts)
 
     def _data(self, call: Call, values: list[Any]) -> None:
         if len(values) < 2 or type(values[0]) is not int:
@@ -326,19 +321,18 @@ class BitfinexFeed:
         detail = f"{self._sequence.expected} was due, {call.sequence} came"
         self.counts["gaps"] += 1
         self._lose(call, self._products, GAP, detail, expected=self._sequence.expected, received=call.sequence)
-        self._repair(call, self._products.names(), (_BOOK, _TRADES), detail)
+        self._repairs.lost(call, self._products.names(), (_BOOK, _TRADES), detail)
 
     def _lose(self, call: Call, products: Iterable[Product], reason: str, detail: str, **fields: Any) -> None:
         for product in products:
-            channels = {_BOOK} if product.book_seen or self._wanted else set()
-            channels |= {_TRADES} if product.ts_trade is not None else set()
+            channels = self._ledger.channels(product, subscribed=bool(self._wanted))
             self._ledger.lose(call, product, reason, channels, detail=detail, **fields)
 
     def _lose_book(self, call: Call, products: Collection[Product], reason: str, detail: str) -> None:
         self.counts["gaps"] += 1
         for product in products:
             self._ledger.lose(call, product, reason, {_BOOK}, detail=detail, channel=_BOOK)
-        self._repair(call, [product.name for product in products], (_BOOK,), detail)
+        self._repairs.lost(call, [product.name for product in products], (_BOOK,), detail)
 
     def _unreadable(self, call: Call) -> None:
         """A frame that cannot be read may have been a change of the book whose channel it names, or of any."""
@@ -351,27 +345,15 @@ class BitfinexFeed:
         if missed:
             self._lose_book(call, missed, GAP, "bad_frame")
 
-    def _repair(self, call: Call, names: Collection[str], kinds: Iterable[str], reason: str) -> None:
-        if self._losses.too_many(call.ts):
-            call.out.append(Reconnect("gaps"))
-        elif names:
-            self._ask_again(call, names, kinds, reason)
-
-    def _ask_again(
-        self, call: Call, names: Collection[str], kinds: Iterable[str], reason: str, *, tries: int = 0
-    ) -> None:  # fmt: skip
-        self.counts["resyncs"] += 1
-        for kind in kinds:
-            for name in names:
-                mine = [c for c in self._channels.values() if c.kind == kind and c.product.name == name]
-                call.out += [_order(event="unsubscribe", chanId=channel.id) for channel in mine]
-                precision, length = (mine[0].precision, mine[0].length) if mine else ("P0", "100")
-                call.out.append(_subscribe(kind, name, precision, length))
-                if kind == _BOOK:
-                    self._asked.ask(_BOOK, name, call.ts, tries=tries)
-                product = self._products.get(name)
-                if product is not None and product.gap is not None:
-                    call.status(product.symbol, "resync", product.gap, reason=reason, channel=kind)
+    def _again(self, _: Call, kind: str, names: Collection[str]) -> list[Output]:
+        """Return what brings new snapshots, with the precision and length of the channel that there is."""
+        orders: list[Output] = []
+        for name in names:
+            mine = [c for c in self._channels.values() if c.kind == kind and c.product.name == name]
+            orders += [_order(event="unsubscribe", chanId=channel.id) for channel in mine]
+            precision, length = (mine[0].precision, mine[0].length) if mine else ("P0", "100")
+            orders.append(_subscribe(kind, name, precision, length))
+        return orders
 
     # --- Books ---
 
@@ -398,7 +380,7 @@ class BitfinexFeed:
         channel.book.bids.replace(columns[0], columns[1])
         channel.book.asks.replace(columns[2], columns[3])
         books.snapshot(call, channel.product, call.now, columns)
-        self._asked.came(_BOOK, channel.product.name)
+        self._repairs.came(_BOOK, channel.product.name)
         self._ledger.account(call, channel.product, _BOOK, call.now)
 
     def _checksum(self, call: Call, channel: _Channel, sent: Any) -> None:

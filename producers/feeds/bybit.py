@@ -38,9 +38,10 @@ from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument,
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, quotes, trades
 from producers.feed_kit.calls import Call, Line
-from producers.feed_kit.gaps import Asked, Ledger, Losses
+from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
 from producers.feed_kit.products import Product
+from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
 from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, given, ms_ns, price
 from producers.venue import Signer, Venue
@@ -182,8 +183,7 @@ class BybitFeed:
         self._listed: dict[tuple[bool, str], dict[str, Any]] = {}
         self._states: dict[str, _State] = {}
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
-        self._asked = Asked()
-        self._losses = Losses()
+        self._repairs = Repairs(self._products, self._ledger, self._again)
         self._open = False
         self._ts_alive = 0
         self._ts_ping = 0
@@ -194,15 +194,14 @@ class BybitFeed:
         """Subscribe to every topic and ask for the products' increments."""
         self._open = True
         self._ts_alive = self._ts_ping = ts
-        self._losses.clear()
-        self._asked.clear()
+        self._repairs.begin()
         call = self._call(ts)
         call.status(ALL_SYMBOLS, "connected")
         if self._wanted:
             topics = [f"{kind}.{name}" for kind in (_DEPTH, _TRADES, "tickers") for name in self._wanted]
             call.out += _orders("subscribe", topics)
             for name in self._wanted:
-                self._asked.ask(_BOOK, name, ts)
+                self._repairs.wait(_BOOK, name, ts)
         for category in ("linear", "spot"):
             path = f"v5/market/instruments-info?category={category}&status=Trading&limit=1000"
             call.out.append(Fetch(path, "products"))
@@ -261,18 +260,13 @@ class BybitFeed:
         if ts - self._ts_ping >= PING_NS:
             self._ts_ping = ts
             call.out.append(Send(b'{"op":"ping"}'))
-        for _, name, tries in self._asked.take_overdue(ts):
-            product = self._products.get(name)
-            if tries and product is not None and product.book_seen:
-                call.out.append(Reconnect("no_snapshot"))
-            else:
-                self._ask_again(call, (name,), "no_snapshot", tries=tries + 1)
+        self._repairs.ticked(call)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
         self._open = False
-        self._asked.clear()
+        self._repairs.begin()
         call = self._call(ts)
         call.status(ALL_SYMBOLS, "disconnected", reason=reason)
         self._lose_all(call, DISCONNECTED)
@@ -339,8 +333,7 @@ class BybitFeed:
     def _lose_all(self, call: Call, reason: str) -> None:
         for product in self._products:
             self._forget(product)
-            channels = {_BOOK} if product.book_seen or self._wanted else set()
-            channels |= {_TRADES} if product.ts_trade is not None else set()
+            channels = self._ledger.channels(product, subscribed=bool(self._wanted))
             self._ledger.lose(call, product, reason, channels)
 
     def _forget(self, product: Product) -> None:
@@ -357,23 +350,13 @@ class BybitFeed:
         for product in products:
             self._forget(product)
             self._ledger.lose(call, product, GAP, {_BOOK}, detail=detail, channel=_BOOK, **fields)
-        if self._losses.too_many(call.ts):
-            call.out.append(Reconnect("gaps"))
-        else:
-            self._ask_again(call, [product.name for product in products], detail)
+        self._repairs.lost(call, [product.name for product in products], (_BOOK,), detail)
 
-    def _ask_again(self, call: Call, names: Collection[str], reason: str, *, tries: int = 0) -> None:
-        topics = []
-        for name in names:
-            state = self._states.get(name)
-            topics.append(f"{state.topic if state and state.topic else _DEPTH}.{name}")
-        call.out += [*_orders("unsubscribe", topics), *_orders("subscribe", topics)]
-        self.counts["resyncs"] += 1
-        for name in names:
-            self._asked.ask(_BOOK, name, call.ts, tries=tries)
-            product = self._products.get(name)
-            if product is not None and product.gap is not None:
-                call.status(product.symbol, "resync", product.gap, reason=reason, channel=_BOOK)
+    def _again(self, _: Call, __: str, names: Collection[str]) -> list[Output]:
+        """Return what brings new snapshots of the depth that speaks for each book."""
+        states = ((name, self._states.get(name)) for name in names)
+        topics = [f"{state.topic if state and state.topic else _DEPTH}.{name}" for name, state in states]
+        return [*_orders("unsubscribe", topics), *_orders("subscribe", topics)]
 
     # --- Books ---
 
@@ -402,7 +385,7 @@ class BybitFeed:
         state.last = call.sequence = sent.update
         if is_snapshot:
             books.snapshot(call, product, ts_event, columns)
-            self._asked.came(_BOOK, product.name)
+            self._repairs.came(_BOOK, product.name)
             self._ledger.account(call, product, _BOOK, ts_event)
         else:
             books.update(call, product, ts_event, columns, even_empty=True)
@@ -443,7 +426,7 @@ class BybitFeed:
             product = self._products[name]
             known = product.ts_trade is not None
             self._tell(call, product, batch)
-            if known and self._ledger.is_pending(product, _TRADES) and (_TRADES, name) not in self._asked:
+            if known and self._ledger.is_pending(product, _TRADES) and (_TRADES, name) not in self._repairs:
                 call.out.append(self._fetch_trades(product))
 
     def _tell(self, call: Call, product: Product, batch: list[Trade], *, origin: str = "live") -> bool:

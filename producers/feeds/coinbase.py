@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from operator import attrgetter, itemgetter
 from typing import Any, ClassVar, Literal
 
@@ -46,10 +46,11 @@ from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument,
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, numbered_trades, quotes, trades
 from producers.feed_kit.calls import Call, Line
-from producers.feed_kit.gaps import Asked, Ledger, Losses
+from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import PRODUCTS_MAX, Listing
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
+from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.sequence import Sequence
 from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, given, iso_ns, price
 from producers.venue import Signer, Venue
@@ -233,8 +234,7 @@ class CoinbaseFeed:
         accepted = None if products is None else {*products, *(p[:-1] for p in products if p.endswith("-USDC"))}
         self._products = Listing(accepted, describe)
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
-        self._asked = Asked()
-        self._losses = Losses()
+        self._repairs = Repairs(self._products, self._ledger, self._again)
         self._sequence = Sequence()
         self._token = token
         self._token_from = 0
@@ -248,17 +248,16 @@ class CoinbaseFeed:
         self._open = True
         self._ts_alive = ts
         self._sequence.forget()
-        self._losses.clear()
-        self._asked.clear()
+        self._repairs.begin()
         call = self._call(ts)
         call.status(ALL_SYMBOLS, "connected")
         if self._wanted:
             call.out += [self._order("subscribe", channel, self._wanted, ts) for channel in CHANNELS]
             for symbol in self._wanted:
-                self._asked.ask(_BOOK, symbol, ts)
+                self._repairs.wait(_BOOK, symbol, ts)
         for product in self._products:
             if self._ledger.is_pending(product, _TRADES):
-                self._asked.ask(_TRADES, product.name, ts)
+                self._repairs.wait(_TRADES, product.name, ts)
         call.out.append(Fetch(path=PRODUCTS_PATH, purpose="products"))
         return call.out
 
@@ -307,23 +306,20 @@ class CoinbaseFeed:
             self._open = False
             detail = f"no frame for {silent_ns // MILLISECOND_NS} ms"
             call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=detail)
-            for product in self._products:
-                self._ledger.lose(call, product, STALE, self._channels(product))
+            self._lose_all(call, STALE)
             call.out.append(Reconnect("heartbeat_missed"))
             return call.out
-        for channel, symbol, tries in self._asked.take_overdue(ts):
-            self._overdue(call, channel, symbol, tries)
+        self._repairs.ticked(call)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
         self._open = False
         self._sequence.forget()
-        self._asked.clear()
+        self._repairs.begin()
         call = self._call(ts)
         call.status(ALL_SYMBOLS, "disconnected", reason=reason)
-        for product in self._products:
-            self._ledger.lose(call, product, DISCONNECTED, self._channels(product))
+        self._lose_all(call, DISCONNECTED)
         return call.out
 
     # --- Frames ---
@@ -391,56 +387,24 @@ class CoinbaseFeed:
         if sequence and self._open and self._wanted:
             self.counts["late_starts"] += 1
             for channel in (_BOOK, _TRADES):
-                self._ask_again(call, channel, self._wanted, "late_start")
+                self._repairs.again(call, channel, self._wanted, "late_start")
 
     # --- Losses and their repair ---
 
     def _frames_lost(self, call: Call, detail: str) -> None:
         """Frames of the connection are missing: any symbol may be concerned."""
         self.counts["gaps"] += 1
+        self._lose_all(call, GAP, detail=detail, expected=self._sequence.expected, received=call.sequence)
+        self._repairs.lost(call, self._wanted or self._products.names(), (_BOOK, _TRADES), detail)
+
+    def _lose_all(self, call: Call, reason: str, **fields: Any) -> None:
         for product in self._products:
-            self._ledger.lose(call, product, GAP, self._channels(product), detail=detail,
-                              expected=self._sequence.expected, received=call.sequence)  # fmt: skip
-        self._repair(call, self._wanted or self._products.names(), (_BOOK, _TRADES), detail)
+            channels = self._ledger.channels(product, subscribed=bool(self._wanted))
+            self._ledger.lose(call, product, reason, channels, **fields)
 
-    def _channels(self, product: Product) -> set[str]:
-        """Return the channels by which consumers know this symbol, and which a loss may have touched."""
-        channels = {_BOOK} if product.book_seen or self._wanted else set()
-        return channels | {_TRADES} if product.ts_trade is not None else channels
-
-    def _repair(self, call: Call, symbols: Collection[str], channels: Iterable[str], reason: str) -> None:
-        """Ask for fresh snapshots in place, or reconnect when that was asked for too often."""
-        if self._losses.too_many(call.ts):
-            call.out.append(Reconnect("gaps"))
-            return
-        for channel in channels:
-            self._ask_again(call, channel, symbols, reason)
-
-    def _ask_again(self, call: Call, channel: str, symbols: Collection[str], reason: str, *, tries: int = 0) -> None:
-        if not symbols:
-            return
-        call.out.append(self._order("unsubscribe", channel, symbols, call.ts))
-        call.out.append(self._order("subscribe", channel, symbols, call.ts))
-        self.counts["resyncs"] += 1
-        for symbol in symbols:
-            self._asked.ask(channel, symbol, call.ts, tries=tries)
-            product = self._products.get(symbol)
-            gap = product and ((product.trade_gap if channel == _TRADES else None) or product.gap)
-            if gap:
-                call.status(symbol, "resync", gap, reason=reason, channel=channel)
-
-    def _overdue(self, call: Call, channel: str, symbol: str, tries: int) -> None:
-        product = self._products.get(symbol)
-        if channel == _TRADES:
-            if product is not None and product.trade_ids.holes and not tries:
-                self._ask_again(call, channel, (symbol,), "no_snapshot", tries=1)
-            elif product is not None:
-                numbered_trades.give_up(call, product, self._ledger)
-        elif tries and product is not None and product.book_seen:
-            call.out.append(Reconnect("no_snapshot"))
-        else:
-            # A product that never had a book may not exist: it must not cost the others their connection.
-            self._ask_again(call, channel, (symbol,), "no_snapshot", tries=tries + 1)
+    def _again(self, call: Call, channel: str, symbols: Collection[str]) -> list[Output]:
+        """Return what brings new snapshots."""
+        return [self._order(verb, channel, symbols, call.ts) for verb in ("unsubscribe", "subscribe")]
 
     # --- Books ---
 
@@ -469,7 +433,7 @@ class CoinbaseFeed:
             books.update(call, product, ts_event, columns)
             return
         books.snapshot(call, product, ts_event, columns)
-        self._asked.came(_BOOK, product.name)
+        self._repairs.came(_BOOK, product.name)
         self._ledger.account(call, product, _BOOK, ts_event)
 
     def _book_missed(self, call: Call, data: bytes, named: str = "") -> None:
@@ -486,7 +450,7 @@ class CoinbaseFeed:
         for product in products:
             self._ledger.lose(call, product, GAP, {_BOOK}, detail="bad_frame", channel=_BOOK,
                               expected=call.sequence, received=call.sequence)  # fmt: skip
-        self._repair(call, symbols, (_BOOK,), "bad_frame")
+        self._repairs.lost(call, symbols, (_BOOK,), "bad_frame")
 
     # --- Trades ---
 
@@ -514,11 +478,11 @@ class CoinbaseFeed:
 
     def _trades(self, call: Call, product: Product, batch: list[Numbered], *, snapshot: bool) -> None:
         if snapshot:
-            self._asked.came(_TRADES, product.name)
+            self._repairs.came(_TRADES, product.name)
         skipped = numbered_trades.take(call, product, self._ledger, batch, snapshot=snapshot)
-        if skipped and (_TRADES, product.name) not in self._asked:
+        if skipped and (_TRADES, product.name) not in self._repairs:
             self.counts["gaps"] += 1
-            self._repair(call, (product.symbol,), (_TRADES,), "trade_hole")
+            self._repairs.lost(call, (product.symbol,), (_TRADES,), "trade_hole")
 
     # --- Tickers, heartbeats, states ---
 
@@ -549,7 +513,7 @@ class CoinbaseFeed:
         """Whether trades of the symbol are not subscribed, or may still come late: then nothing can be vouched for."""
         if product.ts_trade is None and self._wanted is None:
             return True
-        return self._ledger.is_pending(product, _TRADES) or (_TRADES, product.name) in self._asked
+        return self._ledger.is_pending(product, _TRADES) or (_TRADES, product.name) in self._repairs
 
     def _statuses(self, call: Call, raw: msgspec.Raw) -> None:
         for sent in _STATUS_EVENT.decode(raw).products:

@@ -35,9 +35,10 @@ from marketdata.events import ALL_SYMBOLS, CROSSED, DISCONNECTED, GAP, STALE, In
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, trades
 from producers.feed_kit.calls import Call, Line
-from producers.feed_kit.gaps import Asked, Ledger, Losses
+from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
 from producers.feed_kit.products import Product
+from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
 from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, ms_ns, number
 from producers.venue import Signer, Venue
@@ -129,8 +130,7 @@ class GeminiFeed:
         self._books: dict[str, L2Book] = {}
         self._told: dict[str, Recent] = {}
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
-        self._asked = Asked()
-        self._losses = Losses()
+        self._repairs = Repairs(self._products, self._ledger, self._again)
         self._open = False
         self._ts_alive = 0
 
@@ -140,15 +140,14 @@ class GeminiFeed:
         """Subscribe to every symbol, and ask for their increments."""
         self._open = True
         self._ts_alive = ts
-        self._losses.clear()
-        self._asked.clear()
+        self._repairs.begin()
         call = self._call(ts)
         call.status(ALL_SYMBOLS, "connected")
         if self._wanted:
             call.out.append(_order("subscribe", self._wanted))
             call.out += [_fetch_details(name) for name in self._wanted]
             for name in self._wanted:
-                self._asked.ask(_BOOK, name, ts)
+                self._repairs.wait(_BOOK, name, ts)
         return call.out
 
     def received(self, frame: bytes, ts: int) -> list[Output]:
@@ -203,18 +202,13 @@ class GeminiFeed:
             self._lose_all(call, STALE)
             call.out.append(Reconnect("heartbeat_missed"))
             return call.out
-        for _, name, tries in self._asked.take_overdue(ts):
-            product = self._products.get(name)
-            if tries and product is not None and product.book_seen:
-                call.out.append(Reconnect("no_snapshot"))
-            else:
-                self._ask_again(call, (name,), "no_snapshot", tries=tries + 1)
+        self._repairs.ticked(call)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
         self._open = False
-        self._asked.clear()
+        self._repairs.begin()
         call = self._call(ts)
         call.status(ALL_SYMBOLS, "disconnected", reason=reason)
         self._lose_all(call, DISCONNECTED)
@@ -266,27 +260,19 @@ class GeminiFeed:
 
     def _lose_all(self, call: Call, reason: str) -> None:
         for product in self._products:
-            channels = {_BOOK} if product.book_seen or self._wanted else set()
-            channels |= {_TRADES} if product.ts_trade is not None else set()
+            channels = self._ledger.channels(product, subscribed=bool(self._wanted))
             self._ledger.lose(call, product, reason, channels)
 
     def _missed(self, call: Call, products: Collection[Product], reason: str, detail: str) -> None:
         self.counts["gaps"] += 1
         for product in products:
             self._ledger.lose(call, product, reason, {_BOOK}, detail=detail, channel=_BOOK)
-        if self._losses.too_many(call.ts):
-            call.out.append(Reconnect("gaps"))
-        else:
-            self._ask_again(call, [product.name for product in products], detail)
+        self._repairs.lost(call, [product.name for product in products], (_BOOK,), detail)
 
-    def _ask_again(self, call: Call, names: Collection[str], reason: str, *, tries: int = 0) -> None:
-        call.out += [_order("unsubscribe", names), _order("subscribe", names)]
-        self.counts["resyncs"] += 1
-        for name in names:
-            self._asked.ask(_BOOK, name, call.ts, tries=tries)
-            product = self._products.get(name)
-            if product is not None and product.gap is not None:
-                call.status(product.symbol, "resync", product.gap, reason=reason, channel=_BOOK)
+    @staticmethod
+    def _again(_: Call, __: str, names: Collection[str]) -> list[Output]:
+        """Return what brings new snapshots."""
+        return [_order("unsubscribe", names), _order("subscribe", names)]
 
     # --- Books and trades ---
 
@@ -313,7 +299,7 @@ class GeminiFeed:
             books.update(call, product, call.ts, columns)
             return
         books.snapshot(call, product, call.ts, columns)
-        self._asked.came(_BOOK, product.name)
+        self._repairs.came(_BOOK, product.name)
         self._ledger.account(call, product, _BOOK, call.ts)
         since = product.ts_trade
         if self._tell(call, product, read, again="repeats") or since is None:

@@ -44,10 +44,11 @@ from marketdata.events import ALL_SYMBOLS, CHECKSUM, DISCONNECTED, GAP, STALE, I
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, numbered_trades, quotes, trades
 from producers.feed_kit.calls import Call, Line
-from producers.feed_kit.gaps import Asked, Ledger, Losses
+from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import PRODUCTS_MAX, Listing
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
+from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
 from producers.feed_kit.values import (
     UNREADABLE,
@@ -364,8 +365,7 @@ class KrakenFeed:
         accepted = None if products is None else {form(name) for name in products for form in (_modern, _legacy)}
         self._products = Listing(accepted, self._describe)
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
-        self._asked = Asked()
-        self._losses = Losses()
+        self._repairs = Repairs(self._products, self._ledger, self._again)
         self._books: dict[str, _Book] = {}
         self._depths: dict[str, int] = {}
         self._traded: dict[str, Recent] = {}
@@ -382,8 +382,7 @@ class KrakenFeed:
         """Subscribe to every channel and ask for the pairs' increments."""
         self._open = True
         self._ts_alive = ts
-        self._losses.clear()
-        self._asked.clear()
+        self._repairs.begin()
         self._subscribed.clear()
         call = self._call(ts)
         call.status(ALL_SYMBOLS, "connected")
@@ -433,8 +432,7 @@ class KrakenFeed:
             self._lose_all(call, STALE)
             call.out.append(Reconnect("heartbeat_missed"))
             return call.out
-        for channel, name, tries in self._asked.take_overdue(ts):
-            self._overdue(call, channel, name, tries)
+        self._repairs.ticked(call)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
@@ -452,16 +450,11 @@ class KrakenFeed:
     def _lose_all(self, call: Call, reason: str) -> None:
         """The connection is gone, and with it every book."""
         self._open = False
-        self._asked.clear()
+        self._repairs.begin()
         self._subscribed.clear()
         self._books.clear()
         for product in self._products:
-            self._ledger.lose(call, product, reason, self._channels(product))
-
-    def _channels(self, product: Product) -> set[str]:
-        """Return the channels by which consumers know this pair, and which a loss may have touched."""
-        channels = {_BOOK} if product.book_seen or self._wanted else set()
-        return channels | {_TRADES} if product.ts_trade is not None else channels
+            self._ledger.lose(call, product, reason, self._ledger.channels(product, subscribed=bool(self._wanted)))
 
     def _missed(self, call: Call, names: Collection[str], channels: set[str]) -> None:
         """A frame could not be read: these pairs, or all when none is named, may have missed something."""
@@ -473,53 +466,24 @@ class KrakenFeed:
             return
         self.counts["gaps"] += 1
         for product in products:
-            touched = channels & self._channels(product)
+            touched = channels & self._ledger.channels(product, subscribed=bool(self._wanted))
             self._books.pop(product.name, None)
             if self._speaks_v1 and _TRADES in touched:
                 touched.discard(_TRADES)
                 self._unknown_trades(call, product)
             self._ledger.lose(call, product, GAP, touched, detail="bad_frame")
-        again = tuple(product.name for product in products)
-        self._repair(call, dict.fromkeys(sorted(channels), again), "bad_frame")
+        self._repairs.lost(call, [product.name for product in products], sorted(channels), "bad_frame")
 
     def _unknown_trades(self, call: Call, product: Product) -> None:
         """Trades without ids may be missing: only a backfill can tell, so the entry stays open; candles hear it."""
         self._ledger.lose_trades(call, product, detail="v1 has no trade ids")
         trades.missing(call, product)
 
-    def _repair(self, call: Call, names: dict[str, Collection[str]], reason: str) -> None:
-        """Ask for fresh snapshots in place, by channel, or reconnect when that was asked for too often."""
-        if self._losses.too_many(call.ts):
-            call.out.append(Reconnect("gaps"))
-            return
-        for channel, concerned in names.items():
-            self._ask_again(call, channel, concerned, reason)
-
-    def _ask_again(self, call: Call, channel: str, names: Collection[str], reason: str, *, tries: int = 0) -> None:
+    def _again(self, call: Call, channel: str, names: Collection[str]) -> list[Output]:  # noqa: ARG002 - unsigned
+        """Return what brings new snapshots; v1 has none of trades."""
         if self._speaks_v1 and channel == _TRADES:
-            return  # it has no snapshot of trades
-        call.out += self._orders("unsubscribe", channel, names)
-        call.out += self._orders("subscribe", channel, names)
-        self.counts["resyncs"] += 1
-        for name in names:
-            self._asked.ask(channel, name, call.ts, tries=tries)
-            product = self._products.get(name)
-            gap = product and ((product.trade_gap if channel == _TRADES else None) or product.gap)
-            if product and gap:
-                call.status(product.symbol, "resync", gap, reason=reason, channel=channel)
-
-    def _overdue(self, call: Call, channel: str, name: str, tries: int) -> None:
-        product = self._products.get(name)
-        if channel == _TRADES:
-            if product is not None and not tries:
-                self._ask_again(call, channel, (name,), "no_snapshot", tries=1)
-            elif product is not None:
-                numbered_trades.give_up(call, product, self._ledger)
-        elif tries and product is not None and product.book_seen:
-            call.out.append(Reconnect("no_snapshot"))
-        else:
-            # A pair that never had a book may not exist: it must not cost the others their connection.
-            self._ask_again(call, channel, (name,), "no_snapshot", tries=tries + 1)
+            return []
+        return [*self._orders("unsubscribe", channel, names), *self._orders("subscribe", channel, names)]
 
     # --- Frames of v1 ---
 
@@ -756,11 +720,11 @@ class KrakenFeed:
             self._heard(call, batch[-1][1].ts_event)
             snapshot = sent.type == "snapshot"
             if snapshot:
-                self._asked.came(_TRADES, pair)
+                self._repairs.came(_TRADES, pair)
             skipped = numbered_trades.take(call, product, self._ledger, batch, snapshot=snapshot)
-            if skipped and (_TRADES, pair) not in self._asked:
+            if skipped and (_TRADES, pair) not in self._repairs:
                 self.counts["gaps"] += 1
-                self._repair(call, {_TRADES: (pair,)}, "trade_hole")
+                self._repairs.lost(call, (pair,), (_TRADES,), "trade_hole")
 
     def _ticker2(self, call: Call, ticker: _Ticker2) -> None:
         product = self._products.find(call, ticker.symbol)
@@ -787,7 +751,7 @@ class KrakenFeed:
             depth = self._depths.get(product.name) or _depth_of(columns)
             book = self._books[product.name] = _Book(depth, columns)
             if self._is_right(call, product, book, checksum):
-                self._asked.came(_BOOK, product.name)
+                self._repairs.came(_BOOK, product.name)
                 books.snapshot(call, product, ts, columns)
                 self._ledger.account(call, product, _BOOK, ts)
             return
@@ -818,7 +782,7 @@ class KrakenFeed:
         self.counts["gaps"] += 1
         del self._books[product.name]
         self._ledger.lose(call, product, reason, {_BOOK}, channel=_BOOK, detail=detail)
-        self._repair(call, {_BOOK: (product.name,)}, reason)
+        self._repairs.lost(call, (product.name,), (_BOOK,), reason)
 
     # --- Heartbeats, states, instruments ---
 
@@ -844,7 +808,7 @@ class KrakenFeed:
         """Whether trades of the pair are not subscribed, or may still come late: then nothing can be vouched for."""
         if product.ts_trade is None and (_TRADES, product.name) not in self._subscribed:
             return True
-        return self._ledger.is_pending(product, _TRADES) or (_TRADES, product.name) in self._asked
+        return self._ledger.is_pending(product, _TRADES) or (_TRADES, product.name) in self._repairs
 
     def _system_is(self, call: Call, word: str) -> None:
         """Take the state of the whole venue, which each pair has while it is not `online`."""
@@ -894,10 +858,10 @@ class KrakenFeed:
         for channel in (_BOOK, _TRADES, "ticker"):
             call.out += self._orders("subscribe", channel, names)
         for name in names:
-            self._asked.ask(_BOOK, name, call.ts)
+            self._repairs.wait(_BOOK, name, call.ts)
             product = self._products.get(name)
             if product is not None and not self._speaks_v1 and self._ledger.is_pending(product, _TRADES):
-                self._asked.ask(_TRADES, name, call.ts)
+                self._repairs.wait(_TRADES, name, call.ts)
 
     def _orders(self, verb: str, channel: str, names: Iterable[str]) -> list[Output]:
         """Return the orders for these pairs, one for each depth that they are subscribed at."""

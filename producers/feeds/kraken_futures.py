@@ -36,10 +36,11 @@ from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument,
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, numbered_trades, quotes, trades
 from producers.feed_kit.calls import Call, Line
-from producers.feed_kit.gaps import Asked, Ledger, Losses
+from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import PRODUCTS_MAX, Listing
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
+from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.sequence import Sequence
 from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, ms_ns, number, numbers, price
 from producers.venue import Signer, Venue
@@ -173,8 +174,7 @@ class KrakenFuturesFeed:
         self._wanted = None if products is None else tuple(name.upper() for name in products)
         self._products = Listing(self._wanted, _describe)
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
-        self._asked = Asked()
-        self._losses = Losses()
+        self._repairs = Repairs(self._products, self._ledger, self._again)
         self._sequences: dict[str, Sequence] = {}
         self._subscribed: set[tuple[str, str]] = set()
         self._open = False
@@ -186,8 +186,7 @@ class KrakenFuturesFeed:
         """Subscribe to every feed and ask for the products' increments."""
         self._open = True
         self._ts_alive = ts
-        self._losses.clear()
-        self._asked.clear()
+        self._repairs.begin()
         self._subscribed.clear()
         call = self._call(ts)
         call.status(ALL_SYMBOLS, "connected")
@@ -195,10 +194,10 @@ class KrakenFuturesFeed:
             call.out.append(_send({"event": "subscribe", "feed": "heartbeat"}))
             call.out += [_order("subscribe", feed, self._wanted) for feed in _FEEDS]
             for name in self._wanted:
-                self._asked.ask(_BOOK, name, ts)
+                self._repairs.wait(_BOOK, name, ts)
                 product = self._products.get(name)
                 if product is not None and self._ledger.is_pending(product, _TRADES):
-                    self._asked.ask(_TRADES, name, ts)
+                    self._repairs.wait(_TRADES, name, ts)
         call.out.append(Fetch(path=INSTRUMENTS_PATH, purpose="products"))
         return call.out
 
@@ -247,8 +246,7 @@ class KrakenFuturesFeed:
             self._lose_all(call, STALE)
             call.out.append(Reconnect("heartbeat_missed"))
             return call.out
-        for channel, name, tries in self._asked.take_overdue(ts):
-            self._overdue(call, channel, name, tries)
+        self._repairs.ticked(call)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
@@ -266,15 +264,10 @@ class KrakenFuturesFeed:
     def _lose_all(self, call: Call, reason: str) -> None:
         """The connection is gone, and with it every book."""
         self._open = False
-        self._asked.clear()
+        self._repairs.begin()
         self._subscribed.clear()
         for product in self._products:
-            self._ledger.lose(call, product, reason, self._channels(product))
-
-    def _channels(self, product: Product) -> set[str]:
-        """Return the feeds by which consumers know this product, and which a loss may have touched."""
-        channels = {_BOOK} if product.book_seen or self._wanted else set()
-        return channels | {_TRADES} if product.ts_trade is not None else channels
+            self._ledger.lose(call, product, reason, self._ledger.channels(product, subscribed=bool(self._wanted)))
 
     def _missed(self, call: Call, name: str, channels: set[str]) -> None:
         """A frame could not be read: this product, or all when none is known by the name, missed something."""
@@ -286,40 +279,14 @@ class KrakenFuturesFeed:
             return
         self.counts["gaps"] += 1
         for product in products:
-            self._ledger.lose(call, product, GAP, channels & self._channels(product), detail="bad_frame")
-        self._repair(call, [product.name for product in products], sorted(channels), "bad_frame")
+            touched = channels & self._ledger.channels(product, subscribed=bool(self._wanted))
+            self._ledger.lose(call, product, GAP, touched, detail="bad_frame")
+        self._repairs.lost(call, [product.name for product in products], sorted(channels), "bad_frame")
 
-    def _repair(self, call: Call, names: Collection[str], channels: Collection[str], reason: str) -> None:
-        """Ask for fresh snapshots in place, or reconnect when that was asked for too often."""
-        if self._losses.too_many(call.ts):
-            call.out.append(Reconnect("gaps"))
-            return
-        for channel in channels:
-            self._ask_again(call, channel, names, reason)
-
-    def _ask_again(self, call: Call, channel: str, names: Collection[str], reason: str, *, tries: int = 0) -> None:
-        call.out.append(_order("unsubscribe", channel, names))
-        call.out.append(_order("subscribe", channel, names))
-        self.counts["resyncs"] += 1
-        for name in names:
-            self._asked.ask(channel, name, call.ts, tries=tries)
-            product = self._products.get(name)
-            gap = product and ((product.trade_gap if channel == _TRADES else None) or product.gap)
-            if product and gap:
-                call.status(product.symbol, "resync", gap, reason=reason, channel=channel)
-
-    def _overdue(self, call: Call, channel: str, name: str, tries: int) -> None:
-        product = self._products.get(name)
-        if channel == _TRADES:
-            if product is not None and not tries:
-                self._ask_again(call, channel, (name,), "no_snapshot", tries=1)
-            elif product is not None:
-                numbered_trades.give_up(call, product, self._ledger)
-        elif tries and product is not None and product.book_seen:
-            call.out.append(Reconnect("no_snapshot"))
-        else:
-            # A product that never had a book may not exist: it must not cost the others their connection.
-            self._ask_again(call, channel, (name,), "no_snapshot", tries=tries + 1)
+    @staticmethod
+    def _again(_: Call, channel: str, names: Collection[str]) -> list[Output]:
+        """Return what brings new snapshots."""
+        return [_order("unsubscribe", channel, names), _order("subscribe", channel, names)]
 
     # --- Frames ---
 
@@ -403,7 +370,7 @@ class KrakenFuturesFeed:
         detail = GAP if verdict == "lost" else "sequence_restarted"
         self._ledger.lose(call, product, GAP, {_BOOK}, channel=_BOOK, detail=detail, expected=sequence.expected,
                           received=seq)  # fmt: skip
-        self._repair(call, (product.name,), (_BOOK,), detail)
+        self._repairs.lost(call, (product.name,), (_BOOK,), detail)
         return False
 
     def _snapshot(self, call: Call, sent: _Snapshot) -> None:
@@ -415,7 +382,7 @@ class KrakenFuturesFeed:
         columns = (*_columns(sent.bids), *_columns(sent.asks))
         sequence = self._sequences[product.name] = Sequence()
         sequence.take(sent.seq)
-        self._asked.came(_BOOK, product.name)
+        self._repairs.came(_BOOK, product.name)
         ts_event = sent.timestamp * MILLISECOND_NS
         books.snapshot(call, product, ts_event, columns)
         self._ledger.account(call, product, _BOOK, ts_event)
@@ -445,7 +412,7 @@ class KrakenFuturesFeed:
         call.payload = payload
         if product is None:
             return
-        self._asked.came(_TRADES, product.name)
+        self._repairs.came(_TRADES, product.name)
         if not batch:
             numbered_trades.give_up(call, product, self._ledger)
             return
@@ -467,9 +434,9 @@ class KrakenFuturesFeed:
         return product, (sent.seq, read)
 
     def _ask_for_trades(self, call: Call, product: Product) -> None:
-        if (_TRADES, product.name) not in self._asked:
+        if (_TRADES, product.name) not in self._repairs:
             self.counts["gaps"] += 1
-            self._repair(call, (product.name,), (_TRADES,), "trade_hole")
+            self._repairs.lost(call, (product.name,), (_TRADES,), "trade_hole")
 
     # --- Tickers, heartbeats, states ---
 
@@ -512,7 +479,7 @@ class KrakenFuturesFeed:
         """Whether trades of the product are not subscribed, or may still come late: then nothing is vouched for."""
         if product.ts_trade is None and (_TRADES, product.name) not in self._subscribed:
             return True
-        return self._ledger.is_pending(product, _TRADES) or (_TRADES, product.name) in self._asked
+        return self._ledger.is_pending(product, _TRADES) or (_TRADES, product.name) in self._repairs
 
     def _learn_rest(self, call: Call, sent: _Contract) -> None:
         name = sent.symbol.upper()

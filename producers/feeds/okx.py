@@ -42,10 +42,11 @@ from marketdata.events import ALL_SYMBOLS, CHECKSUM, DISCONNECTED, GAP, STALE, I
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, numbered_trades, quotes
 from producers.feed_kit.calls import Call, Line
-from producers.feed_kit.gaps import Asked, Ledger, Losses
+from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import PRODUCTS_MAX, Listing
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
+from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
 from producers.feed_kit.values import UNREADABLE, Columns, Text, check_decimals, given, ms_ns, price
 from producers.venue import Signer, Venue
@@ -182,8 +183,7 @@ class OkxFeed:
         self._products = Listing(products, _describe)
         self._states: dict[str, _State] = {}
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
-        self._asked = Asked()
-        self._losses = Losses()
+        self._repairs = Repairs(self._products, self._ledger, self._again)
         self._open = False
         self._ts_alive = 0
         self._ts_ping = 0
@@ -194,15 +194,14 @@ class OkxFeed:
         """Subscribe to every channel and ask for the instruments' increments."""
         self._open = True
         self._ts_alive = self._ts_ping = ts
-        self._losses.clear()
-        self._asked.clear()
+        self._repairs.begin()
         call = self._call(ts)
         call.status(ALL_SYMBOLS, "connected")
         if self._wanted:
             args = [(channel, name) for channel in (_BOOK, _TRADES, "tickers") for name in self._wanted]
             call.out += [_order("subscribe", args[at : at + _ARGS_MAX]) for at in range(0, len(args), _ARGS_MAX)]
             for name in self._wanted:
-                self._asked.ask(_BOOK, name, ts)
+                self._repairs.wait(_BOOK, name, ts)
         kinds = ("SPOT", "SWAP", "FUTURES") if self._wanted is None else sorted({*map(_listed_as, self._wanted)})
         call.out += [Fetch(f"api/v5/public/instruments?instType={kind}", "products") for kind in kinds if kind]
         for product in self._products:
@@ -267,18 +266,13 @@ class OkxFeed:
         if silent_ns > PING_NS and ts - self._ts_ping > PING_NS:
             self._ts_ping = ts
             call.out.append(Send(b"ping"))
-        for _, name, tries in self._asked.take_overdue(ts):
-            product = self._products.get(name)
-            if tries and product is not None and product.book_seen:
-                call.out.append(Reconnect("no_snapshot"))
-            else:
-                self._ask_again(call, (name,), "no_snapshot", tries=tries + 1)
+        self._repairs.ticked(call)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
         self._open = False
-        self._asked.clear()
+        self._repairs.begin()
         call = self._call(ts)
         call.status(ALL_SYMBOLS, "disconnected", reason=reason)
         self._lose_all(call, DISCONNECTED)
@@ -351,8 +345,7 @@ class OkxFeed:
 
     def _lose_all(self, call: Call, reason: str) -> None:
         for product in self._products:
-            channels = {_BOOK} if product.book_seen or self._wanted else set()
-            channels |= {_TRADES} if product.ts_trade is not None else set()
+            channels = self._ledger.channels(product, subscribed=bool(self._wanted))
             self._forget(product)
             self._ledger.lose(call, product, reason, channels)
 
@@ -377,21 +370,13 @@ class OkxFeed:
             self._forget(product)
             self._ledger.lose(call, product, reason, {_BOOK}, detail=detail, channel=_BOOK, expected=expected,
                               received=received)  # fmt: skip
-        if self._losses.too_many(call.ts):
-            call.out.append(Reconnect("gaps"))
-        else:
-            self._ask_again(call, [product.name for product in products], detail)
+        self._repairs.lost(call, [product.name for product in products], (_BOOK,), detail)
 
-    def _ask_again(self, call: Call, names: Collection[str], reason: str, *, tries: int = 0) -> None:
+    def _again(self, _: Call, __: str, names: Collection[str]) -> list[Output]:
+        """Return what brings new snapshots of the channel that speaks for each book."""
         states = ((name, self._states.get(name)) for name in names)
         args = [(state.channel if state and state.channel else _BOOK, name) for name, state in states]
-        call.out += [_order("unsubscribe", args), _order("subscribe", args)]
-        self.counts["resyncs"] += 1
-        for name in names:
-            self._asked.ask(_BOOK, name, call.ts, tries=tries)
-            product = self._products.get(name)
-            if product is not None and product.gap is not None:
-                call.status(product.symbol, "resync", product.gap, reason=reason, channel=_BOOK)
+        return [_order("unsubscribe", args), _order("subscribe", args)]
 
     # --- Books ---
 
@@ -438,7 +423,7 @@ class OkxFeed:
             return
         if is_snapshot:
             books.snapshot(call, product, ts_event, columns)
-            self._asked.came(_BOOK, product.name)
+            self._repairs.came(_BOOK, product.name)
             self._ledger.account(call, product, _BOOK, ts_event)
         elif before is not None and number < before:
             books.snapshot(call, product, ts_event, _whole(state.book))
