@@ -15,6 +15,7 @@ from producers.history.contract import INTERVALS, Asked
 T = TypeVar("T")
 
 VALUE_CHARS = 200
+DETAIL_CHARS = 80
 _PATH = re.compile(r"`\$(.*)`")
 _STEPS = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 
@@ -23,20 +24,18 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Return the decoded answer. Raises BadEvent (`malformed_json`, `bad_answer`) with the field and its value."""
     try:
         return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        found = _PATH.search(str(error))
-        path = found.group(1) if found else ""
-        raise BadEvent(
-            "bad_answer", path.lstrip(".") or "body", f"{_at(body, path)!s:.{VALUE_CHARS}} ({error})"
-        ) from error
     except UNREADABLE as error:
-        text = body[:VALUE_CHARS].decode("utf-8", "replace")
-        raise BadEvent("malformed_json", "body", text) from error
+        raise _explained(body, error) from error
 
 
-def _at(body: bytes, path: str) -> Any:
-    """Return what stands at a path such as `.candles[3].open`; as far as it can be followed."""
-    value = msgspec.json.decode(body)
+def _explained(body: bytes, error: Exception) -> BadEvent:
+    """Return an error that names what is wrong: the type of one value, or the text as a whole."""
+    try:
+        value = msgspec.json.decode(body)
+    except UNREADABLE:
+        return BadEvent("malformed_json", "body", body[:VALUE_CHARS].decode("utf-8", "replace"))
+    found = _PATH.search(str(error))
+    path = found.group(1) if found else ""
     for name, index in _STEPS.findall(path):
         if name and isinstance(value, dict) and name in value:
             value = value[name]
@@ -44,7 +43,7 @@ def _at(body: bytes, path: str) -> Any:
             value = value[int(index)]
         else:
             break
-    return value
+    return BadEvent("bad_answer", path.lstrip(".") or "body", f"{str(value)[:DETAIL_CHARS]} ({error})")
 
 
 def candle(

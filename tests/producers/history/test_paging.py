@@ -55,7 +55,7 @@ def paged(served: Served, venue: str, rows: int) -> History:
 
 
 ranges = st.tuples(st.integers(0, 15 * 60), st.integers(0, 15 * 60)).map(lambda ends: (min(ends), max(ends)))
-property_test = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+property_test = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize("venue", sorted(VENUES))

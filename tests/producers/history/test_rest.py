@@ -1,0 +1,232 @@
+"""The shell against a real HTTP server: what is tried again and what is not, limits, budgets, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from email.utils import formatdate
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.exchange.history import Answer
+from infra.exchange.tape import MINUTE_NS
+from marketdata.errors import BadEvent, Refused, SettingsError, TickstreamError, Unavailable
+from producers.history import VENUES, make_history
+from producers.history.budget import Bucket
+from producers.history.contract import Access, Budget
+from producers.history.rest import Options, Rest, _retry_after_s
+
+if TYPE_CHECKING:
+    from tests.producers.history.conftest import Served
+
+QUICK = Options(backoff_base_s=0.001, settle_ns=0)
+LATER = 3  # tries that fail before one that works
+RANGE = (900, 910)
+
+
+def span(served: Served) -> tuple[int, int]:
+    """Return a range of ten minutes."""
+    return served.minute(RANGE[0]), served.minute(RANGE[1])
+
+
+@pytest.mark.parametrize("venue", sorted(VENUES))
+@pytest.mark.parametrize("status", [408, 418, 429, 500, 503])
+def test_what_may_pass_is_tried_again(served: Served, venue: str, status: int) -> None:
+    """Limits and failures of the server cost time, and no row."""
+    served.venue.fail(*[Answer(status, b"busy")] * LATER)
+    found, _ = served.candles(served.history(venue), *span(served))
+    assert [one.start for one in found if one.trades or one.open] == [
+        one.start for one in served.venue.candles(MINUTE_NS, *span(served), sparse=True)
+    ]
+    assert len({asked.query.get("start", asked.path) for asked in list(served.venue.asked)[: LATER + 1]}) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 301])
+def test_what_will_not_pass_is_refused_at_once(served: Served, status: int) -> None:
+    """A wrong request or key is told with the venue's words, and asked once."""
+    served.venue.fail(Answer(status, b'{"msg":"no such symbol"}'))
+    with pytest.raises(Refused, match=f"status {status} .*no such symbol"):
+        served.candles(served.history("binance_spot"), *span(served))
+    assert len(served.venue.asked) == 1
+
+
+def test_a_venue_that_stays_away_is_given_up(served: Served) -> None:
+    """As many tries as are allowed, then an error that says what the last one was."""
+    served.venue.fail(*[Answer(503, b"maintenance")] * 10)
+    with pytest.raises(Unavailable, match=r"bitfinex does not answer .*status 503 maintenance"):
+        served.candles(served.history("bitfinex"), *span(served), options=msgspec.structs.replace(QUICK, tries_max=4))
+    assert len(served.venue.asked) == 4
+
+
+def test_nobody_listening_is_given_up_as_well(served: Served) -> None:
+    """A connection that is refused is tried again like a failure."""
+    history = make_history("kraken", Access(rest_url="http://127.0.0.1:9"))
+    history.budget = Budget(burst=1e9, per_s=1e9)
+    with pytest.raises(Unavailable, match="ConnectError"):
+        served.candles(history, *span(served))
+
+
+def test_retry_after_holds_every_request_of_the_venue(served: Served) -> None:
+    """Another task's request waits as well: venues count by address."""
+    served.venue.fail(Answer(429, b"", {"retry-after": "1"}))
+    history = served.history("coinbase")
+
+    async def both() -> list[float]:
+        async with Rest(history, QUICK) as rest:
+            began = time.monotonic()
+
+            async def one() -> float:
+                async for _ in rest.fetch_candles("BTC-USD", "1m", *span(served)):
+                    pass
+                return time.monotonic() - began
+
+            first = asyncio.create_task(one())
+            while rest._not_before_s == 0:  # noqa: ASYNC110 - the shell tells nobody that it pauses
+                await asyncio.sleep(0.001)
+            return list(await asyncio.gather(first, one()))
+
+    waits = asyncio.run(both())
+    assert min(waits) >= 0.95
+
+
+def test_a_ban_of_hours_is_not_waited_for(served: Served) -> None:
+    """A job that goes on later costs less than a task that sleeps."""
+    served.venue.fail(Answer(418, b"banned", {"retry-after": "7200"}))
+    with pytest.raises(Unavailable, match="status 418 banned"):
+        served.candles(served.history("binance_spot"), *span(served))
+    assert len(served.venue.asked) == 1
+
+
+def test_retry_after_is_read_as_seconds_and_as_a_date() -> None:
+    """RFC 9110 allows both; what is neither says nothing."""
+    now_s = 1_700_000_000.0
+    assert _retry_after_s("17", now_s) == 17
+    assert _retry_after_s(formatdate(now_s + 30, usegmt=True), now_s) == 30
+    assert _retry_after_s(formatdate(now_s - 30, usegmt=True), now_s) == 0
+    for nothing in ("", "soon", "-5", "1e3", "Mon, 99 Foo 2023"):
+        assert _retry_after_s(nothing, now_s) == 0
+
+
+def test_kraken_says_later_in_a_good_answer(served: Served) -> None:
+    """Status 200 with a rate limit in `error` is tried again; an unknown pair is refused."""
+    served.venue.fail(*[Answer(200, b'{"error":["EAPI:Rate limit exceeded"]}')] * LATER)
+    found, _ = served.trades(served.history("kraken"), *span(served))
+    assert len(found) == len(served.venue.trades(*span(served)))
+    served.venue.fail(Answer(200, b'{"error":["EQuery:Unknown asset pair"]}'))
+    with pytest.raises(Refused, match="Unknown asset pair"):
+        served.trades(served.history("kraken"), *span(served))
+
+
+def test_an_answer_that_is_too_big_is_not_read(served: Served) -> None:
+    """No server can make us hold more than the limit."""
+    served.venue.fail(Answer(200, b"[" + b"1," * 50_000 + b"1]"))
+    with pytest.raises(BadEvent, match="too_big"):
+        served.trades(served.history("bitfinex"), *span(served), options=Options(bytes_max=10_000))
+
+
+BAD = {
+    "bitfinex": (b'[[1700000040000,1,"x",3,1,5]]', "price", "x"),
+    "binance_spot": (b'[[1700000040000,"1","2","0.5",1.5,"7",1700000099999,"9",2,"3"]]', "[0][4]", "1.5"),
+    "coinbase": (
+        b'{"candles":[{"start":"60","low":"1","high":"2","open":5,"close":"1","volume":"1"}]}',
+        "candles[0].open",
+        "5",
+    ),
+    "kraken": (
+        b'{"error":[],"result":{"XXBTZUSD":[[60,"1","2","NaN","1","0","1",3]],"last":60}}',
+        "candle",
+        "NaN",
+    ),
+}
+
+
+@pytest.mark.parametrize("venue", sorted(BAD))
+def test_an_answer_of_another_shape_names_field_and_value(served: Served, venue: str) -> None:
+    """The error leads to the very value, and nothing of the page is told."""
+    body, field, value = BAD[venue]
+    served.venue.fail(Answer(200, body))
+    with pytest.raises(BadEvent) as caught:
+        served.candles(served.history(venue), *span(served))
+    assert caught.value.field == field
+    assert value in caught.value.value
+
+
+@pytest.mark.parametrize("venue", sorted(VENUES))
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{", b"null", b"[1, 2", b"\xff\xfe", b'{"a":' * 2000, b"7"])
+def test_any_other_bytes_are_an_error_of_ours(served: Served, venue: str, body: bytes) -> None:
+    """Nothing that a server sends raises anything that callers do not know."""
+    for fetch in (served.candles, served.trades):
+        served.venue.fail(Answer(200, body))
+        with pytest.raises(TickstreamError):
+            fetch(served.history(venue), *span(served))
+
+
+def test_candles_that_are_not_over_are_not_told(served: Served) -> None:
+    """The venue tells the one that is under way; history is what has settled."""
+    now = time.time_ns()
+    for venue in ("kraken", "binance_spot"):
+        found, _ = served.candles(
+            served.history(venue), now - 10 * MINUTE_NS, now + 10 * MINUTE_NS, options=Options(settle_ns=MINUTE_NS)
+        )
+        assert len(found) in {8, 9}
+        assert max(one.end for one in found) <= now
+
+
+def test_the_budget_is_kept(served: Served) -> None:
+    """Eight pages with a burst of four and 40 a second take at least a tenth of a second."""
+    served.venue.rows_max = 2
+    history = served.history("binance_usdm", Budget(burst=20, per_s=200))  # a page weighs 5
+    began = time.monotonic()
+    served.candles(history, served.minute(100), served.minute(116))
+    assert len(served.venue.asked) == 8
+    assert time.monotonic() - began >= 0.09
+
+
+weights = st.lists(st.tuples(st.floats(0, 50), st.floats(0, 5)), max_size=50)
+
+
+@settings(max_examples=40, deadline=None)
+@given(asked=weights, burst=st.floats(1, 100), per_s=st.floats(0.1, 100))
+def test_a_bucket_never_gives_more_than_it_earned(asked: list[tuple[float, float]], burst: float, per_s: float) -> None:
+    """By any time no more weight is used than the burst and what each second adds, but for the last request."""
+    bucket = Bucket(Budget(burst=burst, per_s=per_s))
+    now_s = used = 0.0
+    turns = []
+    for weight, pause_s in asked:
+        now_s += pause_s
+        turn_s = now_s + bucket.take(weight, now_s)
+        used += weight
+        turns.append(turn_s)
+        assert used <= burst + turn_s * per_s + 1e-6 * (1 + used)
+    assert all(b - a > -1e-6 for a, b in pairwise(turns))
+
+
+def test_keys_go_to_the_venue_and_nowhere_else(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """They are in the headers that the venue wants, and not in what is printed or logged."""
+    caplog.set_level(logging.DEBUG)
+    access = served.access(key="the-key", secret="the-secret")
+    served.venue.fail(Answer(500, b""))
+    history = make_history("binance_spot", access)
+    served.candles(history, *span(served))
+    assert served.venue.asked[-1].headers["x-mbx-apikey"] == "the-key"
+    assert "the-key" not in repr(access) + caplog.text
+    assert "the-secret" not in repr(access) + caplog.text
+
+
+def test_names_that_no_venue_has_are_told_before_a_request(served: Served) -> None:
+    """An unknown venue, symbol or interval costs no request."""
+    with pytest.raises(SettingsError, match="bitfinex"):
+        make_history("mtgox")
+    history = served.history("bitfinex")
+    with pytest.raises(BadEvent, match="bad_interval"):
+        served.candles(history, *span(served), interval="4h")
+    for venue in sorted(VENUES):
+        with pytest.raises(BadEvent, match="bad_symbol"):
+            served.history(venue).instrument("no such/thing?&x=1")
+    assert not served.venue.asked
