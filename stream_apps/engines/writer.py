@@ -38,6 +38,7 @@ class _Span:
         self.waiting = 0
         self.closed_at: float | None = None
         self.done: Future[None] = Future()
+        self.done.set_running_or_notify_cancel()  # who gives up waiting does not take the answer back
 
     def delivered(self, error: Any, message: Any) -> None:
         """Take Kafka's answer for one record (called on the writer's thread)."""
