@@ -23,7 +23,10 @@ class Listing:
     (its `ts_recv` does not matter), and raises BadEvent when it is none.
     """
 
-    def __init__(self, accepted: Collection[str] | None, describe: Callable[[str], Instrument]) -> None:
+    def __init__(
+        self, accepted: Collection[str] | None, describe: Callable[[str], Instrument], *, limit: int = PRODUCTS_MAX
+    ) -> None:
+        self._limit = limit
         self._accepted = None if accepted is None else frozenset(accepted)
         self._describe = describe
         self._products: dict[str, Product] = {}
@@ -64,7 +67,7 @@ class Listing:
         if not self.accepts(name):
             call.line.counts["ignored"] += 1
             return None
-        if len(self._products) >= PRODUCTS_MAX:
+        if len(self._products) >= self._limit:
             raise BadEvent("too_many_symbols", "product", name[:200])
         known = self._known.get(name) or self._describe(name)
         product = self._products[name] = Product(msgspec.structs.replace(known, ts_recv=call.ts))
