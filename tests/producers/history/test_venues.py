@@ -1,0 +1,267 @@
+"""Each venue's documented answers, read to the last digit; the ids of the stream; what a venue cannot tell."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from infra.exchange.history import Answer
+from infra.exchange.tape import MINUTE_NS, SECOND_NS
+from marketdata.errors import BadEvent
+from marketdata.events import Candle, Trade, Trades
+from producers.feeds import make_feed
+from producers.history import VENUES, make_history
+from producers.history.contract import Access, Asked, History, Span
+from producers.history.venues.coinbase import CoinbaseHistory
+
+if TYPE_CHECKING:
+    from tests.producers.history.conftest import Served
+
+TS = 2_000_000_000 * SECOND_NS
+START = 1_700_000_040  # a whole minute, in seconds
+MS = START * 1000
+
+
+def adapter(venue: str) -> History:
+    """Return an adapter that asks nobody."""
+    return make_history(venue, Access(key="key", secret="secret"))
+
+
+def asked(history: History, name: str, interval: str = "1m", minutes: float = 10) -> Asked:
+    """Return a range of some minutes from START on."""
+    start = START * SECOND_NS
+    return Asked(instrument=history.instrument(name), start=start, end=start + int(minutes * MINUTE_NS),
+                 interval=interval)  # fmt: skip
+
+
+# Answers as the documents show them; numbers with zeros at the end, which no float keeps.
+CANDLES: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "bitfinex": (
+        "BTC-USD",
+        f"[[{MS},37000.10,37010.0,37020.50,36990,1.50000000]]",
+        {"open": "37000.10", "close": "37010.0", "high": "37020.50", "low": "36990", "volume": "1.50000000"},
+    ),
+    "coinbase": (
+        "BTC-USD",
+        {"candles": [{"start": str(START), "low": "36990.00", "high": "37020.5", "open": "37000.10", "close": "37010",
+                      "volume": "1.50"}]},
+        {"open": "37000.10", "close": "37010", "high": "37020.5", "low": "36990.00", "volume": "1.50"},
+    ),
+    "binance_spot": (
+        "BTC-USDT",
+        [[MS, "37000.10000000", "37020.50000000", "36990.00000000", "37010.00000000", "1.50000000", MS + 59_999,
+          "55512.34000000", 308, "0.75000000", "27756.17", "0"]],
+        {"open": "37000.10000000", "close": "37010.00000000", "high": "37020.50000000", "low": "36990.00000000",
+         "volume": "1.50000000", "quote_volume": "55512.34000000", "trades": 308, "buy_volume": "0.75000000"},
+    ),
+    "kraken": (
+        "BTC-USD",
+        {"error": [], "result": {"last": START, "XXBTZUSD": [
+            [START, "37000.1", "37020.5", "36990.0", "37010.0", "37005.2", "1.50000000", 7]]}},
+        {"open": "37000.1", "close": "37010.0", "high": "37020.5", "low": "36990.0", "volume": "1.50000000",
+         "trades": 7},
+    ),
+}  # fmt: skip
+CANDLES["binance_usdm"] = CANDLES["binance_spot"]
+
+
+def body(value: Any) -> bytes:
+    """Return an answer; text stands for itself."""
+    return value.encode() if isinstance(value, str) else json.dumps(value).encode()
+
+
+@pytest.mark.parametrize("venue", sorted(CANDLES))
+def test_a_documented_candle_is_read_to_the_last_digit(venue: str) -> None:
+    """Decimals are the venue's own text, wherever they stand in its row."""
+    name, answer, fields = CANDLES[venue]
+    history = adapter(venue)
+    where = asked(history, name)
+    page = history.parse_candles(where, None, body(answer), TS)
+    start = START * SECOND_NS
+    assert page.items == (
+        Candle(venue=venue, symbol=name, interval="1m", start=start, end=start + MINUTE_NS,
+               ts_event=start + MINUTE_NS, ts_recv=TS, state="final", origin="backfill", **fields),
+    )  # fmt: skip
+    assert {name for name in ("quote_volume", "buy_volume", "trades") if name in fields} == history.candle_fields
+
+
+def test_an_interval_without_trades_is_a_marker() -> None:
+    """Binance and Kraken repeat the last price; we tell that there was none."""
+    for venue, row in (
+        ("binance_spot", [[MS, "7", "7", "7", "7", "0.00000000", MS + 59_999, "0.0", 0, "0.0", "0.0", "0"]]),
+        ("kraken", {"result": {"XXBTZUSD": [[START, "7", "7", "7", "7", "0.0", "0.00000000", 0]], "last": START}}),
+    ):
+        history = adapter(venue)
+        name = "BTC-USDT" if venue == "binance_spot" else "BTC-USD"
+        (marker,) = history.parse_candles(asked(history, name), None, body(row), TS).items
+        assert (marker.open, marker.high, marker.low, marker.close, marker.trades) == (None, None, None, None, 0)
+        assert marker.valid
+        assert marker.volume == "0"
+
+
+KRAKEN_FRAME = (
+    '{"channel":"trade","type":"update","data":[{"symbol":"BTC/USD","side":"sell","price":37000.10,"qty":0.50,'
+    '"ord_type":"market","trade_id":61044952,"timestamp":"2023-11-14T22:14:00.123456Z"}]}'
+)
+KRAKEN_TRADES = (
+    f'{{"error":[],"result":{{"XXBTZUSD":[["37000.10","0.50",{START}.123456,"s","m","",61044952]],'
+    f'"last":"{START}123456000"}}}}'
+)
+
+# The same execution in the stream and in history: the frame, and the answer with its cursor.
+SAME: dict[str, tuple[str, list[Any], Any, str | None]] = {
+    "bitfinex": (
+        "tBTCUSD",
+        [{"event": "subscribed", "channel": "trades", "chanId": 5, "symbol": "tBTCUSD", "pair": "BTCUSD"},
+         f'[5,"te",[401597395,{MS},-0.50,37000.10]]'],
+        f"[[401597395,{MS},-0.50,37000.10]]",
+        None,
+    ),
+    "coinbase": (
+        "BTC-USD",
+        [{"channel": "market_trades", "timestamp": "2023-11-14T22:14:01Z", "sequence_num": 0, "events": [
+            {"type": "update", "trades": [{"product_id": "BTC-USD", "trade_id": "34", "price": "37000.10",
+             "size": "0.50", "time": "2023-11-14T22:14:00.123456Z", "side": "BUY"}]}]}],
+        {"trades": [{"product_id": "BTC-USD", "trade_id": "34", "price": "37000.10", "size": "0.50",
+                     "time": "2023-11-14T22:14:00.123456Z", "side": "BUY", "bid": "", "ask": ""}]},
+        f"{START}:60:0",
+    ),
+    "binance_spot": (
+        "BTCUSDT",
+        [{"e": "trade", "E": MS, "s": "BTCUSDT", "t": 12345, "p": "37000.10", "q": "0.50", "T": MS, "m": True}],
+        [{"id": 12345, "price": "37000.10", "qty": "0.50", "quoteQty": "1", "time": MS, "isBuyerMaker": True,
+          "isBestMatch": True}],
+        "id:12345",
+    ),
+    "binance_usdm": (
+        "BTCUSDT",
+        [{"e": "aggTrade", "E": MS, "s": "BTCUSDT", "a": 777, "p": "37000.10", "q": "0.50", "f": 12345, "l": 12346,
+          "T": MS, "m": True}],
+        [{"a": 777, "p": "37000.10", "q": "0.50", "f": 12345, "l": 12346, "T": MS, "m": True}],
+        "id:777",
+    ),
+    "kraken": (
+        "BTC/USD",
+        [KRAKEN_FRAME],
+        KRAKEN_TRADES,
+        None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("venue", sorted(SAME))
+def test_the_same_execution_is_the_same_trade_in_stream_and_history(venue: str) -> None:
+    """Id, time, price, size and aggressor are equal, so that de-duplication joins the two."""
+    product, frames, answer, cursor = SAME[venue]
+    feed = make_feed(venue, products=(product,))
+    feed.opened(TS)
+    streamed: list[Trade] = []
+    for frame in frames:
+        for event in feed.received(body(frame), TS):
+            if isinstance(event, Trades):
+                streamed += event.trades
+    history = adapter(venue)
+    page = history.parse_trades(asked(history, product), cursor, body(answer), TS)
+    assert list(page.items) == streamed
+    assert [trade.side for trade in streamed] == ["sell"]
+
+
+def test_a_corrupt_trade_refuses_the_page() -> None:
+    """A page without one of its trades would be a hole that nobody sees."""
+    history = adapter("coinbase")
+    trades = [{"product_id": "BTC-USD", "trade_id": str(i), "price": "1" if i else "x", "size": "1",
+               "time": "2023-11-14T22:14:00Z", "side": "BUY"} for i in range(3)]  # fmt: skip
+    with pytest.raises(BadEvent, match="price = 'x'"):
+        history.parse_trades(asked(history, "BTC-USD"), None, body({"trades": trades}), TS)
+
+
+def test_candles_between_the_intervals_are_refused() -> None:
+    """A candle that begins a second late is not of this interval, whatever the venue calls it."""
+    history = adapter("bitfinex")
+    with pytest.raises(BadEvent, match="bad_time"):
+        history.parse_candles(asked(history, "BTC-USD"), None, f"[[{MS + 1000},1,1,1,1,1]]".encode(), TS)
+
+
+def test_what_kraken_no_longer_has_is_missing(served: Served) -> None:
+    """Its last 720 candles are told; those before are a span, which trades can fill."""
+    start, end = served.minute(10), served.minute(990)
+    found, missing = served.candles(served.history("kraken"), start, end)
+    (span,) = missing
+    assert (span.start, span.reason) == (start, "too_old")
+    assert span.end == found[0].start
+    assert time.time_ns() - found[0].start <= 721 * MINUTE_NS
+    assert len(found) == (end - span.end) // MINUTE_NS
+    assert served.history("kraken").candles_kept == 720
+
+
+def test_more_trades_than_a_page_in_one_second_are_missing(served: Served) -> None:
+    """Coinbase tells the newest of a second: the others are a span, and the rest of the range is told."""
+    history = CoinbaseHistory(served.access(), limit=1)
+    history.budget = served.history("coinbase").budget
+    start, end = served.minute(896), served.minute(904)  # the third of these minutes has twins
+    found, missing = served.trades(history, start, end)
+    past = served.venue.trades(start, end)
+    seconds = [one.ts // SECOND_NS for one in past]
+    twins = [second for second in seconds if seconds.count(second) > 1]
+    assert len(twins) == 2
+    assert {one.trade_id for one in found} == {
+        str(one.number) for at, one in enumerate(past) if seconds[at + 1 : at + 2] != [seconds[at]]
+    }
+    assert [span for span in missing if span.start == twins[0] * SECOND_NS]
+
+
+def test_a_server_that_hides_trades_is_found_out_by_the_ids(served: Served) -> None:
+    """A page of Coinbase that is shorter than asked for and skips ids is asked for again in halves."""
+    served.venue.rows_max = 4
+    history = CoinbaseHistory(served.access(), limit=1_000)
+    history.budget = served.history("coinbase").budget
+    start, end = served.minute(896), served.minute(940)
+    # What the very first window hides leaves no hole behind an id that is known.
+    first = served.venue.trades(start, start + 300 * SECOND_NS)[-4].number
+    found, _ = served.trades(history, start, end)
+    assert [one.trade_id for one in found] == [
+        str(one.number) for one in served.venue.trades(start, end) if one.number >= first
+    ]
+
+
+def test_a_full_millisecond_is_missing_and_the_walk_goes_on() -> None:
+    """Bitfinex pages by the millisecond: what one hides behind a full page cannot be asked for."""
+    history = adapter("bitfinex")
+    history._limit = 2  # type: ignore[attr-defined]
+    where = asked(history, "BTC-USD")
+    page = history.parse_trades(where, str(MS), f"[[1,{MS},1,1],[2,{MS},1,1]]".encode(), TS)
+    assert page.cursor == str(MS + 1)
+    assert page.missing == (Span(MS * 1_000_000, (MS + 1) * 1_000_000, "too_many"),)
+
+
+def test_a_cursor_that_does_not_move_ends_the_walk(served: Served) -> None:
+    """A server that repeats itself costs one page, not an endless loop."""
+    again = body({"products": [], "pagination": {"next_cursor": "same", "has_next": True}})
+    served.venue.fail(Answer(200, again), Answer(200, again))
+    with pytest.raises(BadEvent, match="stuck"):
+        served.symbols(served.history("coinbase"))
+
+
+def test_products_are_told_as_the_feeds_tell_them(served: Served) -> None:
+    """Increments, states and currencies come from the same fields."""
+    (coinbase, *_) = served.symbols(served.history("coinbase"))
+    assert (coinbase.tick_size, coinbase.size_increment, coinbase.status) == ("0.01", "0.0001", "online")
+    (spot, *_) = served.symbols(served.history("binance_spot"))
+    assert (spot.symbol, spot.size_increment, spot.min_order_size) == ("BTC-USDT", "0.00010000", "0.00010000")
+    (kraken, *_) = served.symbols(served.history("kraken"))
+    assert (kraken.symbol, kraken.venue_symbol, kraken.tick_size) == ("BTC-USD", "BTC/USD", "0.1")
+    assert [one.symbol for one in served.symbols(served.history("bitfinex"))] == ["BTC-USD", "ETH-USD", "DUSK-USD"]
+
+
+def test_every_venue_says_what_it_can(served: Served) -> None:
+    """Each adapter has a budget that lets something through, minutes, and says whether it tells empty ones."""
+    for venue in sorted(VENUES):
+        history = make_history(venue, served.access())
+        assert history.venue == venue
+        assert history.budget.burst > 0
+        assert history.budget.per_s > 0
+        assert "1m" in history.intervals
+        assert isinstance(history.sparse, bool)
