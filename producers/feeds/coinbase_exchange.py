@@ -594,6 +594,7 @@ class CoinbaseExchangeFeed:
         book.take_changes()
         ts_event = kept[-1].ts if kept else whole.ts
         sequence, call.sequence = call.sequence, orders.at
+        self._asked.came(_BOOK, product.name)
         books.snapshot(call, product, ts_event, _order_columns(book.levels(BID), book.levels(ASK)))
         call.sequence = sequence
         self._ledger.account(call, product, _BOOK, ts_event)
