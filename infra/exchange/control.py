@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import msgspec
 import orjson
@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from infra.exchange import frames
 from infra.exchange.coinbase import Connection, Exchange
-from infra.exchange.faults import Fault, Injection
+from infra.exchange.faults import Fault, Injection, Injector
 from infra.exchange.market import HistoryGone, Market
 from infra.exchange.matching import ASK, BID
 from marketdata.clock import SECOND_NS
@@ -78,7 +78,7 @@ def create_app(exchange: Exchange) -> FastAPI:
     app = FastAPI(title="Simulated Coinbase Advanced Trade", docs_url="/docs", redoc_url=None)
     _add_rest(app, exchange)
     _add_control(app, exchange)
-    _add_faults(app, exchange)
+    add_faults(app, exchange)
     return app
 
 
@@ -177,7 +177,23 @@ def _add_control(app: FastAPI, exchange: Exchange) -> None:
         return Response(orjson.dumps(body), media_type="application/json")
 
 
-def _add_faults(app: FastAPI, exchange: Exchange) -> None:
+class Faulty(Protocol):
+    """A simulated venue that takes faults."""
+
+    @property
+    def injector(self) -> Injector:
+        """The faults at work."""
+
+    def inject(self, fault: Fault) -> Injection:
+        """Put a fault to work.
+
+        Raises ValueError when it names what is not there.
+        """
+
+
+def add_faults(app: FastAPI, exchange: Faulty) -> None:
+    """Let faults be put to work, seen and taken back over HTTP."""
+
     @app.get("/faults")
     async def faults() -> dict[str, Any]:
         """Faults at work and the last ones done."""

@@ -29,6 +29,21 @@ class ExchangeSettings(CommonSettings):
         default="BTC-USD,ETH-USD", validation_alias="COINBASE_PRODUCTS", description="Products, by comma."
     )
 
+    alpaca_symbols: str = Field(
+        default="AAPL,MSFT,SPY", validation_alias="ALPACA_SYMBOLS", description="Tickers of Alpaca's, by comma."
+    )
+
+    @property
+    def tickers(self) -> tuple[str, ...]:
+        """Return the tickers of the simulated Alpaca, each once.
+
+        Raises SettingsError when there are none.
+        """
+        tickers = tuple(dict.fromkeys(part.strip().upper() for part in self.alpaca_symbols.split(",") if part.strip()))
+        if not tickers:
+            raise SettingsError("ALPACA_SYMBOLS: name at least one ticker, such as AAPL")
+        return tickers
+
     @property
     def symbols(self) -> tuple[str, ...]:
         """Return the products' symbols, each once.

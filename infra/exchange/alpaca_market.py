@@ -1,0 +1,202 @@
+"""A small seeded market of US equities as Alpaca tells it: quotes, trades, bars, halts, corrections; pure.
+
+Theory of operation. Each `step` picks a symbol and something that happens to it, and returns the messages of it, with
+prices as decimals and times as integer UTC nanoseconds. A trade just after a minute's mark may belong to the minute
+before: half a minute after the mark that minute's bar is told again. Corrections and cancels take back one of the last
+trades. Everything told is remembered, so that history says the same.
+
+The flow depends on the seed alone; time is an argument and only stamps what happens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from decimal import Decimal
+from typing import Any
+
+from marketdata.clock import SECOND_NS
+
+MINUTE_NS = 60 * SECOND_NS
+LATE_NS = 2 * SECOND_NS
+UPDATED_NS = 30 * SECOND_NS
+KEPT_MAX = 100_000
+_RECENT = 20
+
+TAPES = ("C", "A", "B")
+_EXCHANGES = "QVDPZ"
+_HALT = {"C": ("H", "Trading Halt", "T5", "Single Stock Trading Pause In Affect")}
+_RESUME = {"C": ("T", "Trading Resumption", "C11", "Trade Halt Concluded By Other Regulatory Auth,; Resume")}
+_CTA_HALT = ("2", "Trading Halt", "M", "Limit Up-Limit Down (LULD) Trading Pause")
+_CTA_RESUME = ("3", "Resume", "D", "News Released")
+
+Message = dict[str, Any]
+
+
+class Bar:
+    """The trades of one symbol in one minute."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.trades: list[tuple[int, Decimal, int]] = []
+        self.told = False
+        self.changed = False
+
+    def message(self, kind: str, symbol: str) -> Message:
+        """Return the bar as the venue tells it: a late trade is where its time puts it."""
+        ordered = sorted(self.trades, key=lambda trade: trade[0])
+        prices = [price for _, price, _ in ordered]
+        volume = sum(size for _, _, size in ordered)
+        value = sum(price * size for _, price, size in ordered)
+        return {
+            "T": kind, "S": symbol, "o": prices[0], "h": max(prices), "l": min(prices), "c": prices[-1], "v": volume,
+            "n": len(ordered), "vw": round(Decimal(value) / volume, 6), "t": self.start,
+        }  # fmt: skip
+
+
+class Stock:
+    """One symbol."""
+
+    def __init__(self, symbol: str, tape: str, cents: int) -> None:
+        self.symbol = symbol
+        self.tape = tape
+        self.cents = cents
+        self.halted = False
+        self.next_id = 1
+        self.recent: deque[Message] = deque(maxlen=_RECENT)
+        self.bars: deque[Bar] = deque(maxlen=3)
+        self.trades: deque[Message] = deque(maxlen=KEPT_MAX)
+        self.minutes: dict[int, Message] = {}
+
+    @property
+    def price(self) -> Decimal:
+        """The price now."""
+        return Decimal(self.cents) / 100
+
+
+class Market:
+    """Every symbol."""
+
+    def __init__(self, symbols: tuple[str, ...], seed: int = 1) -> None:
+        self._random = random.Random(seed)
+        self.stocks = {
+            symbol: Stock(symbol, TAPES[place % len(TAPES)], self._random.randrange(2_000, 40_000))
+            for place, symbol in enumerate(symbols)
+        }
+
+    def step(self, ts: int) -> list[Message]:
+        """Let one thing happen at this time, after what the clock brings; return the messages."""
+        stock = self._random.choice(list(self.stocks.values()))
+        told = self.tick(ts)
+        chance = self._random.random()
+        if stock.halted:
+            return [*told, *(self.resume(stock, ts) if chance < 0.2 else ())]
+        stock.cents = max(100, stock.cents + self._random.choice((-2, -1, 0, 0, 1, 2)))
+        if chance < 0.55:
+            told.append(self._quote(stock, ts))
+        elif chance < 0.95:
+            told.append(self._trade(stock, ts))
+        elif chance < 0.965 and stock.recent:
+            told.append(self._correction(stock, ts))
+        elif chance < 0.98 and stock.recent:
+            told.append(self._cancel(stock, ts))
+        elif chance > 0.99:
+            told += self.halt(stock, ts)
+        return told
+
+    def tick(self, ts: int) -> list[Message]:
+        """Return the bars that are due at this time."""
+        told = []
+        for stock in self.stocks.values():
+            for bar in stock.bars:
+                end = bar.start + MINUTE_NS
+                if not bar.told and ts >= end:
+                    bar.told, bar.changed = True, False
+                    told.append(self._told(stock, bar, "b"))
+                elif bar.changed and ts >= end + UPDATED_NS:
+                    bar.changed = False
+                    told.append(self._told(stock, bar, "u"))
+        return told
+
+    def halt(self, stock: Stock, ts: int) -> list[Message]:
+        """Stop the trading of a symbol."""
+        stock.halted = True
+        return [self._status(stock, ts, _HALT.get(stock.tape, _CTA_HALT))]
+
+    def resume(self, stock: Stock, ts: int) -> list[Message]:
+        """Let a symbol trade again; on tape C quotes come back first."""
+        stock.halted = False
+        told = [self._status(stock, ts, _RESUME.get(stock.tape, _CTA_RESUME))]
+        if stock.tape == "C":
+            told.insert(0, self._status(stock, ts, ("Q", "Quotation Resumption", "T3", "News and Resumption Times")))
+        return told
+
+    def _quote(self, stock: Stock, ts: int) -> Message:
+        spread = Decimal(self._random.randrange(1, 4)) / 100
+        return {
+            "T": "q", "S": stock.symbol, "bx": self._exchange(), "bp": stock.price - spread,
+            "bs": self._random.randrange(1, 20), "ax": self._exchange(), "ap": stock.price + spread,
+            "as": self._random.randrange(1, 20), "c": ["R"], "z": stock.tape, "t": ts,
+        }  # fmt: skip
+
+    def _trade(self, stock: Stock, ts: int) -> Message:
+        into = ts % MINUTE_NS
+        if into < LATE_NS and self._random.random() < 0.5:
+            ts -= into + self._random.randrange(1, SECOND_NS)
+        # Some trades are at a tenth of a cent, such as those of wholesalers.
+        price = stock.price + (Decimal("0.001") if self._random.random() < 0.1 else 0)
+        trade: Message = {
+            "T": "t", "S": stock.symbol, "i": stock.next_id, "x": self._exchange(), "p": price,
+            "s": self._random.randrange(1, 400), "t": ts, "c": ["@"], "z": stock.tape,
+        }  # fmt: skip
+        stock.next_id += 1
+        stock.recent.append(trade)
+        stock.trades.append(trade)
+        self._count(stock, trade)
+        return trade
+
+    def _count(self, stock: Stock, trade: Message) -> None:
+        start = trade["t"] - trade["t"] % MINUTE_NS
+        bar = next((bar for bar in stock.bars if bar.start == start), None)
+        if bar is None:
+            bar = Bar(start)
+            stock.bars.append(bar)
+        bar.trades.append((trade["t"], trade["p"], trade["s"]))
+        bar.changed = True
+
+    def _told(self, stock: Stock, bar: Bar, kind: str) -> Message:
+        message = bar.message(kind, stock.symbol)
+        stock.minutes[bar.start] = message
+        return message
+
+    def _take_back(self, stock: Stock) -> Message:
+        trade = self._random.choice(list(stock.recent))
+        stock.recent.remove(trade)
+        return trade
+
+    def _correction(self, stock: Stock, ts: int) -> Message:
+        old = self._take_back(stock)
+        stock.next_id += 1
+        return {
+            "T": "c", "S": stock.symbol, "x": old["x"], "oi": old["i"], "op": old["p"], "os": old["s"], "oc": old["c"],
+            "ci": stock.next_id - 1, "cp": old["p"] + Decimal("0.01"), "cs": old["s"], "cc": old["c"],
+            "z": stock.tape, "t": ts,
+        }  # fmt: skip
+
+    def _cancel(self, stock: Stock, ts: int) -> Message:
+        old = self._take_back(stock)
+        return {
+            "T": "x", "S": stock.symbol, "i": old["i"], "x": old["x"], "p": old["p"], "s": old["s"], "a": "C",
+            "z": stock.tape, "t": ts,
+        }  # fmt: skip
+
+    @staticmethod
+    def _status(stock: Stock, ts: int, texts: tuple[str, str, str, str]) -> Message:
+        code, message, reason, reason_message = texts
+        return {
+            "T": "s", "S": stock.symbol, "sc": code, "sm": message, "rc": reason, "rm": reason_message, "t": ts,
+            "z": stock.tape,
+        }  # fmt: skip
+
+    def _exchange(self) -> str:
+        return self._random.choice(_EXCHANGES)
