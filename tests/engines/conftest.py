@@ -110,6 +110,7 @@ class Lab:
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
+                "fetch.wait.max.ms": 10,  # looks are short and many
             }
         )
         self._seen: dict[str, tuple[dict[int, int], list[Written]]] = {}
