@@ -385,6 +385,18 @@ def test_messages_wait_for_the_book_and_are_played_on_top_of_it() -> None:
     assert feed.counts["deltas_before_snapshot"] == 1
 
 
+def test_what_was_on_its_way_while_the_book_was_made_changes_nothing_twice() -> None:
+    """A book may be newer than the last message; its own messages are trades still."""
+    feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,), depth="full")
+    feed.opened(T0)
+    (request,) = fetches(feed.received(message("received", 8, order_id="x"), T0))
+    assert kinds(feed.fetched(request, rest_book(10, *ORDERS), T0)) == ["snapshot"]
+    out = feed.received(matched(9, "a", "0.5", trade_id=4), T0) + feed.received(matched(10, "a", "0.5", trade_id=5), T0)
+    assert kinds(out) == []
+    assert ids(out) == ["4", "5"]
+    assert changes(feed.received(matched(11, "a", "0.5", trade_id=6), T0)) == [("bid", "100", "2.5")]
+
+
 def test_snapshot_that_is_too_old_is_asked_for_again() -> None:
     """A book from before the first message that waits would leave a hole."""
     feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,), depth="full")

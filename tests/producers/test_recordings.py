@@ -54,3 +54,36 @@ def test_a_file_that_is_not_zstd_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b'{"t":"recv","ts_recv":1,"conn":null,"data":""}\n')
     with pytest.raises(CodecError, match="zstd"):
         list(recordings.read(path))
+
+
+def test_logged_frames_are_read_with_their_log_in_utc(tmp_path: Path) -> None:
+    """A log's clock has no zone: the first frame that tells its own time shows how far from UTC it runs."""
+    path = tmp_path / "a.in.zst"
+    frames = ['{"time": ""}', '{"time":"2016-03-12T05:08:36.803603Z"}', '{"n": 1}']
+    times = ["2016-03-12 00:08:37,352", "2016-03-12 00:08:51,403", "2016-03-12 00:08:51,403"]
+    path.write_bytes(zstandard.compress("\n".join(map(" ".join, zip(times, frames, strict=True))).encode()))
+    lines = list(recordings.read(path))
+    assert [line.data for line in lines] == frames
+    assert {(line.t, line.conn) for line in lines} == {("recv", None)}
+    assert [line.ts_recv for line in lines] == [
+        1_457_759_317_352_000_000, 1_457_759_331_403_000_000, 1_457_759_331_403_000_000,
+    ]  # fmt: skip
+
+
+def test_a_log_without_a_told_time_is_taken_as_utc_and_its_broken_line_is_named(tmp_path: Path) -> None:
+    """What is no logged frame is not skipped."""
+    path = tmp_path / "a.in.zst"
+    path.write_bytes(zstandard.compress(b'2016-03-12 05:08:37,352 {"n": 1}\n2016-03-12 05:08:38 {"n": 2}\n'))
+    lines = recordings.read(path)
+    assert next(lines).ts_recv == 1_457_759_317_352_000_000
+    with pytest.raises(CodecError, match="line 2"):
+        next(lines)
+
+
+def test_a_nameless_answer_is_for_who_asks_about_one_symbol() -> None:
+    """Where only the connection's name was kept, the symbol may be in the query or in the path."""
+    assert recordings.answers("products/BTC-USD/book?level=3", "COINBASE.rest.1")
+    assert recordings.answers("api/v3/depth?symbol=BTCUSDT", "BINANCE.rest.1")
+    assert not recordings.answers("products", "COINBASE.rest.1")
+    assert recordings.answers("products/BTC-USD/book?level=3", "https://example.org/products/BTC-USD/book?level=3")
+    assert not recordings.answers("products/BTC-USD/book?level=3", "https://example.org/products/ETH-USD/book?level=3")
