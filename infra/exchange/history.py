@@ -8,6 +8,7 @@ limit, or `rows_max` where that is less. `fail` queues answers that come instead
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import itertools
 import signal
 import sys
@@ -15,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
 import databento_dbn
 import msgspec
@@ -53,11 +55,26 @@ class Answer(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A request as it came."""
+    """A request as it came; `query` has the fields of a form too."""
 
     path: str
     query: dict[str, str]
     headers: dict[str, str]
+
+
+class _Days(NamedTuple):
+    """What Databento's codec takes for an interval of a symbol mapping."""
+
+    start_date: dt.date
+    end_date: dt.date
+    symbol: str
+
+
+class _Mapping(NamedTuple):
+    """What it takes for a symbol mapping."""
+
+    raw_symbol: str
+    intervals: list[_Days]
 
 
 def json(value: Any, status: int = 200) -> Answer:
@@ -331,14 +348,22 @@ def _databento(venue: Histories, path: str, asked: Asked) -> Answer:
     query = asked.query
     if not asked.headers.get("authorization", "").startswith("Basic "):
         return json({"detail": {"case": "auth_authentication_failed", "message": "Authentication failed."}}, 401)
+    if path == "metadata.get_dataset_range":
+        return json({"start": _nanoseconds_z(venue.tape.begins), "end": _nanoseconds_z(venue.now())})
+    if path == "symbology.resolve":
+        day = query["start_date"]
+        return json({"result": {"ESU4": [{"d0": day, "d1": day, "s": "118"}]}, "partial": [], "not_found": []})
     if path != "timeseries.get_range" or query.get("encoding") != "dbn":
         return json({"detail": "Not Found"}, 404)
     start, end = int(query["start"]), int(query["end"])
+    if end > venue.now():
+        return json({"detail": {"case": "data_end_after_available_end", "message": "after the available end"}}, 422)
     limit = venue.rows(query.get("limit"), ROWS_MAX)
     schema, names = query["schema"], query["symbols"].split(",")
+    days = [_Days(_date(start), _date(end) + dt.timedelta(days=1), "118")]
     head = dbn.Metadata(
         query["dataset"], start, dbn.SType.from_str(query.get("stype_in", "raw_symbol")), dbn.SType.INSTRUMENT_ID,
-        dbn.Schema.from_str(schema), symbols=names, end=end, limit=limit,
+        dbn.Schema.from_str(schema), symbols=names, end=end, mappings=[_Mapping(names[0], days)], limit=limit,
     )  # fmt: skip
     records: list[Any]
     if schema == "trades":
@@ -363,6 +388,14 @@ def _dbn_trade(one: TapeTrade) -> Any:
                         one.number)  # fmt: skip
 
 
+def _date(ts: int) -> dt.date:
+    return dt.datetime.fromtimestamp(ts // SECOND_NS, dt.UTC).date()
+
+
+def _nanoseconds_z(ts: int) -> str:
+    return f"{format_rfc3339(ts)[:-1]}{ts % 1000:03d}Z"
+
+
 def _scaled(price: str) -> int:
     return int(price.replace(".", "")) * PRICE_SCALE
 
@@ -384,9 +417,10 @@ def create_app(venue: Histories) -> FastAPI:
     """Return the application."""
     app = FastAPI(title="Simulated histories", docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.get("/{path:path}")
+    @app.api_route("/{path:path}", methods=["GET", "POST"])
     async def any_path(path: str, request: Request) -> Response:
-        asked = Asked(f"/{path}", dict(request.query_params), dict(request.headers))
+        form = dict(parse_qsl((await request.body()).decode()))
+        asked = Asked(f"/{path}", dict(request.query_params) | form, dict(request.headers))
         answer = venue.answer(asked)
         return Response(answer.body, answer.status, dict(answer.headers))
 

@@ -12,7 +12,8 @@ Theory of operation.
    edges (venues page by the millisecond): the shell leaves out what came before, and it also leaves out candles that
    have not ended yet. A page may be empty and not the last, as where the venue had to be asked first for an id.
 4. `Page.reached` is a time: everything of the range before it has been told. A job that stops there and goes on later
-   with `start=reached` misses nothing, and repeats at most trades of that very moment, which have the same ids.
+   with `start=reached` misses nothing, and repeats at most trades of about that moment, which have the same ids. After
+   the last page it is the end of the range, or an earlier time where the venue's history does not reach further yet.
 5. `Page.missing` are spans of the range which the venue no longer has, or cannot tell in full. They were not told, and
    asking again does not help. A minute without a bar is none of them: see `sparse`.
 6. Rows are those of the live feeds: `Candle` with `state="final"` and `origin="backfill"`; `Trade` with the id which
@@ -75,10 +76,14 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One GET: `path` below the venue's REST address, or a whole address where the venue has several; its weight."""
+    """One request: `path` below the venue's REST address, or a whole address where the venue has several; its weight.
+
+    A GET, or a POST of `form` where there is one.
+    """
 
     path: str
     query: tuple[tuple[str, str], ...] = ()
+    form: tuple[tuple[str, str], ...] = ()
     weight: float = 1
 
 

@@ -223,12 +223,17 @@ class Rest:
         """Make one try. Raises _Later, Refused or BadEvent."""
         await self._turn(request.weight)
         try:
-            async with self._client.stream("GET", request.path, params=list(request.query)) as response:
+            async with self._client.stream(
+                "POST" if request.form else "GET",
+                request.path,
+                params=list(request.query),
+                data=dict(request.form) or None,
+            ) as response:
                 body = await self._body(request, response)
         except httpx.HTTPError as error:
             raise _Later("no_answer", f"{type(error).__name__} {error}".strip()) from error
         status = response.status_code
-        if status == httpx.codes.OK:
+        if response.is_success:
             return _Answer(body, time.time_ns())
         detail = f"status {status} {body[:DETAIL_CHARS].decode('utf-8', 'replace')}".strip()
         if status in _AGAIN or status >= httpx.codes.INTERNAL_SERVER_ERROR:
@@ -268,8 +273,8 @@ def _moved(cursor: str | None, following: str) -> str:
 
 
 def _reached(asked: Asked, page: Page[T]) -> int:
-    """Return the time before which all is told: the end of the range with its last page."""
-    return asked.end if page.cursor is None else max(asked.start, min(page.reached, asked.end))
+    """Return the time before which all is told."""
+    return max(asked.start, min(page.reached, asked.end))
 
 
 def _batches(instrument: Instrument, trades: list[Trade], ts: int) -> tuple[Trades, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from infra.exchange.history import AGGREGATED_FROM
 from infra.exchange.tape import MINUTE_NS, TapeCandle, TapeTrade
+from marketdata.decimals import plain
 from marketdata.events import Candle
 from producers.history import VENUES
 from producers.history.contract import INTERVALS, History
@@ -31,15 +33,28 @@ def told(candle: Candle) -> Row:
     return candle.start, candle.open, candle.high, candle.low, candle.close, candle.volume
 
 
-def expected(one: TapeCandle) -> Row:
+def expected(venue: str, one: TapeCandle) -> Row:
     """Return the same of the past; without trades it is a marker."""
     if not one.trades:
         return one.start, None, None, None, None, "0"
-    return one.start, one.open, one.high, one.low, one.close, one.volume
+    prices = (one.open, one.high, one.low, one.close)
+    return one.start, *(price_of(venue, price) for price in prices), size_of(venue, one.volume)
+
+
+def price_of(venue: str, price: str) -> str:
+    """Return a price as it is told: Databento's are whole numbers of 1e-9."""
+    return plain(Decimal(price)) if venue == "databento" else price
+
+
+def size_of(venue: str, size: str) -> str:
+    """Return a size as it is told: Databento's are whole numbers, here of 0.0001."""
+    return str(int(size.replace(".", ""))) if venue == "databento" else size
 
 
 def identity(venue: str, one: TapeTrade) -> str:
     """Return the id that the venue's live feed gives to a trade."""
+    if venue == "databento":
+        return f"{one.ts}-{one.number}-0"
     return str(one.number + (AGGREGATED_FROM if venue == "binance_usdm" else 0))
 
 
@@ -73,7 +88,7 @@ def test_any_range_over_any_page_size_has_each_candle_once(
     first, last = -(-start // MINUTE_NS) * MINUTE_NS, end // MINUTE_NS * MINUTE_NS
     assert not missing
     assert [told(one) for one in found] == [
-        expected(one) for one in served.venue.candles(MINUTE_NS, first, last, sparse=history.sparse)
+        expected(venue, one) for one in served.venue.candles(MINUTE_NS, first, last, sparse=history.sparse)
     ]
     assert {(one.state, one.origin, one.interval) for one in found} <= {("final", "backfill", "1m")}
 
@@ -89,8 +104,8 @@ def test_any_range_over_any_page_size_has_each_trade_once(
     found, missing = served.trades(paged(served, venue, rows), start, end)
     past = served.venue.trades(start, end)
     assert not missing
-    assert [(one.trade_id.rpartition("-")[2], one.price, one.size) for one in found] == [
-        (identity(venue, one), one.price, one.size) for one in past
+    assert [(one.trade_id, one.price, one.size) for one in found] == [
+        (identity(venue, one), price_of(venue, one.price), size_of(venue, one.size)) for one in past
     ]
     sides = [one.side for one in found]
     assert sides == [("buy" if one.bought else "sell") for one in past] or set(sides) == {"unknown"}
@@ -106,7 +121,7 @@ def test_every_interval_begins_where_ours_do(served: Served, venue: str) -> None
         start = -(-served.begins // length) * length + length
         found, _ = served.candles(history, start, start + 2 * length, interval)
         past = served.venue.candles(length, start, start + 2 * length, sparse=history.sparse)
-        assert [told(one) for one in found] == [expected(one) for one in past], interval
+        assert [told(one) for one in found] == [expected(venue, one) for one in past], interval
 
 
 @pytest.mark.parametrize("venue", sorted(VENUES))
