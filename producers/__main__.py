@@ -19,8 +19,9 @@ from marketdata.errors import SettingsError, Unavailable, UnknownSchema
 from producers.backoff import Backoff
 from producers.connection import Connection, Options
 from producers.publisher import Publisher
+from producers.rest import Rest
 from producers.settings import ProducerSettings, load_for_venue
-from producers.tokens import CoinbaseTokens, KeyPair, Tokens
+from producers.tokens import CoinbaseTokens, FixLogin, KeyPair, Tokens
 from producers.venue import Venue
 from runtime import log
 from runtime.health import HealthServer, Readiness
@@ -57,13 +58,6 @@ class Lines:
             self._readiness.down("venue", "; ".join(f"{name}: {why}" for name, why in sorted(self._states.items())))
 
 
-def find_address(settings: ProducerSettings, venue: Venue) -> str:
-    """Return where the lines go. Raises SettingsError when the venue is not reached by such an address."""
-    if venue.name == "alpaca" and not settings.ws_url:
-        return f"{venue.ws_url.rpartition('/')[0]}/{settings.alpaca_feed}"
-    return settings.address_of(venue)
-
-
 def find_tokens(settings: ProducerSettings, venue: Venue) -> Tokens | None:
     """Return what signs the messages of a venue, or None where nothing needs to.
 
@@ -76,7 +70,26 @@ def find_tokens(settings: ProducerSettings, venue: Venue) -> Tokens | None:
         if not settings.apca_api_key_id or not secret:
             raise SettingsError("APCA_API_KEY_ID and APCA_API_SECRET_KEY: Alpaca says nothing without a key")
         return KeyPair(settings.apca_api_key_id, secret)
+    if venue.name == "fix" and settings.source != "replay":
+        return find_fix_login(settings)
     return None
+
+
+def find_fix_login(settings: ProducerSettings) -> FixLogin:
+    """Return how the lines log on to a FIX venue. Raises SettingsError when a name is missing."""
+    if not settings.fix_target_comp_id:
+        raise SettingsError("FIX_TARGET_COMP_ID: name the venue as it names itself")
+    if (settings.lines or 1) > len(settings.fix_sender_comp_id):
+        raise SettingsError("FIX_SENDER_COMP_ID: name ourselves once for each line, by comma: a name logs on once")
+    return FixLogin(
+        senders=settings.fix_sender_comp_id,
+        target=settings.fix_target_comp_id,
+        begin=settings.fix_begin_string,
+        heartbeat_s=settings.fix_heartbeat_seconds,
+        reset=settings.fix_reset_numbers,
+        username=settings.fix_username,
+        password=settings.fix_password.get_secret_value(),
+    )
 
 
 def find_rest(settings: ProducerSettings, venue: Venue) -> str:
@@ -109,7 +122,7 @@ def connections(
     tokens = find_tokens(settings, venue)
     packed = venue.name == "alpaca" and settings.alpaca_encoding == "msgpack"
     options = Options(
-        ws_url=find_address(settings, venue),
+        ws_url=settings.address_of(venue),
         rest_url=find_rest(settings, venue),
         replay=settings.source == "replay",
         began=recorded.began,
@@ -123,10 +136,12 @@ def connections(
     )
     made = []
     products = settings.products_of(venue)
+    # What a recording answers costs the venue nothing.
+    rest = Rest(venue.name, options.rest_url, None if options.replay else venue.budget)
     for number in range(recorded.lines):
         line = f"{venue.name}/{number}"
         feed = venue.make(line=line, products=products, token=tokens)
-        made.append(Connection(feed, line, publisher, options))
+        made.append(Connection(feed, line, publisher, options, rest))
     return made
 
 
@@ -230,7 +245,7 @@ def main() -> int:
     """Run the producer; return the exit status."""
     try:
         settings, venue = load_for_venue()
-        find_address(settings, venue)
+        settings.address_of(venue)
         # One feed made here tells what is wrong with the products before anything is started.
         venue.make(line="", products=settings.products_of(venue), token=find_tokens(settings, venue))
     except SettingsError as error:

@@ -65,18 +65,41 @@ class ProducerSettings(CommonSettings):
     apca_api_secret_key: SecretStr = Field(
         default=SecretStr(""), validation_alias="APCA_API_SECRET_KEY", description="The secret of Alpaca's key."
     )
-    alpaca_feed: Literal["iex", "sip", "delayed_sip", "test"] = Field(
-        default="iex",
-        validation_alias="ALPACA_FEED",
-        description="Alpaca's source: iex is free, sip is every exchange, test is always open.",
-    )
     alpaca_encoding: Literal["json", "msgpack"] = Field(
         default="json",
         validation_alias="ALPACA_ENCODING",
         description="How Alpaca's messages are written; json keeps every digit, msgpack takes less of the line.",
     )
 
-    @field_validator("products", mode="before")
+    fix_sender_comp_id: Products = Field(
+        default=("TICKSTREAM",),
+        validation_alias="FIX_SENDER_COMP_ID",
+        min_length=1,
+        max_length=64,
+        description="SenderCompID, our name; one for each redundant line, by comma.",
+    )
+    fix_target_comp_id: str = Field(
+        default="", validation_alias="FIX_TARGET_COMP_ID", description="TargetCompID, the venue's name."
+    )
+    fix_begin_string: Literal["FIX.4.4", "FIXT.1.1"] = Field(
+        default="FIX.4.4",
+        validation_alias="FIX_BEGIN_STRING",
+        description="BeginString; FIXT.1.1 carries FIX 5.0SP2.",
+    )
+    fix_heartbeat_seconds: int = Field(
+        default=30, validation_alias="FIX_HEARTBEAT_SECONDS", ge=1, le=3600, description="HeartBtInt that we ask for."
+    )
+    fix_reset_numbers: bool = Field(
+        default=True,
+        validation_alias="FIX_RESET_NUMBERS",
+        description="Whether each connection begins at MsgSeqNum 1 (ResetSeqNumFlag) or goes on where the last ended.",
+    )
+    fix_username: str = Field(default="", validation_alias="FIX_USERNAME", description="Username of the Logon, if any.")
+    fix_password: SecretStr = Field(
+        default=SecretStr(""), validation_alias="FIX_PASSWORD", description="Password of the Logon, if any."
+    )
+
+    @field_validator("products", "fix_sender_comp_id", mode="before")
     @classmethod
     def _by_comma(cls, value: object) -> object:
         """Take `BTC-USD,ETH-USD`, each once; nothing at all is as if not given."""
@@ -126,7 +149,7 @@ def load_for_venue(**overrides: Any) -> tuple[ProducerSettings, Venue]:
     own: dict[str, Any] = {
         name: (fields[name].annotation, fields[name].merge_field_infos(fields[name], validation_alias=alias))
         for name, alias in {
-            "ws_url": f"{prefix}WS_URL",
+            "ws_url": AliasChoices(f"{prefix}WS_URL", f"{prefix}URL"),
             "rest_url": f"{prefix}REST_URL",
             "market": f"{prefix}MARKET",
             "products": AliasChoices(f"{prefix}PRODUCTS", f"{prefix}SYMBOLS"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections import deque
-from typing import Protocol
+from typing import Any, Protocol
 
 import jwt
 import msgspec
@@ -48,6 +49,23 @@ class KeyPair:
         for secret in self._secrets:
             frame = frame.replace(secret, b"*" * len(secret))
         return frame
+
+
+class FixLogin:
+    """Who logs on to a FIX venue and how, as the JSON object that its feed reads."""
+
+    _SECRETS = re.compile(rb"(?<=\x01)(553|554|925)=([^\x01]*)")  # Username, Password, NewPassword
+
+    def __init__(self, **login: Any) -> None:
+        self._token = msgspec.json.encode(login).decode()
+
+    def __call__(self, ts: int) -> str:  # noqa: ARG002 - who we are is the same at any time
+        """Return all of it."""
+        return self._token
+
+    def redact(self, frame: bytes) -> bytes:
+        """Return a frame with stars in place of the values: as many, because FIX counts bytes."""
+        return self._SECRETS.sub(lambda match: b"%b=%b" % (match[1], b"*" * len(match[2])), frame)
 
 
 class CoinbaseTokens:

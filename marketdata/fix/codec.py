@@ -42,10 +42,11 @@ class Garbled(TickstreamError):  # noqa: N818 - FIX's own word
 class Message:
     """One message: `fields` in order from MsgType to before CheckSum; `get` gives the first of a tag."""
 
-    __slots__ = ("_first", "begin", "fields", "kind")
+    __slots__ = ("_first", "begin", "fields", "frame", "kind")
 
-    def __init__(self, begin: str, fields: Fields) -> None:
+    def __init__(self, begin: str, fields: Fields, frame: bytes) -> None:
         self.begin = begin
+        self.frame = frame
         self.fields = fields
         self.kind = fields[0][1]
         self._first: dict[int, str] = dict(reversed(fields))
@@ -117,7 +118,7 @@ def decode(frame: bytes) -> Message:
         raise Garbled("bad_field")
     else:
         fields = [(int(tag), value) for tag, value in found]
-    return Message(head[1], fields)
+    return Message(head[1], fields, frame)
 
 
 def _with_data(body: str) -> Fields:

@@ -1,0 +1,225 @@
+"""A simulated FIX market-data venue: markets that move at random, told as FIX 4.4 or 5.0SP2, with a faulty line.
+
+The venue itself is pure: frames and the time in, frames out, every book remembered by the number of the message that
+led to it. `serve` puts it behind a real socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from decimal import Decimal
+from itertools import count
+
+from marketdata.fix.codec import Fields, Message, utc
+from marketdata.fix.session import Identity, Received, Sent, Session, Step
+from marketdata.fix.split import FixSplitter
+
+SIDES = ("0", "1")
+TICK = Decimal("0.50")
+LEVELS_MAX = 20
+READ_BYTES = 64 * 1024
+
+# What becomes of a frame on its way out: itself, nothing, two of it, other bytes.
+Fault = Callable[[bytes], Iterable[bytes]]
+Levels = tuple[dict[Decimal, Decimal], dict[Decimal, Decimal]]
+
+
+class Market:
+    """One symbol: entries by id, several of which may share a price."""
+
+    def __init__(self, symbol: str, chance: random.Random) -> None:
+        self.symbol = symbol
+        self._chance = chance
+        self._ids = count(1)
+        self.entries: tuple[dict[str, tuple[Decimal, Decimal]], dict[str, tuple[Decimal, Decimal]]] = ({}, {})
+        for side in (0, 1):
+            for depth in range(5):
+                self.entries[side][self._id()] = (self._price(side, depth), self._size())
+
+    def levels(self) -> Levels:
+        """Return the sizes by price, of both sides."""
+        sides: Levels = ({}, {})
+        for levels, entries in zip(sides, self.entries, strict=True):
+            for price, size in entries.values():
+                levels[price] = levels.get(price, Decimal(0)) + size
+        return sides
+
+    def move(self, *, by_id: bool) -> Fields:
+        """Change one entry, or trade; return the entry of the message that tells it."""
+        side = self._chance.randrange(2)
+        entries = self.entries[side]
+        action = self._chance.choice("0001112") if len(entries) > 2 else "0"
+        if len(entries) >= LEVELS_MAX:
+            action = "2"
+        if self._chance.random() < 0.3:
+            return self.trade()
+        if action == "0":
+            entry = self._id()
+            taken = {price for price, _ in entries.values()}
+            free = [self._price(side, depth) for depth in range(LEVELS_MAX + 1)]
+            price = self._chance.choice([price for price in free if by_id or price not in taken])
+        else:
+            entry = self._chance.choice(sorted(entries))
+            price = entries[entry][0]
+        entries[entry] = (price, self._size())
+        fields: Fields = [(279, action), (269, SIDES[side]), (278, entry), (55, self.symbol), (270, f"{price}")]
+        if action == "2":
+            del entries[entry]
+        else:
+            fields.append((271, f"{entries[entry][1]}"))
+        return [field for field in fields if by_id or field[0] != 278]
+
+    def trade(self) -> Fields:
+        """Return the entry of a trade."""
+        return [(279, "0"), (269, "2"), (278, self._id()), (55, self.symbol), (270, f"{self._price(1, 0)}"),
+                (271, f"{self._size()}"), (2446, self._chance.choice("12"))]  # fmt: skip
+
+    def snapshot(self, *, by_id: bool) -> Fields:
+        """Return the entries of the whole book."""
+        fields: Fields = [(268, str(sum(map(len, self.entries))))]
+        for side, entries in zip(SIDES, self.entries, strict=True):
+            for entry, (price, size) in entries.items():
+                fields += [(269, side), *([(278, entry)] if by_id else []), (270, f"{price}"), (271, f"{size}")]
+        return fields
+
+    def _id(self) -> str:
+        return f"{self.symbol}.{next(self._ids)}"
+
+    def _price(self, side: int, depth: int) -> Decimal:
+        return Decimal("1000.00") + (depth + 1) * (TICK if side else -TICK)
+
+    def _size(self) -> Decimal:
+        return Decimal(self._chance.randrange(1, 9_999)).scaleb(-2)
+
+
+class FixVenue:
+    """The venue towards one client. `resends` False answers every ResendRequest by GapFill, as many venues do.
+
+    `states` has, by the number of each message, every book after it; `trades` what was told of trades.
+    """
+
+    def __init__(
+        self, identity: Identity, symbols: Iterable[str], *, seed: int = 1, by_id: bool = False, resends: bool = True
+    ) -> None:
+        self.session = Session(identity, acceptor=True)
+        self._chance = random.Random(seed)
+        self.markets = {symbol: Market(symbol, self._chance) for symbol in symbols}
+        self.by_id = by_id
+        self.resends = resends
+        self.password = identity.password
+        self.requests: dict[str, str] = {}
+        self.states: dict[int, dict[str, Levels]] = {}
+        self.trades: list[str] = []
+        self.got: list[Message] = []
+
+    def opened(self, ts: int) -> list[bytes]:
+        """Take a new connection: nothing is subscribed."""
+        self.requests.clear()
+        if self.session.identity is not None and self.session.identity.reset:
+            self.states.clear()
+        return self._frames(self.session.opened(ts), ts)
+
+    def received(self, frame: bytes, ts: int) -> list[bytes]:
+        """Answer one frame of the client."""
+        return self._frames(self.session.received(frame, ts), ts)
+
+    def ticked(self, ts: int) -> list[bytes]:
+        """Let the time pass."""
+        return self._frames(self.session.ticked(ts), ts)
+
+    def move(self, ts: int, moves: int = 1) -> list[bytes]:
+        """Change the markets that are subscribed, told in one message."""
+        symbols = sorted(set(self.requests.values()))
+        if not symbols or self.session.state != "up":
+            return []
+        entries = [self.markets[self._chance.choice(symbols)].move(by_id=self.by_id) for _ in range(moves)]
+        fields: Fields = [(268, str(moves)), *(field for entry in entries for field in entry)]
+        self.trades += [dict(entry)[278] for entry in entries if (269, "2") in entry]
+        return self.tell("X", fields, ts)
+
+    def tell(self, kind: str, fields: Fields, ts: int) -> list[bytes]:
+        """Send a message."""
+        number = self.session.next_out
+        frames = self._frames(self.session.send(kind, fields, ts), ts)
+        if not self.resends:
+            self.session.forget_sent()
+        self.states[number] = {symbol: market.levels() for symbol, market in self.markets.items()}
+        return frames
+
+    def _frames(self, steps: list[Step], ts: int) -> list[bytes]:
+        frames: list[bytes] = []
+        for step in steps:
+            if isinstance(step, Sent):
+                frames.append(step.frame)
+            elif isinstance(step, Received):
+                self.got.append(step.message)
+                frames += self._answer(step.message, ts)
+        return frames
+
+    def _answer(self, message: Message, ts: int) -> list[bytes]:
+        symbol, number = message.get(55), message.get(262)
+        if message.kind == "x" and symbol in self.markets:
+            return self.tell("y", [(320, message.get(320)), (322, "1"), (560, "0"), (146, "1"), (55, symbol),
+                                   (15, "USD"), (969, f"{TICK}"), (562, "0.01")], ts)  # fmt: skip
+        if message.kind == "e" and symbol in self.markets:
+            return self.tell("f", [(324, message.get(324)), (55, symbol), (326, "17"), (60, utc(ts))], ts)
+        if message.kind != "V":
+            return []
+        if message.get(263) == "2":
+            self.requests.pop(number, None)
+            return []
+        if symbol not in self.markets:
+            return self.tell("Y", [(262, number), (281, "0"), (58, f"no such symbol: {symbol}")], ts)
+        self.requests[number] = symbol
+        return self.tell("W", [(262, number), (55, symbol), *self.markets[symbol].snapshot(by_id=self.by_id)], ts)
+
+
+class Line:
+    """The venue behind a socket. `fault` is applied to each frame; `hang_up` breaks the connection that is up."""
+
+    def __init__(self, venue: FixVenue) -> None:
+        self.venue = venue
+        self.port = 0
+        self.fault: Fault = lambda frame: (frame,)
+        self.connections = 0
+        self._writer: asyncio.StreamWriter | None = None
+
+    def send(self, frames: Iterable[bytes]) -> None:
+        """Send what the venue says, as the fault has it."""
+        if self._writer is not None and not self._writer.is_closing():
+            for frame in frames:
+                self._writer.writelines(self.fault(frame))
+
+    def hang_up(self) -> None:
+        """Break the connection without a word."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Talk to one client until it leaves."""
+        self.connections += 1
+        self._writer, splitter = writer, FixSplitter()
+        self.send(self.venue.opened(time.time_ns()))
+        with suppress(OSError):
+            while self.venue.session.state != "closed" and (data := await reader.read(READ_BYTES)):
+                for frame in splitter.split(data):
+                    self.send(self.venue.received(frame, time.time_ns()))
+        self.venue.session.closed()
+        writer.close()
+
+
+@asynccontextmanager
+async def serve(venue: FixVenue, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Line]:
+    """Serve on a port (0 takes a free one, see `port`), one client at a time, until the context ends."""
+    line = Line(venue)
+    server = await asyncio.start_server(line.take, host, port)
+    line.port = server.sockets[0].getsockname()[1]
+    try:
+        yield line
+    finally:
+        server.close()
+        line.hang_up()

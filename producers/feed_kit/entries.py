@@ -1,0 +1,105 @@
+"""A book that the venue tells by entries: each a price level, or one order of several at a level, known by its id."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from marketdata.decimals import decimal, is_zero
+from marketdata.errors import BadEvent
+from producers.feed_kit.values import Columns
+
+BID, ASK = 0, 1
+
+
+class _Level:
+    __slots__ = ("entries", "price")
+
+    def __init__(self, price: str) -> None:
+        self.price = price
+        self.entries: dict[str, str] = {}  # id, or nothing where entries have none, to size
+
+    @property
+    def size(self) -> str:
+        """The size of all entries together, in the venue's own digits where it is one."""
+        sizes = list(self.entries.values())
+        if len(sizes) == 1:
+            return sizes[0]
+        return f"{sum(map(Decimal, sizes)):f}"
+
+
+class EntryBook:
+    """Both sides of one product. Whether entries have ids is told by the first that comes after `clear`."""
+
+    __slots__ = ("_by_id", "_levels", "_places")
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._by_id: bool | None = None
+        self._levels: tuple[dict[Decimal, _Level], dict[Decimal, _Level]] = ({}, {})
+        self._places: dict[str, tuple[int, Decimal]] = {}
+
+    def put(self, side: int, entry: str, price: str, size: str) -> None:
+        """Add an entry, or give it the size and place that it has now; size 0 takes it away.
+
+        Raises BadEvent for what is no decimal, or an entry without an id where others have one.
+        """
+        if self._by_id is None:
+            self._by_id = bool(entry)
+        if not self._by_id:
+            entry = ""
+        elif not entry:
+            raise BadEvent("no_entry_id", "278", price)
+        at = decimal(price, "270")
+        decimal(size, "271")
+        self.take(entry)
+        if is_zero(size):
+            self._drop(side, at, "")
+            return
+        level = self._levels[side].setdefault(at, _Level(price))
+        level.entries[entry] = size
+        if entry:
+            self._places[entry] = (side, at)
+
+    def take(self, entry: str) -> None:
+        """Take an entry away by its id, if it is there."""
+        place = self._places.pop(entry, None)
+        if place is not None:
+            self._drop(*place, entry)
+
+    def take_level(self, side: int, price: str) -> None:
+        """Take a level away, where entries have no ids."""
+        self._drop(side, decimal(price, "270"), "")
+
+    @property
+    def by_id(self) -> bool:
+        """Whether entries are known by ids."""
+        return bool(self._by_id)
+
+    def at(self, entry: str) -> tuple[int, str, str]:
+        """Return side, price and size of an entry by its id. Raises BadEvent where there is none."""
+        if entry not in self._places:
+            raise BadEvent("unknown_entry", "278", entry)
+        side, price = self._places[entry]
+        level = self._levels[side][price]
+        return side, level.price, level.entries[entry]
+
+    def size_at(self, side: int, price: str) -> str:
+        """Return the size of a level, 0 where there is none."""
+        level = self._levels[side].get(Decimal(price))
+        return "0" if level is None else level.size
+
+    def columns(self) -> Columns:
+        """Return every level, in any order."""
+        bids, asks = (list(levels.values()) for levels in self._levels)
+        return ([level.price for level in bids], [level.size for level in bids],
+                [level.price for level in asks], [level.size for level in asks])  # fmt: skip
+
+    def _drop(self, side: int, at: Decimal, entry: str) -> None:
+        level = self._levels[side].get(at)
+        if level is not None:
+            level.entries.pop(entry, None)
+            if not level.entries:
+                del self._levels[side][at]

@@ -1,0 +1,576 @@
+"""FIX 4.4 and 5.0SP2 market data: messages in, events out, over a session that repairs itself.
+
+Theory of operation. Source: FIX 4.4 volume 3 and FIX 5.0SP2 "Market Data"; the session is `marketdata.fix.session`.
+
+1. After Logon, for each symbol: SecurityListRequest (x), SecurityStatusRequest (e), and MarketDataRequest (V) for the
+   full book and the trades, snapshot and updates. What the venue does not know it rejects, and we go without.
+2. MarketDataSnapshotFullRefresh (W) is the whole book. MarketDataIncrementalRefresh (X) changes it by MDUpdateAction:
+   new, change, delete. Entries are known by MDEntryID where the snapshot's have one (several may share a price, and
+   MDEntryRefID names one that is replaced), by side and price otherwise.
+3. Messages are taken in order of MsgSeqNum. When one is missing the books are cleared at once; the session asks for it,
+   the repair is applied in order here, and then each book is told again, whole. What the venue does not send again
+   (GapFill) may have been a change: then the book is asked for anew, and the trades stay on the ledger as missing.
+4. AggressorSide (2446) is told where it is there. Trades of a snapshot without an id may be known ones, and are left
+   out; other trades without an id get one from time and number.
+5. SecurityStatus (f) halts and resumes. A MarketDataRequestReject (Y) is kept as a dead letter.
+6. A refused Logon is final. Silence, and numbers that do not fit, make a new connection, with the numbers that the
+   settings say: from 1 again, or on from where they were.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from marketdata.decimals import decimal
+from marketdata.errors import BadEvent
+from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument, Trade
+from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
+from marketdata.fix.codec import Fields, Message, utc_ns
+from marketdata.fix.session import (
+    Alive,
+    Ended,
+    Identity,
+    LoggedOn,
+    Lost,
+    Received,
+    Repeated,
+    Sent,
+    Session,
+    Skipped,
+    Step,
+    Unreadable,
+    Whole,
+)
+from marketdata.fix.split import FixSplitter
+from producers.feed_kit import books, trades
+from producers.feed_kit.calls import Call, Line
+from producers.feed_kit.entries import ASK, BID, EntryBook
+from producers.feed_kit.gaps import Asked, Ledger, Losses
+from producers.feed_kit.listing import Listing
+from producers.feed_kit.products import Product
+from producers.feed_kit.trade_ids import Recent
+from producers.feed_kit.values import Columns
+from producers.venue import Signer, Venue
+
+_BOOK, _TRADES = "book", "trades"
+_SIDES = {"0": BID, "1": ASK}
+_TRADE, _EMPTY = "2", "J"
+_NEW, _CHANGE, _DELETE = "0", "1", "2"
+_ACTIONS = {_NEW: "new", _CHANGE: "correct", _DELETE: "cancel"}
+_AGGRESSORS = {"1": "buy", "2": "sell"}
+# What may come after the entries: depth of the application's queue, routing, the trailer.
+_AFTER = frozenset({813, 814, 215, 89, 93})
+# SecurityTradingStatus (326); what is not named says nothing about whether orders match.
+_STATES = {"2": "halted", "3": "online", "4": "halted", "5": "auction", "17": "online", "18": "halted",
+           "21": "auction", "22": "auction"}  # fmt: skip
+_KINDS = {"CS": "equity", "PS": "equity", "FUT": "future", "OPT": "option", "FXSPOT": "spot"}
+# Of these we can do without an answer: SecurityListRequest, SecurityStatusRequest.
+_OPTIONAL = frozenset({"x", "e"})
+_RETIRED_MAX = 1_000
+
+_NAME = re.compile(r"[A-Za-z0-9._/-]{1,40}", re.ASCII)
+_PAIR = re.compile(r"([A-Z0-9]{1,20})[-/]([A-Z0-9]{1,20})", re.ASCII)
+
+
+class Login(msgspec.Struct, frozen=True, kw_only=True):
+    """What the token of this venue is, as JSON: an identity, with one sender per redundant line."""
+
+    senders: tuple[str, ...]
+    target: str
+    begin: str
+    heartbeat_s: int
+    reset: bool
+    username: str = ""
+    password: str = ""
+
+
+class _State:
+    """What is known of one symbol besides its Product: the book by entries, and which request it answers."""
+
+    __slots__ = ("book", "request", "told", "whole")
+
+    def __init__(self) -> None:
+        self.book = EntryBook()
+        self.whole = False
+        self.request = ""
+        self.told = Recent()
+
+
+class _Found(NamedTuple):
+    """What one message says of one symbol: levels that changed, and trades."""
+
+    product: Product
+    levels: dict[tuple[int, str], None]
+    trades: list[Trade]
+
+
+class FixFeed:
+    """One line of a FIX venue. `products` None accepts every symbol that is seen, and asks for none.
+
+    `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, heartbeats, gaps,
+    resyncs, duplicates (messages, and trades, that came again), deltas_before_snapshot, ignored, dead_letters.
+    """
+
+    venue = "fix"
+
+    def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
+        self._line = Line(self.venue, line)
+        self.counts = self._line.counts
+        self.ts_venue: int | None = None
+        self._session = Session(None if token is None else _identity(token, line))
+        self._wanted = products
+        self._products = Listing(products, describe)
+        self._states: dict[str, _State] = {}
+        self._requests: dict[str, str] = {}  # MDReqID to symbol
+        self._retired: dict[str, None] = {}
+        self._requests_made = 0
+        self._ledger = Ledger(book=_BOOK, trades=_TRADES)
+        self._asked = Asked()
+        self._losses = Losses()
+        self._whole = True
+        self._skipped = False
+
+    # --- The contract of marketdata.feed.Feed ---
+
+    def opened(self, ts: int) -> list[Output]:
+        """Log on."""
+        self._losses.clear()
+        self._asked.clear()
+        self._whole, self._skipped = True, False
+        self._session.forget_sent()
+        call = self._call(ts)
+        call.status(ALL_SYMBOLS, "connected")
+        self._follow(call, self._session.opened(ts))
+        return call.out
+
+    def received(self, frame: bytes, ts: int) -> list[Output]:
+        """Return what one frame means, and those that waited for it."""
+        self.counts["frames"] += 1
+        call = self._call(ts, frame)
+        self._follow(call, self._session.received(frame, ts))
+        return call.out
+
+    def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
+        """Return nothing: FIX has no other channel."""
+        del request, body, ts
+        return []
+
+    def ticked(self, ts: int) -> list[Output]:
+        """Notice silence, and snapshots that were asked for and did not come."""
+        call = self._call(ts)
+        self._follow(call, self._session.ticked(ts))
+        if self._session.state in {"up", "listening"}:
+            for _, name, tries in self._asked.take_overdue(ts):
+                product = self._products.get(name)
+                if tries and product is not None and product.book_seen:
+                    call.out.append(Reconnect("no_snapshot"))
+                else:
+                    self._ask_again(call, (name,), "no_snapshot", tries=tries + 1)
+        return call.out
+
+    def closed(self, reason: str, ts: int) -> list[Output]:
+        """Log out where that can still be said, and declare every book invalid."""
+        call = self._call(ts)
+        self._follow(call, self._session.leave(reason, ts))
+        self._session.closed()
+        self._asked.clear()
+        call.status(ALL_SYMBOLS, "disconnected", reason=reason)
+        self._lose(call, DISCONNECTED)
+        for request in list(self._requests):
+            self._retire(request)
+        for state in self._states.values():
+            state.whole = False
+        return call.out
+
+    # --- What the session says ---
+
+    def _call(self, ts: int, payload: bytes = b"") -> Call:
+        return Call(self._line, ts, self.ts_venue, payload)
+
+    def _follow(self, call: Call, steps: Iterable[Step]) -> None:
+        for step in steps:
+            if isinstance(step, Received):
+                self._message(call, step.message, again=step.again)
+            elif isinstance(step, Sent):
+                call.out.append(Send(step.frame))
+            elif isinstance(step, Alive):
+                self._vouch(call, step.message)
+            elif isinstance(step, Repeated):
+                self.counts["duplicates"] += 1
+            elif isinstance(step, LoggedOn):
+                self._subscribe(call)
+            elif isinstance(step, Unreadable):
+                call.dead(step.reason, "no FIX message, or none of this session")
+            elif isinstance(step, Ended):
+                self._end(call, step)
+            else:
+                self._loss(call, step)
+
+    def _loss(self, call: Call, step: Lost | Skipped | Whole) -> None:
+        if isinstance(step, Lost):
+            self.counts["gaps"] += 1
+            self._whole = False
+            self._lose(call, GAP, expected=step.expected, received=step.received or None)
+        elif isinstance(step, Skipped):
+            self._skipped = True
+            for state in self._states.values():
+                state.whole = False
+        else:
+            self._mend(call)
+
+    def _end(self, call: Call, ended: Ended) -> None:
+        if ended.reason == "heartbeat_missed":
+            call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=ended.text)
+            self._lose(call, STALE)
+        else:
+            self._lose(call, DISCONNECTED, detail=ended.text or ended.reason)
+        if ended.final:
+            advice = f"the venue refused the Logon: {ended.text[:500]}; check FIX_SENDER_COMP_ID, FIX_TARGET_COMP_ID, "
+            call.out.append(Refused(ended.reason, advice + "FIX_USERNAME and FIX_PASSWORD"))
+        else:
+            call.out.append(Reconnect(ended.reason))
+
+    def _lose(self, call: Call, reason: str, **fields: object) -> None:
+        for product in self._products:
+            channels = {_BOOK} if product.book_seen or self._wanted else set()
+            channels |= {_TRADES} if product.book_seen or product.ts_trade is not None else set()
+            self._ledger.lose(call, product, reason, channels, **fields)
+
+    def _mend(self, call: Call) -> None:
+        """Nothing is missing any more: tell the books that were kept up, ask for those that could not be."""
+        self._whole = True
+        skipped, self._skipped = self._skipped, False
+        for product in self._products:
+            state = self._states[product.name]
+            if state.whole and not product.book_valid:
+                self._publish(call, product, state, call.now)
+            if self._ledger.is_pending(product, _TRADES):
+                self._account_trades(call, product, complete=not skipped)
+        torn = [p.name for p in self._products if not self._states[p.name].whole and (_BOOK, p.name) not in self._asked]
+        if skipped and torn:
+            self._repair(call, torn, "gap_fill")
+
+    def _vouch(self, call: Call, message: Message) -> None:
+        """A Heartbeat in order: all that happened before it has been told."""
+        self.counts["heartbeats"] += 1
+        with call.refusing("bad_time"):
+            self._note(call, message)
+        if self._whole:
+            for product in self._products:
+                if product.ts_trade is not None and not self._ledger.is_pending(product, _TRADES):
+                    trades.heartbeat(call, product, call.now)
+                if product.book_valid:
+                    books.heartbeat(call, product, call.now)
+
+    def _note(self, call: Call, message: Message) -> None:
+        call.sequence = message.number(34)
+        call.now = self.ts_venue = utc_ns(message.get(52), "52")
+
+    # --- What is asked for ---
+
+    def _send(self, call: Call, kind: str, fields: Fields) -> None:
+        try:
+            steps = self._session.send(kind, fields, call.ts)
+        except BadEvent as error:
+            call.dead_value(error)
+        else:
+            call.out += [Send(step.frame) for step in steps if isinstance(step, Sent)]
+
+    def _subscribe(self, call: Call) -> None:
+        for name in self._wanted or ():
+            self._send(call, "x", [(320, self._number(call)), (559, "0"), (55, name)])
+            self._send(call, "e", [(324, self._number(call)), (55, name), (263, "1")])
+            self._ask(call, name)
+
+    def _number(self, call: Call) -> str:
+        self._requests_made += 1
+        return f"{call.ts}-{self._requests_made}"
+
+    def _ask(self, call: Call, name: str, *, tries: int = 0) -> None:
+        """Ask for a symbol's book and trades, in place of an earlier request."""
+        state = self._states.setdefault(name, _State())
+        if state.request in self._requests:
+            self._send(call, "V", _request(state.request, name, "2"))
+            self._retire(state.request)
+        state.request = self._number(call)
+        state.whole = False
+        self._requests[state.request] = name
+        self._send(call, "V", _request(state.request, name, "1"))
+        self._asked.ask(_BOOK, name, call.ts, tries=tries)
+
+    def _retire(self, request: str) -> None:
+        """Take no more answers to a request."""
+        del self._requests[request]
+        self._retired[request] = None
+        if len(self._retired) > _RETIRED_MAX:
+            del self._retired[next(iter(self._retired))]
+
+    def _repair(self, call: Call, names: Collection[str], reason: str) -> None:
+        if self._losses.too_many(call.ts):
+            call.out.append(Reconnect("gaps"))
+        else:
+            self._ask_again(call, names, reason)
+
+    def _ask_again(self, call: Call, names: Collection[str], reason: str, *, tries: int = 0) -> None:
+        self.counts["resyncs"] += 1
+        for name in names:
+            self._ask(call, name, tries=tries)
+            product = self._products.get(name)
+            if product is not None and product.gap is not None:
+                call.status(product.symbol, "resync", product.gap, reason=reason, channel=_BOOK)
+
+    # --- Messages ---
+
+    def _message(self, call: Call, message: Message, *, again: bool) -> None:
+        payload, call.payload = call.payload, message.frame
+        try:
+            self._note(call, message)
+            if message.kind == "W":
+                self._take_snapshot(call, message, again=again)
+            elif message.kind == "X":
+                self._take_changes(call, message, again=again)
+            elif message.kind == "f":
+                self._take_status(call, message)
+            elif message.kind in {"y", "d"}:
+                self._learn(call, message)
+            elif message.kind in {"Y", "j", "3"}:
+                self._refused(call, message)
+            else:
+                self.counts["ignored"] += 1
+        except BadEvent as error:
+            call.dead_value(error)
+            if message.kind in {"W", "X"}:
+                self._unreadable(call, message)
+        call.payload = payload
+
+    def _unreadable(self, call: Call, message: Message) -> None:
+        """A message whose values cannot be read may have been a change of the symbols that it names, or of any."""
+        named = {value for tag, value in message.fields if tag == 55} | {self._requests.get(message.get(262), "")}
+        missed = [self._products[name] for name in sorted(named) if name in self._products] or list(self._products)
+        for product in missed:
+            self._states[product.name].whole = False
+            self._ledger.lose(call, product, GAP, {_BOOK, _TRADES}, detail="bad_message")
+        self.counts["gaps"] += 1
+        if missed:
+            self._repair(call, [product.name for product in missed], "bad_message")
+
+    def _find(self, call: Call, name: str) -> tuple[Product, _State] | None:
+        """Return the product of a symbol and what is known of it; None where it was not asked for."""
+        product = self._products.find(call, name)
+        if product is None:
+            return None
+        state = self._states.get(name)
+        if state is None:
+            state = self._states[name] = _State()
+        return product, state
+
+    def _take_snapshot(self, call: Call, message: Message, *, again: bool) -> None:
+        head = message.before(268)
+        name = head.get(55) or self._requests.get(head.get(262, ""), "")
+        entries = message.entries(268, {269}, _AFTER)
+        found = self._find(call, name)
+        if found is None:
+            return
+        product, state = found
+        ts_event = _time(message, {}, call.now)
+        kinds = {entry.get(269) for entry in entries}
+        if head.get(262) in self._retired:
+            self.counts["ignored"] += 1
+        elif not entries or kinds & {"0", "1", _EMPTY}:
+            state.whole = False
+            state.book.clear()
+            for entry in entries:
+                if entry[269] in _SIDES:
+                    state.book.put(_SIDES[entry[269]], entry.get(278, ""), entry.get(270, ""), entry.get(271, ""))
+            state.whole = True
+            self._asked.came(_BOOK, name)
+            if self._whole:
+                self._publish(call, product, state, ts_event)
+        batch = [_trade(message, entry, n, call.now) for n, entry in enumerate(entries)
+                 if entry[269] == _TRADE and _trade_id(entry)]  # fmt: skip
+        repeats = self._tell(call, product, state, batch, again=again)
+        if self._whole and self._ledger.is_pending(product, _TRADES):
+            self._account_trades(call, product, complete=repeats)
+
+    def _take_changes(self, call: Call, message: Message, *, again: bool) -> None:
+        head = message.before(268)
+        is_old = head.get(262) in self._retired
+        name = head.get(55) or self._requests.get(head.get(262, ""), "")
+        found: dict[str, _Found] = {}
+        for number, entry in enumerate(message.entries(268, {279}, _AFTER)):
+            name = entry.get(55) or name
+            known = self._find(call, name)
+            if known is None:
+                continue
+            product, state = known
+            place = found.setdefault(name, _Found(product, {}, []))
+            if entry.get(269) == _TRADE and 270 in entry:
+                place.trades.append(_trade(message, entry, number, call.now))
+            elif entry.get(269, "0") not in _SIDES or is_old:
+                self.counts["ignored"] += 1
+            elif not state.whole:
+                self.counts["deltas_before_snapshot"] += 1
+            else:
+                _change(state.book, entry, place.levels)
+        ts_event = _time(message, {}, call.now)
+        for symbol, (product, levels, batch) in found.items():
+            state = self._states[symbol]
+            if self._whole and levels and product.book_valid:
+                books.update(call, product, ts_event, _columns(state.book, levels))
+            self._tell(call, product, state, batch, again=again)
+
+    def _publish(self, call: Call, product: Product, state: _State, ts_event: int) -> None:
+        books.snapshot(call, product, ts_event, state.book.columns())
+        self._ledger.account(call, product, _BOOK, call.now)
+
+    def _tell(self, call: Call, product: Product, state: _State, batch: list[Trade], *, again: bool) -> bool:
+        """Tell the trades that were not told before; True when some were."""
+        fresh = [trade for trade in batch if state.told.is_new((trade.trade_id, trade.action))]
+        self.counts["duplicates"] += len(batch) - len(fresh)
+        if fresh:
+            trades.send(call, product, fresh, origin="repair" if again else "live")
+        return len(fresh) < len(batch)
+
+    def _account_trades(self, call: Call, product: Product, *, complete: bool) -> None:
+        """Close the gap of trades; what may never have come stays on the ledger, and is told in the stream."""
+        if not complete:
+            trades.missing(call, product)
+            self._ledger.lose_trades(call, product, detail="the venue did not send it again")
+        self._ledger.account(call, product, _TRADES, call.now)
+
+    def _take_status(self, call: Call, message: Message) -> None:
+        status = _STATES.get(message.get(326))
+        found = self._find(call, message.get(55))
+        if status is None or found is None:
+            self.counts["ignored"] += 1
+        else:
+            self._products.learn(call, found[0], status=status)
+
+    def _learn(self, call: Call, message: Message) -> None:
+        entries = message.entries(146, {55}, (893,)) if message.kind == "y" else [dict(reversed(message.fields))]
+        for entry in entries:
+            learned: dict[str, str] = {}
+            for field, tag in (("tick_size", 969), ("size_increment", 561), ("min_order_size", 562)):
+                if tag in entry:
+                    decimal(entry[tag], str(tag))
+                    learned[field] = entry[tag]
+            if entry.get(167) in _KINDS:
+                learned["kind"] = _KINDS[entry[167]]
+            if 15 in entry and _PAIR.fullmatch(entry.get(55, "")) is None:
+                learned["quote_currency"] = entry[15]
+            self._products.know(call, entry.get(55, ""), **learned)
+
+    def _refused(self, call: Call, message: Message) -> None:
+        """A reject of what we sent: of a request that we can do without, or a dead letter."""
+        if message.kind != "Y" and message.get(372) in _OPTIONAL:
+            self.counts["ignored"] += 1
+            return
+        text = message.get(58) or f"reason {message.get(281) or message.get(380) or message.get(373)}"
+        call.dead("venue_error", text, field="text", value=text[:200])
+        name = self._requests.pop(message.get(262), None) if message.kind == "Y" else None
+        if name is not None:
+            self._asked.came(_BOOK, name)  # it would be refused again
+
+
+# --- Reading and writing values ---
+
+
+def _identity(token: Signer, line: str) -> Identity:
+    login = msgspec.json.decode(token(0), type=Login)
+    number = line.rpartition("/")[2]
+    sender = login.senders[int(number) % len(login.senders)] if number.isdigit() else login.senders[0]
+    return Identity(sender=sender, target=login.target, begin=login.begin, heartbeat_s=login.heartbeat_s,
+                    reset=login.reset, username=login.username, password=login.password)  # fmt: skip
+
+
+def _request(number: str, name: str, kind: str) -> Fields:
+    """Return a MarketDataRequest: snapshot and updates (1) or no more (2), full book, bids, offers and trades."""
+    return [(262, number), (263, kind), (264, "0"), (265, "1"), (267, "3"), (269, "0"), (269, "1"), (269, "2"),
+            (146, "1"), (55, name)]  # fmt: skip
+
+
+def _change(book: EntryBook, entry: dict[int, str], levels: dict[tuple[int, str], None]) -> None:
+    """Apply one entry of a book, and note the levels that it touched.
+
+    Raises BadEvent for an action or a side that is none, or an entry that nobody knows.
+    """
+    action, name = entry.get(279, ""), entry.get(278, "")
+    if action not in {_NEW, _CHANGE, _DELETE}:
+        raise BadEvent("unknown_action", "279", action)
+    before = None
+    if book.by_id and action != _NEW:
+        before = book.at(entry.get(280) or name)
+        book.take(entry.get(280) or name)
+        levels[before[:2]] = None
+        if action == _DELETE:
+            return
+    side = _SIDES.get(entry.get(269, ""), before[0] if before else None)
+    if side is None:
+        raise BadEvent("no_side", "269", entry.get(269))
+    price = entry.get(270) or (before[1] if before else "")
+    if action == _DELETE:
+        book.take_level(side, price)
+    else:
+        book.put(side, name, price, entry.get(271) or (before[2] if before else ""))
+    levels[side, price] = None
+
+
+def _columns(book: EntryBook, levels: Iterable[tuple[int, str]]) -> Columns:
+    columns: Columns = ([], [], [], [])
+    for side, price in levels:
+        columns[2 * side].append(price)
+        columns[2 * side + 1].append(book.size_at(side, price))
+    return columns
+
+
+def _trade_id(entry: dict[int, str]) -> str:
+    return entry.get(1003) or entry.get(278) or ""
+
+
+def _trade(message: Message, entry: dict[int, str], number: int, now: int) -> Trade:
+    price, size = entry.get(270, ""), entry.get(271, "")
+    decimal(price, "270")
+    decimal(size, "271")
+    made = f"{message.get(122) or message.get(52)}/{message.get(34)}/{number}"
+    return Trade(trade_id=_trade_id(entry) or made, ts_event=_time(message, entry, now), price=price, size=size,
+                 side=_AGGRESSORS.get(entry.get(2446, ""), "unknown"),
+                 action=_ACTIONS.get(entry.get(279, _NEW), "new"))  # fmt: skip
+
+
+def _time(message: Message, entry: dict[int, str], now: int) -> int:
+    """Return when it happened: MDEntryDate and MDEntryTime, else TransactTime, else when the message was first sent."""
+    time = entry.get(273, "")
+    if time:
+        date = entry.get(272) or message.get(52)[:8]
+        return utc_ns(time if "-" in time else f"{date}-{time}", "273")
+    for tag in (60, 122):
+        if message.get(tag):
+            return utc_ns(message.get(tag), str(tag))
+    return now
+
+
+def describe(name: str) -> Instrument:
+    """Return what a name means. Raises BadEvent for what is no name."""
+    if _NAME.fullmatch(name) is None:
+        raise BadEvent("bad_symbol", "55", name)
+    pair = _PAIR.fullmatch(name)
+    base, quote = pair.groups() if pair else (name, "")
+    return Instrument(venue=FixFeed.venue, symbol=f"{base}-{quote}" if pair else name, ts_recv=0, venue_symbol=name,
+                      base_currency=base, quote_currency=quote)  # fmt: skip
+
+
+VENUE = Venue(
+    name="fix",
+    ws_url="tcp://127.0.0.1:9876",
+    rest_url="http://127.0.0.1",
+    make=FixFeed,
+    transport="tcp",
+    splitter=FixSplitter,
+    sequence="connection",
+    signed=True,
+    cased=True,
+)

@@ -1,0 +1,482 @@
+"""The FIX feed: whatever happens to its frames no wrong book is told as good, and what is lost is repaired."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.exchange.fix import FixVenue
+from marketdata.book import L2Book
+from marketdata.codec import Codec
+from marketdata.events import EVENTS, BookUpdate, DeadLetter, FeedStatus, Instrument, Trades
+from marketdata.feed import Output, Reconnect, Refused, Send
+from marketdata.fix.codec import Fields, decode, encode, utc
+from marketdata.fix.session import Identity
+from producers.feeds import make_feed
+from producers.tokens import FixLogin
+from runtime.recordings import Recorded, write
+from tickstream.pipe import Connections, Pipeline, run
+
+SECOND = 1_000_000_000
+START = 1_786_309_500 * SECOND
+CODEC = Codec({event.schema: number for number, event in enumerate(EVENTS, start=1)})
+QUICK = settings(max_examples=12, deadline=None)
+SYMBOLS = ("BTC-USD", "EUR/USD")
+OURS = {"BTC-USD": "BTC-USD", "EUR/USD": "EUR-USD"}
+VARIANTS = pytest.mark.parametrize(("by_id", "resends"), [(False, True), (True, True), (True, False)],
+                                   ids=["levels", "entries", "gap-fill"])  # fmt: skip
+
+
+def login(*, reset: bool = True, begin: str = "FIX.4.4") -> FixLogin:
+    """Return how the feed logs on."""
+    return FixLogin(senders=("US",), target="THEM", begin=begin, heartbeat_s=10, reset=reset, username="me",
+                    password="secret")  # fmt: skip
+
+
+class Talk:
+    """The feed and the simulated venue over a line in memory; holds the rules that no output may break."""
+
+    def __init__(self, *, by_id: bool = False, resends: bool = True, reset: bool = True) -> None:
+        self.ts = START
+        self.feed = make_feed("fix", products=SYMBOLS, token=login(reset=reset))
+        theirs = Identity(sender="THEM", target="US", heartbeat_s=10, reset=reset)
+        self.venue = FixVenue(theirs, SYMBOLS, by_id=by_id, resends=resends)
+        self.line: deque[bytes] = deque()
+        self.out: list[Output] = []
+        self.books = {symbol: L2Book() for symbol in OURS.values()}
+        self.valid = dict.fromkeys(OURS.values(), False)
+        self.told: list[str] = []
+        self.announced: set[str] = set()
+        self.reconnect = False
+        self.connect()
+
+    def connect(self) -> None:
+        """Make a connection."""
+        self.line.clear()
+        self.reconnect = False
+        self.line += self.venue.opened(self.ts)
+        self.take(self.feed.opened(self.ts))
+
+    def breaks(self) -> None:
+        """Lose the connection and make a new one."""
+        self.venue.session.closed()
+        self.line.clear()
+        self.take(self.feed.closed("reset", self.ts))
+        assert not any(self.valid.values())
+        self.connect()
+
+    def deliver(self, frame: bytes) -> list[Output]:
+        """Bring one frame to the feed."""
+        self.ts += SECOND // 100
+        return self.take(self.feed.received(frame, self.ts))
+
+    def flush(self) -> None:
+        """Bring everything that is under way, and make a new connection where the feed wants one."""
+        while self.line or self.reconnect:
+            if self.reconnect:
+                self.breaks()
+            self.deliver(self.line.popleft())
+
+    def move(self, moves: int = 1) -> None:
+        """Let the venue's markets move."""
+        self.ts += SECOND // 100
+        self.line += self.venue.move(self.ts, moves)
+
+    def settle(self) -> None:
+        """Let the time pass until heartbeats have shown whatever is missing."""
+        for _ in range(16):
+            self.flush()
+            self.ts += 2 * SECOND
+            self.line += self.venue.ticked(self.ts)
+            self.take(self.feed.ticked(self.ts))
+        self.flush()
+
+    def take(self, out: list[Output]) -> list[Output]:
+        """Follow the outputs as a consumer does, and perform them."""
+        self.out += out
+        for output in out:
+            if isinstance(output, EVENTS):
+                assert CODEC.decode(CODEC.encode(output)) == output
+            if isinstance(output, Instrument):
+                self.announced.add(output.symbol)
+            elif isinstance(output, Trades):
+                assert output.symbol in self.announced
+                self.told += [trade.trade_id for trade in output.trades]
+            elif isinstance(output, BookUpdate):
+                self._follow(output)
+            elif isinstance(output, Reconnect):
+                self.reconnect = True
+            elif isinstance(output, Send):
+                self.line += self.venue.received(output.frame, self.ts)
+        return out
+
+    def _follow(self, event: BookUpdate) -> None:
+        assert event.symbol in self.announced
+        book = self.books[event.symbol]
+        if event.kind == "snapshot":
+            book.bids.replace(event.bid_prices, event.bid_sizes)
+            book.asks.replace(event.ask_prices, event.ask_sizes)
+        elif event.kind == "clear":
+            book.clear()
+        else:
+            assert self.valid[event.symbol], "a change or a heartbeat of a book that nobody may trust"
+            book.bids.apply(event.bid_prices, event.bid_sizes)
+            book.asks.apply(event.ask_prices, event.ask_sizes)
+        self.valid[event.symbol] = event.kind != "clear"
+        if event.kind != "clear":
+            self.check(event.symbol, event.sequence or 0)
+
+    def check(self, symbol: str, number: int) -> None:
+        """The consumers' book is the venue's after its message of this number."""
+        states = self.venue.states
+        name = next(name for name, ours in OURS.items() if ours == symbol)
+        at = max((known for known in states if known <= number), default=0)
+        bids, asks = states[at][name]
+        book = self.books[symbol]
+        assert book.bids.top(None) == [(f"{price}", f"{bids[price]}") for price in sorted(bids, reverse=True)]
+        assert book.asks.top(None) == [(f"{price}", f"{asks[price]}") for price in sorted(asks)]
+
+    def is_right(self) -> bool:
+        """Tell whether every book is good and the venue's own by now; raises where one is good and wrong."""
+        for symbol in OURS.values():
+            if self.valid[symbol]:
+                self.check(symbol, self.venue.session.next_out)
+        return all(self.valid.values())
+
+    def kinds(self) -> list[str]:
+        """Return the kinds of FeedStatus so far."""
+        return [output.kind for output in self.out if isinstance(output, FeedStatus)]
+
+
+def by_symbol(trades: list[str]) -> dict[str, list[str]]:
+    """Return the ids of each symbol's trades, in order."""
+    return {symbol: [trade for trade in trades if trade.startswith(symbol)] for symbol in SYMBOLS}
+
+
+@VARIANTS
+def test_books_and_trades_are_the_venues_own(by_id: bool, resends: bool) -> None:
+    """Every change at once, nothing lost, no dead letter; trades in order with the side that the venue tells."""
+    talk = Talk(by_id=by_id, resends=resends)
+    for number in range(80):
+        talk.move(1 + number % 3)
+        talk.flush()
+        assert talk.is_right()
+    assert by_symbol(talk.told) == by_symbol(talk.venue.trades)
+    assert len(talk.told) > 20
+    counts = talk.feed.counts
+    assert [counts[name] for name in ("gaps", "dead_letters", "duplicates", "resyncs")] == [0] * 4
+    assert {t.side for o in talk.out if isinstance(o, Trades) for t in o.trades} == {"buy", "sell"}
+    tick = {o.symbol: (o.tick_size, o.min_order_size) for o in talk.out if isinstance(o, Instrument)}
+    assert tick == dict.fromkeys(OURS.values(), ("0.50", "0.01"))
+
+
+@VARIANTS
+@QUICK
+@given(data=st.data())
+def test_no_disturbance_ever_tells_a_wrong_book(by_id: bool, resends: bool, data: st.DataObject) -> None:
+    """Frames are lost, doubled, swapped and spoilt; afterwards each book is good again, by itself."""
+    talk = Talk(by_id=by_id, resends=resends)
+    talk.flush()
+    for _ in range(12):
+        talk.move(2)
+        harm = data.draw(st.sampled_from(["none", "none", "lose", "double", "swap", "spoil", "break"]))
+        if harm == "break":
+            talk.breaks()
+        elif talk.line:
+            frame = talk.line.popleft()
+            if harm == "double":
+                talk.deliver(frame)
+            elif harm == "swap":
+                talk.move()
+                talk.line.insert(1, frame)
+            elif harm == "spoil":
+                cut = data.draw(st.integers(1, len(frame)))
+                spoilt = frame[:-cut] + data.draw(st.binary(max_size=8))
+                out = talk.deliver(spoilt)
+                assert spoilt in [output.payload for output in out if isinstance(output, DeadLetter)]
+                assert not any(talk.valid.values()), "what could not be read may have been a change"
+            if harm in {"none", "double"}:
+                talk.line.appendleft(frame)
+        talk.flush()
+    talk.settle()
+    assert talk.is_right()
+    assert len(set(talk.told)) == len(talk.told), "a trade came twice"
+    assert set(talk.told) <= set(talk.venue.trades)
+    opened = {o.gap_id for o in talk.out if isinstance(o, FeedStatus) and o.kind == "gap" and o.ts_to is None}
+    assert opened == {o.gap_id for o in talk.out if isinstance(o, FeedStatus) and o.kind == "resynced"}
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_what_the_venue_sends_again_is_applied_in_order(by_id: bool) -> None:
+    """Three lost messages: books are cleared at once, then told whole without a new snapshot; no trade is missing."""
+    talk = Talk(by_id=by_id)
+    talk.flush()
+    asked = talk.feed.counts["resyncs"]
+    for _ in range(30):
+        talk.move(2)
+    lost = [talk.line.popleft() for _ in range(3)]
+    assert lost
+    out = talk.deliver(talk.line.popleft())
+    assert [type(output) for output in out[:2]] == [BookUpdate, FeedStatus]
+    assert not any(talk.valid.values())
+    talk.flush()
+    assert talk.is_right()
+    assert by_symbol(talk.told) == by_symbol(talk.venue.trades)
+    assert talk.feed.counts["resyncs"] == asked
+    assert talk.kinds().count("gap") == talk.kinds().count("resynced") == 2
+    assert {o.origin for o in talk.out if isinstance(o, Trades)} == {"live", "repair"}
+
+
+def test_what_the_venue_does_not_send_again_is_asked_for_anew() -> None:
+    """GapFill over data: new snapshots, and the trades that may be missing are on the ledger and in the stream."""
+    talk = Talk(resends=False)
+    talk.flush()
+    for _ in range(20):
+        talk.move(2)
+    for _ in range(8):
+        talk.line.popleft()
+    talk.flush()
+    assert talk.is_right()
+    assert talk.feed.counts["resyncs"] == 1
+    assert len(talk.told) < len(talk.venue.trades)
+    missing = [o for o in talk.out if isinstance(o, FeedStatus) and o.kind == "gap" and o.channel == "trades"]
+    assert missing
+    assert [o for o in talk.out if isinstance(o, Trades) and not o.valid and o.reason == "gap"]
+
+
+def test_numbers_may_go_on_over_connections() -> None:
+    """Without reset the trades of the time between are sent again, and told."""
+    talk = Talk(reset=False)
+    talk.flush()
+    for _ in range(20):
+        talk.move(2)
+    talk.breaks()
+    talk.settle()
+    assert talk.is_right()
+    assert by_symbol(talk.told) == by_symbol(talk.venue.trades)
+    assert len(talk.told) > 3
+
+
+def test_silence_clears_the_books_and_reconnects_once() -> None:
+    """No frame for an hour means a dead connection."""
+    talk = Talk()
+    talk.flush()
+    out = talk.take(talk.feed.ticked(talk.ts + 3600 * SECOND))
+    assert Reconnect("heartbeat_missed") in out
+    assert not any(talk.valid.values())
+    assert not any(isinstance(output, Reconnect) for output in talk.feed.ticked(talk.ts + 3601 * SECOND))
+
+
+def test_same_bytes_give_the_same_events() -> None:
+    """The feed reads no clock and no chance."""
+    runs = []
+    for _ in range(2):
+        talk = Talk(by_id=True)
+        for _ in range(20):
+            talk.move()
+            talk.flush()
+        runs.append(talk.out)
+    assert runs[0] == runs[1]
+
+
+@QUICK
+@given(frame=st.binary(max_size=100))
+def test_any_bytes_are_survived(frame: bytes) -> None:
+    """Bytes that no venue sends say nothing but dead letters, before and after Logon, and with no identity."""
+    talk = Talk()
+    feeds = [make_feed("fix"), make_feed("fix", products=SYMBOLS, token=login()), talk.feed]
+    talk.flush()
+    for feed in feeds:
+        if feed is not talk.feed:
+            feed.opened(START)
+        out = feed.received(frame, talk.ts)
+        assert any(isinstance(output, DeadLetter) for output in out)
+        assert not any(isinstance(output, Trades) for output in out)
+
+
+JUNK = ["", "0", "-1", "1.5", "NaN", "Infinity", "1e999", "x" * 70, "9" * 40, "20260809-21:05:48", "Y", "|"]
+
+
+@QUICK
+@given(place=st.integers(0, 500), junk=st.sampled_from(JUNK), by_id=st.booleans())
+def test_any_value_of_any_message_may_be_junk(place: int, junk: str, by_id: bool) -> None:
+    """No value anywhere makes the feed raise or break a rule; what could not be read is asked for anew."""
+    talk = Talk(by_id=by_id)
+    for _ in range(10):
+        talk.move(2)
+    frames = list(talk.line)
+    talk.line.clear()
+    for frame in frames:
+        message = decode(frame)
+        if 0 <= place < len(message.fields):
+            message.fields[place] = (message.fields[place][0], junk)
+        talk.feed.received(with_checksum(message.begin, message.fields), talk.ts)
+        place -= len(message.fields)
+    talk.feed.ticked(talk.ts + SECOND)
+
+
+def with_checksum(begin: str, fields: Fields) -> bytes:
+    """Return a message whose values may be empty."""
+    body = "".join(f"{tag}={value}\x01" for tag, value in fields).encode("latin-1")
+    head = f"8={begin}\x019={len(body)}\x01".encode()
+    return b"%b%b10=%03d\x01" % (head, body, (sum(head) + sum(body)) & 0xFF)
+
+
+# --- Message by message ---
+
+
+class Desk:
+    """Writes the venue's messages by hand, to a feed that has logged on or follows a recording."""
+
+    def __init__(self, products: tuple[str, ...] | None = ("BTC-USD",)) -> None:
+        self.feed = make_feed("fix", products=products, token=login() if products else None)
+        self.number = 0
+        self.sent = [output for output in self.feed.opened(START) if isinstance(output, Send)]
+        self.logon = self.says("A", (98, "0"), (108, "10"), (141, "Y"))
+
+    def says(self, kind: str, *fields: tuple[int, str]) -> list[Output]:
+        """Bring the next message."""
+        return self.feed.received(self.frame(kind, *fields), START)
+
+    def frame(self, kind: str, *fields: tuple[int, str]) -> bytes:
+        """Return the next message."""
+        self.number += 1
+        head: Fields = [(35, kind), (49, "THEM"), (56, "US"), (34, str(self.number)), (52, utc(START))]
+        return encode("FIX.4.4", [*head, *fields])
+
+
+def test_subscribes_the_full_book_and_trades_of_each_symbol() -> None:
+    """What is sent after Logon; the password is in the Logon only, and not in what is stored."""
+    desk = Desk()
+    assert b"\x01553=me\x01554=secret\x01" in desk.sent[0].frame
+    stored = login().redact(desk.sent[0].frame)
+    assert b"\x01553=**\x01554=******\x01" in stored
+    assert len(stored) == len(desk.sent[0].frame)
+    asked = [decode(output.frame) for output in desk.logon if isinstance(output, Send)]
+    assert [message.kind for message in asked] == ["x", "e", "V"]
+    assert asked[2].fields[6:] == [(263, "1"), (264, "0"), (265, "1"), (267, "3"), (269, "0"), (269, "1"), (269, "2"),
+                                   (146, "1"), (55, "BTC-USD")]  # fmt: skip
+
+
+def test_decimals_times_and_sides_are_kept_as_they_came() -> None:
+    """Raw digits; a trade's own time, else that of the message; the aggressor where it is told."""
+    desk = Desk()
+    out = desk.says("W", (55, "BTC-USD"), (268, "3"), (269, "0"), (270, "100.50"), (271, "1.0"), (269, "1"),
+                    (270, "101"), (271, "2.500"), (269, "2"), (270, "100.7"), (271, "1"))  # fmt: skip
+    book = next(output for output in out if isinstance(output, BookUpdate))
+    assert (book.bid_prices, book.bid_sizes, book.ask_prices, book.ask_sizes) == (
+        ["100.50"], ["1.0"], ["101"], ["2.500"])  # fmt: skip
+    assert (book.sequence, book.ts_event) == (2, START)
+    assert not [output for output in out if isinstance(output, Trades)], "it may be one that is known"
+    out = desk.says(
+        "X", (268, "3"), (279, "0"), (269, "2"), (278, "t1"), (55, "BTC-USD"), (270, "100.70"), (271, "0.10"),
+        (272, "20260809"), (273, "21:04:59.123456789"), (2446, "2"),
+        (279, "0"), (269, "2"), (270, "100.8"), (271, "3"), (279, "1"), (269, "1"), (270, "101"), (271, "0.5"),
+    )  # fmt: skip
+    update, trades = (output for output in out if isinstance(output, BookUpdate | Trades))
+    assert isinstance(trades, Trades)
+    assert isinstance(update, BookUpdate)
+    assert (update.ask_prices, update.ask_sizes) == (["101"], ["0.5"])
+    first, second = trades.trades
+    assert (first.trade_id, first.price, first.size, first.side) == ("t1", "100.70", "0.10", "sell")
+    assert first.ts_event % SECOND == 123_456_789
+    assert (second.side, second.ts_event) == ("unknown", START)
+    assert second.trade_id == f"{utc(START)}/3/1"
+
+
+def test_entries_may_be_replaced_and_deleted_by_their_ids() -> None:
+    """MDEntryRefID names the one that is replaced; a delete may have no price; levels are sums of entries."""
+    desk = Desk()
+    desk.says("W", (55, "BTC-USD"), (268, "3"), (269, "0"), (278, "a"), (270, "100"), (271, "1.5"), (269, "0"),
+              (278, "b"), (270, "100"), (271, "2.25"), (269, "1"), (278, "c"), (270, "101"), (271, "9"))  # fmt: skip
+    (replaced,) = desk.says("X", (55, "BTC-USD"), (268, "1"), (279, "1"), (278, "d"), (280, "a"), (269, "0"),
+                            (270, "99"), (271, "1"))  # fmt: skip
+    assert isinstance(replaced, BookUpdate)
+    assert (replaced.bid_prices, replaced.bid_sizes) == (["100", "99"], ["2.25", "1"])
+    (deleted,) = desk.says("X", (55, "BTC-USD"), (268, "1"), (279, "2"), (278, "c"))
+    assert isinstance(deleted, BookUpdate)
+    assert (deleted.ask_prices, deleted.ask_sizes) == (["101"], ["0"])
+    out = desk.says("X", (55, "BTC-USD"), (268, "1"), (279, "2"), (278, "nobody"))
+    assert [output.kind for output in out if isinstance(output, BookUpdate)] == ["clear"]
+    assert [decode(o.frame).get(263) for o in out if isinstance(o, Send)] == ["2", "1"], "asked for anew"
+
+
+def test_a_group_that_lies_clears_the_book_of_its_symbol_only() -> None:
+    """What cannot be read may have been a change."""
+    desk = Desk(("BTC-USD", "ETH-USD"))
+    for symbol in ("BTC-USD", "ETH-USD"):
+        desk.says("W", (55, symbol), (268, "1"), (269, "0"), (270, "1"), (271, "1"))
+    out = desk.says("X", (268, "2"), (279, "0"), (269, "0"), (55, "ETH-USD"), (270, "2"), (271, "1"))
+    assert [(o.symbol, o.kind) for o in out if isinstance(o, BookUpdate)] == [("ETH-USD", "clear")]
+    assert [o.reason for o in out if isinstance(o, DeadLetter)] == ["bad_group"]
+
+
+def test_security_status_halts_and_resumes() -> None:
+    """In the stream of status, and in what is told of the symbol meanwhile."""
+    desk = Desk()
+    desk.says("W", (55, "BTC-USD"), (268, "0"))
+    out = desk.says("f", (55, "BTC-USD"), (326, "2"))
+    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["halted"]
+    out = desk.says("X", (268, "1"), (279, "0"), (269, "0"), (55, "BTC-USD"), (270, "1"), (271, "1"))
+    assert [(o.valid, o.reason) for o in out if isinstance(o, BookUpdate)] == [(False, "halted")]
+    out = desk.says("f", (55, "BTC-USD"), (326, "17"))
+    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resumed"]
+
+
+def test_rejects_are_dead_letters_but_for_what_we_can_do_without() -> None:
+    """A symbol that the venue does not have is not asked for again and again."""
+    desk = Desk()
+    request = next(decode(o.frame) for o in desk.logon if isinstance(o, Send) and decode(o.frame).kind == "V")
+    assert not desk.says("j", (45, "2"), (372, "x"), (380, "3"), (58, "no lists here"))
+    out = desk.says("Y", (262, request.get(262)), (281, "0"), (58, "no such symbol"))
+    assert [(o.reason, o.value) for o in out if isinstance(o, DeadLetter)] == [("venue_error", "no such symbol")]
+    assert not desk.feed.ticked(START + 9 * SECOND)[1:]
+    assert not [o for o in desk.feed.ticked(START + 11 * SECOND) if isinstance(o, Send) and b"35=V" in o.frame]
+
+
+def test_a_snapshot_that_does_not_come_is_asked_for_again() -> None:
+    """In place of the first request."""
+    desk = Desk()
+    desk.says("0")
+    out = desk.feed.ticked(START + 11 * SECOND)
+    assert [decode(o.frame).get(263) for o in out if isinstance(o, Send) and b"35=V" in o.frame] == ["2", "1"]
+
+
+def test_a_refused_logon_is_final_and_leaving_says_so() -> None:
+    """Another try would be refused too; a line that stops logs out."""
+    feed = make_feed("fix", products=("BTC-USD",), token=login())
+    feed.opened(START)
+    refused = [(35, "5"), (49, "THEM"), (56, "US"), (34, "1"), (52, utc(START)), (58, "wrong password")]
+    out = feed.received(encode("FIX.4.4", refused), START)
+    (end,) = [output for output in out if isinstance(output, Refused)]
+    assert end.reason == "logon_refused"
+    assert "wrong password" in end.advice
+    desk = Desk()
+    out = desk.feed.closed("stopped", START)
+    assert [decode(output.frame).kind for output in out if isinstance(output, Send)] == ["5"]
+
+
+def test_recorded_messages_go_through_the_pipe(tmp_path: Path) -> None:
+    """One message a line, from whatever number; the book at the end is the venue's."""
+    talk, frames = Talk(by_id=True), []
+    for _ in range(20):
+        talk.move()
+        while talk.line:
+            frames.append(talk.line.popleft())
+            talk.deliver(frames[-1])
+    path = tmp_path / "fix.jsonl.zst"
+    write(path, [Recorded("recv", START + n, None, frame.decode()) for n, frame in enumerate(frames[3:])])
+    assert b'"8=FIX.4.4\\u0001' in msgspec.json.encode(frames[0].decode())
+    book, trades = L2Book(), []
+    for topic, event in run([path], Connections("fix"), Pipeline()):
+        if topic == "md.trades" and isinstance(event, Trades):
+            trades += [trade.trade_id for trade in event.trades]
+        if topic == "md.book_updates" and isinstance(event, BookUpdate) and event.symbol == "BTC-USD":
+            (book.bids.replace if event.kind == "snapshot" else book.bids.apply)(event.bid_prices, event.bid_sizes)
+    assert book.bids.top(None) == talk.books["BTC-USD"].bids.top(None)
+    assert trades == talk.told
