@@ -218,7 +218,7 @@ class AlpacaFeed:
         self.counts = self._line.counts
         self.ts_venue: int | None = None
         self._wanted = None if products is None else tuple(dict.fromkeys(name.upper() for name in products))
-        self._products = Listing(None if "*" in (self._wanted or ()) else self._wanted, _describe)
+        self._products = Listing(None if "*" in (self._wanted or ()) else self._wanted, describe)
         self._token = token
         self._seen: dict[str, _Seen] = {}
         self._ledger = Ledger(book=_QUOTES, trades=_TRADES)
@@ -502,7 +502,7 @@ def _time(sent: Time) -> int:
     return in_range(seconds * SECOND_NS + nanoseconds, data.hex(), "t")
 
 
-def _trade_id(ts: int, exchange: str, number_: int) -> str:
+def trade_id_of(ts: int, exchange: str, number_: int) -> str:
     """Return a trade's id: unlike the venue's, it is never another trade's of the same symbol."""
     if len(exchange) != 1 or not exchange.isascii() or not exchange.isalnum() or number_ < 0:
         raise BadEvent("bad_trade_id", "i", f"{exchange[:10]} {number_}")
@@ -513,15 +513,16 @@ def _trade_id(ts: int, exchange: str, number_: int) -> str:
 def _read_execution(sent: _Execution, ts: int) -> Trade:
     if isinstance(sent, _Correction):
         return Trade(
-            trade_id=_trade_id(ts, sent.x, sent.ci), ts_event=ts, price=number(sent.cp, "cp"),
-            size=number(sent.cs, "cs"), side="unknown", action="correct", original_id=_trade_id(ts, sent.x, sent.oi),
+            trade_id=trade_id_of(ts, sent.x, sent.ci), ts_event=ts, price=number(sent.cp, "cp"),
+            size=number(sent.cs, "cs"), side="unknown", action="correct", original_id=trade_id_of(ts, sent.x, sent.oi),
         )  # fmt: skip
     action = "cancel" if isinstance(sent, _Cancel) else "new"
-    return Trade(trade_id=_trade_id(ts, sent.x, sent.i), ts_event=ts, price=number(sent.p, "p"),
+    return Trade(trade_id=trade_id_of(ts, sent.x, sent.i), ts_event=ts, price=number(sent.p, "p"),
                  size=number(sent.s, "s"), side="unknown", action=action)  # fmt: skip
 
 
-def _describe(name: str) -> Instrument:
+def describe(name: str) -> Instrument:
+    """Return the instrument of a stock's symbol. Raises BadEvent."""
     if _NAME.fullmatch(name) is None:
         raise BadEvent("bad_symbol", "S", name[:200])
     return Instrument(venue=AlpacaFeed.venue, symbol=name, ts_recv=0, venue_symbol=name, base_currency=name,

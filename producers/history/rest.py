@@ -238,7 +238,7 @@ class Rest:
         detail = f"status {status} {body[:DETAIL_CHARS].decode('utf-8', 'replace')}".strip()
         if status in _AGAIN or status >= httpx.codes.INTERNAL_SERVER_ERROR:
             outcome = "limited" if status in {418, 429} else "failed"
-            raise _Later(outcome, detail, _retry_after_s(response.headers.get("Retry-After", ""), time.time()))
+            raise _Later(outcome, detail, retry_after_s(response.headers.get("Retry-After", ""), time.time()))
         raise Refused(f"{self.history.venue} refuses {request.path}: {detail}")
 
     async def _body(self, request: Request, response: httpx.Response) -> bytes:
@@ -286,7 +286,7 @@ def _batches(instrument: Instrument, trades: list[Trade], ts: int) -> tuple[Trad
     )  # fmt: skip
 
 
-def _retry_after_s(text: str, now_s: float) -> float:
+def retry_after_s(text: str, now_s: float) -> float:
     """Return the seconds that a `Retry-After` asks for; 0 when it is absent or says nothing that can be read."""
     if text.isascii() and text.isdigit():
         return float(text[:9])

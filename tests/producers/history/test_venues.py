@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import databento_dbn
+import msgspec
 import pytest
+import zstandard
 
 from infra.exchange.history import Answer
 from infra.exchange.tape import MINUTE_NS, SECOND_NS
-from marketdata.errors import BadEvent
+from marketdata import dbn
+from marketdata.errors import BadEvent, SettingsError
 from marketdata.events import Candle, Trade, Trades
 from producers.feeds import make_feed
 from producers.history import VENUES, make_history
@@ -23,6 +28,10 @@ if TYPE_CHECKING:
 TS = 2_000_000_000 * SECOND_NS
 START = 1_700_000_040  # a whole minute, in seconds
 MS = START * 1000
+RECORDINGS = Path(__file__).resolve().parents[4] / "shared" / "recordings"
+EMPTY_DBN = bytes(
+    databento_dbn.Metadata("GLBX.MDP3", 0, dbn.RAW_SYMBOL, dbn.INSTRUMENT_ID, databento_dbn.Schema.from_str("trades"))
+)
 
 
 def adapter(venue: str) -> History:
@@ -63,6 +72,11 @@ CANDLES: dict[str, tuple[str, Any, dict[str, Any]]] = {
             [START, "37000.1", "37020.5", "36990.0", "37010.0", "37005.2", "1.50000000", 7]]}},
         {"open": "37000.1", "close": "37010.0", "high": "37020.5", "low": "36990.0", "volume": "1.50000000",
          "trades": 7},
+    ),
+    "alpaca": (
+        "AAPL",
+        '{"bars":[{"t":"2023-11-14T22:14:00Z","o":178.260,"h":178.30,"l":178.21,"c":178.210,"v":1118,"n":65}],"next_page_token":null}',
+        {"open": "178.260", "high": "178.30", "low": "178.21", "close": "178.210", "volume": "1118", "trades": 65},
     ),
 }  # fmt: skip
 CANDLES["binance_usdm"] = CANDLES["binance_spot"]
@@ -150,6 +164,74 @@ SAME: dict[str, tuple[str, list[Any], Any, str | None]] = {
         None,
     ),
 }  # fmt: skip
+
+
+def test_alpacas_trades_have_the_streams_ids_and_not_those_taken_back() -> None:
+    """A canceled trade, and one that was replaced by a corrected one, are not told."""
+    rows = [
+        {"t": "2023-11-14T22:14:00.123456789Z", "x": "V", "p": 178.26, "s": 100, "c": ["@"], "i": 5, "z": "C"},
+        {"t": "2023-11-14T22:14:01Z", "x": "V", "p": 178.26, "s": 100, "c": ["@"], "i": 6, "z": "C", "u": "canceled"},
+        {"t": "2023-11-14T22:14:02Z", "x": "V", "p": 178.26, "s": 100, "c": ["@"], "i": 7, "z": "C", "u": "incorrect"},
+        {"t": "2023-11-14T22:14:02Z", "x": "V", "p": 178.27, "s": 10, "c": ["@"], "i": 8, "z": "C", "u": "corrected"},
+    ]
+    feed = make_feed("alpaca", products=("AAPL",))
+    feed.opened(TS)
+    streamed = [
+        trade
+        for row in (rows[0], rows[3])
+        for event in feed.received(body([{"T": "t", "S": "AAPL"} | row]), TS)
+        if isinstance(event, Trades)
+        for trade in event.trades
+    ]
+    history = adapter("alpaca")
+    answer = body({"trades": rows, "symbol": "AAPL", "next_page_token": None})
+    page = history.parse_trades(asked(history, "AAPL"), None, answer, TS)
+    assert list(page.items) == streamed
+    assert len(streamed) == 2
+
+
+def test_databentos_trades_are_those_of_its_files() -> None:
+    """A recorded file as an answer gives the trades that the feed tells of it."""
+    path = RECORDINGS / "cme_esu4_trades.dbn.zst"
+    if not path.exists():
+        pytest.skip(f"the recordings are absent: no {path}")
+    data = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
+    streamed = [
+        trade
+        for event in make_feed("databento").received(data, TS)
+        if isinstance(event, Trades)
+        for trade in event.trades
+    ]
+    history = adapter("databento")
+    start, end = 1719878280 * SECOND_NS, 1719878520 * SECOND_NS
+    where = Asked(instrument=history.instrument("ESU4"), start=start, end=end)
+    page = history.parse_trades(where, f"{start}:{end}", data, TS)
+    assert list(page.items) == streamed
+    assert len(streamed) > 100
+
+
+def test_databento_goes_no_further_than_the_dataset(served: Served) -> None:
+    """The dataset's end is asked for first, since a range beyond it is refused; what is reached says so."""
+    history = served.history("databento")
+    now = time.time_ns()
+    found, missing = served.trades(history, now - 10 * MINUTE_NS, now + 10 * MINUTE_NS)
+    assert found
+    assert not missing
+    where = Asked(instrument=history.instrument("ESU4"), start=START * SECOND_NS, end=TS)
+    available = "2023-11-14T22:20:00.000000000Z"
+    first = history.parse_candles(
+        msgspec.structs.replace(where, interval="1m"), None, body({"start": "", "end": available}), TS
+    )
+    assert first.cursor == f"{START * SECOND_NS}:{(START + 360) * SECOND_NS}"
+    last = history.parse_trades(where, f"{START}:{START + 1}", EMPTY_DBN, TS)
+    assert (last.cursor, last.reached) == (None, START + 1)
+
+
+@pytest.mark.parametrize("venue", ["alpaca", "databento"])
+def test_a_venue_that_needs_a_key_says_so_before_anything_is_asked(venue: str) -> None:
+    """Whoever starts a job learns it from its settings, not from a refusal."""
+    with pytest.raises(SettingsError, match="needs a key"):
+        make_history(venue)
 
 
 @pytest.mark.parametrize("venue", sorted(SAME))
