@@ -33,8 +33,8 @@ from producers.publisher import Publisher
 from producers.stored import Tables, as_values
 
 DAY_NS = INTERVALS["1d"]
-# How long the stream app keeps candles that it may revise (its `keep_ns`), and what clocks and queues may add to that.
-OWNED_NS = 125 * MINUTE_NS
+# How long the stream app keeps candles that it may revise: its `keep_ns`.
+KEPT_NS = 120 * MINUTE_NS
 ACKNOWLEDGED_WITHIN_S = 60.0
 STORED_WITHIN_S = 15.0
 LOOK_S = 0.1
@@ -172,8 +172,8 @@ class Backfill:
         if not made:
             return []
         now = time.time_ns()
-        live = await self.tables.first_live(self.venue, symbol, now - OWNED_NS - DAY_NS)
-        ours = [one for one in made if live is None or one.end <= max(live, now - OWNED_NS)]
+        before = await self._history_ends(symbol, now)
+        ours = [one for one in made if one.end <= before]
         if not ours:
             return []
         start, end = min(one.start for one in ours), max(one.end for one in ours)
@@ -185,6 +185,18 @@ class Backfill:
                 chosen.append(msgspec.structs.replace(candle, revision=revision, origin=self.origin))
         await self.publish(records(chosen, self.line, now))
         return chosen
+
+    async def _history_ends(self, symbol: str, now: int) -> int:
+        """Return the time up to which candles are history's: the others are kept by the stream app, or will be.
+
+        What the database tells of the stream app's time is a little old, so the app has forgotten this much at least.
+        """
+        live = await self.tables.live_span(self.venue, symbol, now - DAY_NS)
+        if live is None:
+            return now
+        first, newest = live
+        kept_from = newest - KEPT_NS
+        return max(first, kept_from - kept_from % MINUTE_NS)
 
     async def roll_up(self, symbol: str, start: int, end: int) -> int:
         """Make the longer candles of [start, end) anew from the stored minutes, where that changes them."""

@@ -61,6 +61,7 @@ class Keeper:
         self._publisher = publisher
         self._history = history
         self._only = (venue, symbol)
+        self._brought: list[tuple[OpenGap, Hole, str]] = []
 
     # --- Finding ---
 
@@ -104,7 +105,8 @@ class Keeper:
         entries = {gap.gap_id: gap for gap in await self._tables.open_gaps(*self._only)}
         entries |= {gap.gap_id: gap for gap in new}
         outcomes = []
-        for gap in entries.values():
+        # Trades bring candles, not the other way round.
+        for gap in sorted(entries.values(), key=lambda one: one.channel == CANDLES):
             try:
                 outcome = Outcome(gap, await self._repair(gap))
             except TickstreamError as error:
@@ -129,7 +131,7 @@ class Keeper:
         span = await self._span(gap)
         numbered = gap.expected is not None and gap.received is not None
         if (gap.channel == CANDLES or numbered) and await self._is_whole(gap, span):
-            return "late_data"
+            return self._brought_by(gap, span)
         history = self._history(gap.venue)
         if history is None:
             raise Refused(f"{gap.venue} has no history here")
@@ -138,6 +140,7 @@ class Keeper:
         job.first_ns = job.start_ns  # an empty minute at the start is told as well: what was before is known
         async with history.working(job):
             by, complete = await self._bring(history, job, gap)
+            self._brought.append((gap, span, by))
 
             async def look() -> bool:
                 return await self._is_whole(gap, span)
@@ -145,6 +148,14 @@ class Keeper:
             if not (complete and await wait_for(look)):
                 raise Refused(_why(history, gap, complete=complete))
         return by
+
+    def _brought_by(self, gap: OpenGap, span: Hole) -> str:
+        """Return what filled an entry that is whole already: another entry's repair, or data that came late."""
+        for other, filled, by in self._brought:
+            same = (other.venue, other.symbol) == (gap.venue, gap.symbol)
+            if same and filled.start < span.end and span.start < filled.end:
+                return by
+        return "late_data"
 
     async def _bring(self, history: Backfill, job: Job, gap: OpenGap) -> tuple[str, bool]:
         """Bring what the venue has of a gap; return what it was, and whether it was all."""

@@ -69,14 +69,15 @@ class Tables:
         """Tell whether the instrument is listed."""
         return bool(await self._rows("SELECT 1 FROM instruments WHERE venue = %s AND symbol = %s", venue, symbol))
 
-    async def first_live(self, venue: str, symbol: str, since: int) -> int | None:
-        """Return the start of the first minute since a time of which there is a live candle, open ones among them."""
-        found = await self._rows(
-            "SELECT start_ns FROM candles_latest WHERE venue = %s AND symbol = %s AND interval = '1m' "
-            "AND origin = 'live' AND ts >= %s ORDER BY ts LIMIT 1",
+    async def live_span(self, venue: str, symbol: str, since: int) -> tuple[int, int] | None:
+        """Return the first minute since a time of which there is a live candle, and the newest time that one tells."""
+        rows = await self._rows(
+            "SELECT min(start_ns) AS first, max(ts_event_ns) AS newest FROM candles_latest "
+            "WHERE venue = %s AND symbol = %s AND interval = '1m' AND origin = 'live' AND ts >= %s",
             *(venue, symbol, moment(since)),
         )
-        return int(found[0]["start_ns"]) if found else None
+        first, newest = rows[0]["first"], rows[0]["newest"]
+        return None if first is None else (first, newest)
 
     async def candles(
         self, venue: str, symbol: str, start: int, end: int, interval: str | None = None
