@@ -187,7 +187,9 @@ class MarketConsumer:
         if caught_up and not self._caught_up:
             self._caught_up = True
             _LOG.info("the market is known")
-            self._readiness.up(KAFKA)
+            # Behind all that was handed over: only when the loop has handled that is the market known to clients.
+            self._room.acquire()
+            self._deliver([])
         elif self._brokers_down:
             try:
                 consumer.list_topics(topics.TRADES.physical(self._settings.topic_prefix), timeout=_RETRY_S)

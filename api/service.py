@@ -82,9 +82,13 @@ class Service:
             act()
 
     def _expire(self) -> None:
-        self.known = self._consumer.caught_up
-        CAUGHT_UP.set(self.known)
         self.gateway.expire()
+
+    def _note_known(self) -> None:
+        if self._consumer.caught_up and not self.known:
+            self.known = True
+            CAUGHT_UP.set(1)
+            self.readiness.up(KAFKA)
 
     async def _watch_database(self) -> None:
         while True:
@@ -113,7 +117,7 @@ class Service:
             self.gateway.flush()
         finally:
             self._consumer.handled()
-        self.known = self._consumer.caught_up
+        self._note_known()
         written_ns = time.time_ns()
         for delivery in sent:
             self._measure(delivery.headers, consumed_ns, written_ns)

@@ -11,8 +11,14 @@ import structlog
 
 def configure(service: str, level: str = "info") -> None:
     """Send this process's logs, ours and the libraries', to standard error as JSON lines that name the service."""
+
+    def name_service(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["service"] = service  # not a context variable: other threads' lines would be without it
+        return event
+
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        name_service,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -39,4 +45,3 @@ def configure(service: str, level: str = "info") -> None:
     root.handlers = [handler]
     root.setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per request is no news
-    structlog.contextvars.bind_contextvars(service=service)
