@@ -27,7 +27,6 @@ from contextlib import suppress
 from typing import Protocol
 from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 import structlog
 from prometheus_client import Counter, Gauge
@@ -37,6 +36,7 @@ from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from producers import tcp, websocket
 from producers.backoff import Backoff, Breaker, Policy, State
 from producers.inbox import Inbox, Item, Wire
+from producers.rest import Rest
 from producers.venue import LiveFeed, Splitter
 from producers.websocket import END_REASON
 from runtime.metrics import DROPPED, WS_LATENCY_MS
@@ -46,9 +46,7 @@ CONNECT_S = 10.0
 TICK_S = 1.0
 STABLE_S = 10.0
 QUIET_S = 10.0
-FETCHES_MAX = 4
-FETCH_S = 20.0
-FETCH_TRIES = 4
+LAST_ANSWERS_S = 5.0
 # Other tasks, the socket among them, get their turn after this many frames.
 TURN_FRAMES = 32
 
@@ -60,7 +58,6 @@ _BREAKER = Gauge("tickstream_breaker_state", "0 closed, 1 half open, 2 open.", [
 _DOWN = Counter("tickstream_lines_down_total", "Lines that stay down, by reason.", ["venue", "line", "reason"])
 _CONNECTED = Gauge("tickstream_connected", "1 while the connection is up.", ["venue", "line"])
 _INBOX = Gauge("tickstream_inbox_bytes", "Bytes received and not yet worked on.", ["venue", "line"])
-_FETCH_FAILURES = Counter("tickstream_fetch_failures_total", "REST requests that failed.", ["venue", "purpose"])
 
 # What a feed leaves out on purpose, by the name that it counts it under.
 _LEFT_OUT = ("duplicates", "deltas_before_snapshot", "ignored")
@@ -102,7 +99,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class Connection:
     """One line, over any number of connections, until `stop`."""
 
-    def __init__(self, feed: LiveFeed, line: str, sink: Sink, options: Options) -> None:
+    def __init__(self, feed: LiveFeed, line: str, sink: Sink, options: Options, rest: Rest | None = None) -> None:
         self.line = line
         self._feed = feed
         self._sink = sink
@@ -111,13 +108,12 @@ class Connection:
         policy = options.backoff
         if options.backoff_base_s is not None:
             policy = msgspec.structs.replace(policy, base_s=options.backoff_base_s, least_s=0.0)
-        self._policy = policy
+        self._rest = rest or Rest(feed.venue, options.rest_url, backoff_base_s=policy.base_s)
         self._backoff = Backoff.by(policy)
         self._breaker = Breaker()
         self._wire: Wire | None = None
         self._inbox = Inbox(options.inbox_bytes_max, line)
-        self._fetches: set[asyncio.Task[None]] = set()
-        self._fetch_slots = asyncio.Semaphore(FETCHES_MAX)
+        self._fetches: dict[Fetch, asyncio.Task[None]] = {}
         self._counted: Counts[str] = Counts()
         self._frames_here = 0
         self._number = 0
@@ -152,7 +148,7 @@ class Connection:
 
         Raises what the sink raises when it cannot go on.
         """
-        async with httpx.AsyncClient(base_url=self._options.rest_url, timeout=FETCH_S, follow_redirects=True) as rest:
+        async with self._rest as rest:
             while not self._stopping.is_set():
                 began = time.monotonic()
                 reason = await self._attempt(rest)
@@ -195,7 +191,7 @@ class Connection:
         await self._write([self._status(kind, reason, ts, detail=advice)], ts)
         await self._stopping.wait()
 
-    async def _attempt(self, rest: httpx.AsyncClient) -> str:
+    async def _attempt(self, rest: Rest) -> str:
         """Make one connection, live through it, and return why it ended."""
         self._frames_here = self._number = 0
         self._reconnect = None
@@ -215,7 +211,7 @@ class Connection:
             return await self._live(rest)
         finally:
             self._connected.set(0)
-            for task in self._fetches:
+            for task in self._fetches.values():
                 task.cancel()
             self._fetches.clear()
             self._wire.disconnect()
@@ -230,7 +226,7 @@ class Connection:
             url, inbox, headers=options.headers, binary=options.binary, ping_s=options.ping_s
         )
 
-    async def _live(self, rest: httpx.AsyncClient) -> str:
+    async def _live(self, rest: Rest) -> str:
         ts = self._now()
         await self._write((), ts, self._raw("connect", b"", ts, self._options.ws_url))
         await self._perform(self._feed.opened(ts), ts, rest)
@@ -262,11 +258,12 @@ class Connection:
                     ts = self._now()
                     await self._perform(self._feed.ticked(ts), ts, rest)
 
-    async def _work(self, item: Item, rest: httpx.AsyncClient) -> None:
+    async def _work(self, item: Item, rest: Rest) -> None:
         if item.kind == "answer" and item.request is not None:
-            raw = self._raw("http", item.data, item.ts, self._options.rest_url + "/" + item.request.path)
-            outputs = self._feed.fetched(item.request, item.data, item.ts)
-            await self._perform(outputs, item.ts, rest, raw)
+            # In a replay frames that waited before the answer have moved the recorder's clock on.
+            ts = max(item.ts, self._ts_recorded or 0)
+            raw = self._raw("http", item.data, ts, self._options.rest_url + "/" + item.request.path)
+            await self._perform(self._feed.fetched(item.request, item.data, ts), ts, rest, raw)
             return
         self._frames_here += 1
         self._frames_total.inc()
@@ -279,9 +276,7 @@ class Connection:
             self._latency.observe(max(0, item.ts - venue_ts) / 1e6)
         await self._perform(outputs, item.ts, rest, self._raw("recv", item.data, item.ts))
 
-    async def _perform(
-        self, outputs: list[Output], ts: int, rest: httpx.AsyncClient, raw: RawFrame | None = None
-    ) -> None:
+    async def _perform(self, outputs: list[Output], ts: int, rest: Rest, raw: RawFrame | None = None) -> None:
         """Do what the feed wants: sending comes first, so that a repair does not wait for Kafka."""
         events: list[AnyEvent] = []
         sent: list[RawFrame] = []
@@ -289,9 +284,7 @@ class Connection:
             if isinstance(output, Send):
                 sent += self._send(output)
             elif isinstance(output, Fetch):
-                task = asyncio.create_task(self._fetch(output, rest, self._inbox))
-                self._fetches.add(task)
-                task.add_done_callback(self._fetches.discard)
+                self._ask(output, rest)
             elif isinstance(output, Reconnect):
                 self.restart(output.reason)
             elif isinstance(output, Refused):
@@ -316,26 +309,39 @@ class Connection:
         self._wire.send(output.frame)
         return [self._raw("send", self._options.redact(output.frame), self._now())]
 
-    async def _fetch(self, request: Fetch, rest: httpx.AsyncClient, inbox: Inbox) -> None:
-        """Ask, a few times if need be; the answer goes to the inbox of the connection that asked."""
-        pauses = Backoff(self._policy.base_s)
-        async with self._fetch_slots:
-            for _ in range(FETCH_TRIES):
-                try:
-                    answer = await rest.get("/" + request.path.lstrip("/"))
-                    answer.raise_for_status()
-                except httpx.HTTPError as error:
-                    _FETCH_FAILURES.labels(self._feed.venue, request.purpose).inc()
-                    _LOG.warning("no answer", line=self.line, path=request.path, error=str(error) or repr(error))
-                    await asyncio.sleep(pauses.failed(random.random()))  # noqa: S311 - as above
-                else:
-                    inbox.put(Item("answer", self._now(), answer.content, request))
-                    return
+    def _ask(self, request: Fetch, rest: Rest) -> None:
+        """Ask, unless the same is under way; the answer goes to the inbox of the connection that asked."""
+        if request not in self._fetches:
+            task = self._fetches[request] = asyncio.create_task(self._fetch(request, rest, self._inbox))
+            task.add_done_callback(lambda done: self._asked(request, done))
+
+    def _asked(self, request: Fetch, done: asyncio.Task[None]) -> None:
+        if self._fetches.get(request) is done:
+            del self._fetches[request]
+
+    async def _fetch(self, request: Fetch, rest: Rest, inbox: Inbox) -> None:
+        body = await rest.get(request)
+        if body is not None:
+            inbox.put(Item("answer", self._now(), body, request))
+
+    async def _last_answers(self) -> None:
+        """Give the feed what it asked for before a replay was over: a recording's end is no reason to miss it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_ANSWERS_S):
+                while self._fetches or self._inbox.items:
+                    if self._fetches:
+                        await asyncio.wait(self._fetches.values())
+                        await asyncio.sleep(0)
+                    while self._inbox.items:
+                        await self._work(self._inbox.take(), self._rest)
 
     async def _end(self, reason: str) -> str:
         """Tell that the connection is over."""
+        is_over = reason == END_REASON and self._options.replay
+        if is_over:
+            await self._last_answers()
         ts = self._now()
-        if reason == END_REASON and self._options.replay:
+        if is_over:
             self.ended.set()
             _LOG.info("the recording is over", line=self.line, counts=dict(self._feed.counts))
             await self._write([self._status("ended", END_REASON, ts)], ts)

@@ -11,6 +11,7 @@ import msgspec
 
 from marketdata.feed import Feed
 from producers.backoff import Policy
+from producers.history.contract import Budget
 
 # Signs one message: takes the time in UTC nanoseconds, gives the token that goes into the message.
 Signer = Callable[[int], str]
@@ -70,6 +71,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """Makes what cuts a tcp connection's bytes into frames; without one the feed gets the bytes as they come."""
     signed: bool = False
     """Whether it takes a token in each message; none is ever needed for public channels."""
+    budget: Budget | None = None
+    """What its REST interface lets all lines of one address spend, by the weights of `Fetch`; None is no limit."""
     ping_s: float | None = None
     """After this long without a word a WebSocket is pinged, where silence is no sign of death by itself."""
     backoff: Policy = Policy()

@@ -14,6 +14,7 @@ Streams for Binance", "How to manage a local order book correctly", "Market Data
 from __future__ import annotations
 
 from producers.families.binance import BinanceFeed, Market
+from producers.history.contract import Budget
 from producers.venue import Signer, Venue
 
 MARKET = Market(
@@ -41,5 +42,6 @@ VENUE = Venue(
     rest_url="https://api.binance.com",
     make=make,
     products=("BTCUSDT", "ETHUSDT"),
+    budget=Budget(burst=3_000, per_s=50),
     sequence="product",
 )

@@ -17,6 +17,7 @@ Futures, Websocket Market Streams", "How to manage a local order book correctly"
 from __future__ import annotations
 
 from producers.families.binance import BinanceFeed, Market
+from producers.history.contract import Budget
 from producers.venue import Signer, Venue
 
 MARKET = Market(
@@ -44,5 +45,6 @@ VENUE = Venue(
     rest_url="https://fapi.binance.com",
     make=make,
     products=("BTCUSDT", "ETHUSDT"),
+    budget=Budget(burst=1_200, per_s=20),
     sequence="product",
 )

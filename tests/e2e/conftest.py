@@ -135,6 +135,11 @@ class Services:
         self.processes[name].send_signal(signal.SIGKILL)
         self.processes[name].wait()
 
+    def end(self, name: str) -> None:
+        """End a service in order, and wait for it."""
+        self.processes[name].terminate()
+        self.processes[name].wait(WAIT_S)
+
     def stop(self) -> None:
         """Stop what still runs, the producer first."""
         for name in reversed(list(self.processes)):
@@ -190,6 +195,12 @@ class Services:
 def wait_for_() -> Callable[..., Any]:
     """The function `wait_for`, which test modules cannot import from here."""
     return wait_for
+
+
+@pytest.fixture(scope="session")
+def services_of() -> type[Services]:
+    """The class `Services`, for modules that share one platform among their own tests."""
+    return Services
 
 
 @pytest.fixture(scope="session")
