@@ -245,14 +245,15 @@ class Symbols:
     def find(self, instrument: int, ts: int) -> tuple[str, int] | None:
         """Return the symbol of a number at a time, and until when; None for one that is not known at any time.
 
-        Outside of every interval the nearest earlier one counts, or else the first.
+        Outside of every interval the nearest earlier one counts, or else the first, until the next begins.
         """
         starts = self._starts.get(instrument)
         if not starts:
             return None
         place = bisect_right(starts, ts)
-        _, symbol = self._symbols[instrument][max(place - 1, 0)]
-        return symbol, starts[place] if place < len(starts) else INT64_MAX
+        end, symbol = self._symbols[instrument][max(place - 1, 0)]
+        until = starts[place] if place < len(starts) else INT64_MAX
+        return symbol, min(end, until) if place and ts < end else until
 
     def learn_metadata(self, metadata: databento_dbn.Metadata) -> None:
         """Take the mappings of a file."""

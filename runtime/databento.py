@@ -63,8 +63,6 @@ def frames(plain: BinaryIO) -> Iterator[tuple[int, bytes]]:
         if not chunk:
             break
         data = data[end:] + chunk
-    if metadata:
-        yield min(_followed(dbn.decode_metadata, metadata).start, dbn.INT64_MAX), metadata
     if len(data) > end:
         raise CodecError("the file ends within a record")
 

@@ -81,11 +81,9 @@ def read(path: Path | str) -> Iterator[Recorded]:
         with _plain(path) as plain:
             start = plain.peek(_START_BYTES)
             if databento.is_dbn(start):
-                for ts, frame in databento.frames(plain):
-                    yield RecordedBytes("recv", ts, None, "", frame)
+                yield from _bytes(path, databento.frames(plain))
             elif databento.is_csv(start):
-                for ts, frame in databento.rows(io.TextIOWrapper(plain, "utf-8", newline="")):
-                    yield RecordedBytes("recv", ts, None, "", frame)
+                yield from _bytes(path, databento.rows(io.TextIOWrapper(plain, "utf-8", newline="")))
             elif _LOGGED.match(start):
                 yield from _logged(path, plain)
             elif isinstance(plain.raw, io.FileIO):
@@ -105,6 +103,14 @@ def _plain(path: Path) -> Iterator[io.BufferedReader]:
                 yield io.BufferedReader(plain, _READ_BYTES)
         else:
             yield file
+
+
+def _bytes(path: Path, frames: Iterable[tuple[int, bytes]]) -> Iterator[Recorded]:
+    try:
+        for ts, frame in frames:
+            yield RecordedBytes("recv", ts, None, "", frame)
+    except (CodecError, UnicodeDecodeError) as error:
+        raise CodecError(f"{path}: {error}") from error
 
 
 def _decoded(path: Path, plain: BinaryIO) -> Iterator[Recorded]:

@@ -16,6 +16,7 @@ its own Python client.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Iterator
 
 import msgspec
@@ -25,9 +26,14 @@ from marketdata.clock import SECOND_NS
 from producers.venue import FrameError
 
 BUCKET_LENGTH = 5
+# A replay's last record, a message of the gateway's, says so; a venue's own never does.
+END_REASON = "end of recording"
+_END = (320 // dbn.WORD, dbn.SYSTEM)
 SYMBOLS_AT_ONCE = 500
 LINE_BYTES_MAX = 64 * 1024
 LATE_NS = 60 * SECOND_NS
+
+_AUTH = re.compile(rb"auth=[^|\n]*")
 
 # What the schemas bring: at most one of these, or every trade would come twice.
 WITH_TRADES = frozenset({"mbo", "mbp-1", "mbp-10", "tbbo", "trades", "cmbp-1", "tcbbo"})
@@ -71,6 +77,23 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         if len(doubled) > 1:
             return f"{' and '.join(doubled)} bring the same trades: choose one of them"
         return None
+
+
+class Key:
+    """The key, which the feed needs to answer a challenge; nothing of it may be stored."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, ts: int) -> str:  # noqa: ARG002 - it is the same at any time
+        """Return the key."""
+        return self._key
+
+    def redact(self, frame: bytes) -> bytes:
+        """Return a frame of ours as it may be stored: without what was made of the key."""
+        if self._key:
+            frame = frame.replace(self._key.encode(), b"<key>")
+        return _AUTH.sub(b"auth=<answer>", frame)
 
 
 def authentication(session: Session, challenge: str, key: str) -> bytes:
@@ -161,6 +184,11 @@ def start_of(positions: Collection[Position]) -> int | None:
     return max(min(times), max(times) - LATE_NS) if times else None
 
 
+def _is_end(frame: bytes) -> bool:
+    last = frame[-_END[0] * dbn.WORD :]
+    return len(last) == _END[0] * dbn.WORD and (last[0], last[1]) == _END and END_REASON.encode() in last
+
+
 class Splitter:
     """Cuts one connection's bytes into lines of text, the metadata, and batches of whole records."""
 
@@ -171,7 +199,7 @@ class Splitter:
     def split(self, data: bytes) -> Iterator[bytes]:
         """Yield the frames that are whole now.
 
-        Raises FrameError for bytes that are none of this.
+        Raises FrameError for bytes that are none of this, and at the end of a replay.
         """
         data = self._kept + data if self._kept else data
         self._kept = b""
@@ -188,6 +216,9 @@ class Splitter:
                 self._next = "metadata"
             elif self._next == "metadata":
                 self._next = "records"
+            elif self._next == "records" and _is_end(frame):
+                yield frame
+                raise FrameError(END_REASON)
             yield frame
 
     def _size(self, data: bytes) -> int:

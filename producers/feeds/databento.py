@@ -243,6 +243,8 @@ class DatabentoFeed:
                 break
             self._record(call, frame, at, size)
             at += size
+            if not self._open and self._session is not None:
+                break  # the connection was given up: what follows will come again
         return call.out
 
     def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:  # noqa: ARG002 - the protocol's
@@ -359,7 +361,7 @@ class DatabentoFeed:
             return len(frame)
         self._decoder = _decoder(metadata.version, ts_out=metadata.ts_out)
         self._symbols.learn_metadata(metadata)
-        if self._session is None:
+        if self._session is None or metadata.schema is not None:
             self._is_sampled = str(metadata.schema) == "tbbo"
         dataset = metadata.dataset.partition(".")[0]
         self._kind = "equity" if dataset in _EQUITIES else "option" if dataset == "OPRA" else "future"
