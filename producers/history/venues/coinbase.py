@@ -10,9 +10,11 @@ Trades", "List Public Products" and "Rate Limits".
    first, so that a window with more than that hides its oldest. The range is walked upwards in windows; one whose
    answer is full is asked for again with half its length, down to one second. A second with more trades than that
    cannot be told whole: its hidden part is `missing`.
-3. Trade ids of a product follow each other without a gap (held on the recording): where the first id of a window does
-   not follow the last of the one before, the server hid trades although its answer was not full, and the window is
-   halved as well. At one second the hole is left to whoever watches the ids: it may be the venue's own.
+3. How large `limit` may be is not documented, and a server that takes less than it was asked for hides trades without
+   a full answer. Trade ids of a product follow each other without a gap (held on the recording): where the first id of
+   a window does not follow the last of the one before, the window is halved as well. At one second the hole is left to
+   whoever watches the ids: it may be the venue's own. While no id is known yet, what lies before the oldest trade of a
+   window is asked for by itself, until it is empty: the walk begins with that trade then.
 4. After a window with few trades the next one is twice as long.
 5. `side` is the maker's, as in the stream; ids are the stream's. 10 requests a second are free (DOCS); half is used.
 """
@@ -165,6 +167,9 @@ class CoinbaseHistory:
         rows = sorted((int(trade.trade_id), trade) for trade in map(_trade, sent) if start <= trade.ts_event < end)
         full = len(sent) >= self._limit
         hole = bool(rows) and window.last_id > 0 and rows[0][0] > window.last_id + 1
+        before_s = rows[0][1].ts_event // SECOND_NS - window.start_s if rows else 0
+        if not full and not window.last_id and before_s:
+            return Page(reached=max(start, asked.start), cursor=_write(_Window(window.start_s, before_s, 0)))
         if (full or hole) and window.length_s > 1:
             half = _Window(window.start_s, window.length_s // 2, window.last_id)
             return Page(reached=max(start, asked.start), cursor=_write(half))

@@ -25,9 +25,6 @@ Row = tuple[str | int | None, ...]
 
 RECENT = 900  # minutes since the past began: Kraken keeps 720 of the 1,000
 
-# A page of Coinbase holds the newest of a window, so that its size is told by what is asked, not by the server.
-BY_ASKING = {"coinbase"}
-
 
 def told(candle: Candle) -> Row:
     """Return what the venues can tell of a candle."""
@@ -64,11 +61,11 @@ def identity(venue: str, one: TapeTrade) -> str:
 def paged(served: Served, venue: str, rows: int) -> History:
     """Return the adapter of a venue whose pages have this many rows."""
     history = served.history(venue)
-    if venue in BY_ASKING:
-        made = CoinbaseHistory(served.access(), limit=max(rows, 3), buckets=rows)
+    served.venue.rows_max = rows
+    if venue == "coinbase":
+        made = CoinbaseHistory(served.access(), buckets=rows)
         made.budget = history.budget
         return made
-    served.venue.rows_max = rows
     return history
 
 
