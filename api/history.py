@@ -158,6 +158,24 @@ class History:
             values | filters | {"limit": limit},
         )
 
+    async def jobs(
+        self, filters: dict[str, str | None], span: Range, before: Sequence[Any] | None, limit: int
+    ) -> list[Row]:
+        """Return the jobs of backfill and repair, latest change first; `filters` name venue, symbol, kind, state."""
+        where, values = _conditions(span, "updated_at")
+        if before is not None:
+            where += " AND (updated_at, job_id) < (%(before_ts)s, %(before_id)s)"
+            values |= {"before_ts": moment(before[0] * 1000), "before_id": before[1]}
+        return await self._rows(
+            "SELECT job_id, venue, symbol, kind, interval, state, start_ns, end_ns, cursor_ns, fetched, published, "
+            "attempts, last_error, started_at, updated_at, completed_at FROM ingestion_jobs "
+            "WHERE (%(venue)s::text IS NULL OR venue = %(venue)s) AND (%(symbol)s::text IS NULL OR symbol = %(symbol)s)"
+            " AND (%(kind)s::text IS NULL OR kind = %(kind)s) AND (%(state)s::text IS NULL OR state = %(state)s)"
+            + where
+            + " ORDER BY updated_at DESC, job_id DESC LIMIT %(limit)s",
+            values | filters | {"limit": limit},
+        )
+
     async def anomalies(
         self, filters: dict[str, str | None], span: Range, before: Sequence[Any] | None, limit: int
     ) -> list[Row]:

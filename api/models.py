@@ -187,6 +187,40 @@ class GapsAnswer(_Model):
     next_cursor: Cursor
 
 
+class JobData(_Model):
+    """One job of backfill or repair: what was asked of a venue's history, and how far it is."""
+
+    job_id: Annotated[str, Field(examples=["coinbase:BTC-USD|candles|1m|1754773200000000000"])]
+    venue: Venue
+    symbol: Symbol
+    kind: Annotated[str, Field(description="candles, trades or repair.", examples=["candles"])]
+    interval: Annotated[
+        str, Field(description="Interval of the candles; of a repair the gap's channel.", examples=["1m"])
+    ]
+    state: Annotated[str, Field(description="running, paused, failed or done.", examples=["done"])]
+    start: Time
+    end: Time
+    cursor: Annotated[str, Field(description="Everything before this time was told.", examples=[_TIME])]
+    fetched: Annotated[int, Field(description="Candles or trades that the venue told.", examples=[525_600])]
+    published: Annotated[int, Field(description="Candles, of all intervals, or trades that were new.")]
+    attempts: Annotated[int, Field(description="How often it was begun or gone on with.", examples=[1])]
+    last_error: Annotated[str | None, Field(description="Why it could not go on, or why a gap stays.")]
+    started_at: Time
+    updated_at: Time
+    completed_at: Annotated[str | None, Field(examples=[_TIME])]
+
+
+class JobsAnswer(_Model):
+    """The jobs of backfill and repair, latest change first."""
+
+    type: Literal["jobs"]
+    timestamp: Time
+    valid: bool
+    reason: str
+    data: list[JobData]
+    next_cursor: Cursor
+
+
 class AnomalyData(_Model):
     """Something about the market or its data that a person or a strategy should know."""
 

@@ -11,8 +11,11 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 
 import structlog
 import uvloop
@@ -80,6 +83,27 @@ async def keep(settings: HistorySettings, venue: str, products: list[str]) -> No
             wait_s = RETRY_S
         if not filled or settings.gap_scan_minutes:
             await asyncio.sleep(wait_s)
+
+
+def beside(venue: str, products: Iterable[str]) -> AbstractContextManager[None]:
+    """Return the context in which the upkeep of a venue runs beside the producer, where it is configured.
+
+    Raises SettingsError when it is and the venue has no history.
+    """
+    settings = load(HistorySettings)
+    if not settings.backfill_days and not settings.gap_scan_minutes:
+        return contextlib.nullcontext()
+    check_history(venue)
+    return _running([sys.executable, "-m", "producers.upkeep", venue, *products])
+
+
+@contextlib.contextmanager
+def _running(command: list[str]) -> Iterator[None]:
+    with subprocess.Popen(command) as process:  # noqa: S603 - ourselves
+        try:
+            yield
+        finally:
+            process.terminate()
 
 
 def main() -> int:

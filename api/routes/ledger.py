@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from api import messages
 from api.answers import json_answer
 from api.market import SymbolState, halted
-from api.models import AnomaliesAnswer, GapsAnswer, StatusAnswer
+from api.models import AnomaliesAnswer, GapsAnswer, JobsAnswer, StatusAnswer
 from api.parameters import microseconds, read_cursor, time_range, write_cursor
 from api.routes.common import CursorQuery, EndQuery, StartQuery, SymbolQuery, VenueQuery, ledger, problems
 from api.service import Service
@@ -49,6 +49,37 @@ async def gaps(
     answer = ledger("gaps", service.clock(), [_gap(row) for row in page])
     answer["next_cursor"] = (
         write_cursor(microseconds(page[-1]["detected_at"]), page[-1]["gap_id"]) if len(rows) > limit else None
+    )
+    return json_answer(request, answer)
+
+
+@router.get("/jobs", response_model=JobsAnswer, responses=problems(422, 503), summary="Jobs of backfill and repair")
+async def jobs(
+    request: Request,
+    *,
+    venue: VenueQuery = None,
+    symbol: SymbolQuery = None,
+    kind: Annotated[
+        Literal["candles", "trades", "repair"] | None, Query(description="Only jobs that bring this.")
+    ] = None,
+    state: Annotated[
+        Literal["running", "paused", "failed", "done"] | None, Query(description="Only jobs in this state.")
+    ] = None,
+    start: StartQuery = None,
+    end: EndQuery = None,
+    limit: LimitQuery = 100,
+    cursor: CursorQuery = None,
+) -> Response:
+    """Answer with what was asked of the venues' histories, how far it is and what went wrong; by time of change."""
+    span = time_range(start, end)
+    before = read_cursor(cursor, tuple[int, str])
+    filters = {"venue": venue, "symbol": symbol, "kind": kind, "state": state}
+    service = _service(request)
+    rows = await service.history.jobs(filters, span, before, limit + 1)
+    page = rows[:limit]
+    answer = ledger("jobs", service.clock(), [_job(row) for row in page])
+    answer["next_cursor"] = (
+        write_cursor(microseconds(page[-1]["updated_at"]), page[-1]["job_id"]) if len(rows) > limit else None
     )
     return json_answer(request, answer)
 
@@ -150,6 +181,19 @@ def _gap(row: dict[str, Any]) -> messages.Json:
 _GAP_FIELDS = (
     "gap_id", "venue", "symbol", "channel", "line", "reason", "detail", "state", "expected", "received", "found_by",
     "repaired_by",
+)  # fmt: skip
+
+
+def _job(row: dict[str, Any]) -> messages.Json:
+    data = {name: row[name] for name in _JOB_FIELDS}
+    data |= {name: format_rfc3339(row[f"{name}_ns"]) for name in ("start", "end", "cursor")}
+    for name in ("started_at", "updated_at", "completed_at"):
+        data[name] = format_rfc3339(microseconds(row[name]) * 1000) if row[name] is not None else None
+    return data
+
+
+_JOB_FIELDS = (
+    "job_id", "venue", "symbol", "kind", "interval", "state", "fetched", "published", "attempts", "last_error",
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from api.models import AnomaliesAnswer, CandlesAnswer, GapsAnswer, TradesAnswer
+from api.models import AnomaliesAnswer, CandlesAnswer, GapsAnswer, JobsAnswer, TradesAnswer
 from marketdata.events import BookUpdate, Candle, Trade, Trades
 
 MINUTE_NS = 60_000_000_000
@@ -166,6 +166,34 @@ def test_the_ledger_of_gaps_is_paged_and_filtered(shared: Any, symbol: str) -> N
     }  # fmt: skip
     early = shared.get("/api/v1/gaps", symbol=symbol, start=stamp(START), end=stamp(START + 10**9))["data"]
     assert [each["gap_id"] for each in early] == [f"{symbol}-1", f"{symbol}-0"]
+
+
+def test_the_jobs_of_history_are_paged_and_filtered(shared: Any, symbol: str) -> None:
+    """Latest change first, each with its range, its cursor and what went wrong."""
+    shared.execute(
+        "INSERT INTO ingestion_jobs (job_id, venue, symbol, kind, interval, state, start_ns, end_ns, cursor_ns, "
+        "fetched, last_error, started_at, updated_at) "
+        "VALUES (%s, 'coinbase', %s, 'trades', '', %s, %s, %s, %s, 7, %s, %s, %s)",
+        (
+            (
+                f"{symbol}-{number}", symbol, "failed" if number == 2 else "running", START, START + 10**9, START,
+                "gone" if number == 2 else None, moment(START), moment(START + number * 1_000_000_000),
+            )
+            for number in range(3)
+        ),
+    )  # fmt: skip
+    answer = shared.get("/api/v1/jobs", symbol=symbol)
+    JobsAnswer.model_validate(answer)
+    assert [each["job_id"] for each in answer["data"]] == [f"{symbol}-{number}" for number in (2, 1, 0)]
+    assert all_pages(shared, "/api/v1/jobs", 2, symbol=symbol) == answer["data"]
+    assert shared.get("/api/v1/jobs", symbol=symbol, state="failed", kind="trades")["data"] == [
+        {
+            "job_id": f"{symbol}-2", "venue": "coinbase", "symbol": symbol, "kind": "trades", "interval": "",
+            "state": "failed", "start": stamp(START), "end": stamp(START + 10**9), "cursor": stamp(START), "fetched": 7,
+            "published": 0, "attempts": 1, "last_error": "gone", "started_at": stamp(START),
+            "updated_at": stamp(START + 2 * 10**9), "completed_at": None,
+        }
+    ]  # fmt: skip
 
 
 def test_anomalies_are_paged_and_filtered(shared: Any, symbol: str) -> None:
