@@ -66,7 +66,7 @@ format: setup ## Format the Python code and mend what can be mended
 bench-latency: setup ## Measure the latency of each hop from socket to WebSocket client
 	@exec $(BIN)/python -m bench.latency $(ARGS)
 
-bench-feeds: setup ## Measure how many frames a second each feed takes
+bench-feeds: setup $(STAMPS)/cryptofeed ## Measure how many frames a second each feed takes, beside cryptofeed
 	@exec $(BIN)/python -m bench.feeds $(ARGS)
 
 # The environment comes first; what is left has nothing to do with each other and mostly waits for the network.
@@ -92,6 +92,10 @@ $(STAMPS)/components: infra/local/components.lock infra/local/components.py $(ST
 
 $(STAMPS)/kafka-ui: infra/local/kafka_ui/pyproject.toml infra/local/kafka_ui/uv.lock $(STAMPS)/uv-$(UV_VERSION)
 	@$(STEP) kafka-ui
+	@touch $@
+
+$(STAMPS)/cryptofeed: bench/cryptofeed/pyproject.toml bench/cryptofeed/uv.lock $(STAMPS)/uv-$(UV_VERSION)
+	@$(STEP) cryptofeed
 	@touch $@
 
 $(STAMPS)/dashboard: $(DASHBOARD)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import msgspec
 
+from marketdata.book import L2Book
 from marketdata.events import BookUpdate
 from producers.feed_kit.calls import Call
 from producers.feed_kit.products import Product
 from producers.feed_kit.values import Columns, best_first
+
+
+@runtime_checkable
+class KeepsBooks(Protocol):
+    """A feed that follows its books itself, to check them; who reads them there need not follow them once more."""
+
+    def kept_book(self, name: str) -> L2Book | None:
+        """Return the book of the venue's name, as it is after the last frame; None where none is kept."""
 
 
 def snapshot(call: Call, product: Product, ts_event: int, columns: Columns) -> None:

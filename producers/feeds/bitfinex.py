@@ -207,6 +207,11 @@ class BitfinexFeed:
         self._lose(call, self._products, DISCONNECTED, reason)
         return call.out
 
+    def kept_book(self, name: str) -> L2Book | None:
+        """Return the book that is kept to check it, by the venue's name; None where nothing is to be checked."""
+        mine = (c.book for c in self._channels.values() if c.kind == _BOOK and c.product.name == name)
+        return next(mine, None) if self._checked else None
+
     # --- Frames ---
 
     def _call(self, ts: int, payload: bytes = b"") -> Call:

@@ -214,6 +214,10 @@ class GeminiFeed:
         self._lose_all(call, DISCONNECTED)
         return call.out
 
+    def kept_book(self, name: str) -> L2Book | None:
+        """Return the book that is kept to see it cross, by the venue's name; None without one."""
+        return self._books.get(name)
+
     # --- Frames ---
 
     def _call(self, ts: int, payload: bytes = b"") -> Call:

@@ -442,6 +442,11 @@ class KrakenFeed:
         self._lose_all(call, DISCONNECTED)
         return call.out
 
+    def kept_book(self, name: str) -> L2Book | None:
+        """Return the book that is kept to check it, by the venue's name; None without one."""
+        book = self._books.get(name)
+        return None if book is None else book.levels
+
     # --- Losses and their repair ---
 
     def _call(self, ts: int, payload: bytes = b"") -> Call:

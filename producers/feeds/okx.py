@@ -278,6 +278,11 @@ class OkxFeed:
         self._lose_all(call, DISCONNECTED)
         return call.out
 
+    def kept_book(self, name: str) -> L2Book | None:
+        """Return the book that is kept to check it, by the venue's name; None without one."""
+        state = self._states.get(name)
+        return None if state is None else state.book
+
     # --- Frames ---
 
     def _call(self, ts: int, payload: bytes = b"") -> Call:

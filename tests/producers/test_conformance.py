@@ -22,6 +22,7 @@ from marketdata.book import L2Book, Level
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.feed_kit.books import KeepsBooks
 from producers.feeds import VENUES, make_feed
 from producers.venue import LiveFeed
 from runtime import recordings
@@ -302,6 +303,22 @@ def test_same_bytes_give_the_same_events(case: Case) -> None:
             player.play(line)
         runs.append(player.out)
     assert runs[0] == runs[1]
+
+
+@EACH
+def test_books_that_a_feed_keeps_are_those_that_consumers_follow(case: Case) -> None:
+    """Who runs beside the feed may read them instead of following the changes once more."""
+    lines, names = recorded(case), dict[str, str]()
+    player = Player(case)
+    player.open(lines[0].ts_recv)
+    for line in lines:
+        out = player.play(line)
+        names |= {event.symbol: event.venue_symbol for event in out if isinstance(event, Instrument)}
+        for event in out:
+            if isinstance(event, BookUpdate) and event.valid and isinstance(player.feed, KeepsBooks):
+                kept = player.feed.kept_book(names[event.symbol])
+                followed = player.books[event.symbol]
+                assert kept is None or (kept.bids.top(), kept.asks.top()) == (followed.bids.top(), followed.asks.top())
 
 
 @EACH

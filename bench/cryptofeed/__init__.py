@@ -1,0 +1,1 @@
+"""cryptofeed, measured beside our feeds in an environment of its own."""
