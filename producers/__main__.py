@@ -16,11 +16,13 @@ import uvloop
 
 from marketdata.codec import Codec
 from marketdata.errors import SettingsError, Unavailable, UnknownSchema
+from producers import upkeep
 from producers.backoff import Backoff
 from producers.connection import Connection, Options
 from producers.publisher import Publisher
 from producers.rest import Rest
 from producers.settings import ProducerSettings, load_for_venue
+from producers.succession import Succession
 from producers.tokens import CoinbaseTokens, FixLogin, KeyPair, Tokens
 from producers.venue import Venue
 from runtime import log
@@ -30,6 +32,7 @@ from runtime.tracing import Tracing
 
 START_CAP_S = 5.0
 REPLAY_S = 5.0
+APART_S = 600.0
 
 _LOG = structlog.get_logger()
 T = TypeVar("T")
@@ -50,8 +53,10 @@ class Lines:
         self._states: dict[str, str] = {}
 
     def told(self, line: str, state: str) -> None:
-        """Take what a line says of itself: `ok`, or why it is down."""
+        """Take what a line says of itself: `ok`, or why it is down, or nothing when it is no more."""
         self._states[line] = state
+        if not state:
+            del self._states[line]
         if "ok" in self._states.values():
             self._readiness.up("venue")
         else:
@@ -114,8 +119,8 @@ async def find_recorded(settings: ProducerSettings, venue: Venue) -> Recorded:
 
 def connections(
     settings: ProducerSettings, venue: Venue, recorded: Recorded, publisher: Publisher, lines: Lines
-) -> list[Connection]:
-    """Return the connections of every line, not yet running.
+) -> list[Connection | Succession]:
+    """Return what keeps every line up, not yet running.
 
     Raises SettingsError when the key cannot be used.
     """
@@ -134,14 +139,22 @@ def connections(
         redact=tokens.redact if tokens is not None else bytes,
         on_state=lines.told,
     )
-    made = []
+    made: list[Connection | Succession] = []
     products = settings.products_of(venue)
     # What a recording answers costs the venue nothing.
     rest = Rest(venue.name, options.rest_url, None if options.replay else venue.budget)
+
+    def connect(line: str) -> Connection:
+        feed = venue.make(line=line, products=products, token=tokens)
+        return Connection(feed, line, publisher, options, rest)
+
     for number in range(recorded.lines):
         line = f"{venue.name}/{number}"
-        feed = venue.make(line=line, products=products, token=tokens)
-        made.append(Connection(feed, line, publisher, options, rest))
+        if venue.lifetime_s is None or options.replay:
+            made.append(connect(line))
+        else:
+            # Not all lines of a venue are replaced at once.
+            made.append(Succession(line, connect, venue.lifetime_s - number * APART_S))
     return made
 
 
@@ -248,6 +261,7 @@ def main() -> int:
         settings.address_of(venue)
         # One feed made here tells what is wrong with the products before anything is started.
         venue.make(line="", products=settings.products_of(venue), token=find_tokens(settings, venue))
+        beside = upkeep.beside(venue.name, settings.products_of(venue) or ())
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2
@@ -256,6 +270,7 @@ def main() -> int:
     with (
         HealthServer(settings.host, settings.metrics_port, readiness),
         Tracing("producer", settings.otlp_endpoint) as tracing,
+        beside,
     ):
         return uvloop.run(produce(settings, venue, readiness, tracing))
 

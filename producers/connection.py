@@ -12,6 +12,7 @@ Theory of operation.
    A connection that brought no frame is a failure for the breaker; one that lasted `STABLE_S` resets the backoff.
 5. A replay that is over says so when it closes: then books stay as they are, and nothing reconnects. Its clock is the
    recorder's, as far as the replay server tells it, so that the feed says what it would have said then.
+6. A connection that another line goes on for is retired: it tells its end, and clears its books, but opens no gap.
 6. Where the feed is refused for good, or the venue's backoff allows no further try, nothing reconnects either: the line
    says why and stays down until the process is started anew.
 """
@@ -22,7 +23,7 @@ import asyncio
 import random
 import time
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -31,7 +32,7 @@ import msgspec
 import structlog
 from prometheus_client import Counter, Gauge
 
-from marketdata.events import ALL_SYMBOLS, AnyEvent, FeedStatus, RawFrame
+from marketdata.events import ALL_SYMBOLS, AnyEvent, BookUpdate, FeedStatus, RawFrame
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from producers import tcp, websocket
 from producers.backoff import Backoff, Breaker, Policy, State
@@ -93,7 +94,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     splitter: Callable[[], Splitter] | None = None
     redact: Callable[[bytes], bytes] = bytes
     on_state: Callable[[str, str], None] = lambda _line, _state: None
-    """Told the line and `ok`, or why the line is down."""
+    """Told the line and `ok`, or why the line is down, or nothing when it is no more."""
 
 
 class Connection:
@@ -120,6 +121,9 @@ class Connection:
         self._reconnect: str | None = None
         self._refused: Refused | None = None
         self._ts_recorded = options.began
+        self._retiring = False
+        self._since_s: float | None = None
+        self._whole: set[str] = set()  # symbols whose book consumers have, from this line
         self.ended = asyncio.Event()
         labels = (feed.venue, line)
         self._frames_total = _FRAMES.labels(*labels)
@@ -136,6 +140,20 @@ class Connection:
         """End the connection in order; `run` returns soon."""
         self._stopping.set()
         self._inbox.filled.set()
+
+    def retire(self) -> None:
+        """End the connection in order, with nothing lost: another line goes on for it."""
+        self._retiring = True
+        self.stop()
+
+    @property
+    def age_s(self) -> float:
+        """For how long the connection is up; 0 when it is not."""
+        return 0.0 if self._since_s is None else time.monotonic() - self._since_s
+
+    def is_beside(self, other: Connection) -> bool:
+        """Tell whether this line is up and has every book that the other one has."""
+        return self._since_s is not None and self._frames_here > 0 and self._whole >= other._whole
 
     def restart(self, reason: str) -> None:
         """Close this connection and make a new one: what consumers have may no longer be right."""
@@ -156,6 +174,7 @@ class Connection:
                     await self._stopping.wait()
                     return
                 if self._stopping.is_set():
+                    self._options.on_state(self.line, "")
                     return
                 if self._refused is not None:
                     await self._stay_down("refused", self._refused.reason, self._refused.advice)
@@ -207,10 +226,12 @@ class Connection:
             return "connect_failed"
         _LOG.info("connected", line=self.line, url=self._options.ws_url)
         self._connected.set(1)
+        self._since_s = time.monotonic()
         try:
             return await self._live(rest)
         finally:
             self._connected.set(0)
+            self._since_s = None
             for task in self._fetches.values():
                 task.cancel()
             self._fetches.clear()
@@ -298,8 +319,14 @@ class Connection:
         for frame in sent:
             await self._write((), frame.ts_recv, frame)
 
-    async def _write(self, events: Iterable[AnyEvent], ts: int, raw: RawFrame | None = None) -> None:
+    async def _write(self, events: Collection[AnyEvent], ts: int, raw: RawFrame | None = None) -> None:
         """Hand over; how long the road takes is measured by today's clock, whatever the feed's is."""
+        for event in events:
+            if type(event) is BookUpdate and event.kind != "update":
+                if event.kind == "clear":
+                    self._whole.discard(event.symbol)
+                else:
+                    self._whole.add(event.symbol)
         await self._sink.write(self.line, events, ts if self._ts_recorded is None else time.time_ns(), raw)
 
     def _send(self, output: Send) -> list[RawFrame]:
@@ -351,7 +378,11 @@ class Connection:
         sent = [raw for output in outputs if isinstance(output, Send) for raw in self._send(output)]
         if self._wire is not None:
             self._wire.goodbye()
-        await self._write(_events(outputs), ts)
+        events = _events(outputs)
+        if self._retiring:
+            events = [event for event in events if not isinstance(event, FeedStatus)]
+            events.append(self._status("ended", "retired", ts))
+        await self._write(events, ts)
         for raw in sent:
             await self._write((), raw.ts_recv, raw)
         return reason

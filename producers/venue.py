@@ -73,6 +73,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it takes a token in each message; none is ever needed for public channels."""
     budget: Budget | None = None
     """What its REST interface lets all lines of one address spend, by the weights of `Fetch`; None is no limit."""
+    lifetime_s: float | None = None
+    """Where the venue ends each connection after some time: when a successor is started beside it, well before."""
     ping_s: float | None = None
     """After this long without a word a WebSocket is pinged, where silence is no sign of death by itself."""
     backoff: Policy = Policy()

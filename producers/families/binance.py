@@ -18,7 +18,8 @@ and "How to manage a local order book correctly"; RULES is the project's own lis
 6. A frame that cannot be read and may have been a book change clears the symbol that it names, or every one. An
    unreadable trade shows as a hole in the ids.
 7. A quiet connection is asked for its subscriptions, which it must answer; `SILENCE_NS` without a frame is death. A
-   connection lives for 24 hours (DOCS); it is left ten minutes earlier, or when the venue says that it shuts down.
+   connection lives for 24 hours (DOCS). An hour earlier the shell starts a successor beside it (`Venue.lifetime_s`); if
+   none could take over, it is left ten minutes earlier, and at once when the venue says that it shuts down.
 
 The tick size in exchangeInfo binds new orders only: after a change old ones rest between the ticks (0.25974 beside a
 tick of 0.0001 on a recorded snapshot). It is therefore not told as the instrument's.

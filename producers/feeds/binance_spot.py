@@ -42,6 +42,7 @@ VENUE = Venue(
     rest_url="https://api.binance.com",
     make=make,
     products=("BTCUSDT", "ETHUSDT"),
+    lifetime_s=23 * 3600,  # of 24 hours
     budget=Budget(burst=3_000, per_s=50),
     sequence="product",
 )

@@ -45,6 +45,7 @@ VENUE = Venue(
     rest_url="https://fapi.binance.com",
     make=make,
     products=("BTCUSDT", "ETHUSDT"),
+    lifetime_s=23 * 3600,  # of 24 hours
     budget=Budget(burst=1_200, per_s=20),
     sequence="product",
 )
