@@ -83,8 +83,8 @@ class BinanceHistory:
     def __init__(self, market: Market, weights: Weights, rest_url: str, access: Access, limit: int = TRADES) -> None:
         self.venue = market.venue
         self.rest_url = access.rest_url or rest_url
-        # As in the feed, half of what an address may spend: another process still finds some.
-        self.budget = Budget(burst=market.weight_per_minute / 4, per_s=market.weight_per_minute / 60)
+        # The live feed takes half of what an address may spend; a quarter for history leaves room for another process.
+        self.budget = Budget(burst=market.weight_per_minute / 8, per_s=market.weight_per_minute / 120)
         self._market = market
         self._weights = weights
         self._key = access.key
