@@ -65,7 +65,7 @@ class Stock:
         self.next_id = 1
         self.recent: deque[Message] = deque(maxlen=_RECENT)
         self.bars: deque[Bar] = deque(maxlen=3)
-        self.trades: deque[Message] = deque(maxlen=KEPT_MAX)
+        self.trades: dict[int, Message] = {}
         self.minutes: dict[int, Message] = {}
 
     @property
@@ -151,9 +151,15 @@ class Market:
         }  # fmt: skip
         stock.next_id += 1
         stock.recent.append(trade)
-        stock.trades.append(trade)
+        self._keep(stock, trade)
         self._count(stock, trade)
         return trade
+
+    @staticmethod
+    def _keep(stock: Stock, trade: Message) -> None:
+        stock.trades[trade["i"]] = dict(trade)
+        if len(stock.trades) > KEPT_MAX:
+            del stock.trades[next(iter(stock.trades))]
 
     def _count(self, stock: Stock, trade: Message) -> None:
         start = trade["t"] - trade["t"] % MINUTE_NS
@@ -169,22 +175,27 @@ class Market:
         stock.minutes[bar.start] = message
         return message
 
-    def _take_back(self, stock: Stock) -> Message:
+    def _take_back(self, stock: Stock, why: str) -> Message:
+        """Choose one of the last trades; in history it stays, and says what became of it."""
         trade = self._random.choice(list(stock.recent))
         stock.recent.remove(trade)
+        if trade["i"] in stock.trades:
+            stock.trades[trade["i"]]["u"] = why
         return trade
 
     def _correction(self, stock: Stock, ts: int) -> Message:
-        old = self._take_back(stock)
+        old = self._take_back(stock, "incorrect")
+        new = old | {"i": stock.next_id, "p": old["p"] + Decimal("0.01"), "u": "corrected"}
         stock.next_id += 1
+        self._keep(stock, new)
         return {
             "T": "c", "S": stock.symbol, "x": old["x"], "oi": old["i"], "op": old["p"], "os": old["s"], "oc": old["c"],
-            "ci": stock.next_id - 1, "cp": old["p"] + Decimal("0.01"), "cs": old["s"], "cc": old["c"],
+            "ci": new["i"], "cp": new["p"], "cs": new["s"], "cc": old["c"],
             "z": stock.tape, "t": ts,
         }  # fmt: skip
 
     def _cancel(self, stock: Stock, ts: int) -> Message:
-        old = self._take_back(stock)
+        old = self._take_back(stock, "canceled")
         return {
             "T": "x", "S": stock.symbol, "i": old["i"], "x": old["x"], "p": old["p"], "s": old["s"], "a": "C",
             "z": stock.tape, "t": ts,

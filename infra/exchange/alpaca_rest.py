@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from fastapi import FastAPI, Header, HTTPException, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
 
-from infra.exchange.alpaca_market import MINUTE_NS, Message
+from infra.exchange.alpaca_market import Message, Stock
 from infra.exchange.control import add_faults
 from marketdata.clock import SECOND_NS, format_rfc3339, parse_rfc3339
 from marketdata.errors import BadEvent
@@ -18,11 +19,24 @@ if TYPE_CHECKING:
     from infra.exchange.alpaca import AlpacaExchange
 
 LIMIT_MAX = 10_000
+# What history tells of each, in Alpaca's names; `u` is what became of a trade, where anything did.
+_FIELDS = {"trades": ("t", "x", "p", "s", "c", "i", "z", "u"), "bars": ("t", "o", "h", "l", "c", "v", "n", "vw")}
 _JSON = msgspec.json.Encoder(decimal_format="number")
 
-Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX)]
+Name = Literal["trades", "bars"]
 Key = Annotated[str, Header(alias="APCA-API-KEY-ID")]
 Secret = Annotated[str, Header(alias="APCA-API-SECRET-KEY")]
+
+
+class Asked(BaseModel):
+    """What a request for history may say; anything else is ignored."""
+
+    symbols: str = ""
+    timeframe: str = "1Min"
+    start: str = ""
+    end: str = ""
+    limit: int = Field(default=1_000, ge=1, le=LIMIT_MAX)
+    page_token: str = ""
 
 
 def time_text(ts: int) -> str:
@@ -54,43 +68,53 @@ def create_app(exchange: AlpacaExchange) -> FastAPI:
 
 
 def _add_history(app: FastAPI, exchange: AlpacaExchange) -> None:
-    def stock(symbol: str, key: str, secret: str) -> Any:
+    def stocks(symbols: str, key: str, secret: str) -> list[Stock]:
         if not key or exchange.keys.get(key) != secret:
             raise HTTPException(403, "forbidden.")
-        if symbol not in exchange.market.stocks:
-            raise HTTPException(400, f"invalid symbol: {symbol}")
-        return exchange.market.stocks[symbol]
+        names = sorted({name for name in symbols.split(",") if name})
+        if not names or any(name not in exchange.market.stocks for name in names):
+            raise HTTPException(400, f"invalid symbol: {symbols}")
+        return [exchange.market.stocks[name] for name in names]
 
-    @app.get("/v2/stocks/{symbol}/trades")
-    async def trades(
-        *, symbol: str, start: str = "", end: str = "", limit: Limit = 1_000, page_token: str = "",
-        key: Key = "", secret: Secret = "",
-    ) -> Response:  # fmt: skip
-        """Trades by time, oldest first, by pages."""
-        told = sorted(stock(symbol, key, secret).trades, key=lambda trade: (trade["t"], trade["i"]))
-        rows = [{name: row[name] for name in "txpsciz"} for row in _between(told, start, end)]
-        return _page("trades", symbol, rows, limit, page_token)
+    @app.get("/v2/stocks/{name}")
+    async def of_many(name: Name, asked: Annotated[Asked, Query()], key: Key = "", secret: Secret = "") -> Response:
+        """Trades or minute bars of several symbols, by symbol and time, by pages."""
+        rows, more = _page(name, stocks(asked.symbols, key, secret), asked)
+        by_symbol: dict[str, list[Message]] = {}
+        for symbol, row in rows:
+            by_symbol.setdefault(symbol, []).append(row)
+        return _answer({name: by_symbol, "next_page_token": more})
 
-    @app.get("/v2/stocks/{symbol}/bars")
-    async def bars(
-        *, symbol: str, timeframe: str, start: str = "", end: str = "", limit: Limit = 1_000, page_token: str = "",
-        key: Key = "", secret: Secret = "",
-    ) -> Response:  # fmt: skip
-        """Bars of a minute, the last revision of each, oldest first, by pages."""
-        minutes = stock(symbol, key, secret).minutes
-        if timeframe not in {"1Min", "1T"}:
-            raise HTTPException(400, f"invalid timeframe: {timeframe}, here there is 1Min")
-        told = [minutes[start_] for start_ in sorted(minutes)]
-        rows = [{name: row[name] for name in ("t", "o", "h", "l", "c", "v", "n", "vw")}
-                for row in _between(told, start, end, before=MINUTE_NS)]  # fmt: skip
-        return _page("bars", symbol, rows, limit, page_token)
+    @app.get("/v2/stocks/{symbol}/{name}")
+    async def of_one(
+        symbol: str, name: Name, asked: Annotated[Asked, Query()], key: Key = "", secret: Secret = ""
+    ) -> Response:
+        """Trades or minute bars of one symbol, oldest first, by pages; without any there is no list."""
+        rows, more = _page(name, stocks(symbol, key, secret), asked)
+        return _answer({name: [row for _, row in rows] or None, "symbol": symbol, "next_page_token": more})
 
 
-def _between(rows: list[Message], start: str, end: str, before: int = 0) -> list[Message]:
-    """Return the rows from `start` to `end`, both included; `before` takes the bar that `start` lies in."""
-    first = _time(start, "start") // max(1, before) * max(1, before) if start else 0
-    last = _time(end, "end") if end else None
-    return [row for row in rows if row["t"] >= first and (last is None or row["t"] <= last)]
+def _page(name: Name, stocks: list[Stock], asked: Asked) -> tuple[list[tuple[str, Message]], str | None]:
+    """Return one page of rows with their symbols, and the token of the next."""
+    if asked.timeframe not in {"1Min", "1T"}:
+        raise HTTPException(400, f"invalid timeframe: {asked.timeframe}, here there is 1Min")
+    first = _time(asked.start, "start") if asked.start else 0
+    last = _time(asked.end, "end") if asked.end else None
+    rows = [
+        (stock.symbol, row)
+        for stock in stocks
+        for row in sorted((stock.trades if name == "trades" else stock.minutes).values(), key=lambda row: row["t"])
+        if row["t"] >= first and (last is None or row["t"] <= last)
+    ]
+    try:
+        place = int(base64.urlsafe_b64decode(asked.page_token)) if asked.page_token else 0
+    except ValueError:
+        raise HTTPException(400, "invalid page_token") from None
+    following = place + asked.limit
+    token = base64.urlsafe_b64encode(b"%d" % following).decode() if following < len(rows) else None
+    told = [(symbol, {field: row[field] for field in _FIELDS[name] if field in row} | {"t": time_text(row["t"])})
+            for symbol, row in rows[place:following]]  # fmt: skip
+    return told, token
 
 
 def _time(text: str, name: str) -> int:
@@ -100,13 +124,5 @@ def _time(text: str, name: str) -> int:
         raise HTTPException(400, f"invalid {name}: {text}") from None
 
 
-def _page(name: str, symbol: str, rows: list[Message], limit: int, token: str) -> Response:
-    try:
-        place = int(base64.urlsafe_b64decode(token)) if token else 0
-    except ValueError:
-        raise HTTPException(400, "invalid page_token") from None
-    following = place + limit
-    more = base64.urlsafe_b64encode(b"%d" % following).decode() if following < len(rows) else None
-    told = [row | {"t": time_text(row["t"])} for row in rows[place:following]]
-    body = {name: told, "symbol": symbol, "next_page_token": more}
+def _answer(body: Message) -> Response:
     return Response(_JSON.encode(body), media_type="application/json")

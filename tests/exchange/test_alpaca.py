@@ -6,6 +6,7 @@ import asyncio
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -15,21 +16,25 @@ import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
 from infra.exchange import web
-from infra.exchange.alpaca import AlpacaExchange
+from infra.exchange.alpaca import AlpacaExchange, encode
 from infra.exchange.alpaca_rest import create_app
 from infra.exchange.faults import Fault
 from marketdata import events
-from marketdata.clock import parse_rfc3339
+from marketdata.clock import SECOND_NS
 from marketdata.events import AnyEvent, Candle, FeedStatus, Instrument, RawFrame, Trades
 from producers.connection import Connection, Options
 from producers.feeds import find_venue
+from producers.history.contract import MINUTE_NS, Access, Asked
+from producers.history.venues.alpaca import AlpacaHistory
 from producers.tokens import KeyPair
 
 with warnings.catch_warnings():
     # Alpaca's client still uses the old interface of its WebSocket library.
     warnings.simplefilter("ignore", DeprecationWarning)
+    from alpaca.data.historical.stock import StockHistoricalDataClient
     from alpaca.data.live.stock import StockDataStream
-    from alpaca.data.models import Bar, Quote, Trade, TradeCancel, TradeCorrection, TradingStatus
+    from alpaca.data.models import Bar, Quote, Trade, TradeCancel, TradeCorrection, TradeSet, TradingStatus
+    from alpaca.data.requests import StockTradesRequest
 
 LIMIT_S = 30.0
 SYMBOLS = ("AAPL", "BRK.B", "SPY")
@@ -384,36 +389,90 @@ def test_server_gives_ten_seconds_to_log_in_and_subscribes_with_wildcards() -> N
     uvloop.run(scenario())
 
 
-def test_history_pages_through_what_the_stream_told() -> None:
-    """Trades and bars by pages are all that was told, the last revision of each bar; without a key there is nothing."""
+HEADERS = {"APCA-API-KEY-ID": "PKOURS", "APCA-API-SECRET-KEY": KEYS["PKOURS"]}
 
-    async def pages(rest: httpx.AsyncClient, path: str, name: str, **query: Any) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
-        token = ""
-        while True:
-            answer = (await rest.get(path, params={**query, "page_token": token})).raise_for_status().json()
-            rows += answer[name]
-            token = answer["next_page_token"]
-            if not token:
-                return rows
+
+@asynccontextmanager
+async def history_of(exchange: AlpacaExchange) -> AsyncIterator[httpx.AsyncClient]:
+    """Serve the exchange's HTTP; yields a client without a key."""
+    async with (
+        web.serve(create_app(exchange), "127.0.0.1", 0) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as rest,
+    ):
+        yield rest
+
+
+def amended(exchange: AlpacaExchange, symbol: str) -> dict[str, tuple[str, str]]:
+    """Return what our feed makes of the stream: by id, price and size of what still stands after all amendments."""
+    feed = find_venue("alpaca").make(line="alpaca/0", products=(symbol,), token=None)
+    stands: dict[str, tuple[str, str]] = {}
+    for event in feed.received(encode(exchange.told, packed=False), SINCE):
+        for t in event.trades if isinstance(event, Trades) else ():
+            stands.pop(t.original_id or t.trade_id, None)
+            if t.action != "cancel":
+                stands[t.trade_id] = (t.price, t.size)
+    return stands
+
+
+def test_history_is_the_stream_after_its_corrections_and_cancels() -> None:
+    """Our adapter pages through it: trades have the stream's ids, bars are the last revision of each minute."""
+
+    async def scenario() -> None:
+        exchange = AlpacaExchange(SYMBOLS, keys=KEYS, seed=7)
+        end = exchange.play(1_500, since=SINCE, every=EVERY)
+        async with history_of(exchange) as rest:
+            adapter = AlpacaHistory(Access(rest_url=str(rest.base_url), key="PKOURS", secret=KEYS["PKOURS"]), limit=50)
+            minutes = -(-(end - SINCE) // MINUTE_NS) * MINUTE_NS
+            asked = Asked(instrument=adapter.instrument("AAPL"), start=SINCE, end=SINCE + minutes, interval="1m")
+
+            async def walk(name: str) -> tuple[list[Any], int]:
+                rows: list[Any] = []
+                cursor, pages = None, 0
+                while cursor is not None or not pages:
+                    request = getattr(adapter, name)(asked, cursor)
+                    answer = await rest.get(request.path, params=list(request.query), headers=adapter.headers())
+                    page = getattr(adapter, f"parse_{name}")(asked, cursor, answer.raise_for_status().content, end)
+                    rows, cursor, pages = [*rows, *page.items], page.cursor, pages + 1
+                return rows, pages
+
+            trades, pages = await walk("trades")
+            assert pages > 2
+            assert {t.trade_id: (t.price, t.size) for t in trades} == amended(exchange, "AAPL")
+            assert len(trades) == len({t.trade_id for t in trades})
+            last = {m["t"]: str(m["v"]) for m in exchange.told if m["T"] in "bu" and m["S"] == "AAPL"}
+            assert {c.start: c.volume for c in (await walk("candles"))[0]} == last
+
+    uvloop.run(scenario())
+
+
+def test_alpacas_own_client_reads_the_history_too() -> None:
+    """Several symbols at once, every page of them."""
 
     async def scenario() -> None:
         exchange = AlpacaExchange(SYMBOLS, keys=KEYS)
         exchange.play(1_500, since=SINCE, every=EVERY)
-        headers = {"APCA-API-KEY-ID": "PKOURS", "APCA-API-SECRET-KEY": KEYS["PKOURS"]}
-        async with (
-            web.serve(create_app(exchange), "127.0.0.1", 0) as port,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False) as rest,
-        ):
-            rows = await pages(rest, "/v2/stocks/AAPL/trades", "trades", limit=50)
-            told = [m for m in exchange.told if m["T"] == "t" and m["S"] == "AAPL"]
-            assert sorted(row["i"] for row in rows) == sorted(message["i"] for message in told)
-            times = [parse_rfc3339(row["t"]) for row in rows]
-            assert times == sorted(times)
-            bars = await pages(rest, "/v2/stocks/AAPL/bars", "bars", timeframe="1Min", limit=1)
-            last = {m["t"]: m for m in exchange.told if m["T"] in "bu" and m["S"] == "AAPL"}
-            assert [bar["v"] for bar in bars] == [last[start]["v"] for start in sorted(last)]
-            assert (await rest.get("/v2/stocks/AAPL/trades", headers={"APCA-API-KEY-ID": ""})).status_code == 403
-            assert (await rest.get("/v2/stocks/NONE/trades")).status_code == 400
+        async with history_of(exchange) as rest:
+            client = StockHistoricalDataClient("PKOURS", KEYS["PKOURS"], url_override=str(rest.base_url))
+            since = datetime.fromtimestamp(SINCE // SECOND_NS - 60, UTC)  # a trade may be told late
+            read = await asyncio.to_thread(
+                client.get_stock_trades, StockTradesRequest(symbol_or_symbols=list(SYMBOLS), start=since)
+            )
+            assert isinstance(read, TradeSet)
+            for symbol, stock in exchange.market.stocks.items():
+                assert {t.id for t in read.data[symbol]} == set(stock.trades)
+
+    uvloop.run(scenario())
+
+
+def test_history_needs_a_key_a_symbol_and_a_page_that_exists() -> None:
+    """What is wrong is refused with the venue's codes."""
+
+    async def scenario() -> None:
+        async with history_of(AlpacaExchange(SYMBOLS, keys=KEYS)) as rest:
+            assert (await rest.get("/v2/stocks/AAPL/trades")).status_code == 403
+            for path in ("NONE/trades", "AAPL/bars?timeframe=3Min", "AAPL/trades?page_token=x", "AAPL/bars?start=now"):
+                assert (await rest.get(f"/v2/stocks/{path}", headers=HEADERS)).status_code == 400
+            nothing = (await rest.get("/v2/stocks/AAPL/trades", headers=HEADERS)).json()
+            assert nothing == {"trades": None, "symbol": "AAPL", "next_page_token": None}
 
     uvloop.run(scenario())
