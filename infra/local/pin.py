@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from infra.local.components import KAFKA, LOCK, REGISTRY, SLF4J, context
+from infra.local.components import ECJ, KAFKA, LOCK, QUICKFIXJ, REGISTRY, SLF4J, context
 from infra.local.folders import Folders
 
 
 def pin(cache: Path) -> str:
     """Return the lock file's text; needs the network, run by whoever changes a version."""
     maven = context(cache)
-    wanted = [maven.create_dependency(coordinate) for coordinate in (KAFKA, SLF4J)]
-    for dependency in wanted:
-        dependency.scope = "compile"
-    given, transitive = maven.resolver.resolve(wanted)
-    files = [("kafka", item.artifact) for item in (*given, *transitive) if item.scope in {"compile", "runtime"}]
+    files = []
+    for component, coordinates in (("kafka", (KAFKA, SLF4J)), ("quickfixj", (*QUICKFIXJ, ECJ))):
+        wanted = [maven.create_dependency(coordinate) for coordinate in coordinates]
+        for dependency in wanted:
+            dependency.scope = "compile"
+        given, transitive = maven.resolver.resolve(wanted)
+        files += [(component, item.artifact) for item in (*given, *transitive) if item.scope in {"compile", "runtime"}]
     group, name, packaging, classifier, version = REGISTRY.split(":")
     files.append(
         (
