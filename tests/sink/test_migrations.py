@@ -80,7 +80,8 @@ def test_a_migration_does_not_queue_behind_a_long_reader(
         reader.execute("SELECT count(*) FROM quotes")
         with pytest.raises(Unavailable, match="run it again"):
             migrations.downgrade(endpoints.database_url, schema, "base")
-    assert migrations.current(endpoints.database_url, schema) == migrations.history()[0].revision
+    # The newer steps took nothing away that somebody reads; the one that had to wait is still in place.
+    assert migrations.current(endpoints.database_url, schema) == migrations.history()[-1].revision
     assert "quotes" in relations(endpoints.database_url, schema)
 
 
