@@ -15,6 +15,8 @@ for each client, so that their size does not matter. Each recorded connection, o
    ignore (RFC 6455, 5.5.3). Whoever takes it for its own clock tells what the recorder would have told.
 5. After the last frame comes the close code 1000 with the reason `end of recording`; with `--loop` 1012 instead, so
    that the client connects anew and hears it again.
+
+Databento's files are played by its own gateway (see `databento`), over TCP.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, WSU
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 
 from infra.exchange import web
+from infra.exchange.databento import Gateway
 from infra.exchange.recording import Contents, RecordedConnection, survey
 from infra.exchange.settings import ExchangeSettings
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
@@ -359,7 +362,19 @@ def speed_of(text: str) -> float:
     return speed
 
 
-async def run(replay: Replay, settings: ExchangeSettings, venue: str) -> None:
+def player(files: list[Path], *, venue: str, speed: float, loop: bool) -> Replay | Gateway:
+    """Return what speaks a venue's protocol.
+
+    Raises CodecError or OSError when a file cannot be played, typer.BadParameter for several where one is taken.
+    """
+    if venue != "databento":
+        return Replay(*files, speed=speed, loop=loop)
+    if len(files) > 1:
+        raise typer.BadParameter("Databento's gateway plays one file")
+    return Gateway(files[0], speed=speed, loop=loop)
+
+
+async def run(replay: Replay | Gateway, settings: ExchangeSettings, venue: str) -> None:
     """Serve until a signal asks to stop."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -370,7 +385,7 @@ async def run(replay: Replay, settings: ExchangeSettings, venue: str) -> None:
     ):
         _LOG.info(
             "the recording is ready",
-            url=f"ws://{settings.host}:{replay.port}",
+            address=f"{settings.host}:{replay.port}",
             control=f"http://{settings.host}:{control_port}",
             files=[file.name for file in replay.files],
             connections=len(replay.contents.connections),
@@ -386,7 +401,7 @@ def main(
         typer.Argument(help="Recording, .jsonl.zst in the recordings' line format; several are lines of one feed."),
     ],
     *,
-    venue: Annotated[str, typer.Option(help="Venue that was recorded; for logs and /healthz.")] = "coinbase",
+    venue: Annotated[str, typer.Option(help="Venue that was recorded.")] = "coinbase",
     speed: Annotated[str, typer.Option(help="1 is the recorded pace, 10 ten times that, `max` as fast as read.")] = "1",
     host: Annotated[str | None, typer.Option(help="Address to serve on [TICKSTREAM_HOST].")] = None,
     port: Annotated[int | None, typer.Option(help="WebSocket port [TICKSTREAM_EXCHANGE_PORT, 18765].")] = None,
@@ -401,7 +416,7 @@ def main(
     try:
         settings = load(ExchangeSettings, **{name: value for name, value in given.items() if value is not None})
         log.configure("replay", settings.log_level)
-        uvloop.run(run(Replay(*files, speed=pace, loop=loop), settings, venue))
+        uvloop.run(run(player(files, venue=venue, speed=pace, loop=loop), settings, venue))
     except FileNotFoundError as error:
         _leave(f"there is no file {error.filename}")
     except (SettingsError, CodecError, OSError) as error:

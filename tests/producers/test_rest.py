@@ -66,7 +66,7 @@ def test_no_line_asks_before_the_venue_said(status: int, when: Callable[[], str]
             await asyncio.sleep(0)
             while not rest._not_before_s:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.001)
-            assert await asyncio.gather(asked, rest.get(snapshot("B"))) == [b"ok", b"ok"]
+            assert set(await asyncio.gather(asked, rest.get(snapshot("B")))) == {b"ok"}
             first, *later = [at for _, at in venue.asked]
             assert len(later) == 2
             assert min(later) - first > 0.9
