@@ -161,14 +161,16 @@ def decode_metadata(data: bytes) -> databento_dbn.Metadata:
 
 
 def whole_records(data: bytes) -> int:
-    """Return how many of these bytes, which begin with a record, are whole records.
+    """Return how many of these bytes, which begin with a record, are whole records; bad ones behind them are left.
 
-    Raises ValueError for a record that is shorter than its own header.
+    Raises ValueError when the first is shorter than its own header.
     """
     at, end = 0, len(data)
     while at < end:
         size = data[at] * WORD
         if size < HEADER.size:
+            if at:
+                break
             raise ValueError(f"a record of {size} bytes")
         if at + size > end:
             break
