@@ -17,6 +17,7 @@ from marketdata.errors import BadEvent
 
 # The last whole second that a signed 64-bit count of nanoseconds holds (in 2262).
 _TIME_NS_MAX = (1 << 63) // SECOND_NS * SECOND_NS
+_LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
 _CURSOR_CHARACTERS_MAX = 400
 _INTEGER_MAX = 1 << 63
 
@@ -61,8 +62,11 @@ def time_range(start: str | None, end: str | None) -> Range:
 
 
 def moment(ts: int) -> datetime:
-    """Return UTC nanoseconds as what the database takes; what is finer than microseconds is cut off."""
-    seconds, rest = divmod(ts, SECOND_NS)
+    """Return UTC nanoseconds as what the database takes; what is finer than microseconds is cut off.
+
+    Times beyond the calendar, which a made-up cursor may name, are its last second: nothing is stored after it.
+    """
+    seconds, rest = divmod(min(ts, _LAST_SECOND * SECOND_NS), SECOND_NS)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
 
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 from fastapi.openapi.models import OpenAPI
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from marketdata.events import BookUpdate
@@ -81,7 +81,10 @@ PARAMETERS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(  # a time in the year 15388
+    path="/api/v1/anomalies", symbol="FUZZ-USD", parameters=[("cursor", "WzQyMzQzMjQzNjQxNDQzNTQwNywxLDRd")]
+)
 @given(
     path=st.sampled_from(sorted(path for path in PATHS if path.startswith("/api/"))),
     symbol=st.one_of(st.just("FUZZ-USD"), TEXT.filter(lambda text: text.strip("./") != "")),
