@@ -48,6 +48,7 @@ from producers.feed_kit.numbered_orders import Act, NumberedOrders, Whole
 from producers.feed_kit.products import Product
 from producers.feed_kit.requests import Requests
 from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, given, iso_ns, price
+from producers.history.contract import Budget
 from producers.venue import Signer, Venue
 
 PRODUCTS_PATH = "products"
@@ -369,6 +370,11 @@ class CoinbaseExchangeFeed:
         call.status(ALL_SYMBOLS, "disconnected", reason=reason)
         self._lose_all(call, DISCONNECTED)
         return call.out
+
+    def kept_book(self, name: str) -> L2Book | None:
+        """Return the book of levels that is kept to see it cross; None for one of orders."""
+        state = self._states.get(name)
+        return state.levels if state is not None and state.kind == "levels" else None
 
     # --- Frames ---
 
@@ -859,7 +865,9 @@ VENUE = Venue(
     ws_url="wss://ws-feed.exchange.coinbase.com",
     rest_url="https://api.exchange.coinbase.com",
     make=CoinbaseExchangeFeed,
+    products=("BTC-USD", "ETH-USD"),
     sequence="product",
     depth="L3",
+    budget=Budget(burst=15, per_s=10),  # public REST, per address ("REST Rate Limits Overview")
 )
 """Its books come from `level2_batch`, which needs no key; `full`, order by order, is read wherever it is sent."""
