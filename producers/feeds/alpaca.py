@@ -13,7 +13,8 @@ Theory of operation, with the source of each step. DOCS is Alpaca's "WebSocket S
    sessions lie between 04:00 and 20:00 there, so a day that begins at 06:00 UTC never cuts one. The venue does not tell
    the aggressor. A correction has the new id, and the old one beside it; a cancel has the id of what it takes back.
 5. Bars of a minute are the venue's own candles; an updated one, with late trades, is the next revision (DOCS, "Bars").
-6. Status codes depend on the tape (DOCS, "Status Codes"): 2 and 3 halt and resume on A and B, H and P halt and T
+6. What is halted or resumes while there is no connection is not told again, so halts are forgotten with the connection.
+   Status codes depend on the tape (DOCS, "Status Codes"): 2 and 3 halt and resume on A and B, H and P halt and T
    resumes on C and O. With Q only quotes resume, so it is an auction until T.
 7. msgpack has prices as binary floats: the shortest decimal that is the same float is what the venue meant.
 """
@@ -38,7 +39,7 @@ from producers.feed_kit import quotes, trades
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
-from producers.feed_kit.products import Product
+from producers.feed_kit.products import MATCHING, Product
 from producers.feed_kit.trade_ids import Recent
 from producers.feed_kit.values import UNREADABLE, in_range, iso_ns, number, price
 from producers.venue import Signer, Venue
@@ -47,6 +48,7 @@ LOGIN_NS = 10 * SECOND_NS
 DAY_BEGINS_NS = 6 * 3_600 * SECOND_NS
 MINUTE_NS = 60 * SECOND_NS
 BARS_KEPT = 10
+SYMBOLS_MAX = 15_000  # about 11,000 are listed in the US
 
 _TRADES, _QUOTES, _STATUSES = "trades", "quotes", "statuses"
 _MAIN = (_TRADES, _QUOTES, "bars", "updatedBars")
@@ -218,7 +220,7 @@ class AlpacaFeed:
         self.counts = self._line.counts
         self.ts_venue: int | None = None
         self._wanted = None if products is None else tuple(dict.fromkeys(name.upper() for name in products))
-        self._products = Listing(None if "*" in (self._wanted or ()) else self._wanted, describe)
+        self._products = Listing(None if "*" in (self._wanted or ()) else self._wanted, describe, limit=SYMBOLS_MAX)
         self._token = token
         self._seen: dict[str, _Seen] = {}
         self._ledger = Ledger(book=_QUOTES, trades=_TRADES)
@@ -376,6 +378,9 @@ class AlpacaFeed:
         self._subscribed = True
         self._until = None
         for product in self._products:
+            if product.instrument.status not in MATCHING:
+                detail = "it was halted before the connection was lost"
+                self._products.learn(call, product, detail=detail, status="unknown")
             if self._ledger.is_pending(product, _TRADES):
                 self._ledger.account(call, product, _TRADES, call.now)
                 trades.missing(call, product)

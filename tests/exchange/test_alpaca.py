@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -16,7 +19,7 @@ import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
 from infra.exchange import web
-from infra.exchange.alpaca import AlpacaExchange, encode
+from infra.exchange.alpaca import DEMO_KEYS, AlpacaExchange, encode
 from infra.exchange.alpaca_rest import create_app
 from infra.exchange.faults import Fault
 from marketdata import events
@@ -476,3 +479,50 @@ def test_history_needs_a_key_a_symbol_and_a_page_that_exists() -> None:
             assert nothing == {"trades": None, "symbol": "AAPL", "next_page_token": None}
 
     uvloop.run(scenario())
+
+
+def test_process_serves_until_it_is_told_to_stop() -> None:
+    """`python -m infra.exchange.alpaca` trades by itself, takes faults over HTTP, and ends with status 0."""
+
+    async def scenario() -> None:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            other.bind(("127.0.0.1", 0))
+            port, control = one.getsockname()[1], other.getsockname()[1]
+        environment = os.environ | {"TICKSTREAM_EXCHANGE_PORT": str(port), "TICKSTREAM_EXCHANGE_CONTROL_PORT":
+                                    str(control), "ALPACA_SYMBOLS": "AAPL"}  # fmt: skip
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "infra.exchange.alpaca", env=environment)
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{control}", trust_env=False) as rest:
+                await until_answers(rest)
+                fault = {"kind": "drop", "count": 0}
+                assert (await rest.post("/faults", json=fault)).raise_for_status().json()["done"] is False
+                assert (await rest.delete("/faults")).json() == {"ended": 1}
+                url = f"ws://127.0.0.1:{port}/v2/iex"
+                async with connect(url) as client:
+                    await said(client)
+                    for text in ({"action": "auth", "key": "PKSIMULATED", "secret": DEMO_KEYS["PKSIMULATED"]},
+                                 {"action": "subscribe", "trades": ["*"]}):  # fmt: skip
+                        await client.send(msgspec.json.encode(text).decode())
+                        await said(client)
+                    assert (await said(client))["S"] == "AAPL"
+            process.terminate()
+            async with asyncio.timeout(LIMIT_S):
+                assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+    uvloop.run(scenario())
+
+
+async def until_answers(rest: httpx.AsyncClient) -> None:
+    """Wait until the process answers that it is at work."""
+    async with asyncio.timeout(2 * LIMIT_S):
+        while True:
+            try:
+                (await rest.get("/healthz")).raise_for_status()
+            except httpx.HTTPError:
+                await asyncio.sleep(0.05)
+            else:
+                return

@@ -293,6 +293,17 @@ def test_lost_connection_makes_quotes_old_and_leaves_a_hole_in_the_trades() -> N
     assert only(told(feed, quote(bp=150.22)), FeedStatus).kind == "resynced"
 
 
+def test_halt_that_may_have_ended_meanwhile_is_forgotten() -> None:
+    """Nobody tells after a new connection whether a symbol trades again: it is unknown, which spoils no value."""
+    feed = logged_in()
+    told(feed, quote(), status("H"))
+    feed.closed("reset", T0 + 5 * SECOND)
+    feed.opened(T0 + 6 * SECOND)
+    out = told(feed, {"T": "subscription", "trades": ["AAPL"]})
+    assert (only(out, Instrument).status, only(out, FeedStatus).kind) == ("unknown", "resumed")
+    assert only(told(feed, quote(bp=150.1)), Quote).valid
+
+
 # --- Whatever happens to a frame ---
 
 
