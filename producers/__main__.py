@@ -19,6 +19,7 @@ from marketdata.errors import SettingsError, Unavailable, UnknownSchema
 from producers import upkeep
 from producers.backoff import Backoff
 from producers.connection import Connection, Options
+from producers.families import databento
 from producers.publisher import Publisher
 from producers.rest import Rest
 from producers.settings import ProducerSettings, load_for_venue
@@ -77,6 +78,8 @@ def find_tokens(settings: ProducerSettings, venue: Venue) -> Tokens | None:
         return KeyPair(settings.apca_api_key_id, secret)
     if venue.name == "fix" and settings.source != "replay":
         return find_fix_login(settings)
+    if venue.name == "databento":
+        return find_databento_login(settings)
     return None
 
 
@@ -95,6 +98,24 @@ def find_fix_login(settings: ProducerSettings) -> FixLogin:
         username=settings.fix_username,
         password=settings.fix_password.get_secret_value(),
     )
+
+
+def find_databento_login(settings: ProducerSettings) -> databento.Login:
+    """Return what to ask Databento's gateway for, and the key. Raises SettingsError where it cannot be asked so."""
+    if settings.source == "replay":
+        return databento.Login("", databento.Session(dataset="", schemas=databento.REPLAYED))
+    session = databento.Session(
+        dataset=settings.market or databento.DATASETS[0],
+        schemas=settings.databento_schemas,
+        stype_in=settings.databento_stype_in,
+    )
+    refusal = session.refusal()
+    if refusal is not None:
+        raise SettingsError(f"DATABENTO_SCHEMAS: {refusal}")
+    key = settings.databento_api_key.get_secret_value()
+    if not key:
+        raise SettingsError("DATABENTO_API_KEY: Databento's gateway lets nobody in without a key")
+    return databento.Login(key, session)
 
 
 def find_rest(settings: ProducerSettings, venue: Venue) -> str:

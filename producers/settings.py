@@ -99,7 +99,21 @@ class ProducerSettings(CommonSettings):
         default=SecretStr(""), validation_alias="FIX_PASSWORD", description="Password of the Logon, if any."
     )
 
-    @field_validator("products", "fix_sender_comp_id", mode="before")
+    databento_api_key: SecretStr = Field(
+        default=SecretStr(""), validation_alias="DATABENTO_API_KEY", description="Databento's key; a replay needs none."
+    )
+    databento_schemas: Products = Field(
+        default=("mbo", "status", "definition"),
+        validation_alias="DATABENTO_SCHEMAS",
+        min_length=1,
+        max_length=16,
+        description="What to take of Databento, by comma; one of those that bring trades.",
+    )
+    databento_stype_in: Literal["raw_symbol", "instrument_id", "parent", "continuous"] = Field(
+        default="raw_symbol", validation_alias="DATABENTO_STYPE_IN", description="What Databento's symbols are."
+    )
+
+    @field_validator("products", "fix_sender_comp_id", "databento_schemas", mode="before")
     @classmethod
     def _by_comma(cls, value: object) -> object:
         """Take `BTC-USD,ETH-USD`, each once; nothing at all is as if not given."""
@@ -151,7 +165,7 @@ def load_for_venue(**overrides: Any) -> tuple[ProducerSettings, Venue]:
         for name, alias in {
             "ws_url": AliasChoices(f"{prefix}WS_URL", f"{prefix}URL"),
             "rest_url": f"{prefix}REST_URL",
-            "market": f"{prefix}MARKET",
+            "market": AliasChoices(f"{prefix}MARKET", f"{prefix}DATASET"),
             "products": AliasChoices(f"{prefix}PRODUCTS", f"{prefix}SYMBOLS"),
         }.items()
     }

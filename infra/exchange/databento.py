@@ -281,7 +281,7 @@ class Gateway:
     def _refusal(self, challenge: str, asked: Mapping[str, str]) -> str | None:
         if asked.get("encoding") != "dbn" or asked.get("compression", "none") != "none" or asked.get("ts_out") == "1":
             return "Only plain DBN is spoken here"
-        if self.dataset and asked.get("dataset") != self.dataset:
+        if self.dataset and asked.get("dataset") not in {"", self.dataset}:
             return f"The dataset is {self.dataset}"
         digest, _, bucket = asked.get("auth", "").partition("-")
         if self._keys is not None and not any(

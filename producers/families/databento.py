@@ -25,6 +25,14 @@ from marketdata import dbn
 from marketdata.clock import SECOND_NS
 from producers.venue import FrameError
 
+# Those with a gateway (DOCS, "Venues and datasets").
+DATASETS = (
+    "GLBX.MDP3", "XNAS.ITCH", "XNAS.BASIC", "XBOS.ITCH", "XPSX.ITCH", "XNYS.PILLAR", "XASE.PILLAR", "XCHI.PILLAR",
+    "XCIS.PILLAR", "ARCX.PILLAR", "BATS.PITCH", "BATY.PITCH", "EDGA.PITCH", "EDGX.PITCH", "IEXG.TOPS", "MEMX.MEMOIR",
+    "EPRL.DOM", "EQUS.MINI", "EQUS.PLUS", "EQUS.ALL", "DBEQ.BASIC", "OPRA.PILLAR", "IFEU.IMPACT", "IFUS.IMPACT",
+    "IFLL.IMPACT", "NDEX.IMPACT", "XEUR.EOBI", "XEEE.EOBI",
+)  # fmt: skip
+PORT = 13_000
 BUCKET_LENGTH = 5
 # A replay's last record, a message of the gateway's, says so; a venue's own never does.
 END_REASON = "end of recording"
@@ -60,6 +68,10 @@ KINDS = {
 }
 
 
+# A replay has what its file has, of one schema, which the metadata tell.
+REPLAYED = tuple(schema for schema in KINDS if schema != "tbbo")
+
+
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """What to ask the gateway for."""
 
@@ -79,10 +91,11 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
 
-class Key:
-    """The key, which the feed needs to answer a challenge; nothing of it may be stored."""
+class Login:
+    """What to ask for, and the key, by which the feed answers the gateway's challenge; nothing of it may be stored."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, session: Session) -> None:
+        self.session = session
         self._key = key
 
     def __call__(self, ts: int) -> str:  # noqa: ARG002 - it is the same at any time
@@ -94,6 +107,11 @@ class Key:
         if self._key:
             frame = frame.replace(self._key.encode(), b"<key>")
         return _AUTH.sub(b"auth=<answer>", frame)
+
+
+def address(dataset: str) -> str:
+    """Return where a dataset's gateway is (DOCS, "Host and port")."""
+    return f"tcp://{dataset.lower().replace('.', '-')}.lsg.databento.com:{PORT}"
 
 
 def authentication(session: Session, challenge: str, key: str) -> bytes:

@@ -153,7 +153,7 @@ class _Told(NamedTuple):
 
 
 class DatabentoFeed:
-    """One line of Databento. Without a `session` it reads files; with one it speaks to the live gateway.
+    """One line of Databento. Without a `Login` for a token it reads files; with one it speaks to the live gateway.
 
     `products` are the symbols to subscribe. A frame is a line of the gateway's text, or metadata and whole records.
     `counts` counts, besides what every feed does: records.
@@ -161,20 +161,13 @@ class DatabentoFeed:
 
     venue = "databento"
 
-    def __init__(
-        self,
-        *,
-        line: str,
-        products: tuple[str, ...] | None = None,
-        token: Signer | None = None,
-        session: Session | None = None,
-    ) -> None:
+    def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
         self._line = Line(self.venue, line)
         self.counts = self._line.counts
         self.ts_venue: int | None = None
         self._wanted = products or ("ALL_SYMBOLS",)
         self._key = token
-        self._session = session
+        self._session = token.session if isinstance(token, gateway.Login) else None
         self._products = Listing(None, self._describe, limit=PRODUCTS_MAX)
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
         self._prices = dbn.Prices()
@@ -184,7 +177,7 @@ class DatabentoFeed:
         self._instruments: dict[int, _Instrument] = {}
         self._owners: dict[str, _Instrument] = {}
         # A file's own schema; of several, live, a quote of `tbbo` looks like one of `mbp-1`.
-        self._is_sampled = session is not None and "tbbo" in session.schemas
+        self._is_sampled = self._session is not None and "tbbo" in self._session.schemas
         self._decoder = _decoder(1)
         self._open = False
         self._streaming = False
@@ -918,9 +911,11 @@ def _time(ts: int) -> int:
 
 VENUE = Venue(
     name="databento",
-    ws_url="tcp://glbx-mdp3.lsg.databento.com:13000",
+    ws_url=gateway.address("GLBX.MDP3"),
     rest_url="https://hist.databento.com",
     make=DatabentoFeed,
+    cased=True,
+    markets={dataset: gateway.address(dataset) for dataset in gateway.DATASETS},
     sequence="none",
     depth="L3",
     transport="tcp",

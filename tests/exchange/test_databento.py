@@ -15,7 +15,7 @@ from marketdata.book import L2Book
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame, Trades
 from producers.backoff import Policy
 from producers.connection import Connection, Options
-from producers.families.databento import Key, Session, Splitter
+from producers.families.databento import Login, Session, Splitter
 from producers.feeds.databento import DatabentoFeed
 from runtime import recordings
 
@@ -93,8 +93,8 @@ async def listen(
         if state.startswith("refused"):
             over.set()
 
-    session = Session(dataset=gateway.dataset, schemas=schemas)
-    feed = DatabentoFeed(line="databento/0", products=symbols, token=Key(key), session=session)
+    login = Login(key, Session(dataset=gateway.dataset, schemas=schemas))
+    feed = DatabentoFeed(line="databento/0", products=symbols, token=login)
     async with gateway.serve("127.0.0.1", 0):
         options = Options(
             ws_url=f"tcp://127.0.0.1:{gateway.port}",
@@ -103,7 +103,7 @@ async def listen(
             splitter=Splitter,
             tick_s=0.02,
             backoff=Policy(base_s=0.001, cap_s=0.01),
-            redact=Key(key).redact,
+            redact=login.redact,
             on_state=told,
         )
         line = Connection(feed, "databento/0", memory, options)
