@@ -72,21 +72,21 @@ def pipe(
 
 
 @app.command()
-def venues() -> None:
-    """List the venues: address, depth of book, and how each stream proves itself complete.
+def venues(
+    *, as_json: Annotated[bool, typer.Option("--json", help="One JSON array with all that is known.")] = False
+) -> None:
+    """List the venues: how each is reached, how deep its book is and how it is proven, its replay and its history.
 
     Example: `tickstream venues`
+
+    Example: `tickstream venues --json | jq -r '.[] | select(.checksum) | .venue'`
     """
-    from rich.console import Console
-    from rich.table import Table
+    from tickstream import venues as listing
 
-    from producers.feeds import VENUES, find_venue
-
-    table = Table("venue", "book", "sequence", "checksum", "address")
-    for name in sorted(VENUES):
-        venue = find_venue(name)
-        table.add_row(name, venue.depth, venue.sequence, "yes" if venue.checksum else "no", venue.ws_url)
-    Console().print(table)
+    if as_json:
+        listing.print_json()
+    else:
+        listing.print_table()
 
 
 @app.command()

@@ -362,6 +362,11 @@ def speed_of(text: str) -> float:
     return speed
 
 
+def can_play(venue: str, transport: str) -> bool:
+    """Tell whether a venue's recordings can be played: any over WebSocket, and what has a server of its own."""
+    return transport == "websocket" or venue == "databento"
+
+
 def player(files: list[Path], *, venue: str, speed: float, loop: bool) -> Replay | Gateway:
     """Return what speaks a venue's protocol.
 

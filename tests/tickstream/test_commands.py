@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from marketdata import schemas
 from marketdata.events import EVENTS, Trades
+from producers.feeds import VENUES, find_venue
+from producers.history import VENUES as HISTORIES
 from tickstream.cli import app
 from tickstream.replay import in_event_order
 from tickstream.schemas import check_history, problems
@@ -86,3 +88,17 @@ def test_an_unknown_stage_is_named_with_the_choices() -> None:
     result = RUN.invoke(app, ["pipe", "--venue", "coinbase", "--stage", "ticks", "x.jsonl.zst"])
     assert result.exit_code == 2
     assert "candles" in result.output
+
+
+def test_list_of_venues_tells_what_their_code_does() -> None:
+    """Every feed is a row, with what its own module says of stream and history."""
+    found = {row["venue"]: row for row in json.loads(RUN.invoke(app, ["venues", "--json"]).stdout)}
+    assert set(found) == set(VENUES)
+    for name, row in found.items():
+        venue = find_venue(name)
+        assert (row["address"], row["checksum"], row["depth"]) == (venue.ws_url, venue.checksum, venue.depth)
+        assert (row["history"] is not None) == (name in HISTORIES)
+    assert "1m" in found["kraken"]["history"]["intervals"]
+    assert found["bybit"]["markets"]["linear"].endswith("/linear")
+    table = RUN.invoke(app, ["venues"]).stdout
+    assert all(name in table for name in VENUES)
