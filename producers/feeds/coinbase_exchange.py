@@ -519,14 +519,16 @@ class CoinbaseExchangeFeed:
         if state.kind == "orders":
             self.counts["ignored"] += 1
             return
-        if not books.update(call, product, ts_event, columns):
-            return
-        levels = state.levels
-        levels.bids.apply(columns[0], columns[1])
-        levels.asks.apply(columns[2], columns[3])
-        if levels.is_crossed() and product.validity["valid"]:
-            call.out.pop()
-            self._lost(call, product, state, "crossed", reason=CROSSED)
+        if product.book_valid:
+            levels = state.levels
+            if columns[0]:
+                levels.bids.apply(columns[0], columns[1])
+            if columns[2]:
+                levels.asks.apply(columns[2], columns[3])
+            if levels.is_crossed() and product.validity["valid"]:
+                self._lost(call, product, state, "crossed", reason=CROSSED)
+                return
+        books.update(call, product, ts_event, columns)
 
     # --- Books from orders ---
 

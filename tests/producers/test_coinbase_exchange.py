@@ -562,6 +562,9 @@ def test_crossed_levels_are_asked_for_again_unless_orders_do_not_match(levels: C
     assert statuses(levels.received(json.dumps({"type": "status", "products": [product]}).encode(), T0)) == ["halted"]
     out = levels.received(update(("buy", "102", "1")), T0)
     assert [(o.kind, o.valid) for o in out if isinstance(o, BookUpdate)] == [("update", False)]
+    product["auction_mode"] = False
+    levels.received(json.dumps({"type": "status", "products": [product]}).encode(), T0)
+    assert kinds(levels.received(update(), T0)) == ["clear"]
 
 
 def test_unreadable_change_is_a_loss_of_that_book_alone(levels: CoinbaseExchangeFeed) -> None:
