@@ -1,0 +1,104 @@
+"""Candles made from trades and from shorter candles equal those of the venue, and never overwrite what is better."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+
+from infra.exchange.tape import MINUTE_NS, Tape
+from marketdata.events import Candle, Trade
+from producers.bars import CANDLES_A_RECORD, Minutes, Name, Stored, empty, filled, next_revision, records, roll_up
+from producers.history.contract import Span
+
+DAY_NS = 1440 * MINUTE_NS
+START = 20_000 * DAY_NS
+NAME = Name("coinbase", "BTC-USD", "backfill")
+
+
+@pytest.fixture(scope="module")
+def minutes() -> dict[int, Candle]:
+    """The candles of a day's trades."""
+    made = Minutes(*NAME)
+    for one in Tape(START - DAY_NS).between(START, START + DAY_NS):
+        side = "buy" if one.bought else "sell"
+        made.add([Trade(trade_id=str(one.number), ts_event=one.ts, price=one.price, size=one.size, side=side)])
+    return made.take(START, START + DAY_NS)
+
+
+@pytest.mark.parametrize(
+    ("interval", "length"), [("1m", 1), ("5m", 5), ("15m", 15), ("1h", 60), ("4h", 240), ("1d", 1440)]
+)
+def test_trades_make_the_candles_that_the_venue_has(minutes: dict[int, Candle], interval: str, length: int) -> None:
+    """Prices, sums and counts, and a marker where nothing was traded."""
+    made = minutes if interval == "1m" else roll_up(minutes, "1m", interval)
+    truth = list(Tape(START - DAY_NS).candles(length * MINUTE_NS, START, START + DAY_NS))
+    assert sorted(made) == [one.start for one in truth]
+    for one in truth:
+        candle = made[one.start]
+        prices = (candle.open, candle.high, candle.low, candle.close)
+        assert prices == ((one.open, one.high, one.low, one.close) if one.trades else (None,) * 4)
+        sums = (candle.volume, candle.quote_volume, candle.buy_volume)
+        assert list(map(Decimal, sums)) == list(map(Decimal, (one.volume, one.quote_volume, one.buy_volume)))
+        assert candle.trades == one.trades
+
+
+def test_what_is_missing_is_no_marker_and_makes_no_longer_candle(minutes: dict[int, Candle]) -> None:
+    """A span that the venue cannot tell stays a hole, in the hour too."""
+    gone = Span(START + 61 * MINUTE_NS, START + 62 * MINUTE_NS, "too_old")
+    kept = {start: candle for start, candle in minutes.items() if candle.open is not None and start != gone.start}
+    told = filled(NAME, "1m", kept, (START, START + 180 * MINUTE_NS), [gone])
+    assert sorted(told) == [
+        start for start in sorted(minutes) if start < START + 180 * MINUTE_NS and start != gone.start
+    ]
+    assert sorted(roll_up(told, "1m", "1h")) == [START, START + 120 * MINUTE_NS]
+
+
+def test_neighbours_share_a_record_and_revisions_do_not(minutes: dict[int, Candle]) -> None:
+    """A record has one interval and one revision, and at most a day of minutes."""
+    candles = list(minutes.values())
+    assert [len(one.opens) for one in records(candles, "x", START)] == [CANDLES_A_RECORD]
+    candles[700] = msgspec.structs.replace(candles[700], revision=1)
+    parts = records(candles[:-1], "x", START)
+    assert [(len(one.opens), one.revision) for one in parts] == [(700, 0), (1, 1), (738, 0)]
+    assert [one.start for one in parts] == [START, START + 700 * MINUTE_NS, START + 701 * MINUTE_NS]
+
+
+def stored(**changes: Any) -> Stored:
+    """Return a stored candle of two trades."""
+    fields: dict[str, Any] = {
+        "interval": "1m", "start_ns": START, "state": "final", "revision": 3, "valid": True, "reason": "",
+        "open": "1", "high": "2", "low": "1", "close": "2", "volume": "5", "quote_volume": "0", "buy_volume": "0",
+        "trades": 2,
+    }  # fmt: skip
+    return Stored(**(fields | changes))
+
+
+CANDLE = msgspec.structs.replace(
+    empty(NAME, "1m", START), open="1.0", high="2", low="1", close="2", volume="5", trades=2
+)
+MORE = msgspec.structs.replace(CANDLE, volume="7", trades=3)
+
+
+@pytest.mark.parametrize(
+    ("candle", "known", "revision"),
+    [
+        (CANDLE, None, 0),
+        (CANDLE, stored(), None),  # the same in other digits
+        (MORE, stored(), 4),  # a trade that was missed
+        (CANDLE, stored(volume="7", trades=3), None),  # the venue knows less than we do
+        (msgspec.structs.replace(MORE, trades=0), stored(), None),  # the venue's own candle, uncounted
+        (empty(NAME, "1m", START), stored(), None),
+        (CANDLE, stored(valid=False, reason="gap"), 4),
+        (empty(NAME, "1m", START), stored(valid=False, reason="gap", trades=0), 4),
+        (CANDLE, stored(valid=False, reason="halted", trades=0), None),
+        (CANDLE, stored(state="open", valid=False, reason="gap"), None),
+    ],
+)
+def test_history_replaces_only_what_is_missing_invalid_or_poorer(
+    candle: Candle, known: Stored | None, revision: int | None
+) -> None:
+    """A valid live candle is only replaced by one of more trades; a halt and an open candle are left alone."""
+    assert next_revision(candle, known) == revision

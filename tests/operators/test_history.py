@@ -1,0 +1,173 @@
+"""History on the way to candles: each candle once, old trades without harm, holes closed by what was repaired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from marketdata.events import AnyEvent, Candle, CandleHistory, DeadLetter, Instrument, Trades
+from stream_apps.operators.candles import Candles
+from stream_apps.operators.dedup import OTHERS_MAX, RANGES_MAX, SeenIds
+from stream_apps.operators.history import IngestCandles
+from stream_apps.operators.ingest import IngestTrades
+
+Run = Callable[..., list[list[AnyEvent]]]
+
+DAY_S = 86_400
+
+
+def history(make: Any, count: int = 3, **changes: Any) -> CandleHistory:
+    """Return minutes of which the second has no trades."""
+    prices = ["" if place == 1 else "100.10" for place in range(count)]
+    fields: dict[str, Any] = {
+        "venue": "coinbase", "symbol": "BTC-USD", "ts_event": make.ts(60 * count), "ts_recv": make.ts(DAY_S),
+        "line": "coinbase/history", "interval": "1m", "start": make.ts(0), "opens": prices, "highs": prices,
+        "lows": prices, "closes": prices, "volumes": ["0" if place == 1 else "2" for place in range(count)],
+        "quote_volumes": ["0"] * count, "buy_volumes": ["0"] * count, "trades": [0] * count,
+    }  # fmt: skip
+    return CandleHistory(**(fields | changes))
+
+
+def made(published: list[list[AnyEvent]]) -> list[Candle]:
+    """Return the candles of a run."""
+    return [event for events in published for event in events if isinstance(event, Candle)]
+
+
+def letters(published: list[list[AnyEvent]]) -> list[DeadLetter]:
+    """Return the dead letters of a run."""
+    return [event for events in published for event in events if isinstance(event, DeadLetter)]
+
+
+def test_a_page_told_again_adds_nothing_and_a_higher_revision_does(run: Run, make: Any) -> None:
+    """Over a restart too; an interval without trades is a marker without prices."""
+    page, more = history(make), history(make, count=5)
+    again = msgspec.structs.replace(page, revision=1, origin="repair")
+    published = run(lambda: IngestCandles({}), [page, page, more, again], restarts=[1, 3])
+    assert [len(events) for events in published] == [3, 0, 2, 3]
+    first = made(published)[:3]
+    assert [(one.open, one.volume, one.state, one.revision, one.origin, one.valid) for one in first] == [
+        ("100.10", "2", "final", 0, "backfill", True),
+        (None, "0", "final", 0, "backfill", True),
+        ("100.10", "2", "final", 0, "backfill", True),
+    ]
+    assert [(one.state, one.revision, one.origin) for one in made(published)[-3:]] == [("revised", 1, "repair")] * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"highs": ["99", "", "100.10"]}, "not_a_candle"),
+        ({"lows": ["-1", "", "100.10"]}, "not_positive"),
+        ({"closes": ["", "", "100.10"]}, "incomplete"),
+        ({"volumes": ["-2", "0", "2"]}, "negative"),
+        ({"volumes": ["1e999", "0", "2"]}, "out_of_range"),
+        ({"trades": [-1, 0, 0]}, "negative"),
+    ],
+)
+def test_a_candle_that_cannot_be_right_is_refused_alone(run: Run, make: Any, changes: Any, reason: str) -> None:
+    """The dead letter holds just that candle, and those around it go on."""
+    published = run(lambda: IngestCandles({}), [history(make, **changes)])
+    (letter,) = letters(published)
+    assert letter.reason == reason
+    alone = msgspec.json.decode(letter.payload, type=CandleHistory)
+    assert (alone.start, len(alone.opens)) == (make.ts(0), 1)
+    assert [one.start for one in made(published)] == [make.ts(60), make.ts(120)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"interval": "2m"}, "unknown_interval"),
+        ({"origin": "live"}, "unknown_origin"),
+        ({"start": 17}, "time_out_of_bounds"),
+        ({"ts_recv": 60}, "time_out_of_bounds"),
+        ({"opens": ["1"]}, "uneven_columns"),
+        ({"revision": -1}, "out_of_range"),
+    ],
+)
+def test_a_record_that_cannot_be_right_is_refused_whole(run: Run, make: Any, changes: Any, reason: str) -> None:
+    """Its bytes are the engine's to add."""
+    (letter,) = letters(run(lambda: IngestCandles({}), [history(make, **changes)]))
+    assert (letter.reason, letter.payload) == (reason, b"")
+
+
+def test_old_trades_are_no_dead_letters_and_leave_candles_that_are_history_alone(run: Run, make: Any) -> None:
+    """A backfill before the first live event, and one of long ago, change no candle that the app keeps."""
+    published = run(
+        Candles,
+        [
+            make.trades(make.trade(1, -DAY_S), origin="backfill"),
+            make.heartbeat(0),
+            make.trades(make.trade(2, 30)),
+            make.trades(make.trade(3, -DAY_S), make.trade(4, -30), origin="backfill"),
+            make.heartbeat(62),
+        ],
+    )
+    assert letters(published) == []
+    closed = [one for one in made(published) if one.state != "open"]
+    assert [(one.interval, one.start, one.trades) for one in closed] == [("1m", make.ts(0), 1)]
+
+
+def test_a_repair_that_is_complete_makes_the_candles_of_a_hole_valid(run: Run, make: Any) -> None:
+    """Its trades revise them, and then the mark takes away the doubt, with a revision more; the rest stays in doubt."""
+    published = run(
+        Candles,
+        [
+            *(make.heartbeat(second) for second in range(0, 64, 4)),
+            make.heartbeat(190),  # silence: nobody knows what happened in two minutes
+            make.heartbeat(194),
+            make.trades(make.trade(1, 70, "55"), origin="repair"),
+            make.heartbeat(120, origin="repair", complete_from=make.ts(60)),
+        ],
+    )
+    minutes = [one for one in made(published) if one.interval == "1m" and one.state != "open"]
+    told = [(one.start - make.ts(0), one.revision, one.trades, one.valid, one.reason) for one in minutes]
+    minute = 60 * 10**9
+    assert told[1:] == [
+        (minute, 0, 0, False, "gap"),
+        (2 * minute, 0, 0, False, "gap"),
+        (minute, 1, 1, False, "gap"),
+        (minute, 2, 1, True, ""),
+    ]
+
+
+def test_old_trades_need_no_tick_of_today(run: Run, make: Any) -> None:
+    """Tick sizes change over the years; a live trade off its tick is still refused."""
+    known = Instrument(
+        venue="coinbase", symbol="BTC-USD", ts_recv=1, venue_symbol="BTC-USD", base_currency="BTC",
+        quote_currency="USD", tick_size="0.5",
+    )  # fmt: skip
+    published = run(
+        lambda: IngestTrades({known.key: known}),
+        [
+            make.trades(make.trade(1, -DAY_S, "100.01"), origin="backfill"),
+            make.trades(make.trade(2, 0, "100.01")),
+            make.trades(make.trade(3, -DAY_S, "-1"), origin="backfill"),
+        ],
+    )
+    assert [letter.reason for letter in letters(published)] == ["off_tick", "not_positive"]
+    assert [event.trades[0].trade_id for events in published for event in events if isinstance(event, Trades)] == ["1"]
+
+
+def test_history_below_what_ids_can_tell_is_taken_once() -> None:
+    """A venue that numbers all symbols together soon gives up the lowest ids; history may still bring them, once."""
+    seen = SeenIds()
+    for number in range(RANGES_MAX + 10):
+        seen.add(str(1_000_000 + 2 * number))
+    assert seen.add("5") == "too_old"
+    page = [str(2 * number + 1) for number in range(1_000)]
+    assert {seen.add_history(identity) for identity in page} == {"new"}
+    assert {seen.add_history(identity) for identity in page} == {"duplicate"}
+    assert len(seen.others) <= OTHERS_MAX
+
+
+def test_a_sparse_backfill_told_again_is_told_apart_after_its_ranges_were_given_up() -> None:
+    """Ids that leave holes push each other out of the ranges; the last page of a job is known all the same."""
+    seen = SeenIds()
+    seen.add("1000000000")
+    page = [str(3 * number) for number in range(RANGES_MAX + 5_000)]
+    assert {seen.add_history(identity) for identity in page} == {"new"}
+    assert {seen.add_history(identity) for identity in page[-5_000:]} == {"duplicate"}
