@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -15,7 +18,7 @@ SYMBOL = "BTC-USD"
 pytestmark = pytest.mark.timeout(400)  # seven processes start, and some reconnect
 
 # Between an update compared with the exchange and the next; after a snapshot every one of the first few is compared.
-COMPARE_EVERY = 25
+COMPARE_EVERY = 5
 COMPARE_AFTER_SNAPSHOT = 10
 
 # Fault -> (what the story in feed_status must tell, whether the book must have been invalid, and the reasons for it).
@@ -28,6 +31,19 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
     "disconnect": ({}, {"disconnected", "connected", "resynced"}, {"disconnected"}),
     "halt": ({"symbol": SYMBOL, "seconds": 3}, {"halted", "resumed"}, {"halted"}),
 }
+
+
+@pytest.fixture(scope="module")
+def running(endpoints: Any, services_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The platform on the simulated exchange, which has one fault after the other."""
+    name = f"faults_{os.getpid()}"
+    services = services_of(endpoints, f"{name}.", name, tmp_path_factory.mktemp("faults"))
+    try:
+        services.start_all("infra.exchange", TICKSTREAM_EXCHANGE_RATE="200")
+        yield services
+    finally:
+        services.stop()
+        services.remove()
 
 
 def book_updates(services: Any) -> list[BookUpdate]:
@@ -58,12 +74,15 @@ def apply(book: dict[str, dict[Decimal, Decimal]], update: BookUpdate) -> None:
                 book[side].pop(price, None)
 
 
-def compare_with_exchange(services: Any, updates: list[BookUpdate]) -> tuple[int, set[str]]:
-    """Rebuild the book update by update, compare it while valid; return how often, and the reasons of invalidity."""
+def compare_with_exchange(services: Any, updates: list[BookUpdate], since_ns: int) -> tuple[int, set[str]]:
+    """Rebuild the book update by update and compare it while valid; return how often, and the reasons of invalidity.
+
+    What was received before `since_ns` was compared by the tests before.
+    """
     book: dict[str, dict[Decimal, Decimal]] = {"bids": {}, "asks": {}}
     known, since_snapshot, compared, reasons = False, 0, 0, set()
     for update in updates:
-        if not update.valid:
+        if not update.valid and update.ts_recv >= since_ns:
             reasons.add(update.reason)
         if update.kind == "clear":
             known = False
@@ -75,7 +94,7 @@ def compare_with_exchange(services: Any, updates: list[BookUpdate]) -> tuple[int
             continue
         apply(book, update)
         since_snapshot += 1
-        if not update.valid:
+        if not update.valid or update.ts_recv < since_ns:
             continue
         if since_snapshot <= COMPARE_AFTER_SNAPSHOT or since_snapshot % COMPARE_EVERY == 0:
             want = exchange_book(services, update)
@@ -86,33 +105,33 @@ def compare_with_exchange(services: Any, updates: list[BookUpdate]) -> tuple[int
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_a_fault_is_told_repaired_and_never_shows_a_wrong_book(services: Any, wait_for: Any, kind: str) -> None:
+def test_a_fault_is_told_repaired_and_never_shows_a_wrong_book(running: Any, wait_for: Any, kind: str) -> None:
     """After a fault: its events, a closed entry on the ledger, invalid then valid, equal to the exchange throughout."""
     parameters, story, reasons = FAULTS[kind]
-    services.start_all("infra.exchange", TICKSTREAM_EXCHANGE_RATE="200")
-    valid = lambda: services.get(f"/api/v1/market/{SYMBOL}/orderbook")["valid"]  # noqa: E731 - asked many times
+    valid = lambda: running.get(f"/api/v1/market/{SYMBOL}/orderbook")["valid"]  # noqa: E731 - asked many times
     wait_for("a valid book", valid)
-    wait_for("some trades", lambda: services.rows("SELECT 1 FROM trades HAVING count(*) > 20"))
-    fault = httpx.post(f"{services.control_url}/faults", json={"kind": kind, **parameters}, timeout=30)
+    wait_for("some trades", lambda: running.rows("SELECT 1 FROM trades HAVING count(*) > 20"))
+    since_ns = time.time_ns()
+    fault = httpx.post(f"{running.control_url}/faults", json={"kind": kind, **parameters}, timeout=30)
     assert fault.raise_for_status().json()["fault"]["kind"] == kind
 
     def told() -> bool:
-        rows = services.rows("SELECT kind FROM feed_status WHERE symbol IN (%s, '*')", SYMBOL)
-        return story <= {row[0] for row in rows}
+        query = "SELECT kind FROM feed_status WHERE symbol IN (%s, '*') AND ts_recv_ns >= %s"
+        return story <= {row[0] for row in running.rows(query, SYMBOL, since_ns)}
 
     wait_for(f"the story {sorted(story)}", told)
     wait_for("a valid book again", valid)
     if "resynced" in story:
-        wait_for("the gap on the ledger, closed", lambda: closed_gaps(services))
-        assert open_book_gaps(services) == []
+        wait_for("the gap on the ledger, closed", lambda: closed_gaps(running, since_ns))
+        assert open_book_gaps(running) == []
     if kind == "corrupt":
-        wait_for("the dead letter", lambda: services.rows("SELECT 1 FROM dead_letters WHERE stage = 'feed'"))
-    before = services.rows("SELECT count(*) FROM trades")[0][0]
-    wait_for("trades to go on", lambda: services.rows("SELECT count(*) FROM trades")[0][0] > before + 10)
-    compared, seen = compare_with_exchange(services, book_updates(services))
+        wait_for("the dead letter", lambda: running.rows("SELECT 1 FROM dead_letters WHERE stage = 'feed'"))
+    before = running.rows("SELECT count(*) FROM trades")[0][0]
+    wait_for("trades to go on", lambda: running.rows("SELECT count(*) FROM trades")[0][0] > before + 40)
+    compared, seen = compare_with_exchange(running, book_updates(running), since_ns)
     assert compared > COMPARE_AFTER_SNAPSHOT
     assert seen <= reasons | {"resyncing"} if not reasons else seen & reasons
-    ids = [int(row[0]) for row in services.rows("SELECT trade_id FROM trades WHERE symbol = %s", SYMBOL)]
+    ids = [int(row[0]) for row in running.rows("SELECT trade_id FROM trades WHERE symbol = %s", SYMBOL)]
     assert len(ids) == len(set(ids))
 
 
@@ -123,7 +142,8 @@ def open_book_gaps(services: Any) -> list[tuple[Any, ...]]:
     return rows
 
 
-def closed_gaps(services: Any) -> list[tuple[Any, ...]]:
-    """Return the closed entries of the ledger."""
-    rows: list[tuple[Any, ...]] = services.rows("SELECT gap_id FROM gaps WHERE repaired_at IS NOT NULL")
+def closed_gaps(services: Any, since_ns: int) -> list[tuple[Any, ...]]:
+    """Return the entries of the ledger that were detected after a time and are closed."""
+    query = "SELECT gap_id FROM gaps WHERE repaired_at IS NOT NULL AND detected_at >= to_timestamp(%s / 1e9)"
+    rows: list[tuple[Any, ...]] = services.rows(query, since_ns)
     return rows
