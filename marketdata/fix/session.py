@@ -284,11 +284,8 @@ class Session:
             self._doubt = False  # this number shows what is missing, if anything
         if kind == RESET and message.get(123) != "Y":
             self._reset_to(message, ts)
-        elif kind == LOGON and message.get(141) == "Y" and number == 1 and self.next_in > 1 and self.state == "up":
-            # Both sides number anew within a connection, as some venues do at midnight.
-            self._number_anew()
-            self._send_logon(self._heartbeat_ns // SECOND_NS, reset=True, ts=ts)
-            self._process(message, ts)
+        elif kind == LOGON and message.get(141) == "Y" and number == 1 and self.next_in > 1:
+            self._begin_anew(message, ts)
         elif number < self.next_in and again:
             self._out.append(Repeated())
         elif number < self.next_in:
@@ -298,6 +295,15 @@ class Session:
         else:
             self._process(message, ts)
             self._drain(ts)
+
+    def _begin_anew(self, message: Message, ts: int) -> None:
+        """Both sides number anew within a connection, as some venues do at midnight; something may be lost before."""
+        self._lose(1)
+        self._out.append(Skipped(self.next_in, self.next_in))
+        self._number_anew()
+        self._send_logon(self._heartbeat_ns // SECOND_NS, reset=True, ts=ts)
+        self._process(message, ts)
+        self._drain(ts)
 
     def _hold(self, message: Message, number: int, ts: int) -> None:
         """Keep a message that came before others which are missing; what cannot wait is answered at once."""

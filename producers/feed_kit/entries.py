@@ -63,6 +63,14 @@ class EntryBook:
         if entry:
             self._places[entry] = (side, at)
 
+    def add(self, side: int, entry: str, price: str, size: str) -> None:
+        """Add an entry of a snapshot. Raises BadEvent as `put` does, and where it is there already."""
+        entries, levels = len(self._places), len(self._levels[side])
+        self.put(side, entry, price, size)
+        is_new = len(self._places) > entries if self._by_id else len(self._levels[side]) > levels
+        if not is_new and not is_zero(size):
+            raise BadEvent("level_twice", "270", price)
+
     def take(self, entry: str) -> None:
         """Take an entry away by its id, if it is there."""
         place = self._places.pop(entry, None)

@@ -385,7 +385,7 @@ class FixFeed:
             state.book.clear()
             for entry in entries:
                 if entry[269] in _SIDES:
-                    state.book.put(_SIDES[entry[269]], entry.get(278, ""), entry.get(270, ""), entry.get(271, ""))
+                    state.book.add(_SIDES[entry[269]], entry.get(278, ""), entry.get(270, ""), entry.get(271, ""))
             state.whole = True
             self._asked.came(_BOOK, name)
             if self._whole:
@@ -532,13 +532,15 @@ def _trade_id(entry: dict[int, str]) -> str:
 
 
 def _trade(message: Message, entry: dict[int, str], number: int, now: int) -> Trade:
-    price, size = entry.get(270, ""), entry.get(271, "")
+    price, size, action = entry.get(270, ""), entry.get(271, ""), entry.get(279, _NEW)
+    if action not in _ACTIONS:
+        raise BadEvent("unknown_action", "279", action)
     decimal(price, "270")
     decimal(size, "271")
     made = f"{message.get(122) or message.get(52)}/{message.get(34)}/{number}"
     return Trade(trade_id=_trade_id(entry) or made, ts_event=_time(message, entry, now), price=price, size=size,
                  side=_AGGRESSORS.get(entry.get(2446, ""), "unknown"),
-                 action=_ACTIONS.get(entry.get(279, _NEW), "new"))  # fmt: skip
+                 action=_ACTIONS[action])  # fmt: skip
 
 
 def _time(message: Message, entry: dict[int, str], now: int) -> int:
@@ -565,7 +567,7 @@ def describe(name: str) -> Instrument:
 
 VENUE = Venue(
     name="fix",
-    ws_url="tcp://127.0.0.1:9876",
+    ws_url="",  # every FIX venue has its own address, given by FIX_URL
     rest_url="http://127.0.0.1",
     make=FixFeed,
     transport="tcp",

@@ -406,6 +406,18 @@ def test_entries_may_be_replaced_and_deleted_by_their_ids() -> None:
     assert [decode(o.frame).get(263) for o in out if isinstance(o, Send)] == ["2", "1"], "asked for anew"
 
 
+def test_a_level_that_a_snapshot_names_twice_is_no_book() -> None:
+    """Which size would be right nobody knows; the same goes for an entry's id, but not for two entries at a price."""
+    for entry, good in ((((278, "a"),), False), ((), False), (None, True)):
+        desk, fields = Desk(), []
+        for number in range(2):
+            name = ((278, f"n{number}"),) if entry is None else entry
+            fields += [(269, "0"), *name, (270, "100"), (271, "1")]
+        out = desk.says("W", (55, "BTC-USD"), (268, "2"), *fields)
+        assert any(isinstance(output, BookUpdate) for output in out) is good
+        assert any(isinstance(output, DeadLetter) for output in out) is not good
+
+
 def test_a_group_that_lies_clears_the_book_of_its_symbol_only() -> None:
     """What cannot be read may have been a change."""
     desk = Desk(("BTC-USD", "ETH-USD"))

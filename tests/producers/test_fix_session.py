@@ -315,6 +315,19 @@ def test_sequence_reset_forgets_what_is_missing_and_never_goes_back() -> None:
     assert session.next_in == 9
 
 
+def test_numbers_that_begin_anew_within_a_connection_are_followed() -> None:
+    """As some venues do at midnight; what came before may not have been all."""
+    session, peer = logged_on()
+    session.received(peer("W"), START)
+    peer.number = 1
+    steps = session.received(peer.logon((141, "Y")), START)
+    assert steps[:2] == [Lost(3, 1), Skipped(3, 3)]
+    assert steps[-1] == Whole()
+    (answer,) = frames(steps)
+    assert (answer.kind, answer.get(34), answer.get(141)) == ("A", "1", "Y")
+    assert texts(session.received(peer("W", (58, "2")), START)) == ["2"]
+
+
 def test_a_refused_logon_is_final_unless_it_worked_before() -> None:
     """A wrong password stays wrong; a venue that is closed now will open."""
     for fields, was_up, final in (((58, "bad"), False, True), ((1409, "7"), False, False), ((58, "x"), True, False)):
