@@ -24,13 +24,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 from msgspec.msgpack import Ext
 
 from marketdata.clock import SECOND_NS, format_rfc3339
-from marketdata.decimals import plain
+from marketdata.decimals import is_zero, plain
 from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, DISCONNECTED, Candle, Instrument, Quote, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
@@ -41,11 +42,12 @@ from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
 from producers.feed_kit.products import MATCHING, Product
 from producers.feed_kit.trade_ids import Recent
-from producers.feed_kit.values import UNREADABLE, in_range, iso_ns, number, price
+from producers.feed_kit.values import UNREADABLE, in_range, iso_ns, number, numbers
 from producers.venue import Signer, Venue
 
 LOGIN_NS = 10 * SECOND_NS
 DAY_BEGINS_NS = 6 * 3_600 * SECOND_NS
+DAY_NS = 86_400 * SECOND_NS
 MINUTE_NS = 60 * SECOND_NS
 BARS_KEPT = 10
 SYMBOLS_MAX = 15_000  # about 11,000 are listed in the US
@@ -283,7 +285,10 @@ class AlpacaFeed:
         return Call(self._line, ts, None, payload)
 
     def _seen_of(self, product: Product) -> _Seen:
-        return self._seen.setdefault(product.name, _Seen())
+        seen = self._seen.get(product.name)
+        if seen is None:
+            seen = self._seen[product.name] = _Seen()
+        return seen
 
     def _one_by_one(self, call: Call, codec: type[_Json | _Msgpack]) -> None:
         """Take what can be read of a frame that cannot be read whole: one bad message does not cost its neighbours."""
@@ -424,11 +429,10 @@ class AlpacaFeed:
     # --- Quotes, bars, statuses ---
 
     def _quote(self, call: Call, product: Product, sent: _Quote) -> None:
-        quotes.send(
-            call, product, call.now,
-            bid=price(number(sent.bp, "bp"), "bp"), bid_size=number(sent.bs, "bs"),
-            ask=price(number(sent.ap, "ap"), "ap"), ask_size=number(sent.as_, "as"),
-        )  # fmt: skip
+        bid, bid_size, ask, ask_size = numbers([sent.bp, sent.bs, sent.ap, sent.as_], "bp, bs, ap or as")
+        # A side that nobody quotes has the price 0.
+        quotes.send(call, product, call.now, bid=None if is_zero(bid) else bid, bid_size=bid_size,
+                    ask=None if is_zero(ask) else ask, ask_size=ask_size)  # fmt: skip
         told = call.out[-1]
         if isinstance(told, Quote):
             self._seen_of(product).quote = told
@@ -511,8 +515,13 @@ def trade_id_of(ts: int, exchange: str, number_: int) -> str:
     """Return a trade's id: unlike the venue's, it is never another trade's of the same symbol."""
     if len(exchange) != 1 or not exchange.isascii() or not exchange.isalnum() or number_ < 0:
         raise BadEvent("bad_trade_id", "i", f"{exchange[:10]} {number_}")
-    day = format_rfc3339(max(0, ts - DAY_BEGINS_NS))[:10].replace("-", "")
-    return f"{day}-{exchange}-{number_}"
+    return f"{_day((ts - DAY_BEGINS_NS) // DAY_NS)}-{exchange}-{number_}"
+
+
+@lru_cache(maxsize=64)
+def _day(number_: int) -> str:
+    """Return the date of a day since 1970, as eight digits."""
+    return format_rfc3339(max(0, number_) * DAY_NS)[:10].replace("-", "")
 
 
 def _read_execution(sent: _Execution, ts: int) -> Trade:
