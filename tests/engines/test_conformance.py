@@ -11,11 +11,22 @@ import msgspec
 import pytest
 
 from marketdata import topics
-from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trade, Trades
+from marketdata.events import (
+    AnyEvent,
+    BookUpdate,
+    CandleHistory,
+    DeadLetter,
+    FeedStatus,
+    Instrument,
+    Quote,
+    Trade,
+    Trades,
+)
 from stream_apps.engines.apps import by_input, written_topics
 from stream_apps.table import APPS
 
 SECOND_NS = 1_000_000_000
+MINUTE_NS = 60 * SECOND_NS
 START_NS = 1_780_000_000 * SECOND_NS
 SYMBOLS = ("BTC-USD", "ETH-USD", "SOL-USD")
 DAY_NS = 86_400 * SECOND_NS
@@ -47,6 +58,8 @@ def inputs(topic: str) -> list[AnyEvent]:
             event = Trades(**common, trades=() if beat else (trade,), valid=number % 50 != 49, reason="")
         elif topic.endswith(("books", "book_updates")):
             event = _book(common, number, price)
+        elif topic.endswith("candles"):
+            event = _history(common, number, price)
         elif topic.endswith("quotes"):
             bid = f"{float(price) - random.choice([0.01, 0.02, 3.0, -0.5]):.2f}"
             event = Quote(**common, sequence=number, bid=bid, bid_size="1", ask=price, ask_size="2", last=price)
@@ -57,6 +70,17 @@ def inputs(topic: str) -> list[AnyEvent]:
         if random.random() < 0.1:
             made.append(event)
     return made
+
+
+def _history(common: dict[str, Any], number: int, price: str) -> CandleHistory:
+    # Three minutes that overlap the three before; now and then one whose low is too high.
+    start = START_NS // MINUTE_NS * MINUTE_NS - (STEPS - number) * MINUTE_NS
+    lows = [price, f"{float(price) + 1:.2f}" if number % 20 == 19 else price, ""]
+    prices = [price, price, ""]
+    return CandleHistory(
+        **common, interval="1m", start=start, revision=number % 50 // 49, opens=prices, highs=prices, lows=lows,
+        closes=prices, volumes=["1", "2", "0"], quote_volumes=["0"] * 3, buy_volumes=["0"] * 3, trades=[1, 2, 0],
+    )  # fmt: skip
 
 
 def _book(common: dict[str, Any], number: int, price: str) -> BookUpdate:

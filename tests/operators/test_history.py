@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from marketdata.events import AnyEvent, Candle, CandleHistory, DeadLetter, Instrument, Trades
+from stream_apps.operators import dedup
 from stream_apps.operators.candles import Candles
-from stream_apps.operators.dedup import OTHERS_MAX, RANGES_MAX, SeenIds
+from stream_apps.operators.dedup import SeenIds
 from stream_apps.operators.history import IngestCandles
 from stream_apps.operators.ingest import IngestTrades
 
@@ -152,22 +153,30 @@ def test_old_trades_need_no_tick_of_today(run: Run, make: Any) -> None:
     assert [event.trades[0].trade_id for events in published for event in events if isinstance(event, Trades)] == ["1"]
 
 
-def test_history_below_what_ids_can_tell_is_taken_once() -> None:
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Make the memory of ids small, and say how small."""
+    monkeypatch.setattr(dedup, "RANGES_MAX", 1_000)
+    monkeypatch.setattr(dedup, "OTHERS_MAX", 1_000)
+    return 1_000
+
+
+def test_history_below_what_ids_can_tell_is_taken_once(few: int) -> None:
     """A venue that numbers all symbols together soon gives up the lowest ids; history may still bring them, once."""
     seen = SeenIds()
-    for number in range(RANGES_MAX + 10):
+    for number in range(few + 10):
         seen.add(str(1_000_000 + 2 * number))
     assert seen.add("5") == "too_old"
-    page = [str(2 * number + 1) for number in range(1_000)]
+    page = [str(2 * number + 1) for number in range(few)]
     assert {seen.add_history(identity) for identity in page} == {"new"}
     assert {seen.add_history(identity) for identity in page} == {"duplicate"}
-    assert len(seen.others) <= OTHERS_MAX
+    assert len(seen.others) <= few
 
 
-def test_a_sparse_backfill_told_again_is_told_apart_after_its_ranges_were_given_up() -> None:
+def test_a_sparse_backfill_told_again_is_told_apart_after_its_ranges_were_given_up(few: int) -> None:
     """Ids that leave holes push each other out of the ranges; the last page of a job is known all the same."""
     seen = SeenIds()
     seen.add("1000000000")
-    page = [str(3 * number) for number in range(RANGES_MAX + 5_000)]
+    page = [str(3 * number) for number in range(3 * few)]
     assert {seen.add_history(identity) for identity in page} == {"new"}
-    assert {seen.add_history(identity) for identity in page[-5_000:]} == {"duplicate"}
+    assert {seen.add_history(identity) for identity in page[-few // 2 :]} == {"duplicate"}
