@@ -1,0 +1,68 @@
+"""How the stack starts source and producer for each venue: the venue's own variables, and the right source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.local.errors import StackError
+from infra.local.folders import Folders
+from infra.local.process import Process
+from infra.local.services import services
+from infra.local.settings import Ports, StackSettings
+from infra.local.table import Endpoints
+
+WHERE = Endpoints("kafka:1", "http://registry:2", *(f"postgresql://{role}" for role in "abcd"), "redis://cache:3")
+
+
+def started(**settings: Any) -> dict[str, Process]:
+    """Return the processes of a stack by name."""
+    chosen = StackSettings(kafka_ui=False, **settings)
+    return {process.name: process for process in services(chosen, Folders(), Ports(), WHERE)}
+
+
+@pytest.mark.parametrize(("venue", "scheme"), [("binance_usdm", "ws"), ("coinbase", "ws"), ("databento", "tcp")])
+def test_replay_sends_the_producer_to_the_replay_server(tmp_path: Path, venue: str, scheme: str) -> None:
+    """The file and the venue go to the replay server, its addresses to the producer."""
+    file = tmp_path / "day.jsonl.zst"
+    file.touch()
+    found = started(source="replay", venue=venue, replay_file=str(file), replay_speed="max")
+    assert found["source"].command[-5:] == (str(file), "--venue", venue, "--speed", "max")
+    told = found["producer"].environment
+    assert (told["TICKSTREAM_SOURCE"], told["TICKSTREAM_VENUE"]) == ("replay", venue)
+    assert told[f"{venue}_WS_URL".upper()] == f"{scheme}://127.0.0.1:{Ports().exchange}"
+    assert told[f"{venue}_REST_URL".upper()] == f"http://127.0.0.1:{Ports().exchange_control}"
+
+
+def test_several_recordings_are_played_as_lines_of_one_feed(tmp_path: Path) -> None:
+    """FILE takes a list by comma."""
+    files = [tmp_path / f"line{number}.jsonl.zst" for number in range(3)]
+    for file in files:
+        file.touch()
+    found = started(source="replay", venue="okx", replay_file=",".join(map(str, files)))
+    assert set(map(str, files)) <= set(found["source"].command)
+
+
+def test_live_venue_has_no_source_of_ours_and_its_own_addresses() -> None:
+    """The producer is told the venue, and finds the rest itself or in the environment."""
+    found = started(source="live", venue="kraken")
+    assert "source" not in found
+    told = found["producer"].environment
+    assert told["TICKSTREAM_VENUE"] == "kraken"
+    assert not [name for name in told if name.startswith("KRAKEN")]
+
+
+def test_recording_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """Each file of a replay has to be there, and there has to be one."""
+    with pytest.raises(StackError, match=r"nowhere\.zst"):
+        started(source="replay", replay_file=str(tmp_path / "nowhere.zst"))
+    with pytest.raises(StackError, match="FILE=recording"):
+        started(source="replay")
+
+
+def test_simulated_exchange_is_not_taken_for_another_venue() -> None:
+    """It speaks one protocol; the message says what to choose instead."""
+    with pytest.raises(StackError, match="SOURCE=live VENUE=kraken"):
+        started(source="sim", venue="kraken")

@@ -1,0 +1,84 @@
+"""The producer's settings: those of the chosen venue carry its name, and a wrong one is told by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from marketdata.errors import SettingsError
+from producers.feeds import VENUES, find_venue
+from producers.settings import load_for_venue
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for venue in VENUES:
+        for name in ("WS_URL", "URL", "REST_URL", "PRODUCTS", "SYMBOLS", "MARKET", "DATASET"):
+            monkeypatch.delenv(f"{venue}_{name}".upper(), raising=False)
+    for name in ("VENUE", "SOURCE", "LINES"):
+        monkeypatch.delenv(f"TICKSTREAM_{name}", raising=False)
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, venue: str, **env: str) -> Any:
+    """Return the settings that these variables give."""
+    monkeypatch.setenv("TICKSTREAM_VENUE", venue)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    settings, found = load_for_venue()
+    assert found is find_venue(venue)
+    return settings
+
+
+def test_each_venue_reads_its_own_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses and products are taken by the venue's name; another venue's are left alone."""
+    settings = loaded(
+        monkeypatch, "binance_spot", BINANCE_SPOT_WS_URL="ws://127.0.0.1:1", BINANCE_SPOT_REST_URL="http://127.0.0.1:2",
+        BINANCE_SPOT_PRODUCTS=" solusdt,BTCUSDT, solusdt", KRAKEN_PRODUCTS="BTC/USD",
+    )  # fmt: skip
+    venue = find_venue("binance_spot")
+    assert settings.address_of(venue) == "ws://127.0.0.1:1"
+    assert settings.rest_url == "http://127.0.0.1:2"
+    assert settings.products_of(venue) == ("SOLUSDT", "BTCUSDT")
+
+
+@pytest.mark.parametrize("name", sorted(set(VENUES) - {"fix", "databento"}))
+def test_venue_has_an_address_and_products_of_its_own(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Nothing but the venue's name is needed; a replay takes every product that was recorded."""
+    settings, venue = loaded(monkeypatch, name), find_venue(name)
+    assert settings.address_of(venue) == venue.ws_url
+    assert settings.products_of(venue) == venue.products
+    replayed = loaded(monkeypatch, name, TICKSTREAM_SOURCE="replay")
+    assert replayed.products_of(venue) is None
+
+
+def test_market_chooses_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where markets have streams of their own, the market's name is enough; an unknown one is told with the choice."""
+    settings, venue = loaded(monkeypatch, "bybit", BYBIT_MARKET="linear"), find_venue("bybit")
+    assert settings.address_of(venue) == "wss://stream.bybit.com/v5/public/linear"
+    wrong = loaded(monkeypatch, "bybit", BYBIT_MARKET="options")
+    with pytest.raises(SettingsError, match=r"BYBIT_MARKET.*inverse, linear, spot"):
+        wrong.address_of(venue)
+
+
+@pytest.mark.parametrize(
+    ("venue", "variable", "value"),
+    [("kraken", "KRAKEN_WS_URL", "kraken"), ("okx", "OKX_REST_URL", "ftp://x"), ("gemini", "GEMINI_PRODUCTS", " , ")],
+)
+def test_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, venue: str, variable: str, value: str) -> None:
+    """The variable at fault stands in the message."""
+    with pytest.raises(SettingsError, match=variable):
+        loaded(monkeypatch, venue, **{variable: value})
+
+
+def test_address_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A WebSocket venue is not reached over plain TCP."""
+    settings = loaded(monkeypatch, "kraken", KRAKEN_WS_URL="tcp://127.0.0.1:1")
+    with pytest.raises(SettingsError, match="KRAKEN_WS_URL"):
+        settings.address_of(find_venue("kraken"))
+
+
+def test_unknown_venue_is_told_with_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistyped venue lists the venues."""
+    with pytest.raises(SettingsError, match="binance_spot"):
+        loaded(monkeypatch, "binance")
