@@ -370,6 +370,8 @@ class Market:
         if event.interval == STATISTICS_INTERVAL:
             state.day.add(event)
         kept = state.candles[event.interval]
+        if event.origin == "backfill" and event.start not in kept:
+            return []  # years of history are no news; REST reads them from the database
         if event.start not in kept and len(kept) >= CANDLES_MAX:
             oldest = min(kept)
             if event.start < oldest:

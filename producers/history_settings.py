@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import structlog
 from pydantic import Field, SecretStr
@@ -42,6 +42,7 @@ class HistorySettings(DatabaseSettings):
     history_feed: str = Field(
         default="", description="Which of the venue's feeds: Alpaca's iex or sip, Databento's dataset."
     )
+    source: Literal["sim", "live", "replay"] = Field(default="live", description="Where live prices come from.")
     backfill_days: int = Field(
         default=0, ge=0, le=3_650, description="Days of history that the producer brings when it starts; 0 for none."
     )
@@ -101,7 +102,12 @@ def find_history(settings: HistorySettings, venue: str) -> Rest:
     return Rest(make_history(venue, access))
 
 
-def check_history(venue: str) -> None:
-    """Raise SettingsError when a venue's history cannot be asked for at all."""
+def check_history(settings: HistorySettings, venue: str) -> None:
+    """Raise SettingsError when a venue's history cannot be asked for at all, or is that of another market."""
+    if settings.source != "live" and not settings.history_url:
+        raise SettingsError(
+            "TICKSTREAM_BACKFILL_DAYS, TICKSTREAM_GAP_SCAN_MINUTES: prices are not live, and the venue's history is "
+            "not theirs; set TICKSTREAM_HISTORY_URL to a history that is, or leave both out"
+        )
     if venue not in VENUES:
         raise SettingsError(f"there is no history of {venue!r}; there is of: {', '.join(sorted(VENUES))}")

@@ -93,7 +93,7 @@ def beside(venue: str, products: Iterable[str]) -> AbstractContextManager[None]:
     settings = load(HistorySettings)
     if not settings.backfill_days and not settings.gap_scan_minutes:
         return contextlib.nullcontext()
-    check_history(venue)
+    check_history(settings, venue)
     return _running([sys.executable, "-m", "producers.upkeep", venue, *products])
 
 
@@ -115,7 +115,7 @@ def main() -> int:
     try:
         settings = load(HistorySettings)
         venue, *products = sys.argv[1:]
-        check_history(venue)
+        check_history(settings, venue)
     except (SettingsError, ValueError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2

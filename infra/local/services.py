@@ -74,7 +74,7 @@ def services(settings: StackSettings, folders: Folders, ports: Ports, where: End
             "producer",
             ports.producer,
             "source",
-            environment={**common, **_producer(settings, ports)},
+            environment={**common, **_producer(settings, ports), **_history(settings, where)},
             module="producers",
         ),
     ]
@@ -124,6 +124,12 @@ def _producer(settings: StackSettings, ports: Ports) -> dict[str, str]:
         environment[f"{venue}_WS_URL"] = f"{scheme}://127.0.0.1:{ports.exchange}"
         environment[f"{venue}_REST_URL"] = f"http://127.0.0.1:{ports.exchange_control}"
     return environment
+
+
+def _history(settings: StackSettings, where: Endpoints) -> dict[str, str]:
+    """Return the address of the database where the producer is to look for what is missing, else nothing."""
+    wanted = settings.backfill_days or settings.gap_scan_minutes
+    return {f"{PREFIX}HISTORY_DATABASE_URL": where.database_url} if wanted else {}
 
 
 def _kafka_ui(folders: Folders, ports: Ports, where: Endpoints) -> Process:

@@ -71,6 +71,8 @@ class StackSettings(CommonSettings):
         default="", description="Recording, for source=replay; several by comma are redundant lines of one feed."
     )
     replay_speed: Literal["1", "10", "max"] = Field(default="1", description="Pace of a replay.")
+    backfill_days: int = Field(default=0, ge=0, description="Days of history that the producer brings at its start.")
+    gap_scan_minutes: int = Field(default=0, ge=0, description="Minutes between its scans for gaps; 0 for none.")
     kafka_ui: bool = Field(default=True, description="Start the Kafka UI.")
 
     @property

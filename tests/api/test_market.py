@@ -250,6 +250,15 @@ def test_repaired_trades_are_history_and_no_news() -> None:
     assert state(market).trade_number == 1
 
 
+def test_a_backfill_of_candles_is_no_news_but_its_corrections_are() -> None:
+    """Years of candles push no live one out and wake no subscriber; one that is known is still corrected."""
+    market = Market()
+    market.apply(candle(10_000, close="4", valid=False, reason="gap"))
+    assert market.apply(candle(1, origin="backfill", close="4")) == []
+    assert kinds(market.apply(candle(10_000, origin="backfill", revision=1, close="5"))) == [CandleChanged]
+    assert [kept.candle.close for kept in state(market).candles["1m"].values()] == ["5"]
+
+
 def test_a_symbol_with_data_comes_before_one_that_is_only_listed() -> None:
     """A venue that lists a symbol without sending it makes no ambiguity."""
     market = Market()
