@@ -53,7 +53,8 @@ class EntryBook:
         elif not entry:
             raise BadEvent("no_entry_id", "278", price)
         at = decimal(price, "270")
-        decimal(size, "271")
+        if decimal(size, "271") < 0 or "e" in (price + size).lower():  # sums of them would not be what they look like
+            raise BadEvent("bad_size", "271", f"{size} at {price}")
         self.take(entry)
         if is_zero(size):
             self._drop(side, at, "")

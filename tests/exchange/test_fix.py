@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import pytest
 import uvloop
@@ -13,10 +14,10 @@ from infra.exchange.fix import FixVenue, serve
 from marketdata.book import L2Book
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame
 from marketdata.fix.session import Identity
-from producers.connection import Connection, Options
-from producers.feeds import make_feed
-from producers.feeds.fix import VENUE
-from producers.tokens import FixLogin
+from producers.__main__ import Lines, Recorded, connections
+from producers.publisher import Publisher
+from producers.settings import load_for_venue
+from runtime.health import Readiness
 
 LIMIT_S = 60.0
 
@@ -50,19 +51,22 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("begin", ["FIX.4.4", "FIXT.1.1"])
-def test_line_follows_the_venue_through_faults(begin: str) -> None:
+def test_line_follows_the_venue_through_faults(begin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames lost and spoilt, and a connection that breaks: each time the book is the venue's own again."""
+    given = {"TICKSTREAM_VENUE": "fix", "FIX_TARGET_COMP_ID": "THEM", "FIX_SENDER_COMP_ID": "US",
+             "FIX_BEGIN_STRING": begin, "FIX_SYMBOLS": "BTC-USD", "FIX_HEARTBEAT_SECONDS": "1"}  # fmt: skip
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
 
     async def scenario() -> None:
         venue = FixVenue(Identity(sender="THEM", target="US", begin=begin, heartbeat_s=1), ["BTC-USD"], by_id=True)
-        token = FixLogin(
-            senders=("US",), target="THEM", begin=begin, heartbeat_s=1, reset=True, username="", password=""
-        )
-        sink, feed = Kept(), make_feed("fix", products=("BTC-USD",), token=token)
+        sink = Kept()
         async with serve(venue) as line:
-            options = Options(ws_url=f"tcp://127.0.0.1:{line.port}", rest_url="http://127.0.0.1:9",
-                              splitter=VENUE.splitter, tick_s=0.05, backoff_base_s=0.01)  # fmt: skip
-            ours = Connection(feed, "fix/0", sink, options)
+            monkeypatch.setenv("FIX_URL", f"tcp://127.0.0.1:{line.port}")
+            # The producer's own lines, as it makes them from the environment; only Kafka is not there.
+            (ours,) = connections(
+                *load_for_venue(), Recorded(lines=1), cast("Publisher", sink), Lines(Readiness("venue"))
+            )
             task = asyncio.create_task(ours.run())
 
             def same() -> bool:

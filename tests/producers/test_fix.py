@@ -406,6 +406,15 @@ def test_entries_may_be_replaced_and_deleted_by_their_ids() -> None:
     assert [decode(o.frame).get(263) for o in out if isinstance(o, Send)] == ["2", "1"], "asked for anew"
 
 
+@pytest.mark.parametrize(("price", "size"), [("100", "-1"), ("1e2", "1"), ("100", "1E2"), ("", "1"), ("100", "")])
+def test_sizes_and_prices_that_fix_does_not_know_are_no_book(price: str, size: str) -> None:
+    """FIX writes numbers without exponents, and no size is below zero."""
+    desk = Desk()
+    out = desk.says("W", (55, "BTC-USD"), (268, "1"), (269, "0"), *[f for f in ((270, price), (271, size)) if f[1]])
+    assert not any(isinstance(output, BookUpdate) for output in out)
+    assert any(isinstance(output, DeadLetter) for output in out)
+
+
 def test_a_level_that_a_snapshot_names_twice_is_no_book() -> None:
     """Which size would be right nobody knows; the same goes for an entry's id, but not for two entries at a price."""
     for entry, good in ((((278, "a"),), False), ((), False), (None, True)):
