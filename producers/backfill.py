@@ -72,6 +72,7 @@ class Backfill:
         self._publisher = publisher
         self._told = told
         self.line = f"{self.venue}/history"
+        self._on_ledger: set[tuple[str, str, Span]] = set()
 
     async def listed(self, name: str) -> str:
         """Return our symbol of a name, ours or the venue's; tell the instrument where nobody has.
@@ -250,14 +251,15 @@ class Backfill:
                 chosen = await self.settle(job.symbol, made)
                 last = chosen[-1] if chosen else last
             at = max(at, until)
+            await self.tell_missing(job.symbol, "trades", missing)
             await self.jobs.advance(job, at, fetched, published)
             self._told(job)
-        await self.tell_missing(job.symbol, "trades", missing)
         if at > begin and job.first_ns is not None:
             await self.publish([self._complete(job, max([begin, job.first_ns, *(span.end for span in missing)]), at)])
         if last is not None:
             await self.stored(job.symbol, last)
-            await self.roll_up(job.symbol, begin, at)
+        if last is not None or job.resumed:  # a run that was cut short may have left the longer candles undone
+            await self.roll_up(job.symbol, job.start_ns if job.resumed else begin, at)
         return missing
 
     async def _unknown(self, event: Trades) -> list[Trades]:
@@ -290,7 +292,9 @@ class Backfill:
         return await wait_for(look)
 
     async def tell_missing(self, symbol: str, channel: str, missing: list[Span]) -> None:
-        """Enter what the venue could not tell in the ledger, each span once, and forget it."""
+        """Enter what the venue could not tell in the ledger, each span once. A repair's entry is there already."""
+        if self.origin != "backfill":
+            return
         now = time.time_ns()
         gaps = [
             FeedStatus(
@@ -309,9 +313,11 @@ class Backfill:
                 ts_to=span.end,
             )
             for span in missing
+            if (symbol, channel, span) not in self._on_ledger
         ]
-        if gaps and self.origin == "backfill":
+        if gaps:
             await self.publish(gaps)
+            self._on_ledger |= {(symbol, channel, span) for span in missing}
 
 
 async def wait_for(look: Callable[[], Awaitable[bool]], limit_s: float = STORED_WITHIN_S) -> bool:

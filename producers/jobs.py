@@ -11,6 +11,8 @@ Theory of operation.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -24,6 +26,8 @@ from marketdata.errors import Refused, Unavailable
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 60_000
 ERROR_CHARS_MAX = 1_000
+LOCKED_WITHIN_S = 5.0
+LOOK_S = 0.1
 
 # A constant, no input: what the queries below are put together from.
 _FIELDS = (
@@ -42,7 +46,10 @@ class What(NamedTuple):
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """A row. Times are UTC nanoseconds; `first_ns` is the start of the first candle that the venue had."""
+    """A row. Times are UTC nanoseconds; `first_ns` is the start of the first candle that the venue had.
+
+    `resumed` tells that an earlier run did not come to its end.
+    """
 
     job_id: str
     venue: str
@@ -57,6 +64,7 @@ class Job(msgspec.Struct, kw_only=True):
     fetched: int = 0
     published: int = 0
     last_error: str | None = None
+    resumed: bool = False
 
 
 class Database:
@@ -120,7 +128,9 @@ class Jobs:
             *(*what, start, start),
         )
         job_id = found[0]["job_id"] if found else f"{what.venue}:{what.symbol}|{what.kind}|{what.interval}|{start}"
-        return await self._take(job_id, what, start, end)
+        job = await self._take(job_id, what, start, end)
+        job.resumed = bool(found) and found[0]["state"] != "done"
+        return job
 
     async def open_repair(self, gap_id: str, what: What, start: int, end: int) -> Job:
         """Return the job of repairing one gap, from its start, locked for this process. Raises Refused likewise."""
@@ -128,9 +138,7 @@ class Jobs:
         return msgspec.structs.replace(job, start_ns=start, end_ns=end, cursor_ns=start)
 
     async def _take(self, job_id: str, what: What, start: int, end: int) -> Job:
-        locked = await self._database.rows("SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS locked", job_id)
-        if not locked[0]["locked"]:
-            raise Refused(f"another process works on the job {job_id}")
+        await self._lock(job_id)
         taken = await self._database.rows(
             "INSERT INTO ingestion_jobs AS j (job_id, venue, symbol, kind, interval, state, start_ns, end_ns, "
             "cursor_ns) VALUES (%s, %s, %s, %s, %s, 'running', %s, %s, %s) "
@@ -139,6 +147,17 @@ class Jobs:
             *(job_id, *what, start, end, start),
         )
         return msgspec.convert(taken[0], Job)
+
+    async def _lock(self, job_id: str) -> None:
+        """Lock a job; the lock of a process that was just killed ends when the server notices, a moment later."""
+        deadline = time.monotonic() + LOCKED_WITHIN_S
+        while True:
+            rows = await self._database.rows("SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS ours", job_id)
+            if rows[0]["ours"]:
+                return
+            if time.monotonic() > deadline:
+                raise Refused(f"another process works on the job {job_id}")
+            await asyncio.sleep(LOOK_S)
 
     async def advance(self, job: Job, cursor: int, fetched: int = 0, published: int = 0) -> None:
         """Note that everything before `cursor` is in Kafka. Call it after Kafka has acknowledged that."""

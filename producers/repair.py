@@ -186,8 +186,8 @@ class Keeper:
 
     async def _is_whole(self, gap: OpenGap, span: Hole) -> bool:
         if gap.channel == CANDLES:
-            around = await self._tables.holes(gap.venue, gap.symbol, span.start - DAY_NS, span.end + DAY_NS)
-            return not any(hole.start < span.end and span.start < hole.end for hole in around)
+            good = await self._tables.good_minutes(gap.venue, gap.symbol, span.start, span.end)
+            return good >= (span.end - span.start) // MINUTE_NS
         if gap.expected is not None and gap.received is not None:
             found = await self._tables.count_ids(gap.venue, gap.symbol, gap.expected, gap.received, span)
             return found >= gap.received - gap.expected

@@ -122,6 +122,15 @@ class Tables:
             expected = label + MINUTE_NS
         return found
 
+    async def good_minutes(self, venue: str, symbol: str, start: int, end: int) -> int:
+        """Return how many closed minutes of [start, end) may be trusted, those of a halt among them."""
+        rows = await self._rows(
+            "SELECT count(*) AS found FROM candles_latest WHERE venue = %s AND symbol = %s AND interval = '1m' "
+            "AND ts >= %s AND ts < %s AND state <> 'open' AND (valid OR reason = %s)",
+            *(venue, symbol, moment(start), moment(end), HALTED),
+        )
+        return int(rows[0]["found"])
+
     async def skipped_ids(self, venue: str, symbol: str, start: int, end: int) -> list[SkippedIds]:
         """Return the numbers that are missing between the trades of [start, end), for ids that rise by one."""
         rows = await self._rows(

@@ -18,14 +18,13 @@ import psycopg
 import pytest
 import uvicorn
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
 
 from infra.exchange.history import Answer, Histories, create_app
 from infra.exchange.tape import MINUTE_NS
 from infra.local.table import Endpoints
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent, Instrument
-from marketdata.topics import INGEST, TOPICS
+from marketdata.topics import INGEST
 from runtime.admin import TopicAdmin
 from runtime.kafka import producer_config
 from runtime.registry import Registry
@@ -145,15 +144,6 @@ class Road:
         with psycopg.connect(self.endpoints.database_url, options=options) as connection:
             return connection.execute(query.encode(), values).fetchall()
 
-    def remove(self) -> None:
-        """Delete the topics and tables."""
-        with psycopg.connect(self.endpoints.database_url, autocommit=True) as connection:
-            connection.execute(f'DROP SCHEMA "{self.schema}" CASCADE')
-        names = [topic.physical(self.kafka.topic_prefix) for topic in TOPICS]
-        admin = AdminClient({"bootstrap.servers": self.kafka.kafka_brokers})
-        for deleted in admin.delete_topics(names).values():
-            deleted.result(30)
-
     def stop(self) -> None:
         """End what runs."""
         for process in self.processes:
@@ -171,19 +161,17 @@ def venue() -> Iterator[Venue]:
     made.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def road(
-    endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    endpoints: Endpoints, topic_prefix: str, database_schema: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Road]:
-    """The road, its processes running, for tests that each have a venue of their own; logs are printed on failure."""
-    name, tmp_path = f"history_{os.getpid()}", tmp_path_factory.mktemp("history")
-    made = Road(endpoints, f"{name}.", name, tmp_path)
+    """The road, its processes running; their logs are printed when the test failed."""
+    made = Road(endpoints, topic_prefix, database_schema, tmp_path)
     failed_before = request.session.testsfailed
     made.start("stream_apps")
     made.start("sink")
     yield made
     made.stop()
-    made.remove()
     if request.session.testsfailed > failed_before:
         for path in sorted(tmp_path.glob("*.log")):
             lines = path.read_text(errors="replace").splitlines()
