@@ -1,0 +1,100 @@
+"""The guide for new venues is true: its example reads its own frames, and keeps the rules of every feed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Trades
+from marketdata.feed import Output, Reconnect, Send
+from producers.venue import LiveFeed, Venue
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "adding-a-venue.md"
+TS = 1_780_000_001_000_000_000
+SECOND = 1_000_000_000
+
+
+def blocks(language: str) -> list[str]:
+    """Return the guide's blocks in a language, those inside of lists left out."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
+    """The example, as the module that it would be."""
+    (code,) = blocks("python")
+    file = tmp_path_factory.mktemp("feeds") / "acme.py"
+    file.write_text(code)
+    spec = importlib.util.spec_from_file_location("acme", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["acme"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module.VENUE
+    del sys.modules["acme"]
+
+
+@pytest.fixture
+def feed(venue: Venue) -> LiveFeed:
+    """A feed of two products that has subscribed."""
+    made = venue.make(line="acme/0", products=venue.products, token=None)
+    assert [o for o in made.opened(TS) if isinstance(o, Send)] == [Send(b'{"subscribe":["BTC-USD","ETH-USD"]}')]
+    return made
+
+
+def frames() -> list[bytes]:
+    """Return the frames of the guide."""
+    (shown,) = blocks("json")
+    return [line.encode() for line in shown.splitlines()]
+
+
+def change(number: int, **more: Any) -> bytes:
+    """Return a change of one bid."""
+    values = {"t": "book", "s": "BTC-USD", "n": number, "ms": 1_780_000_000_300, "b": [["99.0", "1"]], "a": []}
+    return json.dumps(values | more).encode()
+
+
+def test_example_reads_the_frames_that_it_shows(feed: LiveFeed) -> None:
+    """A whole book, a change of it and a trade with the taker's side."""
+    out = [output for frame in frames() for output in feed.received(frame, TS)]
+    snapshot, update = (o for o in out if isinstance(o, BookUpdate))
+    assert (snapshot.kind, snapshot.bid_prices, snapshot.ask_sizes) == ("snapshot", ["100.0"], ["1"])
+    assert (update.kind, update.bid_prices, update.bid_sizes) == ("update", ["100.0", "99.5"], ["0", "4"])
+    (trades,) = (o for o in out if isinstance(o, Trades))
+    assert (trades.trades[0].trade_id, trades.trades[0].side) == ("7", "buy")
+    assert feed.counts["dead_letters"] == feed.counts["gaps"] == 0
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [change(9), change(3)[:-20], change(3, b=[["NaN", "1"]]), b"\xff"],
+    ids=["skipped", "cut", "no-number", "no-json"],
+)
+def test_example_repairs_what_it_lost(feed: LiveFeed, spoilt: bytes) -> None:
+    """A skipped number, or a frame that cannot be read: invalid at once, on the ledger, and asked for again."""
+    for frame in frames():
+        feed.received(frame, TS)
+    out = feed.received(spoilt, TS)
+    assert [o.kind for o in out if isinstance(o, BookUpdate)] == ["clear"]
+    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["gap"]
+    assert Send(b'{"subscribe":["BTC-USD"]}') in out
+    assert any(isinstance(o, DeadLetter) for o in out) == (spoilt != change(9))
+    back = feed.received(frames()[0], TS)
+    assert [o.kind for o in back if isinstance(o, BookUpdate | FeedStatus)] == ["snapshot", "resynced"]
+
+
+def test_example_notices_silence_and_the_end(feed: LiveFeed) -> None:
+    """No frame for too long, or no connection: no book stays valid."""
+    for frame in frames():
+        feed.received(frame, TS)
+    silent: list[Output] = feed.ticked(TS + 11 * SECOND)
+    assert Reconnect("heartbeat_missed") in silent
+    assert [o.reason for o in silent if isinstance(o, BookUpdate)] == ["stale"]
+    assert any(isinstance(o, FeedStatus) and o.kind == "disconnected" for o in feed.closed("reset", TS + 12 * SECOND))
