@@ -98,7 +98,7 @@ _CONSOLIDATED = frozenset({dbn.CMBP_1, dbn.TCBBO, dbn.CBBO_1S, dbn.CBBO_1M})
 
 # Codes of the gateway (DOCS, "Errors" and "System messages").
 _FATAL = {1: "auth_failed", 2: "key_deactivated", 3: "connection_limit", 5: "bad_subscription"}
-_UNRESOLVED, _SKIPPED, _AGED_OUT = 4, 7, 8
+_INTERNAL, _SKIPPED, _AGED_OUT = 6, 7, 8
 _SLOW, _REPLAYED = 2, 3
 
 
@@ -290,7 +290,7 @@ class DatabentoFeed:
 
     def _rejected(self, call: Call, reason: str, detail: str) -> None:
         """The gateway takes us no more; too many connections are the one reason that passes."""
-        if "limit" in detail.lower():
+        if reason == "connection_limit" or "limit" in detail.lower():
             call.status(ALL_SYMBOLS, "disconnected", reason="connection_limit", detail=detail)
             self._give_up(call, "connection_limit")
             return
@@ -792,7 +792,7 @@ class DatabentoFeed:
         self._symbols.learn(number, symbol, start, min(record.end_ts, dbn.INT64_MAX))
         for instrument in self._instruments.values():
             if instrument.number == number:
-                instrument.until = min(instrument.until, max(start, call.now)) if instrument.until else 0
+                instrument.until = min(instrument.until, max(start, call.now))  # look again
 
     def _describe(self, name: str) -> Instrument:
         symbol = name.partition("@")[0]
@@ -857,7 +857,7 @@ class DatabentoFeed:
         elif code == _AGED_OUT:
             self._anew = True
             self._give_up(call, "too_long_away")
-        elif code != _UNRESOLVED:
+        elif code == _INTERNAL:
             self._give_up(call, "gateway_error")
 
     def _decoded(self, frame: bytes, at: int) -> Any:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from marketdata import dbn
 from marketdata.book import L2Book
+from marketdata.errors import SettingsError
 from marketdata.events import (
     AnyEvent,
     BookUpdate,
@@ -27,8 +28,10 @@ from marketdata.events import (
     Trades,
 )
 from marketdata.feed import Reconnect, Refused, Send
+from producers.__main__ import find_tokens
 from producers.families.databento import Login, Position, Session, Splitter, start_of
 from producers.feeds.databento import SILENCE_NS, DatabentoFeed
+from producers.settings import load_for_venue
 from producers.venue import FrameError
 
 TS = 1_700_000_000_000_000_000
@@ -536,6 +539,55 @@ def test_who_is_refused_does_not_try_again() -> None:
     assert [type(out) for out in told] == [FeedStatus, Reconnect]
     error = bytes(codec.ErrorMsg(TS, "bad symbols", code=codec.ErrorCode(5)))
     assert [type(out) for out in live().received(error, TS)] == [DeadLetter, Refused]
+    many = bytes(codec.ErrorMsg(TS, "too many", code=codec.ErrorCode(3)))
+    assert isinstance(live().received(many, TS)[-1], Reconnect)
+
+
+def test_a_symbol_that_does_not_exist_and_a_warning_cost_nothing() -> None:
+    """Both are kept, and the records go on."""
+    feed = live()
+    unresolved = bytes(codec.ErrorMsg(TS, "no NOSUCH", code=codec.ErrorCode(4)))
+    assert [type(out) for out in feed.received(unresolved, TS)] == [DeadLetter]
+    assert feed.received(system(2), TS) == []
+    assert feed.counts["slow_reader"] == 1
+    assert fold(play(feed, order("R")))[1]
+
+
+def test_records_that_the_gateway_skipped_are_asked_for_again() -> None:
+    """We were too slow: everything is lost until the records since have come."""
+    feed = live()
+    play(feed, order("R"), order("A", 1, 100, 1, side="B"))
+    told = feed.received(bytes(codec.ErrorMsg(TS, "skipped", code=codec.ErrorCode(7))) + order("C", 1, 100, 1), TS)
+    assert isinstance(told[-1], Reconnect)
+    assert not fold([out for out in told if isinstance(out, AnyEvent)])[1]
+    feed.closed("loss", TS)
+    assert f"|start={TS}|" in connect(feed)[1]
+
+
+def test_settings_that_the_gateway_cannot_be_asked_with_are_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No key, or schemas that bring the same trades; a replay needs neither."""
+    monkeypatch.setenv("TICKSTREAM_VENUE", "databento")
+    monkeypatch.setenv("DATABENTO_PRODUCTS", "ES.c.0")
+    monkeypatch.setenv("DATABENTO_DATASET", "XNAS.ITCH")
+    settings, venue = load_for_venue()
+    with pytest.raises(SettingsError, match="DATABENTO_API_KEY"):
+        find_tokens(settings, venue)
+    monkeypatch.setenv("DATABENTO_API_KEY", KEY)
+    settings, venue = load_for_venue()
+    login = find_tokens(settings, venue)
+    assert isinstance(login, Login)
+    assert (login.session.dataset, settings.products_of(venue)) == ("XNAS.ITCH", ("ES.c.0",))
+    assert settings.address_of(venue) == "tcp://xnas-itch.lsg.databento.com:13000"
+    assert KEY not in repr(settings)
+    monkeypatch.setenv("DATABENTO_SCHEMAS", "mbo,trades")
+    settings, venue = load_for_venue()
+    with pytest.raises(SettingsError, match="DATABENTO_SCHEMAS"):
+        find_tokens(settings, venue)
+    monkeypatch.setenv("TICKSTREAM_SOURCE", "replay")
+    settings, venue = load_for_venue()
+    assert isinstance(find_tokens(settings, venue), Login)
 
 
 def test_after_a_disconnect_the_records_since_are_asked_for_and_those_before_left_out() -> None:
