@@ -53,6 +53,10 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     username: str = ""
     password: str = ""
 
+    def __repr__(self) -> str:
+        """Name the session, and no secret."""
+        return f"<{self.begin} {self.sender} to {self.target}>"
+
 
 class Sent(msgspec.Struct, frozen=True):
     """Send this frame."""

@@ -87,6 +87,10 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     username: str = ""
     password: str = ""
 
+    def __repr__(self) -> str:
+        """Name the session, and no secret."""
+        return f"<{self.begin} {', '.join(self.senders)} to {self.target}>"
+
 
 class _State:
     """What is known of one symbol besides its Product: the book by entries, and which request it answers."""

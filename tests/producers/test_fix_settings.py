@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from marketdata.errors import SettingsError
 from marketdata.feed import Send
 from marketdata.fix.codec import decode
+from marketdata.fix.session import Identity
 from producers.__main__ import find_tokens
 from producers.feeds import make_feed
+from producers.feeds.fix import Login
 from producers.settings import load_for_venue
 
 GIVEN = {
@@ -41,6 +44,8 @@ def test_each_line_logs_on_by_its_own_name(environment: pytest.MonkeyPatch) -> N
         said = {tag: logon.get(tag) for tag in (49, 56, 108, 141, 553, 554, 1137)}
         assert said == {49: sender, 56: "VENUE", 108: "7", 141: "", 553: "me", 554: "hunter2", 1137: "9"}
         assert tokens is not None
+        assert "hunter2" not in repr(msgspec.json.decode(tokens(0), type=Login))
+        assert "hunter2" not in repr(Identity(sender="ONE", target="VENUE", password="hunter2"))
         assert b"hunter2" not in tokens.redact(frame)
 
 
