@@ -145,7 +145,7 @@ class Platform:
                 process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def platform(endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A ready API and sink, shared by the tests of the clients; each test has a symbol of its own."""
     name = uuid.uuid4().hex[:8]

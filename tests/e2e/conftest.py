@@ -203,7 +203,7 @@ def services_of() -> type[Services]:
     return Services
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # it works as long as it stands, and the tests after it need the processor
 def platform(endpoints: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """The whole platform on the simulated exchange, ready, for tests that only look at it."""
     name = f"platform_{os.getpid()}"
