@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -33,6 +33,9 @@ from producers.stored import Hole, OpenGap, Tables
 SETTLED_NS = 2 * MINUTE_NS
 # A longer hole is filled with the venue's candles rather than with all of its trades.
 TRADES_NS_MAX = DAY_NS
+
+# What the venue does not have now it will hardly have later; it is asked again all the same, ever more rarely.
+RETRY_HOURS_MAX = 24
 
 CANDLES = "candles"
 TRADES = "trades"
@@ -79,7 +82,7 @@ class Keeper:
     async def _scan_symbol(self, venue: str, symbol: str, known: list[OpenGap], span: tuple[int, int]) -> list[OpenGap]:
         now = time.time_ns()
         name = f"scan|{venue}:{symbol}"
-        common = {"venue": venue, "symbol": symbol, "line": f"{venue}/scan", "reason": GAP}
+        common: dict[str, Any] = {"venue": venue, "symbol": symbol, "line": f"{venue}/scan", "reason": GAP}
         found = [
             OpenGap(**common, gap_id=f"{name}|{CANDLES}|{hole.start}|{now}", channel=CANDLES, ts_from_ns=hole.start,
                     ts_to_ns=hole.end, expected=None, received=None)
@@ -99,11 +102,16 @@ class Keeper:
     # --- Repairing ---
 
     async def repair(
-        self, new: Iterable[OpenGap] = (), told: Callable[[Outcome], None] = lambda _: None
+        self, new: Iterable[OpenGap] = (), told: Callable[[Outcome], None] = lambda _: None, *, patient: bool = False
     ) -> list[Outcome]:
-        """Try every open entry, and the new ones that the ledger may not have yet; return what became of each."""
+        """Try every open entry, and the new ones that the ledger may not have yet; return what became of each.
+
+        `patient` leaves out what was tried in vain not long ago: two hours, then four, at most a day.
+        """
         entries = {gap.gap_id: gap for gap in await self._tables.open_gaps(*self._only)}
         entries |= {gap.gap_id: gap for gap in new}
+        if patient:
+            entries = {gap_id: gap for gap_id, gap in entries.items() if _is_due(gap, time.time())}
         outcomes = []
         # Trades bring candles, not the other way round.
         for gap in sorted(entries.values(), key=lambda one: one.channel == CANDLES):
@@ -192,6 +200,11 @@ class Keeper:
             found = await self._tables.count_ids(gap.venue, gap.symbol, gap.expected, gap.received, span)
             return found >= gap.received - gap.expected
         return True  # trades without numbers: that the venue told all of that time has to do
+
+
+def _is_due(gap: OpenGap, now_s: float) -> bool:
+    hours = min(1 << min(gap.attempts, 10), RETRY_HOURS_MAX)
+    return gap.attempts == 0 or now_s - gap.tried_at_s >= hours * 3_600
 
 
 def _why(history: Backfill, gap: OpenGap, *, complete: bool) -> str:

@@ -33,7 +33,7 @@ class SkippedIds(NamedTuple):
 
 
 class OpenGap(msgspec.Struct, frozen=True, kw_only=True):
-    """An open entry of the ledger."""
+    """An open entry of the ledger; `attempts` to repair it were made in vain, the last at `tried_at_s` (UTC)."""
 
     gap_id: str
     venue: str
@@ -45,6 +45,8 @@ class OpenGap(msgspec.Struct, frozen=True, kw_only=True):
     ts_to_ns: int | None
     expected: int | None
     received: int | None
+    attempts: int = 0
+    tried_at_s: float = 0.0
 
 
 def moment(ts: int) -> datetime:
@@ -168,8 +170,10 @@ class Tables:
     async def open_gaps(self, venue: str | None, symbol: str | None) -> list[OpenGap]:
         """Return the open entries of the ledger, oldest first."""
         rows = await self._rows(
-            "SELECT gap_id, venue, symbol, channel, line, reason, ts_from_ns, ts_to_ns, expected, received FROM gaps "
-            "WHERE state = 'open' AND (%s::text IS NULL OR venue = %s) AND (%s::text IS NULL OR symbol = %s) "
+            "SELECT gap_id, g.venue, g.symbol, channel, line, reason, ts_from_ns, ts_to_ns, expected, received, "
+            "coalesce(attempts, 0) AS attempts, coalesce(extract(epoch FROM updated_at), 0)::float8 AS tried_at_s "
+            "FROM gaps AS g LEFT JOIN ingestion_jobs ON job_id = 'repair|' || gap_id WHERE g.state = 'open' "
+            "AND (%s::text IS NULL OR g.venue = %s) AND (%s::text IS NULL OR g.symbol = %s) "
             "ORDER BY detected_at, gap_id LIMIT 1000",
             *(venue, venue, symbol, symbol),
         )

@@ -59,7 +59,7 @@ async def scan(settings: HistorySettings, road: Road, venue: str) -> None:
         keeper = Keeper(road.database, road.publisher, lambda name: history if name == venue else None, venue=venue)
         since = time.time_ns() - round(settings.gap_scan_hours * 3600) * SECOND_NS
         found = await keeper.scan(since)
-        outcomes = await keeper.repair(found)
+        outcomes = await keeper.repair(found, patient=True)
         rolled = await keeper.roll_up(since)
     repaired = sum(bool(outcome.by) for outcome in outcomes)
     _LOG.info("scan is done", venue=venue, found=len(found), repaired=repaired, open=len(outcomes) - repaired,

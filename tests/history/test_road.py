@@ -77,7 +77,7 @@ def test_a_backfill_killed_in_the_middle_goes_on_and_every_row_is_there_once(
 
 BINANCE, OURS = "venue = 'binance_spot'", "venue = 'coinbase'"
 HEARTBEAT_NS = 4 * SECOND_NS
-COINBASE = {"venue": "coinbase", "symbol": "BTC-USD"}
+COINBASE: dict[str, Any] = {"venue": "coinbase", "symbol": "BTC-USD"}
 
 
 def live(trades: list[TapeTrade], start: int, end: int, without: frozenset[int] = frozenset()) -> list[Trades]:
