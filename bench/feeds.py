@@ -5,8 +5,8 @@ they have switched on. Each measurement is a process of its own on one core; the
 counts, in processor time, which other load on the machine disturbs least. Reading the recording is not part of it.
 
 Then one frame that changes a book is left out, twenty frames one after the other: how many books are published as good
-that the venue did not have by then? Needs the recordings beside the project. `make bench-feeds` takes some minutes;
-`make bench-feeds ARGS='okx kraken'` measures some.
+that the venue did not have by then, looking at the ten best levels? Needs the recordings beside the project.
+`make bench-feeds` takes some minutes; `make bench-feeds ARGS='okx kraken'` measures some.
 """
 
 from __future__ import annotations

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 
 from marketdata.errors import BadEvent
 
 # Longer than any venue sends; a limit so that a hostile string cannot cost us time.
 LENGTH_MAX = 64
-
-_ZERO_STARTS = frozenset("0-.")
 
 _DECIMAL = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
@@ -35,7 +34,13 @@ def plain(value: Decimal) -> str:
 
 def is_zero(size: str) -> bool:
     """Tell whether a decimal string is zero in any notation, such as `0`, `0.00000000` or `0e-8`."""
-    if size == "0":
-        return True
-    # Most sizes start with another digit. Not through a float: it takes 1e-400 for zero.
-    return size[:1] in _ZERO_STARTS and not size.replace("E", "e").partition("e")[0].strip("-0.")
+    # Not through a float: it takes 1e-400 for zero.
+    rest = size.strip("-0.")
+    return rest[0] in "eE" if rest else bool(size)
+
+
+def may_have_zero(sizes: Iterable[str]) -> bool:
+    """Tell, quicker than by a look at each, whether one of many decimal strings may be zero."""
+    # Without zeros and points nothing is left of it; one with an exponent needs a look.
+    rest = b"," + ",".join(sizes).encode().translate(None, b"-0.") + b","
+    return b",," in rest or b"e" in rest or b"E" in rest

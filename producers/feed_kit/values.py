@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import msgspec
 
+from marketdata.book import float_keys
 from marketdata.clock import MILLISECOND_NS, parse_rfc3339
-from marketdata.decimals import LENGTH_MAX, decimal, is_zero
+from marketdata.decimals import LENGTH_MAX, decimal, is_zero, may_have_zero
 from marketdata.errors import BadEvent
 
 INT64_MAX = 2**63 - 1
@@ -23,6 +24,7 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=INT64_MAX)]
 UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 _PLAIN_DECIMALS = re.compile(r"\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)*", re.ASCII)
+_PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 _FEW = 8  # up to here the expression is quicker than counting
 
 # bid prices, bid sizes, ask prices, ask sizes
@@ -50,20 +52,14 @@ def check_decimals(values: list[str], field: str) -> None:
 
 def best_first(prices: list[str], sizes: list[str], *, descending: bool) -> tuple[list[str], list[str]]:
     """Return a side of a snapshot with the best level first and no empty level, as BookUpdate promises."""
-    if _has_zero(sizes):
+    if may_have_zero(sizes):
         kept = [(price, size) for price, size in zip(prices, sizes, strict=True) if not is_zero(size)]
         prices, sizes = [price for price, _ in kept], [size for _, size in kept]
-    values = list(map(float, prices))
+    values = float_keys(prices)
     if values == sorted(values, reverse=descending):
         return prices, sizes
     pairs = sorted(zip(prices, sizes, strict=True), key=lambda level: Decimal(level[0]), reverse=descending)
     return [price for price, _ in pairs], [size for _, size in pairs]
-
-
-def _has_zero(sizes: list[str]) -> bool:
-    """Tell whether one of these decimals may be zero: without zeros and points nothing is left of it."""
-    rest = b"," + ",".join(sizes).encode().translate(None, b"0.") + b","
-    return b",," in rest or b"e" in rest or b"E" in rest
 
 
 def given(text: str, field: str) -> str | None:
@@ -94,7 +90,10 @@ def numbers(values: list[Any], field: str) -> list[str]:
 
 def number(value: Any, field: str) -> str:
     """Return one JSON number as `numbers` does."""
-    return numbers([value], field)[0]
+    text = str(value)
+    if len(text) <= LENGTH_MAX and _PLAIN_NUMBER.fullmatch(text) is not None:
+        return text
+    return numbers([text], field)[0]
 
 
 def _fixed(text: str, field: str) -> str:

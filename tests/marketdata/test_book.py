@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata.book import L2Book, Side
+from marketdata.book import L2Book, Side, float_keys
 
 # One number in the ways that venues spell it, close neighbours that floats cannot tell apart, and the extremes.
 SPELLINGS = ["1", "1.0", "1.000", "01", "1e0", "10e-1", "0.1e1", "100E-2"]
@@ -101,6 +101,17 @@ def test_crossed_means_that_the_exact_best_bid_is_above_the_exact_best_ask(
     naive_asks.apply(asks)
     crossed = bool(naive_bids.levels and naive_asks.levels) and max(naive_bids.levels) > min(naive_asks.levels)
     assert book.is_crossed() == crossed
+
+
+@given(
+    st.lists(
+        st.decimals(allow_nan=False, allow_infinity=False, places=4).map(str) | st.sampled_from(["5.", ".5", "007"]),
+        max_size=9,
+    )
+)
+def test_many_prices_have_the_keys_that_each_has_alone(prices: list[str]) -> None:
+    """Whatever the quick way cannot read is read the usual way."""
+    assert float_keys(prices) == [float(price) for price in prices]
 
 
 def test_a_locked_book_is_not_crossed() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata.clock import SECOND_NS, format_rfc3339, parse_rfc3339
-from marketdata.decimals import LENGTH_MAX, decimal, is_zero, plain
+from marketdata.decimals import LENGTH_MAX, decimal, is_zero, may_have_zero, plain
 from marketdata.errors import BadEvent, CodecError
 from marketdata.headers import Position, cloudevent, time_of
 
@@ -145,3 +145,9 @@ def test_hop_times_are_read_from_headers() -> None:
     assert time_of(headers, "t_applied") is None
     assert time_of(headers, "t_produced") is None
     assert headers["ce_type"] == b"tickstream.md.Trades.v1"
+
+
+@given(st.lists(st.sampled_from(["0", "0.00", "-0", "0e-8", "1", "0.1", "10", "1.0", "100"]), min_size=1))
+def test_no_zero_is_overlooked_among_many(sizes: list[str]) -> None:
+    """It may see one where there is none only for exponents."""
+    assert may_have_zero(sizes) == any(is_zero(size) for size in sizes)

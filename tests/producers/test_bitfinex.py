@@ -11,7 +11,7 @@ from zlib import crc32
 import pytest
 
 from marketdata.book import L2Book
-from marketdata.events import BookUpdate, FeedStatus, Instrument, Quote, Trades
+from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feeds.bitfinex import BitfinexFeed
 from runtime import recordings
@@ -185,6 +185,22 @@ def test_lost_number_clears_and_subscribes_again() -> None:
     out = line.feed.fetched(request, json.dumps([[5, MS, 1, 10], [6, MS + 8, 1, 10]]).encode(), T0)
     assert [t.trade_id for e in out if isinstance(e, Trades) for t in e.trades] == ["6"]
     assert [o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"] == [gap.gap_id]
+
+
+@pytest.mark.parametrize("change", [
+    "[1, [9, 2, 1.50],2,1786309548229]", "[1, [9.10, 0, 1],2,1786309548229]", "[1, [11.5, 1, -0.25],2]",
+    "[1, [11, 0, -1],2]", "[1, [9, 1, 3],5]", "[1, [9, 1, 3],1]", "[1, [9, 1, 3]]", "[1, [9, 1, 3],2,1]",
+    "[3, [9, 1, 3],2]", "[2, [9, 1, 3],2]", "[1, [09, 1, 3],2]", "[1, [9, 1, 3],99999999999999999]",
+])  # fmt: skip
+def test_most_frequent_frame_means_the_same_however_it_is_written(change: str) -> None:
+    """Without spaces a change of one level is read in one go; with spaces, which JSON allows, like all others."""
+    said = []
+    for frame in (change, change.replace(" ", "")):
+        line = Line()
+        line.data(1, [[9, 1, 1], [11, 1, -1]])
+        out = line.feed.received(frame.encode(), T0)
+        said.append([event for event in out if not isinstance(event, DeadLetter)])
+    assert said[0] == said[1]
 
 
 def test_greeting_begins_a_new_connection() -> None:
