@@ -24,7 +24,7 @@ from producers.publisher import Publisher
 from producers.rest import Rest
 from producers.settings import ProducerSettings, load_for_venue
 from producers.succession import Succession
-from producers.tokens import CoinbaseTokens, FixLogin, KeyPair, Tokens
+from producers.tokens import CoinbaseTokens, ExchangeKey, FixLogin, KeyPair, Tokens
 from producers.venue import Venue
 from runtime import log
 from runtime.health import HealthServer, Readiness
@@ -71,6 +71,8 @@ def find_tokens(settings: ProducerSettings, venue: Venue) -> Tokens | None:
     """
     if venue.name == "coinbase" and settings.coinbase_api_key:
         return CoinbaseTokens(settings.coinbase_api_key, settings.coinbase_api_secret.get_secret_value())
+    if venue.name == "coinbase_exchange" and settings.source != "replay":
+        return find_exchange_key(settings)
     if venue.name == "alpaca" and settings.source != "replay":
         secret = settings.apca_api_secret_key.get_secret_value()
         if not settings.apca_api_key_id or not secret:
@@ -81,6 +83,30 @@ def find_tokens(settings: ProducerSettings, venue: Venue) -> Tokens | None:
     if venue.name == "databento":
         return find_databento_login(settings)
     return None
+
+
+def find_exchange_key(settings: ProducerSettings) -> ExchangeKey | None:
+    """Return what signs the subscriptions of Coinbase Exchange; None without a key, which public channels need not.
+
+    Raises SettingsError when a part of the key is missing, or all of it where the channel is not public.
+    """
+    prefix = "COINBASE_EXCHANGE_API_"
+    depth = settings.coinbase_exchange_depth
+    parts = {
+        f"{prefix}KEY": settings.coinbase_exchange_api_key.get_secret_value(),
+        f"{prefix}SECRET": settings.coinbase_exchange_api_secret.get_secret_value(),
+        f"{prefix}PASSPHRASE": settings.coinbase_exchange_api_passphrase.get_secret_value(),
+    }
+    missing = [name for name, value in parts.items() if not value]
+    if len(missing) == len(parts) and depth == "level2_batch":
+        return None
+    if missing:
+        raise SettingsError(
+            f"{', '.join(missing)}: Coinbase Exchange tells nothing on {depth} without a key"
+            if depth != "level2_batch"
+            else f"{', '.join(missing)}: a key of Coinbase Exchange has three parts; give all or none"
+        )
+    return ExchangeKey(*parts.values(), channel=depth)
 
 
 def find_fix_login(settings: ProducerSettings) -> FixLogin:

@@ -59,6 +59,25 @@ class ProducerSettings(CommonSettings):
         validation_alias="COINBASE_API_SECRET",
         description="The key's EC private key (P-256) as PEM.",
     )
+    coinbase_exchange_depth: Literal["level2_batch", "level2", "full"] = Field(
+        default="level2_batch",
+        validation_alias="COINBASE_EXCHANGE_DEPTH",
+        description="Channel of Coinbase Exchange that books come from; only level2_batch needs no key, full has each "
+        "order.",
+    )
+    coinbase_exchange_api_key: SecretStr = Field(
+        default=SecretStr(""), validation_alias="COINBASE_EXCHANGE_API_KEY", description="Key of Coinbase Exchange."
+    )
+    coinbase_exchange_api_secret: SecretStr = Field(
+        default=SecretStr(""),
+        validation_alias="COINBASE_EXCHANGE_API_SECRET",
+        description="The secret of Coinbase Exchange's key, as base64.",
+    )
+    coinbase_exchange_api_passphrase: SecretStr = Field(
+        default=SecretStr(""),
+        validation_alias="COINBASE_EXCHANGE_API_PASSPHRASE",
+        description="The passphrase of Coinbase Exchange's key.",
+    )
     apca_api_key_id: str = Field(
         default="", validation_alias="APCA_API_KEY_ID", description="Alpaca's key id; its stream says nothing without."
     )

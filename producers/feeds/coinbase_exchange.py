@@ -5,6 +5,8 @@ Channels" and REST "Get product book" and "Get product trades"; RULES is the pro
 
 1. Subscribe within 5 s of connecting (DOCS). `level2_batch` is `level2` in batches of 50 ms and needs no key; `full`
    tells every order. Which of them a product's book comes from is seen in the frames: whichever brings a book first.
+   `level2` and `full` want each subscription signed ("Exchange WebSocket Authentication"); the shell's signer does it
+   and names the channel. A key that is refused will be refused again, so that is final; what may pass is not.
 2. Levels: `snapshot`, then `l2update`s of absolute sizes, 0 removes. They have no number: the channel guarantees
    delivery (DOCS). What can be seen is seen: a change that cannot be read, and a book that is crossed while orders
    match, clear the book and subscribe again.
@@ -28,7 +30,7 @@ Channels" and REST "Get product book" and "Get product trades"; RULES is the pro
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from operator import attrgetter, itemgetter
 from typing import Any, ClassVar, Literal
 
@@ -38,7 +40,7 @@ from marketdata.book import L2Book
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, CROSSED, DISCONNECTED, GAP, STALE, Instrument, Trade
-from marketdata.feed import Fetch, Output, Reconnect, Send
+from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from marketdata.orders import ASK, BID, Level, OrderBook, Scale
 from producers.feed_kit import books, numbered_trades, quotes, trades
 from producers.feed_kit.calls import Call, Line
@@ -72,6 +74,16 @@ _TAGS = frozenset(
 # Frames that change no book, whatever they hold.
 _NO_BOOK = frozenset({"ticker", "heartbeat", "last_match", "status", "subscriptions", "error", "auction"})
 _UNUSED = frozenset({"auction", "rfq_match", "balance", "profile"})
+
+# What is told of a key that is not accepted. The words are no documented list, so the kind of error is looked for.
+_UNAUTHORIZED = re.compile(
+    r"authenticat|invalid (?:api )?key|invalid signature|invalid passphrase|ip .*whitelist", re.IGNORECASE
+)
+_PASSING = re.compile(r"timestamp|expired|too many|rate limit|internal|unavailable|time-?d? ?out", re.IGNORECASE)
+_ADVICE = (
+    "check COINBASE_EXCHANGE_API_KEY, _SECRET and _PASSPHRASE: Coinbase Exchange does not accept them for "
+    "COINBASE_EXCHANGE_DEPTH"
+)
 
 Depth = Literal["level2_batch", "level2", "full"]
 
@@ -209,6 +221,13 @@ class _Error(msgspec.Struct, tag_field="type", tag="error"):
     reason: str = ""
 
 
+class _Login(msgspec.Struct):
+    """What the shell's signer gives: the channel of books, and the fields that sign one subscription."""
+
+    channel: Depth
+    signed: dict[str, str]
+
+
 class _Kind(msgspec.Struct):
     type: str
 
@@ -239,6 +258,7 @@ _Message = _L2Update | _OrderMessage | _Ticker | _Heartbeat | _Snapshot | _LastM
 
 _FRAME: msgspec.json.Decoder[_Message] = msgspec.json.Decoder(_Message)
 _KIND = msgspec.json.Decoder(_Kind)
+_LOGIN = msgspec.json.Decoder(_Login)
 _PRODUCT = msgspec.json.Decoder(_Product)
 _PRODUCTS = msgspec.json.Decoder(list[msgspec.Raw])
 _REST_BOOK = msgspec.json.Decoder(_RestBook)
@@ -265,7 +285,8 @@ class _State:
 class CoinbaseExchangeFeed:
     """One line of Coinbase Exchange. `products` None accepts every product that is seen, and subscribes none.
 
-    `depth` is the channel to subscribe for books; what comes is read whichever it is. `counts` counts what happened
+    `depth` is the channel to subscribe for books, unless the signer `token` names it; what comes is read whichever it
+    is. `counts` counts what happened
     since the feed was made: frames, snapshots, book_updates, trades, quotes, heartbeats, gaps, resyncs, duplicates,
     deltas_before_snapshot, snapshots_too_old, unknown_makers, subscriptions, ignored, dead_letters.
     """
@@ -276,12 +297,12 @@ class CoinbaseExchangeFeed:
         self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None,
         depth: Depth = "level2_batch",
     ) -> None:  # fmt: skip
-        del token  # keys are signed in another way here, and public data takes none
         self._line = Line(self.venue, line)
         self.counts = self._line.counts
         self.ts_venue: int | None = None
         self._wanted = products
-        self._depth = depth
+        self._token = token
+        self._depth: Depth = depth if token is None else _LOGIN.decode(token(0)).channel
         self._products = Listing(products, _describe)
         self._states: dict[str, _State] = {}
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
@@ -304,8 +325,9 @@ class CoinbaseExchangeFeed:
         call.status(ALL_SYMBOLS, "connected")
         if self._wanted:
             trade_channels = () if self._depth == "full" else (_TRADES,)
-            call.out.append(_send("subscribe", (self._depth, *trade_channels, "ticker", "heartbeat"), self._wanted))
-            call.out.append(_send("subscribe", ("status",), ()))
+            channels = (self._depth, *trade_channels, "ticker", "heartbeat")
+            call.out.append(_send("subscribe", channels, self._wanted, self._sign(ts)))
+            call.out.append(_send("subscribe", ("status",), (), self._sign(ts)))
             for name in self._wanted if self._depth != "full" else ():
                 self._asked.ask(_BOOK, name, ts)
         self._requests.ask(Fetch(PRODUCTS_PATH, "products"))
@@ -385,6 +407,10 @@ class CoinbaseExchangeFeed:
         call.out += self._requests.due(call.ts)
         return call.out
 
+    def _sign(self, ts: int) -> Mapping[str, str]:
+        """Return what signs one subscription, nothing where there is no key."""
+        return {} if self._token is None else _LOGIN.decode(self._token(ts)).signed
+
     def _heard(self, call: Call, time: str) -> int:
         """Return when something was, by the venue's clock, which never runs back; without a time it is now."""
         if not time:
@@ -462,7 +488,8 @@ class CoinbaseExchangeFeed:
 
     def _subscribe_again(self, call: Call, name: str, reason: str, *, tries: int = 0) -> None:
         depth = _BOOK if self._depth == "full" else self._depth
-        call.out += [_send(verb, (depth,), (name,)) for verb in ("unsubscribe", "subscribe")]
+        call.out.append(_send("unsubscribe", (depth,), (name,)))
+        call.out.append(_send("subscribe", (depth,), (name,), self._sign(call.ts)))
         self._asked.ask(_BOOK, name, call.ts, tries=tries)
         self._tell_resync(call, name, reason)
 
@@ -753,6 +780,8 @@ class CoinbaseExchangeFeed:
     def _error(self, call: Call, message: _Error) -> None:
         said = f"{message.message}: {message.reason}" if message.reason else message.message
         call.dead("venue_error", said, field="message", value=said[:200])
+        if self._wanted and _UNAUTHORIZED.search(said) and not _PASSING.search(said):
+            call.out.append(Refused("auth_failed", _ADVICE))
 
     _takers: ClassVar[dict[type, Callable[[CoinbaseExchangeFeed, Call, Any], None]]] = {
         _L2Update: _l2_update,
@@ -847,8 +876,10 @@ def _state(sent: _Product, before: str) -> str:
         raise BadEvent("unknown_status", "status", sent.status[:200]) from None
 
 
-def _send(verb: str, channels: Iterable[str], products: Collection[str]) -> Send:
-    order: dict[str, Any] = {"type": verb, "channels": list(channels)}
+def _send(
+    verb: str, channels: Iterable[str], products: Collection[str], signed: Mapping[str, str] | None = None
+) -> Send:
+    order: dict[str, Any] = {"type": verb, "channels": list(channels), **(signed or {})}
     if products:
         order["product_ids"] = list(products)
     return Send(msgspec.json.encode(order))
@@ -869,7 +900,9 @@ VENUE = Venue(
     make=CoinbaseExchangeFeed,
     products=("BTC-USD", "ETH-USD"),
     sequence="product",
+    signed=True,
     depth="L3",
     budget=Budget(burst=15, per_s=10),  # public REST, per address ("REST Rate Limits Overview")
 )
-"""Its books come from `level2_batch`, which needs no key; `full`, order by order, is read wherever it is sent."""
+"""Its books come from `level2_batch`, which needs no key, unless COINBASE_EXCHANGE_DEPTH says otherwise; `full`, order
+by order, is read wherever it is sent."""
