@@ -14,7 +14,15 @@ from infra.local.services import services
 from infra.local.settings import Ports, StackSettings
 from infra.local.table import Endpoints
 
-WHERE = Endpoints("kafka:1", "http://registry:2", *(f"postgresql://{role}" for role in "abcd"), "redis://cache:3")
+WHERE = Endpoints(
+    kafka_brokers="kafka:1",
+    registry_url="http://registry:2",
+    database_url="postgresql://owner",
+    sink_database_url="postgresql://sink",
+    api_database_url="postgresql://api",
+    readonly_database_url="postgresql://reader",
+    redis_url="redis://cache:3",
+)
 
 
 def started(**settings: Any) -> dict[str, Process]:
