@@ -226,19 +226,14 @@ class DatabentoFeed:
         elif not self._streaming:
             self._text(call)
             return call.out
-        end = len(frame)
-        while at < end:
-            size = frame[at] * dbn.WORD
-            if size < dbn.HEADER.size or at + size > end:
-                call.payload = frame[at:]
-                call.dead("bad_frame", f"a record of {size} bytes where there are {end - at}")
-                self._lose(call, self._instruments.values(), "bad_frame")
-                break
-            self._record(call, frame, at, size)
-            at += size
-            if not self._open and self._session is not None:
-                break  # the connection was given up: what follows will come again
-        return call.out
+        out = call.out
+        while at < len(frame) and (self._open or self._session is None):
+            # Each record for itself: how TCP put them together must not show in the events.
+            call.out, call.sequence = [], None
+            at += self._record(call, frame, at)
+            out += call.out
+        call.out = out
+        return out
 
     def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:  # noqa: ARG002 - the protocol's
         """Ignore an answer: nothing is ever asked over REST."""
@@ -360,20 +355,26 @@ class DatabentoFeed:
         self._kind = "equity" if dataset in _EQUITIES else "option" if dataset == "OPRA" else "future"
         return size
 
-    def _record(self, call: Call, frame: bytes, at: int, size: int) -> None:
-        """Take one record, or tell what is wrong with it."""
-        kind = frame[at + 1]
+    def _record(self, call: Call, frame: bytes, at: int) -> int:
+        """Take one record, or tell what is wrong with it; return its length, or that of the rest if it has none."""
+        size, rest = frame[at] * dbn.WORD, len(frame) - at
+        if not dbn.HEADER.size <= size <= rest:
+            call.payload = frame[at:]
+            call.dead("bad_frame", f"a record of {size} bytes where there are {rest}")
+            self._lose(call, self._instruments.values(), "bad_frame")
+            return rest
         self.counts["records"] += 1
+        kind, call.payload = frame[at + 1], frame[at : at + size]
         try:
             self._take(call, frame, at, kind, size)
         except BadEvent as error:
-            call.payload = frame[at : at + size]
             call.dead_value(error)
             _, _, publisher, number, _ = dbn.HEADER.unpack_from(frame, at)
             instrument = self._instruments.get(publisher << 32 | number)
             if kind not in _APART:
                 concerned = self._instruments.values() if instrument is None else (instrument,)
                 self._lose(call, concerned, error.reason, wrong=True)
+        return size
 
     def _take(self, call: Call, frame: bytes, at: int, kind: int, size: int) -> None:
         expected = dbn.SIZES.get(kind)

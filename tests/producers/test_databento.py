@@ -313,6 +313,19 @@ def test_a_spoilt_stream_never_raises_and_a_good_book_is_one_that_nothing_speaks
         assert any(isinstance(event, DeadLetter) for event in events)
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 100), st.lists(st.integers(1, 20), min_size=1, max_size=5))
+def test_how_the_records_are_put_together_does_not_show_in_the_events(seed: int, lengths: list[int]) -> None:
+    """One record a frame, or as many as TCP brings at once: the same events."""
+    records = random_market(seed, 40)
+    frames, rest = [], records
+    while rest:
+        for length in lengths:
+            frames.append(b"".join(rest[:length]))
+            rest = rest[length:]
+    assert play(feed_of(), *filter(None, frames)) == play(feed_of(), *records)
+
+
 # --- Trades, quotes, levels ---
 
 
