@@ -106,7 +106,8 @@ def find_exchange_key(settings: ProducerSettings) -> ExchangeKey | None:
             if depth != "level2_batch"
             else f"{', '.join(missing)}: a key of Coinbase Exchange has three parts; give all or none"
         )
-    return ExchangeKey(*parts.values(), channel=depth)
+    key, secret, passphrase = parts.values()
+    return ExchangeKey(key, secret, passphrase, depth)
 
 
 def find_fix_login(settings: ProducerSettings) -> FixLogin:

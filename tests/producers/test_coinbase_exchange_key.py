@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from typing import Any
@@ -252,7 +252,7 @@ async def line_to(exchange: Exchange, tokens: ExchangeKey) -> AsyncIterator[Kept
                 await task
 
 
-def run(scenario: Callable[[], Awaitable[None]]) -> str:
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> str:
     """Run a scenario and return all that it logged."""
     with structlog.testing.capture_logs() as logs:
         uvloop.run(scenario())
