@@ -30,7 +30,8 @@ app.add_typer(history.gaps, name="gaps")
 @app.command()
 def pipe(
     files: Annotated[
-        list[Path], typer.Argument(help="Recording (`.jsonl.zst`, Databento's `.dbn.zst`); several are lines of one feed.")
+        list[Path],
+        typer.Argument(help="Recording (`.jsonl.zst`, Databento's `.dbn.zst`); several are lines of one feed."),
     ],
     venue: Annotated[str, typer.Option("--venue", help="Venue that was recorded, as in `tickstream venues`.")],
     stage: Annotated[
