@@ -106,8 +106,8 @@ class History:
             where += " AND (ts, kafka_offset, item) < (%(before_ts)s, %(before_offset)s, %(before_item)s)"
             values |= {"before_ts": moment(before[0] * 1000), "before_offset": before[1], "before_item": before[2]}
         return await self._rows(
-            "SELECT trade_id, ts, ts_event_ns, price::text, size::text, side, liquidation, action, valid, reason, "
-            "kafka_offset, item FROM trades WHERE venue = %(venue)s AND symbol = %(symbol)s"
+            "SELECT trade_id, ts, ts_event_ns, price::text, size::text, side, liquidation, action, "
+            "original_id, valid, reason, kafka_offset, item FROM trades WHERE venue = %(venue)s AND symbol = %(symbol)s"
             + where
             + " ORDER BY ts DESC, kafka_offset DESC, item DESC LIMIT %(limit)s",
             values | {"venue": venue, "symbol": symbol, "limit": limit},

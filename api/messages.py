@@ -50,7 +50,7 @@ def levels(bids: Iterable[Level], asks: Iterable[Level]) -> Json:
 
 
 def trade(value: Trade) -> Json:
-    """Return one trade without its time; `action` only where it is not a new one."""
+    """Return one trade without its time; `action` and the id that a correction replaces only where it amends one."""
     data: Json = {
         "trade_id": value.trade_id,
         "price": value.price,
@@ -60,6 +60,8 @@ def trade(value: Trade) -> Json:
     }
     if value.action != "new":
         data["action"] = value.action
+        if value.original_id:
+            data["original_id"] = value.original_id
     return data
 
 

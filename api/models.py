@@ -85,7 +85,8 @@ class TradeData(_Model):
     size: Price
     side: Annotated[str, Field(description="Aggressor: buy, sell or unknown.", examples=["buy"])]
     liquidation: Annotated[bool, Field(examples=[False])]
-    action: Annotated[str, Field(description="Only when it is not new: correct or cancel.")] = "new"
+    action: Annotated[str, Field(description="Only when it is not new: correct or cancel, as equities do.")] = "new"
+    original_id: Annotated[str, Field(description="Only of a correction: the trade whose place it takes.")] = ""
     valid: Annotated[bool, Field(description="Whether its feed could be trusted then.", examples=[True])]
     reason: Annotated[str, Field(examples=[""])]
 

@@ -38,7 +38,7 @@ TOPIC = "bench"
 START = 1_786_309_548_228_568_123
 TYPES = (
     "timestamptz", "int8", "int8", "int8", "int4", "int4", "bool", "text", "bool", "numeric", "numeric", "text", "text",
-    "text", "text", "text", "text", "text", "int8",
+    "text", "text", "text", "text", "text", "text", "int8",
 )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def as_values(event: Trades, source: Source, *, exact: bool) -> list[tuple[Any, 
         (
             moment(trade.ts_event), trade.ts_event, event.ts_recv, source.offset, 0, item, event.valid, event.reason,
             trade.liquidation, number(trade.price), number(trade.size), trade.side, trade.action, trade.trade_id,
-            event.venue, event.symbol, event.line, event.origin, event.sequence,
+            trade.original_id, event.venue, event.symbol, event.line, event.origin, event.sequence,
         )
         for item, trade in enumerate(event.trades)
     ]  # fmt: skip

@@ -27,7 +27,7 @@ STAGE = "sink"
 COLUMNS: dict[str, tuple[str, ...]] = {
     "trades": (
         "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "item", "valid", "reason", "liquidation",
-        "price", "size", "side", "action", "trade_id", "venue", "symbol", "line", "origin", "sequence",
+        "price", "size", "side", "action", "trade_id", "original_id", "venue", "symbol", "line", "origin", "sequence",
     ),
     "quotes": (
         "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "valid", "reason", "venue", "symbol",
@@ -161,7 +161,7 @@ def _trades(event: Trades, source: Source) -> Record:
     lines = [
         f"{timestamp(trade.ts_event)}\t{trade.ts_event}\t{position}\t{item}\t{validity}\t{_flag(trade.liquidation)}\t"
         f"{_number(trade.price, 'price')}\t{_number(trade.size, 'size')}\t{_word(trade.side)}\t{_word(trade.action)}\t"
-        f"{_text(trade.trade_id)}\t{tail}"
+        f"{_text(trade.trade_id)}\t{_text(trade.original_id)}\t{tail}"
         for item, trade in enumerate(event.trades)
     ]
     return Record(source, "trades", len(lines), "".join(lines))

@@ -276,6 +276,8 @@ def _stored_trade(row: Row) -> messages.Json:
     }
     if row["action"] != "new":
         data["action"] = row["action"]
+        if row["original_id"]:
+            data["original_id"] = row["original_id"]
     return data
 
 

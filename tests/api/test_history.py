@@ -92,6 +92,20 @@ def test_pages_of_trades_go_from_memory_into_the_database_without_a_hole(
     ]  # fmt: skip
 
 
+def test_a_stored_amendment_says_what_it_amends(shared: Any, symbol: str, wait_for: Any) -> None:
+    """As a live one does; a row of before the column has no original."""
+    store_trades(shared, symbol, range(3))
+    change = "UPDATE trades SET action = %s, original_id = %s WHERE symbol = %s AND trade_id = %s"
+    shared.execute(change, [("correct", "0", symbol, "1"), ("cancel", "", symbol, "2")])
+    produce_book(shared, symbol)
+    known(shared, symbol, wait_for)
+    page = shared.get(f"/api/v1/market/{symbol}/trades")
+    TradesAnswer.model_validate(page)
+    assert [(each["trade_id"], each.get("action"), each.get("original_id")) for each in page["data"]] == [
+        ("2", "cancel", None), ("1", "correct", "0"), ("0", None, None)
+    ]  # fmt: skip
+
+
 def store_candles(stage: Any, symbol: str, rows: list[tuple[int, int, str, str]]) -> None:
     """Put closed candles into the table: (minute, revision, state, close)."""
     stage.execute(

@@ -232,6 +232,34 @@ def test_a_subscription_begins_with_the_state_of_each_stream(
     asyncio.run(follow())
 
 
+def test_an_amendment_says_what_it_amends_here_and_over_rest(
+    shared: Any, symbol: str, open_socket: Any, wait_for: Any
+) -> None:
+    """A correction names the trade whose place it takes, a cancel has that trade's id; plain trades say neither."""
+    told = [
+        Trade(trade_id=name, ts_event=TS + 1, price="5", size="1", side="buy", action=action, original_id=original)
+        for name, action, original in (("1", "new", ""), ("2", "correct", "1"), ("2", "cancel", ""))
+    ]
+    common = {"price": "5", "size": "1", "side": "buy", "liquidation": False}
+    shown = [
+        common | {"trade_id": "1"},
+        common | {"trade_id": "2", "action": "correct", "original_id": "1"},
+        common | {"trade_id": "2", "action": "cancel"},
+    ]
+
+    async def follow() -> None:
+        async with open_socket(shared) as client:
+            await client.subscribe("trades", symbols=(symbol,))
+            assert [(await client.receive())["data"] for _ in told] == shown
+
+    shared.produce(Trades(**source(symbol), trades=tuple(told)))
+    path = f"/api/v1/market/{symbol}/trades"
+    wait_for("the trades", lambda: len(shared.client.get(path).json().get("data", ())) == len(told))
+    more = {"timestamp": STAMP, "valid": True, "reason": ""}
+    assert shared.get(path)["data"] == [each | more for each in reversed(shown)]
+    asyncio.run(follow())
+
+
 def test_a_gap_is_told_at_once_and_a_snapshot_ends_it(
     shared: Any, symbol: str, open_socket: Any, wait_for: Any
 ) -> None:

@@ -103,7 +103,7 @@ def test_trades_land_with_all_their_fields(table: Table) -> None:
         trades=(
             Trade(trade_id="a", ts_event=TS + 1, price="64000.10", size="1e-8", side="buy"),
             Trade(trade_id="b\t\\", ts_event=TS + 999_000, price="0.000000000000000000001", size="3", side="sell",
-                  liquidation=True, action="correct"),
+                  liquidation=True, action="correct", original_id="a\t"),
         ),
     )  # fmt: skip
     writer = table.writer()
@@ -112,13 +112,13 @@ def test_trades_land_with_all_their_fields(table: Table) -> None:
     common = (False, "gap", "coinbase", "BTC-USD", "coinbase/0", "backfill", 17, 0, 0, TS + 5)
     columns = "valid, reason, venue, symbol, line, origin, sequence, kafka_partition, kafka_offset, ts_recv_ns"
     assert table.rows(
-        "SELECT ts::text, ts_event_ns, item, trade_id, price, size, side, liquidation, action, "
+        "SELECT ts::text, ts_event_ns, item, trade_id, price, size, side, liquidation, action, original_id, "
         f"{columns} FROM trades ORDER BY item"
     ) == [
         ("2026-08-09 21:05:48.228568+00", TS + 1, 0, "a", Decimal("64000.10"), Decimal("1e-8"), "buy", False, "new",
-         *common),
+         "", *common),
         ("2026-08-09 21:05:48.229567+00", TS + 999_000, 1, "b\t\\", Decimal("1e-21"), Decimal(3), "sell", True,
-         "correct", *common),
+         "correct", "a\t", *common),
     ]  # fmt: skip
     assert table.rows("SELECT price::text FROM trades ORDER BY item") == [("64000.10",), ("0.000000000000000000001",)]
 

@@ -30,6 +30,10 @@ export interface TradeData {
   /** The aggressor's side. */
   side: Side | "unknown";
   liquidation: boolean;
+  /** Only where it amends an executed trade, as equities do. */
+  action?: "correct" | "cancel";
+  /** Only of a correction: the trade whose place it takes. */
+  original_id?: string;
 }
 
 export interface CandleData {
