@@ -90,6 +90,13 @@ _STATES = {"PRE_OPEN": "auction", "PRE_CROSS": "auction", "CROSS": "auction", "R
 _ACTIONS = {int(action): action.name for action in databento_dbn.StatusAction.variants()}
 _REASONS = {int(reason): reason.name for reason in databento_dbn.StatusReason.variants()}
 
+# Kinds that differ from version to version, and their bytes in each.
+_CHANGED = {
+    dbn.DEFINITION: {1: 360, 2: 400, 3: 520},
+    dbn.SYMBOL_MAPPING: {1: 80, 2: 176, 3: 176},
+    dbn.SYSTEM: {1: 80, 2: 320, 3: 320},
+    dbn.ERROR: {1: 80, 2: 320, 3: 320},
+}
 # The gateway adds its own time to each record where it was asked to.
 _TS_OUT_BYTES = 8
 # Kinds whose records are samples of a state; those without a sequence.
@@ -178,7 +185,8 @@ class DatabentoFeed:
         self._owners: dict[str, _Instrument] = {}
         # A file's own schema; of several, live, a quote of `tbbo` looks like one of `mbp-1`.
         self._is_sampled = self._session is not None and "tbbo" in self._session.schemas
-        self._decoder = _decoder(1)
+        self._version = databento_dbn.DBN_VERSION
+        self._ts_out = False
         self._open = False
         self._streaming = False
         self._anew = False
@@ -347,7 +355,7 @@ class DatabentoFeed:
             call.dead("bad_frame", str(error))
             self._lose(call, self._instruments.values(), "bad_frame")
             return len(frame)
-        self._decoder = _decoder(metadata.version, ts_out=metadata.ts_out)
+        self._version, self._ts_out = metadata.version, bool(metadata.ts_out)
         self._symbols.learn_metadata(metadata)
         if self._session is None or metadata.schema is not None:
             self._is_sampled = str(metadata.schema) == "tbbo"
@@ -381,12 +389,24 @@ class DatabentoFeed:
         if expected is not None and size != expected and size != expected + _TS_OUT_BYTES:
             raise BadEvent("bad_record", "length", size)
         taker = self._takers.get(kind)
-        if taker is not None:
+        if kind in _CHANGED:
+            self._take_changed(call, frame, at, kind, size)
+        elif taker is not None:
             taker(call, frame, at)
         elif kind in _IDLE:
             self.counts["ignored"] += 1
         else:
             raise BadEvent("unknown_kind", "rtype", kind)
+
+    def _take_changed(self, call: Call, frame: bytes, at: int, kind: int, size: int) -> None:
+        """Take a record of a kind that changed over the versions; the codec breaks down on a wrong length."""
+        if size != _CHANGED[kind].get(self._version, 0) + self._ts_out * _TS_OUT_BYTES:
+            raise BadEvent("bad_record", "length", size)
+        try:
+            self._takers[kind](call, frame, at)
+        except (databento_dbn.DBNError, AttributeError, OverflowError, TypeError, ValueError) as error:
+            # The codec reads texts and enums only when they are asked for.
+            raise BadEvent("bad_record", "record", error) from None
 
     def _instrument(self, call: Call, publisher: int, number: int, ts: int) -> _Instrument:
         """Return an instrument, found by its symbol at this time. Raises BadEvent when it has none."""
@@ -805,7 +825,7 @@ class DatabentoFeed:
     def _system(self, call: Call, frame: bytes, at: int) -> None:
         """Take what the gateway says of itself."""
         record = self._decoded(frame, at)
-        code = None if record.code is None else int(record.code)
+        code = _code(record)
         if record.is_heartbeat():
             self.counts["heartbeats"] += 1
             if record.ts_event <= dbn.INT64_MAX:
@@ -846,7 +866,7 @@ class DatabentoFeed:
     def _error(self, call: Call, frame: bytes, at: int) -> None:
         """Take what the gateway could not do."""
         record = self._decoded(frame, at)
-        code = None if record.code is None else int(record.code)
+        code = _code(record)
         call.dead("gateway_error", record.err, field="code", value=str(code))
         if self._session is None:
             if code == _SKIPPED:
@@ -864,21 +884,14 @@ class DatabentoFeed:
     def _decoded(self, frame: bytes, at: int) -> Any:
         """Return a record of a kind that changed over the versions, as the newest has it. Raises BadEvent."""
         data = frame[at : at + frame[at] * dbn.WORD]
-        decoder = self._decoder()
-        try:
-            found = decoder.write_and_decode(data)
-        except (databento_dbn.DBNError, ValueError, TypeError, OverflowError) as error:
-            raise BadEvent("bad_record", "record", error) from None
+        # A new one each time: what met bad bytes is of no use for the next.
+        decoder = databento_dbn.DBNDecoder(
+            has_metadata=False, ts_out=self._ts_out, input_version=self._version, upgrade_policy=dbn.UPGRADED
+        )
+        found = decoder.write_and_decode(data)
         if not found:
             raise BadEvent("bad_record", "length", len(data))
         return found[0]
-
-
-def _decoder(version: int, *, ts_out: bool = False) -> Callable[[], databento_dbn.DBNDecoder]:
-    """Return what makes decoders of single records: one that met bad bytes is of no use for the next."""
-    return lambda: databento_dbn.DBNDecoder(
-        has_metadata=False, ts_out=ts_out, input_version=version, upgrade_policy=dbn.UPGRADED
-    )
 
 
 def _changed(before: dict[int, int], now: dict[int, int]) -> dict[int, int]:
@@ -892,6 +905,12 @@ def _channels(instrument: _Instrument) -> set[str]:
     product = instrument.product
     channels = {_BOOK} if product.book_seen or instrument.known else set()
     return channels | {_TRADES} if product.ts_trade is not None else channels
+
+
+def _code(record: Any) -> int | None:
+    """Return the code of a message of the gateway's; the first version had none."""
+    code = getattr(record, "code", None)
+    return None if code is None else int(code)
 
 
 def _letter(value: Any) -> str:

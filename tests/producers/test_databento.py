@@ -313,6 +313,26 @@ def test_a_spoilt_stream_never_raises_and_a_good_book_is_one_that_nothing_speaks
         assert any(isinstance(event, DeadLetter) for event in events)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 4), st.lists(st.tuples(st.integers(0, 519), st.integers(0, 255)), min_size=1, max_size=4))
+def test_spoilt_metadata_definitions_and_messages_never_raise(which: int, spoilt: list[tuple[int, int]]) -> None:
+    """Whatever the bytes are: an event or a dead letter, from files and from the gateway."""
+    raw = dbn.RAW_SYMBOL
+    frame = bytearray(
+        [
+            metadata(ESM4),
+            definition(codec.InstrumentDefMsg),
+            bytes(codec.SymbolMappingMsg(1, 7, TS, raw, "A", raw, "A", 0, 5)),
+            bytes(codec.SystemMsg(TS, "x", codec.SystemCode(0))),
+            bytes(codec.ErrorMsg(TS, "x", code=codec.ErrorCode(4))),
+        ][which]
+    )
+    for at, value in spoilt:
+        frame[at % len(frame)] = value
+    for feed in (feed_of(), live()):
+        play(feed, bytes(frame), order("R"))
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 100), st.lists(st.integers(1, 20), min_size=1, max_size=5))
 def test_how_the_records_are_put_together_does_not_show_in_the_events(seed: int, lengths: list[int]) -> None:
@@ -434,16 +454,21 @@ def laid_out(layout: list[tuple[str, str]], **values: int | bytes) -> bytes:
     return bytes([len(record) // 4]) + record[1:]
 
 
+def definition(made: Any) -> bytes:
+    """Return a future's definition, of the version of this class."""
+    return laid_out(
+        made._dtypes, rtype=dbn.DEFINITION, publisher_id=1, instrument_id=9, ts_event=TS, ts_recv=TS,
+        min_price_increment=NANO // 4, raw_symbol=b"ESU4", asset=b"ES", currency=b"USD", instrument_class=b"F",
+        security_update_action=b"A", match_algorithm=b"F", user_defined_instrument=b"N", tick_rule=255,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("version", "made"), [(1, codec.InstrumentDefMsgV1), (2, codec.InstrumentDefMsgV2), (3, codec.InstrumentDefMsg)]
 )
 def test_a_definition_of_any_version_makes_an_instrument(version: int, made: Any) -> None:
     """The tick of a future, its currency, and the symbol where no mapping has it."""
-    record = laid_out(
-        made._dtypes, rtype=dbn.DEFINITION, publisher_id=1, instrument_id=9, ts_event=TS, ts_recv=TS,
-        min_price_increment=NANO // 4, raw_symbol=b"ESU4", asset=b"ES", currency=b"USD", instrument_class=b"F",
-        security_update_action=b"A", match_algorithm=b"F", user_defined_instrument=b"N", tick_rule=255,
-    )  # fmt: skip
+    record = definition(made)
     assert len(record) == made.size_hint
     instrument = play(feed_of(metadata(version=version)), record)[-1]
     assert isinstance(instrument, Instrument)
