@@ -44,7 +44,8 @@ def check_decimals(values: list[str], field: str) -> None:
         rest = text.encode().translate(None, b"0123456789")
         commas = rest.count(b",")
         usual = commas == len(values) - 1 and commas + rest.count(b".") == len(rest)
-        if usual and b".." not in rest and "." not in values and "" not in values:
+        whole = f",{text},"
+        if usual and b".." not in rest and ",.," not in whole and ",," not in whole:
             return
     for value in values:
         decimal(value, field)
