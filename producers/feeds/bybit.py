@@ -288,7 +288,13 @@ class BybitFeed:
         product = self._products.find(call, name)
         if product is None:
             return None
-        return product, self._states.setdefault(name, _State())
+        return product, self._state(name)
+
+    def _state(self, name: str) -> _State:
+        state = self._states.get(name)
+        if state is None:
+            state = self._states[name] = _State()
+        return state
 
     def _general(self, call: Call, frame: _Frame) -> None:
         topic, _, name = frame.topic.rpartition(".")
@@ -431,7 +437,7 @@ class BybitFeed:
 
     def _tell(self, call: Call, product: Product, batch: list[Trade], *, origin: str = "live") -> bool:
         """Tell the trades that were not told before, oldest first; True when some were."""
-        told = self._states.setdefault(product.name, _State()).told
+        told = self._state(product.name).told
         fresh = [trade for trade in batch if told.is_new(trade.trade_id)]
         fresh.sort(key=lambda trade: trade.ts_event)
         repeats = len(batch) - len(fresh)
