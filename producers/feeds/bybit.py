@@ -160,7 +160,7 @@ class _State:
         self.last: int | None = None  # `u` of the last change
         self.recent = Recent()
         self.told = Recent()
-        self.ticker: dict[str, Any] = {}
+        self.ticker: dict[str, str | None] = {}  # as quotes have it
 
 
 class BybitFeed:
@@ -416,8 +416,8 @@ class BybitFeed:
         """Tell the level of orderbook.1; a side that did not change is left out by the venue."""
         for at, side in ((0, "bid1"), (2, "ask1")):
             for value, size in zip(columns[at], columns[at + 1], strict=True):
-                state.ticker |= {f"{side}Price": value, f"{side}Size": size}
-        quotes.send(call, product, ts_event, **_quoted(state.ticker))
+                state.ticker |= _quoted({f"{side}Price": value, f"{side}Size": size})
+        quotes.send(call, product, ts_event, **state.ticker)
 
     # --- Trades and tickers ---
 
@@ -460,10 +460,8 @@ class BybitFeed:
         product, state = found
         if frame.type == "snapshot":
             state.ticker = {}
-        changed = {key: value for key, value in sent.items() if key in _TICKER_FIELDS}
-        quoted = _quoted(state.ticker | changed)  # raises before anything is kept
-        state.ticker |= changed
-        quotes.send(call, product, call.now, **quoted)
+        state.ticker |= _quoted(sent)  # raises before anything is kept
+        quotes.send(call, product, call.now, **state.ticker)
 
     # --- Products ---
 
@@ -499,11 +497,13 @@ _TICKER_FIELDS = {
 _MAY_BE_ZERO = frozenset({"volume24h", "bid1Size", "ask1Size"})
 
 
-def _quoted(ticker: dict[str, Any]) -> dict[str, str | None]:
-    """Return a ticker's fields as a quote has them. Raises BadEvent."""
+def _quoted(changed: dict[str, Any]) -> dict[str, str | None]:
+    """Return those of a ticker's fields that a quote has, as it has them. Raises BadEvent."""
     values: dict[str, str | None] = {}
     for key, field in _TICKER_FIELDS.items():
-        text = ticker.get(key, "")
+        if key not in changed:
+            continue
+        text = changed[key]
         if not isinstance(text, str):
             raise BadEvent("bad_type", key, str(text)[:200])
         if key == "price24hPcnt":
