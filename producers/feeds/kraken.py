@@ -29,6 +29,7 @@ on a recording of v1.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Literal
@@ -370,6 +371,7 @@ class KrakenFeed:
         self._depths: dict[str, int] = {}
         self._traded: dict[str, Recent] = {}
         self._frames_seen = Recent()
+        self._begun: Counter[str] = Counter()  # snapshots by pair: what came before one says nothing of what follows
         self._subscribed: set[tuple[str, str]] = set()
         self._speaks_v1 = False
         self._system = "online"
@@ -549,7 +551,8 @@ class KrakenFeed:
             return
         if snapshot:
             self._depths[pair] = _depth1(channel)
-        elif not self._frames_seen.is_new(hash(call.payload)):
+            self._begun[pair] += 1
+        elif not self._frames_seen.is_new(hash((self._begun[pair], call.payload))):
             self.counts["duplicates"] += 1  # with its times in microseconds no change is twice the same
             return
         self._heard(call, ts)
@@ -599,7 +602,8 @@ class KrakenFeed:
             self._missed(call, self._named2(call.payload), {_BOOK})
             return
         timed = frame.type == "update" and any(book.timestamp for book in frame.data)
-        if timed and not self._frames_seen.is_new(hash(call.payload)):
+        begun = [self._begun[book.symbol] for book in frame.data]
+        if timed and not self._frames_seen.is_new(hash((*begun, call.payload))):
             self.counts["duplicates"] += 1
             return
         for book in frame.data:
@@ -607,6 +611,7 @@ class KrakenFeed:
                 product = self._products.find(call, book.symbol)
                 if product is None:
                     continue
+                self._begun[book.symbol] += frame.type == "snapshot"
                 columns = _columns2(book)
                 ts = iso_ns(book.timestamp, "timestamp") if book.timestamp else call.now
                 self._heard(call, ts)
