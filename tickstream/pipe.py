@@ -44,6 +44,7 @@ class Connections:
         self._feeds: dict[str, Feed] = {}
         self._asked: list[tuple[Feed, Fetch]] = []
         self._unasked: list[Recorded] = []
+        self._ts = 0
         self.frames = 0
 
     @property
@@ -53,6 +54,7 @@ class Connections:
 
     def play(self, record: Recorded, line: str) -> Iterator[AnyEvent]:
         """Yield what one line of a recording means; `line` names the file's place among redundant lines."""
+        self._ts = max(self._ts, record.ts_recv)
         if record.t == "http":
             yield from self._answered(record)
             return
@@ -62,33 +64,33 @@ class Connections:
         feed = self._feeds.get(name)
         if feed is None:
             feed = self._feeds[name] = make_feed(self._venue, line=name)
-            yield from self._perform(feed, feed.opened(record.ts_recv), record.ts_recv)
+            yield from self._perform(feed, feed.opened(record.ts_recv))
         elif record.t == "connect":
-            yield from self._perform(feed, feed.closed("reconnect", record.ts_recv), record.ts_recv)
-            yield from self._perform(feed, feed.opened(record.ts_recv), record.ts_recv)
+            yield from self._perform(feed, feed.closed("reconnect", record.ts_recv))
+            yield from self._perform(feed, feed.opened(record.ts_recv))
         if record.t == "recv":
             self.frames += 1
-            yield from self._perform(feed, feed.received(record.frame, record.ts_recv), record.ts_recv)
+            yield from self._perform(feed, feed.received(record.frame, record.ts_recv))
 
-    def _perform(self, feed: Feed, outputs: list[Output], ts: int) -> Iterator[AnyEvent]:
+    def _perform(self, feed: Feed, outputs: list[Output]) -> Iterator[AnyEvent]:
         for output in outputs:
             if isinstance(output, Fetch):
                 self._asked.append((feed, output))
                 for record in self._unasked:
                     if answers(output, record.conn or ""):
                         self._unasked.remove(record)
-                        yield from self._answered(record, ts)
+                        yield from self._answered(record)
                         break
             elif isinstance(output, AnyEvent):
                 yield output
 
-    def _answered(self, record: Recorded, ts: int | None = None) -> Iterator[AnyEvent]:
+    def _answered(self, record: Recorded) -> Iterator[AnyEvent]:
+        """Give an answer to who asked; it is not heard before what was played already, wherever it was recorded."""
         for asked in self._asked:
             feed, request = asked
             if answers(request, record.conn or ""):
                 self._asked.remove(asked)
-                ts_answer = max(ts or 0, record.ts_recv)
-                yield from self._perform(feed, feed.fetched(request, record.frame, ts_answer), ts_answer)
+                yield from self._perform(feed, feed.fetched(request, record.frame, self._ts))
                 return
         self._unasked.append(record)
 

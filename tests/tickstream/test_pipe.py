@@ -1,0 +1,56 @@
+"""`tickstream pipe`: a REST answer joins the frames around it, wherever in the file it was written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from typer.testing import CliRunner
+
+from tickstream.cli import app
+
+RUN = CliRunner()
+T0 = 1_786_309_500_000_000_000
+SECOND = 1_000_000_000
+
+
+def line(t: str, seconds: int, data: Any, conn: str | None = None) -> str:
+    """Return one line of a recording."""
+    return json.dumps({"t": t, "ts_recv": T0 + seconds * SECOND, "conn": conn, "data": json.dumps(data)})
+
+
+def message(sequence: int, kind: str, **fields: Any) -> dict[str, Any]:
+    """Return one message of Coinbase Exchange's full channel."""
+    second = sequence - 10
+    return {
+        "type": kind,
+        "product_id": "BTC-USD",
+        "sequence": sequence,
+        "time": f"2026-08-09T21:05:{second:02d}Z",
+    } | fields
+
+
+FRAMES = [
+    line("recv", second, message(10 + second, "open", order_id=f"o{second}", side="buy", price=f"{90 + second}",
+                                 remaining_size="1"))
+    for second in range(30)
+]  # fmt: skip
+BOOK = line("http", 2, {"sequence": 12, "bids": [["90", "1", "o0"], ["91", "1", "o1"], ["92", "1", "o2"]],
+                        "asks": [["200", "1", "a"]]}, "https://x.test/products/BTC-USD/book?level=3")  # fmt: skip
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 17, 30])
+def test_rest_book_is_joined_from_anywhere_in_the_file(tmp_path: Path, at: int) -> None:
+    """First, between or last, as some recorders write them: the same book, nothing refused, no time runs back."""
+    path = tmp_path / "recording.jsonl.zst"
+    text = "\n".join([*FRAMES[:at], BOOK, *FRAMES[at:]]) + "\n"
+    path.write_bytes(zstandard.ZstdCompressor().compress(text.encode()))
+    result = RUN.invoke(app, ["pipe", "--venue", "coinbase_exchange", "--summary", str(path)])
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert (summary["dead_letters"], summary["gaps"], summary["crossed"], summary["snapshots"]) == (0, 0, 0, 1)
+    book = summary["books"]["BTC-USD"]
+    assert book == {"bids": [[str(price), "1"] for price in range(119, 109, -1)], "asks": [["200", "1"]]}
