@@ -33,7 +33,8 @@ class _Answer(_Model):
     reason: Annotated[
         str,
         Field(
-            description="Empty when valid; else gap, stale, crossed, checksum, halted, resyncing or disconnected.",
+            description="Empty when valid; else gap, stale, crossed, checksum, halted, resyncing, disconnected or, of "
+            "a candle, amended.",
             examples=[""],
         ),
     ]

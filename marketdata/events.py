@@ -19,6 +19,7 @@ CHECKSUM = "checksum"
 HALTED = "halted"
 RESYNCING = "resyncing"
 DISCONNECTED = "disconnected"
+AMENDED = "amended"
 
 # Every symbol of a connection at once, where an event concerns the connection itself.
 ALL_SYMBOLS = "*"

@@ -15,8 +15,18 @@
 7. Holes are: everything before the first event; from the last heartbeat before a `gap` or `disconnected` to the next
    valid event; and silence longer than `silence_ns` of a stream that has heartbeats. A candle that a hole touches is
    invalid even when it has trades; a halt spoils only intervals without any.
-8. When time jumps over more than `MARKERS_MAX` intervals, only the last of them get markers, and one gap on the ledger
-   tells of the rest.
+8. A cancel takes a trade back, and a correction takes its place: at its time, and on its side unless it tells another.
+   Neither says when the trade was or how much, so the trades of venues that amend are remembered by id for as long as
+   their minutes are kept, at most `REMEMBERED_MAX`. Volumes and counts are then exact in every candle of the trade. So
+   are the prices where the trade was none of them; else a minute is made anew of its remembered trades, and a longer
+   candle of its minutes. Where not all of those are there any more, the candle is invalid, `amended`.
+9. Of a trade that is remembered no more nobody knows its candles: all with trades up to the newest forgotten one are
+   `amended`, and a dead letter holds the amendment. They stay so until history makes them anew, once they are kept no
+   more; a complete repair does not help, as it only adds. Where nothing was forgotten, the trade never came: an
+   amendment waits for it, as it may yet come by a slower line. What a repair brings of a correction that is counted
+   is not counted again.
+10. When time jumps over more than `MARKERS_MAX` intervals, only the last of them get markers, and one gap on the
+   ledger tells of the rest.
 
 Trades go into a bar of their minute first, which is merged into the six candles when something is to be published or
 the minute changes: all six always hold the same trades, at a sixth of the work.
@@ -33,7 +43,7 @@ import msgspec
 from marketdata.clock import MILLISECOND_NS, SECOND_NS, format_rfc3339
 from marketdata.decimals import plain
 from marketdata.errors import BadEvent
-from marketdata.events import GAP, HALTED, AnyEvent, Candle, FeedStatus, Trade, Trades
+from marketdata.events import AMENDED, GAP, HALTED, AnyEvent, Candle, FeedStatus, Trade, Trades
 from stream_apps.operators import checkpoint
 from stream_apps.operators.validate import letter
 
@@ -55,6 +65,10 @@ SILENCE_NS = 5 * SECOND_NS
 KEEP_NS = 120 * MINUTE_NS
 MARKERS_MAX = 120
 HOLES_MAX = 256
+# Trades that amendments can find; what a checkpoint holds, so there is a limit.
+REMEMBERED_MAX = 20_000
+# Those whose feeds tell corrections and cancels. Another one's trades are remembered from its first amendment on.
+AMENDING = frozenset({"alpaca", "fix"})
 
 # Validated numbers have at most 70 digits, so sums of products have at most 140 and those of their count.
 _EXACT = Context(prec=200)
@@ -76,6 +90,7 @@ class Bar(msgspec.Struct, array_like=True, gc=False):
     volume: Decimal
     quote_volume: Decimal
     buy_volume: Decimal
+    amended: bool = False
 
     def add(self, other: Bar) -> None:
         """Take in the trades of another bar, which arrived later."""
@@ -111,6 +126,100 @@ class Bar(msgspec.Struct, array_like=True, gc=False):
         self.quote_volume = _EXACT.fma(price, size, self.quote_volume)
         if trade.side == "buy":
             self.buy_volume = _EXACT.add(self.buy_volume, size)
+
+    def take(self, known: Known) -> None:
+        """Take a trade out of the sums."""
+        price, size = Decimal(known.price), Decimal(known.size)
+        self.trades -= 1
+        self.volume = _EXACT.subtract(self.volume, size)
+        self.quote_volume = _EXACT.subtract(self.quote_volume, _EXACT.multiply(price, size))
+        if known.side == "buy":
+            self.buy_volume = _EXACT.subtract(self.buy_volume, size)
+
+    def is_inner(self, trade: Trade) -> bool:
+        """Tell whether a trade is certainly neither the first nor the last."""
+        return self.open_key < (trade.ts_event, _order(trade.trade_id)) < self.close_key
+
+
+class Known(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A counted trade; `live` tells whether it is in candles that end before the first event, `item` its arrival."""
+
+    ts: int
+    price: str
+    size: str
+    side: str
+    live: bool
+    item: int
+
+    def trade(self, identity: str) -> Trade:
+        """Return the trade."""
+        return Trade(trade_id=identity, ts_event=self.ts, price=self.price, size=self.size, side=self.side)
+
+
+class Waiting(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An amendment of a trade that never came: when it came itself, and the correction that takes its place, if any."""
+
+    ts: int
+    trade: Trade | None
+
+
+class Memory(msgspec.Struct):
+    """What amendments need of one symbol: counted trades by id, in order of arrival but for corrections.
+
+    `forgotten` is the newest time of a counted trade that is remembered no more, `spoilt` up to when candles may hold
+    one that was amended. `settled` are the ids, with the times, of trades whose amendment is done, and of corrections:
+    whoever brings them once more (a repair, a slower line) changes nothing.
+    """
+
+    trades: dict[str, Known] = {}
+    forgotten: int = 0
+    spoilt: int = 0
+    waiting: dict[str, Waiting] = {}
+    settled: dict[str, int] = {}
+    items: int = 0
+
+    def standing(self, trade: Trade, original: str = "") -> Trade | None:
+        """Return what a trade counts as that comes now, or takes the place of `original`: None when it does not count.
+
+        Amendments may have come before it, and it may be counted already.
+        """
+        now = trade
+        while (waiting := self.waiting.pop(now.trade_id, None)) is not None:
+            self.settled[now.trade_id] = now.ts_event
+            if waiting.trade is None:
+                return None
+            kept_id = waiting.trade.trade_id == now.trade_id
+            now = amended(now, waiting.trade)
+            if kept_id:
+                return now
+        if now.trade_id != original and (now.trade_id in self.trades or now.trade_id in self.settled):
+            return None
+        if now is not trade:
+            self.settled[now.trade_id] = now.ts_event
+        return now
+
+    def keep(self, trade: Trade, *, live: bool, limit: int) -> None:
+        """Remember a counted trade."""
+        self.items += 1
+        self.trades[trade.trade_id] = Known(
+            trade.ts_event, trade.price, trade.size, trade.side, live=live, item=self.items
+        )
+        if len(self.trades) > limit:
+            oldest = next(iter(self.trades))
+            self.forgotten = max(self.forgotten, self.trades.pop(oldest).ts)
+
+    def forget(self, since: int) -> None:
+        """Forget what is older than every kept minute."""
+        for identity in [identity for identity, known in self.trades.items() if known.ts < since]:
+            self.forgotten = max(self.forgotten, self.trades.pop(identity).ts)
+        self.settled = {identity: ts for identity, ts in self.settled.items() if ts >= since}
+        self.waiting = {identity: one for identity, one in self.waiting.items() if one.ts >= since}
+
+
+def amended(trade: Trade, correction: Trade) -> Trade:
+    """Return a trade after its correction, which keeps the time, and the side unless it tells another."""
+    side = trade.side if correction.side == "unknown" else correction.side
+    return msgspec.structs.replace(correction, ts_event=trade.ts_event, side=side)
 
 
 def _order(identity: str) -> int:
@@ -168,6 +277,7 @@ class CandlesState(msgspec.Struct):
     pending_start: int = 0
     flushed: int = 0
     ts_recv: int = 0
+    memory: Memory | None = None
 
 
 class _Step:
@@ -196,12 +306,14 @@ class Candles:
         open_ns: int = OPEN_NS,
         silence_ns: int = SILENCE_NS,
         keep_ns: int = KEEP_NS,
+        remembered_max: int = REMEMBERED_MAX,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._grace_ns = grace_ns
         self._open_ns = open_ns
         self._silence_ns = silence_ns
         self._keep_ns = keep_ns
+        self._remembered_max = remembered_max
 
     def start(self, key: str) -> CandlesState:  # noqa: ARG002 - the protocol's
         """Return the state of a symbol that was never seen."""
@@ -232,11 +344,15 @@ class Candles:
         self._publish_open(state, step)
         if closes:
             self._forget(state)
+            if state.memory is not None:
+                state.memory.forget(self._kept_from(state))
         return state, step.out
 
     def _begin(self, state: CandlesState, event: Trades) -> None:
         first = min([trade.ts_event for trade in event.trades] + [event.ts_event])
         state.first = state.now = first
+        if event.venue in AMENDING:
+            state.memory = Memory()
         state.holes.append(Hole(0, first, GAP))
         for interval, length in zip(state.intervals, _LENGTHS, strict=True):
             interval.next = first - first % length
@@ -324,7 +440,8 @@ class Candles:
                     return hole.reason
                 halted = True
         if bar is not None:
-            return ""
+            spoilt = bar.amended or (state.memory is not None and start < state.memory.spoilt)
+            return AMENDED if spoilt else ""
         if halted:
             return HALTED
         return GAP if state.vouched is None else ""
@@ -338,36 +455,143 @@ class Candles:
     def _take(self, state: CandlesState, step: _Step) -> None:
         live = step.event.origin == "live"
         late: list[Trade] = []
-        unsupported: list[Trade] = []
+        unknown: list[Trade] = []
         for trade in step.event.trades:
             ts = trade.ts_event
             if trade.action != "new":
-                unsupported.append(trade)
+                if not self._amend(state, step, trade):
+                    unknown.append(trade)
                 continue
-            if ts < state.now:
-                if ts < self._kept_from(state):
-                    if live:
-                        late.append(trade)
-                    else:
-                        self.counts["history"] += 1
-                    continue
-            else:
+            if ts >= state.now:
                 state.now = ts
-            minute = ts - ts % MINUTE_NS
-            if state.pending is None:
-                state.pending, state.pending_start = _bar(trade), minute
-            elif minute == state.pending_start:
-                state.pending.add_trade(trade)
+            elif ts < self._kept_from(state):
+                late.append(trade)
+                continue
+            if state.memory is None:
+                self._add(state, step, trade)
             else:
-                self._merge(state, step)
-                state.pending, state.pending_start = _bar(trade), minute
-        # Corrections would need every trade of the candle; the candle stays as it is, and the ledger of letters tells.
-        for reason, field, refused in (("late", "ts_event", late), ("unsupported_action", "action", unsupported)):
-            if refused:
-                self.counts[reason] += len(refused)
-                part = msgspec.json.encode(msgspec.structs.replace(step.event, trades=tuple(refused)))
-                error = BadEvent(reason, field, getattr(refused[0], field))
-                step.out.append(letter(step.event, error, stage=self.name, payload=part))
+                self._remember(state, state.memory, step, trade)
+        if late and live:
+            self._refuse(step, late, "late", "ts_event")
+        elif late:
+            self.counts["history"] += len(late)
+        if unknown:
+            self._refuse(step, unknown, "unknown_original", "trade_id")
+
+    def _add(self, state: CandlesState, step: _Step, trade: Trade) -> None:
+        minute = trade.ts_event - trade.ts_event % MINUTE_NS
+        if state.pending is not None and minute == state.pending_start:
+            state.pending.add_trade(trade)
+        else:
+            self._merge(state, step)
+            state.pending, state.pending_start = _bar(trade), minute
+
+    def _refuse(self, step: _Step, trades: list[Trade], reason: str, field: str) -> None:
+        """Put trades that no candle can take into a dead letter."""
+        self.counts[reason] += len(trades)
+        part = msgspec.json.encode(msgspec.structs.replace(step.event, trades=tuple(trades)))
+        error = BadEvent(reason, field, getattr(trades[0], field))
+        step.out.append(letter(step.event, error, stage=self.name, payload=part))
+
+    def _remember(self, state: CandlesState, memory: Memory, step: _Step, trade: Trade) -> None:
+        """Add and remember what a new trade counts as, after amendments that came before it."""
+        counted = memory.standing(trade)
+        if counted is None:
+            self.counts["amended_before"] += 1
+        else:
+            memory.keep(counted, live=step.event.origin == "live", limit=self._remembered_max)
+            self._add(state, step, counted)
+
+    # -- amendments
+
+    def _amend(self, state: CandlesState, step: _Step, amendment: Trade) -> bool:
+        """Do a correction or a cancel; False when the trade is one that nobody remembers."""
+        self._merge(state, step)
+        memory = state.memory
+        if memory is None:  # the venue's first: what came before was not remembered
+            memory = state.memory = Memory(forgotten=state.now)
+        original = amendment.original_id or amendment.trade_id
+        correction = amendment if amendment.action == "correct" else None
+        known = memory.trades.get(original)
+        if known is None:
+            before = memory.waiting.get(original)
+            if correction is not None and before is not None and before.trade is not None:
+                correction = amended(before.trade, correction)
+            memory.waiting[original] = Waiting(max(amendment.ts_event, state.now), correction)
+            if len(memory.waiting) > REMEMBERED_MAX:
+                del memory.waiting[next(iter(memory.waiting))]
+            return self._spoil(state, step, memory)
+        self.counts["amended"] += 1
+        old = known.trade(original)
+        new = None if correction is None else memory.standing(amended(old, correction), original)
+        del memory.trades[original]
+        memory.settled[original] = known.ts
+        if new is not None:
+            memory.settled[new.trade_id] = known.ts
+            memory.trades[new.trade_id] = Known(
+                new.ts_event, new.price, new.size, new.side, live=known.live, item=known.item
+            )
+        self._replace(state, step, known, old, new)
+        return True
+
+    def _spoil(self, state: CandlesState, step: _Step, memory: Memory) -> bool:
+        """Trust no candle that may hold a forgotten trade; True when there is none."""
+        spoilt = memory.forgotten + 1 if memory.forgotten else 0
+        if spoilt > memory.spoilt:
+            before = self._reasons(state, 0, spoilt)
+            memory.spoilt = spoilt
+            self._revise(state, step, before)
+            for interval in state.intervals:
+                open_ones = [label for label in interval.candles if interval.next <= label < spoilt]
+                interval.changed += [label for label in open_ones if label not in interval.changed]
+        return not spoilt
+
+    def _replace(self, state: CandlesState, step: _Step, known: Known, old: Trade, new: Trade | None) -> None:
+        """Put a trade in the place of another one in its six candles, or nothing."""
+        for at, (interval, length) in enumerate(zip(state.intervals, _LENGTHS, strict=True)):
+            label = known.ts - known.ts % length
+            kept = interval.candles.get(label)
+            if kept is None or kept.bar is None or not _counts(state, known, label + length):
+                continue
+            bar = kept.bar
+            exact = not bar.amended and _is_none_of_the_prices(bar, old, new)
+            bar.take(known)
+            if new is not None:
+                bar.add_trade(new)
+            if not exact:
+                made = self._anew(state, at, label, bar.trades)
+                if made is None and bar.trades:
+                    bar.amended = True
+                else:
+                    kept.bar = made
+            if label < interval.next:
+                step.revised.add((at, label))
+            elif label not in interval.changed:
+                interval.changed.append(label)
+
+    @staticmethod
+    def _anew(state: CandlesState, at: int, label: int, trades: int) -> Bar | None:
+        """Return a candle made of its remembered trades or of its minutes, None when they are not all there."""
+        end = label + _LENGTHS[at]
+        bars: list[Bar] = []
+        if at == 0 and state.memory is not None:
+            found = [
+                (known.item, known.trade(identity))
+                for identity, known in state.memory.trades.items()
+                if label <= known.ts < end and _counts(state, known, end)
+            ]
+            bars = [_bar(trade) for _, trade in sorted(found, key=lambda one: one[0])]
+        elif at:
+            minutes = state.intervals[0].candles
+            bars = [
+                kept.bar for start, kept in sorted(minutes.items()) if label <= start < end and kept.bar is not None
+            ]
+        if not bars or sum(bar.trades for bar in bars) != trades or any(bar.amended for bar in bars):
+            return None
+        made = msgspec.structs.replace(bars[0])
+        for bar in bars[1:]:
+            made.add(bar)
+        return made
 
     @staticmethod
     def _merge(state: CandlesState, step: _Step) -> None:
@@ -494,6 +718,18 @@ class Candles:
     def restore(self, saved: AnyEvent) -> CandlesState:
         """Return the state that a checkpoint holds."""
         return checkpoint.load(saved, CandlesState)
+
+
+def _counts(state: CandlesState, known: Known, end: int) -> bool:
+    """Tell whether a counted trade is in its candle that ends at `end`: some are history's."""
+    return known.live or end > (state.first or 0)
+
+
+def _is_none_of_the_prices(bar: Bar, old: Trade, new: Trade | None) -> bool:
+    """Tell whether open, high, low and close stay right when `new` takes the place of `old`."""
+    price = Decimal(old.price)
+    inside = bar.low_value < price < bar.high_value and bar.is_inner(old)
+    return inside and (new is None or bar.is_inner(new))
 
 
 def _text(price: str) -> str:

@@ -12,12 +12,13 @@ from typing import Literal
 import msgspec
 
 from marketdata.clock import SECOND_NS
-from marketdata.events import GAP, HALTED
+from marketdata.events import GAP, HALTED, Trade
 
 # Ids are remembered as ranges; a venue that numbers all symbols together leaves holes, so there is a limit.
 RANGES_MAX = 20_000
 # Ids that are no numbers are remembered one by one.
 OTHERS_MAX = 20_000
+AMENDMENTS_MAX = 5_000
 # A line that is this far behind the newest has no say. Heartbeats come every second.
 SILENCE_NS_MAX = 3 * SECOND_NS
 # Lines of one symbol; redundant setups have two or three. The one that is silent longest is forgotten.
@@ -39,6 +40,7 @@ class SeenIds(msgspec.Struct):
     ends: list[int] = []
     floor: int = -1
     others: dict[str, None] = {}
+    amendments: dict[str, None] = {}
 
     def add(self, identity: str) -> Seen:
         """Remember an id and tell whether it is new."""
@@ -97,6 +99,20 @@ class SeenIds(msgspec.Struct):
         self.others[identity] = None
         if len(self.others) > OTHERS_MAX:
             del self.others[next(iter(self.others))]
+        return "new"
+
+    def add_amendment(self, trade: Trade) -> Seen:
+        """Remember a correction or a cancel and tell whether it is new; apart from the ids of what they amend."""
+        same = f"{trade.action}|{trade.trade_id}"
+        if trade.action != "cancel":  # which comes once; a trade that keeps its id may be corrected more than once
+            same += f"|{trade.original_id}"
+            if not trade.original_id:
+                same += f"|{trade.ts_event}|{trade.price}|{trade.size}|{trade.side}"
+        if same in self.amendments:
+            return "duplicate"
+        self.amendments[same] = None
+        if len(self.amendments) > AMENDMENTS_MAX:
+            del self.amendments[next(iter(self.amendments))]
         return "new"
 
 

@@ -66,10 +66,8 @@ class IngestTrades:
         for trade in event.trades:
             if trade.action == "new":
                 told = seen.add(trade.trade_id) if event.origin == "live" else seen.add_history(trade.trade_id)
-            else:  # one trade may be corrected more than once
-                told = seen.add_other(
-                    f"{trade.action}|{trade.trade_id}|{trade.ts_event}|{trade.price}|{trade.size}|{trade.side}"
-                )
+            else:
+                told = seen.add_amendment(trade)
             if told == "new":
                 new.append(trade)
             elif told == "duplicate":

@@ -231,6 +231,8 @@ class Validator:
             raise BadEvent("unknown_action", "action", trade.action)
         if not isinstance(trade.trade_id, str) or not 0 < len(trade.trade_id) <= ID_LENGTH_MAX:
             raise BadEvent("bad_trade_id", "trade_id", trade.trade_id)
+        if trade.action != "new" and len(trade.original_id) > ID_LENGTH_MAX:
+            raise BadEvent("bad_trade_id", "original_id", trade.original_id)
         terms.price(trade.price, "price")
         size = trade.size
         if not (type(size) is str and _POSITIVE.fullmatch(size)) and number(size, "size") <= 0:

@@ -367,13 +367,6 @@ def test_a_trade_older_than_what_is_kept_becomes_a_dead_letter_and_no_candle_cha
     assert {c.trades for c in published[2] if isinstance(c, Candle)} == {1}
 
 
-def test_corrections_and_cancels_become_dead_letters(run: Run, make: Any) -> None:
-    """They would need every trade of the candle, and are not done halfway."""
-    published = run(Candles, [make.heartbeat(0), make.trades(make.trade(7, 1, action="cancel"))])
-    assert [event.reason for event in flat(published) if isinstance(event, DeadLetter)] == ["unsupported_action"]
-    assert not candles(published)
-
-
 def test_a_jump_over_months_makes_few_markers_and_one_gap_on_the_ledger(run: Run, make: Any) -> None:
     """A replay that is followed by live data does not flood the topic."""
     months = 90 * 86_400

@@ -1,0 +1,277 @@
+"""Corrections and cancels of trades: what candles make of them, against a recomputation from the trades that stand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marketdata.clock import SECOND_NS
+from marketdata.events import Candle, DeadLetter, Trade, Trades
+from stream_apps.operators.candles import INTERVALS, KEEP_NS, Candles
+
+Run = Callable[..., list[list[Any]]]
+FROM: dict[str, Any] = {"venue": "alpaca", "symbol": "AAPL", "line": "alpaca/0"}
+PATIENT = partial(Candles, silence_ns=3600 * SECOND_NS)
+TINY = partial(PATIENT, keep_ns=300 * SECOND_NS, remembered_max=12)
+
+
+class Truth:
+    """Every trade and amendment that came, and the candles of what stands: slowly, from nothing."""
+
+    def __init__(self) -> None:
+        self.trades: dict[str, Trade] = {}
+        self.amendments: dict[str, list[Trade]] = {}
+
+    def take(self, event: Trades) -> None:
+        """Note what came."""
+        for trade in event.trades:
+            if trade.action == "new":
+                self.trades.setdefault(trade.trade_id, trade)
+            else:
+                self.amendments.setdefault(trade.original_id or trade.trade_id, []).append(trade)
+
+    def standing(self) -> list[Trade]:
+        """Return the trades after their amendments, in the order in which the first of each came."""
+        found: dict[str, Trade] = {}
+        for first in self.trades.values():
+            trade = first
+            changes = list(self.amendments.get(trade.trade_id, ()))
+            while changes:
+                change = changes.pop(0)
+                if change.action == "cancel":
+                    break
+                if change.trade_id != trade.trade_id:
+                    changes = list(self.amendments.get(change.trade_id, ()))
+                side = trade.side if change.side == "unknown" else change.side
+                trade = msgspec.structs.replace(change, ts_event=first.ts_event, side=side)
+            else:
+                found.setdefault(trade.trade_id, trade)
+        return list(found.values())
+
+    def candle(self, interval: str, start: int) -> tuple[Any, ...]:
+        """Return the numbers of a candle."""
+        inside = [one for one in self.standing() if start <= one.ts_event < start + INTERVALS[interval]]
+        if not inside:
+            return (None, None, None, None, 0, 0, 0, 0)
+        prices = [Decimal(one.price) for one in sorted(inside, key=lambda one: (one.ts_event, _number(one)))]
+        costs = [Decimal(one.price) * Decimal(one.size) for one in inside]
+        bought = [Decimal(one.size) for one in inside if one.side == "buy"]
+        volume = sum(Decimal(one.size) for one in inside)
+        return (prices[0], max(prices), min(prices), prices[-1], volume, sum(costs), sum(bought), len(inside))
+
+
+def _number(trade: Trade) -> int:
+    return int(trade.trade_id) if trade.trade_id.isdigit() else -1
+
+
+def numbers(candle: Candle) -> tuple[Any, ...]:
+    """Return the numbers of a published candle."""
+    texts = (candle.open, candle.high, candle.low, candle.close, candle.volume, candle.quote_volume, candle.buy_volume)
+    return (*(None if text is None else Decimal(text) for text in texts), candle.trades)
+
+
+def letters(published: list[list[Any]]) -> list[str]:
+    """Return the reasons of all dead letters."""
+    return [event.reason for out in published for event in out if isinstance(event, DeadLetter)]
+
+
+def last(published: list[list[Any]], interval: str = "1m", at: int = 0) -> Candle:
+    """Return the newest state of the candle of an interval with the number `at`."""
+    found: list[Candle] = [event for out in published for event in out if isinstance(event, Candle)]
+    starts = sorted({candle.start for candle in found if candle.interval == interval})
+    return [candle for candle in found if (candle.interval, candle.start) == (interval, starts[at])][-1]
+
+
+@st.composite
+def streams(draw: st.DrawFn, t0: int) -> list[Trades]:
+    """Draw trades, amendments of those (and of some that come later or never), heartbeats, and repairs of both."""
+    frames: list[Trades] = []
+    ids: list[str] = []
+    now, prefix = t0, draw(st.sampled_from(["", "x"]))
+
+    def trade(name: str, ts: int, action: str = "new", original_id: str = "") -> Trade:
+        side = draw(st.sampled_from(["buy", "sell", "unknown"]))
+        price, size = (str(draw(st.integers(1, 6))) for _ in range(2))
+        return Trade(trade_id=name, ts_event=ts, price=price, size=size, side=side, action=action,
+                     original_id=original_id)  # fmt: skip
+
+    for number in range(draw(st.integers(5, 40))):
+        now += draw(st.sampled_from([0, 1, 10, 40])) * SECOND_NS
+        kind = draw(st.sampled_from(["new", "new", "new", "late", "beat", "cancel", "correct", "change"]))
+        name = f"{prefix}{number}"
+        ts, origin = now, "live"
+        batch: tuple[Trade, ...] = ()
+        if kind in {"new", "late"}:
+            ts -= draw(st.integers(0, 90)) * SECOND_NS if kind == "late" else 0
+            origin = draw(st.sampled_from(["live", "repair"])) if kind == "late" else "live"
+            batch = (trade(name, ts),)
+            ids.append(name)
+        elif kind != "beat":
+            # Of a trade that came, or of one that comes by a slower line or never.
+            original = draw(st.sampled_from([*ids[-15:], f"{prefix}{number + 2}"]))
+            own = name if kind == "correct" else original
+            action = "cancel" if kind == "cancel" else "correct"
+            batch = (trade(own, ts, action=action, original_id=original if kind == "correct" else ""),)
+            if kind == "correct":
+                ids.append(name)
+        frames.append(Trades(**FROM, ts_event=ts, ts_recv=now, origin=origin, trades=batch))
+    return [*frames, Trades(**FROM, ts_event=now + 100 * SECOND_NS, ts_recv=now)]
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_a_candle_that_is_called_valid_is_that_of_the_trades_that_stand(
+    data: st.DataObject, run: Run, make: Any
+) -> None:
+    """However amendments come, whatever was forgotten and wherever it restarts; revisions only rise."""
+    frames = data.draw(streams(make.ts(30)))
+    seen: set[tuple[str, str]] = set()
+    told: list[Trades] = []
+    for frame in frames:  # what de-duplication would not let pass, and what no venue does: amending what is gone
+        keep = [one for one in frame.trades if not _is_again(one, seen)]
+        told.append(msgspec.structs.replace(frame, trades=tuple(keep)))
+    factory = data.draw(st.sampled_from([PATIENT, TINY]))
+    published = run(factory, told, restarts=data.draw(st.lists(st.integers(1, len(told)), max_size=2)))
+    truth, revisions = Truth(), Counter[tuple[str, int]]()
+    for frame, out in zip(told, published, strict=True):
+        truth.take(frame)
+        for candle in out:
+            if isinstance(candle, Candle):
+                if candle.valid:
+                    assert numbers(candle) == truth.candle(candle.interval, candle.start), candle
+                place = (candle.interval, candle.start)
+                assert candle.revision >= revisions[place]
+                revisions[place] = candle.revision + (candle.state != "open")
+
+
+def _is_again(one: Trade, seen: set[tuple[str, str]]) -> bool:
+    if one.action == "new":
+        return ("by", one.trade_id) in seen or _added(seen, ("new", one.trade_id))
+    original = one.original_id or one.trade_id
+    if ("gone", original) in seen:
+        return True
+    if one.action == "cancel" or one.original_id:
+        seen.add(("gone", original))
+    if one.original_id:
+        seen.add(("by", one.trade_id))
+    return False
+
+
+def _added(seen: set[tuple[str, str]], what: tuple[str, str]) -> bool:
+    before = what in seen
+    seen.add(what)
+    return before
+
+
+def amend(make: Any, seconds: float, identity: str, action: str, price: str = "1", **more: Any) -> Trades:
+    """Return the frame of one amendment."""
+    trade = make.trade(identity, seconds, price, action=action, **({"side": "unknown"} | more))
+    frame: Trades = make.trades(trade, venue="alpaca")
+    return frame
+
+
+def minute(make: Any) -> list[Trades]:
+    """Return a minute of four trades that is closed, after another one that makes it whole, with heartbeats."""
+    beats = [make.heartbeat(second, venue="alpaca") for second in range(-70, 62, 2)]
+    prices = {"a": "5", "b": "9", "c": "6", "d": "7"}
+    trades = [
+        make.trades(make.trade(name, at + 0.5, price, "2"), venue="alpaca")
+        for at, (name, price) in enumerate(prices.items())
+    ]
+    return [*sorted([*beats, *trades], key=lambda one: one.ts_event), make.heartbeat(63, venue="alpaca")]
+
+
+def test_a_cancel_revises_all_candles_of_its_trade(run: Run, make: Any) -> None:
+    """The highest price is taken back long after: high and sums are those of the other three, one revision up."""
+    published = run(Candles, [*minute(make), amend(make, 64, "b", "cancel", "9")])
+    candle = last(published, at=-1)
+    assert (candle.start, candle.state, candle.revision, candle.valid) == (make.ts(0), "revised", 1, True)
+    assert numbers(candle) == (5, 7, 5, 7, 6, 36, 6, 3)
+    assert not letters(published)
+    assert last([[*published[-1]]], "1m") == candle
+
+
+def test_a_correction_counts_at_the_time_of_the_trade_that_it_replaces(run: Run, make: Any) -> None:
+    """It comes a minute later with a time of its own; the side that it does not tell stays."""
+    published = run(Candles, [*minute(make), amend(make, 64, "e", "correct", "4", original_id="d", size="1")])
+    candle = last(published, at=-1)
+    assert (candle.start, candle.revision) == (make.ts(0), 1)
+    assert numbers(candle) == (5, 9, 4, 4, 7, 44, 7, 4)
+
+
+def test_a_candle_without_any_trade_left_is_an_empty_one(run: Run, make: Any) -> None:
+    """It is revised to the marker of an interval in which nothing was traded."""
+    cancels = [amend(make, 64 + at, name, "cancel") for at, name in enumerate("abcd")]
+    candle = last(run(Candles, [*minute(make), *cancels]), at=-1)
+    assert (candle.revision, candle.valid, candle.open, candle.volume, candle.trades) == (4, True, None, "0", 0)
+
+
+def test_where_the_other_trades_are_forgotten_only_a_price_between_the_others_stays_right(run: Run, make: Any) -> None:
+    """Sums are right in any case; a candle that may have lost its high is not valid, and says why."""
+    for name, price, valid in (("c", "6", True), ("d", "7", False)):
+        published = run(partial(Candles, remembered_max=2), [*minute(make), amend(make, 64, name, "cancel", price)])
+        candle = last(published, at=-1)
+        expected = (3, Decimal(6), valid, "" if valid else "amended")
+        assert (candle.trades, Decimal(candle.volume), candle.valid, candle.reason) == expected
+
+
+def test_an_amendment_of_a_forgotten_trade_is_a_letter_and_its_candles_are_not_valid(run: Run, make: Any) -> None:
+    """Nobody knows any more where it was, so every candle that may hold it says so."""
+    published = run(partial(Candles, remembered_max=2), [*minute(make), amend(make, 64, "a", "cancel")])
+    assert letters(published) == ["unknown_original"]
+    candle = last(published, at=-1)
+    assert (candle.start, candle.revision, candle.valid, candle.reason) == (make.ts(0), 1, False, "amended")
+
+
+def test_a_repair_closes_holes_but_not_what_an_amendment_left_unknown(run: Run, make: Any) -> None:
+    """It only adds trades, so it cannot tell which of them stand."""
+    frames = [*minute(make), amend(make, 64, "a", "cancel")]
+    whole = make.trades(seconds=60, venue="alpaca", origin="repair", complete_from=make.ts(-120))
+    published = run(partial(Candles, remembered_max=2), [*frames, whole])
+    candle = last(published, at=-1)
+    assert (candle.start, candle.valid, candle.reason) == (make.ts(0), False, "amended")
+    assert [one.valid for one in published[-1] if isinstance(one, Candle) and one.interval == "1m"] == [True]
+
+
+def test_a_trade_too_old_to_be_kept_spoils_only_the_candles_that_are(run: Run, make: Any) -> None:
+    """Its minute is history's; the day that it is in is not over, and is not valid any more."""
+    later = KEEP_NS // SECOND_NS + 200
+    frames = [*minute(make), make.heartbeat(later, venue="alpaca"), amend(make, later + 1, "b", "cancel", "9")]
+    published = run(partial(Candles, silence_ns=KEEP_NS * 2), [*frames, make.heartbeat(later + 99, venue="alpaca")])
+    assert letters(published) == ["unknown_original"]
+    assert last(published, at=-1).valid
+    whole = [event for event in published[-1] if isinstance(event, Candle) and event.interval == "1d"]
+    assert not any(candle.valid for candle in whole)
+
+
+def test_the_first_amendment_of_a_venue_that_was_not_known_to_amend_spoils_what_it_may_concern(
+    run: Run, make: Any
+) -> None:
+    """From then on its trades are remembered."""
+    frames = [msgspec.structs.replace(frame, venue="other") for frame in minute(make)]
+    more = [
+        amend(make, 64, "b", "cancel"),
+        make.trades(make.trade("n", 125, "3"), make.trade("o", 126, "4")),
+        amend(make, 127, "o", "cancel"),
+        make.heartbeat(190),
+    ]
+    published = run(Candles, frames + [msgspec.structs.replace(frame, venue="other") for frame in more])
+    assert letters(published) == ["unknown_original"]
+    spoilt = [event for event in published[len(frames)] if isinstance(event, Candle) and event.interval == "1m"]
+    assert (make.ts(0), False, "amended") in [(one.start, one.valid, one.reason) for one in spoilt]
+    counted = [event for out in published for event in out if isinstance(event, Candle) and event.start == make.ts(120)]
+    assert (counted[-1].trades, counted[-1].close) == (1, "3")
+
+
+def test_a_correction_that_history_brings_again_counts_once(run: Run, make: Any) -> None:
+    """A repair tells the trades that stand, so the correction comes as a plain trade."""
+    repaired = make.trades(make.trade("e", 3.5, "4", "1"), venue="alpaca", origin="repair")
+    again = [*minute(make), amend(make, 64, "e", "correct", "4", original_id="d", size="1"), repaired]
+    assert last(run(Candles, again), at=-1).trades == 4
