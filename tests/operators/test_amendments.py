@@ -216,10 +216,12 @@ def test_a_candle_without_any_trade_left_is_an_empty_one(run: Run, make: Any) ->
 def test_where_the_other_trades_are_forgotten_only_a_price_between_the_others_stays_right(run: Run, make: Any) -> None:
     """Sums are right in any case; a candle that may have lost its high is not valid, and says why."""
     for name, price, valid in (("c", "6", True), ("d", "7", False)):
-        published = run(partial(Candles, remembered_max=2), [*minute(make), amend(make, 64, name, "cancel", price)])
-        candle = last(published, at=-1)
-        expected = (3, Decimal(6), valid, "" if valid else "amended")
-        assert (candle.trades, Decimal(candle.volume), candle.valid, candle.reason) == expected
+        frames = [*minute(make), amend(make, 64, name, "cancel", price), make.heartbeat(65, venue="alpaca")]
+        published = run(partial(Candles, remembered_max=2), frames)
+        for interval in ("1m", "5m"):
+            candle = last(published, interval, at=-1)
+            expected = (3, Decimal(6), valid, "" if valid else "amended")
+            assert (candle.trades, Decimal(candle.volume), candle.valid, candle.reason) == expected
 
 
 def test_an_amendment_of_a_forgotten_trade_is_a_letter_and_its_candles_are_not_valid(run: Run, make: Any) -> None:
@@ -271,7 +273,23 @@ def test_the_first_amendment_of_a_venue_that_was_not_known_to_amend_spoils_what_
 
 
 def test_a_correction_that_history_brings_again_counts_once(run: Run, make: Any) -> None:
-    """A repair tells the trades that stand, so the correction comes as a plain trade."""
+    """A repair tells the trades that stand, so the correction comes as a plain trade, however long after."""
     repaired = make.trades(make.trade("e", 3.5, "4", "1"), venue="alpaca", origin="repair")
-    again = [*minute(make), amend(make, 64, "e", "correct", "4", original_id="d", size="1"), repaired]
-    assert last(run(Candles, again), at=-1).trades == 4
+    for later in ([], [make.trades(make.trade(at, 65 + at), venue="alpaca") for at in range(3)]):
+        again = [*minute(make), amend(make, 64, "e", "correct", "4", original_id="d", size="1"), *later, repaired]
+        published = run(partial(Candles, remembered_max=2), again)
+        found = [e for out in published for e in out if isinstance(e, Candle) and e.interval == "1m"]
+        assert [candle.trades for candle in found if candle.start == make.ts(0)][-1] == 4
+
+
+def test_a_trade_that_only_history_counts_is_taken_back_from_no_candle_of_ours(run: Run, make: Any) -> None:
+    """The minute is older than the first event, and a late trade is in it; the repaired one beside it never was."""
+    frames = [
+        make.heartbeat(70, venue="alpaca"),
+        make.trades(make.trade("l", 20, "3"), seconds=71, venue="alpaca"),
+        make.trades(make.trade("r", 10, "4"), venue="alpaca", origin="repair"),
+        amend(make, 72, "r", "cancel", "4"),
+        make.trades(make.trade("m", 30, "5"), seconds=73, venue="alpaca"),
+    ]
+    found = [e for out in run(Candles, frames) for e in out if isinstance(e, Candle) and e.start == make.ts(0)]
+    assert [(one.trades, one.high) for one in found if one.interval == "1m"] == [(1, "3"), (2, "5")]

@@ -151,6 +151,20 @@ def test_a_correction_and_a_cancel_go_on_once_each(run: Run, make: Any) -> None:
     assert [event.trades[0] for event in trades_of(run(trades_operator, frames))] == amended
 
 
+def test_an_amendment_is_told_apart_from_every_trade_and_from_its_like(run: Run, make: Any) -> None:
+    """A cancel comes once whatever its time, a correction of one trade once for each trade that it replaces it by."""
+    frames = [
+        make.trades(make.trade("cancel|7", 0)),
+        make.trades(make.trade(7, 1, action="cancel")),
+        make.trades(make.trade(7, 2, action="cancel"), line="coinbase/1"),
+        make.trades(make.trade(8, 3, action="correct", original_id="6")),
+        make.trades(make.trade(8, 4, action="correct", original_id="6"), line="coinbase/1"),
+        make.trades(make.trade(8, 5, action="cancel")),
+    ]
+    told = [(one.trade_id, one.action) for event in trades_of(run(trades_operator, frames)) for one in event.trades]
+    assert told == [("cancel|7", "new"), ("7", "cancel"), ("8", "correct"), ("8", "cancel")]
+
+
 def test_one_line_going_down_says_nothing_while_another_is_up(run: Run, make: Any) -> None:
     """The stream is invalid only once no line that is alive may be trusted, and valid again with the first that is."""
     up = {"line": "coinbase/1"}
