@@ -224,6 +224,15 @@ def test_where_the_other_trades_are_forgotten_only_a_price_between_the_others_st
             assert (candle.trades, Decimal(candle.volume), candle.valid, candle.reason) == expected
 
 
+def test_a_longer_candle_is_not_made_anew_of_a_minute_that_is_not_right(run: Run, make: Any) -> None:
+    """The second of its minutes has lost its close; the first is as it was."""
+    more = [make.trades(make.trade(at, 64 + at, price), venue="alpaca") for at, price in enumerate(["5", "9", "7"])]
+    frames = [*minute(make), *more, amend(make, 68, "2", "cancel", "7"), make.heartbeat(69, venue="alpaca")]
+    published = run(partial(Candles, remembered_max=2), frames)
+    candles = [last(published, "1m", at=-1), last(published, "5m", at=-1)]
+    assert [(one.trades, one.valid, one.reason) for one in candles] == [(2, False, "amended"), (6, False, "amended")]
+
+
 def test_an_amendment_of_a_forgotten_trade_is_a_letter_and_its_candles_are_not_valid(run: Run, make: Any) -> None:
     """Nobody knows any more where it was, so every candle that may hold it says so."""
     published = run(partial(Candles, remembered_max=2), [*minute(make), amend(make, 64, "a", "cancel")])
