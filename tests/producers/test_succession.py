@@ -52,6 +52,13 @@ class Venue:
         if "/depth" in request.path:
             sides = {"bids": self.book.bids.top(), "asks": self.book.asks.top()}
             return connection.respond(200, json.dumps({"lastUpdateId": self.number} | sides))
+        if "/trades" in request.path:
+            told = range(max(1, self.trade - 999), self.trade + 1)
+            times = {number: BEGAN_MS + 1_000 + number for number in told}
+            return connection.respond(200, json.dumps([
+                {"id": number, "price": "100.50", "qty": "1", "time": times[number], "isBuyerMaker": False}
+                for number in told
+            ]))  # fmt: skip
         return connection.respond(200, '{"symbols": []}') if "/exchangeInfo" in request.path else None
 
     def step(self) -> None:
