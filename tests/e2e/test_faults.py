@@ -128,9 +128,13 @@ def test_a_fault_is_told_repaired_and_never_shows_a_wrong_book(running: Any, wai
         wait_for("the dead letter", lambda: running.rows("SELECT 1 FROM dead_letters WHERE stage = 'feed'"))
     before = running.rows("SELECT count(*) FROM trades")[0][0]
     wait_for("trades to go on", lambda: running.rows("SELECT count(*) FROM trades")[0][0] > before + 40)
-    compared, seen = compare_with_exchange(running, book_updates(running), since_ns)
-    assert compared > COMPARE_AFTER_SNAPSHOT
-    assert seen <= reasons | {"resyncing"} if not reasons else seen & reasons
+
+    def books() -> set[str] | None:
+        compared, seen = compare_with_exchange(running, book_updates(running), since_ns)
+        return seen | {"compared"} if compared > COMPARE_AFTER_SNAPSHOT and (not reasons or seen & reasons) else None
+
+    seen = wait_for("the books to tell of it, and to be right", books)
+    assert reasons or seen <= {"compared", "resyncing"}
     ids = [int(row[0]) for row in running.rows("SELECT trade_id FROM trades WHERE symbol = %s", SYMBOL)]
     assert len(ids) == len(set(ids))
 

@@ -158,7 +158,7 @@ def test_successors_take_over_and_nothing_is_lost_or_doubled() -> None:
     async def scenario() -> None:
         venue, consumer = Venue(), Consumer()
         async with venue.serve() as address, line_to(address, consumer):
-            await until(lambda: consumer.statuses.count(("binance_spot/0", "ended")) == 2)
+            await until(lambda: consumer.statuses.count(("binance_spot/0", "ended")) >= 2)
             count = len(consumer.trades)
             await until(lambda: len(consumer.trades) > count + 20)
             assert len(venue.listening) <= 2

@@ -208,7 +208,7 @@ def test_each_end_of_a_connection_is_told_once_and_a_new_one_is_made(end: str, r
                 await reader.read()
 
         async with venue(handler) as url, line_to(url, feed, sink):
-            await until(lambda: feed.calls.count("opened") == 3)
+            await until(lambda: feed.calls.count("opened") >= 3)
         ends = [call for call in feed.calls if call != "ticked"][:4]
         assert ends == ["opened", f"closed {reason}", "opened", f"closed {reason}"]
 
