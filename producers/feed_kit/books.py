@@ -71,10 +71,12 @@ def heartbeat(call: Call, product: Product, ts_event: int) -> None:
 
 def _event(call: Call, product: Product, kind: str, ts_event: int, columns: Columns) -> BookUpdate:
     bid_prices, bid_sizes, ask_prices, ask_sizes = columns
+    validity = product.validity
+    # Named one by one: to merge `**validity` in costs more than all the rest, on every change of every book.
     return BookUpdate(
         venue=call.line.venue, symbol=product.symbol, ts_event=ts_event, ts_recv=call.ts, line=call.line.name,
         sequence=call.sequence, kind=kind, bid_prices=bid_prices, bid_sizes=bid_sizes, ask_prices=ask_prices,
-        ask_sizes=ask_sizes, **product.validity,
+        ask_sizes=ask_sizes, valid=validity["valid"], reason=validity["reason"],
     )  # fmt: skip
 
 

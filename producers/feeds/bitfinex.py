@@ -67,11 +67,13 @@ _SYMBOL = re.compile(r"t(?:([A-Z0-9]{3})([A-Z0-9]{3})|([A-Z0-9]{2,20}):([A-Z0-9]
 _HEAD = re.compile(rb"\s*\[\s*(\d{1,15})\s*,")
 _TICKER_FIELDS = 10
 
-# [channel, [price, count, amount], number, time]: by far the most frequent frame, read in one go.
-_WHOLE = r"(?:0|[1-9]\d{0,15})"
+# [channel, [price, count, amount], number, time]: by far the most frequent frame, read in one go. What was matched is
+# never given back (`+` after a count), which saves a third of the time; below `_MS_MIN` is a number, above it a time.
+_WHOLE = r"(?:0|[1-9]\d{0,15}+)"
+_DECIMAL = rf"{_WHOLE}(?:\.\d{{1,16}}+)?+"
 _CHANGE = re.compile(
-    rf"\[([1-9]\d{{0,14}}),\[({_WHOLE}(?:\.\d{{1,16}})?),({_WHOLE}),(-?)({_WHOLE}(?:\.\d{{1,16}})?)\]"
-    rf"(?:,({_WHOLE}))?(?:,({_WHOLE}))?\]".encode()
+    rf"\[([1-9]\d{{0,14}}+),\[({_DECIMAL}),({_WHOLE}),(-?+)({_DECIMAL})\]"
+    rf"(?:,(0|[1-9]\d{{0,11}}+))?(?:,([1-9]\d{{12,15}}+))?\]".encode()
 )
 
 # Info codes that end a connection's usefulness: restart, end of maintenance (DOCS, "Info Messages").
@@ -98,7 +100,7 @@ _DATA = msgspec.json.Decoder(list[Any], float_hook=str)
 class _Channel:
     """One subscription; a book's levels, and a raw book's orders, are kept for checksums and sums."""
 
-    __slots__ = ("book", "id", "kind", "length", "orders", "precision", "product")
+    __slots__ = ("book", "id", "is_raw", "kind", "length", "orders", "precision", "product", "tells_levels")
 
     def __init__(self, sent: _Event, product: Product) -> None:
         self.id = sent.id
@@ -108,11 +110,8 @@ class _Channel:
         self.length = str(sent.length)
         self.book = L2Book()
         self.orders: dict[int, tuple[str, str]] = {}  # price and signed amount
-
-    @property
-    def is_raw(self) -> bool:
-        """Whether this book tells orders."""
-        return self.precision == "R0"
+        self.is_raw = sent.precision == "R0"
+        self.tells_levels = sent.channel == _BOOK and not self.is_raw
 
 
 class BitfinexFeed:
@@ -277,11 +276,14 @@ class BitfinexFeed:
 
     def _change(self, call: Call, found: re.Match[bytes]) -> bool:
         """Take a change of one level; False when its channel tells no levels, and nothing was done."""
-        number, price, count, sign, amount, *extras = found.groups()
+        number, price, count, sign, amount, sequence, time = found.groups()
         channel = self._channels.get(int(number))
-        if channel is None or channel.kind != _BOOK or channel.is_raw:
+        if channel is None or not channel.tells_levels:
             return False
-        if self._accept(call, [int(extra) for extra in extras if extra is not None]):
+        call.now = call.ts
+        if time is not None:
+            call.now = self.ts_venue = ms_ns(int(time), "timestamp")
+        if sequence is None or self._follow(call, int(sequence)):
             level = [price.decode()], [amount.decode() if count != b"0" else "0"]
             self._tell_change(call, channel, ([], [], *level) if sign else (*level, [], []))
         return True
@@ -289,15 +291,20 @@ class BitfinexFeed:
     def _accept(self, call: Call, extras: list[Any]) -> bool:
         """Read a frame's number and time; False when the frame is old and to be left alone."""
         call.now = call.ts
-        verdict = "next"
+        sequence = None
         for extra in extras:
             if type(extra) is not int or not 0 <= extra <= INT64_MAX:
                 raise BadEvent("bad_frame", "sequence", str(extra)[:200])
             if extra >= _MS_MIN:
                 call.now = self.ts_venue = ms_ns(extra, "timestamp")
             else:
-                call.sequence = extra
-                verdict = self._sequence.take(extra)
+                sequence = extra
+        return sequence is None or self._follow(call, sequence)
+
+    def _follow(self, call: Call, sequence: int) -> bool:
+        """Follow the frames' numbers; False when the frame is old and to be left alone."""
+        call.sequence = sequence
+        verdict = self._sequence.take(sequence)
         if verdict == "old":
             self.counts["duplicates"] += 1
             return False

@@ -78,6 +78,8 @@ class Services:
             "TICKSTREAM_WORKER": "tested",
             "TICKSTREAM_SINK_WORKER": "tested",
         }
+        # One client for all looks, without certificates: reading them costs more than any answer.
+        self.http = httpx.Client(timeout=10, verify=False, trust_env=False)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._commands: dict[str, list[str]] = {}
         self.kafka = CommonSettings(
@@ -124,7 +126,7 @@ class Services:
         """Wait until these services say in /readyz that all they depend on answers."""
         for name in names:
             url = f"http://127.0.0.1:{self.ports[name]}/readyz"
-            wait_for(f"{name} to be ready", lambda url=url: httpx.get(url, timeout=2).status_code == 200)  # type: ignore[misc]
+            wait_for(f"{name} to be ready", lambda url=url: self.http.get(url).status_code == 200)  # type: ignore[misc]
 
     def restart(self, name: str) -> None:
         """Start a service again with the command that started it first."""
@@ -142,6 +144,7 @@ class Services:
 
     def stop(self) -> None:
         """Stop what still runs, the producer first."""
+        self.http.close()
         for name in reversed(list(self.processes)):
             process = self.processes[name]
             if process.poll() is None:
@@ -169,7 +172,7 @@ class Services:
 
     def get(self, path: str, **params: str | int) -> Any:
         """Return the JSON answer of the API; raises on an error status."""
-        answer = httpx.get(f"{self.api_url}{path}", params=params, timeout=10)
+        answer = self.http.get(f"{self.api_url}{path}", params=params)
         answer.raise_for_status()
         return answer.json()
 

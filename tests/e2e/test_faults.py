@@ -18,7 +18,7 @@ SYMBOL = "BTC-USD"
 pytestmark = pytest.mark.timeout(400)  # seven processes start, and some reconnect
 
 # Between an update compared with the exchange and the next; after a snapshot every one of the first few is compared.
-COMPARE_EVERY = 5
+COMPARE_EVERY = 10
 COMPARE_AFTER_SNAPSHOT = 10
 
 # Fault -> (what the story in feed_status must tell, whether the book must have been invalid, and the reasons for it).
@@ -54,7 +54,7 @@ def book_updates(services: Any) -> list[BookUpdate]:
 def exchange_book(services: Any, update: BookUpdate) -> dict[str, dict[Decimal, Decimal]] | None:
     """Return the exchange's own book at the sequence of an update, or None when it keeps it no more."""
     params = {"sequence": update.sequence, "at": update.ts_recv}
-    answer = httpx.get(f"{services.control_url}/book/{SYMBOL}", params=params, timeout=10)
+    answer = services.http.get(f"{services.control_url}/book/{SYMBOL}", params=params)
     if answer.status_code == httpx.codes.NOT_FOUND:
         return None
     book = answer.raise_for_status().json()
@@ -112,7 +112,7 @@ def test_a_fault_is_told_repaired_and_never_shows_a_wrong_book(running: Any, wai
     wait_for("a valid book", valid)
     wait_for("some trades", lambda: running.rows("SELECT 1 FROM trades HAVING count(*) > 20"))
     since_ns = time.time_ns()
-    fault = httpx.post(f"{running.control_url}/faults", json={"kind": kind, **parameters}, timeout=30)
+    fault = running.http.post(f"{running.control_url}/faults", json={"kind": kind, **parameters}, timeout=30)
     assert fault.raise_for_status().json()["fault"]["kind"] == kind
 
     def told() -> bool:

@@ -8,7 +8,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from marketdata.topics import TRADES
@@ -116,7 +115,7 @@ def test_every_trade_is_stored_and_published_once_and_the_final_book_is_right(
     """A recording at full speed: each trade once in the table and the topic, the book equal on every level."""
     services.start_all(*replay_module(services, "max"), TICKSTREAM_SOURCE="replay")
     assert_truth(services, truth, wait_for)
-    answer = httpx.get(f"{services.api_url}/api/v1/market/BTC-USD/trades", params={"limit": 1000}).json()
+    answer = services.http.get(f"{services.api_url}/api/v1/market/BTC-USD/trades", params={"limit": 1000}).json()
     assert {trade["trade_id"] for trade in answer["data"]} <= {trade_id for _, trade_id in truth.trades}
 
 
