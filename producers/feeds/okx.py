@@ -26,15 +26,14 @@ Names: an `instId` is BASE-QUOTE already, with what kind of contract it is behin
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain, zip_longest
-from operator import attrgetter
 from typing import Literal
 from zlib import crc32
 
 import msgspec
 
-from marketdata.book import L2Book, Level
+from marketdata.book import L2Book
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
@@ -42,6 +41,7 @@ from marketdata.events import ALL_SYMBOLS, CHECKSUM, DISCONNECTED, GAP, STALE, I
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, numbered_trades, quotes
 from producers.feed_kit.calls import Call, Line
+from producers.feed_kit.checked import CheckedSide
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import PRODUCTS_MAX, Listing
 from producers.feed_kit.numbered_trades import Numbered
@@ -146,17 +146,16 @@ _TICKER = msgspec.json.Decoder(_Ticker)
 _LISTED = msgspec.json.Decoder(_Listed)
 _ANSWER = msgspec.json.Decoder(_Answer)
 
-_price = attrgetter("price")
-_size = attrgetter("size")
-
 
 class _State:
     """One instrument's book as the venue numbers it, and which channels speak for it."""
 
-    __slots__ = ("book", "channel", "last", "recent", "sequence", "trades")
+    __slots__ = ("asks", "bids", "book", "channel", "last", "recent", "sequence", "trades")
 
     def __init__(self) -> None:
         self.book = L2Book()
+        self.bids = CheckedSide(self.book.bids, CHECKED_LEVELS)
+        self.asks = CheckedSide(self.book.asks, CHECKED_LEVELS)
         self.channel = ""
         self.trades = ""
         self.recent = Recent()
@@ -288,6 +287,12 @@ class OkxFeed:
     def _call(self, ts: int, payload: bytes = b"") -> Call:
         return Call(self._line, ts, self.ts_venue, payload)
 
+    def _state(self, product: Product) -> _State:
+        state = self._states.get(product.name)
+        if state is None:
+            state = self._states[product.name] = _State()
+        return state
+
     def _heard(self, call: Call, text: str) -> int:
         """Return the venue's time of what a frame tells, and keep it as its clock."""
         ts = _time(text)
@@ -406,9 +411,7 @@ class OkxFeed:
                 self._missed(call, self._products if product is None else (product,))
 
     def _book(self, call: Call, product: Product, ts_event: int, frame: _BookFrame, sent: _Book) -> None:
-        state = self._states.get(product.name)
-        if state is None:
-            state = self._states[product.name] = _State()
+        state = self._state(product)
         is_snapshot = frame.action != "update"
         if frame.arg.channel != state.channel:
             # One channel speaks for a book: the first that begins it, and one with all changes before one without.
@@ -463,16 +466,16 @@ class OkxFeed:
         self, call: Call, product: Product, state: _State, sent: _Book, columns: Columns, *, is_snapshot: bool
     ) -> bool:  # fmt: skip
         """Follow a change in the feed's own book, and tell whether the venue's checksum is right, if there is one."""
-        book = state.book
+        bids, asks = state.bids, state.asks
         if is_snapshot:
-            book.bids.replace(columns[0], columns[1])
-            book.asks.replace(columns[2], columns[3])
+            bids.replace(columns[0], columns[1])
+            asks.replace(columns[2], columns[3])
         else:
-            book.bids.apply(columns[0], columns[1])
-            book.asks.apply(columns[2], columns[3])
+            bids.apply(columns[0], columns[1])
+            asks.apply(columns[2], columns[3])
         if not sent.checksum:
             return True
-        if sent.checksum == checksum(book):
+        if sent.checksum == checksum(bids.best(), asks.best()):
             self.counts["checksums_right"] += 1
             return True
         self.counts["checksums_wrong"] += 1
@@ -499,7 +502,7 @@ class OkxFeed:
             self._trades(call, self._products[name], batch, channel)
 
     def _trades(self, call: Call, product: Product, batch: dict[int, tuple[int, Trade]], channel: str) -> None:
-        state = self._states.setdefault(product.name, _State())
+        state = self._state(product)
         state.trades = state.trades or channel
         if channel and channel != state.trades:  # the other channel tells the same trades
             self.counts["ignored"] += 1
@@ -533,16 +536,14 @@ class OkxFeed:
 # --- Reading and writing values ---
 
 
-def checksum(book: L2Book) -> int:
-    """Return OKX's checksum of a book: signed CRC32 over its best 25 levels, bid and ask in turn."""
-    bids, asks = book.bids.top(CHECKED_LEVELS), book.asks.top(CHECKED_LEVELS)
-    levels: Iterable[Level]
+def checksum(bids: Sequence[str], asks: Sequence[str]) -> int:
+    """Return OKX's checksum of a book's best levels, each `price:size`: signed CRC32 over bid and ask in turn."""
+    levels: Iterable[str]
     if len(bids) == len(asks):
         levels = chain.from_iterable(zip(bids, asks, strict=True))
     else:
-        levels = (level for pair in zip_longest(bids, asks) for level in pair if level is not None)
-    text = ":".join(chain.from_iterable(levels))
-    value = crc32(text.encode())
+        levels = filter(None, chain.from_iterable(zip_longest(bids, asks)))
+    value = crc32(":".join(levels).encode())
     return value - (1 << 32) if value >> 31 else value
 
 
@@ -553,8 +554,8 @@ def _whole(book: L2Book) -> Columns:
 
 def _columns(sent: _Book) -> Columns:
     bids, asks = sent.bids, sent.asks
-    bid_prices, bid_sizes = list(map(_price, bids)), list(map(_size, bids))
-    ask_prices, ask_sizes = list(map(_price, asks)), list(map(_size, asks))
+    bid_prices, bid_sizes = [level.price for level in bids], [level.size for level in bids]
+    ask_prices, ask_sizes = [level.price for level in asks], [level.size for level in asks]
     if bids or asks:
         check_decimals(bid_prices + bid_sizes + ask_prices + ask_sizes, "level")
     return bid_prices, bid_sizes, ask_prices, ask_sizes
