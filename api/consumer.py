@@ -51,8 +51,9 @@ _TAIL_S = 600
 _DAY_S = 25 * 3600
 # Book updates that may be read again at a start, a partition. Most are left out by their key alone, undecoded.
 _UPDATES_MAX = 2_000_000
-# Read at least this many, so that a symbol too young for a checkpoint is found by its snapshot.
-_UPDATES_MIN = 100_000
+# Read at least what came within this time, so that a symbol too young for a checkpoint is found by its snapshot: a
+# book that changes is checkpointed every few seconds.
+_YOUNG_S = 120
 
 _TAIL = (topics.QUOTES, topics.TRADES, topics.ANOMALIES, topics.STATUS)
 _LIVE = (topics.BOOK_UPDATES, *_TAIL, topics.CANDLES, topics.INSTRUMENTS)
@@ -313,10 +314,11 @@ class _Reader:
             self._reflected[_book_key(message)] = position.offset
             oldest[position.partition] = min(position.offset + 1, oldest.get(position.partition, position.offset + 1))
         starts: Offsets = {}
-        for partition in self._partitions(topics.BOOK_UPDATES):
-            low, high = self._watermarks(partition)
-            wanted = min(oldest.get(partition.partition, low), high - _UPDATES_MIN)
-            starts[partition.topic, partition.partition] = max(low, wanted, high - _UPDATES_MAX)
+        for young in self._by_time(self._partitions(topics.BOOK_UPDATES), _YOUNG_S):
+            low, high = self._watermarks(young)
+            since = high if young.offset in {OFFSET_END, -1} else young.offset
+            wanted = min(oldest.get(young.partition, since), since)
+            starts[young.topic, young.partition] = max(low, wanted, high - _UPDATES_MAX)
         self._checkpoints = {_book_key(message): message for message in checkpoints}
         return starts
 
