@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import psycopg
 import pytest
@@ -17,6 +18,43 @@ from infra.local.table import Endpoints
 
 # Away from the platform's own ports, so that tests run beside it, and below the range of ephemeral ports.
 PORT_BASE = int(os.environ.get("TICKSTREAM_TEST_PORT_BASE", "28100"))
+
+
+# A test fails after the `timeout` in pyproject.toml. One that even then does not end (its thread waits in C, or its
+# fixtures hang as they stop) ends its worker after this long, with the stack of every thread; the run goes on.
+STUCK_S = 300
+_STDERR = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the standard error that a person sees: during a test, descriptor 2 is pytest's own file."""
+    config.stash[_STDERR] = os.dup(2)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Limit a test with all that belongs to it."""
+    _limit(item)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Limit the test itself, after fixtures that may have started the servers."""
+    _limit(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Limit its fixtures as they stop: pytest lifts the limit when a test fails."""
+    _limit(item)
+
+
+def _limit(item: pytest.Item) -> None:
+    faulthandler.dump_traceback_later(STUCK_S, exit=True, file=item.config.stash[_STDERR])
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from marketdata.events import BookUpdate
 from marketdata.topics import BOOK_UPDATES
 
 SYMBOL = "BTC-USD"
-pytestmark = pytest.mark.timeout(400)  # seven processes start, and some reconnect
+pytestmark = pytest.mark.timeout(280)  # seven processes start, and some reconnect
 
 # Between an update compared with the exchange and the next; after a snapshot every one of the first few is compared.
 COMPARE_EVERY = 10

@@ -16,7 +16,7 @@ from runtime.recordings import read
 RECORDING = Path(__file__).parents[3] / "shared" / "recordings" / "coinbase_advanced.jsonl.zst"
 pytestmark = [
     pytest.mark.skipif(not RECORDING.exists(), reason="the recordings are not beside the project"),
-    pytest.mark.timeout(400),  # seven processes start, and some again
+    pytest.mark.timeout(280),  # seven processes start, and some again
 ]
 
 Level = tuple[Decimal, Decimal]

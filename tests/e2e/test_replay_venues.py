@@ -23,7 +23,7 @@ from tickstream import pipe
 RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
 pytestmark = [
     pytest.mark.skipif(not RECORDINGS.exists(), reason="the recordings are not beside the project"),
-    pytest.mark.timeout(300),  # the first case starts the platform
+    pytest.mark.timeout(280),  # the first case starts the platform
 ]
 
 
