@@ -38,16 +38,17 @@ from typing import Any, Literal
 
 import msgspec
 
-from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.clock import SECOND_NS
 from marketdata.decimals import is_zero
 from marketdata.errors import BadEvent, SettingsError
-from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument, Trade
+from marketdata.events import GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, numbered_trades, quotes
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.diffs import Diff, Diffs
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
 from producers.feed_kit.requests import Requests
@@ -292,19 +293,18 @@ class BinanceFeed:
             weight_per_minute=None if played else market.weight_per_minute,
         )
         self._quiet: set[str] = set()
-        self._open = False
-        self._ts_opened = self._ts_alive = self._ts_probed = 0
+        self._liveness = Liveness(SILENCE_NS, self._lose_all)
+        self._ts_opened = 0
         self._sent = 0
 
     # --- The contract of marketdata.feed.Feed ---
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every stream and ask for the products' increments."""
-        self._open = True
-        self._ts_opened = self._ts_alive = self._ts_probed = ts
+        self._ts_opened = ts
         self._requests.forget()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "connected")
+        self._liveness.opened(call)
         for start in range(0, len(self._streams), STREAMS_A_MESSAGE):
             call.out.append(self._order("SUBSCRIBE", self._streams[start : start + STREAMS_A_MESSAGE]))
         self._quiet = set(self._wanted or ())
@@ -315,7 +315,7 @@ class BinanceFeed:
     def received(self, frame: bytes, ts: int) -> list[Output]:
         """Return what one frame means."""
         self.counts["frames"] += 1
-        self._ts_alive = ts
+        self._liveness.ts_heard = ts
         call = Call(self._line, ts, self.ts_venue, frame)
         at = frame.find(b"@", 0, 64) + 1
         decoder = _FRAMES.get(frame[at : at + 6]) if at else None
@@ -348,21 +348,12 @@ class BinanceFeed:
     def ticked(self, ts: int) -> list[Output]:
         """Notice silence and age, and make requests whose time has come."""
         call = self._call(ts)
-        if not self._open:
+        if not self._liveness.ticked(call):
             return call.out
-        silent_ns = ts - self._ts_alive
-        if silent_ns > SILENCE_NS:
-            self._open = False
-            detail = f"no frame for {silent_ns // MILLISECOND_NS} ms"
-            call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=detail)
-            self._lose_all(call, STALE)
-            call.out.append(Reconnect("heartbeat_missed"))
-            return call.out
-        if silent_ns > PROBE_NS and ts - self._ts_probed > PROBE_NS:
-            self._ts_probed = ts
+        if self._liveness.wants_word(ts, PROBE_NS):
             call.out.append(self._order("LIST_SUBSCRIPTIONS", []))
         if ts - self._ts_opened > AGE_NS_MAX:
-            self._open = False
+            self._liveness.is_open = False
             call.out.append(Reconnect("connection_age"))
             return call.out
         if self._quiet and ts - self._ts_opened > QUIET_NS:
@@ -373,11 +364,9 @@ class BinanceFeed:
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
-        self._open = False
         self._requests.forget()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "disconnected", reason=reason)
-        self._lose_all(call, DISCONNECTED)
+        self._liveness.closed(call, reason)
         return call.out
 
     # --- Frames ---
@@ -464,13 +453,9 @@ class BinanceFeed:
 
     def _lose_all(self, call: Call, reason: str) -> None:
         for state in self._states.values():
-            product = state.product
-            channels = {_BOOK} if product.book_seen or self._wanted else set()
-            if product.ts_trade is not None:
-                channels.add(_TRADES)
             state.diffs.forget()
             state.quote = -1
-            self._ledger.lose(call, product, reason, channels)
+        self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted))
 
     def _missed(self, call: Call) -> None:
         """A frame could not be read: clear the book that it may have changed, or all where it names none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from marketdata.clock import SECOND_NS
@@ -45,6 +45,13 @@ class Ledger:
         elif channels:
             product.gap = self._open(call, product, product.ts_last, channels)
             call.status(product.symbol, "gap", product.gap, reason=reason, **fields)
+
+    def lose_all(
+        self, call: Call, products: Iterable[Product], reason: str, *, subscribed: bool, **fields: Any
+    ) -> None:  # fmt: skip
+        """Lose every channel of these products, whose connection is gone."""
+        for product in products:
+            self.lose(call, product, reason, self.channels(product, subscribed=subscribed), **fields)
 
     def account(self, call: Call, product: Product, channel: str, ts_to: int) -> None:
         """Note that a channel of the product is whole again, and close the gap when it was the last."""

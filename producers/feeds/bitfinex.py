@@ -43,12 +43,13 @@ from marketdata.book import L2Book, Level
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.decimals import is_zero, plain
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, CHECKSUM, DISCONNECTED, GAP, STALE, Instrument, Trade
+from marketdata.events import CHECKSUM, DISCONNECTED, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, quotes, trades
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
+from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.sequence import Sequence
@@ -137,18 +138,15 @@ class BitfinexFeed:
         self._channels: dict[int, _Channel] = {}
         self._told: dict[str, Recent] = {}
         self._checked = True
-        self._open = False
-        self._ts_alive = 0
+        self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
     # --- The contract of marketdata.feed.Feed ---
 
     def opened(self, ts: int) -> list[Output]:
         """Switch numbers, checksums and times on, then subscribe to every channel."""
         self._begin()
-        self._open = True
-        self._ts_alive = ts
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "connected")
+        self._liveness.opened(call)
         if self._wanted:
             call.out.append(_order(event="conf", flags=SEQUENCE + CHECKSUMS + TIMESTAMPS))
             for name in self._wanted:
@@ -159,7 +157,7 @@ class BitfinexFeed:
     def received(self, frame: bytes, ts: int) -> list[Output]:
         """Return what one frame means."""
         self.counts["frames"] += 1
-        self._ts_alive = ts
+        self._liveness.ts_heard = ts
         call = Call(self._line, ts, self.ts_venue, frame)
         if frame[:1] == b"{":
             with call.refusing("bad_frame"):
@@ -193,26 +191,15 @@ class BitfinexFeed:
     def ticked(self, ts: int) -> list[Output]:
         """Notice silence, and snapshots that were asked for and did not come."""
         call = self._call(ts)
-        if not self._open:
-            return call.out
-        silent_ns = ts - self._ts_alive
-        if silent_ns > SILENCE_NS:
-            self._open = False
-            detail = f"no frame for {silent_ns // MILLISECOND_NS} ms"
-            call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=detail)
-            self._lose(call, self._products, STALE, detail)
-            call.out.append(Reconnect("heartbeat_missed"))
-            return call.out
-        self._repairs.ticked(call)
+        if self._liveness.ticked(call):
+            self._repairs.ticked(call)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
-        self._open = False
         self._begin()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "disconnected", reason=reason)
-        self._lose(call, self._products, DISCONNECTED, reason)
+        self._liveness.closed(call, reason)
         return call.out
 
     def kept_book(self, name: str) -> L2Book | None:
@@ -361,10 +348,12 @@ class BitfinexFeed:
         self._lose(call, self._products, GAP, detail, expected=self._sequence.expected, received=call.sequence)
         self._repairs.lost(call, self._products.names(), (_BOOK, _TRADES), detail)
 
+    def _lose_all(self, call: Call, reason: str) -> None:
+        self._lose(call, self._products, reason, self._liveness.end)
+
     def _lose(self, call: Call, products: Iterable[Product], reason: str, detail: str, **fields: Any) -> None:
-        for product in products:
-            channels = self._ledger.channels(product, subscribed=bool(self._wanted))
-            self._ledger.lose(call, product, reason, channels, detail=detail, **fields)
+        subscribed = bool(self._wanted)
+        self._ledger.lose_all(call, products, reason, subscribed=subscribed, detail=detail, **fields)
 
     def _lose_book(self, call: Call, products: Collection[Product], reason: str, detail: str) -> None:
         self.counts["gaps"] += 1

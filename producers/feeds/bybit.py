@@ -31,15 +31,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.clock import SECOND_NS
 from marketdata.decimals import decimal, plain
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument, Trade
-from marketdata.feed import Fetch, Output, Reconnect, Send
+from marketdata.events import GAP, Instrument, Trade
+from marketdata.feed import Fetch, Output, Send
 from producers.feed_kit import books, quotes, trades
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
+from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
@@ -184,19 +185,17 @@ class BybitFeed:
         self._states: dict[str, _State] = {}
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
         self._repairs = Repairs(self._products, self._ledger, self._again)
-        self._open = False
-        self._ts_alive = 0
+        self._liveness = Liveness(SILENCE_NS, self._lose_all)
         self._ts_ping = 0
 
     # --- The contract of marketdata.feed.Feed ---
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every topic and ask for the products' increments."""
-        self._open = True
-        self._ts_alive = self._ts_ping = ts
+        self._ts_ping = ts
         self._repairs.begin()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "connected")
+        self._liveness.opened(call)
         if self._wanted:
             topics = [f"{kind}.{name}" for kind in (_DEPTH, _TRADES, "tickers") for name in self._wanted]
             call.out += _orders("subscribe", topics)
@@ -210,7 +209,7 @@ class BybitFeed:
     def received(self, frame: bytes, ts: int) -> list[Output]:
         """Return what one frame means."""
         self.counts["frames"] += 1
-        self._ts_alive = ts
+        self._liveness.ts_heard = ts
         call = self._call(ts, frame)
         try:
             if b'"topic":"orderbook' in frame[:100]:
@@ -247,15 +246,7 @@ class BybitFeed:
     def ticked(self, ts: int) -> list[Output]:
         """Notice silence, ping, and ask again for snapshots that did not come."""
         call = self._call(ts)
-        if not self._open:
-            return call.out
-        silent_ns = ts - self._ts_alive
-        if silent_ns > SILENCE_NS:
-            self._open = False
-            detail = f"no frame for {silent_ns // MILLISECOND_NS} ms"
-            call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=detail)
-            self._lose_all(call, STALE)
-            call.out.append(Reconnect("heartbeat_missed"))
+        if not self._liveness.ticked(call):
             return call.out
         if ts - self._ts_ping >= PING_NS:
             self._ts_ping = ts
@@ -265,11 +256,9 @@ class BybitFeed:
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
-        self._open = False
         self._repairs.begin()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "disconnected", reason=reason)
-        self._lose_all(call, DISCONNECTED)
+        self._liveness.closed(call, reason)
         return call.out
 
     # --- Frames ---
@@ -339,8 +328,7 @@ class BybitFeed:
     def _lose_all(self, call: Call, reason: str) -> None:
         for product in self._products:
             self._forget(product)
-            channels = self._ledger.channels(product, subscribed=bool(self._wanted))
-            self._ledger.lose(call, product, reason, channels)
+        self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted))
 
     def _forget(self, product: Product) -> None:
         state = self._states.get(product.name)

@@ -39,15 +39,16 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.clock import SECOND_NS
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument, Trade
+from marketdata.events import GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, numbered_trades, quotes, trades
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
@@ -238,19 +239,16 @@ class CoinbaseFeed:
         self._sequence = Sequence()
         self._token = token
         self._token_from = 0
-        self._open = False
-        self._ts_alive = 0
+        self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
     # --- The contract of marketdata.feed.Feed ---
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every channel and ask for the products' increments."""
-        self._open = True
-        self._ts_alive = ts
         self._sequence.forget()
         self._repairs.begin()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "connected")
+        self._liveness.opened(call)
         if self._wanted:
             call.out += [self._order("subscribe", channel, self._wanted, ts) for channel in CHANNELS]
             for symbol in self._wanted:
@@ -264,7 +262,7 @@ class CoinbaseFeed:
     def received(self, frame: bytes, ts: int) -> list[Output]:
         """Return what one frame means."""
         self.counts["frames"] += 1
-        self._ts_alive = ts
+        self._liveness.ts_heard = ts
         call = self._call(ts, frame)
         if frame.startswith(_BOOK_PREFIX):
             try:
@@ -299,27 +297,16 @@ class CoinbaseFeed:
     def ticked(self, ts: int) -> list[Output]:
         """Notice silence, and snapshots that were asked for and did not come."""
         call = self._call(ts)
-        if not self._open:
-            return call.out
-        silent_ns = ts - self._ts_alive
-        if silent_ns > SILENCE_NS:
-            self._open = False
-            detail = f"no frame for {silent_ns // MILLISECOND_NS} ms"
-            call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=detail)
-            self._lose_all(call, STALE)
-            call.out.append(Reconnect("heartbeat_missed"))
-            return call.out
-        self._repairs.ticked(call)
+        if self._liveness.ticked(call):
+            self._repairs.ticked(call)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
-        self._open = False
         self._sequence.forget()
         self._repairs.begin()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "disconnected", reason=reason)
-        self._lose_all(call, DISCONNECTED)
+        self._liveness.closed(call, reason)
         return call.out
 
     # --- Frames ---
@@ -384,7 +371,7 @@ class CoinbaseFeed:
 
         No gap: nothing of this connection was relied on. Where numbers begin elsewhere, it costs a second snapshot.
         """
-        if sequence and self._open and self._wanted:
+        if sequence and self._liveness.is_open and self._wanted:
             self.counts["late_starts"] += 1
             for channel in (_BOOK, _TRADES):
                 self._repairs.again(call, channel, self._wanted, "late_start")
@@ -398,9 +385,7 @@ class CoinbaseFeed:
         self._repairs.lost(call, self._wanted or self._products.names(), (_BOOK, _TRADES), detail)
 
     def _lose_all(self, call: Call, reason: str, **fields: Any) -> None:
-        for product in self._products:
-            channels = self._ledger.channels(product, subscribed=bool(self._wanted))
-            self._ledger.lose(call, product, reason, channels, **fields)
+        self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted), **fields)
 
     def _again(self, call: Call, channel: str, symbols: Collection[str]) -> list[Output]:
         """Return what brings new snapshots."""

@@ -37,15 +37,16 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from marketdata.book import L2Book
-from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, CROSSED, DISCONNECTED, GAP, STALE, Instrument, Trade
+from marketdata.events import CROSSED, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from marketdata.orders import ASK, BID, Level, OrderBook, Scale
 from producers.feed_kit import books, numbered_trades, quotes, trades
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Asked, Ledger, Losses
 from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_orders import Act, NumberedOrders, Whole
 from producers.feed_kit.products import Product
 from producers.feed_kit.requests import Requests
@@ -309,20 +310,17 @@ class CoinbaseExchangeFeed:
         self._asked = Asked()
         self._losses = Losses()
         self._requests = Requests(under_way_max=UNDER_WAY_MAX if products else None, weight_per_minute=None)
-        self._open = False
-        self._ts_alive = 0
+        self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
     # --- The contract of marketdata.feed.Feed ---
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every channel and ask for the products' increments."""
-        self._open = True
-        self._ts_alive = ts
         self._losses.clear()
         self._asked.clear()
         self._requests.forget()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "connected")
+        self._liveness.opened(call)
         if self._wanted:
             trade_channels = () if self._depth == "full" else (_TRADES,)
             channels = (self._depth, *trade_channels, "ticker", "heartbeat")
@@ -336,7 +334,7 @@ class CoinbaseExchangeFeed:
     def received(self, frame: bytes, ts: int) -> list[Output]:
         """Return what one frame means."""
         self.counts["frames"] += 1
-        self._ts_alive = ts
+        self._liveness.ts_heard = ts
         call = self._call(ts, frame)
         try:
             message = _FRAME.decode(frame)
@@ -364,15 +362,7 @@ class CoinbaseExchangeFeed:
     def ticked(self, ts: int) -> list[Output]:
         """Notice silence, and answers that did not come."""
         call = self._call(ts)
-        if not self._open:
-            return call.out
-        silent_ns = ts - self._ts_alive
-        if silent_ns > SILENCE_NS:
-            self._open = False
-            detail = f"no frame for {silent_ns // MILLISECOND_NS} ms"
-            call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=detail)
-            self._lose_all(call, STALE)
-            call.out.append(Reconnect("heartbeat_missed"))
+        if not self._liveness.ticked(call):
             return call.out
         for _, name, tries in self._asked.take_overdue(ts):
             product = self._products.get(name)
@@ -385,12 +375,10 @@ class CoinbaseExchangeFeed:
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
-        self._open = False
         self._asked.clear()
         self._requests.forget()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "disconnected", reason=reason)
-        self._lose_all(call, DISCONNECTED)
+        self._liveness.closed(call, reason)
         return call.out
 
     def kept_book(self, name: str) -> L2Book | None:
@@ -451,13 +439,9 @@ class CoinbaseExchangeFeed:
     # --- What is lost, and how it is asked for ---
 
     def _lose_all(self, call: Call, reason: str) -> None:
-        for product in self._products:
-            channels = {_BOOK} if product.book_seen or self._wanted else set()
-            channels |= {_TRADES} if product.ts_trade is not None else set()
-            state = self._states.get(product.name)
-            if state is not None:
-                state.forget()
-            self._ledger.lose(call, product, reason, channels)
+        for state in self._states.values():
+            state.forget()
+        self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted))
 
     def _missed(self, call: Call, name: str, *, is_match: bool = False) -> None:
         """Clear the book that may have missed a change, all where its name is unknown; a match changes no levels."""

@@ -28,15 +28,16 @@ from typing import Any, Literal
 import msgspec
 
 from marketdata.book import L2Book
-from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.clock import SECOND_NS
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, CROSSED, DISCONNECTED, GAP, STALE, Instrument, Trade
-from marketdata.feed import Fetch, Output, Reconnect, Send
+from marketdata.events import CROSSED, GAP, Instrument, Trade
+from marketdata.feed import Fetch, Output, Send
 from producers.feed_kit import books, trades
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
+from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
@@ -131,18 +132,15 @@ class GeminiFeed:
         self._told: dict[str, Recent] = {}
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
         self._repairs = Repairs(self._products, self._ledger, self._again)
-        self._open = False
-        self._ts_alive = 0
+        self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
     # --- The contract of marketdata.feed.Feed ---
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every symbol, and ask for their increments."""
-        self._open = True
-        self._ts_alive = ts
         self._repairs.begin()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "connected")
+        self._liveness.opened(call)
         if self._wanted:
             call.out.append(_order("subscribe", self._wanted))
             call.out += [_fetch_details(name) for name in self._wanted]
@@ -153,7 +151,7 @@ class GeminiFeed:
     def received(self, frame: bytes, ts: int) -> list[Output]:
         """Return what one frame means."""
         self.counts["frames"] += 1
-        self._ts_alive = ts
+        self._liveness.ts_heard = ts
         call = self._call(ts, frame)
         try:
             sent = _KIND.decode(frame)
@@ -192,26 +190,15 @@ class GeminiFeed:
     def ticked(self, ts: int) -> list[Output]:
         """Notice silence, and snapshots that were asked for and did not come."""
         call = self._call(ts)
-        if not self._open:
-            return call.out
-        silent_ns = ts - self._ts_alive
-        if silent_ns > SILENCE_NS:
-            self._open = False
-            detail = f"no frame for {silent_ns // MILLISECOND_NS} ms"
-            call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=detail)
-            self._lose_all(call, STALE)
-            call.out.append(Reconnect("heartbeat_missed"))
-            return call.out
-        self._repairs.ticked(call)
+        if self._liveness.ticked(call):
+            self._repairs.ticked(call)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
-        self._open = False
         self._repairs.begin()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "disconnected", reason=reason)
-        self._lose_all(call, DISCONNECTED)
+        self._liveness.closed(call, reason)
         return call.out
 
     def kept_book(self, name: str) -> L2Book | None:
@@ -263,9 +250,7 @@ class GeminiFeed:
     # --- What is lost, and how it is asked for ---
 
     def _lose_all(self, call: Call, reason: str) -> None:
-        for product in self._products:
-            channels = self._ledger.channels(product, subscribed=bool(self._wanted))
-            self._ledger.lose(call, product, reason, channels)
+        self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted))
 
     def _missed(self, call: Call, products: Collection[Product], reason: str, detail: str) -> None:
         self.counts["gaps"] += 1

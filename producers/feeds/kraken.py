@@ -38,15 +38,16 @@ from zlib import crc32
 import msgspec
 
 from marketdata.book import L2Book, Side
-from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.clock import SECOND_NS
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, CHECKSUM, DISCONNECTED, GAP, STALE, Instrument, Trade
-from marketdata.feed import Fetch, Output, Reconnect, Send
+from marketdata.events import CHECKSUM, GAP, Instrument, Trade
+from marketdata.feed import Fetch, Output, Send
 from producers.feed_kit import books, numbered_trades, quotes, trades
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
@@ -375,19 +376,16 @@ class KrakenFeed:
         self._subscribed: set[tuple[str, str]] = set()
         self._speaks_v1 = False
         self._system = "online"
-        self._open = False
-        self._ts_alive = 0
+        self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
     # --- The contract of marketdata.feed.Feed ---
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every channel and ask for the pairs' increments."""
-        self._open = True
-        self._ts_alive = ts
         self._repairs.begin()
         self._subscribed.clear()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "connected")
+        self._liveness.opened(call)
         self._subscribe(call)
         call.out.append(Fetch(path=PAIRS_PATH, purpose="products"))
         return call.out
@@ -395,7 +393,7 @@ class KrakenFeed:
     def received(self, frame: bytes, ts: int) -> list[Output]:
         """Return what one frame means."""
         self.counts["frames"] += 1
-        self._ts_alive = ts
+        self._liveness.ts_heard = ts
         call = Call(self._line, ts, self.ts_venue, frame)
         if frame.startswith(b"["):
             self._array(call)
@@ -425,23 +423,14 @@ class KrakenFeed:
     def ticked(self, ts: int) -> list[Output]:
         """Notice silence, and snapshots that were asked for and did not come."""
         call = self._call(ts)
-        if not self._open:
-            return call.out
-        silent_ns = ts - self._ts_alive
-        if silent_ns > SILENCE_NS:
-            detail = f"no frame for {silent_ns // MILLISECOND_NS} ms"
-            call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=detail)
-            self._lose_all(call, STALE)
-            call.out.append(Reconnect("heartbeat_missed"))
-            return call.out
-        self._repairs.ticked(call)
+        if self._liveness.ticked(call):
+            self._repairs.ticked(call)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per pair, until the next connection's snapshots."""
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "disconnected", reason=reason)
-        self._lose_all(call, DISCONNECTED)
+        self._liveness.closed(call, reason)
         return call.out
 
     def kept_book(self, name: str) -> L2Book | None:
@@ -456,12 +445,10 @@ class KrakenFeed:
 
     def _lose_all(self, call: Call, reason: str) -> None:
         """The connection is gone, and with it every book."""
-        self._open = False
         self._repairs.begin()
         self._subscribed.clear()
         self._books.clear()
-        for product in self._products:
-            self._ledger.lose(call, product, reason, self._ledger.channels(product, subscribed=bool(self._wanted)))
+        self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted))
 
     def _missed(self, call: Call, names: Collection[str], channels: set[str]) -> None:
         """A frame could not be read: these pairs, or all when none is named, may have missed something."""
@@ -644,7 +631,7 @@ class KrakenFeed:
     def _event1(self, call: Call, sent: _Object) -> None:
         if not self._speaks_v1:
             self._speaks_v1 = True
-            if self._open:
+            if self._liveness.is_open:
                 self._subscribe(call)
         if sent.event == "heartbeat":
             self._heartbeat(call)

@@ -32,12 +32,13 @@ import msgspec
 
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument, Trade
-from marketdata.feed import Fetch, Output, Reconnect, Send
+from marketdata.events import GAP, Instrument, Trade
+from marketdata.feed import Fetch, Output, Send
 from producers.feed_kit import books, numbered_trades, quotes, trades
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
@@ -177,19 +178,16 @@ class KrakenFuturesFeed:
         self._repairs = Repairs(self._products, self._ledger, self._again)
         self._sequences: dict[str, Sequence] = {}
         self._subscribed: set[tuple[str, str]] = set()
-        self._open = False
-        self._ts_alive = 0
+        self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
     # --- The contract of marketdata.feed.Feed ---
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every feed and ask for the products' increments."""
-        self._open = True
-        self._ts_alive = ts
         self._repairs.begin()
         self._subscribed.clear()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "connected")
+        self._liveness.opened(call)
         if self._wanted:
             call.out.append(_send({"event": "subscribe", "feed": "heartbeat"}))
             call.out += [_order("subscribe", feed, self._wanted) for feed in _FEEDS]
@@ -204,7 +202,7 @@ class KrakenFuturesFeed:
     def received(self, frame: bytes, ts: int) -> list[Output]:
         """Return what one frame means."""
         self.counts["frames"] += 1
-        self._ts_alive = ts
+        self._liveness.ts_heard = ts
         call = self._call(ts, frame)
         if frame.startswith(_CHANGE_PREFIX):
             try:
@@ -237,23 +235,14 @@ class KrakenFuturesFeed:
     def ticked(self, ts: int) -> list[Output]:
         """Notice silence, and snapshots that were asked for and did not come."""
         call = self._call(ts)
-        if not self._open:
-            return call.out
-        silent_ns = ts - self._ts_alive
-        if silent_ns > SILENCE_NS:
-            detail = f"no frame for {silent_ns // MILLISECOND_NS} ms"
-            call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=detail)
-            self._lose_all(call, STALE)
-            call.out.append(Reconnect("heartbeat_missed"))
-            return call.out
-        self._repairs.ticked(call)
+        if self._liveness.ticked(call):
+            self._repairs.ticked(call)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per product, until the next connection's snapshots."""
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "disconnected", reason=reason)
-        self._lose_all(call, DISCONNECTED)
+        self._liveness.closed(call, reason)
         return call.out
 
     # --- Losses and their repair ---
@@ -263,11 +252,9 @@ class KrakenFuturesFeed:
 
     def _lose_all(self, call: Call, reason: str) -> None:
         """The connection is gone, and with it every book."""
-        self._open = False
         self._repairs.begin()
         self._subscribed.clear()
-        for product in self._products:
-            self._ledger.lose(call, product, reason, self._ledger.channels(product, subscribed=bool(self._wanted)))
+        self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted))
 
     def _missed(self, call: Call, name: str, channels: set[str]) -> None:
         """A frame could not be read: this product, or all when none is known by the name, missed something."""

@@ -37,13 +37,14 @@ from marketdata.book import L2Book
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, CHECKSUM, DISCONNECTED, GAP, STALE, Instrument, Trade
+from marketdata.events import CHECKSUM, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, numbered_trades, quotes
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.checked import CheckedSide
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
@@ -183,19 +184,15 @@ class OkxFeed:
         self._states: dict[str, _State] = {}
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
         self._repairs = Repairs(self._products, self._ledger, self._again)
-        self._open = False
-        self._ts_alive = 0
-        self._ts_ping = 0
+        self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
     # --- The contract of marketdata.feed.Feed ---
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every channel and ask for the instruments' increments."""
-        self._open = True
-        self._ts_alive = self._ts_ping = ts
         self._repairs.begin()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "connected")
+        self._liveness.opened(call)
         if self._wanted:
             args = [(channel, name) for channel in (_BOOK, _TRADES, "tickers") for name in self._wanted]
             call.out += [_order("subscribe", args[at : at + _ARGS_MAX]) for at in range(0, len(args), _ARGS_MAX)]
@@ -211,7 +208,7 @@ class OkxFeed:
     def received(self, frame: bytes, ts: int) -> list[Output]:
         """Return what one frame means."""
         self.counts["frames"] += 1
-        self._ts_alive = ts
+        self._liveness.ts_heard = ts
         call = self._call(ts, frame)
         if b'"channel":"b' in frame[:40]:
             try:
@@ -252,29 +249,18 @@ class OkxFeed:
     def ticked(self, ts: int) -> list[Output]:
         """Notice silence, ping, and ask again for snapshots that did not come."""
         call = self._call(ts)
-        if not self._open:
+        if not self._liveness.ticked(call):
             return call.out
-        silent_ns = ts - self._ts_alive
-        if silent_ns > SILENCE_NS:
-            self._open = False
-            detail = f"no frame for {silent_ns // MILLISECOND_NS} ms"
-            call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=detail)
-            self._lose_all(call, STALE)
-            call.out.append(Reconnect("heartbeat_missed"))
-            return call.out
-        if silent_ns > PING_NS and ts - self._ts_ping > PING_NS:
-            self._ts_ping = ts
+        if self._liveness.wants_word(ts, PING_NS):
             call.out.append(Send(b"ping"))
         self._repairs.ticked(call)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
-        self._open = False
         self._repairs.begin()
         call = self._call(ts)
-        call.status(ALL_SYMBOLS, "disconnected", reason=reason)
-        self._lose_all(call, DISCONNECTED)
+        self._liveness.closed(call, reason)
         return call.out
 
     def kept_book(self, name: str) -> L2Book | None:
@@ -355,9 +341,8 @@ class OkxFeed:
 
     def _lose_all(self, call: Call, reason: str) -> None:
         for product in self._products:
-            channels = self._ledger.channels(product, subscribed=bool(self._wanted))
             self._forget(product)
-            self._ledger.lose(call, product, reason, channels)
+        self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted))
 
     def _forget(self, product: Product) -> None:
         state = self._states.get(product.name)
