@@ -69,7 +69,8 @@ def _exercise_kafka(folders: Folders, scratch: Path, option: str) -> None:
         for number in range(1000):
             producer.produce("training", b"x" * 100, key=str(number))
         producer.commit_transaction(30)
-        consumer = Consumer(client | {"group.id": "training", "auto.offset.reset": "earliest"})
+        reading = {"group.id": "training", "auto.offset.reset": "earliest", "enable.auto.commit": False}
+        consumer = Consumer(client | reading)
         consumer.subscribe(["training"])
         if not consumer.consume(1000, timeout=30):
             raise StackError("the broker in training delivered nothing")

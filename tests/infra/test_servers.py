@@ -21,9 +21,8 @@ def test_kafka_carries_a_frame_of_six_megabytes(endpoints: Endpoints, topic_pref
     producer = Producer({"bootstrap.servers": endpoints.kafka_brokers, "message.max.bytes": 32 * 2**20})
     producer.produce(topic, frame)
     assert producer.flush(10) == 0
-    consumer = Consumer(
-        {"bootstrap.servers": endpoints.kafka_brokers, "group.id": topic, "auto.offset.reset": "earliest"}
-    )
+    reading = {"group.id": topic, "auto.offset.reset": "earliest", "enable.auto.commit": False}
+    consumer = Consumer({"bootstrap.servers": endpoints.kafka_brokers} | reading)
     try:
         consumer.subscribe([topic])
         message = consumer.poll(15)

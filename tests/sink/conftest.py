@@ -257,7 +257,7 @@ class Road:
     def letters(self, number: int) -> list[tuple[DeadLetter, dict[str, bytes]]]:
         """Return the first dead letters of the sink in Kafka, with their headers."""
         topic = next(one for one in TOPICS if one.schema == "DeadLetter")
-        consumer = Consumer({"bootstrap.servers": self.endpoints.kafka_brokers, "group.id": f"{self.prefix}look"})
+        consumer = self._consumer("look")
         consumer.assign([TopicPartition(topic.physical(self.prefix), number, 0) for number in range(topic.partitions)])
         found: list[tuple[DeadLetter, dict[str, bytes]]] = []
 
@@ -275,9 +275,14 @@ class Road:
         consumer.close()
         return found
 
+    def _consumer(self, group: str) -> Consumer:
+        # Without commits of its own: a consumer that has something to commit may wait in close() without end.
+        brokers, group = self.endpoints.kafka_brokers, f"{self.prefix}{group}"
+        return Consumer({"bootstrap.servers": brokers, "group.id": group, "enable.auto.commit": False})
+
     def committed(self) -> int:
         """Return how many records the group has committed in Kafka, over all partitions."""
-        consumer = Consumer({"bootstrap.servers": self.endpoints.kafka_brokers, "group.id": f"{self.prefix}{GROUP}"})
+        consumer = self._consumer(GROUP)
         partitions = [
             TopicPartition(topic.physical(self.prefix), number)
             for topic in TOPICS
