@@ -9,7 +9,8 @@ change before it (`previous`), that is the chain, else the ids themselves are.
    to it (`first` <= N + 1, or `previous` <= N), else the snapshot is too old and another one is needed. None kept is
    fine unless a change after N was heard: the next change will show whether it joins.
 3. Afterwards each change must follow the one before it. One that ends at or before the last is old; one that begins
-   later is a loss, and waits for the next snapshot.
+   later is a loss, and waits for the next snapshot. Old ones that follow one another and nothing else mean that the
+   venue began to number anew: that is a loss as well, or the book would stand still for ever and seem good.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from producers.feed_kit.values import Columns
 
 # At the quickest 100 changes a second, this is over half a minute; the oldest go first.
 WAITING_MAX = 4_000
+
+OLD_RUN_MAX = 8
+# A snapshot may be ahead of the stream; far fewer than this, even at forty changes a second.
+KNOWN_RUN_MAX = 1_000
 
 Verdict = Literal["next", "old", "known", "wait", "lost"]
 
@@ -40,7 +45,7 @@ class Diff(msgspec.Struct, gc=False):
 class Diffs:
     """The changes of one product. `last` is the update id of the book that consumers have, None without one."""
 
-    __slots__ = ("_heard", "_joined", "last", "waiting")
+    __slots__ = ("_heard", "_joined", "_old", "_old_run", "last", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[Diff] = deque(maxlen=WAITING_MAX)
@@ -55,6 +60,8 @@ class Diffs:
         """The book is gone, and with it what waited; no snapshot from before it will do."""
         self.last: int | None = None
         self._joined = False
+        self._old = -1
+        self._old_run = 0
         self.waiting.clear()
 
     def take(self, diff: Diff) -> Verdict:
@@ -66,10 +73,12 @@ class Diffs:
         if last is None:
             return self._wait(diff)
         if diff.final <= last:
-            return "old" if self._joined else "known"
-        if self._follows(diff, last, joined=self._joined):
+            if not self._begins_anew(diff, OLD_RUN_MAX if self._joined else KNOWN_RUN_MAX):
+                return "old" if self._joined else "known"
+        elif self._follows(diff, last, joined=self._joined):
             self.last = self._heard = diff.final
             self._joined = True
+            self._old_run = 0
             return "next"
         self.lose()
         self._hold(diff)
@@ -88,16 +97,24 @@ class Diffs:
     def _wait(self, diff: Diff) -> Verdict:
         if self.waiting:
             last = self.waiting[-1].final
-            if diff.final <= last:
+            if diff.final <= last and not self._begins_anew(diff, OLD_RUN_MAX):
                 return "old"
-            if not self._follows(diff, last, joined=True):
+            if diff.final <= last or not self._follows(diff, last, joined=True):
                 self.waiting.clear()
         self._hold(diff)
         return "wait"
 
+    def _begins_anew(self, diff: Diff, limit: int) -> bool:
+        """Note an old change; True when so many of them followed one another that the numbers began anew."""
+        follows = diff.final > self._old and self._follows(diff, self._old, joined=True)
+        self._old_run = self._old_run + 1 if self._old_run and follows else 1
+        self._old = diff.final
+        return self._old_run >= limit
+
     def _hold(self, diff: Diff) -> None:
         self.waiting.append(diff)
         self._heard = diff.final
+        self._old_run = 0
 
     @staticmethod
     def _follows(diff: Diff, last: int, *, joined: bool) -> bool:

@@ -14,6 +14,7 @@ from marketdata.errors import SettingsError
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.families.binance import AGE_NS_MAX, PROBE_NS, QUIET_NS, UNDER_WAY_MAX, BinanceFeed, split
+from producers.feed_kit.diffs import OLD_RUN_MAX
 from producers.feeds.binance_spot import make
 from runtime import recordings
 from runtime.recordings import Recorded
@@ -231,6 +232,38 @@ def test_snapshot_older_than_what_was_heard_is_asked_for_again() -> None:
     assert kinds(out) == []
     (again,) = fetches(out)
     assert kinds(feed.fetched(again, body(21), T0)) == ["BTC-USDT snapshot", "BTC-USDT resynced"]
+
+
+def test_numbers_that_begin_anew_cost_a_snapshot_and_never_freeze_the_book() -> None:
+    """Old changes are left alone, but not when they follow one another: the venue numbers from 1 again."""
+    feed = synced("BTCUSDT")
+    for _ in range(2 * OLD_RUN_MAX):
+        assert kinds(feed.received(diff(20, 20), T0)) == []  # the same again and again proves nothing
+    for number in range(1, OLD_RUN_MAX):
+        assert kinds(feed.received(diff(number, number), T0)) == []
+    out = feed.received(diff(OLD_RUN_MAX, OLD_RUN_MAX), T0)
+    assert kinds(out) == ["BTC-USDT clear", "BTC-USDT gap", "BTC-USDT resync"]
+    (request,) = fetches(out)
+    assert kinds(feed.fetched(request, body(OLD_RUN_MAX), T0)) == ["BTC-USDT snapshot", "BTC-USDT resynced"]
+
+
+def test_numbers_that_begin_anew_before_the_snapshot_are_the_ones_that_wait() -> None:
+    """Or no snapshot would ever join what waits."""
+    feed = make(line="binance_spot/0")
+    feed.opened(T0)
+    (request,) = fetches(feed.received(diff(1_000, 1_000), T0))
+    for number in range(1, OLD_RUN_MAX + 1):
+        assert kinds(feed.received(diff(number, number), T0)) == []
+    assert kinds(feed.fetched(request, body(OLD_RUN_MAX), T0)) == ["BTC-USDT snapshot"]
+    assert kinds(feed.received(diff(OLD_RUN_MAX + 1, OLD_RUN_MAX + 1), T0)) == ["BTC-USDT update"]
+
+
+def test_every_change_twice_is_no_new_numbering() -> None:
+    """Old changes between new ones are what a second subscription of the same stream brings."""
+    feed = synced("BTCUSDT")
+    for number in range(21, 21 + 3 * OLD_RUN_MAX):
+        assert kinds(feed.received(diff(number, number), T0)) == ["BTC-USDT update"]
+        assert kinds(feed.received(diff(number, number), T0)) == []
 
 
 def test_change_lost_before_the_snapshot_shows_with_the_next_one() -> None:
