@@ -44,10 +44,10 @@ from marketdata.errors import BadEvent, SettingsError
 from marketdata.events import GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, numbered_trades, quotes
-from producers.feed_kit.calls import Call, Line
+from producers.feed_kit.calls import REFUSED, Call, Line
 from producers.feed_kit.diffs import Diff, Diffs
 from producers.feed_kit.gaps import Ledger
-from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
@@ -399,12 +399,8 @@ class BinanceFeed:
             kind = self._kind(call, frame, data)
             if kind is not None:
                 self._take(call, _BARE[kind].decode(data))
-        except UNREADABLE as error:
-            shape = isinstance(error, msgspec.ValidationError)
-            call.dead("bad_frame" if shape else "malformed_json", str(error))
-            self._missed(call)
-        except BadEvent as error:
-            call.dead_value(error)
+        except REFUSED as error:
+            call.dead_frame(error)
             self._missed(call)
 
     def _kind(self, call: Call, frame: _Combined, data: bytes) -> _Kind | None:
@@ -610,10 +606,7 @@ class BinanceFeed:
     def _rest_products(self, call: Call, request: Fetch) -> None:
         products = _REST_PRODUCTS.decode(call.payload).symbols
         self._requests.came(request)
-        for raw in products[:PRODUCTS_MAX]:
-            call.payload = bytes(raw)
-            with call.refusing("bad_product"):
-                self._learn(call, _REST_PRODUCT.decode(raw))
+        learn_each(call, products, _REST_PRODUCT, self._learn)
 
     def _learn(self, call: Call, sent: RestProduct) -> None:
         self._products.know(call, sent.symbol, **rest_fields(sent))

@@ -6,11 +6,16 @@ import re
 from collections import Counter
 from typing import Any, Self
 
+import msgspec
+
 from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, DeadLetter, FeedStatus
 from marketdata.feed import Output
 from producers.feed_kit.products import Gap
 from producers.feed_kit.values import UNREADABLE
+
+# What makes a frame a dead letter: it cannot be read, or holds a value that no event may hold.
+REFUSED = (BadEvent, *UNREADABLE)
 
 _ERROR_PATH = re.compile(r"`\$(.*)`")
 
@@ -66,6 +71,14 @@ class Call:
     def dead_value(self, error: BadEvent) -> None:
         """Keep the payload as a dead letter because of one value in it."""
         self.dead(error.reason, str(error), field=error.field, value=error.value)
+
+    def dead_frame(self, error: Exception) -> None:
+        """Keep the frame as a dead letter because of what makes it `REFUSED`."""
+        if isinstance(error, BadEvent):
+            self.dead_value(error)
+        else:
+            is_shape = isinstance(error, msgspec.ValidationError)
+            self.dead("bad_frame" if is_shape else "malformed_json", str(error))
 
     def refusing(self, reason: str) -> Refusing:
         """Return a context in which what cannot be read becomes a dead letter; `failed` tells so afterwards."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,6 +15,8 @@ from producers.feed_kit.calls import Call
 from producers.feed_kit.products import MATCHING, Product
 
 PRODUCTS_MAX = 5_000  # the largest venue has about 3,000
+
+_Sent = TypeVar("_Sent")
 
 
 class Listing:
@@ -101,3 +104,15 @@ class Listing:
         trades.heartbeat(call, product, call.now)
         if product.book_valid:
             books.heartbeat(call, product, call.now)
+
+
+def learn_each(
+    call: Call, listed: Iterable[msgspec.Raw], read: msgspec.json.Decoder[_Sent], learn: Callable[[Call, _Sent], None]
+) -> None:  # fmt: skip
+    """Learn each product of a venue's list by itself: one that cannot be read does not cost its neighbours."""
+    frame = call.payload
+    for raw in islice(listed, PRODUCTS_MAX):
+        call.payload = bytes(raw)
+        with call.refusing("bad_product"):
+            learn(call, read.decode(raw))
+    call.payload = frame

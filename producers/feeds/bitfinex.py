@@ -46,7 +46,7 @@ from marketdata.errors import BadEvent
 from marketdata.events import CHECKSUM, DISCONNECTED, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, quotes, trades
-from producers.feed_kit.calls import Call, Line
+from producers.feed_kit.calls import REFUSED, Call, Line
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
 from producers.feed_kit.liveness import Liveness
@@ -54,7 +54,7 @@ from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.sequence import Sequence
 from producers.feed_kit.trade_ids import Recent
-from producers.feed_kit.values import INT64_MAX, UNREADABLE, Columns, ms_ns, number, numbers
+from producers.feed_kit.values import INT64_MAX, Columns, ms_ns, number, numbers
 from producers.venue import Signer, Venue
 
 SEQUENCE, CHECKSUMS, TIMESTAMPS = 65_536, 131_072, 32_768
@@ -167,12 +167,8 @@ class BitfinexFeed:
             change = _CHANGE.fullmatch(frame)
             if change is None or not self._change(call, change):
                 self._data(call, _DATA.decode(frame))
-        except UNREADABLE as error:
-            shape = isinstance(error, msgspec.ValidationError)
-            call.dead("bad_frame" if shape else "malformed_json", str(error))
-            self._unreadable(call)
-        except BadEvent as error:
-            call.dead_value(error)
+        except REFUSED as error:
+            call.dead_frame(error)
             self._unreadable(call)
         return call.out
 

@@ -37,14 +37,14 @@ from marketdata.errors import BadEvent
 from marketdata.events import GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Send
 from producers.feed_kit import books, quotes, trades
-from producers.feed_kit.calls import Call, Line
+from producers.feed_kit.calls import REFUSED, Call, Line
 from producers.feed_kit.gaps import Ledger
-from producers.feed_kit.listing import Listing
+from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
-from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, given, ms_ns, price
+from producers.feed_kit.values import Columns, Number, Text, check_decimals, given, ms_ns, price
 from producers.venue import Signer, Venue
 
 PING_NS = 20 * SECOND_NS
@@ -216,12 +216,8 @@ class BybitFeed:
                 self._book(call, _BOOK_FRAME.decode(frame))
             else:
                 self._general(call, _FRAME.decode(frame))
-        except UNREADABLE as error:
-            shape = isinstance(error, msgspec.ValidationError)
-            call.dead("bad_frame" if shape else "malformed_json", str(error))
-            self._unreadable(call)
-        except BadEvent as error:
-            call.dead_value(error)
+        except REFUSED as error:
+            call.dead_frame(error)
             self._unreadable(call)
         return call.out
 
@@ -455,16 +451,16 @@ class BybitFeed:
 
     def _learn(self, call: Call, result: _Result) -> None:
         is_spot = result.category == "spot"
-        for raw in result.items:
-            call.payload = bytes(raw)
-            with call.refusing("bad_product"):
-                sent = _LISTED.decode(raw)
-                self._listed[is_spot, sent.symbol] = {
-                    "tick_size": price(sent.prices.tick_size, "tickSize"),
-                    "size_increment": price(sent.sizes.step or sent.sizes.precision, "qtyStep"),
-                    "min_order_size": price(sent.sizes.min_size, "minOrderQty"),
-                    "status": _STATES.get(sent.status, "unknown"),
-                }
+
+        def learn(_: Call, sent: _Listed) -> None:
+            self._listed[is_spot, sent.symbol] = {
+                "tick_size": price(sent.prices.tick_size, "tickSize"),
+                "size_increment": price(sent.sizes.step or sent.sizes.precision, "qtyStep"),
+                "min_order_size": price(sent.sizes.min_size, "minOrderQty"),
+                "status": _STATES.get(sent.status, "unknown"),
+            }
+
+        learn_each(call, result.items, _LISTED, learn)
         for product in self._products:
             learned = self._listed.get((bool(self._is_spot), product.name))
             if learned is not None:

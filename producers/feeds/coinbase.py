@@ -47,7 +47,7 @@ from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, numbered_trades, quotes, trades
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Ledger
-from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
@@ -283,15 +283,8 @@ class CoinbaseFeed:
         if request.purpose != "products":
             self.counts["ignored"] += 1
             return call.out
-        try:
-            products = _REST_PRODUCTS.decode(body).products
-        except UNREADABLE as error:
-            call.dead("bad_products", str(error))
-            return call.out
-        for raw in products[:PRODUCTS_MAX]:
-            call.payload = bytes(raw)
-            with call.refusing("bad_product"):
-                self._learn_rest(call, _REST_PRODUCT.decode(raw))
+        with call.refusing("bad_products"):
+            learn_each(call, _REST_PRODUCTS.decode(body).products, _REST_PRODUCT, self._learn_rest)
         return call.out
 
     def ticked(self, ts: int) -> list[Output]:
@@ -340,8 +333,7 @@ class CoinbaseFeed:
         try:
             message = _ERROR.decode(call.payload).message
         except UNREADABLE:
-            shape = isinstance(error, msgspec.ValidationError)
-            call.dead("bad_frame" if shape else "malformed_json", str(error))
+            call.dead_frame(error)
             return
         call.dead("venue_error", message, field="message", value=message[:200])
         if "auth" in message.lower() and self._token is not None and call.ts >= self._token_from:

@@ -45,7 +45,7 @@ from marketdata.orders import ASK, BID, Level, OrderBook, Scale
 from producers.feed_kit import books, numbered_trades, quotes, trades
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Asked, Ledger, Losses
-from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_orders import Act, NumberedOrders, Whole
 from producers.feed_kit.products import Product
@@ -429,7 +429,7 @@ class CoinbaseExchangeFeed:
         if kind and kind not in _TAGS:
             call.dead("unknown_frame", str(error), field="type", value=kind[:200])
             return
-        call.dead("bad_frame" if isinstance(error, msgspec.ValidationError) else "malformed_json", str(error))
+        call.dead_frame(error)
         head = call.payload[:_HEAD_BYTES]
         found, named = _TYPE.search(head), _NAMED.search(head)
         if found is None or found[1].decode() not in _NO_BOOK:
@@ -727,30 +727,24 @@ class CoinbaseExchangeFeed:
                 trades.heartbeat(call, product, ts)
 
     def _status(self, call: Call, message: _Status) -> None:
-        payload = call.payload
-        for raw in message.products[:PRODUCTS_MAX]:
-            call.payload = bytes(raw)
-            with call.refusing("bad_product"):
-                sent = _PRODUCT.decode(raw)
-                # This channel lists every product of the venue: only those that are traded here become events.
-                if sent.id not in self._products and (self._wanted is None or not self._products.accepts(sent.id)):
-                    self.counts["ignored"] += 1
-                elif (product := self._products.find(call, sent.id)) is not None:
-                    self._products.learn(call, product, **_learned(sent, product.instrument))
-        call.payload = payload
+        learn_each(call, message.products, _PRODUCT, self._product)
+
+    def _product(self, call: Call, sent: _Product) -> None:
+        # This channel lists every product of the venue: only those that are traded here become events.
+        if sent.id not in self._products and (self._wanted is None or not self._products.accepts(sent.id)):
+            self.counts["ignored"] += 1
+        elif (product := self._products.find(call, sent.id)) is not None:
+            self._products.learn(call, product, **_learned(sent, product.instrument))
 
     def _rest_products(self, call: Call, request: Fetch) -> None:
         products = _PRODUCTS.decode(call.payload)
         self._requests.came(request)
-        for raw in products[:PRODUCTS_MAX]:
-            call.payload = bytes(raw)
-            with call.refusing("bad_product"):
-                sent = _PRODUCT.decode(raw)
-                if self._products.accepts(sent.id):
-                    known = self._products.get(sent.id)
-                    self._products.know(
-                        call, sent.id, **_learned(sent, known.instrument if known else _describe(sent.id))
-                    )
+        learn_each(call, products, _PRODUCT, self._rest_product)
+
+    def _rest_product(self, call: Call, sent: _Product) -> None:
+        if self._products.accepts(sent.id):
+            known = self._products.get(sent.id)
+            self._products.know(call, sent.id, **_learned(sent, known.instrument if known else _describe(sent.id)))
 
     def _subscriptions(self, call: Call, _message: _Subscriptions) -> None:
         """Messages of orders come from now on: a book that is fetched now can be joined to them, however quiet."""

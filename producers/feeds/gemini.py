@@ -34,14 +34,14 @@ from marketdata.errors import BadEvent
 from marketdata.events import CROSSED, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Send
 from producers.feed_kit import books, trades
-from producers.feed_kit.calls import Call, Line
+from producers.feed_kit.calls import REFUSED, Call, Line
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
-from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, ms_ns, number
+from producers.feed_kit.values import Columns, Number, Text, check_decimals, ms_ns, number
 from producers.venue import Signer, Venue
 
 SILENCE_NS = 15 * SECOND_NS
@@ -71,8 +71,9 @@ class _Trade(msgspec.Struct, gc=False):
     price: Text
     quantity: Text
     side: Literal["buy", "sell"]
-    tid: Number
     timestamp: Number
+    tid: Number | None = None
+    event: Number | None = msgspec.field(name="event_id", default=None)
 
 
 class _Book(msgspec.Struct):
@@ -164,12 +165,8 @@ class GeminiFeed:
                     self._tell(call, product, [_read_trade(trade)], again="duplicates")
             else:
                 self._other(call, sent)
-        except UNREADABLE as error:
-            shape = isinstance(error, msgspec.ValidationError)
-            call.dead("bad_frame" if shape else "malformed_json", str(error))
-            self._unreadable(call)
-        except BadEvent as error:
-            call.dead_value(error)
+        except REFUSED as error:
+            call.dead_frame(error)
             self._unreadable(call)
         return call.out
 
@@ -301,7 +298,7 @@ class GeminiFeed:
         """Tell the trades that were not told before, oldest first; True when some were, counted as `again`."""
         told = self._told.setdefault(product.name, Recent())
         fresh = [trade for trade in batch if told.is_new(trade.trade_id)]
-        fresh.sort(key=lambda trade: (trade.ts_event, int(trade.trade_id)))
+        fresh.sort(key=lambda trade: (trade.ts_event, len(trade.trade_id), trade.trade_id))
         self.counts[again] += len(batch) - len(fresh)
         if fresh:
             trades.send(call, product, fresh, origin=origin)
@@ -335,7 +332,14 @@ def _columns(levels: list[_Level]) -> Columns:
 def _read_trade(sent: _Trade) -> Trade:
     decimal(sent.price, "price")
     decimal(sent.quantity, "quantity")
-    return Trade(trade_id=str(sent.tid), ts_event=ms_ns(sent.timestamp, "timestamp"), price=sent.price,
+    if sent.tid is not None:
+        name = str(sent.tid)
+    elif sent.event is not None:
+        # Before there was a `tid`: one event may fill several orders, each at a price and size of its own.
+        name = f"{sent.event}:{sent.price}:{sent.quantity}"
+    else:
+        raise BadEvent("bad_trade_id", "tid", "")
+    return Trade(trade_id=name, ts_event=ms_ns(sent.timestamp, "timestamp"), price=sent.price,
                  size=sent.quantity, side=sent.side)  # fmt: skip
 
 

@@ -46,7 +46,7 @@ from marketdata.feed import Fetch, Output, Send
 from producers.feed_kit import books, numbered_trades, quotes, trades
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Ledger
-from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
@@ -409,15 +409,8 @@ class KrakenFeed:
         if request.purpose != "products":
             self.counts["ignored"] += 1
             return call.out
-        try:
-            pairs = _REST_PAIRS.decode(body).result
-        except UNREADABLE as error:
-            call.dead("bad_products", str(error))
-            return call.out
-        for raw in list(pairs.values())[:PRODUCTS_MAX]:
-            call.payload = bytes(raw)
-            with call.refusing("bad_product"):
-                self._learn_rest(call, _REST_PAIR.decode(raw))
+        with call.refusing("bad_products"):
+            learn_each(call, _REST_PAIRS.decode(body).result.values(), _REST_PAIR, self._learn_rest)
         return call.out
 
     def ticked(self, ts: int) -> list[Output]:
@@ -585,7 +578,7 @@ class KrakenFeed:
         try:
             frame = _BOOK2.decode(call.payload)
         except UNREADABLE as error:
-            call.dead("bad_frame" if isinstance(error, msgspec.ValidationError) else "malformed_json", str(error))
+            call.dead_frame(error)
             self._missed(call, self._named2(call.payload), {_BOOK})
             return
         timed = frame.type == "update" and any(book.timestamp for book in frame.data)
@@ -817,17 +810,14 @@ class KrakenFeed:
             self._products.learn(call, product, status=state)
 
     def _instruments2(self, call: Call, sent: _Object) -> None:
-        payload = call.payload
-        for raw in _INSTRUMENTS2.decode(sent.data).pairs[:PRODUCTS_MAX]:
-            call.payload = bytes(raw)
-            with call.refusing("bad_product"):
-                pair = _PAIR2.decode(raw)
-                self._products.know(
-                    call, pair.symbol, tick_size=_price2(pair.price_increment, "price_increment"),
-                    size_increment=_price2(pair.qty_increment, "qty_increment"),
-                    min_order_size=_price2(pair.qty_min, "qty_min"), status=self._status_of(pair.status),
-                )  # fmt: skip
-        call.payload = payload
+        learn_each(call, _INSTRUMENTS2.decode(sent.data).pairs, _PAIR2, self._learn2)
+
+    def _learn2(self, call: Call, pair: _Pair2) -> None:
+        self._products.know(
+            call, pair.symbol, tick_size=_price2(pair.price_increment, "price_increment"),
+            size_increment=_price2(pair.qty_increment, "qty_increment"),
+            min_order_size=_price2(pair.qty_min, "qty_min"), status=self._status_of(pair.status),
+        )  # fmt: skip
 
     def _learn_rest(self, call: Call, sent: RestPair) -> None:
         if not sent.wsname:

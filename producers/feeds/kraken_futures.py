@@ -37,7 +37,7 @@ from marketdata.feed import Fetch, Output, Send
 from producers.feed_kit import books, numbered_trades, quotes, trades
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Ledger
-from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
@@ -221,15 +221,8 @@ class KrakenFuturesFeed:
         if request.purpose != "products":
             self.counts["ignored"] += 1
             return call.out
-        try:
-            contracts = _CONTRACTS.decode(body).instruments
-        except UNREADABLE as error:
-            call.dead("bad_products", str(error))
-            return call.out
-        for raw in contracts[:PRODUCTS_MAX]:
-            call.payload = bytes(raw)
-            with call.refusing("bad_product"):
-                self._learn_rest(call, _CONTRACT.decode(raw))
+        with call.refusing("bad_products"):
+            learn_each(call, _CONTRACTS.decode(body).instruments, _CONTRACT, self._learn_rest)
         return call.out
 
     def ticked(self, ts: int) -> list[Output]:

@@ -43,7 +43,7 @@ from producers.feed_kit import books, numbered_trades, quotes
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.checked import CheckedSide
 from producers.feed_kit.gaps import Ledger
-from producers.feed_kit.listing import PRODUCTS_MAX, Listing
+from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
@@ -235,15 +235,7 @@ class OkxFeed:
         if request.purpose == "trades":
             self._take_trades(call, items, "")
             return call.out
-        for raw in items[:PRODUCTS_MAX]:
-            call.payload = bytes(raw)
-            with call.refusing("bad_product"):
-                sent = _LISTED.decode(raw)
-                self._products.know(
-                    call, sent.name, tick_size=price(sent.tick_size, "tickSz"),
-                    size_increment=price(sent.size_increment, "lotSz"), min_order_size=price(sent.min_size, "minSz"),
-                    status=_STATES.get(sent.state, "unknown"),
-                )  # fmt: skip
+        learn_each(call, items, _LISTED, self._learn)
         return call.out
 
     def ticked(self, ts: int) -> list[Output]:
@@ -294,8 +286,7 @@ class OkxFeed:
             channel = "" if frame.arg is None else frame.arg.channel
             book = _BOOK_FRAME.decode(call.payload) if channel in _BOOKS and not frame.event else None
         except UNREADABLE as error:
-            shape = isinstance(error, msgspec.ValidationError)
-            call.dead("bad_frame" if shape else "malformed_json", str(error))
+            call.dead_frame(error)
             self._unreadable(call)
             return
         if frame.event:
@@ -504,6 +495,13 @@ class OkxFeed:
             self.counts["gaps"] += 1
             self.counts["resyncs"] += 1
             call.out.append(_fetch_trades(product.name))
+
+    def _learn(self, call: Call, sent: _Listed) -> None:
+        self._products.know(
+            call, sent.name, tick_size=price(sent.tick_size, "tickSz"),
+            size_increment=price(sent.size_increment, "lotSz"), min_order_size=price(sent.min_size, "minSz"),
+            status=_STATES.get(sent.state, "unknown"),
+        )  # fmt: skip
 
     def _ticker(self, call: Call, sent: _Ticker) -> None:
         product = self._products.find(call, sent.name)

@@ -83,7 +83,7 @@ def test_example_repairs_what_it_lost(feed: LiveFeed, spoilt: bytes) -> None:
         feed.received(frame, TS)
     out = feed.received(spoilt, TS)
     assert [o.kind for o in out if isinstance(o, BookUpdate)] == ["clear"]
-    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["gap"]
+    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["gap", "resync"]
     assert Send(b'{"subscribe":["BTC-USD"]}') in out
     assert any(isinstance(o, DeadLetter) for o in out) == (spoilt != change(9))
     back = feed.received(frames()[0], TS)
