@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any, LiteralString
+from typing import Any, Literal, LiteralString
 
 import psycopg
 from psycopg import AsyncConnection
@@ -25,6 +25,9 @@ from runtime.health import Readiness
 
 DATABASE = "database"
 Row = dict[str, Any]
+# Whose candles: made here of the venue's trades, or the venue's own.
+Source = Literal["trades", "venue"]
+_CANDLES: dict[Source, LiteralString] = {"trades": "candles", "venue": "venue_candles"}
 
 _CONNECT_TIMEOUT_S = 3
 _POOL_TIMEOUT_S = 2.0
@@ -113,11 +116,13 @@ class History:
             values | {"venue": venue, "symbol": symbol, "limit": limit},
         )
 
-    async def candles(self, venue: str, symbol: str, interval: str, span: Range, limit: int) -> list[Row]:
+    async def candles(
+        self, venue: str, symbol: str, interval: str, span: Range, *, source: Source, limit: int
+    ) -> list[Row]:
         """Return the latest revision of each candle that starts in the range, newest first."""
         where, values = _conditions(span, "ts", "start_ns")
         return await self._rows(
-            f"SELECT {_CANDLE} FROM candles_latest "
+            f"SELECT {_CANDLE} FROM {_CANDLES[source]}_latest "
             "WHERE venue = %(venue)s AND symbol = %(symbol)s AND interval = %(interval)s"
             + where
             + " ORDER BY ts DESC LIMIT %(limit)s",
@@ -125,7 +130,15 @@ class History:
         )
 
     async def revisions(
-        self, venue: str, symbol: str, interval: str, span: Range, *, before: Sequence[Any] | None, limit: int
+        self,
+        venue: str,
+        symbol: str,
+        interval: str,
+        span: Range,
+        *,
+        source: Source,
+        before: Sequence[Any] | None,
+        limit: int,
     ) -> list[Row]:
         """Return every closed revision of each candle that starts in the range, newest first."""
         where, values = _conditions(span, "ts", "start_ns")
@@ -133,7 +146,7 @@ class History:
             where += " AND (ts, revision, kafka_offset) < (%(before_ts)s, %(before_revision)s, %(before_offset)s)"
             values |= {"before_ts": moment(before[0]), "before_revision": before[1], "before_offset": before[2]}
         return await self._rows(
-            f"SELECT {_CANDLE}, kafka_offset FROM candles "
+            f"SELECT {_CANDLE}, kafka_offset FROM {_CANDLES[source]} "
             "WHERE venue = %(venue)s AND symbol = %(symbol)s AND interval = %(interval)s"
             + where
             + " ORDER BY ts DESC, revision DESC, kafka_offset DESC LIMIT %(limit)s",

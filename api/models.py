@@ -126,6 +126,7 @@ class CandlesAnswer(_Answer):
 
     type: Literal["candles"]
     interval: Annotated[str, Field(examples=["1m"])]
+    source: Annotated[str, Field(description="Whose they are: `trades` or `venue`.", examples=["trades"])]
     data: list[CandleData]
     next_cursor: Cursor
 

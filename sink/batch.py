@@ -18,6 +18,7 @@ from marketdata.clock import SECOND_NS
 from marketdata.decimals import LENGTH_MAX, decimal
 from marketdata.errors import BadEvent
 from marketdata.events import Anomaly, AnyEvent, Book, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.topics import VENUE_CANDLES
 
 Partition = tuple[str, int]  # (physical topic, partition)
 
@@ -56,9 +57,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "stage", "reason", "detail", "field", "value", "line", "payload",
     ),
 }  # fmt: skip
-COLUMNS["candles_open"] = COLUMNS["candles"]
+COLUMNS["candles_open"] = COLUMNS["venue_candles"] = COLUMNS["candles"]
 
 NULL = "\\N"
+_VENUE_CANDLES = VENUE_CANDLES.physical()
 
 
 class Source(NamedTuple):
@@ -200,6 +202,8 @@ def _candle(event: Candle, source: Source) -> Record:
         f"{_number(event.quote_volume, 'quote_volume')}\t{_number(event.buy_volume, 'buy_volume')}\t"
         f"{_word(event.venue)}\t{_word(event.symbol)}\t{_word(event.origin)}\n"
     )
+    if source.topic.endswith(_VENUE_CANDLES):
+        return Record(source, "venue_candles", 1, text)  # not ours, so it neither opens nor closes one of ours
     table = "candles_open" if event.state == "open" else "candles"
     return Record(source, table, 1, text, event)
 

@@ -14,7 +14,7 @@ READONLY = "tickstream_readonly"
 HISTORY = "tickstream_history"
 
 # The sink only ever adds rows to the history; what it keeps up to date is small and listed here.
-_APPEND = ("trades", "quotes", "books", "candles", "anomalies", "feed_status", "dead_letters")
+_APPEND = ("trades", "quotes", "books", "candles", "venue_candles", "anomalies", "feed_status", "dead_letters")
 _UPSERT = ("kafka_offsets", "gaps", "instruments")
 _REPLACE = ("candles_open",)
 # Backfill and repair look at what is there and keep their jobs; what they bring comes by Kafka and the sink.

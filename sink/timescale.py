@@ -14,6 +14,7 @@ HYPERTABLES: dict[str, str] = {
     "quotes": "venue, symbol",
     "books": "venue, symbol",
     "candles": "venue, symbol, interval",
+    "venue_candles": "venue, symbol, interval",
     "anomalies": "venue, symbol",
     "feed_status": "venue, symbol",
     "dead_letters": "venue, symbol",

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api import messages
 from api.answers import bytes_answer, json_answer
-from api.history import Row
+from api.history import Row, Source
 from api.market import TRUSTED, NumberedTrade, SymbolState, Trust
 from api.models import BookAnswer, CandlesAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
 from api.parameters import Range, find, microseconds, read_cursor, time_range, write_cursor
@@ -27,6 +27,14 @@ IntervalQuery = Annotated[
     Literal["1m", "5m", "15m", "1h", "4h", "1d"], Query(description="Length of a candle.", examples=["1m"])
 ]
 LimitQuery = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="Items on a page at most.", examples=[100])]
+SourceQuery = Annotated[
+    Source,
+    Query(
+        description="`trades`: made here of the venue's trades. `venue`: the venue's own, where its stream tells "
+        "candles; it may leave trades out of them (US equities: odd lots), so that the two may differ.",
+        examples=["trades"],
+    ),
+]
 
 
 def _service(request: Request) -> Service:
@@ -141,6 +149,7 @@ async def candles(
     symbol: SymbolPath,
     *,
     interval: IntervalQuery = "1m",
+    source: SourceQuery = "trades",
     venue: VenueQuery = None,
     start: StartQuery = None,
     end: EndQuery = None,
@@ -159,13 +168,16 @@ async def candles(
     service = _service(request)
     rows = {
         row["start_ns"]: _stored_candle(row)
-        for row in await service.history.candles(state.venue, state.symbol, interval, span, limit + 1)
+        for row in await service.history.candles(
+            state.venue, state.symbol, interval, span, source=source, limit=limit + 1
+        )
     }
-    # What memory holds is at least as new as the database.
-    live = state.candles[interval]
-    rows |= {start: messages.candle(each.candle) for start, each in live.items() if span.holds(start)}
+    if source == "trades":
+        # What memory holds is at least as new as the database.
+        live = state.candles[interval]
+        rows |= {start: messages.candle(each.candle) for start, each in live.items() if span.holds(start)}
     page = sorted(rows, reverse=True)[:limit]
-    answer = _candles(service, state, interval, [rows[start] for start in page])
+    answer = _candles(service, state, interval, source, [rows[start] for start in page])
     answer["next_cursor"] = write_cursor(page[-1]) if len(rows) > limit else None
     return json_answer(request, answer)
 
@@ -181,6 +193,7 @@ async def revisions(
     symbol: SymbolPath,
     *,
     interval: IntervalQuery = "1m",
+    source: SourceQuery = "trades",
     venue: VenueQuery = None,
     start: StartQuery = None,
     end: EndQuery = None,
@@ -194,9 +207,11 @@ async def revisions(
         raise bad_value("cursor", cursor, "is no next_cursor of an answer of ours")
     state = _find(request, symbol, venue)
     service = _service(request)
-    rows = await service.history.revisions(state.venue, state.symbol, interval, span, before=before, limit=limit + 1)
+    rows = await service.history.revisions(
+        state.venue, state.symbol, interval, span, source=source, before=before, limit=limit + 1
+    )
     page = rows[:limit]
-    answer = _candles(service, state, interval, [_stored_candle(row) for row in page])
+    answer = _candles(service, state, interval, source, [_stored_candle(row) for row in page])
     more = len(rows) > limit
     last = page[-1] if page else {}
     answer["next_cursor"] = (
@@ -299,8 +314,10 @@ _CANDLE_FIELDS = (
 )  # fmt: skip
 
 
-def _candles(service: Service, state: SymbolState, interval: str, data: list[messages.Json]) -> messages.Json:
+def _candles(
+    service: Service, state: SymbolState, interval: str, source: Source, data: list[messages.Json]
+) -> messages.Json:
     trust = service.fresh(state.trades_trust, state.trades_ts_recv) if state.trades_ts_recv else TRUSTED
     answer = messages.envelope("candles", state, state.trades_ts_event or service.clock(), trust, data)
-    answer["interval"] = interval
+    answer["interval"], answer["source"] = interval, source
     return answer

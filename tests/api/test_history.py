@@ -106,10 +106,10 @@ def test_a_stored_amendment_says_what_it_amends(shared: Any, symbol: str, wait_f
     ]  # fmt: skip
 
 
-def store_candles(stage: Any, symbol: str, rows: list[tuple[int, int, str, str]]) -> None:
+def store_candles(stage: Any, symbol: str, rows: list[tuple[int, int, str, str]], table: str = "candles") -> None:
     """Put closed candles into the table: (minute, revision, state, close)."""
     stage.execute(
-        "INSERT INTO candles (ts, ts_event_ns, ts_recv_ns, kafka_offset, kafka_partition, ts_end, start_ns, end_ns, "
+        f"INSERT INTO {table} (ts, ts_event_ns, ts_recv_ns, kafka_offset, kafka_partition, ts_end, start_ns, end_ns, "
         "trades, revision, valid, reason, state, interval, open, high, low, close, volume, quote_volume, buy_volume, "
         "venue, symbol, origin) VALUES (%s, %s, %s, %s, 0, %s, %s, %s, 3, %s, true, '', %s, '1m', 1.0, 9, 0.5, %s, 7, "
         "70, 3, 'coinbase', %s, 'live')",
@@ -150,6 +150,29 @@ def test_candles_show_the_last_revision_and_the_open_one(shared: Any, symbol: st
     CandlesAnswer.model_validate(history)
     assert [(each["revision"], each["close"]) for each in history["data"]] == [(2, "4.00"), (1, "3.00"), (0, "2.50")]
     assert len(all_pages(shared, f"{path}/revisions", 5)) == 32
+
+
+def test_the_venues_own_candles_are_answered_on_request(shared: Any, symbol: str, wait_for: Any) -> None:
+    """In the same form and by the same pages, with nothing of ours among them, neither stored nor live."""
+    store_candles(shared, symbol, [(0, 0, "final", "2.50")])
+    theirs = [(minute, 0, "final", "3.00") for minute in range(5)]
+    store_candles(shared, symbol, [*theirs, (2, 1, "revised", "4.00")], "venue_candles")
+    produce_book(shared, symbol)
+    shared.produce(
+        Candle(venue="coinbase", symbol=symbol, interval="1m", start=START, end=START + MINUTE_NS, ts_event=START,
+               ts_recv=time.time_ns(), open="5", high="6", low="4", close="5.10", volume="1", trades=1)
+    )  # fmt: skip
+    path = f"/api/v1/market/{symbol}/candles"
+    wait_for("the open candle", lambda: shared.client.get(path).json().get("data", [{}])[0].get("close") == "5.10")
+    answer = shared.get(path, source="venue")
+    CandlesAnswer.model_validate(answer)
+    assert (answer["source"], shared.get(path)["source"]) == ("venue", "trades")
+    assert [each["close"] for each in answer["data"]] == ["3.00", "3.00", "4.00", "3.00", "3.00"]
+    assert all_pages(shared, path, 2, source="venue") == answer["data"]
+    revised = all_pages(shared, f"{path}/revisions", 4, source="venue")
+    assert [(each["revision"], each["close"]) for each in revised[2:4]] == [(1, "4.00"), (0, "3.00")]
+    (error,) = shared.get(path, 422, source="ours")["errors"]
+    assert (error["field"], error["value"]) == ("source", "ours")
 
 
 def test_the_ledger_of_gaps_is_paged_and_filtered(shared: Any, symbol: str) -> None:

@@ -74,6 +74,7 @@ VALUES = {
     "interval": st.sampled_from(["1m", "1d", "2m", ""]), "venue": st.one_of(TEXT, st.just("coinbase")),
     "symbol": st.one_of(TEXT, st.just("FUZZ-USD")), "state": st.sampled_from(["open", "repaired", "x"]),
     "kind": st.sampled_from(["gap", "x"]), "severity": st.sampled_from(["info", "x"]),
+    "source": st.sampled_from(["trades", "venue", "x"]),
 }  # fmt: skip
 PARAMETERS = st.lists(
     st.sampled_from(sorted(VALUES)).flatmap(lambda name: st.tuples(st.just(name), st.one_of(VALUES[name], TEXT))),

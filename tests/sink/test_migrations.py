@@ -12,7 +12,7 @@ from infra.local.table import Endpoints
 from marketdata.errors import SettingsError, Unavailable
 from sink import migrations, retention, roles, timescale
 
-HISTORY = ("trades", "quotes", "books", "candles", "anomalies", "feed_status", "dead_letters")
+HISTORY = ("trades", "quotes", "books", "candles", "venue_candles", "anomalies", "feed_status", "dead_letters")
 
 
 @pytest.fixture
@@ -120,6 +120,27 @@ def test_the_sink_adds_history_but_cannot_read_change_or_delete_it(endpoints: En
                 sink.execute(statement)
 
 
+def test_the_upkeep_of_history_looks_and_keeps_its_jobs_and_no_more(endpoints: Endpoints, schema: str) -> None:
+    """Its role reads what it compares with and writes only how far its jobs are; the rest goes by Kafka."""
+    with connect(endpoints.history_database_url, schema) as upkeep:
+        upkeep.execute(
+            "INSERT INTO ingestion_jobs (job_id, venue, symbol, kind, interval, state, start_ns, end_ns, cursor_ns) "
+            "VALUES ('j', 'v', 's', 'trades', '', 'running', 0, 1, 0)"
+        )
+        upkeep.execute("UPDATE ingestion_jobs SET state = 'done'")
+        for table in ("trades", "candles", "candles_latest", "gaps", "instruments"):
+            upkeep.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table)))
+        for statement in (
+            "DELETE FROM ingestion_jobs",
+            "INSERT INTO trades SELECT * FROM trades LIMIT 0",
+            "UPDATE gaps SET state = 'repaired'",
+            "SELECT * FROM dead_letters",
+            "DROP TABLE candles",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                upkeep.execute(sql.SQL(statement))
+
+
 @pytest.mark.parametrize("role", ["api_database_url", "readonly_database_url"])
 def test_readers_read_everything_and_write_nothing(endpoints: Endpoints, schema: str, role: str) -> None:
     """The API's and the analysts' roles have SELECT and no more, on the view and on tables made later too."""
@@ -131,7 +152,7 @@ def test_readers_read_everything_and_write_nothing(endpoints: Endpoints, schema:
         for table in tables:
             name = sql.Identifier(table)
             reader.execute(sql.SQL("SELECT * FROM {}").format(name))
-            if table != "candles_latest":
+            if not table.endswith("_latest"):  # views that nobody can write
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     reader.execute(sql.SQL("DELETE FROM {}").format(name))
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -142,7 +163,9 @@ def test_granting_again_takes_away_what_was_too_much(endpoints: Endpoints, schem
     """Rights that somebody added by hand do not stay."""
     with connect(endpoints.database_url, schema) as owner:
         owner.execute("GRANT DELETE ON gaps TO tickstream_sink")
-    assert migrations.ensure_grants(endpoints.database_url, schema) == [roles.API, roles.READONLY, roles.SINK]
+    assert migrations.ensure_grants(endpoints.database_url, schema) == [
+        roles.API, roles.HISTORY, roles.READONLY, roles.SINK,
+    ]  # fmt: skip
     with connect(endpoints.sink_database_url, schema) as sink, pytest.raises(psycopg.errors.InsufficientPrivilege):
         sink.execute("DELETE FROM gaps")
 

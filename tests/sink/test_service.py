@@ -14,8 +14,8 @@ from typing import Any
 
 import psycopg
 
-from marketdata.events import Book, DeadLetter, FeedStatus, Instrument, Quote, Trades
-from marketdata.topics import BOOKS, DEAD_LETTERS, QUOTES, TRADES
+from marketdata.events import Book, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.topics import BOOKS, DEAD_LETTERS, QUOTES, TRADES, VENUE_CANDLES
 from sink import migrations
 
 TS = 1_786_309_548_228_568_123
@@ -237,11 +237,13 @@ def test_every_topic_lands_in_its_table(road: Any, trades: Callable[..., Trades]
             letter,
         ]
     )
+    bar = Candle(venue="alpaca", symbol="AAPL", interval="1m", start=0, end=60, ts_event=TS, ts_recv=TS, state="final")
+    road.produce_bytes(VENUE_CANDLES, bar.key.encode(), road.codec.encode(bar))
     road.produce_bytes(BOOKS, b"coinbase:OLD-USD", None)
     road.producer.flush(10)
-    for table in ("trades", "quotes", "books", "feed_status", "gaps", "instruments", "dead_letters"):
+    for table in ("trades", "quotes", "books", "feed_status", "gaps", "instruments", "dead_letters", "venue_candles"):
         road.wait_rows(table, 1)
-    wait_for("all offsets", lambda: road.rows("SELECT sum(next_offset) FROM kafka_offsets") == [(9,)])
+    wait_for("all offsets", lambda: road.rows("SELECT sum(next_offset) FROM kafka_offsets") == [(10,)])
     wait_for("the open gap shown", lambda: road.metric('tickstream_gaps_open{venue="coinbase"}') == 1)
     road.produce([FeedStatus(**source, kind="resynced", gap_id="g", reason="snapshot")])
     wait_for("the gap closed", lambda: road.metric('tickstream_gaps_open{venue="coinbase"}') == 0)
@@ -249,7 +251,7 @@ def test_every_topic_lands_in_its_table(road: Any, trades: Callable[..., Trades]
     assert road.count("books") == 1
     wait_for("no lag", lambda: road.metric('tickstream_sink_lag{topic="%sd.books.v1"}' % (road.prefix + "m")) == 0)
     assert road.stop() == 0
-    assert road.committed() == 10
+    assert road.committed() == 11
 
 
 def test_its_metrics_and_log_tell_what_it_does(

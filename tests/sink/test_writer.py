@@ -71,11 +71,11 @@ def table(endpoints: Endpoints, database_schema: str) -> Iterator[Table]:
     one.close()
 
 
-def batch_of(events: Sequence[AnyEvent], start: int = 0) -> Batch:
+def batch_of(events: Sequence[AnyEvent], start: int = 0, source: str = TOPIC) -> Batch:
     """Return a batch of events at consecutive offsets of one partition."""
     batch = Batch()
     for offset, event in enumerate(events, start):
-        batch.add(stored(event, Source(TOPIC, 0, offset, event.key.encode(), b"bytes")))
+        batch.add(stored(event, Source(source, 0, offset, event.key.encode(), b"bytes")))
         batch.passed((TOPIC, 0), offset, offset + 1)
     return batch
 
@@ -243,6 +243,18 @@ def test_an_open_candle_is_replaced_until_it_is_final_and_then_revised(table: Ta
          "live", True, "", TS, TS + 5)
         for close, state, revision in (("2", "final", 0), ("2.5", "revised", 1))
     ]  # fmt: skip
+
+
+def test_a_candle_of_the_venue_is_kept_beside_ours(table: Table) -> None:
+    """It neither closes our open one nor revises a final one; its view shows its own newest revision."""
+    writer = table.writer()
+    writer.locate(LOG)
+    writer.write(batch_of([candle("open", "1.5"), candle("final", "3", start=120_000_000_000)]))
+    theirs = [candle("final", "2"), candle("final", "2"), candle("revised", "2.5", 1), candle("final", "4", start=0)]
+    writer.write(batch_of(theirs, start=2, source="x.md.venue_candles.v1"))
+    latest = "SELECT start_ns / 60000000000, state, revision, close FROM {}candles_latest ORDER BY ts"
+    assert table.rows(latest.format("")) == [(1, "open", 0, Decimal("1.5")), (2, "final", 0, Decimal(3))]
+    assert table.rows(latest.format("venue_")) == [(0, "final", 0, Decimal(4)), (1, "revised", 1, Decimal("2.5"))]
 
 
 def test_a_gap_is_opened_and_then_closed_by_its_id(table: Table) -> None:

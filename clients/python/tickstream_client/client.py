@@ -98,10 +98,15 @@ class MarketDataClient:
         end: Time = None,
         limit: int = 300,
         venue: str | None = None,
+        source: str | None = None,
     ) -> list[Json]:
-        """Return up to `limit` candles that start in [start, end), newest first, in their latest revision."""
+        """Return up to `limit` candles that start in [start, end), newest first, in their latest revision.
+
+        `source` is `trades` (made of the venue's trades, unless given) or `venue` (as the venue itself tells them).
+        """
         path = f"/api/v1/market/{quote(symbol, safe='')}/candles"
-        return await self._pages(path, limit, venue=venue, interval=interval, start=_text(start), end=_text(end))
+        span = {"start": _text(start), "end": _text(end)}
+        return await self._pages(path, limit, venue=venue, interval=interval, source=source, **span)
 
     async def get_gaps(
         self, *, venue: str | None = None, symbol: str | None = None, state: str | None = None, limit: int = 100

@@ -93,8 +93,11 @@ export class MarketDataClient {
     return this.market(symbol, "trades", { venue, ...query });
   }
 
-  /** Newest first. */
-  candles({ venue, symbol }: Market, query: Span & { interval: Interval }): Promise<SymbolAnswer<CandleData[]> & Paged> {
+  /** Newest first; made of the venue's trades, or with `source` "venue" as the venue itself tells them. */
+  candles(
+    { venue, symbol }: Market,
+    query: Span & { interval: Interval; source?: "trades" | "venue" },
+  ): Promise<SymbolAnswer<CandleData[]> & Paged> {
     return this.market(symbol, "candles", { venue, ...query });
   }
 
