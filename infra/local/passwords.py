@@ -18,6 +18,7 @@ class Passwords:
     tickstream: str
     tickstream_sink: str
     tickstream_api: str
+    tickstream_history: str
     tickstream_readonly: str
     redis: str
 

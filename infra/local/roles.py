@@ -11,7 +11,14 @@ import os
 import psycopg
 from psycopg import sql
 
-ROLES = ("registry", "tickstream", "tickstream_sink", "tickstream_api", "tickstream_readonly")
+ROLES = (
+    "registry",
+    "tickstream",
+    "tickstream_sink",
+    "tickstream_api",
+    "tickstream_history",
+    "tickstream_readonly",
+)
 DATABASES = {"registry": "registry", "tickstream": "tickstream"}
 
 

@@ -20,7 +20,7 @@ def services(settings: StackSettings, folders: Folders, ports: Ports, where: End
     """Return the steps and the services in the order of the road."""
     kafka = {f"{PREFIX}KAFKA_BROKERS": where.kafka_brokers, f"{PREFIX}REGISTRY_URL": where.registry_url}
     # Empty means not given: no service inherits a right that another one has.
-    no_database = {f"{PREFIX}{role}DATABASE_URL": "" for role in ("", "SINK_", "API_")}
+    no_database = {f"{PREFIX}{role}DATABASE_URL": "" for role in ("", "SINK_", "API_", "HISTORY_")}
     common = {**kafka, **no_database, f"{PREFIX}REDIS_URL": ""}
 
     def database(role: str, url: str) -> dict[str, str]:
@@ -129,7 +129,7 @@ def _producer(settings: StackSettings, ports: Ports) -> dict[str, str]:
 def _history(settings: StackSettings, where: Endpoints) -> dict[str, str]:
     """Return the address of the database where the producer is to look for what is missing, else nothing."""
     wanted = settings.backfill_days or settings.gap_scan_minutes
-    return {f"{PREFIX}HISTORY_DATABASE_URL": where.database_url} if wanted else {}
+    return {f"{PREFIX}HISTORY_DATABASE_URL": where.history_database_url} if wanted else {}
 
 
 def _kafka_ui(folders: Folders, ports: Ports, where: Endpoints) -> Process:

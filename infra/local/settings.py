@@ -46,6 +46,9 @@ class StackSettings(CommonSettings):
     database_url: SecretStr | None = Field(default=None, description="Use this TimescaleDB (owner's role) instead.")
     sink_database_url: SecretStr | None = Field(default=None, description="The same for the sink's role.")
     api_database_url: SecretStr | None = Field(default=None, description="The same for the API's role.")
+    history_database_url: SecretStr | None = Field(
+        default=None, description="The same for the role of backfill and repair."
+    )
     redis_url: SecretStr | None = Field(default=None, description="Use this Redis instead.")
 
     stack: Literal["embedded", "docker"] = Field(default="embedded", description="What runs the servers.")

@@ -23,6 +23,7 @@ class Endpoints:
     database_url: str
     sink_database_url: str
     api_database_url: str
+    history_database_url: str
     readonly_database_url: str
     redis_url: str
 
@@ -40,12 +41,16 @@ def endpoints(settings: StackSettings, ports: Ports, secret: Passwords) -> Endpo
         return f"postgresql://{role}:{quote(password)}@127.0.0.1:{ports.database}/tickstream"
 
     sink, api, redis = settings.sink_database_url, settings.api_database_url, settings.redis_url
+    history = settings.history_database_url
     return Endpoints(
         kafka_brokers=settings.kafka_brokers or f"127.0.0.1:{ports.kafka}",
         registry_url=settings.registry_url or f"http://127.0.0.1:{ports.registry}/apis/ccompat/v7",
         database_url=database("tickstream", secret.tickstream),
         sink_database_url=sink.get_secret_value() if sink else database("tickstream_sink", secret.tickstream_sink),
         api_database_url=api.get_secret_value() if api else database("tickstream_api", secret.tickstream_api),
+        history_database_url=history.get_secret_value()
+        if history
+        else database("tickstream_history", secret.tickstream_history),
         readonly_database_url=database("tickstream_readonly", secret.tickstream_readonly),
         redis_url=redis.get_secret_value() if redis else f"redis://:{secret.redis}@127.0.0.1:{ports.redis}/0",
     )

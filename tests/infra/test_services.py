@@ -20,6 +20,7 @@ WHERE = Endpoints(
     database_url="postgresql://owner",
     sink_database_url="postgresql://sink",
     api_database_url="postgresql://api",
+    history_database_url="postgresql://history",
     readonly_database_url="postgresql://reader",
     redis_url="redis://cache:3",
 )
