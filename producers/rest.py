@@ -3,6 +3,7 @@
 Theory of operation.
 
 1. Each request first takes its weight from the venue's bucket, which all lines share, since a venue counts by address.
+   Where its answers say how much is used, and that is more than was counted here, the bucket follows.
    What a line asks for, and when, is the feed's own affair (`feed_kit.requests`: one request per symbol, few at once).
 2. 429, 418 (Binance's word for banned), 408, 5xx, a broken connection and a time-out are tried again, at most
    `TRIES_MAX` times, after a full-jitter backoff. `Retry-After` (seconds or an HTTP date, RFC 9110) makes every line
@@ -81,6 +82,8 @@ class Rest:
             except httpx.HTTPError as error:
                 reason, status = str(error) or repr(error), 0
             else:
+                if self._bucket is not None:
+                    self._bucket.answered(answer.headers, time.monotonic(), time.time())
                 if answer.is_success:
                     return answer.content
                 status, reason = answer.status_code, f"status {answer.status_code}"

@@ -14,6 +14,7 @@ Streams for Binance", "How to manage a local order book correctly", "Market Data
 from __future__ import annotations
 
 from producers.families.binance import BinanceFeed, Market
+from producers.history.budget import used_weight
 from producers.history.contract import Budget
 from producers.venue import Signer, Venue
 
@@ -43,6 +44,6 @@ VENUE = Venue(
     make=make,
     products=("BTCUSDT", "ETHUSDT"),
     lifetime_s=23 * 3600,  # of 24 hours
-    budget=Budget(burst=3_000, per_s=50),
+    budget=Budget(burst=3_000, per_s=50, left=used_weight(6_000)),
     sequence="product",
 )

@@ -17,6 +17,7 @@ Futures, Websocket Market Streams", "How to manage a local order book correctly"
 from __future__ import annotations
 
 from producers.families.binance import BinanceFeed, Market
+from producers.history.budget import used_weight
 from producers.history.contract import Budget
 from producers.venue import Signer, Venue
 
@@ -46,6 +47,6 @@ VENUE = Venue(
     make=make,
     products=("BTCUSDT", "ETHUSDT"),
     lifetime_s=23 * 3600,  # of 24 hours
-    budget=Budget(burst=1_200, per_s=20),
+    budget=Budget(burst=1_200, per_s=20, left=used_weight(2_400)),
     sequence="product",
 )

@@ -27,6 +27,7 @@ from marketdata.errors import BadEvent
 from marketdata.events import Candle, Instrument, Trade
 from producers.families.binance import AggTrade, Market, RestProduct, RestTrade, describe, read_trade, rest_fields
 from producers.feed_kit.values import Number, Text, check_decimals, ms_ns
+from producers.history.budget import used_weight
 from producers.history.contract import INTERVALS, Access, Asked, Budget, Page, Request
 from producers.history.reading import candle, decode, whole
 
@@ -84,7 +85,11 @@ class BinanceHistory:
         self.venue = market.venue
         self.rest_url = access.rest_url or rest_url
         # The live feed takes half of what an address may spend; a quarter for history leaves room for another process.
-        self.budget = Budget(burst=market.weight_per_minute / 8, per_s=market.weight_per_minute / 120)
+        self.budget = Budget(
+            burst=market.weight_per_minute / 8,
+            per_s=market.weight_per_minute / 120,
+            left=used_weight(2 * market.weight_per_minute),
+        )
         self._market = market
         self._weights = weights
         self._key = access.key

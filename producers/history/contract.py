@@ -31,7 +31,7 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -53,11 +53,23 @@ INTERVALS: dict[str, int] = {
 }
 
 
+class Left(NamedTuple):
+    """What a venue says may still be spent of its weight, and in how many seconds it counts anew."""
+
+    weight: float
+    seconds: float
+
+
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """What a venue lets one address spend: `burst` at once, and `per_s` of new weight each second."""
+    """What a venue lets one address spend: `burst` at once, and `per_s` of new weight each second.
+
+    `left` reads what the venue says of it in the headers of an answer (names in lower case) that came at a time (UTC
+    seconds): others may spend of the same address or account. None where it says nothing.
+    """
 
     burst: float
     per_s: float
+    left: Callable[[Mapping[str, str], float], Left | None] | None = None
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):

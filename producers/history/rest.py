@@ -3,7 +3,7 @@
 Theory of operation.
 
 1. Each request first takes its weight from the venue's token bucket, which all requests of one `Rest` share: use one
-   `Rest` per venue and process, for any number of symbols at once.
+   `Rest` per venue and process, for any number of symbols at once. The bucket follows what answers say is left.
 2. 429, 418 (Binance's word for banned), 408, 5xx, a broken connection and a time-out are tried again, at most
    `tries_max` times, after a full-jitter backoff and never before what `Retry-After` says (seconds or an HTTP date,
    RFC 9110). That wait holds for every request of this `Rest`, since venues count by address. One of more than
@@ -229,6 +229,7 @@ class Rest:
                 params=list(request.query),
                 data=dict(request.form) or None,
             ) as response:
+                self._bucket.answered(response.headers, time.monotonic(), time.time())
                 body = await self._body(request, response)
         except httpx.HTTPError as error:
             raise _Later("no_answer", f"{type(error).__name__} {error}".strip()) from error

@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 from marketdata.feed import Fetch
+from producers.history.budget import used_weight
 from producers.history.contract import Budget
 from producers.rest import TRIES_MAX, Rest
 
@@ -109,6 +110,21 @@ def test_lines_and_symbols_share_one_budget_of_weight() -> None:
             times = sorted(at - began for _, at in venue.asked)
             assert times[2] > 0.24
             assert times[3] > 0.49
+
+    uvloop.run(scenario())
+
+
+def test_weight_that_others_spend_of_the_same_address_counts() -> None:
+    """Another program has spent nearly all of this minute, as the first answer says; the next request waits."""
+
+    async def scenario() -> None:
+        venue = Venue((200, "X-MBX-USED-WEIGHT-1M: 6000"))
+        left = used_weight(6_000)
+        budget = Budget(burst=500, per_s=1_000, left=lambda headers, _: left(headers, 59.7))  # 0.3 s before the minute
+        async with venue.serve(budget) as rest:
+            await rest.get(snapshot("A"))
+            await rest.get(snapshot("B"))
+            assert venue.asked[1][1] - venue.asked[0][1] > 0.29
 
     uvloop.run(scenario())
 

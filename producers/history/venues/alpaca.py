@@ -28,6 +28,7 @@ from marketdata.errors import BadEvent, SettingsError
 from marketdata.events import Candle, Instrument, Trade
 from producers.feed_kit.values import Number, iso_ns, number, numbers
 from producers.feeds.alpaca import VENUE, describe, trade_id_of
+from producers.history.budget import remaining
 from producers.history.contract import Access, Asked, Budget, Page, Request
 from producers.history.reading import candle, decode
 
@@ -84,7 +85,7 @@ class AlpacaHistory:
     """Alpaca's adapter; see `producers.history.contract`. Raises SettingsError without a key."""
 
     venue = "alpaca"
-    budget = Budget(burst=20, per_s=3)
+    budget = Budget(burst=20, per_s=3, left=remaining)
     intervals = frozenset(_TIMEFRAMES)
     has_trades = True
     sparse = True

@@ -18,7 +18,7 @@ from infra.exchange.history import Answer
 from infra.exchange.tape import MINUTE_NS
 from marketdata.errors import BadEvent, Refused, SettingsError, TickstreamError, Unavailable
 from producers.history import VENUES, make_history
-from producers.history.budget import Bucket
+from producers.history.budget import Bucket, remaining, used_weight
 from producers.history.contract import Access, Budget
 from producers.history.rest import Options, Rest, retry_after_s
 
@@ -205,6 +205,28 @@ def test_a_bucket_never_gives_more_than_it_earned(asked: list[tuple[float, float
         turns.append(turn_s)
         assert used <= burst + turn_s * per_s + 1e-6 * (1 + used)
     assert all(b - a > -1e-6 for a, b in pairwise(turns))
+
+
+def test_a_budget_follows_what_the_venue_says_is_left() -> None:
+    """Others' weight counts: until the minute of the clock is over no more is spent than is left, then as before."""
+    bucket = Bucket(Budget(burst=3_000, per_s=50, left=used_weight(6_000)))
+    assert bucket.take(250, 0) == 0
+    bucket.answered({"x-mbx-used-weight-1m": "250"}, 1, 1_200_000_001)  # what was counted here: nothing changes
+    assert bucket.take(2_750, 1) == 0
+    bucket.answered({"x-mbx-used-weight-1m": "5900"}, 10, 1_200_000_030)
+    assert [bucket.take(weight, 10) for weight in (50, 50, 50)] == [29, 30, 31]
+    other = Bucket(Budget(burst=20, per_s=3, left=remaining))
+    other.answered({"x-ratelimit-remaining": "100", "x-ratelimit-reset": "1200000030"}, 0, 1_200_000_000)
+    assert [other.take(10, 0), other.take(1, 0)] == [0, 1 / 3]
+
+
+@pytest.mark.parametrize("said", ["", "x", "-1", "1e3", "9" * 13, "\u0661"])
+def test_a_header_that_is_no_number_changes_nothing(said: str) -> None:
+    """Nor does one that is absent."""
+    bucket = Bucket(Budget(burst=10, per_s=1, left=used_weight(5)))
+    bucket.answered({"x-mbx-used-weight-1m": said}, 0, 0)
+    bucket.answered({}, 0, 0)
+    assert bucket.take(10, 0) == 0
 
 
 def test_keys_go_to_the_venue_and_nowhere_else(served: Served, caplog: pytest.LogCaptureFixture) -> None:
