@@ -50,7 +50,10 @@ class MakeFeed(Protocol):
 
 
 class Venue(msgspec.Struct, frozen=True, kw_only=True):
-    """One venue. `sequence`, `checksum`: how its stream proves itself complete; `depth`: L1, L2 or L3."""
+    """One venue. `sequence`, `checksum`: how its stream proves itself complete.
+
+    `depth` is the finest that can be had of its books: L1 the best bid and offer, L2 levels, L3 single orders.
+    """
 
     name: str
     ws_url: str
@@ -69,8 +72,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """What carries the frames; over tcp, `ws_url` is tcp://host:port or tls://host:port."""
     splitter: Callable[[], Splitter] | None = None
     """Makes what cuts a tcp connection's bytes into frames; without one the feed gets the bytes as they come."""
-    signed: bool = False
-    """Whether it takes a token in each message; none is ever needed for public channels."""
+    key: Literal["none", "optional", "required"] = "none"
+    """Whether it takes a key, or a login, and whether anything is had without one; a replay never needs it."""
     budget: Budget | None = None
     """What its REST interface lets all lines of one address spend, by the weights of `Fetch`; None is no limit."""
     lifetime_s: float | None = None

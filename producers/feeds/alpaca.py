@@ -553,7 +553,7 @@ VENUE = Venue(
     products=("AAPL", "MSFT"),
     markets={feed: f"{_STREAMS}/{feed}" for feed in ("iex", "sip", "delayed_sip", "test")},
     depth="L1",
-    signed=True,
+    key="required",
     ping_s=20.0,
     backoff=Policy(base_s=5.0, cap_s=300.0, least_s=5.0, tries_max=10),
 )

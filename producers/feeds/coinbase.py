@@ -639,5 +639,5 @@ VENUE = Venue(
     make=CoinbaseFeed,
     products=("BTC-USD", "ETH-USD"),
     sequence="connection",
-    signed=True,
+    key="optional",
 )

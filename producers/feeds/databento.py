@@ -937,6 +937,7 @@ VENUE = Venue(
     cased=True,
     markets={dataset: gateway.address(dataset) for dataset in gateway.DATASETS},
     sequence="none",
+    key="required",
     depth="L3",
     transport="tcp",
     splitter=gateway.Splitter,

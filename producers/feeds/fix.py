@@ -577,6 +577,7 @@ VENUE = Venue(
     transport="tcp",
     splitter=FixSplitter,
     sequence="connection",
-    signed=True,
+    depth="L3",  # where entries have an MDEntryID each
+    key="required",
     cased=True,
 )

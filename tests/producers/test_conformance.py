@@ -23,7 +23,7 @@ from marketdata.codec import Codec
 from marketdata.events import EVENTS, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit.books import KeepsBooks
-from producers.feeds import VENUES, make_feed
+from producers.feeds import VENUES, find_venue, make_feed
 from producers.venue import LiveFeed
 from runtime import recordings
 from runtime.recordings import Recorded
@@ -274,6 +274,14 @@ def frames_of(case: Case) -> list[int]:
 def test_every_feed_is_in_the_table() -> None:
     """A venue without a case is not proven."""
     assert {case.venue for case in CASES} | NOT_RECORDED == set(VENUES)
+
+
+@EACH_ORDERED
+def test_venue_says_what_proves_its_order(case: Case) -> None:
+    """Where lost frames are noticed, as the tests below hold, the list of venues says by what."""
+    venue = find_venue(case.venue)
+    assert venue.sequence != "none" or venue.checksum
+    assert venue.checksum or case.proven is None
 
 
 @EACH

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from marketdata.errors import SettingsError
+from producers.__main__ import find_tokens
 from producers.feeds import VENUES, find_venue
 from producers.settings import load_for_venue
 
@@ -18,6 +19,8 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(f"{venue}_{name}".upper(), raising=False)
     for name in ("VENUE", "SOURCE", "LINES"):
         monkeypatch.delenv(f"TICKSTREAM_{name}", raising=False)
+    for name in ("COINBASE_API_KEY", "COINBASE_EXCHANGE_API_KEY", "APCA_API_KEY_ID", "DATABENTO_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def loaded(monkeypatch: pytest.MonkeyPatch, venue: str, **env: str) -> Any:
@@ -50,6 +53,18 @@ def test_venue_has_an_address_and_products_of_its_own(monkeypatch: pytest.Monkey
     assert settings.products_of(venue) == venue.products
     replayed = loaded(monkeypatch, name, TICKSTREAM_SOURCE="replay")
     assert replayed.products_of(venue) is None
+
+
+@pytest.mark.parametrize("name", sorted(VENUES))
+def test_venue_tells_whether_it_needs_a_key(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """One that says so is not begun without; any other is, and a replay needs none of any venue."""
+    settings, venue = loaded(monkeypatch, name), find_venue(name)
+    if venue.key == "required":
+        with pytest.raises(SettingsError, match=r"KEY|COMP_ID"):
+            find_tokens(settings, venue)
+    else:
+        assert find_tokens(settings, venue) is None
+    find_tokens(loaded(monkeypatch, name, TICKSTREAM_SOURCE="replay"), venue)
 
 
 def test_market_chooses_the_address(monkeypatch: pytest.MonkeyPatch) -> None:

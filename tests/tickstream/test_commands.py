@@ -97,6 +97,7 @@ def test_list_of_venues_tells_what_their_code_does() -> None:
     for name, row in found.items():
         venue = find_venue(name)
         assert (row["address"], row["checksum"], row["depth"]) == (venue.ws_url, venue.checksum, venue.depth)
+        assert row["key"] == venue.key
         assert (row["history"] is not None) == (name in HISTORIES)
     assert "1m" in found["kraken"]["history"]["intervals"]
     assert found["bybit"]["markets"]["linear"].endswith("/linear")
