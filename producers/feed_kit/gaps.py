@@ -40,6 +40,9 @@ class Ledger:
         """Clear the product's book and open its gap, or widen the one that is open."""
         if product.book_valid and self.book in channels:
             books.clear(call, product, reason)
+        if self.trades in channels and not self.is_pending(product, self.trades):
+            product.told.mark()
+            product.ts_whole = product.ts_trade
         if product.gap is not None:
             product.gap.pending.update(channels)
         elif channels:
@@ -80,9 +83,9 @@ class Ledger:
             call.status(product.symbol, "gap", product.trade_gap, reason=GAP, channel=self.trades,
                         detail="trade ids were skipped", expected=holes[0][0], received=holes[-1][1] + 1)  # fmt: skip
 
-    def lose_trades(self, call: Call, product: Product, detail: str) -> None:
+    def lose_trades(self, call: Call, product: Product, detail: str, *, since: int | None = None) -> None:
         """Tell of trades since the last that may be missing and have no ids to show it: open until a backfill."""
-        gap = self._open(call, product, product.ts_trade, {self.trades})
+        gap = self._open(call, product, product.ts_trade if since is None else since, {self.trades})
         call.status(product.symbol, "gap", gap, reason=GAP, channel=self.trades, detail=detail, ts_to=call.now)
 
     def close_holes(self, call: Call, product: Product) -> None:

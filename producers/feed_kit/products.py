@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from marketdata.events import HALTED, Instrument
-from producers.feed_kit.trade_ids import TradeIds
+from producers.feed_kit.trade_ids import Recent, TradeIds
 
 # Product states in which orders match; in every other known state what is sent is halted.
 MATCHING = frozenset({"online", "limit_only", "unknown"})
@@ -26,11 +26,15 @@ class Gap:
 
 
 class Product:
-    """One product of one line. `name` is the venue's own, `symbol` ours; `book_valid`: consumers hold a good book."""
+    """One product of one line. `name` is the venue's own, `symbol` ours; `book_valid`: consumers hold a good book.
+
+    Of trades that were told, `trade_ids` has the numbers, `told` the ids where they are no numbers that rise by one;
+    `ts_whole` is when the last one before a loss was made.
+    """
 
     __slots__ = (
-        "book_seen", "book_valid", "gap", "instrument", "name", "symbol", "trade_gap", "trade_ids", "ts_book",
-        "ts_trade",
+        "book_seen", "book_valid", "gap", "instrument", "name", "symbol", "told", "trade_gap", "trade_ids", "ts_book",
+        "ts_trade", "ts_whole",
     )  # fmt: skip
 
     def __init__(self, instrument: Instrument) -> None:
@@ -41,7 +45,9 @@ class Product:
         self.book_seen = False
         self.ts_book: int | None = None
         self.ts_trade: int | None = None
+        self.ts_whole: int | None = None
         self.trade_ids = TradeIds()
+        self.told = Recent()
         self.gap: Gap | None = None
         self.trade_gap: Gap | None = None
 

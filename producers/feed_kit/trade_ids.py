@@ -52,20 +52,34 @@ class TradeIds:
 
 
 class Recent:
-    """The last ids that were seen, for ids without an order; remembers RECENT_MAX of them."""
+    """The last ids that were seen, for ids without an order; remembers RECENT_MAX of them.
 
-    __slots__ = ("_known", "_order")
+    `mark` draws a line, and `was_before` tells which ids were seen before it.
+    """
+
+    __slots__ = ("_count", "_known", "_marked", "_order")
 
     def __init__(self) -> None:
-        self._known: set[Hashable] = set()
+        self._known: dict[Hashable, int] = {}  # to its number among all
         self._order: deque[Hashable] = deque()
+        self._count = 0
+        self._marked = 0
 
     def is_new(self, trade_id: Hashable) -> bool:
         """Tell whether this id was not seen before, and remember it."""
         if trade_id in self._known:
             return False
-        self._known.add(trade_id)
+        self._count += 1
+        self._known[trade_id] = self._count
         self._order.append(trade_id)
         if len(self._order) > RECENT_MAX:
-            self._known.discard(self._order.popleft())
+            del self._known[self._order.popleft()]
         return True
+
+    def mark(self) -> None:
+        """Draw the line: ids that are new from now on come after it."""
+        self._marked = self._count
+
+    def was_before(self, trade_id: Hashable) -> bool:
+        """Tell whether this id was seen before the line, and is not forgotten."""
+        return self._known.get(trade_id, self._count + 1) <= self._marked

@@ -45,7 +45,7 @@ from marketdata.decimals import is_zero, plain
 from marketdata.errors import BadEvent
 from marketdata.events import CHECKSUM, DISCONNECTED, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feed_kit import books, quotes, trades
+from producers.feed_kit import books, listed_trades, quotes, trades
 from producers.feed_kit.calls import REFUSED, Call, Line
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
@@ -53,12 +53,12 @@ from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.sequence import Sequence
-from producers.feed_kit.trade_ids import Recent
 from producers.feed_kit.values import INT64_MAX, Columns, ms_ns, number, numbers
 from producers.venue import Signer, Venue
 
 SEQUENCE, CHECKSUMS, TIMESTAMPS = 65_536, 131_072, 32_768
 SILENCE_NS = 30 * SECOND_NS
+LISTED_MAX = 10_000  # trades in one answer of REST
 VOUCH_NS = 2 * SECOND_NS  # without the venue's own clock a heartbeat's time is ours
 CHECKED_LEVELS = 25
 _MS_MIN = 10**12  # no number gets so far, and every time in ms since 2001 is above
@@ -136,7 +136,6 @@ class BitfinexFeed:
         self._repairs = Repairs(self._products, self._ledger, self._again, awaited={_BOOK})
         self._sequence = Sequence()
         self._channels: dict[int, _Channel] = {}
-        self._told: dict[str, Recent] = {}
         self._checked = True
         self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
@@ -180,8 +179,9 @@ class BitfinexFeed:
             self.counts["ignored"] += 1
             return call.out
         with call.refusing("bad_trades"):
-            self._tell(call, product, _DATA.decode(body), origin="repair")
-            self._ledger.account(call, product, _TRADES, call.now)
+            rows = _DATA.decode(body)
+            whole = _tell(call, product, rows, origin="repair") and len(rows) < LISTED_MAX
+            listed_trades.settle(call, product, self._ledger, whole=whole)
         return call.out
 
     def ticked(self, ts: int) -> list[Output]:
@@ -322,7 +322,7 @@ class BitfinexFeed:
         elif channel.kind == _TICKER:
             _quote(call, product, payload)
         elif kind in {"te", "tu"}:
-            self._tell(call, product, [payload])
+            _tell(call, product, [payload])
         elif kind == "":
             self._trades_snapshot(call, product, payload)
         else:
@@ -425,29 +425,25 @@ class BitfinexFeed:
     # --- Trades ---
 
     def _trades_snapshot(self, call: Call, product: Product, rows: Any) -> None:
-        since = product.ts_trade
-        overlaps = self._tell(call, product, rows)
-        if overlaps or since is None:
+        if _tell(call, product, rows):
             self._ledger.account(call, product, _TRADES, call.now)
         elif self._ledger.is_pending(product, _TRADES):
             trades.missing(call, product)
-            path = f"v2/trades/{product.name}/hist?limit=10000&sort=1&start={since // MILLISECOND_NS}"
+            since = (product.ts_whole or 0) // MILLISECOND_NS
+            path = f"v2/trades/{product.name}/hist?limit={LISTED_MAX}&sort=1&start={since}"
             call.out.append(Fetch(path, "trades", product.name))
-
-    def _tell(self, call: Call, product: Product, rows: Any, *, origin: str = "live") -> bool:
-        """Tell the trades that were not told before, oldest first; True when some were."""
-        if not isinstance(rows, list):
-            raise BadEvent("bad_frame", "trades", str(rows)[:200])
-        told = self._told.setdefault(product.name, Recent())
-        read = sorted((read_trade(row) for row in rows), key=lambda trade: (trade.ts_event, int(trade.trade_id)))
-        fresh = [trade for trade in read if told.is_new(trade.trade_id)]
-        self.counts["repeats"] += len(read) - len(fresh)
-        if fresh:
-            trades.send(call, product, fresh, origin=origin)
-        return len(fresh) < len(read)
 
 
 # --- Reading and writing values ---
+
+
+def _tell(call: Call, product: Product, rows: Any, *, origin: str = "live") -> bool:
+    """Tell the trades that were not told before; True when one of them was told before the loss."""
+    if not isinstance(rows, list):
+        raise BadEvent("bad_frame", "trades", str(rows)[:200])
+    read = [read_trade(row) for row in rows]
+    read.sort(key=lambda trade: int(trade.trade_id))
+    return listed_trades.tell(call, product, read, again="repeats", origin=origin)
 
 
 def checksum(book: L2Book) -> int:

@@ -15,7 +15,8 @@ and "Ticker" of "WebSocket Stream"; RULES is the project's own list of venue rul
    skipped one clears the book and subscribes again. One depth speaks for a book: the first. `orderbook.1` is a quote
    here. `cts` is the matching engine's time (DOCS).
 4. `publicTrade`: `S` is the taker's side (DOCS, "Trade": S, side of taker). Ids have no order that DOCS promise. After
-   a loss REST's recent trades must reach back to one that is known.
+   a loss REST's recent trades must reach back to one that was told before it; they are asked for once, and again only
+   when no answer came.
 5. `tickers`: a delta has only the fields that changed, others stay (DOCS). Spot tickers have no bid and ask.
 
 Names: a spot or perpetual name is split at the longest quote currency that it ends with; that gave the currencies of
@@ -36,9 +37,9 @@ from marketdata.decimals import decimal, plain
 from marketdata.errors import BadEvent
 from marketdata.events import GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Send
-from producers.feed_kit import books, quotes, trades
+from producers.feed_kit import books, listed_trades, quotes
 from producers.feed_kit.calls import REFUSED, Call, Line
-from producers.feed_kit.gaps import Ledger
+from producers.feed_kit.gaps import ASKED_NS, Ledger
 from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.products import Product
@@ -154,13 +155,13 @@ _LISTED = msgspec.json.Decoder(_Listed)
 class _State:
     """What one product's channels said last."""
 
-    __slots__ = ("last", "recent", "ticker", "told", "topic")
+    __slots__ = ("last", "recent", "ticker", "topic", "ts_asked")
 
     def __init__(self) -> None:
         self.topic = ""
         self.last: int | None = None  # `u` of the last change
         self.recent = Recent()
-        self.told = Recent()
+        self.ts_asked: int | None = None  # when REST's trades were asked for since the last loss
         self.ticker: dict[str, str | None] = {}  # as quotes have it
 
 
@@ -232,11 +233,9 @@ class BybitFeed:
             if request.purpose == "products":
                 self._learn(call, result)
             elif (product := self._products.get(request.symbol)) is not None:
-                read = [_read_rest_trade(_REST_TRADE.decode(raw)) for raw in result.items]
-                if self._tell(call, product, read, origin="repair"):
-                    self._ledger.account(call, product, _TRADES, call.now)
-                else:
-                    trades.missing(call, product)
+                read = [_read_rest_trade(_REST_TRADE.decode(raw)) for raw in reversed(result.items)]
+                whole = listed_trades.tell(call, product, read, again="repeats", origin="repair")
+                listed_trades.settle(call, product, self._ledger, whole=whole)
         return call.out
 
     def ticked(self, ts: int) -> list[Output]:
@@ -317,7 +316,7 @@ class BybitFeed:
         elif head.group(1) == b"publicTrade":
             self.counts["gaps"] += 1
             self._ledger.lose(call, product, GAP, {_TRADES}, detail="bad_frame", channel=_TRADES)
-            call.out.append(self._fetch_trades(product))
+            self._ask_trades(call, product)
 
     # --- What is lost, and how it is asked for ---
 
@@ -332,6 +331,7 @@ class BybitFeed:
             state.last = None
             state.recent = Recent()
             state.ticker = {}
+            state.ts_asked = None
 
     def _missed(self, call: Call, products: Collection[Product], detail: str, **fields: int | None) -> None:
         if not products:
@@ -415,20 +415,16 @@ class BybitFeed:
         for name, batch in batches.items():
             product = self._products[name]
             known = product.ts_trade is not None
-            self._tell(call, product, batch)
-            if known and self._ledger.is_pending(product, _TRADES) and (_TRADES, name) not in self._repairs:
-                call.out.append(self._fetch_trades(product))
+            listed_trades.tell(call, product, batch, again="duplicates")
+            if known and self._ledger.is_pending(product, _TRADES):
+                self._ask_trades(call, product)
 
-    def _tell(self, call: Call, product: Product, batch: list[Trade], *, origin: str = "live") -> bool:
-        """Tell the trades that were not told before, oldest first; True when some were."""
-        told = self._state(product.name).told
-        fresh = [trade for trade in batch if told.is_new(trade.trade_id)]
-        fresh.sort(key=lambda trade: trade.ts_event)
-        repeats = len(batch) - len(fresh)
-        self.counts["repeats" if origin == "repair" else "duplicates"] += repeats
-        if fresh:
-            trades.send(call, product, fresh, origin=origin)
-        return bool(repeats)
+    def _ask_trades(self, call: Call, product: Product) -> None:
+        """Ask REST for the recent trades, unless the answer may still come."""
+        state = self._state(product.name)
+        if state.ts_asked is None or call.ts - state.ts_asked >= ASKED_NS:
+            state.ts_asked = call.ts
+            call.out.append(self._fetch_trades(product))
 
     def _fetch_trades(self, product: Product) -> Fetch:
         category = "spot" if self._is_spot else "inverse" if product.instrument.quote_currency == "USD" else "linear"

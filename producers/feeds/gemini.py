@@ -33,14 +33,13 @@ from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
 from marketdata.events import CROSSED, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Send
-from producers.feed_kit import books, trades
+from producers.feed_kit import books, listed_trades, trades
 from producers.feed_kit.calls import REFUSED, Call, Line
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
-from producers.feed_kit.trade_ids import Recent
 from producers.feed_kit.values import Columns, Number, Text, check_decimals, ms_ns, number
 from producers.venue import Signer, Venue
 
@@ -130,7 +129,6 @@ class GeminiFeed:
         self._wanted = None if products is None else tuple(name.upper() for name in products)
         self._products = Listing(self._wanted, describe)
         self._books: dict[str, L2Book] = {}
-        self._told: dict[str, Recent] = {}
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
         self._repairs = Repairs(self._products, self._ledger, self._again)
         self._liveness = Liveness(SILENCE_NS, self._lose_all)
@@ -162,7 +160,7 @@ class GeminiFeed:
                 trade = _TRADE.decode(frame)
                 product = self._find(call, trade.symbol)
                 if product is not None:
-                    self._tell(call, product, [_read_trade(trade)], again="duplicates")
+                    listed_trades.tell(call, product, [_read_trade(trade)], again="duplicates")
             else:
                 self._other(call, sent)
         except REFUSED as error:
@@ -178,8 +176,9 @@ class GeminiFeed:
                 self._learn(call, _DETAILS.decode(body))
             elif request.purpose == "trades" and (product := self._products.get(request.symbol)) is not None:
                 read = [_read_rest_trade(sent) for sent in _REST_TRADES.decode(body) if sent.type in {"buy", "sell"}]
-                if self._tell(call, product, read, again="repeats", origin="repair"):
-                    self._ledger.account(call, product, _TRADES, call.now)
+                read.sort(key=_number_of)
+                whole = listed_trades.tell(call, product, read, again="repeats", origin="repair")
+                listed_trades.settle(call, product, self._ledger, whole=whole)
             else:
                 self.counts["ignored"] += 1
         return call.out
@@ -287,22 +286,12 @@ class GeminiFeed:
         books.snapshot(call, product, call.ts, columns)
         self._repairs.came(_BOOK, product.name)
         self._ledger.account(call, product, _BOOK, call.ts)
-        since = product.ts_trade
-        if self._tell(call, product, read, again="repeats") or since is None:
+        read.sort(key=_number_of)
+        if listed_trades.tell(call, product, read, again="repeats"):
             self._ledger.account(call, product, _TRADES, call.ts)
         elif self._ledger.is_pending(product, _TRADES):
             trades.missing(call, product)
-            call.out.append(_fetch_trades(product, since))
-
-    def _tell(self, call: Call, product: Product, batch: list[Trade], *, again: str, origin: str = "live") -> bool:
-        """Tell the trades that were not told before, oldest first; True when some were, counted as `again`."""
-        told = self._told.setdefault(product.name, Recent())
-        fresh = [trade for trade in batch if told.is_new(trade.trade_id)]
-        fresh.sort(key=lambda trade: (trade.ts_event, len(trade.trade_id), trade.trade_id))
-        self.counts[again] += len(batch) - len(fresh)
-        if fresh:
-            trades.send(call, product, fresh, origin=origin)
-        return len(fresh) < len(batch)
+            call.out.append(_fetch_trades(product))
 
     def _learn(self, call: Call, sent: _Details) -> None:
         name = sent.symbol.upper()
@@ -358,9 +347,14 @@ def _fetch_details(name: str) -> Fetch:
     return Fetch(f"v1/symbols/details/{name.lower()}", "details", name)
 
 
-def _fetch_trades(product: Product, since: int | None = None) -> Fetch:
-    since = product.ts_trade if since is None else since
-    path = f"v1/trades/{product.name.lower()}?limit_trades=500&timestamp={(since or 0) // SECOND_NS}"
+def _number_of(trade: Trade) -> int:
+    return int(trade.trade_id)
+
+
+def _fetch_trades(product: Product) -> Fetch:
+    # A second earlier, so that the last trade before the loss is among them.
+    since = max(0, (product.ts_whole or 0) // SECOND_NS - 1)
+    path = f"v1/trades/{product.name.lower()}?limit_trades=500&timestamp={since}"
     return Fetch(path, "trades", product.name)
 
 

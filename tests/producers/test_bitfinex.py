@@ -13,7 +13,7 @@ import pytest
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feeds.bitfinex import BitfinexFeed
+from producers.feeds.bitfinex import LISTED_MAX, BitfinexFeed
 from runtime import recordings
 
 RECORDING = Path(__file__).resolve().parents[3] / "shared" / "recordings" / "bitfinex.jsonl.zst"
@@ -185,6 +185,25 @@ def test_lost_number_clears_and_subscribes_again() -> None:
     out = line.feed.fetched(request, json.dumps([[5, MS, 1, 10], [6, MS + 8, 1, 10]]).encode(), T0)
     assert [t.trade_id for e in out if isinstance(e, Trades) for t in e.trades] == ["6"]
     assert [o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"] == [gap.gap_id]
+
+
+@pytest.mark.parametrize("rows", [
+    [[6, MS + 8, 1, 10], [7, MS + 9, 1, 10]], [[5 + at, MS + at, 1, 10] for at in range(LISTED_MAX)],
+])  # fmt: skip
+def test_trades_that_are_not_all_since_the_loss_leave_it_on_the_ledger(rows: list[list[int]]) -> None:
+    """What was told after the loss is in every list and proves nothing; and a full answer has not all that came."""
+    line = Line()
+    line.data(1, [[9, 1, 1], [11, 1, -1]])
+    line.data(2, [[5, MS, 1, 10]])
+    line.number += 1
+    line.data(2, "te", [7, MS + 9, 1, 10])
+    line.event(event="subscribed", channel="trades", chanId=4, symbol="tBTCUSD")
+    out = line.data(4, [[7, MS + 9, 1, 10]])
+    (request,) = [o for o in out if isinstance(o, Fetch)]
+    assert f"start={MS}" in request.path
+    out = line.feed.fetched(request, json.dumps(rows).encode(), T0)
+    assert [e for e in out if isinstance(e, Trades)][-1].reason == "gap"
+    assert [(o.kind, o.ts_from) for o in out if isinstance(o, FeedStatus)] == [("gap", MS * 1_000_000)]
 
 
 @pytest.mark.parametrize("change", [

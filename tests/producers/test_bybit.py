@@ -266,6 +266,39 @@ def test_trades_of_a_lost_connection_are_asked_for(feed: BybitFeed) -> None:
     assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
 
 
+def listed(*numbers: str) -> bytes:
+    """Return REST's recent trades, newest first."""
+    rows = [{"execId": number, "price": "10", "size": "1", "side": "Sell", "time": str(MS)} for number in numbers]
+    return json.dumps({"result": {"category": "linear", "list": rows}}).encode()
+
+
+def test_recent_trades_that_do_not_reach_back_before_the_loss_leave_it_on_the_ledger(feed: BybitFeed) -> None:
+    """That they have what was told since proves nothing: a-2 may be missing, and the stream says so."""
+    feed.received(trade("a-1"), T0)
+    feed.closed("reset", T0)
+    feed.opened(T0)
+    feed.received(book("snapshot", 50, bids=[("9", "1")]), T0)
+    (request,) = [o for o in feed.received(trade("a-3"), T0) if isinstance(o, Fetch)]
+    out = feed.fetched(request, listed("a-4", "a-3"), T0)
+    assert [(e.valid, [t.trade_id for t in e.trades]) for e in out if isinstance(e, Trades)] == [
+        (True, ["a-4"]), (False, [])]  # fmt: skip
+    opened, closed = [o for o in out if isinstance(o, FeedStatus)]
+    assert (opened.kind, opened.ts_from, closed.kind) == ("gap", MS * 1_000_000, "resynced")
+    assert opened.gap_id != closed.gap_id
+
+
+def test_recent_trades_are_asked_for_once_and_again_when_no_answer_came(feed: BybitFeed) -> None:
+    """However many trades come meanwhile; an answer that is of no use is the last word."""
+    feed.received(trade("a-1"), T0)
+    feed.closed("reset", T0)
+    feed.opened(T0)
+    out = [o for at in range(100) for o in feed.received(trade(f"b-{at}"), T0 + at * SECOND // 5)]
+    requests = [o for o in out if isinstance(o, Fetch)]
+    assert len(requests) == 2
+    feed.fetched(requests[0], listed("z-1"), T0 + 20 * SECOND)
+    assert not [o for o in feed.received(trade("c"), T0 + 60 * SECOND) if isinstance(o, Fetch)]
+
+
 def test_pings_are_sent_and_silence_is_left(feed: BybitFeed) -> None:
     """Every 20 s a ping (documented); both forms of the answer are heartbeats."""
     assert feed.ticked(T0 + 21 * SECOND) == [Send(b'{"op":"ping"}')]

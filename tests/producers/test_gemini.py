@@ -189,6 +189,34 @@ def test_trades_of_a_lost_connection_come_with_the_next_book_or_by_rest(feed: Ge
     assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
 
 
+def test_answer_that_does_not_reach_back_before_the_loss_leaves_it_on_the_ledger(feed: GeminiFeed) -> None:
+    """That it has the trades beside the new book proves nothing; 3 may be missing. `type` is the taker's side too."""
+    feed.closed("reset", T0)
+    feed.opened(T0)
+    out = feed.received(book(*WHOLE, trades=[5, 6]), T0)
+    (request,) = [o for o in out if isinstance(o, Fetch)]
+    assert f"timestamp={MS // 1_000 - 1}" in request.path
+    listed = [{"tid": tid, "timestampms": MS + tid, "price": "10", "amount": "1", "type": "sell"} for tid in (5, 4)]
+    out = feed.fetched(request, json.dumps(listed).encode(), T0)
+    assert [(e.valid, [(t.trade_id, t.side) for t in e.trades]) for e in out if isinstance(e, Trades)] == [
+        (True, [("4", "sell")]), (False, [])]  # fmt: skip
+    opened, closed = [o for o in out if isinstance(o, FeedStatus)]
+    assert (opened.kind, opened.ts_from, closed.kind) == ("gap", (MS + 2) * 1_000_000, "resynced")
+    assert opened.gap_id != closed.gap_id
+
+
+def test_unreadable_trade_is_asked_for(feed: GeminiFeed) -> None:
+    """It costs no book; REST's last trades fill the hole."""
+    trade = {"type": "trade", "symbol": "BTCUSD", "timestamp": MS + 3, "price": "10", "quantity": "1", "side": "buy"}
+    out = feed.received(json.dumps(trade | {"tid": "x"}, separators=(",", ":")).encode(), T0)
+    assert kinds(out) == []
+    (request,) = [o for o in out if isinstance(o, Fetch)]
+    rows = [{"tid": tid, "timestampms": MS + tid, "price": "10", "amount": "1", "type": "buy"} for tid in (3, 2)]
+    out = feed.fetched(request, json.dumps(rows).encode(), T0)
+    assert [t.trade_id for e in out if isinstance(e, Trades) for t in e.trades] == ["3"]
+    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
+
+
 def test_heartbeats_vouch_and_silence_is_left(feed: GeminiFeed) -> None:
     """What happened up to a second before a heartbeat is here; 15 s without a frame end the connection."""
     out = feed.received(json.dumps({"type": "heartbeat", "timestamp": MS + 5_000}).encode(), T0)
