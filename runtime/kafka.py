@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 from marketdata.headers import Headers
@@ -55,6 +56,18 @@ def consumer_config(settings: CommonSettings, group: str) -> dict[str, Any]:
         "reconnect.backoff.max.ms": 2_000,
         "allow.auto.create.topics": False,
     }
+
+
+def close(consumer: Any, limit_s: float = 10.0) -> bool:
+    """Leave the group; False when Kafka did not answer in time, and misses the member when its session ends.
+
+    A confluent-kafka consumer that has a commit on its way waits in `close` for the answer, without end when none
+    comes (librdkafka's issue 3740), and no signal reaches the process meanwhile.
+    """
+    closing = threading.Thread(target=consumer.close, name="consumer-close", daemon=True)
+    closing.start()
+    closing.join(limit_s)
+    return not closing.is_alive()
 
 
 def headers_of(message: Any) -> Headers:

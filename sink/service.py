@@ -30,7 +30,7 @@ from marketdata.codec import Codec
 from marketdata.errors import BadEvent, CodecError, TickstreamError, Unavailable
 from marketdata.headers import HOPS, T_RECV, TRACEPARENT, Headers, time_of
 from runtime.health import Readiness
-from runtime.kafka import consumer_config, headers_of
+from runtime.kafka import close, consumer_config, headers_of
 from runtime.metrics import DROPPED, WRITE_LATENCY_MS, observe_hop
 from runtime.registry import Registry, decode
 from runtime.tracing import Tracing
@@ -149,7 +149,8 @@ class Sink:
             if self._fatal is not None:
                 raise BrokersUnavailable(f"Kafka wants no more of this sink: {self._fatal.str()}")
         finally:
-            self._consumer.close()
+            if not close(self._consumer):
+                log.warning("left_without_a_word", reason="Kafka does not answer")
             self._worker.shutdown(wait=True, cancel_futures=True)
             self._writer.close()
 
