@@ -44,6 +44,7 @@ from marketdata.events import (
 
 SYMBOLS_MAX = 20_000
 TRADES_MAX = 1_000
+AMENDMENTS_MAX = 1_000
 ANOMALIES_MAX = 200
 STATUSES_MAX = 50
 CANDLES_MAX = 10
@@ -137,7 +138,8 @@ class SymbolState:
         self.trades_trust = UNKNOWN
         self.trades_ts_event = 0
         self.trades_ts_recv = 0
-        self.last: Trade | None = None
+        self.last: Trade | None = None  # the newest that stands
+        self.amendments: dict[str, Trade] = {}  # by the id of the trade that they correct or cancel
         self.candles: dict[str, dict[int, NumberedCandle]] = {interval: {} for interval in INTERVALS}
         self.candle_numbers = dict.fromkeys(INTERVALS, 0)
         self.day = Day()
@@ -357,8 +359,10 @@ class Market:
             numbered = NumberedTrade(state.trade_number, offset, item, trade, trust)
             state.trades.append(numbered)
             new.append(numbered)
-            if trade.action == "new" and (state.last is None or trade.ts_event >= state.last.ts_event):
-                state.last = trade
+            if trade.action != "new":
+                _amend(state, trade)
+            elif state.last is None or trade.ts_event >= state.last.ts_event:
+                state.last = _standing(state, trade) or state.last
         # Repaired and backfilled trades are history: they are read over REST, and told to nobody as news.
         told: list[Change] = [Traded(state, new)] if new and event.origin == "live" else []
         return told + self._renew_ticker(state) if new else []
@@ -404,6 +408,34 @@ class Market:
             return []
         state.ticker_number += 1
         return [TickerChanged(state)]
+
+
+def _amend(state: SymbolState, amendment: Trade) -> None:
+    """Take a correction or a cancel in: what it takes back is the last trade no more."""
+    original = amendment.original_id or amendment.trade_id
+    state.amendments[original] = amendment
+    if len(state.amendments) > AMENDMENTS_MAX:
+        del state.amendments[next(iter(state.amendments))]
+    if state.last is not None and state.last.trade_id == original:
+        known = [_standing(state, each.trade) for each in state.trades if each.trade.action == "new"]
+        standing = [trade for trade in known if trade is not None]
+        # Of several at the same time the one that came last, as in the stream.
+        state.last = max(reversed(standing), key=lambda trade: trade.ts_event, default=None)
+
+
+def _standing(state: SymbolState, trade: Trade) -> Trade | None:
+    """Return what a trade counts as after its amendments, which may have come before it: None when it was canceled."""
+    for _ in range(AMENDMENTS_MAX):
+        amendment = state.amendments.get(trade.trade_id)
+        if amendment is None:
+            break
+        if amendment.action == "cancel":
+            return None
+        kept_id = amendment.trade_id == trade.trade_id
+        trade = msgspec.structs.replace(amendment, ts_event=trade.ts_event)
+        if kept_id:
+            break
+    return trade
 
 
 def _apply_levels(state: SymbolState, event: BookUpdate) -> dict[int, tuple[list[Level], list[Level]]]:

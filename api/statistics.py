@@ -35,7 +35,10 @@ class Day:
 
     def add(self, candle: Candle) -> None:
         """Take a new or corrected candle in; one that is older than the day is ignored."""
-        if candle.interval != INTERVAL or candle.start <= self._newest - _MINUTES * _MINUTE_NS or candle.open is None:
+        if candle.interval != INTERVAL or candle.start <= self._newest - _MINUTES * _MINUTE_NS:
+            return
+        if candle.open is None:
+            self._forget(candle.start)
             return
         if candle.start > self._newest:
             self._newest = candle.start
@@ -45,6 +48,12 @@ class Day:
         elif candle.start < self._newest:
             self._settled = None
         self._candles[candle.start] = candle
+
+    def _forget(self, start: int) -> None:
+        """Leave out a minute whose trades were all taken back."""
+        if self._candles.pop(start, None) is not None:
+            self._settled = None
+            self._newest = max(self._candles, default=0)
 
     def statistics(self) -> Statistics | None:
         """Return the statistics, or None while there is no candle with a trade."""

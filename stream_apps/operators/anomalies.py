@@ -13,8 +13,9 @@
 
 Usual values are medians of a rolling window, which one outlier cannot move, with a floor so that a market that stands
 still does not make every tick an alarm. Nothing is told while a symbol is halted, nor right after, nor before there are
-enough values; and each kind at most once in `COOLDOWN_NS`. What is held back is counted. Values that are measured, not
-traded, are floats: they are compared, never summed up into a price.
+enough values; and each kind at most once in `COOLDOWN_NS`. What is held back is counted. A trade that is taken back is
+neither the price that the next one is compared with nor in the minute's volume; what it made us tell stays told. Values
+that are measured, not traded, are floats: they are compared, never summed up into a price.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from marketdata.clock import SECOND_NS
 from marketdata.decimals import plain
 from marketdata.events import CROSSED, HALTED, STALE, Anomaly, AnyEvent, FeedStatus, Instrument, Quote, Trades
 from stream_apps.operators import checkpoint
+from stream_apps.operators.candles import AMENDING
 
 COOLDOWN_NS = 60 * SECOND_NS
 MINUTE_NS = 60 * SECOND_NS
@@ -59,6 +61,9 @@ STALE_NS_MIN = 60 * SECOND_NS
 STALE_TIMES = 20.0
 PAUSES = 50
 PAUSES_MIN = 10
+
+# Trades that a correction or a cancel can find.
+RECENT = 256
 
 # A value this many times its limit is critical.
 CRITICAL_TIMES = 3.0
@@ -141,6 +146,14 @@ def _ticks(instruments: Mapping[str, Instrument], key: str, price: float, ticks:
     return ticks * float(instrument.tick_size) / price if instrument is not None and instrument.tick_size else 0.0
 
 
+class Recent(msgspec.Struct, array_like=True, frozen=True):
+    """A trade that may still be taken back."""
+
+    ts: int
+    price: str
+    size: str
+
+
 class TradesState(msgspec.Struct):
     """What is usual of one symbol's trades. `quiet` counts the frames after a halt that are still not judged."""
 
@@ -158,6 +171,7 @@ class TradesState(msgspec.Struct):
     halted: bool = False
     quiet: int = 0
     ts_recv: int = 0
+    recent: dict[str, Recent] = {}
 
 
 class AnomaliesTrades:
@@ -191,6 +205,8 @@ class AnomaliesTrades:
         if event.trades:
             self._jump(state, event, out)
             self._volume(state, event, out)
+            if event.venue in AMENDING:
+                self._amend(state, event)
             state.quiet = max(0, state.quiet - 1)
         else:
             self._silence(state, event, out)
@@ -200,8 +216,32 @@ class AnomaliesTrades:
     def _interrupt(state: TradesState, *, halted: bool) -> None:
         """Start anew after missing or halted trades: distances to what came before mean nothing."""
         state.price, state.ts, state.stale, state.whole = None, None, False, False
+        state.recent.clear()
         if halted:
             state.halted, state.quiet = True, AFTER_HALT
+
+    @staticmethod
+    def _amend(state: TradesState, event: Trades) -> None:
+        """Remember trades, and go back to what was before those that are taken back."""
+        recent = state.recent
+        for trade in event.trades:
+            now = Recent(trade.ts_event, trade.price, trade.size)
+            if trade.action == "new":
+                recent[trade.trade_id] = now
+                if len(recent) > RECENT:
+                    del recent[next(iter(recent))]
+                continue
+            old = recent.pop(trade.original_id or trade.trade_id, None)
+            if old is None:
+                continue
+            volume = -float(old.size)
+            if trade.action == "correct":
+                recent[trade.trade_id] = msgspec.structs.replace(now, ts=old.ts)
+                volume += float(trade.size)
+            if state.minute is not None and old.ts >= state.minute:
+                state.volume += volume
+            if state.price is not None:
+                state.price = max(reversed(recent.values()), key=lambda one: one.ts).price if recent else None
 
     def _jump(self, state: TradesState, event: Trades, out: list[AnyEvent]) -> None:
         trades = [trade for trade in event.trades if trade.action == "new"]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from api.market import (
+    AMENDMENTS_MAX,
     ANOMALIES_MAX,
     CANDLES_MAX,
     STATUSES_MAX,
@@ -266,3 +267,61 @@ def test_a_symbol_with_data_comes_before_one_that_is_only_listed() -> None:
     market.state("other", "BTC-USD")
     assert market.venues_of("BTC-USD") == ["coinbase"]
     assert market.venues_of("ETH-USD") == []
+
+
+def amend(number: int, action: str, price: str = "1", identity: str = "", original: str = "") -> Trades:
+    """Return the frame of a correction or a cancel of a trade."""
+    trade = Trade(trade_id=identity or str(number), ts_event=TS + 10**9, price=price, size="1", side="unknown",
+                  action=action, original_id=original)  # fmt: skip
+    return Trades(**FROM, ts_event=TS + 10**9, ts_recv=TS + 10**9, trades=(trade,))
+
+
+def last_price(market: Market) -> str | None:
+    """Return the last price of the ticker."""
+    ticker = state(market).ticker
+    assert ticker is not None
+    return ticker.data["last"]
+
+
+def test_what_was_taken_back_is_the_last_trade_no_more() -> None:
+    """A cancel brings back the one before, a correction its price; both tell the ticker's watchers so."""
+    market = Market()
+    market.apply(quote("venue", bid="1", ask="2"))
+    for number, price in enumerate(["100", "101", "999"]):
+        market.apply(trades(number, price))
+    assert any(isinstance(change, TickerChanged) for change in market.apply(amend(2, "cancel")))
+    assert last_price(market) == "101"
+    market.apply(amend(1, "correct", "102", identity="c", original="1"))
+    assert (last_price(market), state(market).last.ts_event) == ("102", TS + 1)  # type: ignore[union-attr]
+    market.apply(amend(1, "correct", "103", identity="c"))  # which keeps its id
+    assert last_price(market) == "103"
+    market.apply(amend(0, "cancel"))
+    assert last_price(market) == "103"
+    market.apply(amend(1, "cancel", identity="c"))
+    assert last_price(market) is None
+
+
+def test_a_trade_that_was_taken_back_before_it_came_never_is_the_last() -> None:
+    """Lines may bring them in either order; one that was corrected has the price of its correction."""
+    market = Market()
+    market.apply(quote("venue", bid="1", ask="2"))
+    market.apply(trades(0, "100"))
+    market.apply(amend(1, "cancel"))
+    market.apply(trades(1, "999"))
+    assert last_price(market) == "100"
+    market.apply(amend(2, "correct", "104", identity="c", original="2"))
+    market.apply(trades(2, "999"))
+    assert last_price(market) == "104"
+
+
+def test_amendments_are_bounded_and_may_go_in_circles() -> None:
+    """However many there are, and whatever they amend."""
+    market = Market()
+    for number in range(AMENDMENTS_MAX + 10):
+        market.apply(amend(number, "correct", identity=str(number + 1), original=str(number)))
+    assert len(state(market).amendments) == AMENDMENTS_MAX
+    for one, two in (("a", "b"), ("b", "a")):
+        market.apply(amend(0, "correct", identity=two, original=one))
+    circle = Trade(trade_id="a", ts_event=TS, price="1", size="1", side="buy")
+    market.apply(Trades(**FROM, ts_event=TS, ts_recv=TS, trades=(circle,)))
+    assert state(market).last is not None

@@ -61,6 +61,23 @@ def test_a_corrected_candle_replaces_the_one_before() -> None:
     assert (found.volume, found.high, found.low, found.change) == ("7", "20", "10", "100")
 
 
+def test_a_minute_whose_trades_were_all_taken_back_counts_for_nothing() -> None:
+    """Be it the newest one or an older one; when there is none left there are no statistics."""
+    day = Day()
+    for minute, price in enumerate(["10", "90", "20"]):
+        day.add(traded(minute, price))
+    day.add(candle(1))
+    found = day.statistics()
+    assert found is not None
+    assert (found.volume, found.high, found.low, found.change) == ("2", "20", "10", "100")
+    day.add(candle(2))
+    assert day.statistics().change == "0"  # type: ignore[union-attr]
+    day.add(candle(0))
+    assert day.statistics() is None
+    day.add(traded(3, "7"))
+    assert day.statistics().volume == "1"  # type: ignore[union-attr]
+
+
 def test_minutes_without_trades_count_for_nothing() -> None:
     """A candle without prices is no low of zero."""
     day = Day()

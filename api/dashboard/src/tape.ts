@@ -29,22 +29,36 @@ export class Tape {
   private trades = new Map<string, TimedTrade>();
   private newestMs = -Infinity;
 
-  /** Takes trades in any order; one that is known is ignored. */
+  /** Takes trades in any order; one that is known is ignored. What was corrected or canceled is shown so no more. */
   add(trades: readonly TimedTrade[]): void {
-    const fresh = trades.filter((trade) => !this.trades.has(trade.trade_id)).sort((a, b) => a.timeMs - b.timeMs);
+    const fresh = trades
+      .filter((trade) => !trade.action && !this.trades.has(trade.trade_id))
+      .sort((a, b) => a.timeMs - b.timeMs);
     const first = fresh[0];
-    if (!first) return;
-    if (first.timeMs < this.newestMs) {
-      this.rebuild([...this.trades.values(), ...fresh].sort((a, b) => a.timeMs - b.timeMs));
+    if (first && first.timeMs < this.newestMs) {
+      this.rebuild([...this.trades.values(), ...fresh]);
     } else {
       for (const trade of fresh) this.append(trade);
     }
+    if (trades.filter((trade) => this.amend(trade)).length) this.rebuild([...this.trades.values()]);
+  }
+
+  /** Puts a correction in the place of its trade, or nothing; tells whether that changes what is shown. */
+  private amend(trade: TimedTrade): boolean {
+    const known = trade.action && this.trades.get(trade.original_id || trade.trade_id);
+    if (!known) return false;
+    this.trades.delete(known.trade_id);
+    if (trade.action === "correct") {
+      const side = trade.side === "unknown" ? known.side : trade.side;
+      this.trades.set(trade.trade_id, { ...trade, timeMs: known.timeMs, side });
+    }
+    return true;
   }
 
   private rebuild(trades: readonly TimedTrade[]): void {
     this.trades.clear();
     this.lines = [];
-    for (const trade of trades.slice(-TRADES_MAX)) this.append(trade);
+    for (const trade of [...trades].sort((a, b) => a.timeMs - b.timeMs).slice(-TRADES_MAX)) this.append(trade);
   }
 
   private append(trade: TimedTrade): void {

@@ -68,6 +68,15 @@ describe("tape", () => {
     expect(tape.lines.map(({ price }) => price)).toEqual(["13", "12", "11", "10"]);
   });
 
+  test("what was canceled or corrected is shown no more", () => {
+    const tape = new Tape();
+    tape.add([trade("1", "10", "1", 10), trade("2", "99", "1", 20), trade("3", "12", "1", 30)]);
+    tape.add([{ ...trade("2", "99", "1", 90), action: "cancel" }]);
+    tape.add([{ ...trade("c", "11", "1", 91), side: "unknown", action: "correct", original_id: "1" }]);
+    tape.add([{ ...trade("?", "1", "1", 92), action: "cancel" }]);
+    expect(tape.lines.map(({ price, timeMs, side }) => [price, timeMs, side])).toEqual([["12", 30, "buy"], ["11", 10, "buy"]]);
+  });
+
   test("memory is bounded", () => {
     const tape = new Tape();
     for (let n = 0; n < 10 * LINES_MAX; n += 1) tape.add([trade(`${n}`, `${n}`, "1", n)]);
