@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from itertools import count
+from typing import Literal
 
 from marketdata.fix.codec import Fields, Message, utc
 from marketdata.fix.session import Identity, Received, Sent, Session, Step
@@ -25,11 +26,13 @@ READ_BYTES = 64 * 1024
 
 # What becomes of a frame on its way out: itself, nothing, two of it, other bytes.
 Fault = Callable[[bytes], Iterable[bytes]]
+# How entries are told: by price, by id, or by the number of their level.
+By = Literal["price", "id", "number"]
 Levels = tuple[dict[Decimal, Decimal], dict[Decimal, Decimal]]
 
 
 class Market:
-    """One symbol: entries by id, several of which may share a price."""
+    """One symbol: entries by id, several of which may share a price unless levels are told."""
 
     def __init__(self, symbol: str, chance: random.Random) -> None:
         self.symbol = symbol
@@ -48,8 +51,10 @@ class Market:
                 levels[price] = levels.get(price, Decimal(0)) + size
         return sides
 
-    def move(self, *, by_id: bool) -> Fields:
+    def move(self, by: By) -> Fields:
         """Change one entry, or trade; return the entry of the message that tells it."""
+        if by == "number":
+            return self.move_level()
         side = self._chance.randrange(2)
         entries = self.entries[side]
         action = self._chance.choice("0001112") if len(entries) > 2 else "0"
@@ -61,7 +66,7 @@ class Market:
             entry = self._id()
             taken = {price for price, _ in entries.values()}
             free = [self._price(side, depth) for depth in range(LEVELS_MAX + 1)]
-            price = self._chance.choice([price for price in free if by_id or price not in taken])
+            price = self._chance.choice([price for price in free if by == "id" or price not in taken])
         else:
             entry = self._chance.choice(sorted(entries))
             price = entries[entry][0]
@@ -71,20 +76,51 @@ class Market:
             del entries[entry]
         else:
             fields.append((271, f"{entries[entry][1]}"))
-        return [field for field in fields if by_id or field[0] != 278]
+        return [field for field in fields if by == "id" or field[0] != 278]
+
+    def move_level(self) -> Fields:
+        """Change levels by their number from the best, or trade; return the entry of the message that tells it."""
+        if self._chance.random() < 0.3:
+            return self.trade()
+        side = self._chance.randrange(2)
+        entries = self.entries[side]
+        order = sorted(entries, key=lambda entry: entries[entry][0], reverse=side == 0)
+        action = "4" if len(order) >= LEVELS_MAX else self._chance.choice("00112345") if len(order) > 4 else "0"
+        number = self._chance.randrange(1, 3 if action == "3" else len(order) + 1)
+        if action == "4":
+            number = len(order) - self._chance.randrange(2)
+        first, last = {"0": (0, 0), "3": (0, number), "4": (number - 1, len(order))}.get(action, (number - 1, number))
+        gone = [entries.pop(entry)[0] for entry in order[first:last]]
+        fields: Fields = [(279, action), (269, SIDES[side]), (55, self.symbol)]
+        if action in "015":
+            price = gone[0] if action == "1" else self._new_price(side, action, gone, number)
+            size = self._size()
+            entries[self._id()] = (price, size)
+            fields += [] if action == "1" else [(270, f"{price}")]
+            fields.append((271, f"{size}"))
+            number = 1 + sum((at > price) if side == 0 else (at < price) for at, _ in entries.values())
+        return [*fields, (1023, str(number))]
+
+    def _new_price(self, side: int, action: str, gone: list[Decimal], number: int) -> Decimal:
+        """Return a price at which nothing is; for one that takes another's place, one that keeps its number."""
+        taken = sorted((price for price, _ in self.entries[side].values()), reverse=side == 0)
+        free = {self._price(side, depth) for depth in range(LEVELS_MAX + 1)} - set(taken)
+        if action == "5":
+            free = {at for at in free if sorted((*taken, at), reverse=side == 0)[number - 1] == at}
+        return self._chance.choice(sorted(free | set(gone)))
 
     def trade(self) -> Fields:
         """Return the entry of a trade."""
         return [(279, "0"), (269, "2"), (278, self._id()), (55, self.symbol), (270, f"{self._price(1, 0)}"),
                 (271, f"{self._size()}"), (2446, self._chance.choice("12"))]  # fmt: skip
 
-    def snapshot(self, *, by_id: bool) -> Fields:
+    def snapshot(self, by: By) -> list[Fields]:
         """Return the entries of the whole book."""
-        fields: Fields = [(268, str(sum(map(len, self.entries))))]
-        for side, entries in zip(SIDES, self.entries, strict=True):
-            for entry, (price, size) in entries.items():
-                fields += [(269, side), *([(278, entry)] if by_id else []), (270, f"{price}"), (271, f"{size}")]
-        return fields
+        return [
+            [(269, side), *([(278, entry)] if by == "id" else []), (270, f"{price}"), (271, f"{size}")]
+            for side, entries in zip(SIDES, self.entries, strict=True)
+            for entry, (price, size) in entries.items()
+        ]
 
     def _id(self) -> str:
         return f"{self.symbol}.{next(self._ids)}"
@@ -99,16 +135,25 @@ class Market:
 class FixVenue:
     """The venue towards one client. `resends` False answers every ResendRequest by GapFill, as many venues do.
 
+    With a `fragment` snapshots come in parts of so many entries, which say how many they are, or which is the last.
     `states` has, by the number of each message, every book after it; `trades` what was told of trades.
     """
 
     def __init__(
-        self, identity: Identity, symbols: Iterable[str], *, seed: int = 1, by_id: bool = False, resends: bool = True
+        self,
+        identity: Identity,
+        symbols: Iterable[str],
+        *,
+        seed: int = 1,
+        by: By = "price",
+        resends: bool = True,
+        fragment: int = 0,
     ) -> None:
         self.session = Session(identity, acceptor=True)
         self._chance = random.Random(seed)
         self.markets = {symbol: Market(symbol, self._chance) for symbol in symbols}
-        self.by_id = by_id
+        self.by = by
+        self.fragment = fragment
         self.resends = resends
         self.password = identity.password
         self.requests: dict[str, str] = {}
@@ -136,7 +181,7 @@ class FixVenue:
         symbols = sorted(set(self.requests.values()))
         if not symbols or self.session.state != "up":
             return []
-        entries = [self.markets[self._chance.choice(symbols)].move(by_id=self.by_id) for _ in range(moves)]
+        entries = [self.markets[self._chance.choice(symbols)].move(self.by) for _ in range(moves)]
         fields: Fields = [(268, str(moves)), *(field for entry in entries for field in entry)]
         self.trades += [dict(entry)[278] for entry in entries if (269, "2") in entry]
         return self.tell("X", fields, ts)
@@ -175,7 +220,22 @@ class FixVenue:
         if symbol not in self.markets:
             return self.tell("Y", [(262, number), (281, "0"), (58, f"no such symbol: {symbol}")], ts)
         self.requests[number] = symbol
-        return self.tell("W", [(262, number), (55, symbol), *self.markets[symbol].snapshot(by_id=self.by_id)], ts)
+        return self._snapshot(number, symbol, ts)
+
+    def _snapshot(self, request: str, symbol: str, ts: int) -> list[bytes]:
+        """Tell a whole book, in as many messages as it takes."""
+        entries = self.markets[symbol].snapshot(self.by)
+        size = self.fragment or len(entries)
+        parts = [entries[at : at + size] for at in range(0, len(entries), size)]
+        counted = self._chance.random() < 0.5
+        frames = []
+        for number, part in enumerate(parts, start=1):
+            fields: Fields = [(262, request), (55, symbol)]
+            if self.fragment:
+                fields.append((911, str(len(parts))) if counted else (893, "NY"[number == len(parts)]))
+            fields += [(268, str(len(part))), *(field for entry in part for field in entry)]
+            frames += self.tell("W", fields, ts)
+        return frames
 
 
 class Line:

@@ -19,7 +19,8 @@ SOH = "\x01"
 
 # Length field to data field.
 DATA = {90: 91, 93: 89, 95: 96, 212: 213, 348: 349, 350: 351, 352: 353, 354: 355, 356: 357, 358: 359, 360: 361,
-        362: 363, 364: 365, 445: 446, 618: 619, 621: 622, 1184: 1185, 1401: 1402, 1403: 1404, 1468: 1469}  # fmt: skip
+        362: 363, 364: 365, 445: 446, 618: 619, 621: 622, 1184: 1185, 1277: 1278, 1280: 1281, 1282: 1283, 1397: 1398,
+        1401: 1402, 1403: 1404, 1468: 1469}  # fmt: skip
 _IS_DATA = frozenset(DATA.values())
 _LENGTHS = frozenset(map(str, DATA))
 
@@ -156,7 +157,11 @@ def encode(begin: str, fields: Iterable[tuple[int, str]]) -> bytes:
         elif not value or SOH in value:
             raise BadEvent("bad_value", str(tag), value)
         parts.append(f"{tag}={value}{SOH}")
-    body = _bytes("".join(parts))
+    return framed(begin, _bytes("".join(parts)))
+
+
+def framed(begin: str, body: bytes) -> bytes:
+    """Return a frame around a body, which is the fields from MsgType to before CheckSum, each with its delimiter."""
     head = _bytes(f"8={begin}{SOH}9={len(body)}{SOH}")
     return b"%b%b10=%03d\x01" % (head, body, (sum(head) + sum(body)) & 0xFF)
 

@@ -79,8 +79,23 @@ class EntryBook:
             self._drop(*place, entry)
 
     def take_level(self, side: int, price: str) -> None:
-        """Take a level away, where entries have no ids."""
-        self._drop(side, decimal(price, "270"), "")
+        """Take a level away with all its entries, if it is there."""
+        level = self._levels[side].pop(decimal(price, "270"), None)
+        for entry in level.entries if level is not None else ():
+            self._places.pop(entry, None)
+
+    def has_level(self, side: int, price: str) -> bool:
+        """Tell whether there is a level of this price."""
+        return decimal(price, "270") in self._levels[side]
+
+    def level_count(self, side: int) -> int:
+        """Return the number of levels of a side."""
+        return len(self._levels[side])
+
+    def best_first(self, side: int) -> list[str]:
+        """Return the prices of a side's levels, the best first."""
+        levels = self._levels[side]
+        return [levels[at].price for at in sorted(levels, reverse=side == BID)]
 
     @property
     def by_id(self) -> bool:

@@ -4,12 +4,12 @@ Theory of operation. Source: FIX 4.4 volume 3 and FIX 5.0SP2 "Market Data"; the 
 
 1. After Logon, for each symbol: SecurityListRequest (x), SecurityStatusRequest (e), and MarketDataRequest (V) for the
    full book and the trades, snapshot and updates. What the venue does not know it rejects, and we go without.
-2. MarketDataSnapshotFullRefresh (W) is the whole book. MarketDataIncrementalRefresh (X) changes it by MDUpdateAction:
-   new, change, delete. Entries are known by MDEntryID where the snapshot's have one (several may share a price, and
-   MDEntryRefID names one that is replaced), by side and price otherwise.
+2. MarketDataSnapshotFullRefresh (W) is the whole book, or a part of it; MarketDataIncrementalRefresh (X) changes it:
+   see `producers.families.fix`.
 3. Messages are taken in order of MsgSeqNum. When one is missing the books are cleared at once; the session asks for it,
    the repair is applied in order here, and then each book is told again, whole. What the venue does not send again
-   (GapFill) may have been a change: then the book is asked for anew, and the trades stay on the ledger as missing.
+   (GapFill) may have been a change: then the book is asked for anew, and the trades stay on the ledger as missing. Not
+   so behind a W or X that it did send again: it has them still, so what it leaves out are the session's own messages.
 4. AggressorSide (2446) is told where it is there. Trades of a snapshot without an id may be known ones, and are left
    out; other trades without an id get one from time and number.
 5. SecurityStatus (f) halts and resumes. A MarketDataRequestReject (Y) is kept as a dead letter.
@@ -46,24 +46,22 @@ from marketdata.fix.session import (
     Whole,
 )
 from marketdata.fix.split import FixSplitter
+from producers.families.fix import EMPTY, NEW, SIDES, Coming, FixBook, Touched, whole_number
 from producers.feed_kit import books, trades
 from producers.feed_kit.calls import Call, Line
-from producers.feed_kit.entries import ASK, BID, EntryBook
 from producers.feed_kit.gaps import Asked, Ledger, Losses
 from producers.feed_kit.listing import Listing
 from producers.feed_kit.products import Product
 from producers.feed_kit.trade_ids import Recent
-from producers.feed_kit.values import Columns
 from producers.venue import Signer, Venue
 
 _BOOK, _TRADES = "book", "trades"
-_SIDES = {"0": BID, "1": ASK}
-_TRADE, _EMPTY = "2", "J"
-_NEW, _CHANGE, _DELETE = "0", "1", "2"
-_ACTIONS = {_NEW: "new", _CHANGE: "correct", _DELETE: "cancel"}
+_TRADE = "2"
+_OF_BOOK = frozenset({*SIDES, EMPTY})
+_ACTIONS = {NEW: "new", "1": "correct", "2": "cancel"}
 _AGGRESSORS = {"1": "buy", "2": "sell"}
-# What may come after the entries: depth of the application's queue, routing, the trailer.
-_AFTER = frozenset({813, 814, 215, 89, 93})
+# What may come after the entries: depth of the application's queue, routing, LastFragment, the trailer.
+_AFTER = frozenset({813, 814, 215, 893, 89, 93})
 # SecurityTradingStatus (326); what is not named says nothing about whether orders match.
 _STATES = {"2": "halted", "3": "online", "4": "halted", "5": "auction", "17": "online", "18": "halted",
            "21": "auction", "22": "auction"}  # fmt: skip
@@ -93,13 +91,14 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _State:
-    """What is known of one symbol besides its Product: the book by entries, and which request it answers."""
+    """What is known of one symbol besides its Product: the book, the next one, and which request it answers."""
 
-    __slots__ = ("book", "request", "told", "whole")
+    __slots__ = ("book", "coming", "request", "told", "whole")
 
     def __init__(self) -> None:
-        self.book = EntryBook()
+        self.book = FixBook()
         self.whole = False
+        self.coming: Coming | None = None
         self.request = ""
         self.told = Recent()
 
@@ -108,7 +107,7 @@ class _Found(NamedTuple):
     """What one message says of one symbol: levels that changed, and trades."""
 
     product: Product
-    levels: dict[tuple[int, str], None]
+    levels: Touched
     trades: list[Trade]
 
 
@@ -131,6 +130,7 @@ class FixFeed:
         self._states: dict[str, _State] = {}
         self._requests: dict[str, str] = {}  # MDReqID to symbol
         self._retired: dict[str, None] = {}
+        self._reports: dict[str, int] = {}  # MDReqID to how many W of several have come
         self._requests_made = 0
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
         self._asked = Asked()
@@ -186,8 +186,7 @@ class FixFeed:
         self._lose(call, DISCONNECTED)
         for request in list(self._requests):
             self._retire(request)
-        for state in self._states.values():
-            state.whole = False
+        self._distrust(self._states)
         return call.out
 
     # --- What the session says ---
@@ -221,8 +220,7 @@ class FixFeed:
             self._lose(call, GAP, expected=step.expected, received=step.received or None)
         elif isinstance(step, Skipped):
             self._skipped = True
-            for state in self._states.values():
-                state.whole = False
+            self._distrust(self._states)
         else:
             self._mend(call)
 
@@ -237,6 +235,12 @@ class FixFeed:
             call.out.append(Refused(ended.reason, advice + "FIX_USERNAME and FIX_PASSWORD"))
         else:
             call.out.append(Reconnect(ended.reason))
+
+    def _distrust(self, names: Iterable[str]) -> None:
+        """Take these books for wrong until their next snapshot, also one that is on its way."""
+        for name in names:
+            self._states[name].whole = False
+            self._states[name].coming = None
 
     def _lose(self, call: Call, reason: str, **fields: object) -> None:
         for product in self._products:
@@ -301,7 +305,7 @@ class FixFeed:
             self._send(call, "V", _request(state.request, name, "2"))
             self._retire(state.request)
         state.request = self._number(call)
-        state.whole = False
+        self._distrust((name,))
         self._requests[state.request] = name
         self._send(call, "V", _request(state.request, name, "1"))
         self._asked.ask(_BOOK, name, call.ts, tries=tries)
@@ -309,6 +313,7 @@ class FixFeed:
     def _retire(self, request: str) -> None:
         """Take no more answers to a request."""
         del self._requests[request]
+        self._reports.pop(request, None)
         self._retired[request] = None
         if len(self._retired) > _RETIRED_MAX:
             del self._retired[next(iter(self._retired))]
@@ -355,8 +360,8 @@ class FixFeed:
         """A message whose values cannot be read may have been a change of the symbols that it names, or of any."""
         named = {value for tag, value in message.fields if tag == 55} | {self._requests.get(message.get(262), "")}
         missed = [self._products[name] for name in sorted(named) if name in self._products] or list(self._products)
+        self._distrust(product.name for product in missed)
         for product in missed:
-            self._states[product.name].whole = False
             self._ledger.lose(call, product, GAP, {_BOOK, _TRADES}, detail="bad_message")
         self.counts["gaps"] += 1
         if missed:
@@ -380,25 +385,45 @@ class FixFeed:
         if found is None:
             return
         product, state = found
-        ts_event = _time(message, {}, call.now)
-        kinds = {entry.get(269) for entry in entries}
         if head.get(262) in self._retired:
             self.counts["ignored"] += 1
-        elif not entries or kinds & {"0", "1", _EMPTY}:
-            state.whole = False
-            state.book.clear()
-            for entry in entries:
-                if entry[269] in _SIDES:
-                    state.book.add(_SIDES[entry[269]], entry.get(278, ""), entry.get(270, ""), entry.get(271, ""))
-            state.whole = True
-            self._asked.came(_BOOK, name)
-            if self._whole:
-                self._publish(call, product, state, ts_event)
+        else:
+            if not entries or not _OF_BOOK.isdisjoint(entry[269] for entry in entries):
+                if state.coming is None or state.coming.request != head.get(262, ""):
+                    state.coming = Coming(head.get(262, ""), whole_number(head, 264))
+                state.coming.add(entries)
+            for complete in self._complete(message, name):
+                self._begin(call, complete, _time(message, {}, call.now))
         batch = [_trade(message, entry, n, call.now) for n, entry in enumerate(entries)
                  if entry[269] == _TRADE and _trade_id(entry)]  # fmt: skip
         repeats = self._tell(call, product, state, batch, again=again)
         if self._whole and self._ledger.is_pending(product, _TRADES):
             self._account_trades(call, product, complete=repeats)
+
+    def _complete(self, message: Message, name: str) -> list[str]:
+        """Return the symbols whose snapshots are complete with this message, which is a part of them."""
+        request, total = message.get(262), whole_number(message.before(268), 911)
+        if message.get(893) or not request or total <= 1:
+            return [name] if message.get(893, "Y") == "Y" else []
+        came = self._reports.pop(request, 0) + 1
+        if came < total:
+            self._reports[request] = came
+            if len(self._reports) > _RETIRED_MAX:
+                del self._reports[next(iter(self._reports))]
+            return []
+        return [name for name, state in self._states.items() if state.coming and state.coming.request == request]
+
+    def _begin(self, call: Call, name: str, ts_event: int) -> None:
+        """Begin a symbol's book anew with the snapshot that has come."""
+        state = self._states[name]
+        if state.coming is None:
+            return
+        state.whole = False
+        state.book, state.coming = state.coming.finished(), None
+        state.whole = True
+        self._asked.came(_BOOK, name)
+        if self._whole:
+            self._publish(call, self._products[name], state, ts_event)
 
     def _take_changes(self, call: Call, message: Message, *, again: bool) -> None:
         head = message.before(268)
@@ -414,21 +439,29 @@ class FixFeed:
             place = found.setdefault(name, _Found(product, {}, []))
             if entry.get(269) == _TRADE and 270 in entry:
                 place.trades.append(_trade(message, entry, number, call.now))
-            elif entry.get(269, "0") not in _SIDES or is_old:
+            elif entry.get(269, "0") not in _OF_BOOK or is_old:
                 self.counts["ignored"] += 1
-            elif not state.whole:
-                self.counts["deltas_before_snapshot"] += 1
             else:
-                _change(state.book, entry, place.levels)
+                self._change(state, entry, place.levels)
         ts_event = _time(message, {}, call.now)
         for symbol, (product, levels, batch) in found.items():
             state = self._states[symbol]
+            state.book.trim(levels)
             if self._whole and levels and product.book_valid:
-                books.update(call, product, ts_event, _columns(state.book, levels))
+                books.update(call, product, ts_event, state.book.sizes(levels))
             self._tell(call, product, state, batch, again=again)
 
+    def _change(self, state: _State, entry: dict[int, str], levels: Touched) -> None:
+        """Make a change of the book, and keep it for the one that is on its way."""
+        if state.coming is not None:
+            state.coming.keep(entry)
+        if state.whole:
+            state.book.apply(entry, levels)
+        elif state.coming is None:
+            self.counts["deltas_before_snapshot"] += 1
+
     def _publish(self, call: Call, product: Product, state: _State, ts_event: int) -> None:
-        books.snapshot(call, product, ts_event, state.book.columns())
+        books.snapshot(call, product, ts_event, state.book.whole())
         self._ledger.account(call, product, _BOOK, call.now)
 
     def _tell(self, call: Call, product: Product, state: _State, batch: list[Trade], *, again: bool) -> bool:
@@ -497,46 +530,12 @@ def _request(number: str, name: str, kind: str) -> Fields:
             (146, "1"), (55, name)]  # fmt: skip
 
 
-def _change(book: EntryBook, entry: dict[int, str], levels: dict[tuple[int, str], None]) -> None:
-    """Apply one entry of a book, and note the levels that it touched.
-
-    Raises BadEvent for an action or a side that is none, or an entry that nobody knows.
-    """
-    action, name = entry.get(279, ""), entry.get(278, "")
-    if action not in {_NEW, _CHANGE, _DELETE}:
-        raise BadEvent("unknown_action", "279", action)
-    before = None
-    if book.by_id and action != _NEW:
-        before = book.at(entry.get(280) or name)
-        book.take(entry.get(280) or name)
-        levels[before[:2]] = None
-        if action == _DELETE:
-            return
-    side = _SIDES.get(entry.get(269, ""), before[0] if before else None)
-    if side is None:
-        raise BadEvent("no_side", "269", entry.get(269))
-    price = entry.get(270) or (before[1] if before else "")
-    if action == _DELETE:
-        book.take_level(side, price)
-    else:
-        book.put(side, name, price, entry.get(271) or (before[2] if before else ""))
-    levels[side, price] = None
-
-
-def _columns(book: EntryBook, levels: Iterable[tuple[int, str]]) -> Columns:
-    columns: Columns = ([], [], [], [])
-    for side, price in levels:
-        columns[2 * side].append(price)
-        columns[2 * side + 1].append(book.size_at(side, price))
-    return columns
-
-
 def _trade_id(entry: dict[int, str]) -> str:
     return entry.get(1003) or entry.get(278) or ""
 
 
 def _trade(message: Message, entry: dict[int, str], number: int, now: int) -> Trade:
-    price, size, action = entry.get(270, ""), entry.get(271, ""), entry.get(279, _NEW)
+    price, size, action = entry.get(270, ""), entry.get(271, ""), entry.get(279, NEW)
     if action not in _ACTIONS:
         raise BadEvent("unknown_action", "279", action)
     decimal(price, "270")

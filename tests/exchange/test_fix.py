@@ -59,7 +59,7 @@ def test_line_follows_the_venue_through_faults(begin: str, monkeypatch: pytest.M
         monkeypatch.setenv(name, value)
 
     async def scenario() -> None:
-        venue = FixVenue(Identity(sender="THEM", target="US", begin=begin, heartbeat_s=1), ["BTC-USD"], by_id=True)
+        venue = FixVenue(Identity(sender="THEM", target="US", begin=begin, heartbeat_s=1), ["BTC-USD"], by="id")
         sink = Kept()
         async with serve(venue) as line:
             monkeypatch.setenv("FIX_URL", f"tcp://127.0.0.1:{line.port}")

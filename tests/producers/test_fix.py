@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -28,8 +29,9 @@ CODEC = Codec({event.schema: number for number, event in enumerate(EVENTS, start
 QUICK = settings(max_examples=12, deadline=None)
 SYMBOLS = ("BTC-USD", "EUR/USD")
 OURS = {"BTC-USD": "BTC-USD", "EUR/USD": "EUR-USD"}
-VARIANTS = pytest.mark.parametrize(("by_id", "resends"), [(False, True), (True, True), (True, False)],
-                                   ids=["levels", "entries", "gap-fill"])  # fmt: skip
+VARIANTS = pytest.mark.parametrize(
+    "variant", [{"by": "number", "fragment": 3}, {"by": "id"}, {"by": "price", "resends": False}],
+    ids=["numbers", "entries", "gap-fill"])  # fmt: skip
 
 
 def login(*, reset: bool = True, begin: str = "FIX.4.4") -> FixLogin:
@@ -41,11 +43,11 @@ def login(*, reset: bool = True, begin: str = "FIX.4.4") -> FixLogin:
 class Talk:
     """The feed and the simulated venue over a line in memory; holds the rules that no output may break."""
 
-    def __init__(self, *, by_id: bool = False, resends: bool = True, reset: bool = True) -> None:
+    def __init__(self, *, reset: bool = True, **variant: Any) -> None:
         self.ts = START
         self.feed = make_feed("fix", products=SYMBOLS, token=login(reset=reset))
         theirs = Identity(sender="THEM", target="US", heartbeat_s=10, reset=reset)
-        self.venue = FixVenue(theirs, SYMBOLS, by_id=by_id, resends=resends)
+        self.venue = FixVenue(theirs, SYMBOLS, **variant)
         self.line: deque[bytes] = deque()
         self.out: list[Output] = []
         self.books = {symbol: L2Book() for symbol in OURS.values()}
@@ -159,9 +161,9 @@ def by_symbol(trades: list[str]) -> dict[str, list[str]]:
 
 
 @VARIANTS
-def test_books_and_trades_are_the_venues_own(by_id: bool, resends: bool) -> None:
+def test_books_and_trades_are_the_venues_own(variant: dict[str, Any]) -> None:
     """Every change at once, nothing lost, no dead letter; trades in order with the side that the venue tells."""
-    talk = Talk(by_id=by_id, resends=resends)
+    talk = Talk(**variant)
     for number in range(80):
         talk.move(1 + number % 3)
         talk.flush()
@@ -178,9 +180,9 @@ def test_books_and_trades_are_the_venues_own(by_id: bool, resends: bool) -> None
 @VARIANTS
 @QUICK
 @given(data=st.data())
-def test_no_disturbance_ever_tells_a_wrong_book(by_id: bool, resends: bool, data: st.DataObject) -> None:
+def test_no_disturbance_ever_tells_a_wrong_book(variant: dict[str, Any], data: st.DataObject) -> None:
     """Frames are lost, doubled, swapped and spoilt; afterwards each book is good again, by itself."""
-    talk = Talk(by_id=by_id, resends=resends)
+    talk = Talk(**variant)
     talk.flush()
     for _ in range(12):
         talk.move(2)
@@ -211,10 +213,10 @@ def test_no_disturbance_ever_tells_a_wrong_book(by_id: bool, resends: bool, data
     assert opened == {o.gap_id for o in talk.out if isinstance(o, FeedStatus) and o.kind == "resynced"}
 
 
-@pytest.mark.parametrize("by_id", [False, True])
-def test_what_the_venue_sends_again_is_applied_in_order(by_id: bool) -> None:
+@pytest.mark.parametrize("by", ["price", "id", "number"])
+def test_what_the_venue_sends_again_is_applied_in_order(by: str) -> None:
     """Three lost messages: books are cleared at once, then told whole without a new snapshot; no trade is missing."""
-    talk = Talk(by_id=by_id)
+    talk = Talk(by=by)
     talk.flush()
     asked = talk.feed.counts["resyncs"]
     for _ in range(30):
@@ -276,7 +278,7 @@ def test_same_bytes_give_the_same_events() -> None:
     """The feed reads no clock and no chance."""
     runs = []
     for _ in range(2):
-        talk = Talk(by_id=True)
+        talk = Talk(by="id")
         for _ in range(20):
             talk.move()
             talk.flush()
@@ -303,10 +305,10 @@ JUNK = ["", "0", "-1", "1.5", "NaN", "Infinity", "1e999", "x" * 70, "9" * 40, "2
 
 
 @QUICK
-@given(place=st.integers(0, 500), junk=st.sampled_from(JUNK), by_id=st.booleans())
-def test_any_value_of_any_message_may_be_junk(place: int, junk: str, by_id: bool) -> None:
+@given(place=st.integers(0, 500), junk=st.sampled_from(JUNK), by=st.sampled_from(["price", "id", "number"]))
+def test_any_value_of_any_message_may_be_junk(place: int, junk: str, by: str) -> None:
     """No value anywhere makes the feed raise or break a rule; what could not be read is asked for anew."""
-    talk = Talk(by_id=by_id)
+    talk = Talk(by=by)
     for _ in range(10):
         talk.move(2)
     frames = list(talk.line)
@@ -406,6 +408,59 @@ def test_entries_may_be_replaced_and_deleted_by_their_ids() -> None:
     assert [decode(o.frame).get(263) for o in out if isinstance(o, Send)] == ["2", "1"], "asked for anew"
 
 
+def level(price: str, *, side: str = "0", size: str = "1", action: str = "") -> Fields:
+    """Return an entry of W, or of X where it has an action."""
+    return [*([(279, action)] if action else []), (269, side), (270, price), (271, size)]
+
+
+def books_of(out: list[Output]) -> list[tuple[str, str, list[str]]]:
+    """Return symbol, kind and bids of the books that are told."""
+    return [(event.symbol, event.kind, event.bid_prices) for event in out if isinstance(event, BookUpdate)]
+
+
+def test_a_snapshot_in_parts_is_told_whole_with_what_changed_meanwhile() -> None:
+    """LastFragment says when; until then an earlier book stays and follows the changes, and a third is not mixed in."""
+    desk = Desk(None)
+    assert not books_of(desk.says("W", (262, "r"), (55, "B-U"), (268, "1"), *level("9"), (893, "N")))
+    assert not books_of(desk.says("X", (55, "B-U"), (268, "2"), *level("9", action="2"), *level("7", action="0")))
+    out = desk.says("W", (262, "r"), (55, "B-U"), (893, "Y"), (268, "1"), *level("8"))
+    assert books_of(out) == [("B-U", "snapshot", ["8", "7"])]
+    assert not books_of(desk.says("W", (262, "r"), (55, "B-U"), (893, "N"), (268, "1"), *level("3")))
+    out = desk.says("X", (55, "B-U"), (268, "1"), *level("6", action="0"))
+    assert books_of(out) == [("B-U", "update", ["6"])]
+    out = desk.says("W", (262, "r"), (55, "B-U"), (893, "Y"), (268, "0"))
+    assert books_of(out) == [("B-U", "snapshot", ["6", "3"])]
+    assert books_of(desk.says("W", (262, "r"), (55, "B-U"), (268, "1"), *level("2"))) == [("B-U", "snapshot", ["2"])]
+    assert desk.feed.counts["dead_letters"] == 0
+
+
+def test_reports_are_counted_over_the_symbols_of_a_request() -> None:
+    """TotNumReports: no book is whole before the last; a list of trades alone counts, and empties no book."""
+    desk = Desk(None)
+    for part in (((55, "B-U"), (268, "1"), *level("9")), ((55, "E-U"), (268, "1"), *level("4"))):
+        assert not books_of(desk.says("W", (262, "r"), (911, "4"), *part))
+    assert not books_of(desk.says("W", (262, "r"), (911, "4"), (55, "B-U"), (268, "1"), *level("8")))
+    trade = ((55, "B-U"), (268, "1"), (269, "2"), (278, "t1"), (270, "9"), (271, "1"))
+    out = desk.says("W", (262, "r"), (911, "4"), *trade)
+    assert books_of(out) == [("B-U", "snapshot", ["9", "8"]), ("E-U", "snapshot", ["4"])]
+    assert not books_of(desk.says("W", (262, "r"), (911, "1"), *trade))
+    assert books_of(desk.says("X", (55, "B-U"), (268, "1"), *level("7", action="0")))
+    out = desk.says("W", (262, "r"), (911, "many"), (55, "B-U"), (268, "1"), *level("9"))
+    assert [(o.field, o.value) for o in out if isinstance(o, DeadLetter)] == [("911", "many")]
+
+
+def test_a_book_is_emptied_and_cut_to_its_depth() -> None:
+    """MDEntryType J in X takes every level away; what is pushed beyond MarketDepth is told as gone."""
+    desk = Desk(None)
+    desk.says("W", (264, "2"), (55, "B-U"), (268, "2"), *level("9"), *level("8"))
+    out = desk.says("X", (55, "B-U"), (268, "1"), *level("8.5", action="0"))
+    (update,) = [event for event in out if isinstance(event, BookUpdate)]
+    assert (update.bid_prices, update.bid_sizes) == (["8.5", "8"], ["1", "0"])
+    out = desk.says("X", (55, "B-U"), (268, "2"), (279, "2"), (269, "J"), *level("7", action="0"))
+    (update,) = [event for event in out if isinstance(event, BookUpdate)]
+    assert (update.bid_prices, update.bid_sizes) == (["9", "8.5", "7"], ["0", "0", "1"])
+
+
 @pytest.mark.parametrize(("price", "size"), [("100", "-1"), ("1e2", "1"), ("100", "1E2"), ("", "1"), ("100", "")])
 def test_sizes_and_prices_that_fix_does_not_know_are_no_book(price: str, size: str) -> None:
     """FIX writes numbers without exponents, and no size is below zero."""
@@ -484,7 +539,7 @@ def test_a_refused_logon_is_final_and_leaving_says_so() -> None:
 
 def test_recorded_messages_go_through_the_pipe(tmp_path: Path) -> None:
     """One message a line, from whatever number; the book at the end is the venue's."""
-    talk, frames = Talk(by_id=True), []
+    talk, frames = Talk(by="id"), []
     for _ in range(20):
         talk.move()
         while talk.line:

@@ -1,0 +1,136 @@
+"""The book of a FIX venue: every way to change a level comes to what a plain list of levels comes to."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marketdata.errors import BadEvent
+from producers.families.fix import CHANGE, DELETE, DELETE_FROM, DELETE_THRU, NEW, OVERLAY, Entry, FixBook, Touched
+
+PRICES = st.integers(1, 30)
+SIZES = st.integers(1, 99)
+OPERATIONS = st.tuples(
+    st.sampled_from("00001122345J"), st.sampled_from("01"), PRICES, SIZES, st.integers(1, 8), st.booleans()
+)
+
+
+class Naive:
+    """One side as a list of (price, size), best first."""
+
+    def __init__(self, side: str) -> None:
+        self.sign = -1 if side == "0" else 1
+        self.levels: list[tuple[int, int]] = []
+
+    def insert(self, price: int, size: int) -> int:
+        """Put a level where it belongs and return its number."""
+        self.levels = [level for level in self.levels if level[0] != price]
+        place = bisect(self.levels, self.sign * price, key=lambda level: self.sign * level[0])
+        self.levels.insert(place, (price, size))
+        return place + 1
+
+
+def entry(action: str, side: str, **fields: int) -> Entry:
+    """Return an entry with `price`, `size` and `level` where they are given."""
+    tags = {"price": 270, "size": 271, "level": 1023}
+    return {279: action, 269: side} | {tags[name]: str(value) for name, value in fields.items()}
+
+
+def draw_entry(naive: dict[str, Naive], operation: tuple[str, str, int, int, int, bool]) -> Entry | None:
+    """Make one change of the plain lists and return the entry that tells it; None where it makes no sense."""
+    action, side, price, size, number, by_price = operation
+    book = naive[side]
+    if action == NEW:
+        return entry(action, side, price=price, size=size, level=book.insert(price, size))
+    if action == "J":
+        for one in naive.values():
+            one.levels.clear()
+        return {279: DELETE, 269: action}
+    if not 1 <= number <= len(book.levels):
+        return None
+    at, _ = book.levels[number - 1]
+    named = {"price": at} if by_price else {"level": number}
+    if action == CHANGE:
+        book.levels[number - 1] = (at, size)
+        return entry(action, side, size=size, **named)
+    if action == OVERLAY:
+        del book.levels[number - 1]
+        if book.insert(price, size) != number:  # it would not be where it says
+            book.levels = [level for level in book.levels if level[0] != price]
+            book.insert(at, size)
+            price = at
+        return entry(action, side, price=price, size=size, level=number)
+    gone = {DELETE: slice(number - 1, number), DELETE_THRU: slice(number), DELETE_FROM: slice(number - 1, None)}
+    del book.levels[gone[action]]
+    return entry(action, side, **named)
+
+
+def sides(book: FixBook) -> dict[str, list[tuple[Decimal, str]]]:
+    """Return both sides, best first."""
+    bids, bid_sizes, asks, ask_sizes = book.whole()
+    pairs = {"0": zip(bids, bid_sizes, strict=True), "1": zip(asks, ask_sizes, strict=True)}
+    return {side: sorted(((Decimal(price), size) for price, size in levels), reverse=side == "0")
+            for side, levels in pairs.items()}  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(operations=st.lists(OPERATIONS, max_size=40), depth=st.sampled_from([0, 0, 5]))
+def test_every_change_is_what_it_is_for_a_list_of_levels(
+    operations: list[tuple[str, str, int, int, int, bool]], depth: int
+) -> None:
+    """Whatever names the level, and what was touched is all that changed; beyond the depth nothing is kept."""
+    naive, book = {side: Naive(side) for side in "01"}, FixBook(depth)
+    for operation in operations:
+        before = sides(book)
+        told = draw_entry(naive, operation)
+        if told is None:
+            continue
+        touched: Touched = {}
+        book.apply(told, touched)
+        book.trim(touched)
+        for one in naive.values():
+            del one.levels[depth or len(one.levels) :]
+        after = sides(book)
+        assert after == {side: [(Decimal(p), str(s)) for p, s in one.levels] for side, one in naive.items()}
+        for side, number in (("0", 0), ("1", 1)):
+            changed = {price for price, _ in set(before[side]) ^ set(after[side])}
+            assert changed <= {Decimal(price) for at, price in touched if at == number}
+
+
+def test_a_change_by_number_may_bring_another_price() -> None:
+    """Venues of FIX 4.4 know a level by MDEntryPositionNo alone."""
+    book = FixBook()
+    for price in ("10", "11"):
+        book.add({269: "1", 270: price, 271: "1"})
+    touched: Touched = {}
+    book.apply({279: CHANGE, 269: "1", 290: "2", 270: "12"}, touched)
+    assert book.sizes(touched) == ([], [], ["11", "12"], ["0", "1"])
+
+
+def test_a_range_may_begin_at_an_entry() -> None:
+    """Of books whose entries have ids every entry of the levels goes."""
+    book = FixBook()
+    for name, price in (("a", "10"), ("b", "10"), ("c", "9"), ("d", "8")):
+        book.add({269: "0", 278: name, 270: price, 271: "1"})
+    touched: Touched = {}
+    book.apply({279: DELETE_THRU, 278: "c"}, touched)
+    assert book.sizes(touched) == (["10", "9"], ["0", "0"], [], [])
+    with pytest.raises(BadEvent, match="unknown_entry"):
+        book.apply({279: DELETE, 278: "a"}, touched)
+
+
+@pytest.mark.parametrize("told", [
+    {279: DELETE, 269: "0", 1023: "2"}, {279: DELETE_FROM, 269: "0", 1023: "0"}, {279: OVERLAY, 269: "0", 1023: "x"},
+    {279: DELETE_THRU, 1023: "1"}, {279: DELETE_THRU, 269: "0"}, {279: CHANGE, 269: "0", 1023: "5"},
+    {279: CHANGE, 269: "0", 270: "11"}, {279: "6", 269: "0"},
+])  # fmt: skip
+def test_a_level_that_is_not_there_is_no_change(told: Entry) -> None:
+    """Nobody knows then what the venue's book is."""
+    book = FixBook()
+    book.add({269: "0", 270: "10", 271: "1"})
+    with pytest.raises(BadEvent):
+        book.apply(told, {})
