@@ -1,7 +1,8 @@
 """Trades whose numbers rise by one per product: each told once, a skipped number on the ledger until it comes.
 
 A snapshot (the venue's last trades, which a new subscription brings) fills holes, or proves that there are no such
-trades; what it does not reach stays on the ledger, and the stream of trades says so itself.
+trades; what it does not reach stays on the ledger, and the stream of trades says so itself. A venue that begins to
+number anew is followed: trades that are newer than their numbers are no duplicates.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from producers.feed_kit import trades
 from producers.feed_kit.calls import Call
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.products import Product
+from producers.feed_kit.trade_ids import TradeIds
 
 Numbered = tuple[int, Trade]
 
@@ -25,6 +27,9 @@ def take(call: Call, product: Product, ledger: Ledger, batch: list[Numbered], *,
     fresh = ids.unsent(batch)
     if len(fresh) != len(batch):
         call.line.counts["duplicates"] += len(batch) - len(fresh)
+    if not fresh and not snapshot and (anew := ids.of_new_numbering(batch, product.ts_trade or 0)):
+        _begin_anew(call, product, ledger)
+        return take(call, product, ledger, anew)
     if fresh:
         repair = before is not None and fresh[0][0] < before
         trades.send(call, product, [trade for _, trade in fresh], origin="repair" if repair else "live")
@@ -39,6 +44,13 @@ def take(call: Call, product: Product, ledger: Ledger, batch: list[Numbered], *,
         skipped = True
     ledger.close_holes(call, product)
     return skipped
+
+
+def _begin_anew(call: Call, product: Product, ledger: Ledger) -> None:
+    """Follow new numbers; the ledger keeps what was missing of the old ones, and that more may be missing between."""
+    product.trade_ids = TradeIds()
+    product.trade_gap = None
+    ledger.lose_trades(call, product, "the venue began to number its trades anew")
 
 
 def give_up(call: Call, product: Product, ledger: Ledger) -> None:

@@ -9,16 +9,18 @@ from marketdata.events import Trade
 
 HOLES_MAX = 100
 RECENT_MAX = 10_000
+OLD_RUN_MAX = 8
 
 
 class TradeIds:
     """Numbers of one product's trades that rise by one: a skipped one is a hole, until the trade comes after all."""
 
-    __slots__ = ("holes", "last")
+    __slots__ = ("_old", "holes", "last")
 
     def __init__(self) -> None:
         self.last: int | None = None
         self.holes: list[tuple[int, int]] = []
+        self._old: list[tuple[int, Trade]] = []
 
     def unsent(self, batch: Iterable[tuple[int, Trade]]) -> list[tuple[int, Trade]]:
         """Return those (by rising number) that were not sent before; note the numbers that were skipped or filled."""
@@ -39,6 +41,19 @@ class TradeIds:
     def rule_out(self, first: int, final: int) -> None:
         """Forget the holes in [first, final]: the venue listed all of its trades there, so these ids never were any."""
         self.holes = [hole for hole in self.holes if not (first <= hole[0] and hole[1] <= final)]
+
+    def of_new_numbering(self, batch: Iterable[tuple[int, Trade]], ts_last: int) -> list[tuple[int, Trade]]:
+        """Return the trades that show that the venue began to number anew, once there are enough; `batch` is all old.
+
+        They are numbers that rise one after the other, of trades that were all made after `ts_last`, when the newest
+        known one was: such trades cannot have come before.
+        """
+        for number, trade in batch:
+            if trade.ts_event <= ts_last or (self._old and number <= self._old[-1][0]):
+                self._old.clear()
+            if trade.ts_event > ts_last:
+                self._old.append((number, trade))
+        return self._old if len(self._old) >= OLD_RUN_MAX else []
 
     def _fill(self, number: int) -> bool:
         """Take an id out of the holes; False when it is in none, which makes it one that was sent before."""

@@ -269,6 +269,22 @@ def test_skipped_trade_is_asked_for_and_filled(feed: KrakenFuturesFeed) -> None:
     assert (repair.trades[0].side, repair.trades[0].liquidation) == ("sell", True)
 
 
+def test_trades_that_are_numbered_anew_are_no_duplicates(feed: KrakenFuturesFeed) -> None:
+    """Lower numbers on newer trades are a new numbering; what may be missing between the two stays on the ledger."""
+    for seq in range(100, 110):
+        feed.received(json.dumps(trade(seq)).encode(), T0)
+    told: list[Output] = []
+    for _ in range(2):
+        for seq in range(100, 110):
+            told += feed.received(json.dumps(trade(seq)).encode(), T0)
+    assert told == []  # the same again and again proves nothing
+    for seq in range(1, 12):
+        told += feed.received(json.dumps(trade(seq) | {"uid": f"new-{seq}", "time": 2_000 + seq}).encode(), T0)
+    assert [t.trade_id for o in told if isinstance(o, Trades) for t in o.trades] == [f"new-{n}" for n in range(1, 12)]
+    assert {o.origin for o in told if isinstance(o, Trades)} == {"live"}
+    assert [(o.kind, o.channel) for o in told if isinstance(o, FeedStatus)] == [("gap", "trade")]
+
+
 def test_heartbeat_vouches_up_to_a_second_before_it(feed: KrakenFuturesFeed) -> None:
     """It has the venue's time."""
     feed.received(snapshot(), T0)
