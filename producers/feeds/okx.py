@@ -10,7 +10,8 @@ Theory of operation, with the source of each step. DOCS is OKX's "API v5", secti
    the best level, which is a quote here.
 3. `prevSeqId` of each update must equal the `seqId` before it, else updates are lost: clear the book and subscribe
    again. Equal `seqId` and `prevSeqId` mean that nothing changed. A `seqId` below its `prevSeqId` means that the venue
-   began to number anew (DOCS): the whole book is told again, so that consumers follow the new numbers.
+   began to number anew (DOCS): the whole book is told again, so that consumers follow the new numbers. So it is when
+   levels come under an equal number, which consumers of several lines would take for a duplicate.
 4. Older captures have no `seqId`. There the time in ms rises with each update of an instrument (checked on recordings)
    and stands for the number; an older time that was not seen before means that frames came out of order.
 5. `checksum` is the signed CRC32 of the best 25 levels, bid and ask in turn, "price:size" of the venue's own strings
@@ -409,10 +410,10 @@ class OkxFeed:
             books.snapshot(call, product, ts_event, columns)
             self._repairs.came(_BOOK, product.name)
             self._ledger.account(call, product, _BOOK, ts_event)
-        elif before is not None and number < before:
-            books.snapshot(call, product, ts_event, _whole(state.book))
-        elif is_numbered and number == before:
+        elif is_numbered and number == before and not columns[0] and not columns[2]:
             books.heartbeat(call, product, ts_event)
+        elif before is not None and (number < before or (is_numbered and number == before)):
+            books.snapshot(call, product, ts_event, _whole(state.book))
         else:
             books.update(call, product, ts_event, columns, even_empty=True)
 

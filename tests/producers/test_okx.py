@@ -212,6 +212,45 @@ def test_equal_numbers_say_that_nothing_changed(feed: OkxFeed) -> None:
     assert kinds(feed.received(book("update", 11, 10, bids=[("9", "0")]), T0)) == ["update"]
 
 
+def test_levels_under_an_equal_number_are_not_lost(feed: OkxFeed) -> None:
+    """That contradicts the documents; what the feed keeps and checks is also what consumers get."""
+    (event,) = [o for o in feed.received(book("update", 10, 10, bids=[("9", "7")]), T0) if isinstance(o, BookUpdate)]
+    assert (event.kind, event.bid_sizes) == ("snapshot", ["7"])
+
+
+def unnumbered(action: str, ms: int, size: str) -> bytes:
+    """Return a frame as older captures have them: no seqId, here no checksum either."""
+    data = {"asks": [], "bids": [["9", size, "0", "1"]], "ts": str(ms)}
+    return json.dumps({"arg": {"channel": "books", "instId": "BTC-USDT"}, "action": action, "data": [data]}).encode()
+
+
+def test_older_time_is_a_loss_where_nothing_else_numbers_the_changes() -> None:
+    """The same time twice is no proof against a change; an older one came out of order."""
+    feed = OkxFeed(line="okx/0")
+    feed.opened(T0)
+    assert kinds(feed.received(unnumbered("snapshot", MS, "1"), T0)) == ["snapshot"]
+    assert kinds(feed.received(unnumbered("update", MS + 5, "2"), T0)) == ["update"]
+    assert kinds(feed.received(unnumbered("update", MS + 4, "3"), T0)) == ["clear"]
+
+
+@pytest.mark.parametrize(("frame", "said"), [
+    (book("update", 12, 10, bids=[("x", "2")]), ["clear"]),
+    (book("update", 12, 10, bids=[("9", "2")])[:-20], ["clear"]),
+    (book("update", 12, 10, bids=[("9", "2")]).replace(b'"ts": ', b'"ts": 1'), ["clear"]),
+    (b'{"arg":{"channel":"trades","instId":"BTC-USDT"},"data":[{', []),
+    (b'{"arg":{"channel":"books","instId":"ETH-USDT"},"data":[{', []),
+    (b'{"data":[]}', ["clear"]),
+])  # fmt: skip
+def test_frame_that_cannot_be_read_costs_the_book_that_it_may_have_changed(
+    feed: OkxFeed, frame: bytes, said: list[str]
+) -> None:
+    """At once, not when the next number shows it; what its head says was something else costs nothing."""
+    out = feed.received(frame.replace(b'": ', b'":').replace(b', "', b',"'), T0)
+    assert len([o for o in out if isinstance(o, DeadLetter)]) == 1
+    assert kinds(out) == said
+    assert bool([o for o in out if isinstance(o, Send)]) == bool(said)
+
+
 def test_lower_number_that_follows_tells_the_whole_book_again(feed: OkxFeed) -> None:
     """After maintenance seqId is below prevSeqId (documented); consumers get the book under the new numbers."""
     out = feed.received(book("update", 3, 10, bids=[("8", "2")]), T0)
@@ -262,8 +301,9 @@ def test_trade_that_stands_for_several_leaves_no_hole(feed: OkxFeed) -> None:
 
 def test_second_channel_of_the_same_book_is_left_alone(feed: OkxFeed) -> None:
     """books5 and books-l2-tbt beside books tell nothing new; bbo-tbt is a quote."""
-    other = SNAPSHOT.replace(b'"books"', b'"books5"')
+    other = book("snapshot", 12, -1, bids=[("9", "5")], asks=[("11", "1")]).replace(b'"books"', b'"books5"')
     assert feed.received(other, T0) == []
+    assert kinds(feed.received(book("update", 12, 10, bids=[("9", "2")]), T0)) == ["update"]
     out = feed.received(SNAPSHOT.replace(b'"books"', b'"bbo-tbt"'), T0)
     assert [(o.bid, o.bid_size, o.ask, o.ask_size) for o in out if isinstance(o, Quote)] == [("9", "1", "11", "1")]
 
