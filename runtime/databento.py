@@ -87,13 +87,10 @@ def _followed(read: Callable[[bytes], T], data: bytes) -> T:
         raise CodecError(f"no DBN: {error}") from None
 
 
-def rows(lines: Iterable[str]) -> Iterator[tuple[int, bytes]]:
-    """Yield (time of receipt, frame) of the rows of a CSV.
-
-    Raises CodecError that names the row that cannot be read.
-    """
+def rows(lines: Iterable[str]) -> Iterator[tuple[int, bytes] | str]:
+    """Yield (time of receipt, frame) of the rows of a CSV; in place of one that cannot be read, why."""
     named: set[tuple[str, str]] = set()
-    for number, row in enumerate(csv.DictReader(lines), start=2):
+    for number, row in enumerate(csv.DictReader(lines, quoting=csv.QUOTE_NONE), start=2):
         try:
             record = _record(row)
             before = b"" if named else _made_metadata(int(row["publisher_id"]))
@@ -102,7 +99,8 @@ def rows(lines: Iterable[str]) -> Iterator[tuple[int, bytes]]:
                 before += _mapping(*name)
                 named.add(name)
         except (BadEvent, KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
-            raise CodecError(f"row {number} is no record of Databento's: {error!r}") from None
+            yield f"row {number} is no record of Databento's: {error!r}"
+            continue
         yield dbn.received_at(record) or 0, before + record
 
 

@@ -70,6 +70,8 @@ def pipe(
         sys.stdout.buffer.write(
             orjson.dumps(counted.as_dict(connections, pipeline), option=orjson.OPT_INDENT_2) + b"\n"
         )
+    for note in connections.remarks():
+        typer.echo(f"tickstream: {note}", err=True)
 
 
 @app.command()

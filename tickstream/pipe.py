@@ -15,10 +15,16 @@ from marketdata.operator import Operator
 from marketdata.topics import INGEST, PUBLIC
 from producers.feeds import make_feed
 from runtime import recordings
-from runtime.recordings import Recorded, read
+from runtime.recordings import DAMAGED, KINDS, Recorded, read
 from stream_apps.operators import make_operators
 
 BEST_LEVELS = 10
+
+# What is kept of a recording's REST side: answers that nobody asked for yet, and requests without an answer yet.
+UNASKED_BYTES_MAX = 256 * 1024 * 1024
+ASKED_MAX = 10_000
+# So many notes name their line; all are counted.
+NOTES_MAX = 20
 
 # Which topic each `--stage` shows; `events` is what the feed says, before any operator.
 STAGES = {
@@ -37,30 +43,54 @@ def answers(request: Fetch, url: str) -> bool:
 
 
 class Connections:
-    """One feed per recorded connection; gives each what its connection received, and REST answers to who asked."""
+    """One feed per recorded connection; gives each what its connection received, and REST answers to who asked.
+
+    `notes` tells a person what of the recording could not be used, `damaged` counts its damaged lines.
+    """
 
     def __init__(self, venue: str) -> None:
         self._venue = venue
         self._feeds: dict[str, Feed] = {}
         self._asked: list[tuple[Feed, Fetch]] = []
         self._unasked: list[Recorded] = []
+        self._unasked_bytes = 0
+        self._spoilt: dict[str, Recorded] = {}
         self._ts = 0
         self.frames = 0
+        self.damaged = 0
+        self.notes: list[str] = []
 
     @property
     def feeds(self) -> Iterable[Feed]:
         """The feeds, in order of first frame."""
         return self._feeds.values()
 
+    def remarks(self) -> list[str]:
+        """Return the notes, and what else about the whole recording a person should hear."""
+        remarks = list(self.notes)
+        if self.damaged > 1:
+            remarks.append(f"{self.damaged} damaged lines were left out")
+        if not self.frames:
+            remarks.append("the recording holds no frame that was received")
+        return remarks
+
     def play(self, record: Recorded, line: str) -> Iterator[AnyEvent]:
         """Yield what one line of a recording means; `line` names the file's place among redundant lines."""
         self._ts = max(self._ts, record.ts_recv)
-        if record.t == "http":
+        if record.t == DAMAGED:
+            self.damaged += 1
+            self._spoilt[line] = record
+            self._note(record.data)
+        elif record.t == "http":
             yield from self._answered(record)
-            return
-        if record.t not in {"recv", "connect"}:
-            return
-        name = f"{self._venue}/{line}{record.conn or 0}"
+        elif record.t in {"recv", "connect"}:
+            if line in self._spoilt:
+                yield from self._tell_damage(self._spoilt.pop(line), line)
+            yield from self._heard(record, f"{self._venue}/{line}{record.conn or 0}")
+        elif record.t not in KINDS:
+            self._note(f"a line of the unknown kind {record.t[:100]!r}")
+
+    def _heard(self, record: Recorded, name: str) -> Iterator[AnyEvent]:
         feed = self._feeds.get(name)
         if feed is None:
             feed = self._feeds[name] = make_feed(self._venue, line=name)
@@ -72,13 +102,26 @@ class Connections:
             self.frames += 1
             yield from self._perform(feed, feed.received(record.frame, record.ts_recv))
 
+    def _tell_damage(self, record: Recorded, line: str) -> Iterator[AnyEvent]:
+        """A damaged line with frames behind it may have been a frame of any connection of its file."""
+        for name, feed in self._feeds.items():
+            if name.startswith(f"{self._venue}/{line}"):
+                yield from self._perform(feed, feed.received(record.frame, self._ts))
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes and len(self.notes) < NOTES_MAX:
+            self.notes.append(text)
+
     def _perform(self, feed: Feed, outputs: list[Output]) -> Iterator[AnyEvent]:
         for output in outputs:
             if isinstance(output, Fetch):
-                self._asked.append((feed, output))
-                for record in self._unasked:
+                if (feed, output) not in self._asked:
+                    self._asked.append((feed, output))
+                    del self._asked[:-ASKED_MAX]
+                for place, record in enumerate(self._unasked):
                     if answers(output, record.conn or ""):
-                        self._unasked.remove(record)
+                        del self._unasked[place]
+                        self._unasked_bytes -= len(record.data)
                         yield from self._answered(record)
                         break
             elif isinstance(output, AnyEvent):
@@ -93,6 +136,10 @@ class Connections:
                 yield from self._perform(feed, feed.fetched(request, record.frame, self._ts))
                 return
         self._unasked.append(record)
+        self._unasked_bytes += len(record.data)
+        while self._unasked_bytes > UNASKED_BYTES_MAX:
+            self._unasked_bytes -= len(self._unasked.pop(0).data)
+            self._note("more REST answers than are kept: the oldest that nobody asked for are left out")
 
 
 class Pipeline:
@@ -138,6 +185,7 @@ class Summary:
         self._counts: Counter[str] = Counter()
         self._books: dict[str, L2Book] = {}
         self._crossed: set[str] = set()
+        self._reasons: dict[str, str] = {}  # why a book is not to be trusted
 
     def take(self, topic: str, event: AnyEvent) -> None:
         """Count one event of one topic."""
@@ -158,12 +206,16 @@ class Summary:
         book = self._books.setdefault(event.symbol, L2Book())
         if event.kind == "snapshot":
             self._counts["snapshots"] += 1
+            self._reasons.pop(event.symbol, None)
             book.bids.replace(event.bid_prices, event.bid_sizes)
             book.asks.replace(event.ask_prices, event.ask_sizes)
         elif event.kind == "update":
             self._counts["book_updates"] += 1
             book.bids.apply(event.bid_prices, event.bid_sizes)
             book.asks.apply(event.ask_prices, event.ask_sizes)
+        elif event.kind == "clear":
+            book.clear()
+            self._reasons[event.symbol] = event.reason
         if book.is_crossed():
             self._counts["crossed"] += event.symbol not in self._crossed
             self._crossed.add(event.symbol)
@@ -184,14 +236,20 @@ class Summary:
             "checksums_wrong": counted["checksums_wrong"],
             "crossed": self._counts["crossed"],
             "dead_letters": self._counts["dead_letters"],
-            "books": {
-                symbol: {
-                    "bids": [list(level) for level in book.bids.top(BEST_LEVELS)],
-                    "asks": [list(level) for level in book.asks.top(BEST_LEVELS)],
-                }
-                for symbol, book in sorted(self._books.items())
-            },
+            "ignored": counted["ignored"],
+            "deltas_before_snapshot": counted["deltas_before_snapshot"],
+            "damaged_lines": connections.damaged,
+            "books": {symbol: self._best(symbol) for symbol in sorted(self._books)},
         }
+
+    def _best(self, symbol: str) -> dict[str, Any]:
+        """Return the best levels; a book that was lost and did not come again has none, but the reason."""
+        book = self._books[symbol]
+        sides = {
+            "bids": [list(level) for level in book.bids.top(BEST_LEVELS)],
+            "asks": [list(level) for level in book.asks.top(BEST_LEVELS)],
+        }
+        return sides | ({"reason": self._reasons[symbol]} if symbol in self._reasons else {})
 
 
 def _line(path: Path, name: str) -> Iterator[tuple[Recorded, str]]:

@@ -181,6 +181,9 @@ class Gateway:
         """Read the file once, for its metadata, its symbols and its length."""
         count = 0
         for line in recordings.read(self.files[0]):
+            if line.t == recordings.DAMAGED:
+                _LOG.warning("the recording is damaged", detail=line.data)
+                continue
             frame, at = line.frame, 0
             if frame.startswith(dbn.MAGIC):
                 at = dbn.metadata_size(frame) or len(frame)
@@ -210,6 +213,8 @@ class Gateway:
     def _played(self) -> Iterator[tuple[int, bytes]]:
         """Yield (time of receipt, record) of the whole file, in the newest version."""
         for line in recordings.read(self.files[0]):
+            if line.t == recordings.DAMAGED:
+                continue
             frame = line.frame
             at = (dbn.metadata_size(frame) or 0) if frame.startswith(dbn.MAGIC) else 0
             for record in _records(frame, at):

@@ -17,7 +17,10 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
 from marketdata.errors import CodecError
-from runtime.recordings import Recorded, answers
+from runtime.recordings import DAMAGED, Recorded, answers
+
+# So many damaged lines are named.
+NAMED_MAX = 20
 
 # How far into a connection its words are looked for, and how much of each frame.
 WORDS_FRAMES_MAX = 200
@@ -93,11 +96,15 @@ def _key(address: str) -> str:
 
 @dataclass
 class Contents:
-    """The connections in the order of their first frame, file by file, the REST answers, and the first frame's time."""
+    """The connections in the order of their first frame, file by file, the REST answers, and the first frame's time.
+
+    `damaged` names the first lines that could not be read.
+    """
 
     connections: list[RecordedConnection]
     answers: Answers
     began: int
+    damaged: list[str] = field(default_factory=list)
 
     def fitting(self, asked: str, busy: Collection[RecordedConnection]) -> RecordedConnection:
         """Return the connection that fits what a client asked for; `busy` are those being played now."""
@@ -114,6 +121,7 @@ def survey(*files: Iterable[Recorded]) -> Contents:
     connections: list[RecordedConnection] = []
     answers = Answers()
     began: list[int] = []
+    damaged: list[str] = []
     for number, lines in enumerate(files):
         found: dict[str | None, RecordedConnection] = {}
         sent: dict[str | None, list[str]] = {}
@@ -126,14 +134,16 @@ def survey(*files: Iterable[Recorded]) -> Contents:
                 connection.hear(line.data)
             elif line.t == "http":
                 answers.add(line.conn, line.data)
-            else:
+            elif line.t == DAMAGED:
+                damaged += [line.data] if len(damaged) < NAMED_MAX else []
+            elif line.t == "send":
                 sent.setdefault(line.conn, []).append(line.data)
         for name, connection in found.items():
             connection.words |= _words(" ".join(sent.get(name, ())))
         connections += found.values()
     if not connections:
         raise CodecError("the recording holds no received frame: there is nothing to play")
-    return Contents(connections, answers, min(began))
+    return Contents(connections, answers, min(began), damaged)
 
 
 def _words(text: str) -> set[str]:

@@ -13,7 +13,8 @@ for each client, so that their size does not matter. Each recorded connection, o
    frames, they wait until it was asked for, for a while: a snapshot has to join the changes around it.
 4. The recorded time goes ahead of a frame as an unsolicited pong of ASCII digits, UTC nanoseconds, which other clients
    ignore (RFC 6455, 5.5.3). Whoever takes it for its own clock tells what the recorder would have told.
-5. After the last frame comes the close code 1000 with the reason `end of recording`; with `--loop` 1012 instead, so
+5. A damaged line with frames behind it is played as what it is, a frame that cannot be read: it may have been a change.
+6. After the last frame comes the close code 1000 with the reason `end of recording`; with `--loop` 1012 instead, so
    that the client connects anew and hears it again.
 
 Databento's files are played by its own gateway (see `databento`), over TCP.
@@ -26,11 +27,12 @@ import math
 import signal
 import sys
 from collections import Counter as Counts
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import structlog
 import typer
 import uvloop
@@ -122,8 +124,9 @@ class Client(WSListener):
         if line.ts_recv != self.told:
             self.told = line.ts_recv
             self.transport.send_pong(b"%d" % line.ts_recv)
-        self.transport.send(WSMsgType.TEXT, line.frame)
-        self.sent += 1
+        kind = WSMsgType.BINARY if isinstance(line, recordings.RecordedBytes) else WSMsgType.TEXT
+        self.transport.send(kind, line.frame)
+        self.sent += line.t == "recv"
 
     def view(self) -> dict[str, Any]:
         """Return how far this client is."""
@@ -218,12 +221,11 @@ class Replay:
         now = self._now or asyncio.get_running_loop().time
         start, first = now(), None
         asked: Counts[str | None] = Counts()
-        for line in recordings.read(self.files[recorded.file]):
+        for line in self._heard(recorded):
             if line.t == "http":
                 asked[line.conn] += 1
                 if first is not None:
                     await self._until_asked(client, line.conn, asked[line.conn])
-            if line.t != "recv" or line.conn != recorded.name:
                 continue
             first = line.ts_recv if first is None else first
             wait_s = start + (line.ts_recv - first) / SECOND_NS / self.speed - now()
@@ -239,6 +241,20 @@ class Replay:
             client.send(line)
             _FRAMES.inc()
         await self._finish(client)
+
+    def _heard(self, recorded: RecordedConnection) -> Iterator[recordings.Recorded]:
+        """Yield what a connection received, a damaged line ahead of the next frame, and REST answers in their place."""
+        damaged: recordings.Recorded | None = None
+        for line in recordings.read(self.files[recorded.file]):
+            if line.t == recordings.DAMAGED:
+                damaged = line
+            elif line.t == "http":
+                yield line
+            elif line.t == "recv" and line.conn == recorded.name:
+                if damaged is not None:
+                    yield msgspec.structs.replace(damaged, ts_recv=line.ts_recv)
+                    damaged = None
+                yield line
 
     def _choose(self, client: Client) -> RecordedConnection:
         """Give a client its connection; where nobody else is played to, all begins anew."""
@@ -397,13 +413,17 @@ async def run(replay: Replay | Gateway, settings: ExchangeSettings, venue: str) 
             frames=sum(one.frames for one in replay.contents.connections),
             answers=len(replay.contents.answers),
         )
+        for damage in replay.contents.damaged:
+            _LOG.warning("the recording is damaged", detail=damage)
         await stopping.wait()
 
 
 def main(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Recording, .jsonl.zst in the recordings' line format; several are lines of one feed."),
+        typer.Argument(
+            help="Recording in the recordings' line format, plain or packed; several are lines of one feed."
+        ),
     ],
     *,
     venue: Annotated[str, typer.Option(help="Venue that was recorded.")] = "coinbase",

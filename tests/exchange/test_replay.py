@@ -14,6 +14,7 @@ import httpx
 import pytest
 import typer
 import websockets
+import zstandard
 
 from infra.exchange import web
 from infra.exchange.recording import survey
@@ -181,6 +182,25 @@ def test_frames_keep_their_recorded_distances_divided_by_the_speed(
             frames, *_ = await _hear(replay.port)
             assert len(frames) == 50
             assert due == pytest.approx([number / speed for number in range(1, 50)])
+
+    bounded(scenario())
+
+
+def test_a_damaged_line_is_played_as_a_frame_that_cannot_be_read(
+    plays: Plays, bounded: Bounded, recording: Path, tmp_path: Path
+) -> None:
+    """The client must know that it may have missed something; at the file's end it missed nothing."""
+    lines = zstandard.decompress(recording.read_bytes(), 1_000_000).splitlines()
+    file = tmp_path / "cut.jsonl"
+    file.write_bytes(b"\n".join([*lines[:4], lines[4][:30], *lines[5:9], lines[9][:50]]))
+
+    async def scenario() -> None:
+        async with plays(file) as replay:
+            frames, code, _ = await _hear(replay.port)
+            assert code == 1000
+            assert [json.loads(frame)["n"] for frame in frames if frame.startswith("{")] == [0, 1, 2, 4, 5, 6, 7]
+            assert frames[3].startswith("cut.jsonl, line 5: no recorded frame")
+            assert [damage[:17] for damage in replay.contents.damaged] == ["cut.jsonl, line 5", "cut.jsonl, line 1"]
 
     bounded(scenario())
 

@@ -1,7 +1,8 @@
-"""Recordings on disk come back as they were written, and a broken one says where."""
+"""Recordings on disk come back as they were written, and a damaged one says where."""
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from marketdata.errors import CodecError
 from runtime import recordings
-from runtime.recordings import Recorded
+from runtime.recordings import Recorded, RecordedBytes
 
 LINES = st.lists(
     st.builds(
@@ -40,20 +41,127 @@ def test_a_line_longer_than_the_read_buffer_is_one_line(tmp_path: Path) -> None:
     assert list(recordings.read(tmp_path / "a.jsonl.zst")) == [line, line]
 
 
-def test_a_broken_line_is_named(tmp_path: Path) -> None:
-    """The error tells the file and the line."""
+GOOD = b'{"t":"recv","ts_recv":1,"conn":null,"data":"one"}'
+ONE = Recorded("recv", 1, None, "one")
+
+
+@pytest.mark.parametrize(
+    ("bad", "what"),
+    [
+        (b'{"t":"recv"}', "line 2: no recorded frame: Object missing"),
+        (GOOD[:20], "line 2: no recorded frame: Input data was truncated"),
+        (b'{"t":"recv","ts_recv":1,"conn":null,"data":"\xff"}', "line 2: no recorded frame: 'utf-8'"),
+        (b'{"t":"recv","ts_recv":-1,"conn":null,"data":""}', "line 2: no recorded frame: bad_time: ts_recv = '-1'"),
+        (b'{"t":"recv","ts_recv":1e30,"data":""}', "line 2: no recorded frame: bad_time: ts_recv = '1e30'"),
+        (b'{"t":"recv","ts_recv":1,"data":"a","encoding":"base64"}', "line 2: no recorded frame: Invalid base64"),
+        (b"\0" * 100, "line 2: no recorded frame: JSON is malformed"),
+    ],
+)
+def test_a_damaged_line_is_named_in_its_place_and_the_rest_is_read(tmp_path: Path, bad: bytes, what: str) -> None:
+    """What may have been a frame is not passed over in silence."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join([GOOD, bad, b"", GOOD]))
+    lines = list(recordings.read(path))
+    assert [lines[0], lines[2]] == [ONE, ONE]
+    assert lines[1].t == recordings.DAMAGED
+    assert lines[1].data.startswith(f"a.jsonl, {what}")
+
+
+def test_a_line_that_is_too_long_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not held in memory, and the line after it is read."""
+    monkeypatch.setattr(recordings, "LINE_BYTES_MAX", 1_000_000)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join([GOOD, GOOD[:-2] + b"x" * 4_000_000 + b'"}', GOOD]))
+    assert [line.t for line in recordings.read(path)] == ["recv", "damaged", "recv"]
+
+
+LINES_PLAIN = [b'{"t":"recv","ts_recv":1,"conn":null,"data":"%d"}\n' % number for number in range(10_000)]
+PLAIN, HALVES = b"".join(LINES_PLAIN), (b"".join(LINES_PLAIN[:5_000]), b"".join(LINES_PLAIN[5_000:]))
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [PLAIN, zstandard.compress(PLAIN), gzip.compress(PLAIN), b"".join(map(zstandard.compress, HALVES))],
+    ids=["plain", "zstd", "gzip", "zstd of several frames"],
+)
+def test_a_file_may_be_packed_in_any_way_and_be_cut_off(tmp_path: Path, packed: bytes) -> None:
+    """Every whole line before the cut is read, and that the file is cut off is told once."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(packed)
+    assert [line.data for line in recordings.read(path)] == [str(number) for number in range(len(LINES_PLAIN))]
+    path.write_bytes(packed[:-7])
+    *lines, last = recordings.read(path)
+    assert len(lines) > 1_000
+    assert [(line.t, line.data) for line in lines] == [("recv", str(number)) for number in range(len(lines))]
+    assert last.t == recordings.DAMAGED
+
+
+def test_what_follows_a_compressed_stream_and_is_none_is_told(tmp_path: Path) -> None:
+    """All that came before is read."""
     path = tmp_path / "a.jsonl.zst"
-    path.write_bytes(zstandard.compress(b'{"t":"recv","ts_recv":1,"conn":null,"data":""}\n{"t":1}\n'))
-    with pytest.raises(CodecError, match="line 2"):
+    path.write_bytes(zstandard.compress(GOOD) + b"no frame of zstd")
+    assert [(line.t, line.data[:30]) for line in recordings.read(path)] == [
+        ("recv", "one"),
+        ("damaged", "a.jsonl.zst, the compressed st"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "frame"),
+    [
+        (b'\xef\xbb\xbf{"t":"recv","ts_recv":1,"conn":null,"data":"one"}\r\n\r\n', b"one"),
+        (b'{"t":"recv","ts_recv":1,"data":"one","more":{"a":[1]}}', b"one"),
+        (b'{"t":"recv","ts_recv":"1","conn":7,"data":"one"}', b"one"),
+        (b'{"t":"recv","ts_recv":1e-9,"data":{"price": 1.10}}', b'{"price": 1.10}'),
+        (b'{"t":"recv","ts_recv":"1970-01-01T00:00:00.000000001Z","data":"AAH/","encoding":"base64"}', b"\0\1\xff"),
+    ],
+)
+def test_other_recorders_may_write_the_same_in_other_ways(tmp_path: Path, text: bytes, frame: bytes) -> None:
+    """A mark at the beginning, other line ends, more keys, no connection, a fraction of seconds, a frame as JSON."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(text)
+    assert [(line.t, line.ts_recv, line.frame) for line in recordings.read(path)] == [("recv", 1, frame)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1786309548.026294", "1786309548026.294", "1786309548026294.0", "1786309548026294000", "1.786309548026294e9"],
+)
+def test_the_size_of_a_time_tells_its_unit(tmp_path: Path, text: str) -> None:
+    """Seconds, milliseconds, microseconds and nanoseconds are of different sizes since 1973."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"t":"recv","ts_recv":{text},"data":""}}\n{{"t":"recv","ts_recv":"{text}","data":""}}')
+    assert [line.ts_recv for line in recordings.read(path)] == [1_786_309_548_026_294_000] * 2
+
+
+def test_frames_that_are_no_text_are_written_and_read_again(tmp_path: Path) -> None:
+    """The bytes are kept as base64."""
+    line = RecordedBytes("recv", 1, "one", "", b"\0\xff")
+    recordings.write(tmp_path / "a.jsonl.zst", [line])
+    assert list(recordings.read(tmp_path / "a.jsonl.zst")) == [line]
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n" + bytes(range(256)) * 50, b"no recording\n" * 1000, GOOD[:30]])
+def test_a_file_that_is_no_recording_is_refused(tmp_path: Path, content: bytes) -> None:
+    """The error names the file and its first line."""
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(content)
+    with pytest.raises(CodecError, match="is no recording: line 1"):
         list(recordings.read(path))
 
 
-def test_a_file_that_is_not_zstd_is_refused(tmp_path: Path) -> None:
-    """A plain text file is no recording."""
-    path = tmp_path / "a.jsonl.zst"
-    path.write_bytes(b'{"t":"recv","ts_recv":1,"conn":null,"data":""}\n')
-    with pytest.raises(CodecError, match="zstd"):
-        list(recordings.read(path))
+def test_a_damaged_row_of_a_table_is_told_in_its_place(tmp_path: Path) -> None:
+    """The rows before and after it are read."""
+    path = tmp_path / "a.csv"
+    head = (
+        "ts_recv,ts_event,rtype,publisher_id,instrument_id,action,side,price,size,channel_id,order_id,flags,"
+        "ts_in_delta,sequence,symbol"
+    )
+    row = "2025-01-01T00:00:00Z,2025-01-01T00:00:00Z,160,2,7,A,B,1.00,5,0,{},0,0,{},X"
+    path.write_text("\n".join([head, row.format(1, 1), row.format("x", 2), row.format(3, 3)]) + "\n")
+    lines = list(recordings.read(path))
+    assert [line.t for line in lines] == ["recv", "damaged", "recv"]
+    assert "row 3" in lines[1].data
 
 
 def test_logged_frames_are_read_with_their_log_in_utc(tmp_path: Path) -> None:
@@ -70,14 +178,13 @@ def test_logged_frames_are_read_with_their_log_in_utc(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_log_without_a_told_time_is_taken_as_utc_and_its_broken_line_is_named(tmp_path: Path) -> None:
-    """What is no logged frame is not skipped."""
+def test_a_log_without_a_told_time_is_taken_as_utc_and_its_damaged_line_is_named(tmp_path: Path) -> None:
+    """What is no logged frame is told."""
     path = tmp_path / "a.in.zst"
     path.write_bytes(zstandard.compress(b'2016-03-12 05:08:37,352 {"n": 1}\n2016-03-12 05:08:38 {"n": 2}\n'))
-    lines = recordings.read(path)
-    assert next(lines).ts_recv == 1_457_759_317_352_000_000
-    with pytest.raises(CodecError, match="line 2"):
-        next(lines)
+    good, damaged = recordings.read(path)
+    assert good.ts_recv == 1_457_759_317_352_000_000
+    assert (damaged.t, damaged.data[:14]) == ("damaged", "a.in.zst, line")
 
 
 def test_a_nameless_answer_is_for_who_asks_about_one_symbol() -> None:

@@ -1,4 +1,4 @@
-"""`tickstream pipe`: a REST answer joins the frames around it, wherever in the file it was written."""
+"""`tickstream pipe`: REST answers join the frames around them; what a recording lacks is never a wrong book."""
 
 from __future__ import annotations
 
@@ -54,3 +54,46 @@ def test_rest_book_is_joined_from_anywhere_in_the_file(tmp_path: Path, at: int) 
     assert (summary["dead_letters"], summary["gaps"], summary["crossed"], summary["snapshots"]) == (0, 0, 0, 1)
     book = summary["books"]["BTC-USD"]
     assert book == {"bids": [[str(price), "1"] for price in range(119, 109, -1)], "asks": [["200", "1"]]}
+
+
+LEVELS = [
+    line("recv", 0, {"type": "snapshot", "product_id": "BTC-USD", "bids": [["90", "1"]], "asks": [["91", "1"]]}),
+    line("recv", 1, {"type": "l2update", "product_id": "BTC-USD", "time": "2026-08-09T21:05:01Z",
+                     "changes": [["buy", "90", "2"]]}),
+    line("recv", 2, {"type": "l2update", "product_id": "BTC-USD", "time": "2026-08-09T21:05:02Z",
+                     "changes": [["buy", "89", "3"]]}),
+]  # fmt: skip
+LOST = {"bids": [], "asks": [], "reason": "gap"}
+
+
+@pytest.mark.parametrize(
+    ("number", "lines", "book"),
+    [
+        (4, [*LEVELS, LEVELS[2][:-9]], {"bids": [["90", "2"], ["89", "3"]], "asks": [["91", "1"]]}),
+        (2, [LEVELS[0], LEVELS[1][:-9], LEVELS[2]], LOST),
+        (3, [LEVELS[0], "", "no line", LEVELS[2]], LOST),
+    ],
+    ids=["at the end", "a change", "unknown"],
+)
+def test_damaged_line_is_named_and_may_have_changed_any_book_if_more_comes(
+    tmp_path: Path, number: int, lines: list[str], book: dict[str, Any]
+) -> None:
+    """Levels have no numbers: only what is damaged itself shows that the book behind it would be wrong."""
+    path = tmp_path / "recording.jsonl"
+    path.write_text("\n".join(lines))
+    result = RUN.invoke(app, ["pipe", "--venue", "coinbase_exchange", "--summary", str(path)])
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["damaged_lines"] == 1
+    assert summary["books"] == {"BTC-USD": book}
+    assert f"recording.jsonl, line {number}: no recorded frame" in result.stderr
+
+
+def test_an_empty_file_is_summed_up_and_said_to_be_empty(tmp_path: Path) -> None:
+    """It is no error, and not passed over."""
+    path = tmp_path / "recording.jsonl"
+    path.write_bytes(b"")
+    result = RUN.invoke(app, ["pipe", "--venue", "kraken", "--summary", str(path)])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["frames"] == 0
+    assert "no frame" in result.stderr
