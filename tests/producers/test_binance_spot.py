@@ -266,6 +266,18 @@ def test_every_change_twice_is_no_new_numbering() -> None:
         assert kinds(feed.received(diff(number, number), T0)) == []
 
 
+def test_hole_in_what_waits_makes_every_snapshot_from_before_it_too_old() -> None:
+    """21 to 24 never came: 15 joins the first change but not the second."""
+    feed = make(line="binance_spot/0")
+    feed.opened(T0)
+    (request,) = fetches(feed.received(diff(10, 20), T0))
+    feed.received(diff(25, 30), T0)
+    out = feed.fetched(request, body(15), T0)
+    assert kinds(out) == []
+    (again,) = fetches(out)
+    assert kinds(feed.fetched(again, body(24), T0)) == ["BTC-USDT snapshot", "BTC-USDT update"]
+
+
 def test_change_lost_before_the_snapshot_shows_with_the_next_one() -> None:
     """The snapshot has some of the lost change (21 to 25); until the next comes, it is the book of its update id."""
     feed = make(line="binance_spot/0")

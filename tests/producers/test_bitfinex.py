@@ -13,6 +13,7 @@ import pytest
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.feed_kit.sequence import OLD_RUN_MAX
 from producers.feeds.bitfinex import LISTED_MAX, BitfinexFeed
 from runtime import recordings
 
@@ -220,6 +221,57 @@ def test_most_frequent_frame_means_the_same_however_it_is_written(change: str) -
         out = line.feed.received(frame.encode(), T0)
         said.append([event for event in out if not isinstance(event, DeadLetter)])
     assert said[0] == said[1]
+
+
+def test_old_frame_is_left_alone() -> None:
+    """Or it would undo what came after it."""
+    line = Line()
+    line.data(1, [[9, 1, 1], [11, 1, -1]])
+    old = json.dumps([1, [9, 1, 5], 2, MS + 2]).encode()
+    assert kinds(line.feed.received(old, T0)) == ["update"]
+    line.number = 2
+    assert kinds(line.data(1, [9, 1, 7])) == ["update"]
+    for frame in (old, old.replace(b" ", b"")):
+        assert line.feed.received(frame, T0) == []
+    assert line.feed.counts["duplicates"] == 2
+
+
+def test_numbers_that_begin_anew_are_a_loss() -> None:
+    """Old ones are left alone, but not when they count up: no book stands still for ever."""
+    line = Line()
+    line.number = 1_000
+    line.data(1, [[9, 1, 1], [11, 1, -1]])
+    line.number = 0
+    said = [kinds(line.data(1, "hb")) for _ in range(OLD_RUN_MAX)]
+    assert said == [[]] * (OLD_RUN_MAX - 1) + [["clear"]]
+
+
+@pytest.mark.parametrize("frame", [b"[1,[9,1,x],2]", b'[1,[9,"a",1],2]', b'[1,"cs","x",2]', b"[1"])
+def test_unreadable_frame_clears_the_book_that_it_may_have_changed(frame: bytes) -> None:
+    """At once, and it is asked for again."""
+    line = Line()
+    line.data(1, [[9, 1, 1], [11, 1, -1]])
+    out = line.feed.received(frame, T0)
+    assert [o.payload for o in out if isinstance(o, DeadLetter)] == [frame]
+    assert kinds(out) == ["clear"]
+    assert [json.loads(o.frame)["event"] for o in out if isinstance(o, Send)] == ["unsubscribe", "subscribe"]
+
+
+def test_numbers_checksums_and_times_are_switched_on_first() -> None:
+    """Flags 65536, 131072 and 32768 (documented) in one `conf`, before the first subscription."""
+    out = BitfinexFeed(line="bitfinex/0", products=("tBTCUSD",)).opened(T0)
+    sent = [json.loads(o.frame) for o in out if isinstance(o, Send)]
+    assert sent[0] == {"event": "conf", "flags": 65_536 + 131_072 + 32_768}
+    assert [order["channel"] for order in sent[1:]] == ["book", "trades", "ticker"]
+
+
+def test_orders_before_the_snapshot_of_a_raw_book_are_none_of_it() -> None:
+    """They are counted, and leave nothing behind that a checksum or a level would show."""
+    line = Line("R0")
+    assert kinds(line.data(1, [7, 9, 4])) == []
+    (event,) = [e for e in line.data(1, [[1, 9, 1], [3, 11, -2]]) if isinstance(e, BookUpdate)]
+    assert (event.bid_prices, event.bid_sizes) == (["9"], ["1"])
+    assert line.feed.counts["deltas_before_snapshot"] == 1
 
 
 def test_greeting_begins_a_new_connection() -> None:

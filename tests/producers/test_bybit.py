@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from marketdata.book import L2Book
-from marketdata.events import BookUpdate, FeedStatus, Instrument, Quote, Trades
+from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feeds.bybit import BybitFeed, describe
 from runtime import recordings
@@ -231,6 +231,33 @@ def test_snapshot_in_the_middle_replaces_the_book(feed: BybitFeed) -> None:
     """After a restart of the service `u` is 1 (documented), and counts on from there."""
     assert kinds(feed.received(book("snapshot", 1, bids=[("8", "1")], asks=[("12", "1")]), T0)) == ["snapshot"]
     assert kinds(feed.received(book("delta", 2, bids=[("8", "2")]), T0)) == ["update"]
+
+
+def test_unreadable_change_is_a_loss_of_that_book(feed: BybitFeed) -> None:
+    """At once, whatever its number would have shown later; an unreadable trade is asked for."""
+    frame = book("delta", 11, bids=[("x", "2")])
+    out = feed.received(frame, T0)
+    assert [o.payload for o in out if isinstance(o, DeadLetter)] == [frame]
+    assert kinds(out) == ["clear"]
+    assert [json.loads(o.frame)["op"] for o in out if isinstance(o, Send)] == ["unsubscribe", "subscribe"]
+    out = feed.received(trade("a-1").replace(b'"Sell"', b'"None"').replace(b": ", b":"), T0)
+    assert [o.purpose for o in out if isinstance(o, Fetch)] == ["trades"]
+
+
+def test_snapshot_of_a_ticker_forgets_what_was_before(feed: BybitFeed) -> None:
+    """A change keeps the other fields; a snapshot has all that there are."""
+
+    def ticker(kind: str, **fields: str) -> bytes:
+        frame = {"topic": "tickers.BTCUSDT", "type": kind, "ts": MS, "data": {"symbol": "BTCUSDT"} | fields}
+        return json.dumps(frame, separators=(",", ":")).encode()
+
+    told = [
+        (o.bid, o.last) for frame in (
+            ticker("snapshot", bid1Price="9", bid1Size="1", markPrice="10"), ticker("delta", lastPrice="10"),
+            ticker("snapshot", lastPrice="11", markPrice="10"),
+        ) for o in feed.received(frame, T0) if isinstance(o, Quote)
+    ]  # fmt: skip
+    assert told == [("9", None), ("9", "10"), (None, "11")]
 
 
 def test_seen_frames_are_dropped_and_other_depths_left_alone(feed: BybitFeed) -> None:

@@ -151,6 +151,15 @@ def feed() -> GeminiFeed:
     return feed
 
 
+def test_book_that_does_not_come_is_asked_for_again() -> None:
+    """A subscription that was not heard, or refused, while heartbeats come."""
+    feed = GeminiFeed(line="gemini/0", products=("btcusd",))
+    feed.opened(T0)
+    feed.received(json.dumps({"type": "heartbeat", "timestamp": MS}).encode(), T0 + 9 * SECOND)
+    out = feed.ticked(T0 + 11 * SECOND)
+    assert [json.loads(o.frame)["type"] for o in out if isinstance(o, Send)] == ["unsubscribe", "subscribe"]
+
+
 def test_crossed_book_is_cleared_and_asked_for_again(feed: GeminiFeed) -> None:
     """The only sign of a lost change; the gap closes with the next whole book, under the same id."""
     out = feed.received(book(("buy", "12", "1")), T0)

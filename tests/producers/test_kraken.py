@@ -491,6 +491,33 @@ def test_unreadable_change_clears_its_pair_alone() -> None:
     assert not any(line.startswith("ETH") for line in story(out))
 
 
+@pytest.mark.parametrize("frame", [
+    book2("update", BIDS[:1], [], CHECKSUM)[:-9],
+    book2("update", BIDS[:1], [], CHECKSUM).replace(b'"checksum":', b'"checksum":"x').replace(b',"time', b'","time'),
+    book2("update", ["45283.5 true"], [], CHECKSUM),
+    book2("update", BIDS[:1], [], CHECKSUM).replace(b"T21:", b"T29:"),
+])  # fmt: skip
+def test_unreadable_frame_of_v2_clears_the_book_at_once(feed: KrakenFeed, frame: bytes) -> None:
+    """It may have been a change; nothing waits for the next checksum to show that."""
+    feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)
+    out = feed.received(frame, T0)
+    assert story(out)[0].startswith("dead ")
+    assert story(out)[1] == "BTC-USD clear gap"
+    assert '"method":"subscribe","params":{"channel":"book"' in "".join(story(out))
+
+
+@pytest.mark.parametrize("frame", [
+    book1({"b": levels1(BIDS[:1]), "c": "1"})[:-30], b'[336,{"b":[["1"]]},"book-10","XBT/USD"]', b"[336]",
+])  # fmt: skip
+def test_unreadable_frame_of_v1_clears_the_book_at_once(feed1: KrakenFeed, frame: bytes) -> None:
+    """It may have been a change; nothing waits for the next checksum to show that."""
+    feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), T0)
+    out = feed1.received(frame, T0)
+    assert story(out)[0].startswith("dead ")
+    assert story(out)[1] == "BTC-USD clear gap"
+    assert '"event":"subscribe"' in "".join(story(out))
+
+
 @pytest.mark.parametrize(("levels_sent", "depth"), [(7, 10), (10, 10), (11, 25), (60, 100), (400, 500), (900, 1000)])
 def test_depth_is_read_off_a_snapshot_where_no_answer_told_it(levels_sent: int, depth: int) -> None:
     """The smallest that Kraken has; recordings may begin after the answers."""
