@@ -64,8 +64,7 @@ INGEST_QUOTES = Topic(
 INGEST_STATUS = Topic(
     name="md.ingest.status",
     schema="FeedStatus",
-    about="Feed status as the feeds tell it.",
-    retention_ms=DAY_MS,
+    about="Feed status as the feeds tell it; a producer that starts reads in it which gaps are open.",
     public=False,
 )
 INGEST_CANDLES = Topic(

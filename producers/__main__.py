@@ -16,13 +16,15 @@ import uvloop
 
 from marketdata.codec import Codec
 from marketdata.errors import SettingsError, Unavailable, UnknownSchema
+from marketdata.events import FeedStatus
 from producers import upkeep
 from producers.backoff import Backoff
-from producers.connection import Connection, Options
+from producers.connection import Connection, Options, Sink
 from producers.families import databento
 from producers.publisher import Publisher
 from producers.rest import Rest
 from producers.settings import ProducerSettings, load_for_venue
+from producers.settling import Gaps, Settling, read_left_over
 from producers.succession import Succession
 from producers.tokens import CoinbaseTokens, ExchangeKey, FixLogin, KeyPair, Tokens
 from producers.venue import Venue
@@ -166,7 +168,7 @@ async def find_recorded(settings: ProducerSettings, venue: Venue) -> Recorded:
 
 
 def connections(
-    settings: ProducerSettings, venue: Venue, recorded: Recorded, publisher: Publisher, lines: Lines
+    settings: ProducerSettings, venue: Venue, recorded: Recorded, sink: Sink, lines: Lines
 ) -> list[Connection | Succession]:
     """Return what keeps every line up, not yet running.
 
@@ -194,7 +196,7 @@ def connections(
 
     def connect(line: str) -> Connection:
         feed = venue.make(line=line, products=products, token=tokens)
-        return Connection(feed, line, publisher, options, rest)
+        return Connection(feed, line, sink, options, rest)
 
     for number in range(recorded.lines):
         line = f"{venue.name}/{number}"
@@ -240,15 +242,17 @@ async def find_codec(settings: ProducerSettings) -> Codec:
         registry.close()
 
 
-async def find_topics(publisher: Publisher) -> bool:
-    """Return True once every topic exists.
+async def find_left_over(
+    settings: ProducerSettings, venue: Venue, codec: Codec, publisher: Publisher
+) -> list[FeedStatus]:
+    """Return the gaps that were open when the last producer of the venue ended.
 
-    Raises Unavailable until then.
+    Raises Unavailable until every topic exists.
     """
     missing = await publisher.missing_topics()
     if missing:
         raise Unavailable(f"these topics do not exist, run `tickstream topics apply`: {', '.join(missing)}")
-    return True
+    return [] if settings.source == "replay" else await read_left_over(settings, codec, venue.name)
 
 
 async def find_lines(
@@ -273,15 +277,18 @@ async def produce(settings: ProducerSettings, venue: Venue, readiness: Readiness
     if codec is None or recorded is None:
         return 0
     publisher = Publisher(settings, codec, tracing, readiness)
-    running = connections(settings, venue, recorded, publisher, Lines(readiness))
+    gaps = Gaps()
+    running = connections(settings, venue, recorded, Settling(publisher, gaps), Lines(readiness))
 
     def begin_anew() -> None:
         for line in running:
             line.restart("delivery_failed")
 
     publisher.on_failure = begin_anew
-    if await until(lambda: find_topics(publisher), "kafka", readiness, stop) is None:
+    left_over = await until(lambda: find_left_over(settings, venue, codec, publisher), "kafka", readiness, stop)
+    if left_over is None:
         return 0
+    gaps.left_over(left_over)
     tasks = [asyncio.create_task(line.run(), name=line.line) for line in running]
     tasks.append(asyncio.create_task(publisher.serve(), name="publisher"))
     stopped = asyncio.create_task(stop.wait(), name="stop")

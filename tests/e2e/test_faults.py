@@ -139,6 +139,28 @@ def test_a_fault_is_told_repaired_and_never_shows_a_wrong_book(running: Any, wai
     assert len(ids) == len(set(ids))
 
 
+def test_gaps_that_a_killed_producer_left_are_closed_by_the_next_one(running: Any, wait_for: Any) -> None:
+    """Killed while no book gets through: the next producer's first book closes them, and tells what was missed."""
+    wait_for("a valid book", lambda: running.get(f"/api/v1/market/{SYMBOL}/orderbook")["valid"])
+    lost = {"kind": "drop", "channel": "l2_data", "symbol": SYMBOL, "count": 0}
+    running.http.post(f"{running.control_url}/faults", json=lost).raise_for_status()
+    open_ones = {"symbol": SYMBOL, "state": "open"}
+    (gap, *_) = wait_for("an open gap of the book", lambda: [
+        one for one in running.get("/api/v1/gaps", **open_ones)["data"] if one["channel"] != "market_trades"
+    ])  # fmt: skip
+    running.kill("producer")
+    running.http.delete(f"{running.control_url}/faults").raise_for_status()
+    assert open_book_gaps(running)
+    running.restart("producer")
+    wait_for("the end of every gap of the book", lambda: {
+        one["channel"] for one in running.get("/api/v1/gaps", **open_ones)["data"]
+    } <= {"trades", "market_trades"})  # fmt: skip
+    closed = {one["gap_id"]: one for one in running.get("/api/v1/gaps", symbol=SYMBOL, state="repaired")["data"]}
+    assert closed[gap["gap_id"]]["repaired_by"] == "restarted"
+    (told,) = running.rows("SELECT ts_to_ns > ts_from_ns FROM gaps WHERE gap_id = %s", f"{gap['gap_id']}/trades")
+    assert told == (True,)
+
+
 def open_book_gaps(services: Any) -> list[tuple[Any, ...]]:
     """Return the open entries that concern the book; trades that no snapshot brings back rightly stay open."""
     query = "SELECT * FROM gaps WHERE repaired_at IS NULL AND symbol = %s AND channel IS DISTINCT FROM 'market_trades'"
