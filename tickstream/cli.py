@@ -70,8 +70,8 @@ def pipe(
         sys.stdout.buffer.write(
             orjson.dumps(counted.as_dict(connections, pipeline), option=orjson.OPT_INDENT_2) + b"\n"
         )
-    for note in connections.remarks():
-        typer.echo(f"tickstream: {note}", err=True)
+    for remark in [*connections.remarks(), *(counted.remarks() if summary else ())]:
+        typer.echo(f"tickstream: {remark}", err=True)
 
 
 @app.command()

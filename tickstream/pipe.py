@@ -186,12 +186,16 @@ class Summary:
         self._books: dict[str, L2Book] = {}
         self._crossed: set[str] = set()
         self._reasons: dict[str, str] = {}  # why a book is not to be trusted
+        self._letters: Counter[str] = Counter()
+        self._details: dict[str, str] = {}
 
     def take(self, topic: str, event: AnyEvent) -> None:
         """Count one event of one topic."""
         counts = self._counts
         if isinstance(event, DeadLetter):
             counts["dead_letters"] += 1
+            self._letters[event.reason] += 1
+            self._details.setdefault(event.reason, event.detail)
         elif topic == "md.trades" and isinstance(event, Trades):
             counts["trades"] += len(event.trades)
         elif topic == "md.book_updates" and isinstance(event, BookUpdate):
@@ -221,6 +225,13 @@ class Summary:
             self._crossed.add(event.symbol)
         else:
             self._crossed.discard(event.symbol)
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what could not be used, by reason, each with its first detail."""
+        for reason, count in self._letters.most_common(NOTES_MAX):
+            yield f"{count} dead letters of {reason}, the first: {self._details[reason]}"
+        if not any(self._counts[name] for name in ("trades", "quotes", "book_updates", "snapshots")):
+            yield "the frames tell of no trade, quote or book; is it the right venue?"
 
     def as_dict(self, connections: Connections, pipeline: Pipeline) -> dict[str, Any]:
         """Return the summary as plain values."""

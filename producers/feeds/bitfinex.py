@@ -6,7 +6,7 @@ Theory of operation, with the source of each step. DOCS is Bitfinex's "WebSocket
 1. The venue greets each connection with `info` and a version. Send `conf` with flags 65536 (number every frame),
    131072 (checksums) and 32768 (time of every frame), then subscribe to ticker, trades and book (P0, 100 levels) of
    each symbol. The answer `subscribed` gives the channel's id; every frame of data is `[id, ...]`. A channel whose
-   answer was not heard is left alone.
+   answer was not heard is left alone, and told once: nothing in its frames names the symbol.
 2. The number and the time follow the payload; numbers are small and times are in ms, so that a frame tells which of
    them it has. Numbers rise by one over all channels of the connection, heartbeats too (RULES). A skipped one means
    that any book may have missed a change: all are cleared and subscribed again; the third time within a minute the
@@ -61,6 +61,7 @@ SILENCE_NS = 30 * SECOND_NS
 LISTED_MAX = 10_000  # trades in one answer of REST
 VOUCH_NS = 2 * SECOND_NS  # without the venue's own clock a heartbeat's time is ours
 CHECKED_LEVELS = 25
+CHANNELS_MAX = 1_000  # a connection has 25 (DOCS)
 _MS_MIN = 10**12  # no number gets so far, and every time in ms since 2001 is above
 
 _BOOK, _TRADES, _TICKER = "book", "trades", "ticker"
@@ -136,6 +137,7 @@ class BitfinexFeed:
         self._repairs = Repairs(self._products, self._ledger, self._again, awaited={_BOOK})
         self._sequence = Sequence()
         self._channels: dict[int, _Channel] = {}
+        self._left_alone: set[int] = set()  # channels that are not read, and were told to be
         self._checked = True
         self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
@@ -212,6 +214,7 @@ class BitfinexFeed:
         """Forget what belonged to a connection."""
         self._sequence.forget()
         self._channels.clear()
+        self._left_alone.clear()
         self._repairs.begin()
         self._checked = True
         self.ts_venue = None
@@ -221,6 +224,7 @@ class BitfinexFeed:
             self._subscribed(call, sent)
         elif sent.event == "unsubscribed":
             self._channels.pop(sent.id, None)
+            self._left_alone.add(sent.id)
         elif sent.event == "conf":
             self._checked = bool(sent.flags & CHECKSUMS)
         elif sent.event == "info" and sent.version:
@@ -239,6 +243,7 @@ class BitfinexFeed:
             self._lose(call, self._products, DISCONNECTED, "the venue greets a new connection")
 
     def _subscribed(self, call: Call, sent: _Event) -> None:
+        self._left_alone.add(sent.id)
         if sent.channel not in {_BOOK, _TRADES, _TICKER} or not sent.symbol.startswith("t"):
             self.counts["ignored"] += 1
             return
@@ -308,8 +313,17 @@ class BitfinexFeed:
         channel = self._channels.get(values[0])
         if channel is None:
             self.counts["ignored"] += 1
+            if kind != "hb":  # which may come before the answer
+                self._unknown(call, values[0])
             return
         self._take(call, channel, kind, payload)
+
+    def _unknown(self, call: Call, number: int) -> None:
+        """Tell once of a channel that nobody announced, as where a recording begins in the middle."""
+        if number not in self._left_alone and len(self._left_alone) < CHANNELS_MAX:
+            self._left_alone.add(number)
+            detail = f"no `subscribed` was heard for channel {number}: it is not known what its frames are"
+            call.dead("unknown_channel", detail, field="chanId", value=str(number))
 
     def _take(self, call: Call, channel: _Channel, kind: str, payload: Any) -> None:
         product = channel.product

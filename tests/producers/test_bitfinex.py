@@ -274,6 +274,19 @@ def test_orders_before_the_snapshot_of_a_raw_book_are_none_of_it() -> None:
     assert line.feed.counts["deltas_before_snapshot"] == 1
 
 
+def test_data_of_a_channel_that_was_never_announced_are_told_once() -> None:
+    """A recording that begins in the middle is not read in silence; a heartbeat may come before the answer."""
+    feed = BitfinexFeed(line="bitfinex/0")
+    feed.opened(T0)
+    frames = [b'[7,"hb",1]', b"[7,[100,1,2],2]", b"[7,[101,1,2],3]", b'[8,"te",[1,1750000000000,2,100],4]']
+    letters = [out for frame in frames for out in feed.received(frame, T0) if isinstance(out, DeadLetter)]
+    assert [(letter.reason, letter.value) for letter in letters] == [("unknown_channel", "7"), ("unknown_channel", "8")]
+    assert feed.counts["ignored"] == len(frames)
+    other = {"event": "subscribed", "channel": "candles", "chanId": 9, "key": "trade:1m:tBTCUSD"}
+    assert feed.received(json.dumps(other).encode(), T0) == []
+    assert feed.received(b"[9,[1,2,3,4,5,6],5]", T0) == []
+
+
 def test_greeting_begins_a_new_connection() -> None:
     """A recording may hold a second connection without saying so: its numbers begin at 1 and its books anew."""
     line = Line()
