@@ -1,7 +1,8 @@
 """What a line asks its venue for again, on the open connection: new snapshots after a loss, each with a deadline.
 
 1. A loss asks for new snapshots of the products and channels that it touched; the third within a minute gives the
-   connection up instead, since a snapshot costs both sides a lot.
+   connection up instead, since a snapshot costs both sides a lot. But where other books are good the connection is not
+   what is wrong: one product that the venue tells badly must not cost them theirs. Then it is asked for in ten seconds.
 2. A snapshot that does not come in time is asked for once more. After that a book's gives the connection up, unless
    the product never had one: it may not exist, and must not cost the others their connection. Missing trades then stay
    on the ledger.
@@ -54,12 +55,16 @@ class Repairs:
         self._asked.came(channel, name)
 
     def lost(self, call: Call, names: Collection[str], channels: Iterable[str], reason: str) -> None:
-        """Ask for new snapshots in place, or give the connection up when that was needed too often."""
-        if self._losses.too_many(call.ts):
+        """Ask for new snapshots in place, or, when that was needed too often, later or on a new connection."""
+        if not self._losses.too_many(call.ts):
+            for channel in channels:
+                self.again(call, channel, names, reason)
+        elif not any(product.book_valid for product in self._products):
             call.out.append(Reconnect("gaps"))
-            return
-        for channel in channels:
-            self.again(call, channel, names, reason)
+        else:
+            for channel in self._awaited.intersection(channels):
+                for name in names:
+                    self._asked.ask(channel, name, call.ts)
 
     def again(self, call: Call, channel: str, names: Collection[str], reason: str, *, tries: int = 0) -> None:
         """Ask for new snapshots of one channel, and tell so where a gap is open."""

@@ -465,10 +465,12 @@ class CoinbaseExchangeFeed:
             self._ask_book(call, product.name, detail)
         else:
             state.levels.clear()
-            if self._losses.too_many(call.ts):
-                call.out.append(Reconnect("gaps"))
-            else:
+            if not self._losses.too_many(call.ts):
                 self._subscribe_again(call, product.name, detail)
+            elif any(other.book_valid for other in self._products):
+                self._asked.ask(_BOOK, product.name, call.ts)  # the connection is not what is wrong
+            else:
+                call.out.append(Reconnect("gaps"))
 
     def _subscribe_again(self, call: Call, name: str, reason: str, *, tries: int = 0) -> None:
         depth = _BOOK if self._depth == "full" else self._depth

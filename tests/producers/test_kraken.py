@@ -322,6 +322,21 @@ def test_snapshot_with_a_wrong_checksum_is_never_told(feed: KrakenFeed) -> None:
     assert told[-1] == "reconnect gaps"
 
 
+def test_pair_that_is_told_badly_does_not_cost_the_others_their_connection() -> None:
+    """While another book is good, three wrong ones are asked for again later, and no sooner."""
+    feed = KrakenFeed(line="kraken/0", products=("BTC/USD", "ETH/USD"))
+    feed.opened(T0)
+    feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM).replace(b"BTC", b"ETH"), T0)
+    told = [line for _ in range(3) for line in story(feed.received(book2("snapshot", BIDS, ASKS, 1), T0))]
+    assert sum('"method":"subscribe"' in line for line in told) == 2
+    assert not any(line.startswith(("reconnect", "ETH")) for line in told)
+    feed.received(b'{"channel":"heartbeat"}', T0 + 8 * SECOND)
+    assert feed.ticked(T0 + 9 * SECOND) == []
+    told = story(feed.ticked(T0 + 10 * SECOND))
+    assert sum('"method":"subscribe"' in line and "BTC/USD" in line for line in told) == 1
+    assert story(feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0))[0] == "BTC-USD snapshot"
+
+
 def test_lost_change_is_noticed_at_the_next(feed: KrakenFeed) -> None:
     """The book that missed a change fails the check of the next one, whatever that is."""
     feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)
