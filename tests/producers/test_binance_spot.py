@@ -13,7 +13,7 @@ from marketdata.book import L2Book
 from marketdata.errors import SettingsError
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.families.binance import AGE_NS_MAX, PROBE_NS, QUIET_NS, UNDER_WAY_MAX, BinanceFeed, split
+from producers.families.binance import AGE_NS_MAX, OLD_QUOTES_MAX, PROBE_NS, QUIET_NS, UNDER_WAY_MAX, BinanceFeed, split
 from producers.feed_kit.diffs import OLD_RUN_MAX
 from producers.feeds.binance_spot import make
 from runtime import recordings
@@ -256,6 +256,20 @@ def test_numbers_that_begin_anew_before_the_snapshot_are_the_ones_that_wait() ->
         assert kinds(feed.received(diff(number, number), T0)) == []
     assert kinds(feed.fetched(request, body(OLD_RUN_MAX), T0)) == ["BTC-USDT snapshot"]
     assert kinds(feed.received(diff(OLD_RUN_MAX + 1, OLD_RUN_MAX + 1), T0)) == ["BTC-USDT update"]
+
+
+def test_quotes_that_are_numbered_anew_are_told_again() -> None:
+    """An old one is left alone; many in a row are a new numbering."""
+    feed = make(line="binance_spot/0")
+    feed.opened(T0)
+
+    def told(number: int) -> bool:
+        ticker = {"u": number, "s": "BTCUSDT", "b": "9", "B": "1", "a": "11", "A": "1"}
+        frame = json.dumps({"stream": "btcusdt@bookTicker", "data": ticker}).encode()
+        return any(isinstance(o, Quote) for o in feed.received(frame, T0))
+
+    assert [told(1_000), told(999), told(1_000), told(1_001)] == [True, False, False, True]
+    assert [told(number) for number in range(1, OLD_QUOTES_MAX + 3)] == [False] * OLD_QUOTES_MAX + [True] * 2
 
 
 def test_every_change_twice_is_no_new_numbering() -> None:

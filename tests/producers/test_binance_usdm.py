@@ -175,6 +175,14 @@ def test_broken_chain_clears_and_asks_for_a_snapshot() -> None:
     assert kinds(feed.fetched(request, body(95), T0)) == ["BTC-USDT snapshot", "BTC-USDT resynced"]
 
 
+def test_partial_books_are_no_changes() -> None:
+    """`depth20` of futures says depthUpdate and has `U`, `u` and `pu`, but only the best levels."""
+    feed = make(line="binance_usdm/0")
+    feed.opened(T0)
+    assert feed.received(diff(50, 60, 40).replace(b"@depth@", b"@depth20@"), T0) == []
+    assert feed.counts["ignored"] == 1
+
+
 def test_aggregate_trades_are_asked_for_from_the_first_that_is_missing() -> None:
     """A hole in the ids of `aggTrade` is filled from REST's aggTrades."""
     feed = make(line="binance_usdm/0")
