@@ -117,7 +117,7 @@ class _Channel:
 
 
 class BitfinexFeed:
-    """One line of Bitfinex. `products` (such as tBTCUSD) None accepts every symbol that is seen, and subscribes none.
+    """One line of Bitfinex. `products` (tBTCUSD, or just BTCUSD) None accepts all that are seen, and subscribes none.
 
     `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, quotes, heartbeats,
     gaps, resyncs, duplicates (old frames), repeats (trades told before, as by `tu`), deltas_before_snapshot, ignored,
@@ -131,8 +131,8 @@ class BitfinexFeed:
         self._line = Line(self.venue, line)
         self.counts = self._line.counts
         self.ts_venue: int | None = None
-        self._wanted = products
-        self._products = Listing(products, describe)
+        self._wanted = None if products is None else tuple(dict.fromkeys(map(full_name, products)))
+        self._products = Listing(self._wanted, describe)
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
         self._repairs = Repairs(self._products, self._ledger, self._again, awaited={_BOOK})
         self._sequence = Sequence()
@@ -599,6 +599,11 @@ def _subscribe(kind: str, name: str, precision: str = "P0", length: str = "100")
     return _order(event="subscribe", channel=kind, symbol=name, prec=precision, freq="F0", len=length)
 
 
+def full_name(name: str) -> str:
+    """Return the venue's name of a product that may have been written without its `t`, or in lower case."""
+    return name if name[:1] == "t" and name[1:].isupper() else f"t{name.upper()}"
+
+
 def describe(name: str) -> Instrument:
     """Return the instrument of the venue's name. Raises BadEvent."""
     match = _SYMBOL.fullmatch(name)
@@ -615,7 +620,8 @@ VENUE = Venue(
     ws_url="wss://api-pub.bitfinex.com/ws/2",
     rest_url="https://api-pub.bitfinex.com",
     make=BitfinexFeed,
-    products=("BTCUSD", "ETHUSD"),
+    products=("tBTCUSD", "tETHUSD"),
+    cased=True,
     sequence="connection",
     checksum=True,
 )

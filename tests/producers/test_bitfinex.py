@@ -257,6 +257,17 @@ def test_unreadable_frame_clears_the_book_that_it_may_have_changed(frame: bytes)
     assert [json.loads(o.frame)["event"] for o in out if isinstance(o, Send)] == ["unsubscribe", "subscribe"]
 
 
+@pytest.mark.parametrize("name", ["tBTCUSD", "BTCUSD", "btcusd"])
+def test_product_may_be_named_without_its_t(name: str) -> None:
+    """The venue is asked for its own name, which is also the one in its answer."""
+    feed = BitfinexFeed(line="bitfinex/0", products=(name,))
+    orders = [json.loads(o.frame) for o in feed.opened(T0) if isinstance(o, Send)]
+    assert {order["symbol"] for order in orders[1:]} == {"tBTCUSD"}
+    answer = {"event": "subscribed", "channel": "book", "chanId": 1, "symbol": "tBTCUSD", "prec": "P0", "len": "100"}
+    (told,) = feed.received(json.dumps(answer).encode(), T0)
+    assert isinstance(told, Instrument)
+
+
 def test_numbers_checksums_and_times_are_switched_on_first() -> None:
     """Flags 65536, 131072 and 32768 (documented) in one `conf`, before the first subscription."""
     out = BitfinexFeed(line="bitfinex/0", products=("tBTCUSD",)).opened(T0)

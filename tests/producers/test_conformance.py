@@ -24,6 +24,7 @@ from marketdata.events import EVENTS, BookUpdate, DeadLetter, FeedStatus, Instru
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit.books import KeepsBooks
 from producers.feeds import VENUES, find_venue, make_feed
+from producers.settings import ProducerSettings
 from producers.venue import LiveFeed
 from runtime import recordings
 from runtime.recordings import Recorded
@@ -311,6 +312,28 @@ def test_same_bytes_give_the_same_events(case: Case) -> None:
             player.play(line)
         runs.append(player.out)
     assert runs[0] == runs[1]
+
+
+@EACH
+def test_products_that_are_named_are_read_as_all_are(case: Case) -> None:
+    """Named as the settings give them; the usual ones are names that the venue has."""
+    venue, lines = find_venue(case.venue), recorded(case)
+    everything, named = Player(case), Player(case)
+    said = []
+    for player in (everything, named):
+        player.open(lines[0].ts_recv)
+        for line in lines:
+            player.play(line)
+        # What REST tells of products comes earlier where they are named; each change of it is told by heartbeats.
+        said.append([o for o in player.out if (isinstance(o, BookUpdate) and o.kind != "heartbeat")
+                     or isinstance(o, Quote) or (isinstance(o, Trades) and o.trades)])  # fmt: skip
+        names = dict.fromkeys(o.venue_symbol for o in player.out if isinstance(o, Instrument))
+        settings = ProducerSettings(products=tuple(names))
+        named.feed = make_feed(case.venue, products=settings.products_of(venue))
+    assert said[0] == said[1]
+    usual = make_feed(case.venue, products=ProducerSettings().products_of(venue))
+    asked = b"".join(output.frame for output in usual.opened(0) if isinstance(output, Send)).decode()
+    assert all(name in asked or name.lower() in asked for name in venue.products)
 
 
 @EACH

@@ -26,7 +26,7 @@ from marketdata.clock import MILLISECOND_NS
 from marketdata.errors import BadEvent, Refused, Unavailable
 from marketdata.events import Candle, Instrument, Trade
 from producers.feed_kit.values import ms_ns, number, numbers
-from producers.feeds.bitfinex import VENUE, describe, read_trade
+from producers.feeds.bitfinex import VENUE, describe, full_name, read_trade
 from producers.history.contract import INTERVALS, Access, Asked, Budget, Page, Request, Span
 from producers.history.reading import candle, decode, whole
 
@@ -59,10 +59,10 @@ class BitfinexHistory:
         return {}
 
     def instrument(self, name: str) -> Instrument:
-        """Return the instrument of `BTC-USD`, `DUSK-USD`, or `tBTCUSD`."""
+        """Return the instrument of `BTC-USD`, `DUSK-USD`, `tBTCUSD`, or `BTCUSD`."""
         base, dash, quote = name.partition("-")
         if not dash:
-            return describe(name)
+            return describe(full_name(name))
         return describe(f"t{base}{quote}" if len(base) == len(quote) == 3 else f"t{base}:{quote}")
 
     def symbols(self, cursor: str | None) -> Request:
