@@ -8,6 +8,7 @@ and "Ticker" of "WebSocket Stream"; RULES is the project's own list of venue rul
    which, so that the connection's first frames tell: the answer to a subscription carries the text `subscribe` on the
    spot market and none on the others; derivatives' tickers have marks and changes, spot's have neither; spot trade ids
    are numbers; a book frame has its time before its type on the spot market (all checked on a recording).
+   A recording may have lost its connections' names: then each frame is for the feed of the market that it tells.
 2. Subscribe to orderbook.200, publicTrade and tickers, at most 10 topics a message (DOCS, spot). Send a ping every 20 s
    (DOCS); 30 s without a frame are a dead connection.
 3. `orderbook.N`: a `snapshot` always replaces the book, also in the middle, also with `u` = 1 after a restart of the
@@ -27,6 +28,7 @@ the delivery, and stays behind.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
@@ -35,7 +37,7 @@ import msgspec
 from marketdata.clock import SECOND_NS
 from marketdata.decimals import decimal, plain
 from marketdata.errors import BadEvent
-from marketdata.events import GAP, Instrument, Trade
+from marketdata.events import GAP, DeadLetter, Instrument, Trade
 from marketdata.feed import Fetch, Output, Send
 from producers.feed_kit import books, listed_trades, quotes
 from producers.feed_kit.calls import REFUSED, Call, Line
@@ -46,17 +48,19 @@ from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
 from producers.feed_kit.values import Columns, Number, Text, check_decimals, given, ms_ns, price
-from producers.venue import Signer, Venue
+from producers.venue import LiveFeed, Signer, Venue
 
 PING_NS = 20 * SECOND_NS
 SILENCE_NS = 30 * SECOND_NS
 _TOPICS_MAX = 10
+_HEAD_BYTES = 400  # a frame's topic and type, and its first trade
 
 _BOOK, _TRADES = "orderbook", "publicTrade"
 _DEPTH = "orderbook.200"
 
 QUOTES = ("USDT", "USDC", "USDE", "USD1", "USDQ", "USDR", "RLUSD", "XUSD", "USD", "EUR", "GBP", "BRL", "TRY", "PLN",
           "BTC", "ETH", "SOL", "MNT", "DAI", "BIT", "AED", "ARS", "KZT", "UAH", "JPY")  # fmt: skip
+_TRADE_ID = re.compile(rb'"i":"([^"]+)"')
 _SPLIT = re.compile(rf"([A-Z0-9]+?)({'|'.join(sorted(QUOTES, key=len, reverse=True))})")
 _DATED = re.compile(rf"([A-Z0-9]+?)({'|'.join(sorted(QUOTES, key=len, reverse=True))})?(?:-(\w+)|([FGHJKMNQUVXZ]\d\d))")
 _OPTION = re.compile(r"([A-Z0-9]+)-\d{1,2}[A-Z]{3}\d\d-[0-9.]+-[CP](?:-([A-Z]+))?")
@@ -174,13 +178,16 @@ class BybitFeed:
 
     venue = "bybit"
 
-    def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
+    def __init__(
+        self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None,
+        is_spot: bool | None = None, counts: Counter[str] | None = None,
+    ) -> None:  # fmt: skip
         del token  # public channels take none
         self._line = Line(self.venue, line)
-        self.counts = self._line.counts
+        self.counts = self._line.counts = self._line.counts if counts is None else counts
         self.ts_venue: int | None = None
         self._wanted = products
-        self._is_spot: bool | None = None  # until a frame tells
+        self._is_spot = is_spot  # None until a frame tells
         self._products = Listing(products, self._describe)
         self._listed: dict[tuple[bool, str], dict[str, Any]] = {}
         self._states: dict[str, _State] = {}
@@ -255,6 +262,10 @@ class BybitFeed:
         call = self._call(ts)
         self._liveness.closed(call, reason)
         return call.out
+
+    def heard(self, ts: int) -> None:
+        """Take note that the connection is there, whoever the frame was for."""
+        self._liveness.ts_heard = ts
 
     # --- Frames ---
 
@@ -468,6 +479,99 @@ class BybitFeed:
         return msgspec.structs.replace(describe(name, is_spot=is_spot), **learned)
 
 
+class MixedFeed:
+    """A line of which nobody says what market it is of: one feed, and another one if frames of both markets come.
+
+    The order of a book's fields is the weakest sign: it matters only where the others were of both markets, or none.
+    """
+
+    venue = BybitFeed.venue
+
+    def __init__(self, line: str) -> None:
+        self.counts: Counter[str] = Counter()
+        self.ts_venue: int | None = None
+        self._line = line
+        self._usual = BybitFeed(line=line, counts=self.counts)
+        self._feeds: dict[bool, BybitFeed] = {}
+        self._signs: set[bool] = set()
+
+    @property
+    def _all(self) -> list[BybitFeed]:
+        return [self._usual, *(feed for feed in self._feeds.values() if feed is not self._usual)]
+
+    def opened(self, ts: int) -> list[Output]:
+        """Begin anew."""
+        self._signs.clear()
+        return _once(feed.opened(ts) for feed in self._all)
+
+    def received(self, frame: bytes, ts: int) -> list[Output]:
+        """Return what a frame means to the feed of its market; what nobody can read may have been of either."""
+        is_spot = self._market(frame)
+        feed = self._usual if is_spot is None else self._feed(is_spot, ts)
+        out = feed.received(frame, ts)
+        for other in self._all if len(self._feeds) > 1 else ():
+            if other is not feed:
+                other.heard(ts)
+                if is_spot is None and any(isinstance(event, DeadLetter) for event in out):
+                    out += [event for event in other.received(frame, ts) if not isinstance(event, DeadLetter)]
+        self.ts_venue = feed.ts_venue or self.ts_venue
+        return out
+
+    def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
+        """Give an answer to the feed that asked, a list of products to both."""
+        if request.purpose != "trades":
+            return _once(feed.fetched(request, body, ts) for feed in self._all)
+        feed = self._feeds.get("category=spot" in request.path, self._usual)
+        return feed.fetched(request, body, ts)
+
+    def ticked(self, ts: int) -> list[Output]:
+        """Let both see to their connection."""
+        return _once(feed.ticked(ts) for feed in self._all)
+
+    def closed(self, reason: str, ts: int) -> list[Output]:
+        """Declare every book invalid."""
+        return _once(feed.closed(reason, ts) for feed in self._all)
+
+    def _feed(self, is_spot: bool, ts: int) -> BybitFeed:
+        feed = self._feeds.get(is_spot)
+        if feed is None:
+            feed = BybitFeed(line=self._line, is_spot=is_spot, counts=self.counts) if self._feeds else self._usual
+            feed.heard(ts)
+            self._feeds[is_spot] = feed
+        return feed
+
+    def _market(self, frame: bytes) -> bool | None:
+        """Return whether a frame is of the spot market, None where it does not tell."""
+        head = frame[:_HEAD_BYTES]
+        if b'"topic":"orderbook' in head:
+            if len(self._signs) == 1:
+                return next(iter(self._signs))
+            return -1 < head.find(b'"ts"') < head.find(b'"type"')
+        sign = None
+        if b'"topic":"tickers' in head:
+            sign = b'"type":"snapshot"' in head and b'"markPrice"' not in frame
+        elif b'"topic":"publicTrade' in head:
+            found = _TRADE_ID.search(head)
+            sign = None if found is None else found[1].isdigit()
+        elif b'"op":"subscribe"' in head:
+            sign = b'"ret_msg":"subscribe"' in head
+        if sign is not None:
+            self._signs.add(sign)
+        return sign
+
+
+def _once(outputs: Iterable[list[Output]]) -> list[Output]:
+    """Return what several feeds say, and what they say alike once."""
+    said: list[Output] = []
+    for output in outputs:
+        said += [one for one in output if one not in said]
+    return said
+
+
+def _make(*, line: str, products: tuple[str, ...] | None, token: Signer | None) -> LiveFeed:
+    return MixedFeed(line) if products is None else BybitFeed(line=line, products=products, token=token)
+
+
 # --- Reading and writing values ---
 
 _TICKER_FIELDS = {
@@ -554,7 +658,7 @@ VENUE = Venue(
     name="bybit",
     ws_url="wss://stream.bybit.com/v5/public/spot",
     rest_url="https://api.bybit.com",
-    make=BybitFeed,
+    make=_make,
     products=("BTCUSDT", "ETHUSDT"),
     markets={
         "spot": "wss://stream.bybit.com/v5/public/spot",

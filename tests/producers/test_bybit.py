@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.feeds import make_feed
 from producers.feeds.bybit import BybitFeed, describe
 from runtime import recordings
 from runtime.recordings import Recorded
@@ -335,3 +336,43 @@ def test_pings_are_sent_and_silence_is_left(feed: BybitFeed) -> None:
     out = feed.ticked(T0 + 60 * SECOND)
     assert kinds(out) == ["clear"]
     assert isinstance(out[-1], Reconnect)
+
+
+def test_markets_in_one_line_are_kept_apart(lines: list[Recorded]) -> None:
+    """A recording without connections says of each product what the connections, each by itself, say."""
+    lines = [line for line in lines if line.t == "recv"][:400]
+    apart: list[Output] = []
+    mixed = make_feed("bybit")
+    together = mixed.opened(T0)
+    for conn in dict.fromkeys(line.conn for line in lines):
+        feed = make_feed("bybit")
+        apart += feed.opened(T0)
+        for line in lines:
+            apart += feed.received(line.frame, line.ts_recv) if line.conn == conn else []
+    for line in lines:
+        together += mixed.received(line.frame, line.ts_recv)
+    said = [
+        {symbol: [(type(e), e.ts_event, getattr(e, "bid_prices", None)) for e in out if _is_of(e, symbol)]
+         for symbol in ("BTC-USDT", "BTC-USDT-PERP", "SOL-USDT-PERP")}
+        for out in (apart, together)
+    ]  # fmt: skip
+    assert said[0] == said[1]
+    assert all(len(events) > 10 for events in said[0].values())
+    assert mixed.counts["dead_letters"] == mixed.counts["gaps"] == 0
+    assert [o.reason for o in mixed.ticked(lines[-1].ts_recv + SECOND) if isinstance(o, Reconnect)] == []
+
+
+def _is_of(event: Output, symbol: str) -> TypeGuard[BookUpdate | Quote | Trades]:
+    return isinstance(event, BookUpdate | Quote | Trades) and event.symbol == symbol
+
+
+def test_unreadable_frame_may_have_been_of_either_market() -> None:
+    """Both books are cleared, and the frame is one dead letter."""
+    mixed = make_feed("bybit")
+    mixed.opened(T0)
+    level = '"data":{"s":"BTCUSDT","b":[["1","1"]],"a":[["2","1"]],"u":1,"seq":1}'
+    mixed.received(f'{{"topic":"orderbook.200.BTCUSDT","ts":{MS},"type":"snapshot",{level}}}'.encode(), T0)
+    mixed.received(f'{{"topic":"orderbook.200.BTCUSDT","type":"snapshot","ts":{MS},{level}}}'.encode(), T0)
+    out = mixed.received(b"no frame", T0)
+    assert {o.symbol for o in out if isinstance(o, BookUpdate)} == {"BTC-USDT", "BTC-USDT-PERP"}
+    assert sum(isinstance(o, DeadLetter) for o in out) == 1
