@@ -74,7 +74,7 @@ setup: ## Install everything into .local/ and .venv/; quick when nothing has cha
 	@$(MAKE) -s $(STAMPS)/venv
 	@$(MAKE) -s -j3 ready
 
-ready: $(STAMPS)/kafka-ui $(STAMPS)/dashboard $(STAMPS)/components
+ready: $(STAMPS)/kafka-ui $(STAMPS)/dashboard $(STAMPS)/components $(STAMPS)/compiled
 
 dashboard: $(STAMPS)/dashboard ## Build the dashboard's page when its sources have changed
 
@@ -85,6 +85,10 @@ $(STAMPS)/uv-$(UV_VERSION):
 $(STAMPS)/venv: $(STAMPS)/uv-$(UV_VERSION) pyproject.toml uv.lock
 	@$(STEP) venv
 	@touch $@
+
+# Everything works without it, too; then the next setup tries again.
+$(STAMPS)/compiled: marketdata/_compiled.pyx $(STAMPS)/venv
+	@if $(STEP) compiled; then touch $@; fi
 
 $(STAMPS)/components: infra/local/components.lock infra/local/components.py $(STAMPS)/venv
 	@$(STEP) components

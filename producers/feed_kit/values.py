@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import msgspec
 
-from marketdata.book import float_keys
+from marketdata import compiled
 from marketdata.clock import MILLISECOND_NS, parse_rfc3339
 from marketdata.decimals import LENGTH_MAX, decimal, is_zero, may_have_zero
 from marketdata.errors import BadEvent
+from marketdata.plain_side import float_keys
 
 INT64_MAX = 2**63 - 1
 EXPONENT_MAX = 32
@@ -27,28 +28,59 @@ _PLAIN_DECIMALS = re.compile(r"\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)*", re.ASCII)
 _PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 _FEW = 8  # up to here the expression is quicker than counting
 
+
+class _Level(msgspec.Struct, array_like=True, gc=False):
+    price: Text
+    size: Text
+
+
+_LEVELS = msgspec.json.Decoder(list[_Level])
+
 # bid prices, bid sizes, ask prices, ask sizes
 Columns = tuple[list[str], list[str], list[str], list[str]]
 
 
 def check_decimals(values: list[str], field: str) -> None:
-    """Raise BadEvent unless every value is a decimal; a snapshot has 60,000, so the usual case takes no loop.
+    """Raise BadEvent unless every value is a decimal."""
+    if not _are_plain_decimals(values):
+        for value in values:
+            decimal(value, field)
+
+
+def _look_plain(values: list[str]) -> bool:
+    """Tell whether all are plain decimals; a snapshot has 60,000, so the usual case takes no loop.
 
     Without its digits, a list of plain decimals is commas and single points.
     """
     text = ",".join(values)
     if len(values) <= _FEW:
-        if _PLAIN_DECIMALS.fullmatch(text) is not None and len(values) == text.count(",") + 1:
-            return
-    elif text.isascii():
-        rest = text.encode().translate(None, b"0123456789")
-        commas = rest.count(b",")
-        usual = commas == len(values) - 1 and commas + rest.count(b".") == len(rest)
-        whole = f",{text},"
-        if usual and b".." not in rest and ",.," not in whole and ",," not in whole:
-            return
-    for value in values:
-        decimal(value, field)
+        return _PLAIN_DECIMALS.fullmatch(text) is not None and len(values) == text.count(",") + 1
+    if not text.isascii():
+        return False
+    rest = text.encode().translate(None, b"0123456789")
+    commas = rest.count(b",")
+    usual = commas == len(values) - 1 and commas + rest.count(b".") == len(rest)
+    whole = f",{text},"
+    return usual and b".." not in rest and ",.," not in whole and ",," not in whole
+
+
+def levels(raw: msgspec.Raw, field: str) -> tuple[list[str], list[str]]:
+    """Read a side of a book that is sent as `[["price","size",...],...]`: prices and sizes. Raises BadEvent."""
+    read: tuple[list[str], list[str]] | None = None if _read_levels is None else _read_levels(raw)
+    if read is not None:
+        return read
+    try:
+        sent = _LEVELS.decode(raw)
+    except UNREADABLE as error:
+        raise BadEvent("bad_frame", field, f"{error}: {bytes(raw)[:100]!r}") from error
+    prices, sizes = [level.price for level in sent], [level.size for level in sent]
+    check_decimals(prices + sizes, field)
+    return prices, sizes
+
+
+# What of this is compiled code, where that was built.
+_are_plain_decimals = _look_plain if compiled.code is None else compiled.code.are_plain_decimals
+_read_levels = None if compiled.code is None else compiled.code.read_levels
 
 
 def best_first(prices: list[str], sizes: list[str], *, descending: bool) -> tuple[list[str], list[str]]:

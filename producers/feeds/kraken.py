@@ -37,7 +37,7 @@ from zlib import crc32
 
 import msgspec
 
-from marketdata.book import L2Book, Side
+from marketdata.book import L2Book, Side, levels_digits
 from marketdata.clock import SECOND_NS
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
@@ -267,59 +267,23 @@ _REST_PAIR = msgspec.json.Decoder(RestPair)
 _BOOK2_PREFIX = b'{"channel":"book"'
 
 
-class _Side:
-    """One side of a book, cut to the subscribed depth, and its part of the text under the checksum."""
-
-    __slots__ = ("_depth", "_levels", "_parts", "text")
-
-    def __init__(self, levels: Side, depth: int, prices: list[str], sizes: list[str]) -> None:
-        levels.replace(prices, sizes)
-        levels.truncate(depth)
-        self._levels = levels
-        self._depth = depth
-        # What each level adds to the text, made when it is first among the best and kept until it changes.
-        self._parts: dict[Any, bytes] = {}
-        self.text = self._joined()
-
-    def apply(self, prices: list[str], sizes: list[str]) -> tuple[bool, list[str], list[str]]:
-        """Apply changes; return whether the text may be new, and the changes with the removal of what fell out."""
-        levels, parts = self._levels, self._parts
-        best, keys = levels.best_keys(CHECKED), levels.keys(prices)
-        levels.apply(prices, sizes)
-        for key in keys:
-            parts.pop(key, None)
-        if gone := levels.truncate(self._depth):
-            prices, sizes = [*prices, *(price for price, _ in gone)], sizes + ["0"] * len(gone)
-        # Changes below the levels that the checksum covers leave the text as it was.
-        if len(best) == CHECKED and max(keys) < best[-1]:
-            return False, prices, sizes
-        self.text = self._joined()
-        return True, prices, sizes
-
-    def _joined(self) -> bytes:
-        parts = self._parts
-        return b"".join([parts.get(key) or self._part(key) for key in self._levels.best_keys(CHECKED)])
-
-    def _part(self, key: Any) -> bytes:
-        price, volume = self._levels.at(key)
-        part = (price.replace(".", "").lstrip("0") + volume.replace(".", "").lstrip("0")).encode()
-        self._parts[key] = part
-        return part
-
-
 class _Book:
-    """One pair's book with the checksum of its best levels."""
+    """One pair's book, cut to the subscribed depth, with the checksum of its best levels."""
 
-    __slots__ = ("_asks", "_asks_checksum", "_bids", "_last", "_ts", "checksum", "levels")
+    __slots__ = ("_asks_checksum", "_bids_digits", "_depth", "_last", "_ts", "checksum", "levels")
 
     def __init__(self, depth: int, columns: Columns) -> None:
         self.levels = L2Book()
-        self._bids = _Side(self.levels.bids, depth, columns[0], columns[1])
-        self._asks = _Side(self.levels.asks, depth, columns[2], columns[3])
+        self.levels.bids.replace(columns[0], columns[1])
+        self.levels.asks.replace(columns[2], columns[3])
+        self.levels.bids.truncate(depth)
+        self.levels.asks.truncate(depth)
+        self._depth = depth
         self._ts = 0
         self._last = columns
-        self._asks_checksum = crc32(self._asks.text)
-        self.checksum = crc32(self._bids.text, self._asks_checksum)
+        self._bids_digits = levels_digits(self.levels.bids, CHECKED)
+        self._asks_checksum = crc32(levels_digits(self.levels.asks, CHECKED))
+        self.checksum = crc32(self._bids_digits, self._asks_checksum)
 
     def is_old(self, ts: int, columns: Columns) -> bool:
         """Tell whether a change is older than the last one and concerns one of its levels: it came out of order.
@@ -335,16 +299,21 @@ class _Book:
         """Apply the changes and return them with the removal of what fell out of the depth."""
         self._ts, self._last = ts, columns
         bid_prices, bid_sizes, ask_prices, ask_sizes = columns
-        new_bids = new_asks = False
         if bid_prices:
-            new_bids, bid_prices, bid_sizes = self._bids.apply(bid_prices, bid_sizes)
+            bid_prices, bid_sizes = _applied(self.levels.bids, self._depth, bid_prices, bid_sizes)
+            self._bids_digits = levels_digits(self.levels.bids, CHECKED)
         if ask_prices:
-            new_asks, ask_prices, ask_sizes = self._asks.apply(ask_prices, ask_sizes)
-        if new_asks:
-            self._asks_checksum = crc32(self._asks.text)
-        if new_bids or new_asks:
-            self.checksum = crc32(self._bids.text, self._asks_checksum)
+            ask_prices, ask_sizes = _applied(self.levels.asks, self._depth, ask_prices, ask_sizes)
+            self._asks_checksum = crc32(levels_digits(self.levels.asks, CHECKED))
+        self.checksum = crc32(self._bids_digits, self._asks_checksum)
         return bid_prices, bid_sizes, ask_prices, ask_sizes
+
+
+def _applied(side: Side, depth: int, prices: list[str], sizes: list[str]) -> tuple[list[str], list[str]]:
+    side.apply(prices, sizes)
+    if gone := side.truncate(depth):
+        return [*prices, *(price for price, _ in gone)], sizes + ["0"] * len(gone)
+    return prices, sizes
 
 
 class KrakenFeed:

@@ -27,14 +27,13 @@ Names: an `instId` is BASE-QUOTE already, with what kind of contract it is behin
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
-from itertools import chain, zip_longest
+from collections.abc import Collection, Iterable
 from typing import Literal
 from zlib import crc32
 
 import msgspec
 
-from marketdata.book import L2Book
+from marketdata.book import L2Book, levels_in_turn
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
@@ -42,7 +41,6 @@ from marketdata.events import CHECKSUM, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit import books, numbered_trades, quotes
 from producers.feed_kit.calls import Call, Line
-from producers.feed_kit.checked import CheckedSide
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
@@ -50,7 +48,7 @@ from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
-from producers.feed_kit.values import UNREADABLE, Columns, Text, check_decimals, given, ms_ns, price
+from producers.feed_kit.values import UNREADABLE, Columns, Text, given, levels, ms_ns, price
 from producers.venue import Signer, Venue
 
 PING_NS = 15 * SECOND_NS
@@ -78,14 +76,9 @@ class _Arg(msgspec.Struct, gc=False):
     name: str = msgspec.field(name="instId", default="")
 
 
-class _Level(msgspec.Struct, array_like=True, gc=False):
-    price: Text
-    size: Text
-
-
 class _Book(msgspec.Struct):
-    asks: list[_Level]
-    bids: list[_Level]
+    asks: msgspec.Raw
+    bids: msgspec.Raw
     ts: str
     checksum: int = 0
     number: int | None = msgspec.field(name="seqId", default=None)
@@ -152,12 +145,10 @@ _ANSWER = msgspec.json.Decoder(_Answer)
 class _State:
     """One instrument's book as the venue numbers it, and which channels speak for it."""
 
-    __slots__ = ("asks", "bids", "book", "channel", "last", "recent", "sequence", "trades")
+    __slots__ = ("book", "channel", "last", "recent", "sequence", "trades")
 
     def __init__(self) -> None:
         self.book = L2Book()
-        self.bids = CheckedSide(self.book.bids, CHECKED_LEVELS)
-        self.asks = CheckedSide(self.book.asks, CHECKED_LEVELS)
         self.channel = ""
         self.trades = ""
         self.recent = Recent()
@@ -443,7 +434,7 @@ class OkxFeed:
         self, call: Call, product: Product, state: _State, sent: _Book, columns: Columns, *, is_snapshot: bool
     ) -> bool:  # fmt: skip
         """Follow a change in the feed's own book, and tell whether the venue's checksum is right, if there is one."""
-        bids, asks = state.bids, state.asks
+        bids, asks = state.book.bids, state.book.asks
         if is_snapshot:
             bids.replace(columns[0], columns[1])
             asks.replace(columns[2], columns[3])
@@ -452,7 +443,7 @@ class OkxFeed:
             asks.apply(columns[2], columns[3])
         if not sent.checksum:
             return True
-        if sent.checksum == checksum(bids.best(), asks.best()):
+        if sent.checksum == checksum(state.book):
             self.counts["checksums_right"] += 1
             return True
         self.counts["checksums_wrong"] += 1
@@ -520,14 +511,9 @@ class OkxFeed:
 # --- Reading and writing values ---
 
 
-def checksum(bids: Sequence[str], asks: Sequence[str]) -> int:
-    """Return OKX's checksum of a book's best levels, each `price:size`: signed CRC32 over bid and ask in turn."""
-    levels: Iterable[str]
-    if len(bids) == len(asks):
-        levels = chain.from_iterable(zip(bids, asks, strict=True))
-    else:
-        levels = filter(None, chain.from_iterable(zip_longest(bids, asks)))
-    value = crc32(":".join(levels).encode())
+def checksum(book: L2Book) -> int:
+    """Return OKX's checksum of a book: signed CRC32 over its best levels, each `price:size`, bid and ask in turn."""
+    value = crc32(levels_in_turn(book.bids, book.asks, CHECKED_LEVELS))
     return value - (1 << 32) if value >> 31 else value
 
 
@@ -537,12 +523,7 @@ def _whole(book: L2Book) -> Columns:
 
 
 def _columns(sent: _Book) -> Columns:
-    bids, asks = sent.bids, sent.asks
-    bid_prices, bid_sizes = [level.price for level in bids], [level.size for level in bids]
-    ask_prices, ask_sizes = [level.price for level in asks], [level.size for level in asks]
-    if bids or asks:
-        check_decimals(bid_prices + bid_sizes + ask_prices + ask_sizes, "level")
-    return bid_prices, bid_sizes, ask_prices, ask_sizes
+    return (*levels(sent.bids, "bids"), *levels(sent.asks, "asks"))
 
 
 def _best(call: Call, product: Product, ts_event: int, sent: _Book) -> None:
