@@ -31,6 +31,7 @@ from sink.batch import COLUMNS, Batch, Partition, Record, refused, timestamp
 
 CONNECT_TIMEOUT_S = 5
 _MS = 1000
+_APPLICATION = "tickstream-sink"  # by which the server shows our sessions
 
 # SQLSTATE classes that blame the data: 22 data exception, 23 integrity violation, 54 program limit exceeded (such as a
 # text too long for an index). https://www.postgresql.org/docs/17/errcodes-appendix.html
@@ -103,6 +104,7 @@ class Writer:
         Where Kafka no longer has what comes next (retention passed it, the topic was made anew, the log was cut), that
         is entered in the ledger of gaps and reading goes on at what there is.
         """
+        self._end_frozen()
         with self._transaction() as cursor:
             keys = sorted(logs)
             columns: list[list[Any]] = [
@@ -127,6 +129,21 @@ class Writer:
                 log = logs[topic, partition]
                 found[topic, partition] = self._settle(cursor, (topic, partition), next_offset, topic_id, log)
             return found
+
+    def _end_frozen(self) -> None:
+        """End the sessions of sinks that stopped in the middle of a transaction, and hold offsets with it.
+
+        The server ends a session that is idle in a transaction, but not one that waits for the rest of a COPY. None
+        may take longer than one transaction may; what is ended is rolled back, and read again from Kafka.
+        """
+        with self._transaction() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE usename = current_user AND application_name = %s AND pid <> pg_backend_pid() "
+                "AND xact_start < now() - %s * interval '1 ms' "
+                "AND pid IN (SELECT pid FROM pg_locks WHERE relation = 'kafka_offsets'::regclass)",
+                (_APPLICATION, self._limit_ms),
+            )
 
     def write(self, batch: Batch) -> Written:
         """Store a batch and its offsets.
@@ -182,7 +199,7 @@ class Writer:
             self._connection = psycopg.connect(
                 self._dsn,
                 connect_timeout=CONNECT_TIMEOUT_S,
-                application_name="tickstream-sink",
+                application_name=_APPLICATION,
                 keepalives_idle=5,
                 keepalives_interval=2,
                 keepalives_count=3,

@@ -88,5 +88,6 @@ def database_schema(endpoints: Endpoints) -> Iterator[str]:
     """A name for this test's own database schema; the schema is removed afterwards."""
     name = f"t_{uuid.uuid4().hex[:8]}"
     yield name
-    with psycopg.connect(endpoints.database_url, autocommit=True) as owner:
+    # With a limit: what a failed test left running may hold a table for ever.
+    with psycopg.connect(endpoints.database_url, autocommit=True, options="-c lock_timeout=30s") as owner:
         owner.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))

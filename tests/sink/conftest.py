@@ -329,9 +329,9 @@ def build_road(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Calla
 
 @pytest.fixture
 def road(
-    build_road: Callable[..., Road], endpoints: Endpoints, topic_prefix: str, database_schema: str, codec: Codec
+    endpoints: Endpoints, topic_prefix: str, database_schema: str, codec: Codec, build_road: Callable[..., Road]
 ) -> Road:
-    """Topics, tables and a sink between the shared servers."""
+    """Topics, tables and a sink between the shared servers; the sink ends before its topics and tables go."""
     return build_road(endpoints, topic_prefix, database_schema, codec)
 
 

@@ -45,9 +45,12 @@ class Table:
         self.letters: list[DeadLetter] = []
         self._writers: list[Writer] = []
 
-    def writer(self, dsn: str | None = None, publish: Callable[..., None] | None = None) -> Writer:
+    def writer(
+        self, dsn: str | None = None, publish: Callable[..., None] | None = None, write_seconds: float = 30
+    ) -> Writer:
         """Return a new writer with the sink's own role."""
-        one = Writer(dsn or self.endpoints.sink_database_url, self.schema, publish or self.letters.extend, time.time_ns)
+        where, letters = dsn or self.endpoints.sink_database_url, publish or self.letters.extend
+        one = Writer(where, self.schema, letters, time.time_ns, write_seconds)
         self._writers.append(one)
         return one
 
@@ -363,6 +366,25 @@ def test_a_terminated_connection_loses_nothing(
     assert writer.locate(LOG) == {(TOPIC, 0): 1}
     writer.write(batch_of([trades(1)], start=1))
     assert table.rows("SELECT kafka_offset FROM trades ORDER BY 1") == [(0,), (1,)]
+
+
+def test_a_sink_that_froze_in_the_middle_of_a_copy_does_not_hold_up_the_next(
+    table: Table, endpoints: Endpoints, trades: Callable[..., Trades]
+) -> None:
+    """No time limit of the server ends a session that waits for the rest of a COPY: whoever takes over does."""
+    first, second = table.writer(), table.writer(write_seconds=0.5)
+    first.locate(LOG)
+    frozen = first._connected()
+    with pytest.raises(psycopg.OperationalError), frozen.cursor() as cursor:  # noqa: PT012 - it ends with the COPY
+        cursor.execute("BEGIN")
+        first._advance(cursor, batch_of([trades(0)]))
+        with cursor.copy("COPY trades FROM STDIN") as copy:
+            copy.write("half a row")
+            with pytest.raises(Unavailable):
+                second.locate(LOG)  # the other may still be at work
+            assert second.locate(LOG) == {(TOPIC, 0): 0}
+    second.write(batch_of([trades(0)]))
+    assert table.rows("SELECT kafka_offset FROM trades ORDER BY 1") == [(0,)]
 
 
 def test_a_server_that_hangs_can_be_given_up(
