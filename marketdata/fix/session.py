@@ -3,13 +3,16 @@
 Theory of operation. Source: FIX Session Layer (FIX 4.4 volume 2, FIXT 1.1).
 
 1. The initiator sends Logon (A) on every connection; the acceptor answers it with its own. With ResetSeqNumFlag (141)
-   both sides number from 1 again, otherwise the numbers go on where they were. A Logout (5) instead is a refusal.
+   both sides number from 1 again, otherwise the numbers go on where they were. A Logout (5) instead is a refusal; one
+   that says which number it expects tells a process that has just begun where the numbers are.
 2. Every message has a number (34). The one that is due is taken. A higher one is held and what is missing asked for
    once (ResendRequest, 2); it is taken when all before it are there. A lower one that is marked PossDupFlag (43) came
-   before; one that is not means that the sides do not agree, which ends the connection.
+   before; one that is not means that the sides do not agree, which ends the connection, and the next numbers anew.
 3. A ResendRequest is answered with the application's messages, marked PossDupFlag; session messages, and what is no
    longer kept, are skipped over by SequenceReset-GapFill (4 with 123=Y).
-4. What a GapFill or a SequenceReset-Reset skips never comes: `Skipped` tells so.
+4. What a GapFill or a SequenceReset-Reset skips never comes: `Skipped` tells so. It may be the session's own messages,
+   or the application's that the other side keeps no longer, or never sends again. To know, the last of these that came
+   is asked for together with what is missing; `Proved` tells that it came again.
 5. Each side sends a Heartbeat (0) when it has said nothing for HeartBtInt (108). After 1.2 of it in silence the other
    is asked by TestRequest (1), after 2.4 it is dead.
 6. Bytes that are no message are ignored by the standard, and noticed by the next number. Here the other side is asked
@@ -20,6 +23,7 @@ Theory of operation. Source: FIX Session Layer (FIX 4.4 volume 2, FIXT 1.1).
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 
 import msgspec
@@ -27,7 +31,11 @@ import msgspec
 from marketdata.clock import SECOND_NS
 from marketdata.fix.codec import Fields, Garbled, Message, decode, encode, utc
 
+END_REASON = "end of recording"  # what the Logout of a replay says
+
 HELD_MAX = 10_000
+HELD_BYTES_MAX = 64 * 1024 * 1024
+HEARTBEAT_S_MAX = 3_600
 STORED_MAX = 10_000
 LOGON_NS = 10 * SECOND_NS
 LOGOUT_NS = 2 * SECOND_NS
@@ -39,6 +47,8 @@ SESSION_KINDS = frozenset({LOGON, LOGOUT, HEARTBEAT, TEST, RESEND, REJECT, RESET
 
 # SessionStatus (1409) of a Logout that another try may mend: sessions are closed now, or numbers did not fit.
 _PASSING = frozenset({"0", "4", "7", "9", "10", "11"})
+# How engines say in a Logout's Text, in want of a field, that a number was too low: QuickFIX's words.
+_EXPECTED = re.compile(r"too low, expecting (\d{1,9})\b")
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +75,9 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 class LoggedOn(msgspec.Struct, frozen=True):
-    """Both sides have logged on."""
+    """Both sides have logged on. `since` is the Logon's number where numbers go on from an earlier one, else 0."""
+
+    since: int = 0
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -76,10 +88,11 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """These numbers never come."""
+    """These numbers never come. `anew`: not by GapFill, but because the other side numbers from elsewhere."""
 
     first: int
     last: int
+    anew: bool = False
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -94,7 +107,13 @@ class Whole(msgspec.Struct, frozen=True):
 
 
 class Repeated(msgspec.Struct, frozen=True):
-    """A message came again that was taken before."""
+    """A message of the application came again that was taken before."""
+
+
+class Proved(msgspec.Struct, frozen=True):
+    """One came again that was asked for on purpose: the other side has what it sent since, and sends it again."""
+
+    message: Message
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -117,7 +136,7 @@ class Ended(msgspec.Struct, frozen=True):
     final: bool = False
 
 
-Step = Sent | LoggedOn | Received | Skipped | Lost | Whole | Repeated | Alive | Unreadable | Ended
+Step = Sent | LoggedOn | Received | Skipped | Lost | Whole | Repeated | Proved | Alive | Unreadable | Ended
 
 
 class Session:
@@ -132,12 +151,16 @@ class Session:
         self._stored: OrderedDict[int, tuple[str, Fields, int]] = OrderedDict()
         self._out: list[Step] = []
         self._held: dict[int, Message] = {}
+        self._held_bytes = 0
+        self._last = 0  # the number of the application's last message
+        self._proof = 0  # the number of one that was asked for to learn whether it comes again
         self._asked_to = 0  # a resend up to here is under way
         self._asks = 0
         self._doubt = False
         self._lost = False
         self._tested = False
         self._was_up = False
+        self._anew = False  # the next Logon resets the numbers, which cannot be mended
         self._listens = identity is None
         self._ts_asked = self._ts_in = self._ts_out = self._ts_state = 0
 
@@ -150,8 +173,7 @@ class Session:
 
     def opened(self, ts: int) -> list[Step]:
         """Begin on a new connection: the initiator logs on."""
-        self._held.clear()
-        self._asked_to = self._asks = 0
+        self._forget_held()
         self._doubt = self._lost = self._tested = False
         self._ts_in = self._ts_out = ts
         identity = None if self._listens else self.identity
@@ -161,10 +183,11 @@ class Session:
         elif self._acceptor:
             self._enter("waiting", ts)
         else:
-            if identity.reset:
+            self._anew = self._anew or identity.reset
+            if self._anew:
                 self._number_anew()
             self._enter("logging_on", ts)
-            self._send_logon(identity.heartbeat_s, reset=identity.reset, ts=ts)
+            self._send_logon(identity.heartbeat_s, reset=self._anew, ts=ts)
         return self._taken()
 
     def received(self, frame: bytes, ts: int) -> list[Step]:
@@ -258,29 +281,39 @@ class Session:
     def _log_on(self, message: Message, number: int, ts: int) -> None:
         """Take the first message of a connection, which must be a Logon."""
         if message.kind == LOGOUT:
-            # A name and password that were good before are so still; then it is the time that is wrong.
-            final = not self._was_up and message.get(1409) not in _PASSING
-            self._end("logon_refused", message.get(58), final=final)
+            self._refused(message, number)
             return
         if message.kind != LOGON:
             self._fail("the first message is no Logon", "no_logon", ts)
             return
         reset = message.get(141) == "Y"
-        heartbeat_s = message.number(108) or 30
+        heartbeat_s = min(message.number(108) or 30, HEARTBEAT_S_MAX)
         if reset and self._acceptor:
             self._number_anew()
         elif reset:
-            self.next_in = 1
+            self.next_in, self._last = 1, 0
         if number < self.next_in and message.get(43) != "Y":
             self._too_low(number, ts)
             return
         self._heartbeat_ns = heartbeat_s * SECOND_NS
         self._enter("up", ts)
-        self._was_up = True
+        since = number if self._was_up and not reset and not self._anew else 0
+        self._was_up, self._anew = True, False
         if self._acceptor:
             self._send_logon(heartbeat_s, reset=reset, ts=ts)
-        self._out.append(LoggedOn())
+        self._out.append(LoggedOn(since))
         self._in_order(message, number, ts)
+
+    def _refused(self, message: Message, number: int) -> None:
+        """Take the Logout that answers our Logon."""
+        text = message.get(58)
+        expected = _EXPECTED.search(text)
+        if expected is not None and not self._anew and int(expected[1]) > self.next_out:
+            self.next_out, self.next_in = int(expected[1]), number + 1
+            self._end("numbers_learned", text)
+            return
+        # A name and password that were good before are so still; then it is the time that is wrong.
+        self._end("logon_refused", text, final=not self._was_up and message.get(1409) not in _PASSING)
 
     def _in_order(self, message: Message, number: int, ts: int) -> None:
         kind, again = message.kind, message.get(43) == "Y"
@@ -291,7 +324,7 @@ class Session:
         elif kind == LOGON and message.get(141) == "Y" and number == 1 and self.next_in > 1:
             self._begin_anew(message, ts)
         elif number < self.next_in and again:
-            self._out.append(Repeated())
+            self._take_again(message, number, ts)
         elif number < self.next_in:
             self._too_low(number, ts)
         elif number > self.next_in:
@@ -300,10 +333,21 @@ class Session:
             self._process(message, ts)
             self._drain(ts)
 
+    def _take_again(self, message: Message, number: int, ts: int) -> None:
+        """Take what was here before; a GapFill may begin there and reach beyond."""
+        if message.kind == RESET and (message.number(36) or 0) > self.next_in:
+            self._process(message, ts)
+            self._drain(ts)
+        elif number == self._proof:
+            self._proof = 0
+            self._out.append(Proved(message))
+        elif message.kind not in SESSION_KINDS:
+            self._out.append(Repeated())
+
     def _begin_anew(self, message: Message, ts: int) -> None:
         """Both sides number anew within a connection, as some venues do at midnight; something may be lost before."""
         self._lose(1)
-        self._out.append(Skipped(self.next_in, self.next_in))
+        self._out.append(Skipped(self.next_in, self.next_in, anew=True))
         self._number_anew()
         self._send_logon(self._heartbeat_ns // SECOND_NS, reset=True, ts=ts)
         self._process(message, ts)
@@ -314,18 +358,33 @@ class Session:
         if message.kind == LOGOUT:
             self._answer_logout(message, ts)
             return
-        if len(self._held) >= HELD_MAX:
+        if number in self._held:
+            return
+        self._held_bytes += len(message.frame)
+        if len(self._held) >= HELD_MAX or self._held_bytes > HELD_BYTES_MAX:
+            self._anew = True
             self._end("too_many_held")
             return
-        if message.kind == RESEND and number not in self._held:
+        if message.kind == RESEND:
             self._resend(message, ts)
         if not self._asked_to:
             self._ask(number, ts)
         self._held[number] = message
 
+    def _unhold(self, number: int) -> Message | None:
+        """Return what was held under a number, held no longer."""
+        message = self._held.pop(number, None)
+        if message is not None:
+            self._held_bytes -= len(message.frame)
+        return message
+
+    def _forget_held(self) -> None:
+        self._held.clear()
+        self._held_bytes = self._asked_to = self._asks = self._proof = 0
+
     def _drain(self, ts: int) -> None:
         """Take what was held and is due now; ask for what is still missing, or tell that nothing is."""
-        while (message := self._held.pop(self.next_in, None)) is not None and self.state != "closed":
+        while self.state != "closed" and (message := self._unhold(self.next_in)) is not None:
             if message.kind == RESEND:
                 self.next_in += 1  # answered when it came
             else:
@@ -333,7 +392,7 @@ class Session:
         if self._asked_to:
             self._ts_asked = ts
         if self._asked_to and self.next_in > self._asked_to:
-            self._asked_to = self._asks = 0
+            self._asked_to = self._asks = self._proof = 0
             if self._held:
                 self._ask(min(self._held), ts)
         if self._lost and self.is_whole:
@@ -357,6 +416,8 @@ class Session:
         elif kind == LOGOUT:
             self._answer_logout(message, ts)
         else:
+            if kind != REJECT:
+                self._last = self.next_in - 1
             self._out.append(Received(message, message.get(43) == "Y"))
 
     # --- What the numbers say ---
@@ -378,18 +439,18 @@ class Session:
             self._refuse(message, "NewSeqNo is below what is expected", ts)
         elif end > self.next_in:
             self._lose(end)
-            self._skip_to(end, ts)
+            self._skip_to(end, ts, anew=True)
             self._drain(ts)
 
-    def _skip_to(self, end: int, ts: int) -> None:
+    def _skip_to(self, end: int, ts: int, *, anew: bool = False) -> None:
         while self.next_in < end:
             held = [number for number in self._held if number < end]
             stop = min(held, default=end)
             if stop > self.next_in:
-                self._out.append(Skipped(self.next_in, stop - 1))
+                self._out.append(Skipped(self.next_in, stop - 1, anew))
                 self.next_in = stop
-            if held:
-                message = self._held.pop(stop)
+            message = self._unhold(stop) if held else None
+            if message is not None:
                 if message.kind in {RESEND, RESET}:
                     self.next_in += 1
                 else:
@@ -404,7 +465,8 @@ class Session:
         self._lose(received)
         self._asked_to = received - 1
         self._ts_asked = ts
-        self._send(RESEND, [(7, str(self.next_in)), (16, str(self._asked_to))], ts)
+        self._proof = self._last
+        self._send(RESEND, [(7, str(self._last or self.next_in)), (16, str(self._asked_to))], ts)
 
     def _ask_again(self, ts: int) -> None:
         self._asks += 1
@@ -415,6 +477,7 @@ class Session:
         self._send(RESEND, [(7, str(self.next_in)), (16, str(self._asked_to))], ts)
 
     def _too_low(self, number: int, ts: int) -> None:
+        self._anew = True
         self._fail(f"MsgSeqNum too low, expecting {self.next_in} but received {number}", "sequence_too_low", ts)
 
     def _resend(self, message: Message, ts: int) -> None:
@@ -491,9 +554,9 @@ class Session:
 
     def _number_anew(self) -> None:
         self.next_in = self.next_out = 1
+        self._last = 0
         self._stored.clear()
-        self._held.clear()
-        self._asked_to = self._asks = 0
+        self._forget_held()
 
     def _taken(self) -> list[Step]:
         out, self._out = self._out, []

@@ -10,10 +10,13 @@ Theory of operation. Source: FIX 4.4 volume 3 and FIX 5.0SP2 "Market Data"; the 
    the repair is applied in order here, and then each book is told again, whole. What the venue does not send again
    (GapFill) may have been a change: then the book is asked for anew, and the trades stay on the ledger as missing. Not
    so behind a W or X that it did send again: it has them still, so what it leaves out are the session's own messages.
-4. AggressorSide (2446) is told where it is there. Trades of a snapshot without an id may be known ones, and are left
+4. A lost connection may have cost the trades of the time in which nobody was subscribed. If a list of trades repeats a
+   known one it did not; nor if numbers go on and what the venue sends again was first sent in that time, which shows
+   that it went on telling. Otherwise that is on the ledger, too.
+5. AggressorSide (2446) is told where it is there. Trades of a snapshot without an id may be known ones, and are left
    out; other trades without an id get one from time and number.
-5. SecurityStatus (f) halts and resumes. A MarketDataRequestReject (Y) is kept as a dead letter.
-6. A refused Logon is final. Silence, and numbers that do not fit, make a new connection, with the numbers that the
+6. SecurityStatus (f) halts and resumes. A MarketDataRequestReject (Y) is kept as a dead letter.
+7. A refused Logon is final. Silence, and numbers that do not fit, make a new connection, with the numbers that the
    settings say: from 1 again, or on from where they were.
 """
 
@@ -31,11 +34,13 @@ from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument,
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from marketdata.fix.codec import Fields, Message, utc_ns
 from marketdata.fix.session import (
+    END_REASON,
     Alive,
     Ended,
     Identity,
     LoggedOn,
     Lost,
+    Proved,
     Received,
     Repeated,
     Sent,
@@ -56,6 +61,8 @@ from producers.feed_kit.trade_ids import Recent
 from producers.venue import Signer, Venue
 
 _BOOK, _TRADES = "book", "trades"
+# Why trades of a symbol may be missing: the connection was lost, a message was not sent again, or cannot be read.
+_AWAY, _SKIPPED, _UNREAD = "away", "skipped", "unread"
 _TRADE = "2"
 _OF_BOOK = frozenset({*SIDES, EMPTY})
 _ACTIONS = {NEW: "new", "1": "correct", "2": "cancel"}
@@ -91,14 +98,18 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _State:
-    """What is known of one symbol besides its Product: the book, the next one, and which request it answers."""
+    """What is known of one symbol besides its Product.
 
-    __slots__ = ("book", "coming", "request", "told", "whole")
+    The book, whether it is whole, the next one on its way, which request it answers, and why trades may be missing.
+    """
+
+    __slots__ = ("book", "coming", "missed", "request", "told", "whole")
 
     def __init__(self) -> None:
         self.book = FixBook()
         self.whole = False
         self.coming: Coming | None = None
+        self.missed = ""
         self.request = ""
         self.told = Recent()
 
@@ -137,6 +148,10 @@ class FixFeed:
         self._losses = Losses()
         self._whole = True
         self._skipped = False
+        self._is_resent = False  # what is missing now, as far as the venue has sent it
+        self._is_up = False
+        self._ts_closed = 0  # when the last connection ended on which we were logged on
+        self._since = 0  # the number of the Logon, where numbers go on
 
     # --- The contract of marketdata.feed.Feed ---
 
@@ -144,7 +159,7 @@ class FixFeed:
         """Log on."""
         self._losses.clear()
         self._asked.clear()
-        self._whole, self._skipped = True, False
+        self._whole, self._skipped, self._since = True, False, 0
         self._session.forget_sent()
         call = self._call(ts)
         call.status(ALL_SYMBOLS, "connected")
@@ -186,7 +201,9 @@ class FixFeed:
         self._lose(call, DISCONNECTED)
         for request in list(self._requests):
             self._retire(request)
-        self._distrust(self._states)
+        self._distrust(self._states, _AWAY)
+        self._ts_closed = ts if self._is_up else self._ts_closed
+        self._is_up = False
         return call.out
 
     # --- What the session says ---
@@ -204,7 +221,10 @@ class FixFeed:
                 self._vouch(call, step.message)
             elif isinstance(step, Repeated):
                 self.counts["duplicates"] += 1
+            elif isinstance(step, Proved):
+                self._is_resent = step.message.kind in {"W", "X"}
             elif isinstance(step, LoggedOn):
+                self._since, self._is_up = step.since, True
                 self._subscribe(call)
             elif isinstance(step, Unreadable):
                 call.dead(step.reason, "no FIX message, or none of this session")
@@ -216,31 +236,35 @@ class FixFeed:
     def _loss(self, call: Call, step: Lost | Skipped | Whole) -> None:
         if isinstance(step, Lost):
             self.counts["gaps"] += 1
-            self._whole = False
+            self._whole = self._is_resent = False
             self._lose(call, GAP, expected=step.expected, received=step.received or None)
         elif isinstance(step, Skipped):
-            self._skipped = True
-            self._distrust(self._states)
+            if step.anew or not self._is_resent:
+                self._skipped = True
+                self._distrust(self._states, _SKIPPED)
         else:
             self._mend(call)
 
     def _end(self, call: Call, ended: Ended) -> None:
-        if ended.reason == "heartbeat_missed":
+        if ended.text == END_REASON:
+            call.out.append(Reconnect(END_REASON))  # which a replay takes for what it is
+        elif ended.reason == "heartbeat_missed":
             call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=ended.text)
             self._lose(call, STALE)
-        else:
+            call.out.append(Reconnect(ended.reason))
+        elif ended.final:
             self._lose(call, DISCONNECTED, detail=ended.text or ended.reason)
-        if ended.final:
             advice = f"the venue refused the Logon: {ended.text[:500]}; check FIX_SENDER_COMP_ID, FIX_TARGET_COMP_ID, "
             call.out.append(Refused(ended.reason, advice + "FIX_USERNAME and FIX_PASSWORD"))
         else:
+            self._lose(call, DISCONNECTED, detail=ended.text or ended.reason)
             call.out.append(Reconnect(ended.reason))
 
-    def _distrust(self, names: Iterable[str]) -> None:
-        """Take these books for wrong until their next snapshot, also one that is on its way."""
+    def _distrust(self, names: Iterable[str], why: str) -> None:
+        """Take these books for wrong until their next snapshot, also one that is on its way; trades may be missing."""
         for name in names:
-            self._states[name].whole = False
-            self._states[name].coming = None
+            state = self._states[name]
+            state.whole, state.coming, state.missed = False, None, state.missed or why
 
     def _lose(self, call: Call, reason: str, **fields: object) -> None:
         for product in self._products:
@@ -256,8 +280,8 @@ class FixFeed:
             state = self._states[product.name]
             if state.whole and not product.book_valid:
                 self._publish(call, product, state, call.now)
-            if self._ledger.is_pending(product, _TRADES):
-                self._account_trades(call, product, complete=not skipped)
+            if state.whole or state.missed in {"", _SKIPPED}:  # otherwise its snapshot may still prove them
+                self._account_trades(call, product, state)
         torn = [p.name for p in self._products if not self._states[p.name].whole and (_BOOK, p.name) not in self._asked]
         if skipped and torn:
             self._repair(call, torn, "gap_fill")
@@ -305,7 +329,7 @@ class FixFeed:
             self._send(call, "V", _request(state.request, name, "2"))
             self._retire(state.request)
         state.request = self._number(call)
-        self._distrust((name,))
+        state.whole, state.coming = False, None
         self._requests[state.request] = name
         self._send(call, "V", _request(state.request, name, "1"))
         self._asked.ask(_BOOK, name, call.ts, tries=tries)
@@ -338,6 +362,8 @@ class FixFeed:
         payload, call.payload = call.payload, message.frame
         try:
             self._note(call, message)
+            if again and message.kind in {"W", "X"}:
+                self._sent_again(message)
             if message.kind == "W":
                 self._take_snapshot(call, message, again=again)
             elif message.kind == "X":
@@ -356,11 +382,20 @@ class FixFeed:
                 self._unreadable(call, message)
         call.payload = payload
 
+    def _sent_again(self, message: Message) -> None:
+        """Draw the conclusions from a W or X that was missing: the venue keeps them, and when it first told it."""
+        self._is_resent = True
+        first, number = message.get(122), message.number(34) or 0
+        if number < self._since and first and utc_ns(first, "122") > self._ts_closed:
+            self._since = 0
+            for state in self._states.values():
+                state.missed = "" if state.missed == _AWAY else state.missed
+
     def _unreadable(self, call: Call, message: Message) -> None:
         """A message whose values cannot be read may have been a change of the symbols that it names, or of any."""
         named = {value for tag, value in message.fields if tag == 55} | {self._requests.get(message.get(262), "")}
         missed = [self._products[name] for name in sorted(named) if name in self._products] or list(self._products)
-        self._distrust(product.name for product in missed)
+        self._distrust((product.name for product in missed), _UNREAD)
         for product in missed:
             self._ledger.lose(call, product, GAP, {_BOOK, _TRADES}, detail="bad_message")
         self.counts["gaps"] += 1
@@ -397,8 +432,9 @@ class FixFeed:
         batch = [_trade(message, entry, n, call.now) for n, entry in enumerate(entries)
                  if entry[269] == _TRADE and _trade_id(entry)]  # fmt: skip
         repeats = self._tell(call, product, state, batch, again=again)
-        if self._whole and self._ledger.is_pending(product, _TRADES):
-            self._account_trades(call, product, complete=repeats)
+        if self._whole and state.whole:
+            state.missed = "" if repeats else state.missed
+            self._account_trades(call, product, state)
 
     def _complete(self, message: Message, name: str) -> list[str]:
         """Return the symbols whose snapshots are complete with this message, which is a part of them."""
@@ -472,9 +508,12 @@ class FixFeed:
             trades.send(call, product, fresh, origin="repair" if again else "live")
         return len(fresh) < len(batch)
 
-    def _account_trades(self, call: Call, product: Product, *, complete: bool) -> None:
+    def _account_trades(self, call: Call, product: Product, state: _State) -> None:
         """Close the gap of trades; what may never have come stays on the ledger, and is told in the stream."""
-        if not complete:
+        missed, state.missed = state.missed, ""
+        if not self._ledger.is_pending(product, _TRADES):
+            return
+        if missed:
             trades.missing(call, product)
             self._ledger.lose_trades(call, product, detail="the venue did not send it again")
         self._ledger.account(call, product, _TRADES, call.now)

@@ -79,9 +79,13 @@ class Middle:
     def __init__(self) -> None:
         self.port = 0
         self.to_drop: list[tuple[str, str]] = []  # sender and kind of each message that is to be lost
+        self.is_cut = False
 
     async def take(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection."""
+        if self.is_cut:
+            writer.close()
+            return
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
         await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
 
@@ -225,8 +229,46 @@ def test_books_and_trades_are_those_that_quickfixj_sent(engine: QuickFix, versio
 
 
 @EACH
+def test_numbers_that_go_on_bring_the_trades_of_a_lost_connection(engine: QuickFix, version: str) -> None:
+    """What QuickFIX/J sent to nobody comes again; its own messages that were lost meanwhile are taken for no trades.
+
+    The first Logon learns from its refusal where the numbers are, as after a restart.
+    """
+
+    async def scenario() -> None:
+        async with proof(engine, version) as (it, _):
+            await until(lambda: it.kinds("GOT", "V") == 1)
+        async with proof(engine, version, reset=False) as (it, _):
+            it.book.bids.apply(["100"], ["1"])
+            await it.snapshot()
+            it.change(("0", "99", "2"), trade="before")
+            await it.is_same()
+            assert it.sink.count("refused") == 0
+            it.middle.to_drop = [("THEM", "1")]
+            engine.tell(version, "test")
+            await until(lambda: not it.middle.to_drop)
+            it.middle.is_cut = True
+            engine.tell(version, "hangup")
+            await until(lambda: not it.sink.valid)
+            for number in range(3):
+                it.change(("0", f"9{number}.5", "1"), trade=f"away{number}")
+            await until(lambda: len([line for line in it.said("SENT") if "=away" in line]) == 3)
+            it.middle.is_cut = False
+            await it.snapshot()
+            await it.is_same()
+            assert it.kinds("SENT", "4") >= 1, "its TestRequest was skipped"
+            assert not [event for event in it.sink.events if isinstance(event, Trades) and event.reason]
+            gaps = [event for event in it.sink.events if isinstance(event, FeedStatus) and event.kind == "gap"]
+            assert [event.channel for event in gaps] == [None], "one, and it says nothing of trades"
+            assert it.sink.count("resynced") == 1
+            assert not [line for line in it.said("GOT") if "|35=A|" in line and "|141=Y|" in line]
+
+    uvloop.run(scenario())
+
+
+@EACH
 def test_a_gap_that_nothing_fills_brings_a_new_snapshot(engine: QuickFix, version: str) -> None:
-    """QuickFIX/J answers by GapFill; the book is asked for anew, and the trades that may be missing are told of."""
+    """Only where QuickFIX/J has lost what it sent: then the trades that may be missing are told of."""
 
     async def scenario() -> None:
         async with proof(engine, version) as (it, _):
@@ -236,11 +278,19 @@ def test_a_gap_that_nothing_fills_brings_a_new_snapshot(engine: QuickFix, versio
             await it.is_same()
             engine.tell(version, "skip 3")
             engine.tell(version, "test")
-            await until(lambda: it.kinds("SENT", "4") == 1)
-            it.book.bids.apply(["98"], ["5"])
+            await until(lambda: it.sink.count("resynced") == 1)
+            assert (it.kinds("SENT", "4"), it.kinds("GOT", "V")) == (1, 1)
+            await it.is_same()
+            it.middle.to_drop = [("THEM", "X")]
+            it.change(("0", "98", "5"), trade="lost")
+            await until(lambda: not it.middle.to_drop)
+            it.trades.pop()
+            engine.tell(version, "forget")
+            engine.tell(version, "test")
             await it.snapshot()
             await it.is_same()
-            assert any(isinstance(e, FeedStatus) and e.kind == "gap" and e.channel == "trades" for e in it.sink.events)
+            assert [e.channel for e in it.sink.events if isinstance(e, FeedStatus) and e.kind == "gap"] == [
+                None, None, "trades"]  # fmt: skip
 
     uvloop.run(scenario())
 

@@ -264,6 +264,46 @@ def test_numbers_may_go_on_over_connections() -> None:
     assert len(talk.told) > 3
 
 
+def missing_trades(out: list[Output]) -> list[Output]:
+    """Return where it is said that trades may be missing: on the ledger, and in the stream."""
+    ledger = [o for o in out if isinstance(o, FeedStatus) and o.kind == "gap" and o.channel == "trades"]
+    return [*ledger, *(o for o in out if isinstance(o, Trades) and o.reason == "gap")]
+
+
+def test_session_messages_that_are_skipped_are_no_loss() -> None:
+    """Behind a message that came again a GapFill is over heartbeats: nothing is asked anew, no trade is missed."""
+    talk = Talk()
+    talk.flush()
+    talk.move(4)
+    talk.flush()
+    asked = talk.feed.counts["resyncs"]
+    talk.ts += 10 * SECOND
+    talk.line += talk.venue.ticked(talk.ts)
+    assert decode(talk.line.popleft()).kind == "0", "a heartbeat, which is lost"
+    talk.move(3)
+    talk.flush()
+    assert talk.is_right()
+    assert talk.kinds().count("gap") == talk.kinds().count("resynced") == 2
+    assert talk.feed.counts["resyncs"] == asked
+    assert missing_trades(talk.out) == []
+    assert talk.feed.counts["duplicates"] == 0
+
+
+def test_a_venue_that_keeps_only_the_last_messages_may_have_lost_trades(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GapFill first, then messages: nothing shows that the first were the session's own."""
+    monkeypatch.setattr("marketdata.fix.session.STORED_MAX", 3)
+    talk = Talk()
+    talk.flush()
+    for _ in range(8):
+        talk.move(3)
+    for _ in range(7):
+        talk.line.popleft()
+    talk.flush()
+    assert talk.is_right()
+    assert len(talk.told) < len(talk.venue.trades)
+    assert missing_trades(talk.out)
+
+
 def test_silence_clears_the_books_and_reconnects_once() -> None:
     """No frame for an hour means a dead connection."""
     talk = Talk()
@@ -335,21 +375,18 @@ def with_checksum(begin: str, fields: Fields) -> bytes:
 class Desk:
     """Writes the venue's messages by hand, to a feed that has logged on or follows a recording."""
 
-    def __init__(self, products: tuple[str, ...] | None = ("BTC-USD",)) -> None:
-        self.feed = make_feed("fix", products=products, token=login() if products else None)
+    def __init__(self, products: tuple[str, ...] | None = ("BTC-USD",), *, reset: bool = True) -> None:
+        self.feed = make_feed("fix", products=products, token=login(reset=reset) if products else None)
         self.number = 0
         self.sent = [output for output in self.feed.opened(START) if isinstance(output, Send)]
-        self.logon = self.says("A", (98, "0"), (108, "10"), (141, "Y"))
+        self.logon = self.says("A", (98, "0"), (108, "10"), *([(141, "Y")] if reset else []))
 
-    def says(self, kind: str, *fields: tuple[int, str]) -> list[Output]:
-        """Bring the next message."""
-        return self.feed.received(self.frame(kind, *fields), START)
-
-    def frame(self, kind: str, *fields: tuple[int, str]) -> bytes:
-        """Return the next message."""
-        self.number += 1
-        head: Fields = [(35, kind), (49, "THEM"), (56, "US"), (34, str(self.number)), (52, utc(START))]
-        return encode("FIX.4.4", [*head, *fields])
+    def says(self, kind: str, *fields: tuple[int, str], number: int = 0, first_sent: int = 0) -> list[Output]:
+        """Bring the next message, or one again."""
+        self.number += not number
+        head: Fields = [(35, kind), (49, "THEM"), (56, "US"), (34, str(number or self.number)), (52, utc(START))]
+        again: Fields = [(43, "Y"), (122, utc(first_sent))] if number else []
+        return self.feed.received(encode("FIX.4.4", [*head, *again, *fields]), START)
 
 
 def test_subscribes_the_full_book_and_trades_of_each_symbol() -> None:
@@ -521,6 +558,29 @@ def test_a_snapshot_that_does_not_come_is_asked_for_again() -> None:
     desk.says("0")
     out = desk.feed.ticked(START + 11 * SECOND)
     assert [decode(o.frame).get(263) for o in out if isinstance(o, Send) and b"35=V" in o.frame] == ["2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("first_sent", "number"), [(START + 5 * SECOND, 4), (START - SECOND, 4), (START + 15 * SECOND, 5)]
+)
+def test_trades_of_a_lost_connection_are_missing_unless_the_venue_went_on(first_sent: int, number: int) -> None:
+    """Numbers that go on prove it only by a message that was first sent while we were away, from 0 s to 10 s."""
+    desk = Desk(reset=False)
+    trade = [(268, "1"), (279, "0"), (269, "2"), (55, "BTC-USD"), (270, "9"), (271, "1")]
+    desk.says("W", (55, "BTC-USD"), (268, "1"), *level("9"))
+    desk.says("X", *trade, (278, "t1"))
+    desk.feed.closed("reset", START)
+    desk.feed.opened(START + 10 * SECOND)
+    desk.number += number == 4  # lost with the old one
+    out = desk.says("A", (98, "0"), (108, "10"))
+    desk.number += number == 5  # lost on the new connection
+    out += desk.says("0")
+    out += desk.says("X", *trade, (278, "t2"), number=number, first_sent=first_sent)
+    assert [o.trades[0].trade_id for o in out if isinstance(o, Trades) and o.trades] == ["t2"]
+    out += desk.says("W", (55, "BTC-USD"), (268, "1"), *level("9"))
+    assert [o.kind for o in out if isinstance(o, BookUpdate)] == ["snapshot"]
+    assert bool(missing_trades(out)) is (first_sent != START + 5 * SECOND)
+    assert len([o for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"]) == 1
 
 
 def test_a_refused_logon_is_final_and_leaving_says_so() -> None:

@@ -17,6 +17,7 @@ from marketdata.fix.session import (
     Identity,
     LoggedOn,
     Lost,
+    Proved,
     Received,
     Repeated,
     Sent,
@@ -321,7 +322,7 @@ def test_numbers_that_begin_anew_within_a_connection_are_followed() -> None:
     session.received(peer("W"), START)
     peer.number = 1
     steps = session.received(peer.logon((141, "Y")), START)
-    assert steps[:2] == [Lost(3, 1), Skipped(3, 3)]
+    assert steps[:2] == [Lost(3, 1), Skipped(3, 3, anew=True)]
     assert steps[-1] == Whole()
     (answer,) = frames(steps)
     assert (answer.kind, answer.get(34), answer.get(141)) == ("A", "1", "Y")
@@ -342,6 +343,51 @@ def test_a_refused_logon_is_final_unless_it_worked_before() -> None:
         assert (end.reason, end.final) == ("logon_refused", final)
 
 
+def test_what_is_missing_is_asked_for_with_what_shows_whether_it_is_kept() -> None:
+    """The application's last message comes again, or is skipped with the rest; beats before it say nothing."""
+    for is_kept in (True, False):
+        session, peer = logged_on()
+        session.received(peer("W", (58, "2")), START)
+        session.received(peer("0"), START)
+        steps = session.received(peer("W", (58, "6"), number=6), START)
+        assert [(m.kind, m.get(7), m.get(16)) for m in frames(steps)] == [("2", "2", "5")]
+        steps = []
+        if is_kept:
+            steps += session.received(peer("W", (58, "2"), number=2, again=True), START)
+            assert [type(step) for step in steps] == [Proved]
+            assert session.received(peer("4", (123, "Y"), (36, "4"), number=3, again=True), START) == []
+        steps += session.received(peer("4", (123, "Y"), (36, "6"), number=4 if is_kept else 2, again=True), START)
+        assert [step for step in steps if isinstance(step, Skipped)] == [Skipped(4, 5)]
+        assert texts(steps) == ["6"]
+        assert steps[-1] == Whole()
+
+
+def test_a_process_that_begins_learns_the_numbers_from_its_refusal() -> None:
+    """Without reset nobody else tells them; and where the other side has fallen back, both begin anew."""
+    session, peer = Session(Identity(sender="US", target="THEM", reset=False)), Peer()
+    session.opened(START)
+    text = "MsgSeqNum too low, expecting 40 but received 1"
+    assert session.received(peer("5", (58, text), number=70), START) == [Ended("numbers_learned", text)]
+    (logon,) = frames(session.opened(START))
+    assert (logon.get(34), logon.get(141)) == ("40", "")
+    assert session.received(peer.logon(), START) == [LoggedOn()]
+    session.closed()
+    session.opened(START)
+    steps = session.received(Peer().logon(), START)
+    assert isinstance(steps[-1], Ended)
+    (logon,) = frames(session.opened(START))
+    assert (logon.get(34), logon.get(141)) == ("1", "Y")
+
+
+def test_what_is_held_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bytes, too; a message that comes early twice is held once."""
+    monkeypatch.setattr("marketdata.fix.session.HELD_BYTES_MAX", 1_000)
+    session, peer = logged_on()
+    for number in (5, 5, 5, 6):
+        session.received(peer("W", (58, "x" * 400), number=number), START)
+    assert session.received(peer("W", (58, "x" * 400), number=7), START) == [Ended("too_many_held")]
+
+
 def test_numbers_go_on_over_connections_unless_they_are_reset() -> None:
     """Without reset the Logon itself shows what was missed."""
     session, peer = logged_on(reset=False)
@@ -351,8 +397,8 @@ def test_numbers_go_on_over_connections_unless_they_are_reset() -> None:
     assert logon.get(34) == "2"
     peer.number = 6
     steps = session.received(peer.logon(), START)
-    assert steps[:2] == [LoggedOn(), Lost(3, 6)]
-    assert frames(steps)[0].fields[-2:] == [(7, "3"), (16, "5")]
+    assert steps[:2] == [LoggedOn(since=6), Lost(3, 6)]
+    assert frames(steps)[0].fields[-2:] == [(7, "2"), (16, "5")], "from the last message of the application on"
 
 
 def test_a_stranger_and_a_message_without_a_number_end_the_connection() -> None:

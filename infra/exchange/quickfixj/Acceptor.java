@@ -7,6 +7,7 @@
 //   send <type> <tag=value|...>   a message; what follows `group=<count tag>` is its group, by first tag
 //   test                          a TestRequest
 //   skip <n>                      number the next message n higher: a gap that nothing fills
+//   forget                        keep nothing of what was sent
 //   hangup                        end the connection without a word
 // It ends when its input does.
 
@@ -145,6 +146,13 @@ class Main {
             case "send" -> session.send(build(words[2], words[3]));
             case "test" -> session.generateTestRequest("are you there");
             case "skip" -> session.setNextSenderMsgSeqNum(session.getExpectedSenderNum() + Integer.parseInt(words[2]));
+            case "forget" -> {
+                int sender = session.getExpectedSenderNum();
+                int target = session.getExpectedTargetNum();
+                session.getStore().reset();
+                session.setNextSenderMsgSeqNum(sender);
+                session.setNextTargetMsgSeqNum(target);
+            }
             case "hangup" -> session.disconnect("hangup", false);
             default -> Market.say(id, "WHAT " + String.join(" ", words));
         }
