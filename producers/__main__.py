@@ -7,6 +7,8 @@ import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
+from itertools import product
 from typing import TypeVar
 
 import httpx
@@ -23,7 +25,7 @@ from producers.connection import Connection, Options, Sink
 from producers.families import databento
 from producers.publisher import Publisher
 from producers.rest import Rest
-from producers.settings import ProducerSettings, load_for_venue
+from producers.settings import ProducerSettings, Stream, load_for_venue
 from producers.settling import Gaps, Settling, read_left_over
 from producers.succession import Succession
 from producers.tokens import CoinbaseTokens, ExchangeKey, FixLogin, KeyPair, Tokens
@@ -49,7 +51,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lines:
-    """Which lines are up; the venue counts as reached while one of them is."""
+    """Which lines are up; the venue counts as reached while one is of each market's."""
 
     def __init__(self, readiness: Readiness) -> None:
         self._readiness = readiness
@@ -60,7 +62,8 @@ class Lines:
         self._states[line] = state
         if not state:
             del self._states[line]
-        if "ok" in self._states.values():
+        up = {name.rpartition("/")[0] for name, each in self._states.items() if each == "ok"}
+        if up and up.issuperset(name.rpartition("/")[0] for name in self._states):
             self._readiness.up("venue")
         else:
             self._readiness.down("venue", "; ".join(f"{name}: {why}" for name, why in sorted(self._states.items())))
@@ -177,7 +180,7 @@ def connections(
     tokens = find_tokens(settings, venue)
     packed = venue.name == "alpaca" and settings.alpaca_encoding == "msgpack"
     options = Options(
-        ws_url=settings.address_of(venue),
+        ws_url=venue.ws_url,
         rest_url=find_rest(settings, venue),
         replay=settings.source == "replay",
         began=recorded.began,
@@ -190,21 +193,21 @@ def connections(
         on_state=lines.told,
     )
     made: list[Connection | Succession] = []
-    products = settings.products_of(venue)
     # What a recording answers costs the venue nothing.
     rest = Rest(venue.name, options.rest_url, None if options.replay else venue.budget)
 
-    def connect(line: str) -> Connection:
-        feed = venue.make(line=line, products=products, token=tokens)
-        return Connection(feed, line, sink, options, rest)
+    def connect(stream: Stream, line: str) -> Connection:
+        feed = venue.make(line=line, products=stream.products, token=tokens)
+        return Connection(feed, line, sink, msgspec.structs.replace(options, ws_url=stream.url), rest)
 
-    for number in range(recorded.lines):
-        line = f"{venue.name}/{number}"
+    for stream, number in product(settings.streams_of(venue), range(recorded.lines)):
+        line = f"{stream.name}/{number}"
+        lines.told(line, "not reached yet")
         if venue.lifetime_s is None or options.replay:
-            made.append(connect(line))
+            made.append(connect(stream, line))
         else:
             # Not all lines of a venue are replaced at once.
-            made.append(Succession(line, connect, venue.lifetime_s - number * APART_S))
+            made.append(Succession(line, partial(connect, stream), venue.lifetime_s - number * APART_S))
     return made
 
 
@@ -313,10 +316,11 @@ def main() -> int:
     """Run the producer; return the exit status."""
     try:
         settings, venue = load_for_venue()
-        settings.address_of(venue)
-        # One feed made here tells what is wrong with the products before anything is started.
-        venue.make(line="", products=settings.products_of(venue), token=find_tokens(settings, venue))
-        beside = upkeep.beside(venue.name, settings.products_of(venue) or ())
+        # Feeds made here tell what is wrong with the products before anything is started.
+        streams = settings.streams_of(venue)
+        for stream in streams:
+            venue.make(line="", products=stream.products, token=find_tokens(settings, venue))
+        beside = upkeep.beside(venue.name, [name for stream in streams for name in stream.products or ()])
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2

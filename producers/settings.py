@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AliasChoices, Field, SecretStr, create_model, field_validator
 from pydantic_settings import NoDecode
@@ -15,6 +15,14 @@ from runtime.settings import CommonSettings, load
 PRODUCTS_MAX = 2_000
 
 Products = Annotated[tuple[str, ...], NoDecode]
+
+
+class Stream(NamedTuple):
+    """What one set of redundant lines reads: `name` begins their names, `products` None takes all that come."""
+
+    name: str
+    url: str
+    products: tuple[str, ...] | None
 
 
 class ProducerSettings(CommonSettings):
@@ -153,15 +161,41 @@ class ProducerSettings(CommonSettings):
             raise SettingsError(f"{_prefix(venue)}PRODUCTS: name at least one product of {venue.name}, by comma")
         return venue.products
 
-    def address_of(self, venue: Venue) -> str:
-        """Return where the lines go.
+    def streams_of(self, venue: Venue) -> list[Stream]:
+        """Return what to read: one stream, or one of each market that the products are named with.
+
+        Raises SettingsError as `products_of` and `address_of` do, and for markets that cannot be read together.
+        """
+        products, url = self.products_of(venue), self.address_of(venue)
+        if products is None or not venue.markets_apart:
+            return [Stream(venue.name, url, products)]
+        usual = self.market or next(name for name, address in venue.markets.items() if address == venue.ws_url)
+        named: dict[str, list[str]] = {}
+        for product in products:
+            market, colon, name = product.rpartition(":")
+            if not name or (colon and self.source == "replay"):
+                why = "a replay has the markets that were recorded" if name else "that names no product"
+                raise SettingsError(f"{_prefix(venue)}PRODUCTS: {product}: {why}")
+            named.setdefault(market.lower() or usual, []).append(name)
+        if self.ws_url and len(named) > 1:
+            raise SettingsError(f"{_prefix(venue)}WS_URL: one address is not that of {' and '.join(sorted(named))}")
+        return [
+            Stream(f"{venue.name}/{market}" if len(named) > 1 else venue.name, self.address_of(venue, market),
+                   tuple(dict.fromkeys(names)))
+            for market, names in named.items()
+        ]  # fmt: skip
+
+    def address_of(self, venue: Venue, market: str = "") -> str:
+        """Return where the lines go, of the market that is chosen unless a product names another.
 
         Raises SettingsError when there is no such market, or when the venue is not reached by such an address.
         """
-        if self.market and self.market not in venue.markets:
+        variable = f"{_prefix(venue)}{'PRODUCTS' if market else 'MARKET'}"
+        market = market or self.market
+        if market and market not in venue.markets:
             choice = f"choose one of {', '.join(sorted(venue.markets))}" if venue.markets else "it has one market only"
-            raise SettingsError(f"{_prefix(venue)}MARKET: {venue.name} has no market {self.market!r}; {choice}")
-        url = self.ws_url or venue.markets.get(self.market, venue.ws_url)
+            raise SettingsError(f"{variable}: {venue.name} has no market {market!r}; {choice}")
+        url = self.ws_url or venue.markets.get(market, venue.ws_url)
         refusal = venue.refusal(url)
         if refusal is not None:
             raise SettingsError(f"{_prefix(venue)}WS_URL: {refusal}")

@@ -65,6 +65,9 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """Whether upper and lower case make different names; if not, names are taken in upper case."""
     markets: Mapping[str, str] = {}
     """Addresses by market, where the markets have streams of their own; `ws_url` is that of the usual one."""
+    markets_apart: bool = False
+    """Whether a name is another product on each market: then products may be named with it, `linear:BTCUSDT`, and one
+    producer reads several markets."""
     sequence: str = "none"
     checksum: bool = False
     depth: str = "L2"

@@ -665,5 +665,6 @@ VENUE = Venue(
         "linear": "wss://stream.bybit.com/v5/public/linear",
         "inverse": "wss://stream.bybit.com/v5/public/inverse",
     },
+    markets_apart=True,
     sequence="product",
 )

@@ -76,6 +76,37 @@ def test_market_chooses_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
         wrong.address_of(venue)
 
 
+def test_products_may_name_their_market_where_a_name_is_another_product_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One producer reads several markets, each over lines of its own; a name without a market is of the usual one."""
+    venue = find_venue("bybit")
+    both = loaded(monkeypatch, "bybit", BYBIT_PRODUCTS="btcusdt,linear:BTCUSDT,Linear:ETHUSDT,spot:BTCUSDT")
+    assert both.streams_of(venue) == [
+        ("bybit/spot", venue.markets["spot"], ("BTCUSDT",)),
+        ("bybit/linear", venue.markets["linear"], ("BTCUSDT", "ETHUSDT")),
+    ]
+    one = loaded(monkeypatch, "bybit", BYBIT_PRODUCTS="inverse:BTCUSD,ETHUSD", BYBIT_MARKET="inverse")
+    assert one.streams_of(venue) == [("bybit", venue.markets["inverse"], ("BTCUSD", "ETHUSD"))]
+    unnamed = loaded(monkeypatch, "bitfinex", BITFINEX_PRODUCTS="BTCF0:USTF0")
+    assert [stream.products for stream in unnamed.streams_of(find_venue("bitfinex"))] == [("BTCF0:USTF0",)]
+
+
+@pytest.mark.parametrize(
+    ("variable", "given"),
+    [
+        ("BYBIT_PRODUCTS: bybit has no market 'options'", {"BYBIT_PRODUCTS": "options:BTCUSDT"}),
+        ("BYBIT_PRODUCTS: LINEAR:", {"BYBIT_PRODUCTS": "linear:"}),
+        ("BYBIT_PRODUCTS: SPOT:BTCUSDT: a replay", {"BYBIT_PRODUCTS": "spot:BTCUSDT", "TICKSTREAM_SOURCE": "replay"}),
+        ("BYBIT_WS_URL", {"BYBIT_PRODUCTS": "spot:BTCUSDT,linear:BTCUSDT", "BYBIT_WS_URL": "ws://127.0.0.1:1"}),
+    ],
+)
+def test_markets_that_cannot_be_read_are_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, given: dict[str, str]
+) -> None:
+    """An unknown market, a market without a product, one in a replay, and one address for two of them."""
+    with pytest.raises(SettingsError, match=variable):
+        loaded(monkeypatch, "bybit", **given).streams_of(find_venue("bybit"))
+
+
 @pytest.mark.parametrize(
     ("venue", "variable", "value"),
     [("kraken", "KRAKEN_WS_URL", "kraken"), ("okx", "OKX_REST_URL", "ftp://x"), ("gemini", "GEMINI_PRODUCTS", " , ")],
