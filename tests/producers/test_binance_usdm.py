@@ -175,6 +175,19 @@ def test_broken_chain_clears_and_asks_for_a_snapshot() -> None:
     assert kinds(feed.fetched(request, body(95), T0)) == ["BTC-USDT snapshot", "BTC-USDT resynced"]
 
 
+def test_executions_are_told_by_one_kind_of_trade_alone() -> None:
+    """`trade` and `aggTrade` tell the same; the first that comes is kept."""
+    feed = make(line="binance_usdm/0")
+    feed.opened(T0)
+    common = {"E": T0_MS, "s": "BTCUSDT", "p": "1", "q": "2", "T": T0_MS, "m": False}
+    said = [
+        [t.trade_id for o in feed.received(json.dumps(common | own).encode(), T0) if isinstance(o, Trades)
+         for t in o.trades]
+        for own in ({"e": "aggTrade", "a": 7}, {"e": "trade", "t": 900, "X": "MARKET"}, {"e": "aggTrade", "a": 8})
+    ]  # fmt: skip
+    assert said == [["7"], [], ["8"]]
+
+
 def test_partial_books_are_no_changes() -> None:
     """`depth20` of futures says depthUpdate and has `U`, `u` and `pu`, but only the best levels."""
     feed = make(line="binance_usdm/0")

@@ -409,6 +409,20 @@ def test_snapshot_that_is_too_old_is_asked_for_again() -> None:
     assert changes(feed.received(message("done", 10, order_id="a"), T0)) == [("bid", "100", "2")]
 
 
+def test_snapshot_that_misses_the_maker_of_what_waits_is_of_no_use() -> None:
+    """A match with an order that is in neither proves the book wrong; a newer one is asked for."""
+    feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,), depth="full")
+    feed.opened(T0)
+    (request,) = fetches(feed.received(message("received", 8, order_id="x"), T0))
+    feed.received(matched(9, "nobody", "0.5"), T0)
+    out = feed.fetched(request, rest_book(8, *ORDERS), T0)
+    assert kinds(out) == []
+    assert feed.counts["unknown_makers"] == 1
+    (request,) = fetches(out)
+    assert kinds(feed.fetched(request, rest_book(8, *ORDERS), T0)) == []
+    assert kinds(feed.fetched(request, rest_book(10, *ORDERS), T0)) == ["snapshot"]
+
+
 def test_quiet_product_gets_its_book_once_the_subscription_stands() -> None:
     """No message need come before the book can be asked for; the first that comes must join."""
     feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,), depth="full")

@@ -345,6 +345,20 @@ def test_lost_change_is_noticed_at_the_next(feed: KrakenFeed) -> None:
     assert story(out)[:2] == ["BTC-USD clear checksum", "BTC-USD gap checksum"]
 
 
+def test_pairs_in_one_frame_stay_apart() -> None:
+    """The changes of each are its own event."""
+    feed = KrakenFeed(line="kraken/0")
+    feed.opened(T0)
+    for name in (b"BTC", b"ETH"):
+        feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM).replace(b"BTC", name), T0)
+    bids = ["45283.5 0.70000000", *BIDS[1:]]
+    one = book2("update", bids[:1], [], checksum(bids, ASKS))
+    both = one[:-2] + b"," + one[one.index(b'{"symbol"') : -2].replace(b"BTC", b"ETH") + b"]}"
+    out = feed.received(both, T0)
+    assert [(o.symbol, o.bid_sizes) for o in out if isinstance(o, BookUpdate)] == [
+        ("BTC-USD", ["0.70000000"]), ("ETH-USD", ["0.70000000"])]  # fmt: skip
+
+
 def test_change_that_comes_again_is_dropped(feed: KrakenFeed) -> None:
     """Its time shows that it is the same one."""
     feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)

@@ -62,6 +62,17 @@ def test_no_minute_weighs_more_than_the_budget(asks: list[tuple[int, int]]) -> N
         assert sum(weight for when, weight in made if at <= when < at + MINUTE_NS) <= 300
 
 
+def test_what_was_spent_is_free_again_after_a_minute() -> None:
+    """And not sooner."""
+    requests = Requests(under_way_max=None, weight_per_minute=100)
+    for symbol in "ABC":
+        requests.ask(snapshot(symbol))
+    for request in requests.due(0):
+        requests.came(request)
+    assert [request.symbol for request in requests.due(MINUTE_NS - 1)] == []
+    assert [request.symbol for request in requests.due(MINUTE_NS)] == ["C"]
+
+
 def test_request_without_an_answer_is_made_again_and_then_dropped() -> None:
     """Each time it waits twice as long, and what is behind it in the queue goes first."""
     requests = Requests(under_way_max=1, weight_per_minute=None)
