@@ -442,6 +442,8 @@ def test_unknown_is_not_no_where_a_status_says_whether_it_trades() -> None:
     assert status("TRADING", "N") == ["halted"]
     assert status("TRADING", "~") == ["resumed"]
     assert status("PRE_OPEN", "N") == ["halted"]
+    assert status("TRADING", "?") == []  # a dead letter
+    assert feed.counts["dead_letters"] == 1
 
 
 def laid_out(layout: list[tuple[str, str]], **values: int | bytes) -> bytes:
