@@ -141,9 +141,9 @@ def _parsed(path: Path) -> Iterator[Recorded | Damage]:
             plain.read(len(_BOM))
         start = plain.peek(_START_BYTES)
         if databento.is_dbn(start):
-            yield from _bytes(databento.frames(plain))
+            yield from _bytes(databento.frames(plain), plain)
         elif databento.is_csv(start):
-            yield from _bytes(databento.rows(line.text.decode(errors="replace") for line in _whole_lines(plain)))
+            yield from _bytes(databento.rows(line.text.decode(errors="replace") for line in _whole_lines(plain)), plain)
         elif _LOGGED.match(start):
             yield from _logged(path, plain)
         else:
@@ -152,13 +152,14 @@ def _parsed(path: Path) -> Iterator[Recorded | Damage]:
             yield Damage(0, damage)
 
 
-def _bytes(frames: Iterable[tuple[int, bytes] | str]) -> Iterator[Recorded | Damage]:
+def _bytes(frames: Iterable[tuple[int, bytes] | str], plain: io.BufferedReader) -> Iterator[Recorded | Damage]:
     """Yield Databento's records; what is text tells a damage."""
     try:
         for frame in frames:
             yield Damage(0, frame) if isinstance(frame, str) else RecordedBytes("recv", frame[0], None, "", frame[1])
     except CodecError as error:
-        yield Damage(0, str(error))
+        if not unpacked.damage(plain):
+            yield Damage(0, str(error))
 
 
 def _decoded(plain: io.BufferedReader) -> Iterator[Recorded | Damage]:

@@ -57,7 +57,8 @@ def pipe(
     for path in files:
         if not path.is_file():
             raise typer.BadParameter(f"there is no file {path}", param_hint="FILE")
-    connections, pipeline, counted = piping.Connections(venue), piping.Pipeline(), piping.Summary()
+    connections = piping.Connections(venue, piping.survey(files, venue))
+    pipeline, counted = piping.Pipeline(), piping.Summary()
     wanted = piping.STAGES[stage]
     for topic, event in piping.run(files, connections, pipeline):
         if summary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from heapq import merge
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,17 @@ def answers(request: Fetch, url: str) -> bool:
 class Connections:
     """One feed per recorded connection; gives each what its connection received, and REST answers to who asked.
 
-    `notes` tells a person what of the recording could not be used, `damaged` counts its damaged lines.
+    `ends` names the line of a file at which each connection was heard last (see `survey`): one that had ended before
+    another began, which then goes on with the same books, was succeeded by it. `notes` tells a person what of the
+    recording could not be used, `damaged` counts its damaged lines.
     """
 
-    def __init__(self, venue: str) -> None:
+    def __init__(self, venue: str, ends: Mapping[str, int] | None = None) -> None:
         self._venue = venue
+        self._ends = ends or {}
+        self._places: Counter[str] = Counter()
+        self._ended: dict[str, list[str]] = {}
+        self._books: dict[Feed, set[str]] = {}
         self._feeds: dict[str, Feed] = {}
         self._asked: list[tuple[Feed, Fetch]] = []
         self._unasked: list[Recorded] = []
@@ -77,6 +83,7 @@ class Connections:
     def play(self, record: Recorded, line: str) -> Iterator[AnyEvent]:
         """Yield what one line of a recording means; `line` names the file's place among redundant lines."""
         self._ts = max(self._ts, record.ts_recv)
+        self._places[line] += 1
         if record.t == DAMAGED:
             self.damaged += 1
             self._spoilt[line] = record
@@ -86,13 +93,17 @@ class Connections:
         elif record.t in {"recv", "connect"}:
             if line in self._spoilt:
                 yield from self._tell_damage(self._spoilt.pop(line), line)
-            yield from self._heard(record, f"{self._venue}/{line}{record.conn or 0}")
+            yield from self._heard(record, line)
         elif record.t not in KINDS:
             self._note(f"a line of the unknown kind {record.t[:100]!r}")
 
-    def _heard(self, record: Recorded, name: str) -> Iterator[AnyEvent]:
+    def _heard(self, record: Recorded, line: str) -> Iterator[AnyEvent]:
+        key = _key(line, record)
+        name = f"{self._venue}/{key}"
         feed = self._feeds.get(name)
         if feed is None:
+            place = self._places[line]
+            self._ended[name] = [one for one in self._feeds if self._ends.get(one, place) < place]
             feed = self._feeds[name] = make_feed(self._venue, line=name)
             yield from self._perform(feed, feed.opened(record.ts_recv))
         elif record.t == "connect":
@@ -100,7 +111,23 @@ class Connections:
             yield from self._perform(feed, feed.opened(record.ts_recv))
         if record.t == "recv":
             self.frames += 1
-            yield from self._perform(feed, feed.received(record.frame, record.ts_recv))
+            outputs = feed.received(record.frame, record.ts_recv)
+            if self._ended[name]:
+                yield from self._succeed(name, outputs)
+            yield from self._perform(feed, outputs)
+
+    def _succeed(self, name: str, outputs: list[Output]) -> Iterator[AnyEvent]:
+        """Close the connections that a new one succeeds, as it shows by a book that one of them had, or by its changes.
+
+        Without a snapshot it cannot go on with a book, but what the ended one had is a book no more.
+        """
+        lost = getattr(self._feeds[name], "counts", {}).get("deltas_before_snapshot", 0)
+        brought = {event.symbol for event in outputs if isinstance(event, BookUpdate) and event.kind == "snapshot"}
+        for ended in list(self._ended[name]):
+            feed = self._feeds[ended]
+            if lost or brought & self._books.get(feed, set()):
+                self._ended[name].remove(ended)
+                yield from self._perform(feed, feed.closed("succeeded", self._ts))
 
     def _tell_damage(self, record: Recorded, line: str) -> Iterator[AnyEvent]:
         """A damaged line with frames behind it may have been a frame of any connection of its file."""
@@ -125,6 +152,8 @@ class Connections:
                         yield from self._answered(record)
                         break
             elif isinstance(output, AnyEvent):
+                if isinstance(output, BookUpdate) and output.kind == "snapshot":
+                    self._books.setdefault(feed, set()).add(output.symbol)
                 yield output
 
     def _answered(self, record: Recorded) -> Iterator[AnyEvent]:
@@ -231,7 +260,7 @@ class Summary:
         for reason, count in self._letters.most_common(NOTES_MAX):
             yield f"{count} dead letters of {reason}, the first: {self._details[reason]}"
         if not any(self._counts[name] for name in ("trades", "quotes", "book_updates", "snapshots")):
-            yield "the frames tell of no trade, quote or book; is it the right venue?"
+            yield "the frames tell of no trade, quote or book"
 
     def as_dict(self, connections: Connections, pipeline: Pipeline) -> dict[str, Any]:
         """Return the summary as plain values."""
@@ -263,6 +292,25 @@ class Summary:
         return sides | ({"reason": self._reasons[symbol]} if symbol in self._reasons else {})
 
 
+def _key(line: str, record: Recorded) -> str:
+    """Return what tells a connection from others; `line` names its file's place among redundant lines."""
+    return f"{line}{record.conn or 0}"
+
+
+def survey(files: list[Path], venue: str) -> dict[str, int]:
+    """Return for each connection of recordings at which line of its file it was heard last, by reading them once."""
+    return {
+        f"{venue}/{_key(line, record)}": place
+        for line, path in _lines(files)
+        for place, record in enumerate(read(path), start=1)
+        if record.t == "recv"
+    }
+
+
+def _lines(files: list[Path]) -> list[tuple[str, Path]]:
+    return [(f"{number}/" if len(files) > 1 else "", path) for number, path in enumerate(files)]
+
+
 def _line(path: Path, name: str) -> Iterator[tuple[Recorded, str]]:
     for record in read(path):
         yield record, name
@@ -270,7 +318,7 @@ def _line(path: Path, name: str) -> Iterator[tuple[Recorded, str]]:
 
 def run(files: list[Path], connections: Connections, pipeline: Pipeline) -> Iterator[tuple[str, AnyEvent]]:
     """Yield (topic, event) of recordings through feed and operators; several files are redundant lines, by time."""
-    lines = [_line(path, f"{number}/" if len(files) > 1 else "") for number, path in enumerate(files)]
+    lines = [_line(path, line) for line, path in _lines(files)]
     for record, line in merge(*lines, key=lambda item: item[0].ts_recv):
         for event in connections.play(record, line):
             yield from pipeline.push(event)

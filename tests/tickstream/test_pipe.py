@@ -97,3 +97,33 @@ def test_an_empty_file_is_summed_up_and_said_to_be_empty(tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["frames"] == 0
     assert "no frame" in result.stderr
+
+
+def kraken(second: int, conn: str, pair: str, bid: str, ask: str) -> str:
+    """Return Kraken's snapshot of a book of one bid and one ask."""
+    ts = f"1786309500.{second:06}"
+    return line("recv", second, [1, {"bs": [[bid, "1.0", ts]], "as": [[ask, "1.0", ts]]}, "book-10", pair], conn)
+
+
+FIRST = kraken(0, "1", "XBT/USD", "90.0", "91.0")
+OTHER = kraken(0, "2", "ETH/USD", "10.0", "11.0")
+SECOND = kraken(1, "3", "XBT/USD", "80.0", "81.0")
+
+
+@pytest.mark.parametrize(
+    ("lines", "bid", "gaps"),
+    [([FIRST, OTHER, SECOND], "80.0", 1), ([FIRST, SECOND, FIRST], "90.0", 0)],
+    ids=["ended", "redundant"],
+)
+def test_connection_that_ended_is_succeeded_by_the_next_with_its_books(
+    tmp_path: Path, lines: list[str], bid: str, gaps: int
+) -> None:
+    """Nobody waits for the ended one to fall silent; a connection that still speaks, or has other books, stays."""
+    path = tmp_path / "recording.jsonl"
+    path.write_text("\n".join(lines))
+    result = RUN.invoke(app, ["pipe", "--venue", "kraken", "--summary", str(path)])
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["books"]["BTC-USD"]["bids"] == [[bid, "1.0"]]
+    assert "reason" not in summary["books"].get("ETH-USD", {})
+    assert summary["gaps"] == gaps
