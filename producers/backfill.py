@@ -5,10 +5,12 @@ Theory of operation.
 1. Trades go to md.ingest.trades like live ones: validated, and told apart from live ones and from a job's own
    repetitions by their ids. Those that the database holds already are not sent again.
 2. Candles go to md.ingest.candles. The stream app `candles` owns the candles that it can still revise; history only
-   speaks of older ones, and of those before the first live one. Trades that come with a backfill are added up to
-   candles here, minute by minute, since the app has forgotten the others of that minute.
+   speaks of older ones, of those before the first live one, and of those that an amendment made it give up. Trades that
+   come with a backfill are added up to candles here, minute by minute, since the app has forgotten the others of that
+   minute.
 3. Each candle gets the revision after the one that is stored. What is stored and valid stays, unless more trades than
-   it has are known now (`bars.next_revision`). An interval without trades is told by a marker, never left out.
+   it has are known now, or some of them were amended after it was made (`bars.next_revision`). An interval without
+   trades is told by a marker, never left out.
 4. A step of a job is: fetch, write, wait for Kafka's acknowledgement, move the cursor. A job that is killed repeats at
    most the step; every candle and trade of it has the same identity, so nothing is there twice.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from difflib import get_close_matches
 
@@ -25,7 +27,7 @@ import msgspec
 
 from marketdata.errors import Refused, TickstreamError, Unavailable
 from marketdata.events import AnyEvent, Candle, FeedStatus, Trades
-from producers.bars import Minutes, Name, filled, next_revision, records, roll_up
+from producers.bars import Minutes, Name, Stored, filled, next_revision, records, roll_up
 from producers.history.contract import INTERVALS, MINUTE_NS, Span
 from producers.history.rest import Rest
 from producers.jobs import Database, Job, Jobs, What
@@ -173,19 +175,30 @@ class Backfill:
         if not made:
             return []
         now = time.time_ns()
-        before = await self._history_ends(symbol, now)
-        ours = [one for one in made if one.end <= before]
+        ours = await self._of_history(symbol, made, now)
         if not ours:
             return []
         start, end = min(one.start for one in ours), max(one.end for one in ours)
         stored = await self.tables.candles(self.venue, symbol, start, end)
+        changes = await self.tables.changes(self.venue, symbol, start, end)
         chosen = []
         for candle in ours:
-            revision = next_revision(candle, stored.get((candle.interval, candle.start)))
+            known = stored.get((candle.interval, candle.start))
+            revision = next_revision(candle, known, changed=known is not None and _is_older(candle, known, changes))
             if revision is not None:
                 chosen.append(msgspec.structs.replace(candle, revision=revision, origin=self.origin))
         await self.publish(records(chosen, self.line, now))
         return chosen
+
+    async def _of_history(self, symbol: str, candles: list[Candle], now: int) -> list[Candle]:
+        """Return those candles that are history's: what the stream app has forgotten or given up."""
+        before = await self._history_ends(symbol, now)
+        young = [one for one in candles if one.end > before]
+        if not young:
+            return candles
+        span = (min(one.start for one in young), max(one.end for one in young))
+        given_up = await self.tables.given_up(self.venue, symbol, *span)
+        return [one for one in candles if one.end <= before or (one.interval, one.start) in given_up]
 
     async def _history_ends(self, symbol: str, now: int) -> int:
         """Return the time up to which candles are history's: the others are kept by the stream app, or will be.
@@ -204,13 +217,14 @@ class Backfill:
         published = 0
         for day in range(start - start % DAY_NS, end, DAY_NS):
             stored = await self.tables.candles(self.venue, symbol, day, day + DAY_NS, "1m")
+            changes = await self.tables.changes(self.venue, symbol, day, day + DAY_NS)
             minutes = {
                 label: Candle(
                     venue=self.venue, symbol=symbol, interval="1m", start=label, end=label + MINUTE_NS, ts_event=label,
                     ts_recv=label, **as_values(row),
                 )
                 for (_, label), row in stored.items()
-                if row.valid and row.state != "open"
+                if row.valid and row.state != "open" and changes.get(label, 0) <= row.ts_recv_ns
             }  # fmt: skip
             touched = [one for to in INTERVALS if to != "1m" for one in roll_up(minutes, "1m", to).values()]
             within = [one for one in touched if one.end > start and one.start < end]
@@ -267,7 +281,7 @@ class Backfill:
         ids = [trade.trade_id for trade in event.trades]
         times = [trade.ts_event for trade in event.trades]
         known = await self.tables.known_ids(self.venue, event.symbol, ids, min(times), max(times))
-        new = tuple(trade for trade in event.trades if trade.trade_id not in known)
+        new = tuple(trade for trade in event.trades if (trade.action, trade.trade_id) not in known)
         return [msgspec.structs.replace(event, trades=new, origin=self.origin, line=self.line)] if new else []
 
     def _complete(self, job: Job, start: int, end: int) -> Trades:
@@ -329,6 +343,12 @@ async def wait_for(look: Callable[[], Awaitable[bool]], limit_s: float = STORED_
         if time.monotonic() > deadline:
             return False
         await asyncio.sleep(LOOK_S)
+
+
+def _is_older(candle: Candle, stored: Stored, changes: Mapping[int, int]) -> bool:
+    """Tell whether trades of a stored candle came, or were amended, after it was made."""
+    minutes = range(candle.start, candle.end, MINUTE_NS)
+    return bool(changes) and any(changes.get(minute, 0) > stored.ts_recv_ns for minute in minutes)
 
 
 def _touches(candle: Candle, spans: Iterable[Span]) -> bool:

@@ -39,6 +39,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     quote_volume: str
     buy_volume: str
     trades: int
+    ts_recv_ns: int = 0
 
 
 class _Bar:
@@ -71,30 +72,63 @@ class _Bar:
 
 
 class Minutes:
-    """Makes one-minute candles of one symbol's trades, each minute once all of its trades are in."""
+    """Makes one-minute candles of one symbol's trades, each minute once all of its trades are in.
+
+    Corrections and cancels change the trades that they amend, whichever came first, and count for nothing themselves.
+    One whose trade never comes is of a minute that was taken before: the scan finds those once it is stored.
+    """
 
     def __init__(self, venue: str, symbol: str, origin: str) -> None:
         self._name = Name(venue, symbol, origin)
-        self._bars: dict[int, _Bar] = {}
+        self._trades: list[Trade | None] = []  # in the order in which they came; None is one that was canceled
+        self._places: dict[str, int] = {}
+        self._amendments: list[Trade] = []
 
     def add(self, trades: Iterable[Trade]) -> None:
-        """Take in trades. Amended ones are none of a candle's, as in the stream app."""
+        """Take in trades and what amends them."""
         for trade in trades:
             if trade.action != "new":
+                self._amendments.append(trade)
+            else:
+                self._places[trade.trade_id] = len(self._trades)
+                self._trades.append(trade)
+
+    def _amend(self) -> None:
+        """Put each correction in the place of its trade: at that one's time, on its side unless it tells another."""
+        waiting = []
+        for amendment in self._amendments:
+            place = self._places.pop(amendment.original_id or amendment.trade_id, None)
+            known = None if place is None else self._trades[place]
+            if place is None or known is None:
+                waiting.append(amendment)
+            elif amendment.action == "cancel":
+                self._trades[place] = None
+            else:
+                side = known.side if amendment.side == "unknown" else amendment.side
+                self._trades[place] = msgspec.structs.replace(amendment, ts_event=known.ts_event, side=side)
+                self._places[amendment.trade_id] = place
+        self._amendments = waiting
+
+    def _bars(self) -> dict[int, _Bar]:
+        bars: dict[int, _Bar] = {}
+        for trade in self._trades:
+            if trade is None:
                 continue
             value = Decimal(trade.price)
             key = (trade.ts_event, int(trade.trade_id) if trade.trade_id.isdecimal() else -1)
             minute = trade.ts_event - trade.ts_event % MINUTE_NS
-            bar = self._bars.get(minute)
+            bar = bars.get(minute)
             if bar is None:
-                bar = self._bars[minute] = _Bar(key, trade.price, value)
+                bar = bars[minute] = _Bar(key, trade.price, value)
             bar.add(key, trade, value)
+        return bars
 
     def take(self, start: int, end: int) -> dict[int, Candle]:
         """Return every minute of [start, end), those without trades as markers, and forget what is older than `end`."""
-        made = {}
+        self._amend()
+        bars, made = self._bars(), {}
         for minute in range(start, end, MINUTE_NS):
-            bar = self._bars.get(minute)
+            bar = bars.get(minute)
             candle = empty(self._name, "1m", minute)
             if bar is not None:
                 candle = msgspec.structs.replace(
@@ -109,7 +143,10 @@ class Minutes:
                     trades=bar.trades,
                 )
             made[minute] = candle
-        self._bars = {minute: bar for minute, bar in self._bars.items() if minute >= end}
+        self._trades = [trade for trade in self._trades if trade is not None and trade.ts_event >= end]
+        self._places = {trade.trade_id: place for place, trade in enumerate(self._trades) if trade is not None}
+        # Trades come by time, so that what an older amendment is of was taken already.
+        self._amendments = [one for one in self._amendments if one.ts_event >= end]
         return made
 
 
@@ -198,17 +235,18 @@ def _sum(numbers: Iterable[str]) -> str:
     return plain(total)
 
 
-def next_revision(candle: Candle, stored: Stored | None) -> int | None:
+def next_revision(candle: Candle, stored: Stored | None, *, changed: bool = False) -> int | None:
     """Return the revision that a candle of history would be, None when what is stored stays.
 
     What is stored and valid is only replaced by a candle of at least as many counted trades that differs: a venue's
-    own candle, which tells no trades, never replaces one that was made here. A halt is no hole.
+    own candle, which tells no trades, never replaces one that was made here. A halt is no hole. One whose trades have
+    `changed` since it was made is replaced in any case.
     """
     if stored is None:
         return 0
     if stored.state == "open" or (not stored.valid and stored.reason == HALTED):
         return None
-    if not stored.valid:
+    if not stored.valid or changed:
         return stored.revision + 1
     if candle.trades == 0 or candle.trades < stored.trades or _same(candle, stored):
         return None

@@ -2,9 +2,9 @@
 
 Theory of operation.
 
-1. `scan` looks at what the database holds: minutes that are missing or not valid between candles, and numbers that are
-   missing between trades where a venue numbers them one by one. What no open entry speaks of yet becomes one. A minute
-   without trades that is marked so is no hole, and neither is a halt.
+1. `scan` looks at what the database holds: minutes that are missing, not valid or older than an amendment of one of
+   their trades, and numbers that are missing between trades where a venue numbers them one by one. What no open entry
+   speaks of yet becomes one. A minute without trades that is marked so is no hole, and neither is a halt.
 2. `repair` asks the venue for each open entry of trades or candles: for the trades of that time, or where it tells
    none for its candles. They take the same road as a backfill, with `origin` repair. Trades that are complete are told
    to be so, which makes the candles that the stream app still keeps valid; older ones are made here.
@@ -34,6 +34,8 @@ SETTLED_NS = 2 * MINUTE_NS
 # A longer hole is filled with the venue's candles rather than with all of its trades.
 TRADES_NS_MAX = DAY_NS
 
+# Less time than this between two holes is no reason for two requests.
+APART_NS = 10 * MINUTE_NS
 # What the venue does not have now it will hardly have later; it is asked again all the same, ever more rarely.
 RETRY_HOURS_MAX = 24
 
@@ -86,7 +88,7 @@ class Keeper:
         found = [
             OpenGap(**common, gap_id=f"{name}|{CANDLES}|{hole.start}|{now}", channel=CANDLES, ts_from_ns=hole.start,
                     ts_to_ns=hole.end, expected=None, received=None)
-            for hole in _beside(await self._tables.holes(venue, symbol, *span), known)
+            for hole in _beside(_joined(await self._tables.holes(venue, symbol, *span)), known)
         ]  # fmt: skip
         if venue in NUMBERED:
             found += [
@@ -213,6 +215,17 @@ def _why(history: Backfill, gap: OpenGap, *, complete: bool) -> str:
     if gap.channel == CANDLES and not history.has_trades:
         return "its candles may still be revised by the stream app; a later scan replaces them"
     return "what the venue's history tells did not fill it"
+
+
+def _joined(holes: list[Hole]) -> list[Hole]:
+    """Return holes with those that have little between them as one: an entry, and a request to the venue, for all."""
+    joined: list[Hole] = []
+    for hole in holes:
+        if joined and hole.start - joined[-1].end <= APART_NS:
+            joined[-1] = Hole(joined[-1].start, hole.end)
+        else:
+            joined.append(hole)
+    return joined
 
 
 def _beside(holes: list[Hole], known: list[OpenGap]) -> list[Hole]:

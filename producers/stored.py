@@ -8,12 +8,17 @@ from typing import Any, NamedTuple
 import msgspec
 
 from marketdata.clock import SECOND_NS
-from marketdata.events import HALTED
+from marketdata.events import AMENDED, HALTED
 from producers.bars import Stored
 from producers.history.contract import MINUTE_NS
 from producers.jobs import Database
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# Venues that correct and cancel trades.
+AMENDING = frozenset({"alpaca", "fix"})
+AMENDMENTS_MAX = 10_000
+CORRECTIONS_MAX = 10  # of one trade, one after the other
 
 
 class Hole(NamedTuple):
@@ -87,51 +92,106 @@ class Tables:
         """Return the newest revision of each candle that starts in [start, end)."""
         rows = await self._rows(
             "SELECT interval, start_ns, state, revision, valid, reason, open::text, high::text, low::text, "
-            "close::text, volume::text, quote_volume::text, buy_volume::text, trades FROM candles_latest "
+            "close::text, volume::text, quote_volume::text, buy_volume::text, trades, ts_recv_ns FROM candles_latest "
             "WHERE venue = %s AND symbol = %s AND ts >= %s AND ts < %s AND (%s::text IS NULL OR interval = %s)",
             *(venue, symbol, moment(start), moment(end), interval, interval),
         )
         return {(row["interval"], row["start_ns"]): msgspec.convert(row, Stored) for row in rows}
 
-    async def known_ids(self, venue: str, symbol: str, ids: list[str], start: int, end: int) -> set[str]:
-        """Return which of these trades of [start, end] are stored."""
+    async def given_up(self, venue: str, symbol: str, start: int, end: int) -> set[tuple[str, int]]:
+        """Return the interval and start of those candles that the stream app has given up: they are history's."""
         rows = await self._rows(
-            "SELECT trade_id FROM trades WHERE venue = %s AND symbol = %s AND trade_id = ANY(%s) "
+            "SELECT DISTINCT interval, start_ns FROM candles WHERE venue = %s AND symbol = %s AND reason = %s "
+            "AND ts >= %s AND ts < %s",
+            *(venue, symbol, AMENDED, moment(start), moment(end)),
+        )
+        return {(row["interval"], row["start_ns"]) for row in rows}
+
+    async def changes(self, venue: str, symbol: str, start: int, end: int) -> dict[int, int]:
+        """Return when what changes a minute of [start, end) came last: a candle that was made before is not right.
+
+        That is an amendment, and any trade of a minute that the stream app has given up.
+        """
+        if venue not in AMENDING:
+            return {}
+        found: dict[int, int] = {}
+        for ts, came in await self._amended(venue, symbol, start, end):
+            minute = ts - ts % MINUTE_NS
+            found[minute] = max(found.get(minute, 0), came)
+        given_up = {label for interval, label in await self.given_up(venue, symbol, start, end) if interval == "1m"}
+        if given_up:
+            rows = await self._rows(
+                "SELECT ts_event_ns / %s * %s AS minute, max(ts_recv_ns) AS came FROM trades "
+                "WHERE venue = %s AND symbol = %s AND ts >= %s AND ts < %s AND action = 'new' GROUP BY 1",
+                *(MINUTE_NS, MINUTE_NS, venue, symbol, moment(min(given_up)), moment(max(given_up) + MINUTE_NS)),
+            )
+            for row in rows:
+                if row["minute"] in given_up:
+                    found[row["minute"]] = max(found.get(row["minute"], 0), row["came"])
+        return found
+
+    async def _amended(self, venue: str, symbol: str, start: int, end: int) -> list[tuple[int, int]]:
+        """Return the times of the trades of [start, end) that were amended, and when their amendments came."""
+        rows = await self._rows(
+            "SELECT trade_id, action, original_id, ts_recv_ns FROM trades WHERE venue = %s AND symbol = %s "
+            "AND ts >= %s AND action <> 'new' ORDER BY ts LIMIT %s",
+            *(venue, symbol, moment(start), AMENDMENTS_MAX),
+        )
+        # A correction may be amended itself: the time is that of the first of them.
+        before = {row["trade_id"]: row["original_id"] for row in rows if row["action"] == "correct"}
+        came: dict[str, int] = {}
+        for row in rows:
+            original = row["original_id"] or row["trade_id"]
+            for _ in range(CORRECTIONS_MAX):
+                original = before.get(original) or original
+            came[original] = max(came.get(original, 0), row["ts_recv_ns"])
+        if not came:
+            return []
+        found = await self._rows(
+            "SELECT trade_id, min(ts_event_ns) AS ts FROM trades WHERE venue = %s AND symbol = %s AND action = 'new' "
+            "AND trade_id = ANY(%s) AND ts >= %s AND ts < %s GROUP BY 1",
+            *(venue, symbol, list(came), moment(start), moment(end)),
+        )
+        return [(row["ts"], came[row["trade_id"]]) for row in found]
+
+    async def known_ids(self, venue: str, symbol: str, ids: list[str], start: int, end: int) -> set[tuple[str, str]]:
+        """Return which of these trades and amendments of [start, end] are stored, as action and id."""
+        rows = await self._rows(
+            "SELECT DISTINCT action, trade_id FROM trades WHERE venue = %s AND symbol = %s AND trade_id = ANY(%s) "
             "AND ts >= %s AND ts <= %s",
             *(venue, symbol, ids, moment(start - SECOND_NS), moment(end + SECOND_NS)),
         )
-        return {row["trade_id"] for row in rows}
+        return {(row["action"], row["trade_id"]) for row in rows}
 
-    async def holes(self, venue: str, symbol: str, start: int, end: int) -> list[Hole]:
-        """Return where minutes between the first and the last of [start, end) are missing or not valid.
-
-        A minute without trades that is marked so is none, nor is one of a halt.
-        """
+    async def _minutes(self, venue: str, symbol: str, start: int, end: int) -> list[tuple[int, bool]]:
+        """Return the closed minutes of [start, end), and whether each may be trusted; one of a halt may."""
         rows = await self._rows(
-            "SELECT start_ns, valid OR reason = %s AS good FROM candles_latest "
+            "SELECT start_ns, ts_recv_ns, valid OR reason = %s AS good FROM candles_latest "
             "WHERE venue = %s AND symbol = %s AND interval = '1m' AND ts >= %s AND ts < %s AND state <> 'open' "
             "ORDER BY ts",
             *(HALTED, venue, symbol, moment(start), moment(end)),
         )
+        changes = await self.changes(venue, symbol, start, end)
+        return [(row["start_ns"], row["good"] and changes.get(row["start_ns"], 0) <= row["ts_recv_ns"]) for row in rows]
+
+    async def holes(self, venue: str, symbol: str, start: int, end: int) -> list[Hole]:
+        """Return where minutes between the first and the last of [start, end) are missing, not valid or not right.
+
+        A minute without trades that is marked so is none, nor is one of a halt.
+        """
         found: list[Hole] = []
         expected: int | None = None
-        for row in rows:
-            label = int(row["start_ns"])
+        for label, good in await self._minutes(venue, symbol, start, end):
             if expected is not None and label > expected:
                 _widen(found, expected, label)
-            if not row["good"]:
+            if not good:
                 _widen(found, label, label + MINUTE_NS)
             expected = label + MINUTE_NS
         return found
 
     async def good_minutes(self, venue: str, symbol: str, start: int, end: int) -> int:
         """Return how many closed minutes of [start, end) may be trusted, those of a halt among them."""
-        rows = await self._rows(
-            "SELECT count(*) AS found FROM candles_latest WHERE venue = %s AND symbol = %s AND interval = '1m' "
-            "AND ts >= %s AND ts < %s AND state <> 'open' AND (valid OR reason = %s)",
-            *(venue, symbol, moment(start), moment(end), HALTED),
-        )
-        return int(rows[0]["found"])
+        return sum(good for _, good in await self._minutes(venue, symbol, start, end))
 
     async def skipped_ids(self, venue: str, symbol: str, start: int, end: int) -> list[SkippedIds]:
         """Return the numbers that are missing between the trades of [start, end), for ids that rise by one."""

@@ -154,12 +154,12 @@ class Rest:
         if not self.history.has_trades:
             raise BadEvent("no_trades", "venue", self.history.venue)
         asked = Asked(instrument=self.history.instrument(name), start=start, end=min(end, time.time_ns()))
-        told: set[str] = set()
+        told: set[tuple[str, str]] = set()
         async for page, ts in self._pages(asked, self.history.trades, self.history.parse_trades):
             inside = [trade for trade in page.items if asked.start <= trade.ts_event < asked.end]
-            fresh = [trade for trade in inside if trade.trade_id not in told]
+            fresh = [trade for trade in inside if (trade.action, trade.trade_id) not in told]
             # Pages overlap at their edges only: what the last page that had rows told is enough to remember.
-            told = {trade.trade_id for trade in inside} or told
+            told = {(trade.action, trade.trade_id) for trade in inside} or told
             _ROWS.labels(self.history.venue, "trades").inc(len(fresh))
             yield Chunk(
                 events=_batches(asked.instrument, fresh, ts), reached=_reached(asked, page), missing=page.missing

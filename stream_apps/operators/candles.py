@@ -21,11 +21,12 @@
    are the prices where the trade was none of them; else a minute is made anew of its remembered trades, and a longer
    candle of its minutes. Where not all of those are there any more, the candle is invalid, `amended`.
 9. Of a trade that is remembered no more nobody knows its candles: all with trades up to the newest forgotten one are
-   `amended`, and a dead letter holds the amendment. They stay so until history makes them anew, once they are kept no
-   more; a complete repair does not help, as it only adds. Where nothing was forgotten, the trade never came: an
-   amendment waits for it, as it may yet come by a slower line. What a repair brings of a correction that is counted
-   is not counted again.
-10. When time jumps over more than `MARKERS_MAX` intervals, only the last of them get markers, and one gap on the
+   `amended`, and a dead letter holds the amendment. A complete repair does not help, as it only adds. Where nothing was
+   forgotten, the trade never came: an amendment waits for it, as it may yet come by a slower line. What a repair brings
+   of a correction that is counted is not counted again.
+10. A closed candle that was told to be `amended` is given up: history makes it anew of the trades that stand, and
+   nothing that comes later is told of it here.
+11. When time jumps over more than `MARKERS_MAX` intervals, only the last of them get markers, and one gap on the
    ledger tells of the rest.
 
 Trades go into a bar of their minute first, which is merged into the six candles when something is to be published or
@@ -237,11 +238,15 @@ def _bar(trade: Trade) -> Bar:
 
 
 class Kept(msgspec.Struct, array_like=True, gc=False):
-    """One candle: its trades, if any, its last revision (-1 before the first final), whether it was published."""
+    """One candle: its trades, if any, its last revision (-1 before the first final), whether it was published.
+
+    `given_up` is a closed one that history makes anew; its trades still count in longer candles.
+    """
 
     bar: Bar | None
     revision: int = -1
     shown: bool = False
+    given_up: bool = False
 
 
 class Hole(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -416,7 +421,8 @@ class Candles:
         for at, (interval, length) in enumerate(zip(state.intervals, _LENGTHS, strict=True)):
             for label in range(start - start % length, min(end, interval.next), length):
                 kept = interval.candles.get(label)
-                reasons[at, label] = self._reason(state, label, length, kept.bar if kept else None)
+                if kept is None or not kept.given_up:
+                    reasons[at, label] = self._reason(state, label, length, kept.bar if kept else None)
         return reasons
 
     def _revise(self, state: CandlesState, step: _Step, before: dict[tuple[int, int], str]) -> None:
@@ -566,6 +572,8 @@ class Candles:
                     bar.amended = True
                 else:
                     kept.bar = made
+            if kept.given_up:
+                continue
             if label < interval.next:
                 step.revised.add((at, label))
             elif label not in interval.changed:
@@ -616,6 +624,8 @@ class Candles:
                 kept.bar = msgspec.structs.replace(pending)
             else:
                 kept.bar.add(pending)
+            if kept.given_up:
+                continue
             if closed:
                 step.revised.add((at, label))
             elif label not in interval.changed:
@@ -640,7 +650,7 @@ class Candles:
                 kept = interval.candles.get(label)
                 if kept is not None:
                     kept.revision = 0
-                step.out.append(self._candle(state, step, at, label, kept or Kept(None, 0)))
+                step.out.append(self._closed(state, step, at, label, kept or Kept(None, 0)))
             interval.next = stop
             interval.changed = [label for label in interval.changed if label >= stop]
         if skipped:
@@ -661,7 +671,12 @@ class Candles:
             kept = state.intervals[at].candles[label]
             kept.revision += 1
             self.counts["revised" if kept.revision else "before_first"] += 1
-            step.out.append(self._candle(state, step, at, label, kept))
+            step.out.append(self._closed(state, step, at, label, kept))
+
+    def _closed(self, state: CandlesState, step: _Step, at: int, start: int, kept: Kept) -> Candle:
+        candle = self._candle(state, step, at, start, kept)
+        kept.given_up = candle.reason == AMENDED
+        return candle
 
     def _publish_open(self, state: CandlesState, step: _Step) -> None:
         new = state.pending is not None and state.pending_start not in state.intervals[0].candles

@@ -45,6 +45,45 @@ def test_trades_make_the_candles_that_the_venue_has(minutes: dict[int, Candle], 
         assert candle.trades == one.trades
 
 
+def made_of(*trades: Trade) -> list[tuple[str | None, str | None, str, int]]:
+    """Return open and close, volume and trades of two minutes."""
+    made = Minutes(*NAME)
+    made.add(trades)
+    found = made.take(START, START + 2 * MINUTE_NS)
+    return [(one.open, one.close, one.volume, one.trades) for one in found.values()]
+
+
+def one_of(name: str, at_s: int, price: str, action: str = "new", original: str = "") -> Trade:
+    """Return a trade, or what amends one."""
+    return Trade(trade_id=name, ts_event=START + at_s * 10**9, price=price, size="2", side="buy", action=action,
+                 original_id=original)  # fmt: skip
+
+
+def test_corrections_and_cancels_change_the_minute_of_the_trade_that_they_amend() -> None:
+    """Whichever comes first, also one after the other, whenever they were told themselves."""
+    trades = [one_of("a", 1, "5"), one_of("b", 2, "6"), one_of("c", 3, "7")]
+    assert made_of(*trades) == [("5", "7", "6", 3), (None, None, "0", 0)]
+    cancel, correct = one_of("c", 70, "7", "cancel"), one_of("d", 80, "4", "correct", "a")
+    again, same = one_of("e", 81, "3", "correct", "d"), one_of("e", 82, "2", "correct")
+    for all_of_them in ([*trades, cancel, correct], [cancel, correct, *trades]):
+        assert made_of(*all_of_them) == [("4", "6", "4", 2), (None, None, "0", 0)]
+    assert made_of(*trades, correct, again, same) == [("2", "7", "6", 3), (None, None, "0", 0)]
+    assert made_of(*trades, correct, one_of("d", 83, "4", "cancel")) == [("6", "7", "4", 2), (None, None, "0", 0)]
+    cancels = [one_of(name, 70, "1", "cancel") for name in "abc"]
+    assert made_of(*trades, *cancels) == [(None, None, "0", 0)] * 2
+
+
+def test_an_amendment_of_a_minute_that_was_taken_changes_no_other() -> None:
+    """Its trade is not here any more; a later one with the same id is another trade."""
+    made = Minutes(*NAME)
+    made.add([one_of("a", 1, "5")])
+    made.take(START, START + MINUTE_NS)
+    made.add([one_of("a", 61, "5", "cancel"), one_of("b", 62, "6")])
+    assert made.take(START + MINUTE_NS, START + 2 * MINUTE_NS)[START + MINUTE_NS].trades == 1
+    made.add([one_of("a", 121, "7")])
+    assert made.take(START + 2 * MINUTE_NS, START + 3 * MINUTE_NS)[START + 2 * MINUTE_NS].trades == 1
+
+
 def test_what_is_missing_is_no_marker_and_makes_no_longer_candle(minutes: dict[int, Candle]) -> None:
     """A span that the venue cannot tell stays a hole, in the hour too."""
     gone = Span(START + 61 * MINUTE_NS, START + 62 * MINUTE_NS, "too_old")
@@ -95,6 +134,7 @@ MORE = msgspec.structs.replace(CANDLE, volume="7", trades=3)
         (empty(NAME, "1m", START), stored(valid=False, reason="gap", trades=0), 4),
         (CANDLE, stored(valid=False, reason="halted", trades=0), None),
         (CANDLE, stored(state="open", valid=False, reason="gap"), None),
+        (CANDLE, stored(valid=False, reason="amended", trades=3), 4),
     ],
 )
 def test_history_replaces_only_what_is_missing_invalid_or_poorer(
@@ -102,3 +142,12 @@ def test_history_replaces_only_what_is_missing_invalid_or_poorer(
 ) -> None:
     """A valid live candle is only replaced by one of more trades; a halt and an open candle are left alone."""
     assert next_revision(candle, known) == revision
+
+
+@pytest.mark.parametrize("candle", [CANDLE, empty(NAME, "1m", START)])
+def test_a_candle_whose_trades_were_amended_later_is_replaced_by_fewer_or_none(candle: Candle) -> None:
+    """Even by the same numbers, so that it is newer than the amendment; never a halt, nor one that is open."""
+    assert next_revision(candle, stored(volume="7", trades=3), changed=True) == 4
+    assert next_revision(CANDLE, stored(), changed=True) == 4
+    assert next_revision(candle, stored(valid=False, reason="halted", trades=0), changed=True) is None
+    assert next_revision(candle, stored(state="open"), changed=True) is None

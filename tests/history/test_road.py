@@ -147,6 +147,22 @@ def test_an_outage_is_found_repaired_and_closed_and_what_the_venue_lacks_stays_o
     assert "0 new gaps" in again
     assert "0 repaired, 1 open, 0 longer" in again
 
+    # A cancel of what the stream app does not remember makes it give up its candles; the venue's trades mend them.
+    canceled = next(one for one in tape if one.ts >= second + 6 * MINUTE_NS)
+    venue.without |= {canceled.number}
+    back = Trade(trade_id=str(canceled.number), ts_event=end, price=canceled.price, size=canceled.size, side="unknown",
+                 action="cancel")  # fmt: skip
+    road.produce(Trades(**COINBASE, ts_event=end, ts_recv=end, line="coinbase/0", trades=(back,)))
+    spoilt = f"SELECT count(*) FROM candles_latest WHERE {OURS} AND reason = 'amended' AND state <> 'open' "
+    wait_for("candles that are given up", lambda: road.rows(f"{spoilt} AND interval = '15m'")[0][0] > 5)
+    mended = road.command("gaps", "scan", "--venue", "coinbase", "--rest-url", venue.url, exits=1)
+    # There are minutes without trades between them, which stay as they are.
+    assert "1 new gaps" in mended, mended
+    assert "1 repaired, 1 open" in mended, mended
+    stand = [one for one in wanted if one is not canceled]
+    assert road.rows(minutes) == [summed(stand, start, MINUTE_NS) for start in range(first, end, MINUTE_NS)]
+    wait_for("the longer ones", lambda: road.rows(f"{spoilt} AND interval IN ('5m', '15m')")[0][0] <= 2)
+
 
 def summed(trades: list[TapeTrade], start: int, length: int) -> tuple[Any, ...]:
     """Return start, validity, volume and number of trades of a candle."""

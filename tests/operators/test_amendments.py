@@ -255,6 +255,27 @@ def test_a_repair_closes_holes_but_not_what_an_amendment_left_unknown(run: Run, 
     assert [one.valid for one in published[-1] if isinstance(one, Candle) and one.interval == "1m"] == [True]
 
 
+def test_nothing_is_told_of_a_candle_that_was_given_up(run: Run, make: Any) -> None:
+    """Whatever comes later, also after a restart: history has it; the longer one that is open counts on."""
+    early = [*minute(make), amend(make, 64, "a", "cancel")]
+    later = [
+        make.trades(make.trade("late", 10, "3", "2"), seconds=66, venue="alpaca"),
+        amend(make, 67, "late", "cancel", "3"),
+        make.heartbeat(70, venue="alpaca", valid=False, reason="gap"),
+        make.heartbeat(74, venue="alpaca"),
+        make.trades(seconds=76, venue="alpaca", origin="repair", complete_from=make.ts(-120)),
+        make.trades(make.trade("n", 77, "3", "2"), venue="alpaca"),
+        *[make.heartbeat(second, venue="alpaca") for second in range(78, 128, 4)],
+    ]
+    published = run(partial(Candles, remembered_max=2), [*early, *later], restarts=[len(early)])
+    found = [[one for one in out if isinstance(one, Candle) and one.start == make.ts(0)] for out in published]
+    own = [[one for one in out if one.interval == "1m"] for out in found]
+    assert [one.reason for out in own[: len(early)] for one in out if one.state != "open"][-1] == "amended"
+    assert not any(own[len(early) :])
+    longer = [one for out in found for one in out if one.interval == "5m"][-1]
+    assert (longer.trades, longer.reason) == (5, "amended")
+
+
 def test_a_trade_too_old_to_be_kept_spoils_only_the_candles_that_are(run: Run, make: Any) -> None:
     """Its minute is history's; the day that it is in is not over, and is not valid any more."""
     later = KEEP_NS // SECOND_NS + 200

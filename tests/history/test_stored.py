@@ -1,0 +1,109 @@
+"""What the database says of candles whose trades were amended, on the real TimescaleDB."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from infra.exchange.tape import MINUTE_NS, SECOND_NS
+from infra.local.table import Endpoints
+from producers.jobs import Database
+from producers.stored import Hole, Tables, moment
+from sink import migrations
+
+START = 1_786_309_500 * SECOND_NS
+ALPACA = ("alpaca", "AAPL")
+
+
+class Rows:
+    """The tables of one test. Candles are made, and trades come, so many seconds after the start."""
+
+    def __init__(self, endpoints: Endpoints, schema: str) -> None:
+        migrations.upgrade(endpoints.database_url, schema)
+        self._endpoints, self._schema = endpoints, schema
+        self._owner = psycopg.connect(
+            endpoints.database_url, autocommit=True, options=f"-c search_path={schema},public -c timezone=UTC"
+        )
+        self._offset = 0
+
+    def insert(self, table: str, **fields: Any) -> None:
+        """Insert a row; what is not given is zero or nothing."""
+        self._offset += 1
+        common = {"kafka_offset": self._offset, "kafka_partition": 0, "venue": ALPACA[0], "symbol": ALPACA[1],
+                  "origin": "live", "reason": "", "valid": True}  # fmt: skip
+        row = common | fields
+        names, places = ", ".join(row), ", ".join(["%s"] * len(row))
+        self._owner.execute(f"INSERT INTO {table} ({names}) VALUES ({places})".encode(), list(row.values()))
+
+    def candle(self, minute: int, made_s: int, revision: int = 0, reason: str = "", length: int = 1) -> None:
+        """Store a revision of a candle."""
+        start, end = START + minute * MINUTE_NS, START + (minute + length) * MINUTE_NS
+        self.insert(
+            "candles", ts=moment(start), ts_end=moment(end), start_ns=start, end_ns=end, ts_event_ns=end,
+            ts_recv_ns=START + made_s * SECOND_NS, trades=1, revision=revision, valid=not reason, reason=reason,
+            state="revised" if revision else "final", interval=f"{length}m", volume=1, quote_volume=1, buy_volume=1,
+        )  # fmt: skip
+
+    def trade(self, name: str, at_s: int, came_s: int, action: str = "new", original: str = "") -> None:
+        """Store a trade, or what amends one."""
+        ts = START + at_s * SECOND_NS
+        self.insert(
+            "trades", ts=moment(ts), ts_event_ns=ts, ts_recv_ns=START + came_s * SECOND_NS, item=0, liquidation=False,
+            price=1, size=1, side="buy", action=action, trade_id=name, original_id=original, line="alpaca/0",
+        )  # fmt: skip
+
+    def holes(self) -> list[tuple[int, int]]:
+        """Return the holes of the first ten minutes as minutes, as the role of the upkeep sees them."""
+
+        async def ask() -> list[Hole]:
+            async with Database(self._endpoints.history_database_url, self._schema) as database:
+                return await Tables(database).holes(*ALPACA, START, START + 10 * MINUTE_NS)
+
+        return [((hole.start - START) // MINUTE_NS, (hole.end - START) // MINUTE_NS) for hole in asyncio.run(ask())]
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._owner.close()
+
+
+@pytest.fixture
+def rows(endpoints: Endpoints, database_schema: str) -> Iterator[Rows]:
+    """Five minutes with a trade each, whose candles were made two seconds after their ends."""
+    made = Rows(endpoints, database_schema)
+    for minute in range(5):
+        made.candle(minute, 60 * minute + 62)
+        made.trade(f"{minute}", 60 * minute + 5, 60 * minute + 5)
+    yield made
+    made.close()
+
+
+def test_a_minute_that_is_older_than_an_amendment_of_its_trade_is_a_hole(rows: Rows) -> None:
+    """Until a newer revision is there; of a chain of amendments the first trade's minute, of others' trades none."""
+    assert rows.holes() == []
+    rows.trade("1", 400, 400, "cancel")
+    assert rows.holes() == [(1, 2)]
+    rows.candle(1, 400, revision=1)  # as the stream app does, at the cancel itself
+    assert rows.holes() == []
+    rows.trade("c", 410, 410, "correct", "3")
+    rows.trade("d", 420, 420, "correct", "c")
+    rows.candle(3, 410, revision=1)
+    assert rows.holes() == [(3, 4)]
+    rows.candle(3, 430, revision=2)
+    rows.trade("nobody's", 440, 440, "cancel")
+    assert rows.holes() == []
+
+
+def test_of_a_minute_that_was_given_up_every_later_trade_counts(rows: Rows) -> None:
+    """The stream app tells no more of it; of other minutes it tells all that comes."""
+    rows.candle(2, 400, revision=1, reason="amended")
+    assert rows.holes() == [(2, 3)]
+    rows.candle(2, 500, revision=2)
+    rows.trade("late", 130, 450)
+    rows.trade("also late", 70, 700)
+    assert rows.holes() == []
+    rows.trade("too late", 131, 501)
+    assert rows.holes() == [(2, 3)]
