@@ -11,8 +11,8 @@ Venues number book changes in two ways, so there are two ways to make one stream
 `symbol`: sequence numbers belong to the symbol, so the first arrival of each wins.
 1. A change whose number has passed is a duplicate, whichever line brought it.
 2. A snapshot that a line begins with is a duplicate too when another line is valid and ahead of it.
-3. A snapshot in the middle of a line that steps back in numbers is the venue starting anew: every other line waits for
-   its own snapshot.
+3. A snapshot that steps back in numbers, in the middle of a line or behind what the line itself had before, is the
+   venue starting anew: every other line waits for its own snapshot.
 4. A clear goes on when no other line is valid.
 
 A line starts invalid and becomes valid by a snapshot; changes before that are counted and left out.
@@ -148,10 +148,16 @@ class IngestBooks:
             )
         line = saved.lines.get(event.line) or self._first_seen(state, event)
         line.ts = max(line.ts, event.ts_event)
-        had_book = line.has_book
+        before = line.sequence
+        in_the_middle = line.has_book
         if self._is_usable(line, event):
             by_symbol = self._scopes.get(event.venue) == "symbol"
-            passed = self._by_symbol(state, line, event, had_book) if by_symbol else self._primary(state, line, event)
+            steps_back = event.sequence is not None and before is not None and event.sequence < before
+            passed = (
+                self._by_symbol(state, line, event, begins=not (in_the_middle or steps_back))
+                if by_symbol
+                else self._primary(state, line, event)
+            )
             if passed is not None:
                 saved.ts = max(saved.ts, passed.ts_event)
                 out.append(passed)
@@ -179,7 +185,7 @@ class IngestBooks:
             return False
         line.has_book = event.kind == "snapshot" or (line.has_book and event.kind != "clear")
         line.reason = "" if event.valid else event.reason or GAP
-        if event.sequence is not None:
+        if event.sequence is not None and line.has_book:
             line.sequence = event.sequence
         return True
 
@@ -244,7 +250,8 @@ class IngestBooks:
 
     # -- sequence numbers belong to the symbol
 
-    def _by_symbol(self, state: BooksState, line: Line, event: BookUpdate, had_book: bool) -> BookUpdate | None:
+    def _by_symbol(self, state: BooksState, line: Line, event: BookUpdate, *, begins: bool) -> BookUpdate | None:
+        """Return the event when it goes on; `begins`: a snapshot with which a line only joins what others have."""
         saved = state.saved
         kind, number, last = event.kind, event.sequence, saved.sequence
         if kind == "update":
@@ -257,12 +264,13 @@ class IngestBooks:
             others = [other for other in saved.lines.values() if other is not line and other.has_book]
             alive = any(other.ts >= since for other in others)
             behind = number is not None and last is not None and number <= last
-            passed = not alive if kind == "clear" else not (alive and behind and not had_book)
+            passed = not alive if kind == "clear" else not (alive and behind and begins)
             if kind == "snapshot" and passed:
                 saved.primary = event.line
                 if behind:
-                    for other in others:
-                        other.has_book = False
+                    for other in saved.lines.values():
+                        if other is not line:
+                            other.has_book, other.sequence = False, None
         if not passed:
             self.counts["duplicates" if kind in {"update", "snapshot"} else "standby"] += 1
             return None

@@ -254,6 +254,28 @@ def test_a_halted_standby_takes_over_as_halted(run: Run, make: Any) -> None:
     assert (snapshot.kind, snapshot.line, snapshot.valid, snapshot.reason) == ("snapshot", "l/1", False, "halted")
 
 
+def test_a_line_that_finds_out_that_the_venue_numbers_anew_takes_the_others_along(run: Run, make: Any) -> None:
+    """It clears its book first; that its new snapshot is behind its own numbers tells it from one that joins late."""
+    market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
+    events = [
+        market.snapshot(10, 0),
+        market.snapshot(10, 1),
+        market.update(11, 0),
+        market.clear(11, 0),
+        market.snapshot(2, 0),
+        market.update(3, 0),
+        market.clear(11, 1),
+        market.snapshot(3, 1),
+        market.update(4, 1),
+        market.update(4, 0),
+    ]
+    published = run(by_symbol, events)
+    assert [(e.kind, e.sequence, e.line) for events in published for e in events if isinstance(e, BookUpdate)] == [
+        ("snapshot", 10, "l/0"), ("update", 11, "l/0"), ("snapshot", 2, "l/0"), ("update", 3, "l/0"),
+        ("update", 4, "l/1"),
+    ]  # fmt: skip
+
+
 def test_a_venue_that_starts_to_number_anew_is_followed_and_old_numbers_are_not(run: Run, make: Any) -> None:
     """A snapshot in the middle of a line that steps back: other lines wait for theirs."""
     market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
