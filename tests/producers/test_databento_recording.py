@@ -169,21 +169,22 @@ def test_a_file_is_told_by_how_it_begins(tmp_path: Path, *, packed: bool) -> Non
     ],
 )
 def test_a_file_that_cannot_be_followed_is_named(tmp_path: Path, data: bytes, message: str) -> None:
-    """Cut off, or spoilt: an error that says where, and no traceback."""
+    """Cut off, or spoilt, before there was anything: an error that says where, and no traceback."""
     path = tmp_path / "spoilt.dbn"
     path.write_bytes(data)
-    with pytest.raises(CodecError, match=f"spoilt.dbn: .*{message}"):
+    with pytest.raises(CodecError, match=f"spoilt.dbn is no recording: .*{message}"):
         list(recordings.read(path))
 
 
-def test_a_row_that_is_no_record_is_named(tmp_path: Path) -> None:
-    """The number of the row in the file."""
-    path = tmp_path / "orders.csv"
-    head = "ts_recv,ts_event,rtype,publisher_id,instrument_id,action,side,price,size,channel_id,order_id,flags,"
-    good = "2025-07-17T07:05:09.035793433Z,2025-07-17T07:05:09.035627674Z,160,2,8,A,B,1.500000000,1,0,3,128,1,2,ARL"
-    path.write_text(f"{head}ts_in_delta,sequence,symbol\n{good}\n{good.replace('1.500000000', 'NaN')}\n")
-    with pytest.raises(CodecError, match="row 3"):
-        list(recordings.read(path))
+@pytest.mark.parametrize(("end", "message"), [(RECORD[:-1], "within a record"), (b"\0\0\0\0", "a record of 0 bytes")])
+def test_records_before_a_spoilt_end_are_read(tmp_path: Path, end: bytes, message: str) -> None:
+    """What is missing is told at the end."""
+    path = tmp_path / "spoilt.dbn"
+    path.write_bytes(METADATA + RECORD * 2 + end)
+    *lines, damaged = recordings.read(path)
+    assert [line.frame for line in lines] == [METADATA + RECORD, RECORD]
+    assert damaged.t == recordings.DAMAGED
+    assert message in damaged.data
 
 
 def test_an_old_file_of_no_snapshot_has_no_good_book(tmp_path: Path) -> None:

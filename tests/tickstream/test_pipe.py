@@ -107,12 +107,12 @@ def kraken(second: int, conn: str, pair: str, bid: str, ask: str) -> str:
 
 FIRST = kraken(0, "1", "XBT/USD", "90.0", "91.0")
 OTHER = kraken(0, "2", "ETH/USD", "10.0", "11.0")
-SECOND = kraken(1, "3", "XBT/USD", "80.0", "81.0")
+AFTER = kraken(1, "3", "XBT/USD", "80.0", "81.0")
 
 
 @pytest.mark.parametrize(
     ("lines", "bid", "gaps"),
-    [([FIRST, OTHER, SECOND], "80.0", 1), ([FIRST, SECOND, FIRST], "90.0", 0)],
+    [([FIRST, OTHER, AFTER], "80.0", 1), ([FIRST, AFTER, FIRST], "90.0", 0)],
     ids=["ended", "redundant"],
 )
 def test_connection_that_ended_is_succeeded_by_the_next_with_its_books(
