@@ -64,6 +64,7 @@ def frames(plain: BinaryIO) -> Iterator[tuple[int, bytes]]:
             break
         data = data[end:] + chunk
     if len(data) > end:
+        _followed(dbn.whole_records, data[end:])
         raise CodecError("the file ends within a record")
 
 
