@@ -214,6 +214,16 @@ def test_answer_that_does_not_reach_back_before_the_loss_leaves_it_on_the_ledger
     assert opened.gap_id != closed.gap_id
 
 
+def test_trades_without_an_id_of_their_own_are_told_apart_by_their_event(feed: GeminiFeed) -> None:
+    """Before `tid` there was only `event_id`, which is one for all orders that an event fills."""
+    trade = {"type": "trade", "symbol": "BTCUSD", "timestamp": MS, "quantity": "2", "side": "buy"}
+    fills = [trade | {"event_id": 7, "price": "1"}, trade | {"event_id": 7, "price": "1.1"}, trade | {"price": "1"}]
+    out = [event for fill in [*fills, fills[0]] for event in feed.received(json.dumps(fill).encode(), T0)]
+    told = [one.trade_id for event in out if isinstance(event, Trades) for one in event.trades]
+    assert told == ["7:1:2", "7:1.1:2"]
+    assert [event.field for event in out if isinstance(event, DeadLetter)] == ["tid"]
+
+
 def test_unreadable_trade_is_asked_for(feed: GeminiFeed) -> None:
     """It costs no book; REST's last trades fill the hole."""
     trade = {"type": "trade", "symbol": "BTCUSD", "timestamp": MS + 3, "price": "10", "quantity": "1", "side": "buy"}
