@@ -315,6 +315,30 @@ def test_recent_trades_that_do_not_reach_back_before_the_loss_leave_it_on_the_le
     assert opened.gap_id != closed.gap_id
 
 
+def test_trades_between_two_losses_do_not_close_the_gap_of_the_first(feed: BybitFeed) -> None:
+    """What was told after the first loss is no proof after the second either: a-2 may still be missing."""
+    feed.received(trade("a-1"), T0)
+    for _ in range(2):
+        feed.closed("reset", T0)
+        feed.opened(T0)
+        feed.received(trade("a-3"), T0)
+    (request,) = [o for o in feed.received(trade("a-4"), T0 + 11 * SECOND) if isinstance(o, Fetch)]
+    out = feed.fetched(request, listed("a-4", "a-3"), T0)
+    assert [o.reason for o in out if isinstance(o, FeedStatus)] == ["gap"]
+
+
+def test_one_gap_waits_for_everything_that_was_lost_meanwhile(feed: BybitFeed) -> None:
+    """It opens with a trade and widens with the book; both have to come."""
+    feed.received(trade("a-1"), T0)
+    out = feed.received(trade("a-2").replace(b'"Sell"', b'"None"').replace(b": ", b":"), T0)
+    (request,) = [o for o in out if isinstance(o, Fetch)]
+    feed.received(book("delta", 13, bids=[("9", "3")]), T0)
+    out = feed.fetched(request, listed("a-2", "a-1"), T0)
+    assert [o.kind for o in out if isinstance(o, FeedStatus)] == []
+    out = feed.received(book("snapshot", 20, bids=[("9", "5")]), T0)
+    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
+
+
 def test_recent_trades_are_asked_for_once_and_again_when_no_answer_came(feed: BybitFeed) -> None:
     """However many trades come meanwhile; an answer that is of no use is the last word."""
     feed.received(trade("a-1"), T0)

@@ -251,6 +251,17 @@ def test_frame_that_cannot_be_read_costs_the_book_that_it_may_have_changed(
     assert bool([o for o in out if isinstance(o, Send)]) == bool(said)
 
 
+def test_instrument_that_is_suspended_before_its_first_frame_is_halted_from_the_start() -> None:
+    """REST's answer comes first as a rule; nothing of a halted instrument seems valid."""
+    feed = OkxFeed(line="okx/0")
+    feed.opened(T0)
+    listed = {"instId": "BTC-USDT", "tickSz": "0.1", "lotSz": "1", "minSz": "1", "state": "suspend"}
+    assert feed.fetched(Fetch("", "products"), json.dumps({"data": [listed]}).encode(), T0) == []
+    out = feed.received(SNAPSHOT, T0)
+    assert [(o.kind, o.reason) for o in out if isinstance(o, FeedStatus)] == [("halted", "halted")]
+    assert [(o.valid, o.reason) for o in out if isinstance(o, BookUpdate)] == [(False, "halted")]
+
+
 def test_lower_number_that_follows_tells_the_whole_book_again(feed: OkxFeed) -> None:
     """After maintenance seqId is below prevSeqId (documented); consumers get the book under the new numbers."""
     out = feed.received(book("update", 3, 10, bids=[("8", "2")]), T0)
