@@ -310,6 +310,16 @@ def test_greeting_begins_a_new_connection() -> None:
     assert line.feed.counts["duplicates"] == 0
 
 
+def test_heartbeat_vouches_for_no_trades_while_some_may_be_missing() -> None:
+    """Or minutes would be complete that are not."""
+    line = Line()
+    line.data(1, [[9, 1, 1], [11, 1, -1]])
+    line.data(2, [[5, MS, 1, 10]])
+    assert [o.trades for o in line.data(2, "hb") if isinstance(o, Trades)] == [()]
+    line.number += 1
+    assert not [o for o in line.data(2, "hb") if isinstance(o, Trades)]
+
+
 def test_te_is_told_and_its_tu_is_not() -> None:
     """Both have the same id; the sign of the amount is the taker's side, as documented for v1's Trades."""
     line = Line()

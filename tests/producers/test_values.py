@@ -1,0 +1,59 @@
+"""Values of venues are read exactly or refused, whichever way they are looked at."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marketdata.decimals import decimal
+from marketdata.errors import BadEvent
+from producers.feed_kit.values import best_first, check_decimals, iso_ns, ms_ns, number, seconds_ns
+
+PLAIN = st.decimals(0, 10**6, places=4).map(str)
+ANY = st.one_of(PLAIN, st.text("0123456789.,-+eE ", max_size=4), st.sampled_from(["", ".", "1.", ".5", "1..2", "٣"]))
+
+
+def is_decimal(text: str) -> bool:
+    """Tell what a look at one value alone says."""
+    try:
+        decimal(text, "value")
+    except BadEvent:
+        return False
+    return True
+
+
+@settings(max_examples=60, deadline=None)
+@given(plain=st.lists(PLAIN, max_size=12), others=st.lists(ANY, max_size=2), at=st.integers(0, 12))
+def test_many_decimals_are_refused_when_one_would_be(plain: list[str], others: list[str], at: int) -> None:
+    """The quick look at all of them together says what a look at each does."""
+    values = plain[:at] + others + plain[at:]
+    if all(map(is_decimal, values)):
+        check_decimals(values, "value")
+    else:
+        with pytest.raises(BadEvent):
+            check_decimals(values, "value")
+
+
+@pytest.mark.parametrize("read", [
+    lambda: ms_ns(2**62, "ms"), lambda: seconds_ns("-1", "s"), lambda: seconds_ns("1e12", "s"),
+    lambda: iso_ns("2026-08-09T21:05:48", "time"), lambda: iso_ns("1969-12-31T23:59:59Z", "time"),
+    lambda: number("1e99", "price"), lambda: number("NaN", "price"), lambda: number([], "price"),
+])  # fmt: skip
+def test_what_no_event_can_hold_is_refused(read: object) -> None:
+    """Times beyond 64 bits, before 1970 or without a zone; numbers of more digits than any venue means."""
+    assert callable(read)
+    with pytest.raises(BadEvent):
+        read()
+
+
+@given(prices=st.lists(st.decimals(1, 1_000, places=3).map(str), unique_by=Decimal, max_size=12), down=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_sides_are_sorted_by_value_without_empty_levels(prices: list[str], *, down: bool) -> None:
+    """By number, not by text; what has size 0 is left out."""
+    sizes = [str(place % 3) for place in range(len(prices))]
+    got = best_first(prices, sizes, descending=down)
+    kept = sorted((Decimal(p), s) for p, s in zip(prices, sizes, strict=True) if s != "0")
+    assert [(Decimal(p), s) for p, s in zip(*got, strict=True)] == (kept[::-1] if down else kept)
