@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from marketdata.book import L2Book
 from marketdata.events import AnyEvent, BookUpdate
 from stream_apps.operators.arbitration import IngestBooks
+from stream_apps.operators.dedup import LINES_MAX
 
 Run = Callable[..., list[list[AnyEvent]]]
 Scope = Literal["connection", "symbol"]
@@ -219,6 +220,27 @@ def test_without_a_standby_the_clear_goes_on(run: Run, make: Any) -> None:
         ("snapshot", "l/1"),
         ("update", "l/1"),
     ]
+
+
+def test_a_line_that_loses_its_book_changes_nothing_while_another_has_it(run: Run, make: Any) -> None:
+    """Numbers of a symbol: the clear stays behind, and the other line's next change goes on."""
+    market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
+    events = [market.snapshot(5, 0), market.snapshot(5, 1), market.clear(6, 0), market.update(6, 1)]
+    published = run(by_symbol, events)
+    assert [(e.kind, e.line) for events in published for e in events if isinstance(e, BookUpdate)] == [
+        ("snapshot", "l/0"), ("update", "l/1")]  # fmt: skip
+
+
+def test_lines_without_end_cost_no_memory(make: Any) -> None:
+    """The one that was heard longest ago is forgotten, never the one that leads."""
+    market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
+    for operator in (by_connection(), by_symbol()):
+        state = operator.start("key")
+        for line in range(3 * LINES_MAX):
+            state, _ = operator.step(state, market.snapshot(5, line))
+        assert len(state.saved.lines) <= LINES_MAX
+        assert len(state.books) <= LINES_MAX
+        assert state.saved.primary in state.saved.lines
 
 
 def test_a_single_line_passes_as_it_is(run: Run, make: Any) -> None:

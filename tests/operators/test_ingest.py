@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata.events import AnyEvent, DeadLetter, FeedStatus, Quote, Trades
+from marketdata.events import AnyEvent, DeadLetter, FeedStatus, Quote, Trade, Trades
 from stream_apps.operators import dedup
 from stream_apps.operators.dedup import SeenIds
 from stream_apps.operators.ingest import IngestQuotes, IngestStatus, IngestTrades
@@ -61,7 +61,11 @@ def test_memory_has_a_limit_and_what_lies_below_it_is_not_guessed(monkeypatch: p
     """Ids with holes push out the lowest; a trade below that may be new or not, and is told apart from both."""
     monkeypatch.setattr(dedup, "RANGES_MAX", 3)
     monkeypatch.setattr(dedup, "OTHERS_MAX", 3)
+    monkeypatch.setattr(dedup, "AMENDMENTS_MAX", 3)
     seen = SeenIds()
+    cancels = [Trade(trade_id=name, ts_event=0, price="1", size="1", side="buy", action="cancel") for name in "abcd"]
+    assert [seen.add_amendment(cancel) for cancel in [*cancels, cancels[3], cancels[0]]] == ["new"] * 4 + [
+        "duplicate", "new"]  # fmt: skip
     assert [seen.add(str(n)) for n in (10, 20, 30, 40)] == ["new"] * 4
     assert seen.add("5") == "too_old"
     assert seen.add("10") == "too_old"
