@@ -117,11 +117,12 @@ def replay(
     """
     from marketdata.clock import parse_rfc3339
     from marketdata.topics import topic as by_name
-    from runtime.settings import CommonSettings, load
+    from runtime.settings import CommonSettings
+    from tickstream.here import load_here
     from tickstream.replay import replay as run
 
     printed = run(
-        load(CommonSettings),
+        load_here(CommonSettings),
         [by_name(name) for name in topic or ["md.trades"]],
         start=parse_rfc3339(start, "--from"),
         end=parse_rfc3339(end, "--to") if end else None,

@@ -17,10 +17,11 @@ def migrate() -> None:
 
     Example: `TICKSTREAM_DATABASE_URL=postgresql://owner@db/tickstream tickstream db migrate`
     """
-    from runtime.settings import DatabaseSettings, load
+    from runtime.settings import DatabaseSettings
     from sink import migrations
+    from tickstream.here import load_here
 
-    settings = load(DatabaseSettings)
+    settings = load_here(DatabaseSettings)
     address, schema = settings.database_url.get_secret_value(), settings.database_schema
     migrations.upgrade(address, schema)
     console.print(f"[green]✓[/] schema {schema} is at version {migrations.current(address, schema)}")
@@ -38,10 +39,11 @@ def retention(
 
     Example: `tickstream db retention --days 30 --table books --dry-run`
     """
-    from runtime.settings import DatabaseSettings, load
+    from runtime.settings import DatabaseSettings
     from sink.retention import drop_older
+    from tickstream.here import load_here
 
-    settings = load(DatabaseSettings)
+    settings = load_here(DatabaseSettings)
     address, schema = settings.database_url.get_secret_value(), settings.database_schema
     tables = {"tables": tuple(table)} if table else {}  # all of them unless named
     dropped = drop_older(address, schema, days, dry_run=dry_run, **tables)

@@ -84,7 +84,8 @@ def backfill(
 
     It keeps the venue's rate limits and goes on where it stopped: after Ctrl-C, a crash or an error run the same
     command again. What is there already is not stored twice, and live candles that are valid stay as they are.
-    Needs Kafka, the registry, the database (TICKSTREAM_DATABASE_URL), the stream apps and the sink.
+    Needs Kafka, the registry, the database, the stream apps and the sink: those of the platform that runs here, or
+    TICKSTREAM_KAFKA_BROKERS, TICKSTREAM_REGISTRY_URL and TICKSTREAM_DATABASE_URL.
 
     Example: `tickstream backfill coinbase BTC-USD ETH-USD --days 365`
 
@@ -93,7 +94,7 @@ def backfill(
     Example: `tickstream backfill kraken BTC-USD --interval 1h --start 2026-01-01T00:00:00Z --end 2026-02-01T00:00:00Z`
     """
     from producers.history_settings import HistorySettings
-    from runtime.settings import load
+    from tickstream.here import load_here
 
     given = {"history_url": rest_url} if rest_url else {}
     now = time.time_ns()
@@ -102,7 +103,7 @@ def backfill(
     if since >= until:
         raise typer.BadParameter("the range is empty: --start must come before --end", param_hint="--start")
     wanted = {kind: interval for kind, yes in (("candles", candles), ("trades", trades)) if yes}
-    settings = load(HistorySettings, **given)
+    settings = load_here(HistorySettings, **given)
     _run(_backfill(settings, venue, symbols, wanted, (since, until)))
 
 
@@ -154,9 +155,9 @@ def scan(
     Example: `tickstream gaps scan --no-repair`
     """
     from producers.history_settings import HistorySettings
-    from runtime.settings import load
+    from tickstream.here import load_here
 
-    settings = load(HistorySettings, **({"history_url": rest_url} if rest_url else {}))
+    settings = load_here(HistorySettings, **({"history_url": rest_url} if rest_url else {}))
     _run(_scan(settings, (venue, symbol), round(hours * 3600) * 1_000_000_000, repair=repair))
 
 
@@ -220,11 +221,11 @@ def list_(
     Example: `tickstream gaps list --state all --venue coinbase --limit 200`
     """
     from producers.history_settings import HistorySettings
-    from runtime.settings import load
+    from tickstream.here import load_here
 
     if state not in {"open", "repaired", "all"}:
         raise typer.BadParameter(f"{state!r} is none of open, repaired, all", param_hint="--state")
-    rows = asyncio.run(_ledger(load(HistorySettings), state, venue, symbol, limit))
+    rows = asyncio.run(_ledger(load_here(HistorySettings), state, venue, symbol, limit))
     table = Table("venue", "symbol", "channel", "from", "to", "found by", "state", "how, or why not")
     for row in rows:
         times = ["" if row[name] is None else format_rfc3339(row[name])[:19] for name in ("ts_from_ns", "ts_to_ns")]

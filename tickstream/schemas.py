@@ -106,9 +106,10 @@ def register() -> None:
     Example: `TICKSTREAM_REGISTRY_URL=http://127.0.0.1:18081/apis/ccompat/v7 tickstream schemas register`
     """
     from runtime.registry import Registry
-    from runtime.settings import CommonSettings, load
+    from runtime.settings import CommonSettings
+    from tickstream.here import load_here
 
-    client = Registry(load(CommonSettings).registry_url)
+    client = Registry(load_here(CommonSettings).registry_url)
     table = Table("record", "subject", "id")
     for event in EVENTS:
         table.add_row(event.schema, schemas.subject(event.schema), str(client.register(event.schema)))

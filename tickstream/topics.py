@@ -46,9 +46,10 @@ def diff() -> None:
     Example: `tickstream topics diff`
     """
     from runtime.admin import TopicAdmin
-    from runtime.settings import CommonSettings, load
+    from runtime.settings import CommonSettings
+    from tickstream.here import load_here
 
-    changes = TopicAdmin(load(CommonSettings)).diff()
+    changes = TopicAdmin(load_here(CommonSettings)).diff()
     _show(list(changes), f"{len(changes)} differences; `tickstream topics apply` makes Kafka as declared")
     if changes:
         raise typer.Exit(1)
@@ -61,9 +62,10 @@ def apply() -> None:
     Example: `tickstream topics apply`
     """
     from runtime.admin import TopicAdmin
-    from runtime.settings import CommonSettings, load
+    from runtime.settings import CommonSettings
+    from tickstream.here import load_here
 
-    changes = TopicAdmin(load(CommonSettings)).apply()
+    changes = TopicAdmin(load_here(CommonSettings)).apply()
     refused = [change for change in changes if change.action == "refuse"]
     _show(list(changes), f"{len(changes) - len(refused)} changes done, {len(refused)} need your decision")
     if refused:
@@ -84,7 +86,8 @@ def tail(
 
     Example: `tickstream topics tail md.books --follow --key coinbase:BTC-USD | jq .valid`
     """
-    from runtime.settings import CommonSettings, load
+    from runtime.settings import CommonSettings
+    from tickstream.here import load_here
     from tickstream.reader import print_tail
 
-    print_tail(load(CommonSettings), topic(name), count=count, follow=follow, key=key, headers=headers)
+    print_tail(load_here(CommonSettings), topic(name), count=count, follow=follow, key=key, headers=headers)
