@@ -21,7 +21,7 @@ import structlog
 import uvloop
 
 from marketdata.clock import SECOND_NS
-from marketdata.errors import SettingsError, TickstreamError
+from marketdata.errors import SettingsError, TickstreamError, Unavailable
 from producers.backfill import DAY_NS, Backfill
 from producers.history_settings import HistorySettings, Road, check_history, find_history, open_road
 from producers.repair import Keeper
@@ -34,8 +34,12 @@ _PR_SET_PDEATHSIG = 1
 _LOG = structlog.get_logger()
 
 
-async def backfill(settings: HistorySettings, road: Road, venue: str, products: list[str]) -> None:
-    """Bring the days that are configured, one product after the other. A product that fails does not stop the rest."""
+async def backfill(settings: HistorySettings, road: Road, venue: str, products: list[str]) -> list[str]:
+    """Bring the days that are configured, one product after the other; return those to try again later.
+
+    A product that fails does not stop the rest; one that the venue refuses is not tried again.
+    """
+    later: list[str] = []
     async with find_history(settings, venue) as rest:
         work = Backfill(rest, road.database, road.publisher)
         now = time.time_ns()
@@ -46,10 +50,14 @@ async def backfill(settings: HistorySettings, road: Road, venue: str, products: 
                 await work.candles(symbol, settings.backfill_interval, start, now)
                 if settings.backfill_trades and work.has_trades:
                     await work.trades(symbol, start, now)
+            except Unavailable as error:
+                later.append(product)
+                _LOG.warning("backfill goes on later", venue=venue, product=product, reason=str(error))
             except TickstreamError as error:
                 _LOG.error("backfill failed", venue=venue, product=product, reason=str(error))
             else:
                 _LOG.info("backfill is done", venue=venue, product=product)
+    return later
 
 
 async def scan(settings: HistorySettings, road: Road, venue: str) -> None:
@@ -68,21 +76,20 @@ async def scan(settings: HistorySettings, road: Road, venue: str) -> None:
 
 async def keep(settings: HistorySettings, venue: str, products: list[str]) -> None:
     """Backfill once, then scan for ever; what does not answer is tried again."""
-    filled = settings.backfill_days == 0
-    while not filled or settings.gap_scan_minutes:
+    to_fill = products if settings.backfill_days else []
+    while to_fill or settings.gap_scan_minutes:
         wait_s = settings.gap_scan_minutes * 60.0
         try:
             async with open_road(settings) as road:
-                if not filled:
-                    await backfill(settings, road, venue, products)
-                    filled = True
+                if to_fill:
+                    to_fill = await backfill(settings, road, venue, to_fill)
                 if settings.gap_scan_minutes:
                     await scan(settings, road, venue)
         except TickstreamError as error:
             _LOG.warning("history waits", venue=venue, reason=str(error), wait_s=RETRY_S)
             wait_s = RETRY_S
-        if not filled or settings.gap_scan_minutes:
-            await asyncio.sleep(wait_s)
+        if to_fill or settings.gap_scan_minutes:
+            await asyncio.sleep(RETRY_S if to_fill else wait_s)
 
 
 def beside(venue: str, products: Iterable[str]) -> AbstractContextManager[None]:
