@@ -83,7 +83,7 @@ def find_tokens(settings: ProducerSettings, venue: Venue) -> Tokens | None:
         if not settings.apca_api_key_id or not secret:
             raise SettingsError("APCA_API_KEY_ID and APCA_API_SECRET_KEY: Alpaca says nothing without a key")
         return KeyPair(settings.apca_api_key_id, secret)
-    if venue.name == "fix" and settings.source != "replay":
+    if venue.name == "fix":
         return find_fix_login(settings)
     if venue.name == "databento":
         return find_databento_login(settings)
@@ -116,17 +116,18 @@ def find_exchange_key(settings: ProducerSettings) -> ExchangeKey | None:
 
 
 def find_fix_login(settings: ProducerSettings) -> FixLogin:
-    """Return how the lines log on to a FIX venue. Raises SettingsError when a name is missing."""
-    if not settings.fix_target_comp_id:
+    """Return how the lines log on to a FIX venue. Raises SettingsError when a name is missing; a replay needs none."""
+    is_replay = settings.source == "replay"
+    if not settings.fix_target_comp_id and not is_replay:
         raise SettingsError("FIX_TARGET_COMP_ID: name the venue as it names itself")
-    if (settings.lines or 1) > len(settings.fix_sender_comp_id):
+    if (settings.lines or 1) > len(settings.fix_sender_comp_id) and not is_replay:
         raise SettingsError("FIX_SENDER_COMP_ID: name ourselves once for each line, by comma: a name logs on once")
     return FixLogin(
         senders=settings.fix_sender_comp_id,
-        target=settings.fix_target_comp_id,
+        target=settings.fix_target_comp_id or "REPLAY",
         begin=settings.fix_begin_string,
         heartbeat_s=settings.fix_heartbeat_seconds,
-        reset=settings.fix_reset_numbers,
+        reset=settings.fix_reset_numbers or is_replay,
         username=settings.fix_username,
         password=settings.fix_password.get_secret_value(),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from itertools import count
@@ -23,6 +23,7 @@ SIDES = ("0", "1")
 TICK = Decimal("0.50")
 LEVELS_MAX = 20
 READ_BYTES = 64 * 1024
+MOVE_NS = 10_000_000
 
 # What becomes of a frame on its way out: itself, nothing, two of it, other bytes.
 Fault = Callable[[bytes], Iterable[bytes]]
@@ -236,6 +237,30 @@ class FixVenue:
             fields += [(268, str(len(part))), *(field for entry in part for field in entry)]
             frames += self.tell("W", fields, ts)
         return frames
+
+
+def recorded(venue: FixVenue, moves: int, ts: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (time, frame) of all that a client of the venue receives that subscribes to every market."""
+    theirs = venue.session.identity
+    if theirs is None:
+        return
+    client = Session(Identity(sender=theirs.target, target=theirs.sender, begin=theirs.begin))
+    told = venue.opened(ts)
+    said = client.opened(ts)
+    for number in range(moves + 1):
+        while told or said:
+            for step in said:
+                told += venue.received(step.frame, ts) if isinstance(step, Sent) else []
+            said = []
+            for frame in told:
+                yield ts, frame
+                said += client.received(frame, ts)
+            told = []
+        if not number:
+            for symbol in venue.markets:
+                said += client.send("V", [(262, f"r-{symbol}"), (263, "1"), (146, "1"), (55, symbol)], ts)
+        ts += MOVE_NS
+        told = venue.move(ts)
 
 
 class Line:

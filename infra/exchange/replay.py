@@ -17,7 +17,7 @@ for each client, so that their size does not matter. Each recorded connection, o
 6. After the last frame comes the close code 1000 with the reason `end of recording`; with `--loop` 1012 instead, so
    that the client connects anew and hears it again.
 
-Databento's files are played by its own gateway (see `databento`), over TCP.
+Recorded FIX sessions are played over TCP (see `fix_replay`), Databento's files by its own gateway (see `databento`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from collections import Counter as Counts
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import msgspec
 import structlog
@@ -40,7 +40,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 
-from infra.exchange import web
+from infra.exchange import fix_replay, web
 from infra.exchange.databento import Gateway
 from infra.exchange.recording import Contents, RecordedConnection, survey
 from infra.exchange.settings import ExchangeSettings
@@ -69,18 +69,32 @@ _FRAMES = Counter("tickstream_replay_frames_total", "Recorded frames that were p
 _ANSWERS = Counter("tickstream_replay_http_total", "Requests for recorded REST answers.", ["found"])
 
 
-class Client(WSListener):
-    """One client's connection; waits for its first message, then is played to by the server's task."""
+class Wire(Protocol):
+    """What carries frames to a client."""
 
-    def __init__(self, server: Replay, number: int, path: str) -> None:
-        super().__init__()
-        self._server = server
-        self.transport: WSTransport | None = None
+    def send(self, line: recordings.Recorded) -> None:
+        """Send a recorded frame."""
+
+    def end(self, *, again: bool) -> None:
+        """Say that the recording is over, or that it starts again for whoever comes back."""
+
+    def leave(self) -> None:
+        """Close because we are going away."""
+
+    def drop(self) -> None:
+        """Close without a word."""
+
+
+class Client:
+    """One client: what it asked for, and how far it is; waits for its first message, then is played to."""
+
+    def __init__(self, number: int, wire: Wire, asked: str, silence_s: float | None) -> None:
+        self.wire = wire
         self.id = number
-        self.asked = path
+        self.asked = asked
+        self.silence_s = silence_s
         self.recorded: RecordedConnection | None = None
         self.at: int | None = None
-        self.told: int | None = None
         self.sent = 0
         self.finished = False
         self.began = asyncio.Event()
@@ -88,45 +102,10 @@ class Client(WSListener):
         self.writable = asyncio.Event()
         self.writable.set()
 
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        """Begin to wait for the first message."""
-        self.transport = transport
-        transport.underlying_transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
-        self._server.joined(self)
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Take what the client says; only its first message and its close matter."""
-        if frame.msg_type == WSMsgType.CLOSE:
-            if not transport.is_close_frame_sent:
-                transport.send_close(frame.get_close_code(), frame.get_close_message())
-            transport.disconnect()
-        elif frame.msg_type in {WSMsgType.TEXT, WSMsgType.BINARY} and not self.began.is_set():
-            self.asked += " " + frame.get_payload_as_bytes().decode(errors="replace")
-            self.began.set()
-
-    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows' signature
-        """Stop playing."""
-        self.gone.set()
-        self.writable.set()
-        self._server.left(self)
-
-    def pause_writing(self) -> None:
-        """Wait: the client reads more slowly than we write."""
-        self.writable.clear()
-
-    def resume_writing(self) -> None:
-        """Go on."""
-        self.writable.set()
-
     def send(self, line: recordings.Recorded) -> None:
-        """Send a recorded frame, and ahead of it the time when it came."""
-        assert self.transport is not None  # noqa: S101 - it is there from the connection on
-        if line.ts_recv != self.told:
-            self.told = line.ts_recv
-            self.transport.send_pong(b"%d" % line.ts_recv)
-        kind = WSMsgType.BINARY if isinstance(line, recordings.RecordedBytes) else WSMsgType.TEXT
-        self.transport.send(kind, line.frame)
-        self.sent += line.t == "recv"
+        """Send a recorded frame."""
+        self.wire.send(line)
+        self.sent += 1
 
     def view(self) -> dict[str, Any]:
         """Return how far this client is."""
@@ -140,10 +119,92 @@ class Client(WSListener):
         }
 
 
+class WebSocket(WSListener):
+    """A client over WebSocket."""
+
+    def __init__(self, server: Replay, path: str) -> None:
+        super().__init__()
+        self._server = server
+        self._path = path
+        self._told: int | None = None
+        self._client: Client | None = None
+        self.transport: WSTransport | None = None
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        """Begin to wait for the first message."""
+        self.transport = transport
+        transport.underlying_transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
+        self._client = self._server.joined(self, self._path)
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Take what the client says; only its first message and its close matter."""
+        client = self._client
+        if frame.msg_type == WSMsgType.CLOSE:
+            if not transport.is_close_frame_sent:
+                transport.send_close(frame.get_close_code(), frame.get_close_message())
+            transport.disconnect()
+        elif frame.msg_type in {WSMsgType.TEXT, WSMsgType.BINARY} and client is not None and not client.began.is_set():
+            client.asked += " " + frame.get_payload_as_bytes().decode(errors="replace")
+            client.began.set()
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows' signature
+        """Stop playing."""
+        if self._client is not None:
+            self._server.left(self._client)
+
+    def pause_writing(self) -> None:
+        """Wait: the client reads more slowly than we write."""
+        if self._client is not None:
+            self._client.writable.clear()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        if self._client is not None:
+            self._client.writable.set()
+
+    def send(self, line: recordings.Recorded) -> None:
+        """Send a recorded frame, and ahead of it the time when it came."""
+        if self.transport is None:
+            return
+        if line.ts_recv != self._told:
+            self._told = line.ts_recv
+            self.transport.send_pong(b"%d" % line.ts_recv)
+        self.transport.send(WSMsgType.TEXT, line.frame)
+
+    def end(self, *, again: bool) -> None:
+        """Close; the close waits its turn behind the last frame in the socket's buffer."""
+        code, reason = (WSCloseCode.SERVICE_RESTART, AGAIN_REASON) if again else (WSCloseCode.OK, END_REASON)
+        if self.transport is not None:
+            self.transport.send_close(code, reason.encode())
+
+    def leave(self) -> None:
+        """Close because we are going away."""
+        if self.transport is not None:
+            self.transport.send_close(WSCloseCode.GOING_AWAY, b"going away")
+            self.transport.disconnect()
+
+    def drop(self) -> None:
+        """Close without waiting for an answer."""
+        if self.transport is not None:
+            self.transport.disconnect(graceful=False)
+
+
+async def listen(server: Replay, host: str, port: int) -> asyncio.Server:
+    """Take clients over WebSocket."""
+
+    def accept(request: WSUpgradeRequest) -> WebSocket:
+        return WebSocket(server, request.path.decode(errors="replace"))
+
+    return await ws_create_server(accept, host, port, max_frame_size=REQUEST_BYTES_MAX)
+
+
+Listen = Callable[["Replay", str, int], Awaitable[asyncio.Server]]
+
+
 class Replay:
     """The replay server of one or several files. `speed` divides the recorded distances; infinity is as fast as read.
 
-    `now` (seconds) and `sleep` are the clock that the recording runs by.
+    `now` (seconds) and `sleep` are the clock that the recording runs by, `listen` takes clients by a venue's protocol.
     """
 
     def __init__(
@@ -153,6 +214,7 @@ class Replay:
         loop: bool = False,
         now: Callable[[], float] | None = None,
         sleep: Sleep = asyncio.sleep,
+        listen: Listen = listen,
     ) -> None:
         self.files = files
         self.speed = speed
@@ -163,6 +225,7 @@ class Replay:
         self.finished = 0
         self._now = now
         self._sleep = sleep
+        self._listen = listen
         self._next = 1
         self._moved = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -170,7 +233,7 @@ class Replay:
     @asynccontextmanager
     async def serve(self, host: str, port: int) -> AsyncIterator[Replay]:
         """Serve on a port (0 takes a free one, see `port`) until the context ends."""
-        server = await ws_create_server(self._accept, host, port, max_frame_size=REQUEST_BYTES_MAX)
+        server = await self._listen(self, host, port)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -180,24 +243,23 @@ class Replay:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for client in list(self.clients.values()):
-                if client.transport is not None:
-                    client.transport.send_close(WSCloseCode.GOING_AWAY, b"going away")
-                    client.transport.disconnect()
+                client.wire.leave()
             await server.wait_closed()
 
-    def _accept(self, request: WSUpgradeRequest) -> Client:
+    def joined(self, wire: Wire, asked: str = "", *, silence_s: float | None = SILENCE_S) -> Client:
+        """Begin to play to a new client, after its first word or when it has said nothing for a while."""
+        client = Client(self._next, wire, asked, silence_s)
         self._next += 1
-        return Client(self, self._next - 1, request.path.decode(errors="replace"))
-
-    def joined(self, client: Client) -> None:
-        """Begin to play to a new client."""
         self.clients[client.id] = client
         task = asyncio.create_task(self._play(client), name=f"play-{client.id}")
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return client
 
     def left(self, client: Client) -> None:
         """Let a client go."""
+        client.gone.set()
+        client.writable.set()
         self.clients.pop(client.id, None)
         self._pulse()
 
@@ -235,7 +297,7 @@ class Replay:
                 await asyncio.sleep(0)
             await self._until_abreast(client, line.ts_recv)
             await client.writable.wait()
-            if client.gone.is_set() or client.transport is None:
+            if client.gone.is_set():
                 _LOG.info("client left", client=client.id, sent=client.sent)
                 return
             client.send(line)
@@ -268,7 +330,7 @@ class Replay:
     async def _until_begun(self, client: Client) -> None:
         waiting = [asyncio.create_task(client.began.wait()), asyncio.create_task(client.gone.wait())]
         try:
-            await asyncio.wait(waiting, timeout=SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, timeout=client.silence_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waiting:
                 task.cancel()
@@ -306,21 +368,20 @@ class Replay:
             _LOG.info("nobody asked for a recorded answer", address=address)
 
     async def _finish(self, client: Client) -> None:
-        """Close after the last frame; the close waits its turn behind it in the socket's buffer."""
+        """Say that it is over, and wait until the client has heard it."""
         client.finished = True
         client.at = None
         self._pulse()
         self.finished += 1
         _LOG.info("played to the end", client=client.id, sent=client.sent)
-        if client.transport is None or client.gone.is_set():
+        if client.gone.is_set():
             return
-        code, reason = (WSCloseCode.SERVICE_RESTART, AGAIN_REASON) if self.loop else (WSCloseCode.OK, END_REASON)
-        client.transport.send_close(code, reason.encode())
+        client.wire.end(again=self.loop)
         try:
             async with asyncio.timeout(CLOSE_WITHIN_S):
                 await client.gone.wait()
         except TimeoutError:
-            client.transport.disconnect(graceful=False)
+            client.wire.drop()
 
     def app(self, venue: str) -> FastAPI:
         """Return the HTTP side: recorded REST answers, how far the clients are, health and metrics."""
@@ -380,7 +441,7 @@ def speed_of(text: str) -> float:
 
 def can_play(venue: str, transport: str) -> bool:
     """Tell whether a venue's recordings can be played: any over WebSocket, and what has a server of its own."""
-    return transport == "websocket" or venue == "databento"
+    return transport == "websocket" or venue in {"databento", "fix"}
 
 
 def player(files: list[Path], *, venue: str, speed: float, loop: bool) -> Replay | Gateway:
@@ -388,6 +449,8 @@ def player(files: list[Path], *, venue: str, speed: float, loop: bool) -> Replay
 
     Raises CodecError or OSError when a file cannot be played, typer.BadParameter for several where one is taken.
     """
+    if venue == "fix":
+        return Replay(*files, speed=speed, loop=loop, listen=fix_replay.Sessions(files).listen)
     if venue != "databento":
         return Replay(*files, speed=speed, loop=loop)
     if len(files) > 1:

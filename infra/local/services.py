@@ -13,7 +13,7 @@ from runtime.settings import PREFIX
 # The steps are quick; a server that answers but is not yet ready for work is the usual reason to try again.
 STEP_TRIES = 5
 # Venues whose streams are carried by plain TCP.
-TCP_VENUES = frozenset({"databento"})
+TCP_VENUES = frozenset({"databento", "fix"})
 
 
 def services(settings: StackSettings, folders: Folders, ports: Ports, where: Endpoints) -> list[Process]:

@@ -18,6 +18,9 @@ Theory of operation. Source: FIX Session Layer (FIX 4.4 volume 2, FIXT 1.1).
 6. Bytes that are no message are ignored by the standard, and noticed by the next number. Here the other side is asked
    at once by TestRequest, and until a message in order comes the session is in doubt.
 
+Without an identity the session is one that was recorded: nobody answers, so what is missing is waited for a moment only,
+in which it may have been sent again; and it ends neither with a Logout nor where the numbers begin anew.
+
 `Lost` is told when the session stops being whole (something is missing, or in doubt) and `Whole` when it is again.
 """
 
@@ -41,6 +44,7 @@ LOGON_NS = 10 * SECOND_NS
 LOGOUT_NS = 2 * SECOND_NS
 RESEND_NS = 10 * SECOND_NS
 RESENDS_MAX = 3
+RECORDED_NS = SECOND_NS
 
 LOGON, LOGOUT, HEARTBEAT, TEST, RESEND, REJECT, RESET = "A", "5", "0", "1", "2", "3", "4"
 SESSION_KINDS = frozenset({LOGON, LOGOUT, HEARTBEAT, TEST, RESEND, REJECT, RESET})
@@ -206,6 +210,8 @@ class Session:
                 self._send(TEST, [(112, utc(ts))], ts)
             return self._taken()
         self._take(message, ts)
+        if self._listens and self._held and ts - self._ts_asked >= RECORDED_NS:
+            self._give_up(ts)
         self._keep_alive(ts)
         return self._taken()
 
@@ -325,8 +331,13 @@ class Session:
             self._begin_anew(message, ts)
         elif number < self.next_in and again:
             self._take_again(message, number, ts)
-        elif number < self.next_in:
+        elif number < self.next_in and not self._listens:
             self._too_low(number, ts)
+        elif number < self.next_in:
+            self._lose(number)
+            self._skip_to_anew(number)
+            self._process(message, ts)
+            self._drain(ts)
         elif number > self.next_in:
             self._hold(message, number, ts)
         else:
@@ -347,21 +358,35 @@ class Session:
     def _begin_anew(self, message: Message, ts: int) -> None:
         """Both sides number anew within a connection, as some venues do at midnight; something may be lost before."""
         self._lose(1)
-        self._out.append(Skipped(self.next_in, self.next_in, anew=True))
-        self._number_anew()
+        self._skip_to_anew(1)
         self._send_logon(self._heartbeat_ns // SECOND_NS, reset=True, ts=ts)
         self._process(message, ts)
         self._drain(ts)
 
+    def _skip_to_anew(self, number: int) -> None:
+        """Go on at a number that is not above those before."""
+        self._out.append(Skipped(self.next_in, self.next_in, anew=True))
+        self._number_anew()
+        self.next_in = number
+
+    def _give_up(self, ts: int) -> None:
+        """Go on with what is held: what is missing does not come."""
+        self._skip_to(min(self._held), ts, anew=True)
+        self._drain(ts)
+
     def _hold(self, message: Message, number: int, ts: int) -> None:
         """Keep a message that came before others which are missing; what cannot wait is answered at once."""
-        if message.kind == LOGOUT:
+        if message.kind == LOGOUT and not self._listens:
             self._answer_logout(message, ts)
             return
         if number in self._held:
             return
-        self._held_bytes += len(message.frame)
-        if len(self._held) >= HELD_MAX or self._held_bytes > HELD_BYTES_MAX:
+        is_full = len(self._held) >= HELD_MAX or self._held_bytes + len(message.frame) > HELD_BYTES_MAX
+        if is_full and self._listens and self._held:
+            self._give_up(ts)
+            self._in_order(message, number, ts)
+            return
+        if is_full:
             self._anew = True
             self._end("too_many_held")
             return
@@ -370,6 +395,7 @@ class Session:
         if not self._asked_to:
             self._ask(number, ts)
         self._held[number] = message
+        self._held_bytes += len(message.frame)
 
     def _unhold(self, number: int) -> Message | None:
         """Return what was held under a number, held no longer."""
@@ -414,7 +440,8 @@ class Session:
         elif kind == RESEND:
             self._resend(message, ts)
         elif kind == LOGOUT:
-            self._answer_logout(message, ts)
+            if not self._listens:
+                self._answer_logout(message, ts)
         else:
             if kind != REJECT:
                 self._last = self.next_in - 1
@@ -541,6 +568,8 @@ class Session:
 
     def _fail(self, text: str, reason: str, ts: int) -> None:
         """Say why, and give the connection up."""
+        if self._listens:
+            return
         self._send(LOGOUT, [(58, text)], ts)
         self._end(reason, text)
 

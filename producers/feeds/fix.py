@@ -235,7 +235,7 @@ class FixFeed:
 
     def _loss(self, call: Call, step: Lost | Skipped | Whole) -> None:
         if isinstance(step, Lost):
-            self.counts["gaps"] += 1
+            self.counts["gaps"] += len(self._products) > 0
             self._whole = self._is_resent = False
             self._lose(call, GAP, expected=step.expected, received=step.received or None)
         elif isinstance(step, Skipped):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -13,11 +14,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from infra.exchange import fix
+from infra.exchange.fix import FixVenue
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, Trades
+from marketdata.fix.session import Identity
 from marketdata.topics import TRADES
 from producers.feeds import find_venue
 from runtime import recordings
+from runtime.recordings import Recorded
 from tickstream import pipe
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
@@ -30,7 +35,7 @@ pytestmark = [
 class Case(NamedTuple):
     """A venue and its recordings, of which the first `lines` are played; several are redundant lines of one feed.
 
-    A line of Databento's files is a record.
+    A line of Databento's files is a record. Without recordings the simulated venue is recorded, so many moves of it.
     """
 
     venue: str
@@ -52,6 +57,7 @@ CASES = (
     Case("coinbase_exchange", ("coinbase_exchange_legacy",), lines=1_000),
     Case("databento", ("cme_esu4_mbp1",), lines=800),
     Case("databento", ("cme_esm4_mbo",)),
+    Case("fix", (), lines=300),
 )
 
 Levels = list[tuple[Decimal, Decimal]]
@@ -105,6 +111,13 @@ def road(
 
 def files_of(case: Case, folder: Path) -> list[Path]:
     """Return the recordings to play, shortened where the case says so."""
+    if not case.recordings:
+        venue = FixVenue(Identity(sender="THEM", target="US"), ("BTC-USD", "EUR/USD"), by="number", fragment=4)
+        heard = fix.recorded(venue, case.lines or 0, time.time_ns())
+        recordings.write(
+            folder / "session.jsonl.zst", (Recorded("recv", ts, None, data.decode()) for ts, data in heard)
+        )
+        return [folder / "session.jsonl.zst"]
     files = [next(RECORDINGS.glob(f"{name}.*")) for name in case.recordings]
     if case.lines is None:
         return files

@@ -18,7 +18,7 @@ import zstandard
 
 from infra.exchange import web
 from infra.exchange.recording import survey
-from infra.exchange.replay import AGAIN_REASON, END_REASON, WRITE_BUFFER_BYTES_MAX, Replay, speed_of
+from infra.exchange.replay import AGAIN_REASON, END_REASON, WRITE_BUFFER_BYTES_MAX, Replay, WebSocket, speed_of
 from marketdata.clock import SECOND_NS
 from marketdata.errors import CodecError
 from runtime.recordings import Recorded, read, write
@@ -150,8 +150,9 @@ def test_slow_reader_is_waited_for_and_misses_nothing(
             await socket.send(SUBSCRIBE)
             await eventually(lambda: any(not client.writable.is_set() for client in replay.clients.values()))
             (client,) = replay.clients.values()
-            assert client.transport is not None
-            held = client.transport.underlying_transport.get_write_buffer_size()
+            assert isinstance(client.wire, WebSocket)
+            assert client.wire.transport is not None
+            held = client.wire.transport.underlying_transport.get_write_buffer_size()
             assert held <= WRITE_BUFFER_BYTES_MAX + len(body) + 100
             assert client.sent < 400
             frames = [str(frame) async for frame in socket]

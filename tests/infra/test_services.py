@@ -32,7 +32,9 @@ def started(**settings: Any) -> dict[str, Process]:
     return {process.name: process for process in services(chosen, Folders(), Ports(), WHERE)}
 
 
-@pytest.mark.parametrize(("venue", "scheme"), [("binance_usdm", "ws"), ("coinbase", "ws"), ("databento", "tcp")])
+@pytest.mark.parametrize(
+    ("venue", "scheme"), [("binance_usdm", "ws"), ("coinbase", "ws"), ("databento", "tcp"), ("fix", "tcp")]
+)
 def test_replay_sends_the_producer_to_the_replay_server(tmp_path: Path, venue: str, scheme: str) -> None:
     """The file and the venue go to the replay server, its addresses to the producer."""
     file = tmp_path / "day.jsonl.zst"

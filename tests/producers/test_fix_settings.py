@@ -66,6 +66,17 @@ def test_what_cannot_be_used_is_named(environment: pytest.MonkeyPatch, name: str
         settings_of_a_start()
 
 
+def test_a_replay_needs_no_names(environment: pytest.MonkeyPatch) -> None:
+    """Whoever plays a recording answers to any name; numbers begin anew with each connection."""
+    environment.delenv("FIX_TARGET_COMP_ID")
+    environment.setenv("TICKSTREAM_SOURCE", "replay")
+    environment.setenv("TICKSTREAM_LINES", "3")
+    settings, venue = load_for_venue()
+    feed = make_feed("fix", line="fix/2", token=find_tokens(settings, venue))
+    (frame,) = [output.frame for output in feed.opened(1_786_309_500_000_000_000) if isinstance(output, Send)]
+    assert (decode(frame).get(49), decode(frame).get(141)) == ("ONE", "Y")
+
+
 def settings_of_a_start() -> None:
     """Ask for all that a start asks for."""
     settings, venue = load_for_venue()

@@ -1,0 +1,317 @@
+"""Plays recorded FIX sessions to whoever logs on; how a recording goes on in time is the matter of `replay`.
+
+Theory of operation. Source: FIX Session Layer. A recording holds the messages that a client of the venue received.
+
+1. A client logs on by whatever names and version. Both sides number from 1, and a SequenceReset leads to the number
+   that the recording begins with.
+2. The venue's messages go out with their numbers and times, byte for byte but for the names and BeginString, which are
+   the client's own. Session messages that were meant for the recorder (Logon, Logout, ResendRequest, Reject) go out as
+   Heartbeats of the same number. Where numbers begin anew a Logon tells so.
+3. What was sent is sent again when it is asked for. Where the recording has a hole all up to it is skipped over, as by
+   a venue that has lost it, unless what is missing comes again later in the recording: the client waits for that.
+4. A TestRequest, and a client that has heard nothing for its HeartBtInt, gets a SequenceReset to the number that is
+   due: it changes nothing, and takes no number that the recording uses. What else a client says is not answered.
+5. After the last message comes a Logout with the text `end of recording`, with `--loop` another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import structlog
+
+from marketdata.errors import CodecError
+from marketdata.fix.codec import Garbled, Message, decode, framed
+from marketdata.fix.session import END_REASON, HEARTBEAT, LOGON, LOGOUT, REJECT, RESEND, RESET, TEST
+from marketdata.fix.split import FixSplitter
+from runtime import recordings
+
+if TYPE_CHECKING:
+    from infra.exchange.replay import Client, Replay
+
+AGAIN_REASON = "recording starts again"
+LOGON_S = 10.0
+HEARTBEAT_S_MAX = 3_600
+SENT_MAX = 10_000
+SENT_BYTES_MAX = 64 * 1024 * 1024
+WRITE_BUFFER_BYTES_MAX = 1024 * 1024
+
+# What was said to the recorder alone.
+_PRIVATE = frozenset({LOGON, LOGOUT, RESEND, REJECT})
+_HEADER_BYTES = 300
+_MARKED = re.compile(rb"\x0143=Y\x01")
+_NUMBER = re.compile(rb"\x0134=(\d{1,9})\x01")
+_NEW_NUMBER = re.compile(rb"\x0136=(\d{1,9})\x01")
+_TIME = re.compile(rb"\x0152=([^\x01]*)\x01")
+_NAMES = (re.compile(rb"\x0149=[^\x01]*"), re.compile(rb"\x0156=[^\x01]*"))  # SenderCompID, TargetCompID
+
+_LOG = structlog.get_logger()
+
+
+class Acceptor:
+    """The venue's side towards one client, pure: recorded frames and the client's in, frames for the client out.
+
+    `later` are the numbers that come again in the recording.
+    """
+
+    def __init__(self, later: frozenset[int] = frozenset()) -> None:
+        self.is_on = False
+        self.is_over = False
+        self.heartbeat_s = 0
+        self.later = later
+        self._begin = ""
+        self._names: tuple[bytes, ...] = ()
+        self._time = b""
+        self._due = 1
+        self._is_first = True
+        self._sent: OrderedDict[int, bytes] = OrderedDict()
+        self._sent_bytes = 0
+
+    def received(self, frame: bytes) -> list[bytes]:
+        """Answer the client."""
+        try:
+            message = decode(frame)
+        except Garbled:
+            return []
+        if not self.is_on:
+            return self._log_on(message)
+        if message.kind == TEST:
+            return [self.beat()]
+        if message.kind == RESEND:
+            return list(self._again(message.number(7) or 1, message.number(16) or 0))
+        if message.kind != LOGOUT:
+            return []
+        answer = [] if self.is_over else [self._say(LOGOUT)]
+        self.is_over = True
+        return answer
+
+    def play(self, frame: bytes) -> list[bytes]:
+        """Return what a recorded frame is for this client; one that is no message goes as it is."""
+        try:
+            message = decode(frame)
+        except Garbled:
+            return [frame]
+        kind, number = message.kind, message.number(34) or 0
+        self._time = message.get(52).encode("latin-1") or self._time
+        frames: list[bytes] = []
+        is_reset = kind == RESET and message.get(123) != "Y"
+        if self._is_first or (number < self._due and message.get(43) != "Y" and not is_reset):
+            frames = self._begin_at(number if kind == LOGON else number - 1)
+            if kind == LOGON:
+                return frames
+        frame = self._say(HEARTBEAT, number=number) if kind in _PRIVATE else self._addressed(frame)
+        if is_reset:
+            self._due = message.number(36) or self._due
+            return [*frames, frame]
+        if kind == RESET:
+            self._due = max(self._due, message.number(36) or 0)
+        return [*frames, self._keep(number, frame)]
+
+    def beat(self) -> bytes:
+        """Return what shows that we are here."""
+        return self._reset_to(self._due)
+
+    def end(self, text: str) -> bytes:
+        """Return the last message."""
+        self.is_over = True
+        return self._say(LOGOUT, b"58=%b\x01" % text.encode())
+
+    def _log_on(self, message: Message) -> list[bytes]:
+        if message.kind != LOGON:
+            self.is_over = True
+            return []
+        self.is_on = True
+        self.heartbeat_s = min(message.number(108) or 30, HEARTBEAT_S_MAX)
+        self._begin = message.begin
+        self._names = tuple(f"\x01{tag}={message.get(of)}".encode("latin-1") for tag, of in ((49, 56), (56, 49)))
+        self._time = message.get(52).encode("latin-1")
+        return [self._logon()]
+
+    def _logon(self) -> bytes:
+        version = b"1137=9\x01" if self._begin.startswith("FIXT") else b""
+        self._due = 1
+        frame = self._say(LOGON, b"98=0\x01108=%d\x01141=Y\x01%b" % (self.heartbeat_s, version))
+        self._due = 2
+        return frame
+
+    def _begin_at(self, before: int) -> list[bytes]:
+        """Bring the client to where the next message comes behind this number."""
+        frames = [] if self._is_first else [self._logon()]
+        self._is_first = False
+        self._sent.clear()
+        self._sent_bytes = 0
+        if before > 1:
+            frames.append(self._reset_to(before + 1))
+            self._due = before + 1
+        return frames
+
+    def _keep(self, number: int, frame: bytes) -> bytes:
+        """Keep a frame that is sent, for when it is asked for."""
+        self._due = max(self._due, number + 1)
+        self._sent_bytes += len(frame) - len(self._sent.get(number, b""))
+        self._sent[number] = frame
+        while len(self._sent) > SENT_MAX or self._sent_bytes > SENT_BYTES_MAX:
+            self._sent_bytes -= len(self._sent.popitem(last=False)[1])
+        return frame
+
+    def _again(self, first: int, last: int) -> Iterator[bytes]:
+        """Yield what is asked for again; a hole, and all before it, is skipped over."""
+        last = min(last or self._due - 1, self._due - 1)
+        hole = next((n for n in range(last, first - 1, -1) if n not in self._sent and n not in self.later), 0)
+        if hole:
+            yield self._say(RESET, b"43=Y\x01123=Y\x0136=%d\x01" % (hole + 1), number=first)
+        for number in range(max(first, hole + 1), last + 1):
+            if number in self._sent:
+                yield self._marked(self._sent[number])
+
+    def _marked(self, frame: bytes) -> bytes:
+        """Return a frame as one that is sent again."""
+        if _MARKED.search(frame, 0, _HEADER_BYTES):
+            return frame
+        body = _NUMBER.sub(b"\\g<0>43=Y\x01", _body(frame), count=1)
+        return framed(self._begin, _TIME.sub(b"\\g<0>122=\\1\x01", body, count=1))
+
+    def _addressed(self, frame: bytes) -> bytes:
+        """Return a recorded frame with the client's names and version in it."""
+        body = _body(frame)
+        for pattern, name in zip(_NAMES, self._names, strict=True):
+            found = pattern.search(body)
+            if found is not None:
+                body = body[: found.start()] + name + body[found.end() :]
+        return framed(self._begin, body)
+
+    def _say(self, kind: str, fields: bytes = b"", *, number: int = 0) -> bytes:
+        """Return a message of the session, of the time that was last heard of."""
+        names = b"".join(self._names)
+        head = b"35=%b%b\x0134=%d\x0152=%b\x01" % (kind.encode(), names, number or self._due, self._time)
+        return framed(self._begin, head + fields)
+
+    def _reset_to(self, number: int) -> bytes:
+        return self._say(RESET, b"36=%d\x01" % number)
+
+
+def _body(frame: bytes) -> bytes:
+    """Return a frame's fields from MsgType on to before CheckSum, each with its delimiter."""
+    return frame[frame.index(b"\x0135=") + 1 : -len("10=000\x01")]
+
+
+class Wire(asyncio.Protocol):
+    """A client over TCP."""
+
+    def __init__(self, server: Replay, sessions: Sessions) -> None:
+        self._server = server
+        self._sessions = sessions
+        self._acceptor = Acceptor()
+        self._splitter = FixSplitter()
+        self._transport: asyncio.Transport | None = None
+        self._client: Client | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_silent = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the Logon, not for ever."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
+        self._client = self._server.joined(self, silence_s=None)
+        self._again_in(LOGON_S)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer what the client says."""
+        for frame in self._splitter.split(data):
+            if self._client is not None and self._client.recorded is not None:
+                self._acceptor.later = self._sessions.later(self._client)
+            self._write(self._acceptor.received(frame))
+        if self._acceptor.is_over and self._transport is not None:
+            self._transport.close()
+        elif self._acceptor.is_on and self._client is not None and not self._client.began.is_set():
+            self._client.began.set()
+            self._again_in(self._acceptor.heartbeat_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio calls it so
+        """Stop playing."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._client is not None:
+            self._server.left(self._client)
+
+    def pause_writing(self) -> None:
+        """Wait: the client reads more slowly than we write."""
+        if self._client is not None:
+            self._client.writable.clear()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        if self._client is not None:
+            self._client.writable.set()
+
+    def send(self, line: recordings.Recorded) -> None:
+        """Send a recorded message."""
+        self._write(self._acceptor.play(line.frame))
+
+    def end(self, *, again: bool) -> None:
+        """Log out."""
+        self._write([self._acceptor.end(AGAIN_REASON if again else END_REASON)])
+
+    def leave(self) -> None:
+        """Log out, and close."""
+        self._write([self._acceptor.end("going away")])
+        if self._transport is not None:
+            self._transport.close()
+
+    def drop(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _write(self, frames: Sequence[bytes]) -> None:
+        if self._transport is not None and not self._transport.is_closing() and frames:
+            self._transport.writelines(frames)
+            self._is_silent = False
+
+    def _again_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._waited)
+
+    def _waited(self) -> None:
+        """Beat where nothing was sent; a client that has not logged on by now never will."""
+        if not self._acceptor.is_on:
+            self.drop()
+            return
+        if self._is_silent:
+            self._write([self._acceptor.beat()])
+        self._is_silent = True
+        self._again_in(self._acceptor.heartbeat_s)
+
+
+class Sessions:
+    """The sessions of recordings, for `Replay`. Raises CodecError where no FIX was recorded."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._later: dict[tuple[int, str | None], set[int]] = {}
+        is_fix = False
+        for place, file in enumerate(files):
+            for line in recordings.read(file):
+                frame = line.frame if line.t == "recv" else b""
+                is_fix = is_fix or frame.startswith(b"8=FIX")
+                number = _NUMBER.search(frame, 0, _HEADER_BYTES)
+                if number is not None and _MARKED.search(frame, 0, _HEADER_BYTES):
+                    first, filled = int(number[1]), _NEW_NUMBER.search(frame, 0, _HEADER_BYTES)
+                    end = min(int(filled[1]), first + SENT_MAX) if filled else 0
+                    self._later.setdefault((place, line.conn), set()).update(range(first, max(end, first + 1)))
+        if not is_fix:
+            raise CodecError("the recording holds no FIX message: there is nothing to play")
+
+    def later(self, client: Client) -> frozenset[int]:
+        """Return the numbers that come again in what a client is played."""
+        recorded = client.recorded
+        return frozenset(self._later.get((recorded.file, recorded.name), ())) if recorded is not None else frozenset()
+
+    async def listen(self, server: Replay, host: str, port: int) -> asyncio.Server:
+        """Take clients over TCP."""
+        return await asyncio.get_running_loop().create_server(lambda: Wire(server, self), host, port)
