@@ -11,6 +11,9 @@ Theory of operation. Numbers rise by one per product over all of its messages, w
 4. A message that came and could not be read is a loss as well (`miss`): a snapshot must be newer than it to be of use.
 5. A snapshot may itself come as messages, one for each order, all of one number (`row`); it ends with the next other
    message (`end_rows`).
+6. A message may prove that the book misses an order: a match names its maker, and a cancel an order that rested. An
+   order that was announced and never rested may be cancelled too, so that those are remembered; the snapshot may have
+   come between an announcement and what became of it, so that nothing is proven before the next announcement.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class Act(msgspec.Struct, gc=False):
 
     number: int
     ts: int
-    verb: Literal["", "enter", "modify", "reduce", "remove"] = ""
+    verb: Literal["", "announce", "enter", "modify", "reduce", "remove", "cancel"] = ""
     order_id: str = ""
     side: Side = BID
     price: int | None = None
@@ -45,7 +48,7 @@ class Act(msgspec.Struct, gc=False):
             case "enter" if self.price is not None:
                 book.remove(self.order_id)  # what is last said of an order is what holds
                 book.add(self.order_id, self.side, self.price, self.size)
-            case "remove":
+            case "remove" | "cancel":
                 book.remove(self.order_id)
             case "reduce":
                 return book.reduce(self.order_id, self.size)
@@ -67,7 +70,7 @@ class Whole(NamedTuple):
 class NumberedOrders:
     """One product's orders by their numbered messages. `at` is the sequence that `book` stands at, None without one."""
 
-    __slots__ = ("_floor", "_sequence", "at", "book", "rows", "rows_at", "waiting")
+    __slots__ = ("_announced", "_floor", "_proves", "_sequence", "at", "book", "rows", "rows_at", "waiting")
 
     def __init__(self) -> None:
         self.forget()
@@ -82,6 +85,8 @@ class NumberedOrders:
         self._drop()
 
     def _drop(self) -> None:
+        self._announced: set[str] = set()
+        self._proves = False
         self.at: int | None = None
         self.book = OrderBook()
         self.waiting.clear()
@@ -137,7 +142,26 @@ class NumberedOrders:
         kept = [act for act in self.waiting if act.number > whole.number]
         if whole.number < self._floor or (kept and kept[0].number != whole.number + 1):
             return None
+        announced = {act.order_id for act in self.waiting if act.verb == "announce" and act.number <= whole.number}
         self._drop()
+        self._announced = announced
         self.book = whole.book
         self.at = kept[-1].number if kept else whole.number
         return kept
+
+    def perform(self, act: Act) -> bool:
+        """Change the book; False where an order is not there that must be."""
+        order = act.order_id
+        match act.verb:
+            case "announce":
+                self._proves = len(self._announced) < WAITING_MAX
+                if self._proves:
+                    self._announced.add(order)
+                return True
+            case "enter" | "remove":
+                self._announced.discard(order)
+            case "cancel" if order in self._announced:
+                self._announced.discard(order)
+            case "cancel" if self._proves and self.book.get(order) is None:
+                return False
+        return act.perform(self.book)

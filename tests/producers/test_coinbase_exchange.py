@@ -397,6 +397,26 @@ def test_what_was_on_its_way_while_the_book_was_made_changes_nothing_twice() -> 
     assert changes(feed.received(matched(11, "a", "0.5", trade_id=6), T0)) == [("bid", "100", "2.5")]
 
 
+def test_cancel_of_an_order_that_is_not_there_proves_that_the_snapshot_was_not_whole(
+    full: CoinbaseExchangeFeed,
+) -> None:
+    """It rested before; what was received since need not have, nor what the snapshot may have come in between of."""
+    cancelled = {"reason": "canceled", "price": "98", "remaining_size": "1"}
+    for number, kind, fields in (
+        (11, "done", {"order_id": "between", **cancelled}),
+        (12, "received", {"order_id": "new"}),
+        (13, "done", {"order_id": "new", **cancelled}),
+        (14, "done", {"order_id": "market", "reason": "canceled"}),
+        (15, "done", {"order_id": "filled", "reason": "filled", "price": "98"}),
+    ):
+        assert kinds(full.received(message(kind, number, **fields), T0)) == []
+    out = full.received(message("done", 16, order_id="missing", **cancelled), T0)
+    assert kinds(out) == ["clear"]
+    assert full.counts["unknown_orders"] == full.counts["gaps"] == 1
+    (request,) = fetches(out)
+    assert kinds(full.fetched(request, rest_book(17, *ORDERS), T0)) == ["snapshot"]
+
+
 def test_snapshot_that_is_too_old_is_asked_for_again() -> None:
     """A book from before the first message that waits would leave a hole."""
     feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,), depth="full")
