@@ -227,6 +227,10 @@ class BitfinexFeed:
             self._left_alone.add(sent.id)
         elif sent.event == "conf":
             self._checked = bool(sent.flags & CHECKSUMS)
+            if self._wanted and not sent.flags & SEQUENCE:
+                call.dead("venue_error", "frames are not numbered, so that no loss shows", field="flags",
+                          value=str(sent.flags))  # fmt: skip
+                call.out.append(Reconnect("not_numbered"))
         elif sent.event == "info" and sent.version:
             self._greeted(call)
         elif sent.event == "info" and sent.code in _RECONNECT_CODES:

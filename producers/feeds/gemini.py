@@ -7,7 +7,7 @@ Symbol Details, Trade History"; checked on a recording where it says so.
    last trades beside it (DOCS: the existing state of the book and the last trades); only that one has `trades`.
 2. Later `l2_updates` set absolute quantities, [side, price, quantity]; 0 removes the level. They have no number, no
    checksum and no time: nothing but the connection proves them whole, and they get our own time. What can be seen is
-   seen: a frame that cannot be read, and a book that is crossed, clear the book and subscribe again.
+   seen: a frame that cannot be read, and a book that is crossed while orders match, clear the book and subscribe again.
 3. `side` of a `trade` is the taker's (DOCS, "Level 2 Data": side of the taker in the trade). Trade ids rise and leave
    some out (checked on a recording). After a lost connection the last trades must reach back to one that is known, or
    REST is asked.
@@ -277,7 +277,7 @@ class GeminiFeed:
         else:
             book.bids.replace(columns[0], columns[1])
             book.asks.replace(columns[2], columns[3])
-        if book.is_crossed():
+        if book.is_crossed() and product.validity["valid"]:
             self._missed(call, (product,), CROSSED, "crossed")
             return
         if sent.trades is None:

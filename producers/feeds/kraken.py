@@ -707,7 +707,7 @@ class KrakenFeed:
     ) -> None:
         """Check a book or its change, and tell it only when it is right."""
         if snapshot:
-            depth = self._depths.get(product.name) or _depth_of(columns)
+            depth = self._depths.get(product.name) or (DEPTH if self._wanted else _depth_of(columns))
             book = self._books[product.name] = _Book(depth, columns)
             if self._is_right(call, product, book, checksum):
                 self._repairs.came(_BOOK, product.name)

@@ -14,7 +14,7 @@ from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit.sequence import OLD_RUN_MAX
-from producers.feeds.bitfinex import LISTED_MAX, BitfinexFeed
+from producers.feeds.bitfinex import CHECKSUMS, LISTED_MAX, BitfinexFeed
 from runtime import recordings
 
 RECORDING = Path(__file__).resolve().parents[3] / "shared" / "recordings" / "bitfinex.jsonl.zst"
@@ -274,6 +274,17 @@ def test_numbers_checksums_and_times_are_switched_on_first() -> None:
     sent = [json.loads(o.frame) for o in out if isinstance(o, Send)]
     assert sent[0] == {"event": "conf", "flags": 65_536 + 131_072 + 32_768}
     assert [order["channel"] for order in sent[1:]] == ["book", "trades", "ticker"]
+
+
+def test_connection_whose_frames_are_not_numbered_is_left() -> None:
+    """Nothing would prove a loss; a recording is read all the same."""
+    answer = json.dumps({"event": "conf", "status": "FAILED", "flags": CHECKSUMS}).encode()
+    for products, reasons in (("tBTCUSD",), ["not_numbered"]), (None, []):
+        feed = BitfinexFeed(line="bitfinex/0", products=products)
+        feed.opened(T0)
+        out = feed.received(answer, T0)
+        assert [o.reason for o in out if isinstance(o, Reconnect)] == reasons
+        assert len([o for o in out if isinstance(o, DeadLetter)]) == len(reasons)
 
 
 def test_orders_before_the_snapshot_of_a_raw_book_are_none_of_it() -> None:

@@ -173,6 +173,13 @@ def test_crossed_book_is_cleared_and_asked_for_again(feed: GeminiFeed) -> None:
     assert not [o for o in out if isinstance(o, Trades)]
 
 
+def test_book_of_a_halted_symbol_may_be_crossed(feed: GeminiFeed) -> None:
+    """It is told as halted, and nothing is asked for again and again."""
+    feed.fetched(Fetch("", "details", "BTCUSD"), b'{"symbol":"BTCUSD","status":"closed"}', T0)
+    out = feed.received(book(("buy", "12", "1")), T0)
+    assert [(o.kind, o.valid, o.reason) for o in out if isinstance(o, BookUpdate)] == [("update", False, "halted")]
+
+
 def test_unreadable_change_is_a_loss_of_that_book(feed: GeminiFeed) -> None:
     """A frame that names its symbol costs that book, and is a dead letter."""
     frame = book(("buy", "x", "1"))

@@ -300,6 +300,17 @@ def test_what_falls_out_of_the_depth_is_told_as_removed(feed: KrakenFeed) -> Non
     assert (feed.counts["checksums_right"], feed.counts["checksums_wrong"]) == (2, 0)
 
 
+def test_thin_book_is_not_cut_where_the_answer_to_its_subscription_was_not_heard() -> None:
+    """What was subscribed is known: a snapshot of ten levels does not mean a depth of ten."""
+    feed = KrakenFeed(line="kraken/0", products=("BTC/USD",))
+    feed.opened(T0)
+    feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)
+    better = "45284.0 0.50000000"
+    (update,) = feed.received(book2("update", [better], [], checksum([better, *BIDS[:9]], ASKS)), T0)
+    assert isinstance(update, BookUpdate)
+    assert update.bid_prices == ["45284.0"]
+
+
 def test_wrong_checksum_clears_the_book_and_subscribes_it_again(feed: KrakenFeed) -> None:
     """The change is not told; the fresh snapshot closes the gap."""
     feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)
