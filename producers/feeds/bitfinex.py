@@ -89,7 +89,7 @@ class _Event(msgspec.Struct):
     symbol: str = ""
     precision: str = msgspec.field(name="prec", default="P0")
     length: Any = msgspec.field(name="len", default="100")
-    flags: int = 0
+    flags: int = -1  # every one, where an answer does not say
     version: int = 0
     code: int = 0
     message: str = msgspec.field(name="msg", default="")

@@ -278,11 +278,12 @@ def test_numbers_checksums_and_times_are_switched_on_first() -> None:
 
 def test_connection_whose_frames_are_not_numbered_is_left() -> None:
     """Nothing would prove a loss; a recording is read all the same."""
-    answer = json.dumps({"event": "conf", "status": "FAILED", "flags": CHECKSUMS}).encode()
-    for products, reasons in (("tBTCUSD",), ["not_numbered"]), (None, []):
+    for products, flags, reasons in (
+        (("tBTCUSD",), {"flags": CHECKSUMS}, ["not_numbered"]), (("tBTCUSD",), {}, []), (None, {"flags": 0}, []),
+    ):  # fmt: skip
         feed = BitfinexFeed(line="bitfinex/0", products=products)
         feed.opened(T0)
-        out = feed.received(answer, T0)
+        out = feed.received(json.dumps({"event": "conf", "status": "OK"} | flags).encode(), T0)
         assert [o.reason for o in out if isinstance(o, Reconnect)] == reasons
         assert len([o for o in out if isinstance(o, DeadLetter)]) == len(reasons)
 
