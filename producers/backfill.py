@@ -118,23 +118,28 @@ class Backfill:
             at = reached = job.cursor_ns
             waiting: dict[int, Candle] = {}
             missing: list[Span] = []
+            told: list[Candle] = []
             async for chunk in self._rest.fetch_candles(symbol, interval, at, job.end_ns):
                 waiting |= {candle.start: candle for candle in chunk.events}
                 missing += chunk.missing
                 reached = chunk.reached
                 if reached - at >= DAY_NS:
-                    at = await self._take_candles(job, waiting, at, reached - reached % DAY_NS, missing)
-            await self._take_candles(job, waiting, at, reached, missing)
+                    until = reached - reached % DAY_NS
+                    told = await self._take_candles(job, waiting, at, until, missing) or told
+                    at = until
+            told = await self._take_candles(job, waiting, at, reached, missing) or told
+            if told:  # a scan that looks right after it must not take for a hole what is on its way
+                await self.stored(symbol, max(told, key=lambda one: (one.interval, one.start)))
         return job
 
     async def _take_candles(
         self, job: Job, waiting: dict[int, Candle], start: int, end: int, missing: list[Span]
-    ) -> int:
-        """Publish the candles of [start, end) and move the cursor; return `end`."""
+    ) -> list[Candle]:
+        """Publish the candles of [start, end) and move the cursor; return those that were new or better."""
         found = {label: waiting.pop(label) for label in sorted(waiting) if label < end}
         if job.first_ns is None and found:
             job.first_ns = min(found)
-        published = 0
+        chosen: list[Candle] = []
         if job.first_ns is not None:
             since = max(start, job.first_ns - job.first_ns % DAY_NS)  # nothing is known of the time before
             name = Name(self.venue, job.symbol, self.origin)
@@ -144,12 +149,12 @@ class Backfill:
             for longer, length in INTERVALS.items():
                 if length > INTERVALS[job.interval]:
                     made += roll_up(told, job.interval, longer).values()
-            published = len(await self.settle(job.symbol, made))
+            chosen = await self.settle(job.symbol, made)
         await self.tell_missing(job.symbol, "candles", missing)
         # A day that is not over is told again by the job's next run, which then has all of it.
-        await self.jobs.advance(job, end - end % DAY_NS, len(found), published)
+        await self.jobs.advance(job, end - end % DAY_NS, len(found), len(chosen))
         self._told(job)
-        return end
+        return chosen
 
     async def take_minutes(self, job: Job) -> list[Span]:
         """Bring the minutes of a job's short range; return the spans that the venue could not tell."""
