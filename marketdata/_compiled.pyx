@@ -212,8 +212,10 @@ cdef class Side:
         return True
 
     cdef object be_exact(self):
-        """Hand the levels to a plain side, and return that."""
+        """Hand the levels to a plain side, unless one has them, and return it."""
         cdef Py_ssize_t at
+        if self.exact is not None:
+            return self.exact
         side = plain_side.Side(-1 if self.is_ask else 1)
         side.replace([<object>self.levels[at].price for at in range(self.count)],
                      [<object>self.levels[at].size for at in range(self.count)])
@@ -411,7 +413,7 @@ cdef class Text:
 def levels_in_turn(Side bids not None, Side asks not None, Py_ssize_t depth):
     """Return `price:size` of the best levels, bid and ask in turn, joined by colons."""
     if bids.exact is not None or asks.exact is not None:
-        return plain_side.levels_in_turn(bids, asks, depth)
+        return plain_side.levels_in_turn(bids.be_exact(), asks.be_exact(), depth)
     cdef Text text = Text()
     cdef Py_ssize_t at
     cdef Side side
@@ -426,7 +428,7 @@ def levels_in_turn(Side bids not None, Side asks not None, Py_ssize_t depth):
 def levels_digits(Side side not None, Py_ssize_t depth):
     """Return the digits of the best levels' prices and sizes, without zeros before the first other digit of each."""
     if side.exact is not None:
-        return plain_side.levels_digits(side, depth)
+        return plain_side.levels_digits(side.exact, depth)
     cdef Text text = Text()
     cdef Py_ssize_t at
     for at in range(1, min(depth, side.count) + 1):

@@ -20,3 +20,6 @@ def _load() -> Any:
 
 
 code = _load()
+
+# For the logs: which of the two this process runs.
+BOOKS = "plain Python" if code is None else "compiled"

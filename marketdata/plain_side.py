@@ -12,7 +12,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from itertools import chain, zip_longest
+from functools import lru_cache
+from itertools import zip_longest
 from operator import neg
 from typing import Any
 
@@ -167,6 +168,11 @@ class Side:
             return self._levels(self._keys[::-1])
         return self._levels(self._keys[: -depth - 1 : -1]) if depth > 0 else []
 
+    def best_columns(self, depth: int) -> tuple[list[str], list[str]]:
+        """Return prices and sizes of the best `depth` levels, best first."""
+        keys = self._keys[: -depth - 1 : -1] if depth > 0 else []
+        return list(map(self._prices.__getitem__, keys)), list(map(self._sizes.__getitem__, keys))
+
     def size_at(self, price: str) -> str | None:
         """Return the size at a price, or None when there is no such level."""
         if not self._exact and not _fits_float(price):
@@ -197,17 +203,22 @@ class Side:
 
 def levels_in_turn(bids: Side, asks: Side, depth: int) -> bytes:
     """Return `price:size` of the best levels, bid and ask in turn, joined by colons."""
-    in_turn: Iterable[Level]
-    best_bids, best_asks = bids.top(depth), asks.top(depth)
-    if len(best_bids) == len(best_asks):
-        in_turn = chain.from_iterable(zip(best_bids, best_asks, strict=True))
+    columns = (*bids.best_columns(depth), *asks.best_columns(depth))
+    if len(columns[0]) == len(columns[2]):
+        texts = [""] * (4 * len(columns[0]))
+        for at, column in enumerate(columns):  # no loop over levels
+            texts[at::4] = column
     else:
-        in_turn = filter(None, chain.from_iterable(zip_longest(best_bids, best_asks)))
-    return ":".join(chain.from_iterable(in_turn)).encode()
+        texts = [text for level in zip_longest(*columns) for text in level if text is not None]
+    return ":".join(texts).encode()
 
 
 def levels_digits(side: Side, depth: int) -> bytes:
     """Return the digits of the best levels' prices and sizes, without zeros before the first other digit of each."""
-    # One look for points is quicker than one for each.
-    texts = ",".join(chain.from_iterable(side.top(depth))).replace(".", "").split(",")
-    return "".join([text.lstrip("0") for text in texts]).encode()
+    return "".join(map(_digits, *side.best_columns(depth))).encode()
+
+
+# Few levels change at a time.
+@lru_cache(1_000)
+def _digits(price: str, size: str) -> str:
+    return price.replace(".", "").lstrip("0") + size.replace(".", "").lstrip("0")

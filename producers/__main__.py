@@ -17,6 +17,7 @@ import structlog
 import uvloop
 
 from marketdata.codec import Codec
+from marketdata.compiled import BOOKS
 from marketdata.errors import SettingsError, Unavailable, UnknownSchema
 from marketdata.events import FeedStatus
 from producers import upkeep
@@ -326,6 +327,7 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2
     log.configure("producer", settings.log_level)
+    structlog.get_logger().info("starting", books=BOOKS)
     readiness = Readiness("kafka", "registry", "venue")
     with (
         HealthServer(settings.host, settings.metrics_port, readiness),
