@@ -94,7 +94,8 @@ class Acceptor:
         """Return what a recorded frame is for this client; one that is no message goes as it is."""
         try:
             message = decode(frame)
-        except Garbled:
+        except Garbled as error:
+            self._due = max(self._due, error.number + 1)
             return [frame]
         kind, number = message.kind, message.number(34) or 0
         self._time = message.get(52).encode("latin-1") or self._time

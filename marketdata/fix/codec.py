@@ -27,17 +27,22 @@ _LENGTHS = frozenset(map(str, DATA))
 _HEAD = re.compile(r"8=(FIX[0-9A-Z.]{1,12})\x019=(\d{1,9})\x01(?=35=)", re.ASCII)
 _TAIL = re.compile(r"\x0110=(\d{3})\x01", re.ASCII)
 _FIELD = re.compile(r"([1-9]\d{0,6})=([^\x01]*)\x01", re.ASCII)
+_NUMBER = re.compile(r"\x0134=(\d{1,18})\x01", re.ASCII)
 _TIME = re.compile(r"(\d{4})(\d\d)(\d\d)-(\d\d):(\d\d):(\d\d)(?:\.(\d{1,12}))?", re.ASCII)
 
 Fields = list[tuple[int, str]]
 
 
 class Garbled(TickstreamError):  # noqa: N818 - FIX's own word
-    """Bytes that are no FIX message; by the standard it is ignored, and its number shows that it is missing."""
+    """Bytes that are no FIX message; by the standard it is ignored, and its number shows that it is missing.
 
-    def __init__(self, reason: str) -> None:
+    `number` is that of a message that came as it was sent, so that it would not be another the next time; otherwise 0.
+    """
+
+    def __init__(self, reason: str, number: int = 0) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.number = number
 
 
 class Message:
@@ -111,15 +116,21 @@ def decode(frame: bytes) -> Message:
     if sum(frame[:-7]) & 0xFF != int(tail[1]):
         raise Garbled("bad_checksum")
     body = text[head.end() : -7]
+    try:
+        return Message(head[1], _fields(body), frame)
+    except Garbled as error:
+        number = _NUMBER.search(body)
+        raise Garbled(error.reason, int(number[1]) if number else 0) from None
+
+
+def _fields(body: str) -> Fields:
+    """Read the fields from MsgType to before CheckSum. Raises Garbled."""
     found = _FIELD.findall(body)
-    fields: Fields
     if not _LENGTHS.isdisjoint([tag for tag, _ in found]):
-        fields = _with_data(body)
-    elif sum([len(tag) + len(value) for tag, value in found]) + 2 * len(found) != len(body):
+        return _with_data(body)
+    if sum([len(tag) + len(value) for tag, value in found]) + 2 * len(found) != len(body):
         raise Garbled("bad_field")
-    else:
-        fields = [(int(tag), value) for tag, value in found]
-    return Message(head[1], fields, frame)
+    return [(int(tag), value) for tag, value in found]
 
 
 def _with_data(body: str) -> Fields:

@@ -16,10 +16,11 @@ Theory of operation. Source: FIX Session Layer (FIX 4.4 volume 2, FIXT 1.1).
 5. Each side sends a Heartbeat (0) when it has said nothing for HeartBtInt (108). After 1.2 of it in silence the other
    is asked by TestRequest (1), after 2.4 it is dead.
 6. Bytes that are no message are ignored by the standard, and noticed by the next number. Here the other side is asked
-   at once by TestRequest, and until a message in order comes the session is in doubt.
+   at once by TestRequest, and until a message in order comes the session is in doubt. A message that came as it was
+   sent, and whose fields cannot be told apart, is rejected (3) and passed over: it would come again the same.
 
-Without an identity the session is one that was recorded: nobody answers, so what is missing is waited for a moment only,
-in which it may have been sent again; and it ends neither with a Logout nor where the numbers begin anew.
+Without an identity the session is one that was recorded: nobody answers, so what is missing is waited for a moment
+only, in which it may have been sent again; and it ends neither with a Logout nor where the numbers begin anew.
 
 `Lost` is told when the session stops being whole (something is missing, or in doubt) and `Whole` when it is again.
 """
@@ -204,7 +205,9 @@ class Session:
             message = decode(frame)
         except Garbled as error:
             self._out.append(Unreadable(error.reason))
-            if self.state in {"up", "listening"}:
+            if self.state in {"up", "listening"} and error.number == self.next_in:
+                self._pass_over(error, ts)
+            elif self.state in {"up", "listening"}:
                 self._lose(0)
                 self._doubt = True
                 self._send(TEST, [(112, utc(ts))], ts)
@@ -448,6 +451,14 @@ class Session:
             self._out.append(Received(message, message.get(43) == "Y"))
 
     # --- What the numbers say ---
+
+    def _pass_over(self, error: Garbled, ts: int) -> None:
+        """Refuse a message that would be as unreadable if it came again."""
+        self._lose(error.number)
+        self._out.append(Skipped(self.next_in, self.next_in, anew=True))
+        self.next_in += 1
+        self._send(REJECT, [(45, str(error.number)), (373, "6"), (58, error.reason)], ts)
+        self._drain(ts)
 
     def _fill(self, message: Message, ts: int) -> None:
         """GapFill: the numbers up to NewSeqNo never come, but for those that are here already."""

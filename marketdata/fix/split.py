@@ -23,44 +23,45 @@ class FixSplitter:
     def split(self, data: bytes) -> list[bytes]:
         """Take what arrived and return what is whole now; never raises."""
         self._kept += data
-        frames = []
-        while (end := self._end()) is not None:
-            frames.append(bytes(self._kept[:end]))
-            del self._kept[:end]
-            self._tried = 0
+        frames, start = [], 0
+        while (end := self._end(start)) is not None:
+            frames.append(bytes(self._kept[start:end]))
+            start, self._tried = end, 0
+        del self._kept[:start]
+        self._tried = max(0, self._tried - start)
         return frames
 
-    def _end(self) -> int | None:
-        """Return where the first piece ends; None while that is not known."""
+    def _end(self, start: int) -> int | None:
+        """Return where the piece that begins here ends; None while that is not known."""
         kept = self._kept
-        if not kept.startswith(_START):
-            if _START.startswith(kept):
+        if not kept.startswith(_START, start):
+            if _START.startswith(kept[start : start + len(_START)]):
                 return None
-            start = kept.find(_START)
-            return start if start > 0 else self._without_start()
-        head = _HEAD.match(kept)
+            found = kept.find(_START, start)
+            return found if found > 0 else self._without_start()
+        head = _HEAD.match(kept, start)
         if head is None:
-            return self._next(1) if len(kept) > _HEAD_BYTES_MAX else None
+            return self._next(start, start + 1) if len(kept) - start > _HEAD_BYTES_MAX else None
         end = head.end() + int(head[1]) + len(b"10=000\x01")
-        if end <= min(len(kept), FRAME_BYTES_MAX):
+        if end - start <= FRAME_BYTES_MAX:
+            if end > len(kept):
+                return None
             if _TAIL.fullmatch(kept, end - 8, end) is not None:
                 return end
-        elif end <= FRAME_BYTES_MAX:
-            return None
-        return self._next(head.end() - 1)
+        return self._next(start, head.end() - 1)
 
     def _without_start(self) -> int:
         """Return how much of bytes without any start is surely none: all but the beginning of one at their end."""
         kept = self._kept
         return len(kept) - next(n for n in range(len(_START) - 1, -1, -1) if kept.endswith(_START[:n]))
 
-    def _next(self, place: int) -> int | None:
+    def _next(self, start: int, place: int) -> int | None:
         """Return where a message that is broken ends: after a CheckSum or before a start, whichever is first."""
         kept = self._kept
         place = max(place, self._tried)
-        tail, start = _TAIL.search(kept, place), kept.find(_START, max(place, 1))
-        ends = [end for end in (tail.end() if tail else -1, start) if end > 0]
+        tail, following = _TAIL.search(kept, place), kept.find(_START, max(place, start + 1))
+        ends = [end for end in (tail.end() if tail else -1, following) if end > 0]
         if ends:
             return min(ends)
         self._tried = max(place, len(kept) - 8)
-        return len(kept) if len(kept) > FRAME_BYTES_MAX else None
+        return len(kept) if len(kept) - start > FRAME_BYTES_MAX else None

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from marketdata.clock import SECOND_NS
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument, Trade
@@ -61,6 +62,7 @@ from producers.feed_kit.trade_ids import Recent
 from producers.venue import Signer, Venue
 
 _BOOK, _TRADES = "book", "trades"
+_DAY_NS = 86_400 * SECOND_NS
 # Why trades of a symbol may be missing: the connection was lost, a message was not sent again, or cannot be read.
 _AWAY, _SKIPPED, _UNREAD = "away", "skipped", "unread"
 _TRADE = "2"
@@ -547,7 +549,9 @@ class FixFeed:
             return
         text = message.get(58) or f"reason {message.get(281) or message.get(380) or message.get(373)}"
         call.dead("venue_error", text, field="text", value=text[:200])
-        name = self._requests.pop(message.get(262), None) if message.kind == "Y" else None
+        # A BusinessMessageReject (j) names what it rejects by BusinessRejectRefID.
+        request = {"Y": message.get(262), "j": message.get(379)}.get(message.kind, "")
+        name = self._requests.pop(request, None)
         if name is not None:
             self._asked.came(_BOOK, name)  # it would be refused again
 
@@ -587,10 +591,13 @@ def _trade(message: Message, entry: dict[int, str], number: int, now: int) -> Tr
 
 def _time(message: Message, entry: dict[int, str], now: int) -> int:
     """Return when it happened: MDEntryDate and MDEntryTime, else TransactTime, else when the message was first sent."""
-    time = entry.get(273, "")
-    if time:
-        date = entry.get(272) or message.get(52)[:8]
+    time, date = entry.get(273, ""), entry.get(272, "")
+    if "-" in time or (time and date):
         return utc_ns(time if "-" in time else f"{date}-{time}", "273")
+    if time:
+        sent = utc_ns(message.get(52), "52")
+        near = utc_ns(f"{message.get(52)[:8]}-{time}", "273")
+        return near + _DAY_NS * round((sent - near) / _DAY_NS)  # around midnight it is another day's
     for tag in (60, 122):
         if message.get(tag):
             return utc_ns(message.get(tag), str(tag))

@@ -16,7 +16,7 @@ from marketdata.book import L2Book
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, BookUpdate, DeadLetter, FeedStatus, Instrument, Trades
 from marketdata.feed import Output, Reconnect, Refused, Send
-from marketdata.fix.codec import Fields, decode, encode, utc
+from marketdata.fix.codec import Fields, decode, encode, utc, utc_ns
 from marketdata.fix.session import Identity
 from producers.feeds import make_feed
 from producers.tokens import FixLogin
@@ -428,6 +428,20 @@ def test_decimals_times_and_sides_are_kept_as_they_came() -> None:
     assert second.trade_id == f"{utc(START)}/3/1"
 
 
+@pytest.mark.parametrize(("sent", "time", "expected"), [
+    ("20260809-00:00:00.050", "23:59:59.950", "20260808-23:59:59.950"),
+    ("20260808-23:59:59.990", "00:00:00.010", "20260809-00:00:00.010"),
+    ("20260809-12:00:00.000", "11:59:59", "20260809-11:59:59"),
+])  # fmt: skip
+def test_a_time_without_a_date_is_near_the_time_of_sending(sent: str, time: str, expected: str) -> None:
+    """Around midnight it is another day's."""
+    desk = Desk()
+    fields = [(35, "X"), (49, "THEM"), (56, "US"), (34, "2"), (52, sent), (268, "1"), (279, "0"), (269, "2"),
+              (55, "BTC-USD"), (270, "9"), (271, "1"), (273, time)]  # fmt: skip
+    (told,) = [o for o in desk.feed.received(encode("FIX.4.4", fields), START) if isinstance(o, Trades)]
+    assert told.trades[0].ts_event == utc_ns(expected, "273")
+
+
 def test_entries_may_be_replaced_and_deleted_by_their_ids() -> None:
     """MDEntryRefID names the one that is replaced; a delete may have no price; levels are sums of entries."""
     desk = Desk()
@@ -549,6 +563,14 @@ def test_rejects_are_dead_letters_but_for_what_we_can_do_without() -> None:
     out = desk.says("Y", (262, request.get(262)), (281, "0"), (58, "no such symbol"))
     assert [(o.reason, o.value) for o in out if isinstance(o, DeadLetter)] == [("venue_error", "no such symbol")]
     assert not desk.feed.ticked(START + 9 * SECOND)[1:]
+    assert not [o for o in desk.feed.ticked(START + 11 * SECOND) if isinstance(o, Send) and b"35=V" in o.frame]
+
+
+def test_a_business_reject_of_a_request_ends_it_too() -> None:
+    """It names what it rejects in a field of its own."""
+    desk = Desk()
+    request = next(decode(o.frame) for o in desk.logon if isinstance(o, Send) and decode(o.frame).kind == "V")
+    desk.says("j", (45, "3"), (372, "V"), (379, request.get(262)), (380, "2"), (58, "unknown security"))
     assert not [o for o in desk.feed.ticked(START + 11 * SECOND) if isinstance(o, Send) and b"35=V" in o.frame]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from marketdata.fix import session as fix
-from marketdata.fix.codec import Fields, Message, decode, encode, utc
+from marketdata.fix.codec import Fields, Message, decode, encode, framed, utc
 from marketdata.fix.session import (
     Alive,
     Ended,
@@ -287,6 +287,18 @@ def test_unreadable_bytes_are_asked_about_at_once() -> None:
     steps = session.received(peer("0", (112, "x")), START)
     assert [m.kind for m in frames(steps)] == ["2"]
     assert not session.is_whole
+
+
+def test_a_message_that_would_be_as_unreadable_again_is_rejected_and_passed_over() -> None:
+    """Its frame is whole, so that asking for it again would never end."""
+    session, peer = logged_on()
+    broken = framed("FIX.4.4", b"35=W\x0149=THEM\x0156=US\x0134=2\x01354=9\x0158=no text\x01")
+    peer.number += 1
+    steps = session.received(broken, START)
+    assert steps[:3] == [Unreadable("bad_data_field"), Lost(2, 2), Skipped(2, 2, anew=True)]
+    assert [(m.kind, m.get(45), m.get(373)) for m in frames(steps)] == [("3", "2", "6")]
+    assert steps[-1] == Whole()
+    assert texts(session.received(peer("W", (58, "3")), START)) == ["3"]
 
 
 def test_a_resend_that_does_not_come_is_asked_for_again_and_then_given_up() -> None:
