@@ -17,8 +17,10 @@ from producers.feed_kit.trade_ids import TradeIds
 Numbered = tuple[int, Trade]
 
 
-def take(call: Call, product: Product, ledger: Ledger, batch: list[Numbered], *, snapshot: bool = False) -> bool:
-    """Tell the trades (in order of number, at least one) that are new.
+def take(
+    call: Call, product: Product, ledger: Ledger, batch: list[Numbered], *, snapshot: bool = False, whole: bool = True
+) -> bool:  # fmt: skip
+    """Tell the trades (in order of number, at least one) that are new; not `whole`: some of them could not be read.
 
     True when a number was skipped although no frame is known to be lost: the last trades should be asked for again.
     """
@@ -35,7 +37,8 @@ def take(call: Call, product: Product, ledger: Ledger, batch: list[Numbered], *,
         trades.send(call, product, [trade for _, trade in fresh], origin="repair" if repair else "live")
     skipped = False
     if snapshot:
-        ids.rule_out(batch[0][0], batch[-1][0])
+        if whole:
+            ids.rule_out(batch[0][0], batch[-1][0])
         give_up(call, product, ledger)
     elif fresh and before is not None and not ids.holes:
         ledger.account(call, product, ledger.trades, call.now)

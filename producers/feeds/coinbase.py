@@ -432,7 +432,7 @@ class CoinbaseFeed:
     # --- Trades ---
 
     def _trades_frame(self, call: Call, events: list[msgspec.Raw]) -> None:
-        payload = call.payload
+        payload, whole = call.payload, True
         batches: dict[str, list[Numbered]] = {}
         snapshots: set[str] = set()
         for raw in events:
@@ -442,21 +442,22 @@ class CoinbaseFeed:
                 for raw_trade in event.trades:
                     # One bad trade is a hole that the ids will show; it does not cost its neighbours.
                     call.payload = bytes(raw_trade)
-                    with call.refusing("bad_frame"):
+                    with call.refusing("bad_frame") as reading:
                         symbol, trade = read_trade(raw_trade)
                         if self._products.find(call, symbol) is not None:
                             batches.setdefault(symbol, []).append((int(trade.trade_id), trade))
                             if event.type == "snapshot":
                                 snapshots.add(symbol)
+                    whole = whole and not reading.failed
         call.payload = payload
         for symbol, batch in batches.items():
             batch.sort(key=itemgetter(0))
-            self._trades(call, self._products[symbol], batch, snapshot=symbol in snapshots)
+            self._trades(call, self._products[symbol], batch, snapshot=symbol in snapshots, whole=whole)
 
-    def _trades(self, call: Call, product: Product, batch: list[Numbered], *, snapshot: bool) -> None:
+    def _trades(self, call: Call, product: Product, batch: list[Numbered], *, snapshot: bool, whole: bool) -> None:
         if snapshot:
             self._repairs.came(_TRADES, product.name)
-        skipped = numbered_trades.take(call, product, self._ledger, batch, snapshot=snapshot)
+        skipped = numbered_trades.take(call, product, self._ledger, batch, snapshot=snapshot, whole=whole)
         if skipped and (_TRADES, product.name) not in self._repairs:
             self.counts["gaps"] += 1
             self._repairs.lost(call, (product.symbol,), (_TRADES,), "trade_hole")

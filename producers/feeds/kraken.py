@@ -657,11 +657,11 @@ class KrakenFeed:
 
     def _trades2(self, call: Call, sent: _Object) -> None:
         batches: dict[str, list[Numbered]] = {}
-        payload = call.payload
+        payload, whole = call.payload, True
         for raw in _ITEMS.decode(sent.data):
             # One bad trade is a hole that the ids will show; it does not cost its neighbours.
             call.payload = bytes(raw)
-            with call.refusing("bad_frame"):
+            with call.refusing("bad_frame") as reading:
                 trade = _TRADE2.decode(raw)
                 read = Trade(
                     trade_id=str(trade.trade_id),
@@ -672,6 +672,7 @@ class KrakenFeed:
                 )
                 if self._products.find(call, trade.symbol) is not None:
                     batches.setdefault(trade.symbol, []).append((trade.trade_id, read))
+            whole = whole and not reading.failed
         call.payload = payload
         for pair, batch in batches.items():
             product = self._products[pair]
@@ -680,7 +681,7 @@ class KrakenFeed:
             snapshot = sent.type == "snapshot"
             if snapshot:
                 self._repairs.came(_TRADES, pair)
-            skipped = numbered_trades.take(call, product, self._ledger, batch, snapshot=snapshot)
+            skipped = numbered_trades.take(call, product, self._ledger, batch, snapshot=snapshot, whole=whole)
             if skipped and (_TRADES, pair) not in self._repairs:
                 self.counts["gaps"] += 1
                 self._repairs.lost(call, (pair,), (_TRADES,), "trade_hole")

@@ -380,15 +380,16 @@ class KrakenFuturesFeed:
 
     def _trade_snapshot(self, call: Call, sent: _Trades) -> None:
         batch: list[Numbered] = []
-        payload = call.payload
+        payload, whole = call.payload, True
         product = self._products.find(call, sent.product_id)
         for raw in sent.trades if product is not None else ():
             # One bad trade is a hole that the numbers will show; it does not cost its neighbours.
             call.payload = bytes(raw)
-            with call.refusing("bad_frame"):
+            with call.refusing("bad_frame") as reading:
                 owner, numbered = self._read_trade(call, raw)
                 if owner is product:
                     batch.append(numbered)
+            whole = whole and not reading.failed
         call.payload = payload
         if product is None:
             return
@@ -398,7 +399,7 @@ class KrakenFuturesFeed:
             return
         batch.sort(key=itemgetter(0))
         call.sequence = batch[-1][0]
-        numbered_trades.take(call, product, self._ledger, batch, snapshot=True)
+        numbered_trades.take(call, product, self._ledger, batch, snapshot=True, whole=whole)
 
     def _read_trade(self, call: Call, raw: bytes | msgspec.Raw) -> tuple[Product | None, Numbered]:
         sent = _TRADE.decode(raw)

@@ -454,22 +454,25 @@ class OkxFeed:
 
     def _take_trades(self, call: Call, items: list[msgspec.Raw], channel: str) -> None:
         """Take trades of a channel, or of REST when it has no name."""
-        payload = call.payload
+        payload, whole = call.payload, True
         batches: dict[str, dict[int, tuple[int, Trade]]] = {}
         for raw in items:
             # One bad trade is a hole that the ids will show; it does not cost its neighbours.
             call.payload = bytes(raw)
-            with call.refusing("bad_frame"):
+            with call.refusing("bad_frame") as reading:
                 sent = _TRADE.decode(raw)
                 trade, stands_for = _read_trade(sent)
                 if self._products.find(call, sent.name) is not None:
                     batches.setdefault(sent.name, {})[int(trade.trade_id)] = stands_for, trade
                     self._heard(call, sent.ts)
+            whole = whole and not reading.failed
         call.payload = payload
         for name, batch in batches.items():
-            self._trades(call, self._products[name], batch, channel)
+            self._trades(call, self._products[name], batch, channel, whole=whole)
 
-    def _trades(self, call: Call, product: Product, batch: dict[int, tuple[int, Trade]], channel: str) -> None:
+    def _trades(
+        self, call: Call, product: Product, batch: dict[int, tuple[int, Trade]], channel: str, *, whole: bool
+    ) -> None:  # fmt: skip
         state = self._state(product)
         state.trades = state.trades or channel
         if channel and channel != state.trades:  # the other channel tells the same trades
@@ -483,7 +486,7 @@ class OkxFeed:
             if ids.last is not None and number - stands_for <= ids.last < number - 1 and not numbered:
                 ids.last = number - 1  # the numbers between are within this trade
             numbered.append((number, trade))
-        if numbered_trades.take(call, product, self._ledger, numbered, snapshot=not channel):
+        if numbered_trades.take(call, product, self._ledger, numbered, snapshot=not channel, whole=whole):
             self.counts["gaps"] += 1
             self.counts["resyncs"] += 1
             call.out.append(_fetch_trades(product.name))

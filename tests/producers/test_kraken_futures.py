@@ -269,6 +269,17 @@ def test_skipped_trade_is_asked_for_and_filled(feed: KrakenFuturesFeed) -> None:
     assert (repair.trades[0].side, repair.trades[0].liquidation) == ("sell", True)
 
 
+def test_trade_of_a_snapshot_that_cannot_be_read_stays_on_the_ledger(feed: KrakenFuturesFeed) -> None:
+    """The venue did list it: its number is no proof that there was no such trade."""
+    feed.received(json.dumps(trade(5)).encode(), T0)
+    (gap,) = [o for o in feed.received(json.dumps(trade(8)).encode(), T0) if isinstance(o, FeedStatus)][:1]
+    out = feed.received(trades(5, 6, 7, 8).replace(b'"uid-6"', b"6"), T0)
+    assert [t.trade_id for o in out if isinstance(o, Trades) for t in o.trades] == ["uid-7"]
+    assert not [o for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"]
+    out = feed.received(trades(5, 6, 7, 8), T0)
+    assert [o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"] == [gap.gap_id]
+
+
 def test_trades_that_are_numbered_anew_are_no_duplicates(feed: KrakenFuturesFeed) -> None:
     """Lower numbers on newer trades are a new numbering; what may be missing between the two stays on the ledger."""
     for seq in range(100, 110):
