@@ -261,13 +261,13 @@ def test_a_side_does_not_grow_with_use(code: Any) -> None:
             code.levels_in_turn(side, side, 10)
             code.levels_digits(side, 10)
 
-    rounds(10)
-    gc.collect()
     tracemalloc.start()
     try:
-        rounds(10)
+        rounds(1_000)  # what is kept of last texts has its limit by then
+        gc.collect()
         before, _ = tracemalloc.get_traced_memory()
         rounds(1_000)
+        gc.collect()
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
