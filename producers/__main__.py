@@ -129,6 +129,7 @@ def find_fix_login(settings: ProducerSettings) -> FixLogin:
         begin=settings.fix_begin_string,
         heartbeat_s=settings.fix_heartbeat_seconds,
         reset=settings.fix_reset_numbers or is_replay,
+        recorded=is_replay,
         username=settings.fix_username,
         password=settings.fix_password.get_secret_value(),
     )

@@ -84,13 +84,17 @@ _PAIR = re.compile(r"([A-Z0-9]{1,20})[-/]([A-Z0-9]{1,20})", re.ASCII)
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True):
-    """What the token of this venue is, as JSON: an identity, with one sender per redundant line."""
+    """What the token of this venue is, as JSON: an identity, with one sender per redundant line.
+
+    `recorded` tells that a recording is played, which answers no request, and only begins anew when it is left.
+    """
 
     senders: tuple[str, ...]
     target: str
     begin: str
     heartbeat_s: int
     reset: bool
+    recorded: bool = False
     username: str = ""
     password: str = ""
 
@@ -137,7 +141,9 @@ class FixFeed:
         self._line = Line(self.venue, line)
         self.counts = self._line.counts
         self.ts_venue: int | None = None
-        self._session = Session(None if token is None else _identity(token, line))
+        login = None if token is None else msgspec.json.decode(token(0), type=Login)
+        self._is_recorded = login is None or login.recorded
+        self._session = Session(None if login is None else _identity(login, line))
         self._wanted = products
         self._products = Listing(products, describe)
         self._states: dict[str, _State] = {}
@@ -187,7 +193,7 @@ class FixFeed:
         if self._session.state in {"up", "listening"}:
             for _, name, tries in self._asked.take_overdue(ts):
                 product = self._products.get(name)
-                if tries and product is not None and product.book_seen:
+                if tries and product is not None and product.book_seen and not self._is_recorded:
                     call.out.append(Reconnect("no_snapshot"))
                 else:
                     self._ask_again(call, (name,), "no_snapshot", tries=tries + 1)
@@ -345,7 +351,7 @@ class FixFeed:
             del self._retired[next(iter(self._retired))]
 
     def _repair(self, call: Call, names: Collection[str], reason: str) -> None:
-        if self._losses.too_many(call.ts):
+        if self._losses.too_many(call.ts) and not self._is_recorded:
             call.out.append(Reconnect("gaps"))
         else:
             self._ask_again(call, names, reason)
@@ -559,8 +565,7 @@ class FixFeed:
 # --- Reading and writing values ---
 
 
-def _identity(token: Signer, line: str) -> Identity:
-    login = msgspec.json.decode(token(0), type=Login)
+def _identity(login: Login, line: str) -> Identity:
     number = line.rpartition("/")[2]
     sender = login.senders[int(number) % len(login.senders)] if number.isdigit() else login.senders[0]
     return Identity(sender=sender, target=login.target, begin=login.begin, heartbeat_s=login.heartbeat_s,

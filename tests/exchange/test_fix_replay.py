@@ -31,7 +31,7 @@ SECOND = 1_000_000_000
 START = 1_786_309_500 * SECOND
 LIMIT_S = 60.0
 SYMBOLS = ("BTC-USD", "EUR/USD")
-LOGIN = FixLogin(senders=("ME",), target="YOU", begin="FIXT.1.1", heartbeat_s=30, reset=True)
+LOGIN = FixLogin(senders=("ME",), target="YOU", begin="FIXT.1.1", heartbeat_s=30, reset=True, recorded=True)
 
 Lines = list[tuple[int, bytes]]
 
@@ -168,6 +168,13 @@ def test_whatever_is_wrong_with_a_recording_is_heard_as_it_is(start: int, harm: 
     assert len(heard.trades) > 10
     if harm not in {"lose", "spoil"}:
         assert all(heard.valid.values()), "nothing is missing in the end"
+
+
+def test_a_recording_with_many_holes_is_heard_once() -> None:
+    """A venue would be left after so many losses; a recording would only begin again."""
+    lines = [line for number, line in enumerate(session()) if number < 12 or number % 9]
+    heard, _ = heard_from(Acceptor(), lines)
+    assert heard.kinds.count("gap") > 2
 
 
 def test_a_question_and_silence_are_answered_without_a_number() -> None:
