@@ -120,8 +120,8 @@ class Gaps:
             told.append(msgspec.structs.replace(gap, **now, sequence=None, kind="resynced", reason=by, detail=detail))
             if gap.ts_from is not None and (gap.channel is None or gap.channel in TRADE_CHANNELS):
                 trades = msgspec.structs.replace(
-                    gap, **now, sequence=None, line=event.line, reason=GAP, channel=TRADES,
-                    detail=f"trades may be missing since {gap.gap_id}", gap_id=f"{gap.gap_id}/{TRADES}",
+                    gap, **now, sequence=None, line=event.line, reason=GAP, channel=TRADES, expected=None,
+                    received=None, detail=f"trades may be missing since {gap.gap_id}", gap_id=f"{gap.gap_id}/{TRADES}",
                 )  # fmt: skip
                 told.append(trades)
         return told

@@ -20,7 +20,14 @@ LEVELS: dict[str, Any] = {"bid_prices": ["1"], "bid_sizes": ["1"], "ask_prices":
 
 def gap(gap_id: str = "g", **more: Any) -> FeedStatus:
     """Return a gap that was opened before."""
-    fields = {"kind": "gap", "reason": "disconnected", "gap_id": gap_id, "ts_from": TS - 9, "line": "v/9", "sequence": 3}
+    fields = {
+        "kind": "gap",
+        "reason": "disconnected",
+        "gap_id": gap_id,
+        "ts_from": TS - 9,
+        "line": "v/9",
+        "sequence": 3,
+    }
     return FeedStatus(**(WHO | fields | more))
 
 
@@ -51,13 +58,13 @@ def gaps() -> Gaps:
 
 def test_a_gap_that_a_crash_left_is_closed_by_the_first_whole_book(gaps: Gaps) -> None:
     """Not by another symbol's; what was traded meanwhile is a gap with both ends, for history to fill."""
-    gaps.left_over([gap()])
+    gaps.left_over([gap(expected=7, received=9)])  # of the connection's sequence, which says nothing of trade ids
     assert not told(gaps, book(symbol="ETH-USD"), book("heartbeat"), book("clear"), Trades(**WHO))
     closed, trades = told(gaps, book(ts_event=TS + 5))
     assert (closed.kind, closed.gap_id, closed.line, closed.reason) == ("resynced", "g", "v/9", "restarted")
     assert (closed.ts_from, closed.ts_to, closed.sequence) == (TS - 9, TS + 5, None)
     assert (trades.kind, trades.gap_id, trades.channel, trades.line) == ("gap", "g/trades", "trades", "v/0")
-    assert (trades.ts_from, trades.ts_to) == (TS - 9, TS + 5)
+    assert (trades.ts_from, trades.ts_to, trades.expected, trades.received) == (TS - 9, TS + 5, None, None)
     assert not told(gaps, book())
 
 
