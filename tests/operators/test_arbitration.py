@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketdata.book import L2Book
-from marketdata.events import AnyEvent, BookUpdate
+from marketdata.events import AnyEvent, BookUpdate, DeadLetter
 from stream_apps.operators.arbitration import IngestBooks
 from stream_apps.operators.dedup import LINES_MAX
 
@@ -220,6 +220,19 @@ def test_without_a_standby_the_clear_goes_on(run: Run, make: Any) -> None:
         ("snapshot", "l/1"),
         ("update", "l/1"),
     ]
+
+
+def test_a_change_that_cannot_be_used_costs_the_line_its_book(make: Any) -> None:
+    """It is a dead letter, and without it every later book would be wrong; a line without a book loses nothing."""
+    market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
+    bad = make.book("update", 1, line="l/0", sequence=6, bids=[("1", "-1")])
+    for operator in (by_connection(), by_symbol()):
+        state, out = operator.step(operator.start("key"), bad)
+        assert [type(event) for event in out] == [DeadLetter]
+        state, _ = operator.step(state, market.snapshot(5, 0))
+        state, out = operator.step(state, bad)
+        assert [(type(event), getattr(event, "kind", "")) for event in out] == [(DeadLetter, ""), (BookUpdate, "clear")]
+        assert operator.step(state, market.update(7, 0))[1] == []
 
 
 def test_a_line_that_loses_its_book_changes_nothing_while_another_has_it(run: Run, make: Any) -> None:

@@ -75,6 +75,8 @@ def test_memory_has_a_limit_and_what_lies_below_it_is_not_guessed(monkeypatch: p
         "new",
         "duplicate",
     ]
+    assert seen.add("a") == "new"
+    assert len(seen.others) == 3
 
 
 def test_a_trade_that_can_no_longer_be_told_to_be_new_is_a_dead_letter(

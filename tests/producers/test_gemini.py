@@ -243,6 +243,14 @@ def test_unreadable_trade_is_asked_for(feed: GeminiFeed) -> None:
     assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
 
 
+def test_heartbeat_vouches_for_no_trades_while_some_may_be_missing(feed: GeminiFeed) -> None:
+    """Or minutes would be complete that are not."""
+    feed.closed("reset", T0)
+    feed.opened(T0)
+    out = feed.received(json.dumps({"type": "heartbeat", "timestamp": MS + 5_000}).encode(), T0)
+    assert not [o for o in out if isinstance(o, Trades)]
+
+
 def test_heartbeats_vouch_and_silence_is_left(feed: GeminiFeed) -> None:
     """What happened up to a second before a heartbeat is here; 15 s without a frame end the connection."""
     out = feed.received(json.dumps({"type": "heartbeat", "timestamp": MS + 5_000}).encode(), T0)

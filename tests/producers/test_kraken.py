@@ -501,6 +501,17 @@ def test_heartbeat_vouches_for_the_time_that_passed(feed: KrakenFeed) -> None:
         assert event.ts_event == snapshot.ts_event + 4 * SECOND
 
 
+def test_heartbeat_vouches_for_no_trades_while_some_may_be_missing(feed: KrakenFeed) -> None:
+    """After a lost connection the snapshot of the last trades comes first."""
+    feed.received(trade2(7), T0)
+    feed.closed("reset", T0)
+    feed.opened(T0)
+    beat = b'{"channel":"heartbeat"}'
+    assert not [o for o in feed.received(beat, T0) if isinstance(o, Trades)]
+    feed.received(trade2(6, 7, 8, kind="snapshot"), T0)
+    assert [o.trades for o in feed.received(beat, T0) if isinstance(o, Trades)] == [()]
+
+
 def test_maintenance_halts_every_pair(feed: KrakenFeed) -> None:
     """What is sent while the venue matches no orders is halted, in each stream."""
     feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)

@@ -305,6 +305,17 @@ def test_heartbeat_vouches_up_to_a_second_before_it(feed: KrakenFuturesFeed) -> 
     assert [event.ts_event for event in out if isinstance(event, Trades | BookUpdate)] == [59 * SECOND] * 2
 
 
+def test_heartbeat_vouches_for_no_trades_while_some_may_be_missing(feed: KrakenFuturesFeed) -> None:
+    """After a lost connection the snapshot of the last trades comes first."""
+    feed.received(json.dumps(trade(7)).encode(), T0)
+    feed.closed("reset", T0)
+    feed.opened(T0)
+    beat = b'{"feed":"heartbeat","time":5000}'
+    assert not [o for o in feed.received(beat, T0) if isinstance(o, Trades)]
+    feed.received(trades(6, 7, 8), T0)
+    assert [o.trades for o in feed.received(beat, T0) if isinstance(o, Trades)] == [()]
+
+
 def test_suspended_product_is_halted_in_each_stream(feed: KrakenFuturesFeed) -> None:
     """The ticker tells it, and when it is over."""
     feed.received(snapshot(), T0)

@@ -296,6 +296,18 @@ def trade(number: int, count: int = 1) -> bytes:
     return json.dumps({"arg": {"channel": "trades", "instId": "BTC-USDT"}, "data": [data]}).encode()
 
 
+def test_trades_of_a_lost_connection_are_asked_for_at_once(feed: OkxFeed) -> None:
+    """REST's last trades reach back; no live trade need come before."""
+    feed.received(trade(1), T0)
+    feed.closed("reset", T0)
+    (request,) = [o for o in feed.opened(T0) if isinstance(o, Fetch) and o.purpose == "trades"]
+    feed.received(SNAPSHOT, T0)
+    listed = [json.loads(trade(number))["data"][0] for number in (2, 1)]
+    out = feed.fetched(request, json.dumps({"code": "0", "data": listed}).encode(), T0)
+    assert [t.trade_id for o in out if isinstance(o, Trades) for t in o.trades] == ["2"]
+    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
+
+
 def test_trade_that_stands_for_several_leaves_no_hole(feed: OkxFeed) -> None:
     """With `count` 3 the id is the last of three; a true hole is asked for by REST and closed by its answer."""
     feed.received(trade(1), T0)
