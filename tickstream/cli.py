@@ -31,7 +31,9 @@ app.add_typer(history.gaps, name="gaps")
 def pipe(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Recording (`.jsonl.zst`, Databento's `.dbn.zst`); several are lines of one feed."),
+        typer.Argument(
+            help="Recording (`.jsonl`, Databento's `.dbn` or `.csv`, also packed); several are lines of one feed."
+        ),
     ],
     venue: Annotated[str, typer.Option("--venue", help="Venue that was recorded, as in `tickstream venues`.")],
     stage: Annotated[

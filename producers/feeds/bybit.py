@@ -53,7 +53,7 @@ from producers.venue import LiveFeed, Signer, Venue
 PING_NS = 20 * SECOND_NS
 SILENCE_NS = 30 * SECOND_NS
 _TOPICS_MAX = 10
-_HEAD_BYTES = 400  # a frame's topic and type, and its first trade
+_HEAD_BYTES = 200  # a frame's topic, type and time
 
 _BOOK, _TRADES = "orderbook", "publicTrade"
 _DEPTH = "orderbook.200"
@@ -494,6 +494,7 @@ class MixedFeed:
         self._usual = BybitFeed(line=line, counts=self.counts)
         self._feeds: dict[bool, BybitFeed] = {}
         self._signs: set[bool] = set()
+        self._only: BybitFeed | None = None  # whose the books are, while all signs are of one market
 
     @property
     def _all(self) -> list[BybitFeed]:
@@ -502,20 +503,30 @@ class MixedFeed:
     def opened(self, ts: int) -> list[Output]:
         """Begin anew."""
         self._signs.clear()
+        self._only = None
         return _once(feed.opened(ts) for feed in self._all)
 
     def received(self, frame: bytes, ts: int) -> list[Output]:
         """Return what a frame means to the feed of its market; what nobody can read may have been of either."""
+        only = self._only
+        if only is not None and frame.startswith(b'{"topic":"orderbook'):
+            out = only.received(frame, ts)
+            self.ts_venue = only.ts_venue
+            return out
         is_spot = self._market(frame)
-        feed = self._usual if is_spot is None else self._feed(is_spot, ts)
+        feed = self._usual if is_spot is None else self._feeds.get(is_spot) or self._begun(is_spot, ts)
+        self._only = feed if len(self._signs) == len(self._feeds) == 1 else None
         out = feed.received(frame, ts)
-        for other in self._all if len(self._feeds) > 1 else ():
-            if other is not feed:
-                other.heard(ts)
-                if is_spot is None and any(isinstance(event, DeadLetter) for event in out):
-                    out += [event for event in other.received(frame, ts) if not isinstance(event, DeadLetter)]
+        if len(self._feeds) > 1:
+            out += self._told_to_other(feed, frame, ts, is_lost=is_spot is None and any(map(_is_letter, out)))
         self.ts_venue = feed.ts_venue or self.ts_venue
         return out
+
+    def _told_to_other(self, feed: BybitFeed, frame: bytes, ts: int, *, is_lost: bool) -> list[Output]:
+        """Let the other feed know that there is a connection, and of a frame that nobody can read."""
+        (other,) = (one for one in self._all if one is not feed)
+        other.heard(ts)
+        return [event for event in other.received(frame, ts) if not _is_letter(event)] if is_lost else []
 
     def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
         """Give an answer to the feed that asked, a list of products to both."""
@@ -532,32 +543,36 @@ class MixedFeed:
         """Declare every book invalid."""
         return _once(feed.closed(reason, ts) for feed in self._all)
 
-    def _feed(self, is_spot: bool, ts: int) -> BybitFeed:
-        feed = self._feeds.get(is_spot)
-        if feed is None:
-            feed = BybitFeed(line=self._line, is_spot=is_spot, counts=self.counts) if self._feeds else self._usual
-            feed.heard(ts)
-            self._feeds[is_spot] = feed
+    def _begun(self, is_spot: bool, ts: int) -> BybitFeed:
+        """Begin the feed of a market that was not seen yet; the first one is there already."""
+        feed = BybitFeed(line=self._line, is_spot=is_spot, counts=self.counts) if self._feeds else self._usual
+        feed.heard(ts)
+        self._feeds[is_spot] = feed
         return feed
 
     def _market(self, frame: bytes) -> bool | None:
         """Return whether a frame is of the spot market, None where it does not tell."""
-        head = frame[:_HEAD_BYTES]
-        if b'"topic":"orderbook' in head:
+        at = frame.find(b'"topic":"', 0, _HEAD_BYTES)
+        kind = frame[at + 9 : at + 14] if at >= 0 else b""
+        if kind == b"order":
             if len(self._signs) == 1:
                 return next(iter(self._signs))
-            return -1 < head.find(b'"ts"') < head.find(b'"type"')
+            return -1 < frame.find(b'"ts"', 0, _HEAD_BYTES) < frame.find(b'"type"', 0, _HEAD_BYTES)
         sign = None
-        if b'"topic":"tickers' in head:
-            sign = b'"type":"snapshot"' in head and b'"markPrice"' not in frame
-        elif b'"topic":"publicTrade' in head:
-            found = _TRADE_ID.search(head)
+        if kind == b"ticke":
+            sign = b'"markPrice"' not in frame and b'"type":"snapshot"' in frame[:_HEAD_BYTES]
+        elif kind == b"publi":
+            found = _TRADE_ID.search(frame)
             sign = None if found is None else found[1].isdigit()
-        elif b'"op":"subscribe"' in head:
-            sign = b'"ret_msg":"subscribe"' in head
+        elif not kind and b'"op":"subscribe"' in frame:
+            sign = b'"ret_msg":"subscribe"' in frame
         if sign is not None:
             self._signs.add(sign)
         return sign
+
+
+def _is_letter(output: Output) -> bool:
+    return isinstance(output, DeadLetter)
 
 
 def _once(outputs: Iterable[list[Output]]) -> list[Output]:
