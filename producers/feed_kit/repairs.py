@@ -62,8 +62,8 @@ class Repairs:
         elif not any(product.book_valid for product in self._products):
             call.out.append(Reconnect("gaps"))
         else:
-            for channel in self._awaited.intersection(channels):
-                for name in names:
+            for channel in channels:
+                for name in names if channel in self._awaited else ():
                     self._asked.ask(channel, name, call.ts)
 
     def again(self, call: Call, channel: str, names: Collection[str], reason: str, *, tries: int = 0) -> None:
