@@ -65,6 +65,7 @@ INGEST_STATUS = Topic(
     name="md.ingest.status",
     schema="FeedStatus",
     about="Feed status as the feeds tell it; a producer that starts reads in it which gaps are open.",
+    retention_ms=30 * DAY_MS,
     public=False,
 )
 INGEST_CANDLES = Topic(

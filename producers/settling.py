@@ -114,17 +114,18 @@ class Gaps:
 
     def _settle(self, event: BookUpdate | Quote | Trades | FeedStatus) -> list[FeedStatus]:
         told: list[FeedStatus] = []
+        now: dict[str, Any] = {"ts_event": event.ts_event, "ts_recv": event.ts_recv, "ts_to": event.ts_event}
+        trades: FeedStatus | None = None  # of several lines the one that tells the longest time
         for gap, by in self._left.pop(event.symbol, {}).values():
-            now: dict[str, Any] = {"ts_event": event.ts_event, "ts_recv": event.ts_recv, "ts_to": event.ts_event}
             detail = f"by {event.line}, which is whole"
             told.append(msgspec.structs.replace(gap, **now, sequence=None, kind="resynced", reason=by, detail=detail))
-            if gap.ts_from is not None and (gap.channel is None or gap.channel in TRADE_CHANNELS):
+            is_longest = gap.ts_from is not None and (trades is None or gap.ts_from < (trades.ts_from or 0))
+            if is_longest and (gap.channel is None or gap.channel in TRADE_CHANNELS):
                 trades = msgspec.structs.replace(
                     gap, **now, sequence=None, line=event.line, reason=GAP, channel=TRADES, expected=None,
                     received=None, detail=f"trades may be missing since {gap.gap_id}", gap_id=f"{gap.gap_id}/{TRADES}",
                 )  # fmt: skip
-                told.append(trades)
-        return told
+        return [*told, trades] if trades is not None else told
 
 
 class Settling:

@@ -33,7 +33,8 @@ def shared_infrastructure(
     with (folders.stack / "users.lock").open("a") as users, (folders.stack / "change.lock").open("a") as change:
         fcntl.flock(change, fcntl.LOCK_EX)
         known = written.load(folders)
-        if known and known.ready and known.supervisor and known.supervisor.alive():
+        is_up = known and known.ready and known.supervisor and known.supervisor.alive()
+        if known and is_up and stack.is_of_this_version(known):
             where = stack.endpoints_of(known)
         else:
             stack.down(folders, report)

@@ -149,6 +149,11 @@ def start_detached(settings: StackSettings, *, services: bool, report: Report) -
     return endpoints_of(state)
 
 
+def is_of_this_version(state: State) -> bool:
+    """Tell whether a supervisor knows every address that this program asks for: it may have been started by another."""
+    return all(field.name in state.endpoints for field in fields(Endpoints))
+
+
 def endpoints_of(state: State) -> Endpoints:
     """Return the addresses that a supervisor wrote down."""
     return Endpoints(**{field.name: state.endpoints[field.name] for field in fields(Endpoints)})

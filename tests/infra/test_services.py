@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from infra.local import stack
 from infra.local.errors import StackError
 from infra.local.folders import Folders
 from infra.local.process import Process
 from infra.local.services import services
 from infra.local.settings import Ports, StackSettings
+from infra.local.state import State
 from infra.local.table import Endpoints
 
 WHERE = Endpoints(
@@ -77,3 +79,19 @@ def test_simulated_exchange_is_not_taken_for_another_venue() -> None:
     """It speaks one protocol; the message says what to choose instead."""
     with pytest.raises(StackError, match="SOURCE=live VENUE=kraken"):
         started(source="sim", venue="kraken")
+
+
+def test_a_stack_that_another_version_started_is_not_taken_for_ours() -> None:
+    """It lacks an address that this version asks for; who shares stacks starts a new one then."""
+    ours = {name: str(value) for name, value in vars(WHERE).items()}
+    assert stack.is_of_this_version(State(None, True, "", [], ours | {"port_kafka": "1"}))
+    del ours["history_database_url"]
+    assert not stack.is_of_this_version(State(None, True, "", [], ours))
+
+
+def test_the_upkeep_gets_the_role_of_history_and_nobody_the_owners() -> None:
+    """Only where it is configured; the producer that it runs beside has no database of its own."""
+    for process, wanted in ((started(gap_scan_minutes=60), "postgresql://history"), (started(), "")):
+        environment = process["producer"].environment
+        assert environment["TICKSTREAM_HISTORY_DATABASE_URL"] == wanted
+        assert environment["TICKSTREAM_DATABASE_URL"] == ""

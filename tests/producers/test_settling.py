@@ -68,6 +68,14 @@ def test_a_gap_that_a_crash_left_is_closed_by_the_first_whole_book(gaps: Gaps) -
     assert not told(gaps, book())
 
 
+def test_several_lines_miss_the_same_trades_once(gaps: Gaps) -> None:
+    """Each line's gap is closed; the longest time of them is what history has to fill."""
+    gaps.left_over([gap("one"), gap("two", ts_from=TS - 20), gap("three", ts_from=None)])
+    *closed, trades = told(gaps, book())
+    assert [one.gap_id for one in closed] == ["one", "two", "three"]
+    assert (trades.kind, trades.gap_id, trades.ts_from) == ("gap", "two/trades", TS - 20)
+
+
 @pytest.mark.parametrize(
     ("left", "kinds"),
     [
