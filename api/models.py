@@ -176,7 +176,14 @@ class GapData(_Model):
     found_by: str
     detected_at: Time
     repaired_at: Annotated[str | None, Field(examples=[_TIME])]
-    repaired_by: str | None
+    repaired_by: Annotated[
+        str | None,
+        Field(
+            description="resync (the feed's own, by a snapshot or late trades), restarted or succeeded (by the first "
+            "whole book of the next process or line), rest_trades, rest_candles or late_data (found by a scan).",
+            examples=["resync"],
+        ),
+    ]
 
 
 class GapsAnswer(_Model):

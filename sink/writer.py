@@ -381,6 +381,8 @@ ON CONFLICT (gap_id) DO UPDATE SET
 
 # Who tells of a gap: a feed on its line, the scan of what is stored, or a backfill that the venue could not answer.
 _FINDERS = {"live": "feed", "repair": "scan", "backfill": "history"}
+# A feed closes its own gaps without another word: a new snapshot came, or the trades that were missing.
+_RESYNC = "resync"
 
 
 def _keep_gaps(cursor: psycopg.Cursor[Any], ledger: list[Record]) -> None:
@@ -411,7 +413,7 @@ def _keep_gaps(cursor: psycopg.Cursor[Any], ledger: list[Record]) -> None:
                 "received": event.received,
                 "at": timestamp(event.ts_recv),
                 "found_by": _FINDERS.get(event.origin, event.origin),
-                "repaired_by": event.reason or event.origin,
+                "repaired_by": event.reason or _RESYNC,
             },
         )
 

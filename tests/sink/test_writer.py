@@ -280,6 +280,14 @@ def test_a_gap_is_opened_and_then_closed_by_its_id(table: Table) -> None:
     ]  # fmt: skip
 
 
+def test_a_gap_that_its_feed_closes_says_so(table: Table) -> None:
+    """A feed names no reason: it is whole again by itself."""
+    writer = table.writer()
+    writer.locate(LOG)
+    writer.write(batch_of([status("gap"), status("resynced")]))
+    assert table.rows("SELECT state, repaired_by FROM gaps") == [("repaired", "resync")]
+
+
 def test_a_gap_that_arrives_after_its_repair_is_closed(table: Table) -> None:
     """Gap and repair may come by different partitions; in either order the ledger ends the same."""
     writer = table.writer()
