@@ -13,7 +13,7 @@ from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Inst
 from marketdata.feed import Feed, Fetch, Output
 from marketdata.operator import Operator
 from marketdata.topics import INGEST, PUBLIC
-from producers.feeds import make_feed
+from producers.feeds import find_venue, make_feed
 from runtime import recordings
 from runtime.recordings import DAMAGED, KINDS, Recorded, read
 from stream_apps.operators import make_operators
@@ -51,7 +51,7 @@ class Connections:
     """
 
     def __init__(self, venue: str, ends: Mapping[str, int] | None = None) -> None:
-        self._venue = venue
+        self._venue = find_venue(venue).name
         self._ends = ends or {}
         self._places: Counter[str] = Counter()
         self._ended: dict[str, list[str]] = {}

@@ -185,6 +185,8 @@ class Gateway:
                 _LOG.warning("the recording is damaged", detail=line.data)
                 continue
             frame, at = line.frame, 0
+            if not count and not isinstance(line, recordings.RecordedBytes):
+                raise CodecError(f"{self.files[0]} is no file of Databento's")
             if frame.startswith(dbn.MAGIC):
                 at = dbn.metadata_size(frame) or len(frame)
                 metadata = dbn.decode_metadata(frame[:at])

@@ -12,6 +12,7 @@ import pytest
 from infra.exchange.databento import Fault, Gateway
 from marketdata import dbn
 from marketdata.book import L2Book
+from marketdata.errors import CodecError
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame, Trades
 from producers.backoff import Policy
 from producers.connection import Connection, Options
@@ -247,3 +248,11 @@ def test_heartbeats_come_while_the_market_is_quiet(tmp_path: Path) -> None:
     told = [event for event in memory.events if isinstance(event, BookUpdate) and event.kind == "heartbeat"]
     assert told
     assert all(event.valid and TS <= event.ts_event < TS + 10**9 for event in told)
+
+
+def test_a_recording_of_another_kind_is_refused(tmp_path: Path) -> None:
+    """The gateway says so at once, instead of taking frames for records."""
+    file = tmp_path / "other.jsonl.zst"
+    recordings.write(file, [recordings.Recorded("recv", 1, None, '{"event":"heartbeat"}')])
+    with pytest.raises(CodecError, match="no file of Databento's"):
+        Gateway(file)

@@ -10,6 +10,7 @@ import pytest
 import zstandard
 from typer.testing import CliRunner
 
+from marketdata.errors import SettingsError
 from tickstream.cli import app
 
 RUN = CliRunner()
@@ -97,6 +98,7 @@ def test_an_empty_file_is_summed_up_and_said_to_be_empty(tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["frames"] == 0
     assert "no frame" in result.stderr
+    assert isinstance(RUN.invoke(app, ["pipe", "--venue", "nowhere", str(path)]).exception, SettingsError)
 
 
 def kraken(second: int, conn: str, pair: str, bid: str, ask: str) -> str:
