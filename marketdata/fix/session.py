@@ -45,7 +45,9 @@ LOGON_NS = 10 * SECOND_NS
 LOGOUT_NS = 2 * SECOND_NS
 RESEND_NS = 10 * SECOND_NS
 RESENDS_MAX = 3
+# How long, and for how many messages, a recording is waited for to send again what is missing in it.
 RECORDED_NS = SECOND_NS
+RECORDED_MAX = 500
 
 LOGON, LOGOUT, HEARTBEAT, TEST, RESEND, REJECT, RESET = "A", "5", "0", "1", "2", "3", "4"
 SESSION_KINDS = frozenset({LOGON, LOGOUT, HEARTBEAT, TEST, RESEND, REJECT, RESET})
@@ -385,7 +387,7 @@ class Session:
         if number in self._held:
             return
         is_full = len(self._held) >= HELD_MAX or self._held_bytes + len(message.frame) > HELD_BYTES_MAX
-        if is_full and self._listens and self._held:
+        if self._listens and self._held and (is_full or len(self._held) >= RECORDED_MAX):
             self._give_up(ts)
             self._in_order(message, number, ts)
             return

@@ -69,8 +69,9 @@ _TRADE = "2"
 _OF_BOOK = frozenset({*SIDES, EMPTY})
 _ACTIONS = {NEW: "new", "1": "correct", "2": "cancel"}
 _AGGRESSORS = {"1": "buy", "2": "sell"}
-# What may come after the entries: depth of the application's queue, routing, LastFragment, the trailer.
-_AFTER = frozenset({813, 814, 215, 893, 89, 93})
+# What may come after the entries: depth of the application's queue, routing, the trailer; and, from engines that sort
+# the body by tag, TotNumReports and LastFragment.
+_AFTER = frozenset({813, 814, 215, 893, 911, 89, 93})
 # SecurityTradingStatus (326); what is not named says nothing about whether orders match.
 _STATES = {"2": "halted", "3": "online", "4": "halted", "5": "auction", "17": "online", "18": "halted",
            "21": "auction", "22": "auction"}  # fmt: skip
@@ -446,7 +447,7 @@ class FixFeed:
 
     def _complete(self, message: Message, name: str) -> list[str]:
         """Return the symbols whose snapshots are complete with this message, which is a part of them."""
-        request, total = message.get(262), whole_number(message.before(268), 911)
+        request, total = message.get(262), whole_number({911: message.get(911, "0")}, 911)
         if message.get(893) or not request or total <= 1:
             return [name] if message.get(893, "Y") == "Y" else []
         came = self._reports.pop(request, 0) + 1

@@ -124,15 +124,17 @@ class Proof:
         """Return how many messages of a kind it sent or got."""
         return sum(f"|35={kind}|" in line for line in self.said(direction))
 
-    async def snapshot(self) -> None:
-        """Answer the next MarketDataRequest with the whole book."""
+    async def snapshot(self, marks: tuple[str, ...] = ("",)) -> None:
+        """Answer the next MarketDataRequest with the whole book, in as many parts as there are marks."""
         self.snapshots += 1
         await until(lambda: sum("|35=V|" in line and "|263=1|" in line for line in self.said("GOT ")) == self.snapshots)
         request = next(field for field in self.said("GOT ")[::-1] if "|35=V|" in field).split("|262=")[1].split("|")[0]
         levels = [(269, side, price, size) for side, levels in (("0", self.book.bids), ("1", self.book.asks))
                   for price, size in levels.top(None)]  # fmt: skip
-        entries = "".join(f"|269={side}|270={price}|271={size}" for _, side, price, size in levels)
-        self.engine.tell(self.version, f"send W 262={request}|55=BTC-USD|group=268{entries}")
+        for place, mark in enumerate(marks):
+            part = levels[place :: len(marks)]
+            entries = "".join(f"|269={side}|270={price}|271={size}" for _, side, price, size in part)
+            self.engine.tell(self.version, f"send W 262={request}|55=BTC-USD{mark}|group=268{entries}")
 
     def change(self, *levels: tuple[str, str, str], trade: str = "") -> None:
         """Send one X: levels as (side, price, size), size 0 deletes; a trade by its id."""
@@ -224,6 +226,28 @@ def test_books_and_trades_are_those_that_quickfixj_sent(engine: QuickFix, versio
             assert not any(b"secret" in raw.data for raw in it.sink.raw)
         assert it.kinds("GOT", "5") == 1, "leaving is said"
         assert it.kinds("SENT", "3") == 0, "QuickFIX/J rejected nothing of ours"
+
+    uvloop.run(scenario())
+
+
+@EACH
+@pytest.mark.parametrize("marks", [("|893=N", "|893=Y"), ("|911=2",) * 2], ids=["last", "counted"])
+def test_snapshots_in_parts_and_levels_by_number(engine: QuickFix, version: str, marks: tuple[str, ...]) -> None:
+    """As QuickFIX/J writes them, which sorts what is not in the group by tag."""
+
+    async def scenario() -> None:
+        async with proof(engine, version) as (it, _):
+            it.book.bids.apply(["100", "99", "98", "97"], ["1", "2", "3", "4"])
+            it.book.asks.apply(["101", "102", "103"], ["5", "6", "7"])
+            await it.snapshot(marks)
+            await it.is_same()
+            assert it.sink.count("gap") == 0
+            for entry in ("279=5|269=0|1023=2|270=98.5|271=8", "279=3|269=1|1023=2", "279=4|269=0|1023=4"):
+                engine.tell(version, f"send X 55=BTC-USD|group=268|{entry}")
+            it.book.bids.apply(["99", "98.5", "97"], ["0", "8", "0"])
+            it.book.asks.apply(["101", "102"], ["0", "0"])
+            await it.is_same()
+            assert it.sink.count("gap") == 0
 
     uvloop.run(scenario())
 

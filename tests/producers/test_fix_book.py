@@ -59,10 +59,10 @@ def draw_entry(naive: dict[str, Naive], operation: tuple[str, str, int, int, int
         return entry(action, side, size=size, **named)
     if action == OVERLAY:
         del book.levels[number - 1]
-        if book.insert(price, size) != number:  # it would not be where it says
-            book.levels = [level for level in book.levels if level[0] != price]
+        rest = list(book.levels)
+        if price in dict(rest) or book.insert(price, size) != number:  # it would not be where it says
+            book.levels, price = rest, at
             book.insert(at, size)
-            price = at
         return entry(action, side, price=price, size=size, level=number)
     gone = {DELETE: slice(number - 1, number), DELETE_THRU: slice(number), DELETE_FROM: slice(number - 1, None)}
     del book.levels[gone[action]]

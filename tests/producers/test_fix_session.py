@@ -246,6 +246,17 @@ def test_a_resend_request_is_answered_by_messages_and_gap_fill() -> None:
     assert [(m.kind, m.get(34), m.get(36)) for m in answer] == [("4", "2", "4")]
 
 
+def test_a_logon_that_is_not_answered_by_one_ends_the_connection() -> None:
+    """After ten seconds, in which bytes that are no message are waited over; at once when something else comes."""
+    session = Session(Identity(sender="US", target="THEM"))
+    session.opened(START)
+    assert session.received(b"junk", START) == [Unreadable("bad_header")]
+    assert session.ticked(START + 9 * SECOND) == []
+    assert session.ticked(START + 10 * SECOND) == [Ended("no_logon")]
+    session.opened(START)
+    assert session.received(Peer()("W"), START)[-1] == Ended("no_logon", "the first message is no Logon")
+
+
 def test_a_number_too_low_ends_the_connection() -> None:
     """Unless it is marked as sent again, the sides do not agree."""
     session, peer = logged_on()
@@ -446,3 +457,30 @@ def test_a_recording_is_followed_from_whatever_number_it_begins_with() -> None:
     assert session.opened(START) == []
     assert texts(session.received(peer("W", (58, "77"), number=77), START)) == ["77"]
     assert session.received(peer("W", (58, "79"), number=79), START)[0] == Lost(78, 79)
+
+
+def test_a_recording_with_a_hole_is_waited_for_a_moment_and_goes_on() -> None:
+    """What is missing may have been sent again at once; after a second, or 500 messages, nobody will."""
+    for far, ns in ((8, SECOND), (510, 0)):
+        session, peer, steps = Session(None), Peer(), []
+        session.opened(START)
+        session.received(peer("W"), START)
+        session.received(peer("W", (58, "3"), number=3), START)
+        assert texts(session.received(peer("W", (58, "2"), number=2, again=True), START)) == ["2", "3"]
+        for number in range(5, far):
+            steps += session.received(peer("W", (58, str(number)), number=number), START + (number - 5) * ns // 2)
+        assert [step for step in steps if isinstance(step, Skipped)] == [Skipped(4, 4, anew=True)]
+        assert texts(steps) == [str(number) for number in range(5, far)]
+        assert session.is_whole
+
+
+def test_a_recording_goes_on_behind_a_logout_and_at_numbers_that_are_too_low() -> None:
+    """Sessions may follow one another in it, with a Logon or without; what lies between them nobody knows."""
+    session, peer = Session(None), Peer()
+    session.opened(START)
+    session.received(peer("W", number=7), START)
+    assert session.received(peer("5"), START) == []
+    steps = session.received(peer("W", (58, "a"), number=3), START)
+    assert steps[:2] == [Lost(9, 3), Skipped(9, 9, anew=True)]
+    assert texts(steps) == ["a"]
+    assert steps[-1] == Whole()
