@@ -98,6 +98,8 @@ class Acceptor:
             self._due = max(self._due, error.number + 1)
             return [frame]
         kind, number = message.kind, message.number(34) or 0
+        if not number:
+            return [frame[:-1]]  # as one that cannot be read: whole it would end the session
         self._time = message.get(52).encode("latin-1") or self._time
         frames: list[bytes] = []
         is_reset = kind == RESET and message.get(123) != "Y"

@@ -177,6 +177,15 @@ def test_a_recording_with_many_holes_is_heard_once() -> None:
     assert heard.kinds.count("gap") > 2
 
 
+def test_a_message_without_a_number_does_not_end_the_session() -> None:
+    """It is told as what cannot be read, and what follows is heard."""
+    lines = session()
+    lines.insert(20, (lines[20][0], encode("FIX.4.4", [(35, "X"), (49, "THEM"), (56, "US"), (52, utc(START))])))
+    heard, _ = heard_from(Acceptor(), lines)
+    assert heard.letters == 1
+    assert heard.view() == heard_directly(lines).view()
+
+
 def test_a_question_and_silence_are_answered_without_a_number() -> None:
     """SequenceReset to the number that is due changes nothing, and what is asked for again is marked."""
     lines = session()
