@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from typing import Literal
+from typing import Annotated, Literal
 from zlib import crc32
 
 import msgspec
@@ -48,7 +48,7 @@ from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
-from producers.feed_kit.values import UNREADABLE, Columns, Text, given, levels, ms_ns, price
+from producers.feed_kit.values import INT64_MAX, UNREADABLE, Columns, Text, given, levels, ms_ns, price
 from producers.venue import Signer, Venue
 
 PING_NS = 15 * SECOND_NS
@@ -71,6 +71,10 @@ _STATES = {"live": "online", "suspend": "halted", "preopen": "halted", "test": "
 # --- What the venue sends. Fields that are not used are not named, and are skipped without being built. ---
 
 
+# The first book of an instrument has no number before it, which is -1; what events cannot hold is none.
+_SeqId = Annotated[int, msgspec.Meta(ge=-INT64_MAX, le=INT64_MAX)]
+
+
 class _Arg(msgspec.Struct, gc=False):
     channel: str
     name: str = msgspec.field(name="instId", default="")
@@ -81,8 +85,8 @@ class _Book(msgspec.Struct):
     bids: msgspec.Raw
     ts: str
     checksum: int = 0
-    number: int | None = msgspec.field(name="seqId", default=None)
-    previous: int | None = msgspec.field(name="prevSeqId", default=None)
+    number: _SeqId | None = msgspec.field(name="seqId", default=None)
+    previous: _SeqId | None = msgspec.field(name="prevSeqId", default=None)
 
 
 class _BookFrame(msgspec.Struct):

@@ -346,3 +346,27 @@ def test_errors_and_notices_of_the_venue_are_heard(feed: OkxFeed) -> None:
     out = feed.received(b'{"event":"error","code":"60012","msg":"Invalid request"}', T0)
     assert [o.reason for o in out if isinstance(o, DeadLetter)] == ["venue_error"]
     assert feed.received(b'{"event":"notice","code":"64008","msg":"upgrade"}', T0) == [Reconnect("notice")]
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63), 10**30])
+def test_number_that_no_event_can_hold_is_a_dead_letter(number: int) -> None:
+    """It names the field, and the book is asked for again."""
+    feed = OkxFeed(line="test")
+    feed.received(SNAPSHOT, T0)
+    out = feed.received(book("update", number, 10, bids=[("9", "2")]), T0)
+    (dead,) = [event for event in out if isinstance(event, DeadLetter)]
+    assert dead.field == "data[0].seqId"
+    assert kinds(out) == ["clear"]
+
+
+@pytest.mark.parametrize("sent", ['"9", 2', '"9", "two"', '["9"], "2"', "{}"])
+def test_level_that_is_none_is_a_dead_letter_with_its_field_and_value(sent: str) -> None:
+    """It names the side, and the book is asked for again."""
+    feed = OkxFeed(line="test")
+    feed.received(SNAPSHOT, T0)
+    spoilt = book("update", 11, 10, bids=[("8", "1")]).replace(b'"8", "1"', sent.encode())
+    out = feed.received(spoilt, T0)
+    (dead,) = [event for event in out if isinstance(event, DeadLetter)]
+    assert dead.field == "bids"
+    assert sent in (dead.value or "") or dead.value == "two"
+    assert kinds(out) == ["clear"]
