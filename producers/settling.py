@@ -149,7 +149,7 @@ class Settling:
                 told += self._gaps.other(event)
         if told:
             _LOG.info("gaps are settled", line=line, gaps=[one.gap_id for one in told if one.kind == "resynced"])
-        await self._sink.write(line, [*records, *told], t_recv, raw)
+        await self._sink.write(line, [*records, *told] if told else records, t_recv, raw)
 
 
 async def read_left_over(settings: CommonSettings, codec: Codec, venue: str) -> list[FeedStatus]:
