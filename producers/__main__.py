@@ -6,6 +6,7 @@ import asyncio
 import random
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import product
@@ -19,15 +20,15 @@ import uvloop
 from marketdata.codec import Codec
 from marketdata.compiled import BOOKS
 from marketdata.errors import SettingsError, Unavailable, UnknownSchema
-from marketdata.events import FeedStatus
 from producers import upkeep
 from producers.backoff import Backoff
 from producers.connection import Connection, Options, Sink
 from producers.families import databento
+from producers.past import Past, read_past
 from producers.publisher import Publisher
 from producers.rest import Rest
 from producers.settings import ProducerSettings, Stream, load_for_venue
-from producers.settling import Gaps, Settling, read_left_over
+from producers.settling import Gaps, Settling
 from producers.succession import Succession
 from producers.tokens import CoinbaseTokens, ExchangeKey, FixLogin, KeyPair, Tokens
 from producers.venue import Venue
@@ -248,17 +249,15 @@ async def find_codec(settings: ProducerSettings) -> Codec:
         registry.close()
 
 
-async def find_left_over(
-    settings: ProducerSettings, venue: Venue, codec: Codec, publisher: Publisher
-) -> list[FeedStatus]:
-    """Return the gaps that were open when the last producer of the venue ended.
+async def find_past(settings: ProducerSettings, venue: Venue, codec: Codec, publisher: Publisher) -> Past:
+    """Return what the last producer of the venue left.
 
     Raises Unavailable until every topic exists.
     """
     missing = await publisher.missing_topics()
     if missing:
         raise Unavailable(f"these topics do not exist, run `tickstream topics apply`: {', '.join(missing)}")
-    return [] if settings.source == "replay" else await read_left_over(settings, codec, venue.name)
+    return Past() if settings.source == "replay" else await read_past(settings, codec, venue.name)
 
 
 async def find_lines(
@@ -291,10 +290,12 @@ async def produce(settings: ProducerSettings, venue: Venue, readiness: Readiness
             line.restart("delivery_failed")
 
     publisher.on_failure = begin_anew
-    left_over = await until(lambda: find_left_over(settings, venue, codec, publisher), "kafka", readiness, stop)
-    if left_over is None:
+    past = await until(lambda: find_past(settings, venue, codec, publisher), "kafka", readiness, stop)
+    if past is None:
         return 0
-    gaps.left_over(left_over)
+    now = time.time_ns()
+    gaps.left_over(past.gaps)
+    await publisher.write(venue.name, gaps.cut_off(past.last, now), now)
     tasks = [asyncio.create_task(line.run(), name=line.line) for line in running]
     tasks.append(asyncio.create_task(publisher.serve(), name="publisher"))
     stopped = asyncio.create_task(stop.wait(), name="stop")

@@ -1,46 +1,36 @@
-"""Settles the gaps that no feed will close any more: of a process that is gone, and of a line that was retired.
+"""Settles the gaps that no feed will close any more: of a process that is gone, and of a line that was retired. Pure.
 
 Theory of operation. A feed closes the gaps that it opened when the product is whole again. When its process is killed
 (or told to stop) before that, or a successor took over its line, nobody would, and the ledger would show them for ever.
 
-1. At its start the producer reads what producers said of its venue before (`md.ingest.status`): gaps that were opened
-   and never closed are left over (`read_left_over`).
+1. At its start the producer reads what producers said of its venue before (`producers.past`): gaps that were opened
+   and never closed are left over.
 2. A gap that is left over is closed by the first whole book of its symbol that any line of this process brings, be it a
    new line's or that of a successor which has one already. Where no book comes for `PATIENCE_NS`, as where only trades
    or quotes are had, any valid event of the symbol does.
 3. No book brings trades back. What may have been traded between the last good value before the gap and now is told as
    a gap of its own, with both ends, so that it can be repaired from the venue's history.
 4. Gaps of trades that have a range or the ids that are missing are left alone: they wait for history anyhow.
+5. A process that was killed told of no gap. Where its last word of a symbol's trades was that they are whole, and no
+   ids would show what was traded since, they are told to be missing (`cut_off`): candles are not valid then.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import structlog
-from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from marketdata.clock import SECOND_NS
-from marketdata.codec import Codec
-from marketdata.errors import CodecError, Unavailable
 from marketdata.events import GAP, AnyEvent, BookUpdate, FeedStatus, Quote, RawFrame, Trades
-from marketdata.topics import INGEST_STATUS
 from producers.connection import Sink
 from producers.repair import TRADE_CHANNELS, TRADES
-from runtime.kafka import consumer_config
-from runtime.registry import Registry, decode
-from runtime.settings import CommonSettings
 
 PATIENCE_NS = 60 * SECOND_NS
 # More than one process ever opens between two starts; the oldest are given up first.
 GAPS_MAX = 10_000
-TIMEOUT_S = 10.0
-READ_S_MAX = 60.0
 
 RESTARTED, SUCCEEDED = "restarted", "succeeded"
 
@@ -60,6 +50,22 @@ class Gaps:
         """Take in what an earlier process left open."""
         for gap in gaps:
             self._leave(gap, RESTARTED)
+
+    def cut_off(self, last: Iterable[Trades], ts: int) -> list[Trades]:
+        """Take in what an earlier process told last of each symbol's trades; return that they are whole no more."""
+        told: list[Trades] = []
+        for event in last:
+            if not event.valid:
+                continue  # it ended in order, or within a gap
+            gap = FeedStatus(
+                venue=event.venue, symbol=event.symbol, line=event.line, ts_event=event.ts_event, ts_recv=ts,
+                kind="gap", channel=TRADES, gap_id=f"{event.line}/{event.symbol}/{event.ts_recv}/cut_off",
+                ts_from=event.ts_event,
+            )  # fmt: skip
+            self._leave(gap, "")
+            more: dict[str, Any] = {"trades": (), "complete_from": None, "valid": False, "reason": GAP}
+            told.append(msgspec.structs.replace(event, ts_recv=ts, sequence=None, **more))
+        return told
 
     @property
     def waiting(self) -> bool:
@@ -118,7 +124,10 @@ class Gaps:
         trades: FeedStatus | None = None  # of several lines the one that tells the longest time
         for gap, by in self._left.pop(event.symbol, {}).values():
             detail = f"by {event.line}, which is whole"
-            told.append(msgspec.structs.replace(gap, **now, sequence=None, kind="resynced", reason=by, detail=detail))
+            if by:  # else it was told to nobody yet
+                told.append(
+                    msgspec.structs.replace(gap, **now, sequence=None, kind="resynced", reason=by, detail=detail)
+                )
             is_longest = gap.ts_from is not None and (trades is None or gap.ts_from < (trades.ts_from or 0))
             if is_longest and (gap.channel is None or gap.channel in TRADE_CHANNELS):
                 trades = msgspec.structs.replace(
@@ -150,56 +159,3 @@ class Settling:
         if told:
             _LOG.info("gaps are settled", line=line, gaps=[one.gap_id for one in told if one.kind == "resynced"])
         await self._sink.write(line, [*records, *told] if told else records, t_recv, raw)
-
-
-async def read_left_over(settings: CommonSettings, codec: Codec, venue: str) -> list[FeedStatus]:
-    """Return the gaps of a venue that its lines opened and never closed, oldest first.
-
-    Raises Unavailable when Kafka does not answer.
-    """
-    registry = Registry(settings.registry_url, timeout_s=TIMEOUT_S)
-    try:
-        return await asyncio.to_thread(_read, settings, partial(decode, codec, registry), venue)
-    finally:
-        registry.close()
-
-
-def _read(settings: CommonSettings, read: Callable[[bytes], AnyEvent], venue: str) -> list[FeedStatus]:
-    topic = INGEST_STATUS.physical(settings.topic_prefix)
-    consumer = Consumer(consumer_config(settings, "producer-gaps") | {"enable.partition.eof": True})
-    found: dict[str, FeedStatus] = {}
-    deadline = time.monotonic() + READ_S_MAX
-    try:
-        partitions = consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions
-        ends = {number: consumer.get_watermark_offsets(TopicPartition(topic, number), TIMEOUT_S)
-                for number in partitions}  # fmt: skip
-        left = {number for number, (first, end) in ends.items() if first < end}
-        consumer.assign([TopicPartition(topic, number, ends[number][0]) for number in left])
-        while left:
-            if time.monotonic() > deadline:
-                _LOG.warning("not all that was said of gaps before could be read", venue=venue)
-                break
-            for message in consumer.consume(1_000, 0.5):
-                number, offset = int(message.partition() or 0), int(message.offset() or 0)
-                # The end is told as an error, which is none.
-                if message.error() is not None or offset + 1 >= ends[number][1]:
-                    left.discard(number)
-                if message.error() is None and (message.key() or b"").startswith(f"{venue}:".encode()):
-                    _note(found, read, message.value() or b"")
-    except KafkaException as error:
-        raise Unavailable(f"Kafka does not answer: {error.args[0].str()}") from error
-    finally:
-        consumer.close()
-    return sorted(found.values(), key=lambda gap: gap.ts_recv)[-GAPS_MAX:]
-
-
-def _note(found: dict[str, FeedStatus], read: Callable[[bytes], AnyEvent], value: bytes) -> None:
-    try:
-        event = read(value)
-    except CodecError:
-        return  # what is no record of ours is a dead letter of the stream apps
-    if isinstance(event, FeedStatus) and event.gap_id is not None and event.origin == "live":
-        if event.kind == "gap":
-            found[event.gap_id] = event
-        elif event.kind == "resynced":
-            found.pop(event.gap_id, None)

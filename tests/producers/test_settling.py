@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from marketdata.clock import SECOND_NS
-from marketdata.events import AnyEvent, BookUpdate, FeedStatus, Quote, RawFrame, Trades
+from marketdata.events import AnyEvent, BookUpdate, FeedStatus, Quote, RawFrame, Trade, Trades
 from producers.settling import PATIENCE_NS, Gaps, Settling
 
 TS = 1_786_309_548_228_568_123
@@ -114,6 +114,18 @@ def test_the_gaps_of_a_retired_line_are_closed_by_its_whole_successor(gaps: Gaps
     later = told(gaps, book(symbol="ETH-USD"))
     assert [(one.gap_id, one.reason) for one in later] == [("two", "succeeded"), ("two/trades", "gap")]
     assert not told(gaps, msgspec.structs.replace(ended, line="v/0"), book())
+
+
+def test_trades_that_a_killed_process_cut_off_are_told_to_be_missing(gaps: Gaps) -> None:
+    """At once in their stream, so that candles know; on the ledger with both ends when the symbol is whole again."""
+    last = Trades(**WHO, sequence=5, trades=(Trade(trade_id="1", ts_event=TS, price="1", size="1", side="buy"),))
+    over = Trades(**(WHO | {"symbol": "ETH-USD"}), valid=False, reason="gap")
+    (mark,) = gaps.cut_off([last, over], TS + 70)
+    assert (mark.valid, mark.reason, mark.trades, mark.ts_event, mark.ts_recv) == (False, "gap", (), TS, TS + 70)
+    assert (mark.line, mark.sequence) == ("v/0", None)
+    (told_of,) = told(gaps, book(symbol="ETH-USD"), book(ts_event=TS + 90))
+    assert (told_of.kind, told_of.channel, told_of.ts_from, told_of.ts_to) == ("gap", "trades", TS, TS + 90)
+    assert not told(gaps, book())
 
 
 def test_a_feed_that_closes_its_gaps_itself_is_not_spoken_for(gaps: Gaps) -> None:
