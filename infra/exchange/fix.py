@@ -165,8 +165,6 @@ class FixVenue:
     def opened(self, ts: int) -> list[bytes]:
         """Take a new connection: nothing is subscribed."""
         self.requests.clear()
-        if self.session.identity is not None and self.session.identity.reset:
-            self.states.clear()
         return self._frames(self.session.opened(ts), ts)
 
     def received(self, frame: bytes, ts: int) -> list[bytes]:
@@ -193,6 +191,8 @@ class FixVenue:
         frames = self._frames(self.session.send(kind, fields, ts), ts)
         if not self.resends:
             self.session.forget_sent()
+        if number <= next(reversed(self.states), 0):  # numbers began anew
+            self.states.clear()
         self.states[number] = {symbol: market.levels() for symbol, market in self.markets.items()}
         return frames
 
