@@ -108,19 +108,21 @@ class Keeper:
     ) -> list[Outcome]:
         """Try every open entry, and the new ones that the ledger may not have yet; return what became of each.
 
-        `patient` leaves out what was tried in vain not long ago: two hours, then four, at most a day.
+        `patient` asks no venue for what was tried in vain not long ago: two hours, then four, at most a day. Such an
+        entry is only closed when it was filled meanwhile, and is not in the answer otherwise.
         """
         entries = {gap.gap_id: gap for gap in await self._tables.open_gaps(*self._only)}
         entries |= {gap.gap_id: gap for gap in new}
-        if patient:
-            entries = {gap_id: gap for gap_id, gap in entries.items() if _is_due(gap, time.time())}
         outcomes = []
         # Trades bring candles, not the other way round.
         for gap in sorted(entries.values(), key=lambda one: one.channel == CANDLES):
+            asks = not patient or _is_due(gap, time.time())
             try:
-                outcome = Outcome(gap, await self._repair(gap))
+                outcome = Outcome(gap, await self._repair(gap, asks=asks))
             except TickstreamError as error:
                 outcome = Outcome(gap, "", str(error))
+            if not asks and not outcome.by:
+                continue
             if outcome.by:
                 await publish(self._publisher, gap.line or f"{gap.venue}/scan", [_closed(gap, outcome.by)])
             outcomes.append(outcome)
@@ -136,12 +138,14 @@ class Keeper:
                 made += await history.roll_up(symbol, since, time.time_ns())
         return made
 
-    async def _repair(self, gap: OpenGap) -> str:
-        """Return what repaired an entry. Raises Refused that says why it stays."""
+    async def _repair(self, gap: OpenGap, *, asks: bool) -> str:
+        """Return what repaired an entry, nothing when only the venue could. Raises Refused that says why it stays."""
         span = await self._span(gap)
         numbered = gap.expected is not None and gap.received is not None
         if (gap.channel == CANDLES or numbered) and await self._is_whole(gap, span):
             return self._brought_by(gap, span)
+        if not asks:
+            return ""
         history = self._history(gap.venue)
         if history is None:
             raise Refused(f"{gap.venue} has no history here")

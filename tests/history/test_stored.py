@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 import pytest
@@ -12,8 +12,12 @@ import pytest
 from infra.exchange.tape import MINUTE_NS, SECOND_NS
 from infra.local.table import Endpoints
 from producers.jobs import Database
+from producers.repair import Keeper
 from producers.stored import Hole, Tables, moment
 from sink import migrations
+
+if TYPE_CHECKING:
+    from producers.publisher import Publisher
 
 START = 1_786_309_500 * SECOND_NS
 ALPACA = ("alpaca", "AAPL")
@@ -35,7 +39,10 @@ class Rows:
         self._offset += 1
         common = {"kafka_offset": self._offset, "kafka_partition": 0, "venue": ALPACA[0], "symbol": ALPACA[1],
                   "origin": "live", "reason": "", "valid": True}  # fmt: skip
-        row = common | fields
+        self.insert_bare(table, **common | fields)
+
+    def insert_bare(self, table: str, **row: Any) -> None:
+        """Insert a row of just these columns."""
         names, places = ", ".join(row), ", ".join(["%s"] * len(row))
         self._owner.execute(f"INSERT INTO {table} ({names}) VALUES ({places})".encode(), list(row.values()))
 
@@ -56,11 +63,15 @@ class Rows:
             price=1, size=1, side="buy", action=action, trade_id=name, original_id=original, line="alpaca/0",
         )  # fmt: skip
 
+    def database(self) -> Database:
+        """Return the database as the role of the upkeep has it."""
+        return Database(self._endpoints.history_database_url, self._schema)
+
     def holes(self) -> list[tuple[int, int]]:
         """Return the holes of the first ten minutes as minutes, as the role of the upkeep sees them."""
 
         async def ask() -> list[Hole]:
-            async with Database(self._endpoints.history_database_url, self._schema) as database:
+            async with self.database() as database:
                 return await Tables(database).holes(*ALPACA, START, START + 10 * MINUTE_NS)
 
         return [((hole.start - START) // MINUTE_NS, (hole.end - START) // MINUTE_NS) for hole in asyncio.run(ask())]
@@ -107,3 +118,45 @@ def test_of_a_minute_that_was_given_up_every_later_trade_counts(rows: Rows) -> N
     assert rows.holes() == []
     rows.trade("too late", 131, 501)
     assert rows.holes() == [(2, 3)]
+
+
+class Told:
+    """A publisher that keeps what it is given."""
+
+    failures = 0
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    async def write(self, line: str, events: Iterable[Any], t_recv: int) -> None:
+        """Keep them."""
+        del line, t_recv
+        self.events += events
+
+    async def close(self, timeout_s: float) -> int:
+        """Return that nothing is left."""
+        del timeout_s
+        return 0
+
+
+def test_an_entry_that_was_filled_meanwhile_is_closed_before_the_venue_is_asked_again(rows: Rows) -> None:
+    """Both were tried in vain a moment ago: the one whose candle is there now is over, the other waits for its turn."""
+    for name, minute in (("filled", 2), ("not filled", 7)):
+        start, end = START + minute * MINUTE_NS, START + (minute + 1) * MINUTE_NS
+        rows.insert_bare(
+            "gaps", gap_id=name, venue=ALPACA[0], symbol=ALPACA[1], channel="candles", line="alpaca/scan", reason="gap",
+            detail="", state="open", ts_from_ns=start, ts_to_ns=end, found_by="scan", detected_at=moment(end),
+        )  # fmt: skip
+        rows.insert_bare(
+            "ingestion_jobs", job_id=f"repair|{name}", venue=ALPACA[0], symbol=ALPACA[1], kind="repair",
+            interval="candles", state="failed", start_ns=start, end_ns=end, cursor_ns=start,
+        )  # fmt: skip
+    publisher = Told()
+
+    async def repair() -> list[tuple[str, str]]:
+        async with rows.database() as database:
+            keeper = Keeper(database, cast("Publisher", publisher), lambda _: None)
+            return [(one.gap.gap_id, one.by) for one in await keeper.repair(patient=True)]
+
+    assert asyncio.run(repair()) == [("filled", "late_data")]
+    assert [(one.kind, one.gap_id, one.reason) for one in publisher.events] == [("resynced", "filled", "late_data")]
