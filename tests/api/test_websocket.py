@@ -534,6 +534,12 @@ def test_a_slow_reader_of_trades_is_told_and_cut(stage: Any, open_socket: Any, w
     asyncio.run(follow())
 
 
+async def read_to_end(client: Any) -> None:
+    """Read until the connection closes: what was on its way before comes first."""
+    while True:
+        await client.receive()
+
+
 def test_a_restart_says_goodbye_and_restores_the_book(stage: Any, open_socket: Any, wait_for: Any) -> None:
     """SIGTERM closes with 1001 and exit status 0; after a crash the book is the checkpoint plus what came since."""
     stage.start()
@@ -548,7 +554,7 @@ def test_a_restart_says_goodbye_and_restores_the_book(stage: Any, open_socket: A
             await client.receive()
             assert await asyncio.to_thread(stage.stop) == 0
             with pytest.raises(ConnectionClosed) as closed:
-                await client.receive()
+                await read_to_end(client)
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1001
 
