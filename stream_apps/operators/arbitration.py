@@ -13,7 +13,7 @@ Venues number book changes in two ways, so there are two ways to make one stream
 2. A snapshot that a line begins with is a duplicate too when another line is valid and ahead of it.
 3. A snapshot that steps back in numbers, in the middle of a line or behind what the line itself had before, is the
    venue starting anew: every other line waits for its own snapshot.
-4. A clear goes on when no other line is valid.
+4. A clear goes on when no other line is valid: heard lately, or as far as what went on, however long ago.
 
 A line starts invalid and becomes valid by a snapshot; changes before that are counted and left out.
 """
@@ -264,7 +264,9 @@ class IngestBooks:
             others = [other for other in saved.lines.values() if other is not line and other.has_book]
             alive = any(other.ts >= since for other in others)
             behind = number is not None and last is not None and number <= last
-            passed = not alive if kind == "clear" else not (alive and behind and begins)
+            # Of a quiet symbol no line says anything for long: one that got as far as what went on has the same book.
+            level = last is not None and any(other.sequence is not None and other.sequence >= last for other in others)
+            passed = not (alive or level) if kind == "clear" else not (alive and behind and begins)
             if kind == "snapshot" and passed:
                 saved.primary = event.line
                 if behind:

@@ -244,6 +244,19 @@ def test_a_line_that_loses_its_book_changes_nothing_while_another_has_it(run: Ru
         ("snapshot", "l/0"), ("update", "l/1")]  # fmt: skip
 
 
+def test_a_quiet_symbol_keeps_its_book_when_a_line_loses_it(run: Run, make: Any) -> None:
+    """Nothing changed for long on any line: one that has all that went on holds the book, one that is behind not."""
+    market = Market(make, [("bid", str(price), "1") for price in range(1, 100)])
+    begin = [market.snapshot(4, 0), market.snapshot(4, 1), market.update(5, 0)]
+    for last, kinds in (
+        (market.update(5, 1), ["snapshot", "update", "update"]),
+        (None, ["snapshot", "update", "clear"]),
+    ):
+        events = [*begin, *([last] if last else ()), market.clear(90, 0), *([market.update(91, 1)] if last else ())]
+        published = run(by_symbol, events)
+        assert [e.kind for events in published for e in events if isinstance(e, BookUpdate)] == kinds
+
+
 def test_lines_without_end_cost_no_memory(make: Any) -> None:
     """The one that was heard longest ago is forgotten, never the one that leads."""
     market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
