@@ -244,8 +244,9 @@ class Summary:
             book.asks.replace(event.ask_prices, event.ask_sizes)
         elif event.kind == "update":
             self._counts["book_updates"] += 1
-            book.bids.apply(event.bid_prices, event.bid_sizes)
-            book.asks.apply(event.ask_prices, event.ask_sizes)
+            if event.symbol not in self._reasons:
+                book.bids.apply(event.bid_prices, event.bid_sizes)
+                book.asks.apply(event.ask_prices, event.ask_sizes)
         elif event.kind == "clear":
             book.clear()
             self._reasons[event.symbol] = event.reason
