@@ -2,7 +2,8 @@
 
 1. A loss asks for new snapshots of the products and channels that it touched; the third within a minute gives the
    connection up instead, since a snapshot costs both sides a lot. But where other books are good the connection is not
-   what is wrong: one product that the venue tells badly must not cost them theirs. Then it is asked for in ten seconds.
+   what is wrong: one product that the venue tells badly must not cost them theirs. Then its own third loss is repaired
+   ten seconds later.
 2. A snapshot that does not come in time is asked for once more. After that a book's gives the connection up, unless
    the product never had one: it may not exist, and must not cost the others their connection. Missing trades then stay
    on the ledger.
@@ -25,7 +26,7 @@ Order = Callable[[Call, str, Collection[str]], Iterable[Output]]
 class Repairs:
     """The repairs of one line. `awaited` are the channels whose snapshots have a deadline; None: all."""
 
-    __slots__ = ("_asked", "_awaited", "_ledger", "_losses", "_order", "_products")
+    __slots__ = ("_asked", "_awaited", "_ledger", "_losses", "_losses_of", "_order", "_products")
 
     def __init__(
         self, products: Listing, ledger: Ledger, order: Order, *, awaited: Collection[str] | None = None
@@ -36,6 +37,7 @@ class Repairs:
         self._awaited = {ledger.book, ledger.trades} if awaited is None else set(awaited)
         self._asked = Asked()
         self._losses = Losses()
+        self._losses_of: dict[str, Losses] = {}
 
     def __contains__(self, what: tuple[str, str]) -> bool:
         """Tell whether a snapshot, as (channel, name), is waited for."""
@@ -45,6 +47,7 @@ class Repairs:
         """Begin anew: the connection is new, or gone."""
         self._asked.clear()
         self._losses.clear()
+        self._losses_of.clear()
 
     def wait(self, channel: str, name: str, ts: int) -> None:
         """Wait for a snapshot that a subscription brings."""
@@ -56,15 +59,17 @@ class Repairs:
 
     def lost(self, call: Call, names: Collection[str], channels: Iterable[str], reason: str) -> None:
         """Ask for new snapshots in place, or, when that was needed too often, later or on a new connection."""
-        if not self._losses.too_many(call.ts):
-            for channel in channels:
-                self.again(call, channel, names, reason)
-        elif not any(product.book_valid for product in self._products):
-            call.out.append(Reconnect("gaps"))
-        else:
-            for channel in channels:
-                for name in names if channel in self._awaited else ():
-                    self._asked.ask(channel, name, call.ts)
+        many = self._losses.too_many(call.ts)
+        often = [name for name in names if self._losses_of.setdefault(name, Losses()).too_many(call.ts)]
+        if not any(product.book_valid for product in self._products):
+            if many:
+                call.out.append(Reconnect("gaps"))
+                return
+            often = []
+        for channel in channels:
+            self.again(call, channel, [name for name in names if name not in often], reason)
+            for name in often if channel in self._awaited else ():
+                self._asked.ask(channel, name, call.ts)
 
     def again(self, call: Call, channel: str, names: Collection[str], reason: str, *, tries: int = 0) -> None:
         """Ask for new snapshots of one channel, and tell so where a gap is open."""
