@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal, NamedTuple
 
-import structlog
 from pydantic import Field, SecretStr
 
 from marketdata.errors import SettingsError, Unavailable
@@ -18,12 +17,11 @@ from producers.jobs import Database
 from producers.publisher import Publisher
 from runtime.health import Readiness
 from runtime.registry import Registry
-from runtime.settings import DatabaseSettings
+from runtime.settings import DatabaseSettings, load
 from runtime.tracing import Tracing
 
 CLIENT = "history"
-
-_LOG = structlog.get_logger()
+SCAN_MINUTES = 60
 
 
 class HistorySettings(DatabaseSettings):
@@ -50,8 +48,12 @@ class HistorySettings(DatabaseSettings):
         default="1m", pattern=r"^(1m|5m|15m|1h|4h|1d)$", description="Interval of the candles that it asks for."
     )
     backfill_trades: bool = Field(default=False, description="Whether it brings the trades of those days as well.")
-    gap_scan_minutes: int = Field(
-        default=0, ge=0, le=10_080, description="Minutes between two scans for gaps, 60 is usual; 0 for none."
+    gap_scan_minutes: int | None = Field(
+        default=None,
+        ge=0,
+        le=10_080,
+        description="Minutes between two scans for gaps, 0 for none. If not given, 60 where prices are live, the "
+        "upkeep has a database address of its own and the venue's history needs no other key.",
     )
     gap_scan_hours: float = Field(default=48.0, gt=0, le=87_600, description="How far back a scan looks.")
 
@@ -93,13 +95,39 @@ def find_history(settings: HistorySettings, venue: str) -> Rest:
 
     Raises SettingsError when it has none here, or needs a key that is not given.
     """
-    access = Access(
+    return Rest(make_history(venue, _access(settings)))
+
+
+def _access(settings: HistorySettings) -> Access:
+    return Access(
         rest_url=settings.history_url,
         key=settings.history_key.get_secret_value(),
         secret=settings.history_secret.get_secret_value(),
         feed=settings.history_feed,
     )
-    return Rest(make_history(venue, access))
+
+
+def load_upkeep(venue: str) -> HistorySettings:
+    """Return the settings of the upkeep beside a producer, with a scan every hour where one can be made.
+
+    Raises SettingsError as `load` does.
+    """
+    settings = load(HistorySettings)
+    if settings.gap_scan_minutes is not None:
+        return settings
+    minutes = SCAN_MINUTES if _can_scan(settings, venue) else 0
+    return settings.model_copy(update={"gap_scan_minutes": minutes})
+
+
+def _can_scan(settings: HistorySettings, venue: str) -> bool:
+    own = settings.history_database_url
+    if settings.source != "live" or own is None or not own.get_secret_value() or venue not in VENUES:
+        return False
+    try:
+        make_history(venue, _access(settings))
+    except SettingsError:  # whoever asks for a scan by its setting is told; here nobody did
+        return False
+    return True
 
 
 def check_history(settings: HistorySettings, venue: str) -> None:

@@ -23,10 +23,9 @@ import uvloop
 from marketdata.clock import SECOND_NS
 from marketdata.errors import SettingsError, TickstreamError, Unavailable
 from producers.backfill import DAY_NS, Backfill
-from producers.history_settings import HistorySettings, Road, check_history, find_history, open_road
+from producers.history_settings import HistorySettings, Road, check_history, find_history, load_upkeep, open_road
 from producers.repair import Keeper
 from runtime import log
-from runtime.settings import load
 
 RETRY_S = 60.0
 _PR_SET_PDEATHSIG = 1
@@ -77,18 +76,19 @@ async def scan(settings: HistorySettings, road: Road, venue: str) -> None:
 async def keep(settings: HistorySettings, venue: str, products: list[str]) -> None:
     """Backfill once, then scan for ever; what does not answer is tried again."""
     to_fill = products if settings.backfill_days else []
-    while to_fill or settings.gap_scan_minutes:
-        wait_s = settings.gap_scan_minutes * 60.0
+    minutes = settings.gap_scan_minutes or 0
+    while to_fill or minutes:
+        wait_s = minutes * 60.0
         try:
             async with open_road(settings) as road:
                 if to_fill:
                     to_fill = await backfill(settings, road, venue, to_fill)
-                if settings.gap_scan_minutes:
+                if minutes:
                     await scan(settings, road, venue)
         except TickstreamError as error:
             _LOG.warning("history waits", venue=venue, reason=str(error), wait_s=RETRY_S)
             wait_s = RETRY_S
-        if to_fill or settings.gap_scan_minutes:
+        if to_fill or minutes:
             await asyncio.sleep(RETRY_S if to_fill else wait_s)
 
 
@@ -97,7 +97,7 @@ def beside(venue: str, products: Iterable[str]) -> AbstractContextManager[None]:
 
     Raises SettingsError when it is and the venue has no history.
     """
-    settings = load(HistorySettings)
+    settings = load_upkeep(venue)
     if not settings.backfill_days and not settings.gap_scan_minutes:
         return contextlib.nullcontext()
     check_history(settings, venue)
@@ -120,8 +120,8 @@ def main() -> int:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        settings = load(HistorySettings)
         venue, *products = sys.argv[1:]
+        settings = load_upkeep(venue)
         check_history(settings, venue)
     except (SettingsError, ValueError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log

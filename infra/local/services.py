@@ -128,7 +128,8 @@ def _producer(settings: StackSettings, ports: Ports) -> dict[str, str]:
 
 def _history(settings: StackSettings, where: Endpoints) -> dict[str, str]:
     """Return the address of the database where the producer is to look for what is missing, else nothing."""
-    wanted = settings.backfill_days or settings.gap_scan_minutes
+    scans = settings.source == "live" if settings.gap_scan_minutes is None else settings.gap_scan_minutes > 0
+    wanted = scans or settings.backfill_days
     return {f"{PREFIX}HISTORY_DATABASE_URL": where.history_database_url} if wanted else {}
 
 

@@ -75,7 +75,9 @@ class StackSettings(CommonSettings):
     )
     replay_speed: Literal["1", "10", "max"] = Field(default="1", description="Pace of a replay.")
     backfill_days: int = Field(default=0, ge=0, description="Days of history that the producer brings at its start.")
-    gap_scan_minutes: int = Field(default=0, ge=0, description="Minutes between its scans for gaps; 0 for none.")
+    gap_scan_minutes: int | None = Field(
+        default=None, ge=0, description="Minutes between its scans for gaps, 0 for none; 60 of live prices."
+    )
     kafka_ui: bool = Field(default=True, description="Start the Kafka UI.")
 
     @property

@@ -11,7 +11,7 @@ import pytest
 
 from marketdata.errors import Refused, Unavailable
 from producers import upkeep
-from producers.history_settings import HistorySettings
+from producers.history_settings import HistorySettings, load_upkeep
 
 
 @asynccontextmanager
@@ -51,3 +51,28 @@ def test_a_product_that_got_no_answer_is_filled_later(monkeypatch: pytest.Monkey
     Bringing.failures = {"A": [Unavailable("away"), Unavailable("still away")], "B": [Refused("what is that?")]}
     asyncio.run(asyncio.wait_for(upkeep.keep(HistorySettings(backfill_days=1), "v", ["A", "B", "C"]), 10))
     assert Bringing.done == ["C", "A"]
+
+
+@pytest.mark.parametrize(
+    ("venue", "more", "minutes"),
+    [
+        ("coinbase", {}, 60),
+        ("coinbase", {"GAP_SCAN_MINUTES": "5"}, 5),
+        ("coinbase", {"GAP_SCAN_MINUTES": "0"}, 0),
+        ("coinbase", {"SOURCE": "sim"}, 0),
+        ("coinbase", {"HISTORY_DATABASE_URL": ""}, 0),
+        ("gemini", {}, 0),  # which tells no history here
+        ("alpaca", {}, 0),  # which needs a key
+        ("alpaca", {"HISTORY_KEY": "k", "HISTORY_SECRET": "s"}, 60),
+    ],
+)
+def test_live_prices_are_scanned_every_hour_where_that_is_possible(
+    monkeypatch: pytest.MonkeyPatch, venue: str, more: dict[str, str], minutes: int
+) -> None:
+    """Unless somebody says otherwise."""
+    given = {"SOURCE": "live", "HISTORY_DATABASE_URL": "postgresql://history"} | more
+    for name in ("GAP_SCAN_MINUTES", "BACKFILL_DAYS", "HISTORY_KEY", "HISTORY_SECRET", "HISTORY_URL"):
+        monkeypatch.delenv(f"TICKSTREAM_{name}", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(f"TICKSTREAM_{name}", value)
+    assert load_upkeep(venue).gap_scan_minutes == minutes

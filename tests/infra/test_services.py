@@ -91,7 +91,14 @@ def test_a_stack_that_another_version_started_is_not_taken_for_ours() -> None:
 
 def test_the_upkeep_gets_the_role_of_history_and_nobody_the_owners() -> None:
     """Only where it is configured; the producer that it runs beside has no database of its own."""
-    for process, wanted in ((started(gap_scan_minutes=60), "postgresql://history"), (started(), "")):
+    history = "postgresql://history"
+    for process, wanted in (
+        (started(gap_scan_minutes=60), history),
+        (started(backfill_days=1), history),
+        (started(), ""),
+        (started(source="live"), history),
+        (started(source="live", gap_scan_minutes=0), ""),
+    ):
         environment = process["producer"].environment
         assert environment["TICKSTREAM_HISTORY_DATABASE_URL"] == wanted
         assert environment["TICKSTREAM_DATABASE_URL"] == ""
