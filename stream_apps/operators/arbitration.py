@@ -115,7 +115,7 @@ class IngestBooks:
         self, instruments: Mapping[str, Instrument], sequence_scopes: Mapping[str, Scope] = SEQUENCE_SCOPES
     ) -> None:
         self.counts: Counter[str] = Counter()
-        self._validator = Validator(instruments)
+        self._validator = Validator(instruments, self.counts)
         self._scopes = sequence_scopes
 
     def start(self, key: str) -> BooksState:  # noqa: ARG002 - the protocol's

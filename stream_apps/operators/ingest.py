@@ -39,7 +39,7 @@ class IngestTrades:
 
     def __init__(self, instruments: Mapping[str, Instrument]) -> None:
         self.counts: Counter[str] = Counter()
-        self._validator = Validator(instruments)
+        self._validator = Validator(instruments, self.counts)
 
     def start(self, key: str) -> TradesState:  # noqa: ARG002 - the protocol's
         """Return the state of a symbol that was never seen."""
@@ -124,7 +124,7 @@ class IngestQuotes:
 
     def __init__(self, instruments: Mapping[str, Instrument]) -> None:
         self.counts: Counter[str] = Counter()
-        self._validator = Validator(instruments)
+        self._validator = Validator(instruments, self.counts)
 
     def start(self, key: str) -> QuotesState:  # noqa: ARG002 - the protocol's
         """Return the state of a symbol that was never seen."""
@@ -198,7 +198,7 @@ class IngestStatus:
 
     def __init__(self, instruments: Mapping[str, Instrument]) -> None:
         self.counts: Counter[str] = Counter()
-        self._validator = Validator(instruments)
+        self._validator = Validator(instruments, self.counts)
 
     def start(self, key: str) -> StatusState:  # noqa: ARG002 - the protocol's
         """Return the state of a key that was never seen."""

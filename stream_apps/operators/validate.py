@@ -3,11 +3,19 @@
 The venue's own numbers are checked as text. A whole column of prices is first matched in one go against a pattern that
 holds the usual notation, the sign and (for ticks such as 0.01) the tick size; only what does not match is looked at
 one by one, exactly, to find out whether it is unusual or wrong.
+
+Theory of operation of the tick size. What we know of it may be old: a venue that changes it tells nobody.
+
+1. A venue's own book is the truth about its book, and orders rest at prices of an older tick: levels and quotes off the
+   tick are counted as `off_tick`, and go on.
+2. A trade off the tick is refused with a dead letter, because that is how the venue lists its prices.
+3. Old trades, from history, were made with ticks that nobody remembers; theirs is not looked at.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_FLOOR, Context, Decimal
 from typing import TypeVar
@@ -75,16 +83,17 @@ class Terms:
         # Possessive: trying each price's last zeros both ways would double the time with every price before a bad one.
         usual = rf"(?:(?>(?=[0.]*[1-9])\d{{1,{WHOLE_DIGITS_MAX}}}{fraction}),)*+" if digits >= 0 else r"(?!)"
         self._usual = re.compile(usual, re.ASCII)
-        self._checked: dict[str, None] = {}
+        self._checked: dict[str, bool] = {}
 
-    def prices(self, prices: Sequence[str], field: str) -> None:
-        """Check a column of prices.
+    def prices(self, prices: Sequence[str], field: str) -> bool:
+        """Check a column of prices; tell whether all are on the tick.
 
         Raises BadEvent naming the first that is wrong.
         """
-        if not self.are_usual(prices):
-            for price in prices:
-                self.price(price, field)
+        if self.are_usual(prices):
+            return True
+        off_tick = [price for price in prices if not self.is_on_tick(price, field)]
+        return not off_tick
 
     def are_usual(self, prices: Sequence[str]) -> bool:
         """Tell whether prices are right and in the usual notation; others may be right as well."""
@@ -93,19 +102,29 @@ class Terms:
     def price(self, price: str, field: str) -> None:
         """Check one price.
 
-        Raises BadEvent `bad_type`, `not_a_decimal`, `out_of_range`, `not_positive` or `off_tick`.
+        Raises BadEvent `off_tick`, and what `is_on_tick` does.
+        """
+        if not self.is_on_tick(price, field):
+            raise BadEvent("off_tick", field, price)
+
+    def is_on_tick(self, price: str, field: str) -> bool:
+        """Check one price but for its tick; tell whether it is on that.
+
+        Raises BadEvent `bad_type`, `not_a_decimal`, `out_of_range` or `not_positive`.
         """
         checked = self._checked
-        if type(price) is str and (price in checked or self.are_usual((price,))):
-            return
+        known = checked.get(price) if type(price) is str else None
+        if known is not None:
+            return known
+        if self.are_usual((price,)):
+            return True
         value = number(price, field)
         if self._positive and value <= 0:
             raise BadEvent("not_positive", field, price)
-        if self._tick is not None and _EXACT.remainder(value, self._tick) != 0:
-            raise BadEvent("off_tick", field, price)
         if len(checked) >= 10_000:
             checked.clear()
-        checked[price] = None
+        checked[price] = self._tick is None or _EXACT.remainder(value, self._tick) == 0
+        return checked[price]
 
 
 def _matches(pattern: re.Pattern[str], column: Sequence[str]) -> bool:
@@ -166,11 +185,12 @@ class Validator:
     """Checks events against the instruments, a mapping from `venue:symbol` that its owner keeps up to date.
 
     An instrument that is missing is an error only where the venue has listed others: what a venue that lists nothing
-    trades is not known to anyone.
+    trades is not known to anyone. What goes on although it is off the tick is counted in `counts`.
     """
 
-    def __init__(self, instruments: Mapping[str, Instrument]) -> None:
+    def __init__(self, instruments: Mapping[str, Instrument], counts: Counter[str]) -> None:
         self._instruments = instruments
+        self._counts = counts
         self._terms: dict[str, Terms] = {}
         self._old_terms: dict[str, Terms] = {}
         self._listing: tuple[int, frozenset[str]] = (0, frozenset())
@@ -254,7 +274,7 @@ class Validator:
             if len(prices) != len(sizes):
                 raise BadEvent("uneven_columns", f"{field}_sizes", f"{len(prices)} prices, {len(sizes)} sizes")
             if prices:
-                terms.prices(prices, f"{field}_prices")
+                self._counts["off_tick"] += not terms.prices(prices, f"{field}_prices")
                 _sizes(sizes, f"{field}_sizes")
 
     def quote(self, event: Quote) -> BadEvent | None:
@@ -269,7 +289,7 @@ class Validator:
             return
         for field, price in (("bid", event.bid), ("ask", event.ask), ("last", event.last)):
             if price is not None:
-                terms.price(price, field)
+                self._counts["off_tick"] += not terms.is_on_tick(price, field)
         # Statistics of the venue need not fall on a tick: averages and adjusted prices are among them.
         for field in ("bid_size", "ask_size", "volume_24h"):
             value = getattr(event, field)

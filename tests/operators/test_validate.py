@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal, localcontext
 from typing import Any
@@ -40,13 +41,12 @@ def listed(*instruments: Instrument) -> dict[str, Instrument]:
     return {known.key: known for known in instruments}
 
 
-def test_a_long_column_with_a_price_off_the_tick_is_refused_in_no_time() -> None:
+def test_a_long_column_with_a_price_off_the_tick_is_read_in_no_time() -> None:
     """A thousand prices with zeros at their ends before the wrong one: checked once each, not in every combination."""
     terms = Terms(instrument(tick="0.0001"))
     prices = [f"0.35{number % 100:02}0000" for number in range(1_000)]
     assert terms.are_usual(prices)
-    with pytest.raises(BadEvent, match="off_tick"):
-        terms.prices([*prices, "0.25974000"], "bid_prices")
+    assert not terms.prices([*prices, "0.25974000"], "bid_prices")
 
 
 BAD_TRADES: list[tuple[dict[str, Any], str, str]] = [
@@ -126,7 +126,6 @@ def test_a_time_far_in_the_past_is_legal_and_one_ahead_of_us_only_a_little(make:
 
 BAD_BOOKS: list[tuple[dict[str, Any], str]] = [
     ({"bid_prices": ["1", "2"]}, "uneven_columns"),
-    ({"ask_prices": ["101.001"]}, "off_tick"),
     ({"bid_prices": ["0"]}, "not_positive"),
     ({"bid_prices": ["1,2"]}, "not_a_decimal"),
     ({"bid_sizes": ["-1"]}, "negative"),
@@ -163,9 +162,31 @@ def test_one_bad_level_spoils_the_change_and_the_book_until_the_next_snapshot(
     assert len(out) == 1
 
 
+def test_a_book_goes_on_over_a_new_tick_that_nobody_told(make: Any) -> None:
+    """A finer tick brings new prices; at a coarser one orders rest at the old prices, in snapshots as well."""
+    operator = IngestBooks(listed(instrument(tick="0.05")))
+    state = operator.start("coinbase:BTC-USD")
+    for number, event in enumerate((
+        make.book("snapshot", 0, [("99.97", "1")], [("101", "1")]),
+        make.book("update", 1, [("99.98", "1")], [("101.001", "1")]),
+        make.book("update", 2, [("99.95", "1")]),
+    )):  # fmt: skip
+        state, out = operator.step(state, event)
+        assert out == [event], number
+    assert operator.counts == {"off_tick": 3}
+
+
+def test_a_quote_off_the_tick_goes_on(make: Any) -> None:
+    """It is the best level of the same book."""
+    operator = IngestQuotes(listed(instrument()))
+    quote = make.quote(0, ask="1.005", bid="1")
+    _, out = operator.step(operator.start("coinbase:BTC-USD"), quote)
+    assert out == [quote]
+    assert operator.counts == {"off_tick": 1}
+
+
 BAD_QUOTES: list[tuple[dict[str, Any], str]] = [
     ({"bid": "0"}, "not_positive"),
-    ({"ask": "1.005"}, "off_tick"),
     ({"last": "x"}, "not_a_decimal"),
     ({"bid_size": "-1"}, "negative"),
     ({"volume_24h": "-0.1"}, "negative"),
@@ -247,10 +268,11 @@ def test_a_price_is_right_exactly_when_it_is_a_multiple_of_the_tick(
         price = Decimal(tick) * ticks + Decimal(tick) * Decimal(excess)
         right = price > 0 and price % Decimal(tick) == 0
         text = format(price, "f") + ("." if "." not in format(price, "f") and zeros else "") + "0" * zeros
-    terms = Validator(listed(instrument(tick=tick))).terms("coinbase:BTC-USD")
+    terms = Validator(listed(instrument(tick=tick)), Counter()).terms("coinbase:BTC-USD")
     for _ in range(2):  # the second time from what is remembered
         assert accepts(terms.price, text) == right
-        assert accepts(terms.prices, [text, text]) == right
+        if price > 0:
+            assert terms.prices([text, text], "price") == right
 
 
 def accepts(check: Callable[[Any, str], None], value: Any) -> bool:
