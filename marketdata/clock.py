@@ -11,6 +11,9 @@ from marketdata.errors import BadEvent
 SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
 
+# A venue's clock may be ahead of ours, but not by this much: such a time would close candles that are still open.
+AHEAD_NS_MAX = 10 * SECOND_NS
+
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:?\d\d)", re.ASCII)
 
 

@@ -32,6 +32,7 @@ import msgspec
 import structlog
 from prometheus_client import Counter, Gauge
 
+from marketdata.clock import AHEAD_NS_MAX
 from marketdata.events import ALL_SYMBOLS, AnyEvent, BookUpdate, FeedStatus, RawFrame
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from producers import tcp, websocket
@@ -397,8 +398,9 @@ class Connection:
             await self._write([self._status(kind, reason, ts)], ts)
 
     def _status(self, kind: str, reason: str, ts: int, detail: str = "") -> FeedStatus:
+        ts_event = min(self._feed.ts_venue or ts, ts + AHEAD_NS_MAX)
         return FeedStatus(venue=self._feed.venue, symbol=ALL_SYMBOLS, line=self.line, kind=kind, reason=reason,
-                          detail=detail, ts_event=self._feed.ts_venue or ts, ts_recv=ts)  # fmt: skip
+                          detail=detail, ts_event=ts_event, ts_recv=ts)  # fmt: skip
 
     def _raw(self, kind: str, data: bytes, ts: int, url: str | None = None) -> RawFrame:
         number = self._number

@@ -441,9 +441,7 @@ class BinanceFeed:
 
     def _heard(self, call: Call, ms: int) -> None:
         """Take the venue's clock, which never runs back: streams of one connection are a little out of order."""
-        ns = ms_ns(ms, "E")
-        if self.ts_venue is None or ns > self.ts_venue:
-            call.now = self.ts_venue = ns
+        self.ts_venue = call.heard(ms_ns(ms, "E"), self.ts_venue)
 
     # --- Losses and their repair ---
 

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from marketdata.book import L2Book
+from marketdata.clock import AHEAD_NS_MAX
 from marketdata.events import BookUpdate
 from producers.feed_kit.calls import Call
 from producers.feed_kit.products import Product
@@ -26,7 +27,8 @@ def snapshot(call: Call, product: Product, ts_event: int, columns: Columns) -> N
     bid_prices, bid_sizes = best_first(columns[0], columns[1], descending=True)
     ask_prices, ask_sizes = best_first(columns[2], columns[3], descending=False)
     product.book_valid = product.book_seen = True
-    product.ts_book = ts_event
+    if not call.is_ahead(ts_event):
+        product.ts_book = ts_event
     call.line.counts["snapshots"] += 1
     call.out.append(_event(call, product, "snapshot", ts_event, (bid_prices, bid_sizes, ask_prices, ask_sizes)))
 
@@ -43,7 +45,8 @@ def update(call: Call, product: Product, ts_event: int, columns: Columns, *, eve
     if not columns[0] and not columns[2] and not even_empty:
         return True
     call.line.counts["book_updates"] += 1
-    product.ts_book = ts_event
+    if ts_event <= call.ts + AHEAD_NS_MAX:  # as `call.is_ahead`, but this is done for each change of each book
+        product.ts_book = ts_event
     event = _event(call, product, "update", ts_event, columns)
     if call.out:
         last = call.out[-1]
@@ -59,7 +62,7 @@ def clear(call: Call, product: Product, reason: str) -> None:
     product.book_valid = False
     # No sequence: the frame that shows the loss may itself bring this product's next snapshot.
     call.out.append(
-        BookUpdate(venue=call.line.venue, symbol=product.symbol, ts_event=call.now, ts_recv=call.ts,
+        BookUpdate(venue=call.line.venue, symbol=product.symbol, ts_event=call.clock, ts_recv=call.ts,
                    line=call.line.name, kind="clear", valid=False, reason=reason)
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import msgspec
 
+from marketdata.clock import AHEAD_NS_MAX
 from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, DeadLetter, FeedStatus
 from marketdata.feed import Output
@@ -48,12 +49,28 @@ class Call:
         self.sequence: int | None = None
         self.out: list[Output] = []
 
+    @property
+    def clock(self) -> int:
+        """The time of what is told of the feed itself: never one by which it would be refused."""
+        return self.ts if self.is_ahead(self.now) else self.now
+
+    def is_ahead(self, ts: int) -> bool:
+        """Tell whether a time is so far ahead of ours that it is no venue's clock: no event may have it."""
+        return ts > self.ts + AHEAD_NS_MAX
+
+    def heard(self, ts: int, before: int | None) -> int | None:
+        """Return the venue's clock, which was `before`, having heard a time: it never runs back, nor far ahead."""
+        if (before is None or ts > before) and ts <= self.ts + AHEAD_NS_MAX:
+            self.now = ts
+            return ts
+        return before
+
     def status(self, symbol: str, kind: str, gap: Gap | None = None, **fields: Any) -> None:
         """Tell what happened to the feed; a `gap` gives its id and where it began."""
         if gap is not None:
             fields |= {"gap_id": gap.gap_id, "ts_from": gap.ts_from}
         self.out.append(
-            FeedStatus(venue=self.line.venue, symbol=symbol, ts_event=self.now, ts_recv=self.ts, line=self.line.name,
+            FeedStatus(venue=self.line.venue, symbol=symbol, ts_event=self.clock, ts_recv=self.ts, line=self.line.name,
                        sequence=self.sequence, kind=kind, **fields)
         )  # fmt: skip
 

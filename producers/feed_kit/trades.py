@@ -11,7 +11,8 @@ from producers.feed_kit.products import Product
 
 def send(call: Call, product: Product, batch: Sequence[Trade], *, origin: str = "live") -> None:
     """Tell trades, oldest first, that were not told before."""
-    product.ts_trade = max(product.ts_trade or 0, *(trade.ts_event for trade in batch))
+    newest = max([trade.ts_event for trade in batch])
+    product.ts_trade = max(product.ts_trade or 0, call.clock if call.is_ahead(newest) else newest)
     call.line.counts["trades"] += len(batch)
     call.out.append(
         Trades(venue=call.line.venue, symbol=product.symbol, ts_event=batch[-1].ts_event, ts_recv=call.ts,
@@ -30,6 +31,6 @@ def heartbeat(call: Call, product: Product, ts_event: int) -> None:
 def missing(call: Call, product: Product) -> None:
     """Tell in the stream of trades itself that some are missing up to here."""
     call.out.append(
-        Trades(venue=call.line.venue, symbol=product.symbol, ts_event=product.ts_trade or call.now, ts_recv=call.ts,
+        Trades(venue=call.line.venue, symbol=product.symbol, ts_event=product.ts_trade or call.clock, ts_recv=call.ts,
                line=call.line.name, sequence=call.sequence, valid=False, reason=GAP)
     )  # fmt: skip

@@ -274,7 +274,7 @@ class BybitFeed:
 
     def _heard(self, call: Call, ms: int) -> None:
         if ms:
-            call.now = self.ts_venue = max(ms_ns(ms, "ts"), self.ts_venue or 0)
+            self.ts_venue = call.heard(ms_ns(ms, "ts"), self.ts_venue)
 
     def _find(self, call: Call, name: str, *, is_spot: bool) -> tuple[Product, _State] | None:
         """Return a product and its state; `is_spot` is what this frame tells, if no earlier one did."""

@@ -410,8 +410,7 @@ class CoinbaseExchangeFeed:
         if not time:
             return call.now
         ts = iso_ns(time, "time")
-        if self.ts_venue is None or ts > self.ts_venue:
-            call.now = self.ts_venue = ts
+        self.ts_venue = call.heard(ts, self.ts_venue)
         return ts
 
     def _find(self, call: Call, name: str) -> tuple[Product, _State] | None:

@@ -690,10 +690,10 @@ class KrakenFeed:
         product = self._products.find(call, ticker.symbol)
         if product is None:
             return
-        if ticker.timestamp:
-            self._heard(call, iso_ns(ticker.timestamp, "timestamp"))
+        ts = iso_ns(ticker.timestamp, "timestamp") if ticker.timestamp else call.now
+        self._heard(call, ts)
         quotes.send(
-            call, product, call.now,
+            call, product, max(call.now, ts),
             bid=_price2(ticker.bid, "bid"), bid_size=_number2(ticker.bid_qty, "bid_qty"),
             ask=_price2(ticker.ask, "ask"), ask_size=_number2(ticker.ask_qty, "ask_qty"),
             last=_price2(ticker.last, "last"), volume_24h=_number2(ticker.volume, "volume"),
@@ -748,10 +748,9 @@ class KrakenFeed:
 
     def _heard(self, call: Call, ts_event: int) -> None:
         """Note the venue's time; it never goes back."""
-        if self.ts_venue is None or ts_event >= self.ts_venue:
-            self.ts_venue = ts_event
+        self.ts_venue = call.heard(ts_event, self.ts_venue)
+        if ts_event == self.ts_venue:
             self._ts_heard = call.ts
-        call.now = self.ts_venue
 
     def _heartbeat(self, call: Call) -> None:
         self.counts["heartbeats"] += 1

@@ -423,10 +423,7 @@ class KrakenFuturesFeed:
 
     def _heard(self, call: Call, milliseconds: int) -> None:
         """Note the venue's time; it never goes back."""
-        ts = milliseconds * MILLISECOND_NS
-        if self.ts_venue is None or ts > self.ts_venue:
-            self.ts_venue = ts
-        call.now = self.ts_venue
+        self.ts_venue = call.heard(milliseconds * MILLISECOND_NS, self.ts_venue)
 
     def _ticker(self, call: Call, sent: _Ticker) -> None:
         product = self._products.find(call, sent.product_id)
@@ -438,7 +435,7 @@ class KrakenFuturesFeed:
             state = "halted" if sent.suspended else "post_only" if sent.post_only else "online"
             self._products.learn(call, product, status=state)
         quotes.send(
-            call, product, call.now,
+            call, product, max(call.now, (sent.time or 0) * MILLISECOND_NS),
             bid=_price(sent.bid, "bid"), bid_size=_number(sent.bid_size, "bid_size"),
             ask=_price(sent.ask, "ask"), ask_size=_number(sent.ask_size, "ask_size"),
             last=_price(sent.last, "last"), volume_24h=_number(sent.volume, "volume"),

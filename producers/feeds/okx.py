@@ -270,7 +270,7 @@ class OkxFeed:
     def _heard(self, call: Call, text: str) -> int:
         """Return the venue's time of what a frame tells, and keep it as its clock."""
         ts = _time(text)
-        call.now = self.ts_venue = ts if self.ts_venue is None else max(ts, self.ts_venue)
+        self.ts_venue = call.heard(ts, self.ts_venue)
         return ts
 
     def _general(self, call: Call) -> None:

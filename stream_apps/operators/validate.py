@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import msgspec
 
-from marketdata.clock import SECOND_NS
+from marketdata.clock import AHEAD_NS_MAX, SECOND_NS
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trade, Trades
@@ -31,8 +31,6 @@ Checked = TypeVar("Checked", BookUpdate, Quote, FeedStatus)
 
 # 2009-01-01: the first year of any market that we take; older times are unset or in a wrong unit.
 TS_MIN = 1_230_768_000 * SECOND_NS
-# A venue's clock may be ahead of ours, but not by this much: such a time would close candles that are still open.
-AHEAD_NS_MAX = 10 * SECOND_NS
 
 # Beyond any market; a limit so that exact sums have a known size (see candles).
 WHOLE_DIGITS_MAX = 30

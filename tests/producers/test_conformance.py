@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from functools import cache
 from itertools import islice
@@ -19,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketdata.book import L2Book, Level
+from marketdata.clock import AHEAD_NS_MAX
 from marketdata.codec import Codec
-from marketdata.events import EVENTS, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.events import ALL_SYMBOLS, EVENTS, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit.books import KeepsBooks
 from producers.feeds import VENUES, find_venue, make_feed
@@ -441,6 +443,33 @@ def test_spoilt_frame_is_a_dead_letter_and_never_leaves_a_wrong_book(
     broken = frame[: -data.draw(st.integers(1, min(400, len(frame))))] + junk
     player = disturbed(case, list(range(len(recorded(case)))), {place: broken})
     assert broken in [o.payload for o in player.out if isinstance(o, DeadLetter)]
+
+
+# How venues write the times of this decade: RFC 3339, milliseconds, microseconds, seconds with a fraction.
+_TIME = re.compile(r"\b20[12]\d(?=-\d\d-\d\dT)|\b1[4-9](?=\d{8}\.|\d{11}\b|\d{14}\b)")
+
+
+@EACH
+def test_time_of_a_far_future_costs_the_ledger_nothing(case: Case) -> None:
+    """Only what that frame itself tells may bear its time: later events would be refused with it, like every gap."""
+    lines, frames = recorded(case), frames_of(case)
+    for place in frames[len(frames) // 3 :: len(frames) // 4]:
+        player = Player(case)
+        player.open(lines[0].ts_recv)
+        for line in lines[:place]:
+            player.play(line)
+        now = lines[place].ts_recv
+        spoilt = _TIME.sub(lambda found: "2099" if len(found[0]) == 4 else "40", lines[place].data).encode()
+        of_feed = [o for o in player.take(player.feed.received(spoilt, now), now) if isinstance(o, FeedStatus)]
+        later: list[Output] = [output for line in lines[place + 1 : place + 40] for output in player.play(line)]
+        end = lines[min(place + 39, len(lines) - 1)].ts_recv
+        later += player.take(player.feed.closed("reset", end), end)
+        # A trade of that time may come again in a list of the last ones.
+        told = [o for o in later if isinstance(o, FeedStatus | BookUpdate) or (isinstance(o, Trades) and not o.trades)]
+        assert any(event.symbol != ALL_SYMBOLS for event in told)
+        for event in [*of_feed, *told]:
+            assert event.ts_event <= event.ts_recv + AHEAD_NS_MAX
+            assert not isinstance(event, FeedStatus) or (event.ts_from or 0) <= event.ts_recv + AHEAD_NS_MAX
 
 
 JUNK: list[Any] = [
