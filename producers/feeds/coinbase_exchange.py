@@ -43,17 +43,28 @@ from marketdata.book import L2Book
 from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
 from marketdata.events import CROSSED, GAP, Instrument, Trade
-from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
+from marketdata.feed import Fetch, Output, Refused, Send
 from marketdata.orders import ASK, BID, Level, OrderBook, Scale
 from producers.feed_kit import books, numbered_trades, quotes, trades
 from producers.feed_kit.calls import Call, Line
-from producers.feed_kit.gaps import Asked, Ledger, Losses
+from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_orders import Act, NumberedOrders, Whole
 from producers.feed_kit.products import Product
+from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.requests import Requests
-from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, given, iso_ns, price
+from producers.feed_kit.values import (
+    UNREADABLE,
+    Columns,
+    Number,
+    Text,
+    check_decimals,
+    check_trade,
+    given,
+    iso_ns,
+    price,
+)
 from producers.history.contract import Budget
 from producers.venue import Signer, Venue
 
@@ -313,8 +324,7 @@ class CoinbaseExchangeFeed:
         self._products = Listing(products, _describe)
         self._states: dict[str, _State] = {}
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
-        self._asked = Asked()
-        self._losses = Losses()
+        self._repairs = Repairs(self._products, self._ledger, self._again, awaited=(_BOOK,))
         self._requests = Requests(under_way_max=UNDER_WAY_MAX if products else None, weight_per_minute=None)
         self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
@@ -322,8 +332,7 @@ class CoinbaseExchangeFeed:
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every channel and ask for the products' increments."""
-        self._losses.clear()
-        self._asked.clear()
+        self._repairs.begin()
         self._requests.forget()
         call = self._call(ts)
         self._liveness.opened(call)
@@ -333,7 +342,7 @@ class CoinbaseExchangeFeed:
             call.out.append(_send("subscribe", channels, self._wanted, self._sign(ts)))
             call.out.append(_send("subscribe", ("status",), (), self._sign(ts)))
             for name in self._wanted if self._depth != "full" else ():
-                self._asked.ask(_BOOK, name, ts)
+                self._repairs.wait(_BOOK, name, ts)
         self._requests.ask(Fetch(PRODUCTS_PATH, "products"))
         return self._done(call)
 
@@ -370,18 +379,12 @@ class CoinbaseExchangeFeed:
         call = self._call(ts)
         if not self._liveness.ticked(call):
             return call.out
-        for _, name, tries in self._asked.take_overdue(ts):
-            product = self._products.get(name)
-            if tries and product is not None and product.book_seen:
-                call.out.append(Reconnect("no_snapshot"))
-            else:
-                # A product that never had a book may not exist: it must not cost the others their connection.
-                self._subscribe_again(call, name, "no_snapshot", tries=tries + 1)
+        self._repairs.ticked(call)
         return self._done(call)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
-        self._asked.clear()
+        self._repairs.begin()
         self._requests.forget()
         call = self._call(ts)
         self._liveness.closed(call, reason)
@@ -470,19 +473,12 @@ class CoinbaseExchangeFeed:
             self._ask_book(call, product.name, detail)
         else:
             state.levels.clear()
-            if not self._losses.too_many(call.ts):
-                self._subscribe_again(call, product.name, detail)
-            elif any(other.book_valid for other in self._products):
-                self._asked.ask(_BOOK, product.name, call.ts)  # the connection is not what is wrong
-            else:
-                call.out.append(Reconnect("gaps"))
+            self._repairs.lost(call, (product.name,), (_BOOK,), detail)
 
-    def _subscribe_again(self, call: Call, name: str, reason: str, *, tries: int = 0) -> None:
+    def _again(self, call: Call, _: str, names: Collection[str]) -> list[Output]:
+        """Return what brings new snapshots of levels."""
         depth = _BOOK if self._depth == "full" else self._depth
-        call.out.append(_send("unsubscribe", (depth,), (name,)))
-        call.out.append(_send("subscribe", (depth,), (name,), self._sign(call.ts)))
-        self._asked.ask(_BOOK, name, call.ts, tries=tries)
-        self._tell_resync(call, name, reason)
+        return [_send("unsubscribe", (depth,), names), _send("subscribe", (depth,), names, self._sign(call.ts))]
 
     def _ask_book(self, call: Call, name: str, reason: str) -> None:
         if ("book", name) not in self._requests:
@@ -517,7 +513,7 @@ class CoinbaseExchangeFeed:
         state.levels.bids.replace(columns[0], columns[1])
         state.levels.asks.replace(columns[2], columns[3])
         books.snapshot(call, product, ts_event, columns)
-        self._asked.came(_BOOK, product.name)
+        self._repairs.came(_BOOK, product.name)
         self._ledger.account(call, product, _BOOK, ts_event)
 
     def _l2_update(self, call: Call, message: _L2Update) -> None:
@@ -620,7 +616,7 @@ class CoinbaseExchangeFeed:
         book.take_changes()
         ts_event = kept[-1].ts if kept else whole.ts
         sequence, call.sequence = call.sequence, orders.at
-        self._asked.came(_BOOK, product.name)
+        self._repairs.came(_BOOK, product.name)
         books.snapshot(call, product, ts_event, _order_columns(book.levels(BID), book.levels(ASK)))
         call.sequence = sequence
         self._ledger.account(call, product, _BOOK, ts_event)
@@ -829,7 +825,7 @@ def _unknown(act: Act) -> str:
 
 def _read_trade(sent: _Match | _RestTrade) -> Trade:
     """Return a trade; the venue tells the maker's side, the aggressor's is the opposite."""
-    check_decimals([sent.price, sent.size], "price")
+    check_trade(sent.price, sent.size)
     return Trade(trade_id=str(sent.trade_id), ts_event=iso_ns(sent.time, "time"), price=sent.price, size=sent.size,
                  side="buy" if sent.side == "sell" else "sell")  # fmt: skip
 
