@@ -662,13 +662,13 @@ def test_product_that_is_lost_often_does_not_put_off_the_first_loss_of_another()
     feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=names)
     feed.opened(T0)
     asked = []
-    for lost in ("ADA-USD", "ADA-USD", "ADA-USD", "BTC-USD"):
+    for lost in ("ADA-USD", "ADA-USD", "BTC-USD", "ADA-USD"):
         for name in names:
             feed.received(snapshot(product_id=name), T0)
         out = feed.received(message("l2update", None, product_id=lost, changes=[("buy", "102", "1")]), T0)
         assert kinds(out) == ["clear"]
         asked.append([json.loads(o.frame)["product_ids"] for o in out if isinstance(o, Send)])
-    assert asked == [[["ADA-USD"]] * 2, [["ADA-USD"]] * 2, [], [["BTC-USD"]] * 2]
+    assert asked == [[["ADA-USD"]] * 2, [["ADA-USD"]] * 2, [["BTC-USD"]] * 2, []]
 
 
 # --- Products, quotes, and what is not known ---
