@@ -17,7 +17,7 @@ from producers.jobs import Database
 from producers.publisher import Publisher
 from runtime.health import Readiness
 from runtime.registry import Registry
-from runtime.settings import DatabaseSettings, load
+from runtime.settings import PREFIX, DatabaseSettings, load
 from runtime.tracing import Tracing
 
 CLIENT = "history"
@@ -35,6 +35,7 @@ class HistorySettings(DatabaseSettings):
         pattern=r"^(https?://.*)?$",
         description="REST address of history; the venue's own if not given.",
     )
+    history_venue: str = Field(default="", description="Whose history that address serves; every venue's if empty.")
     history_key: SecretStr = Field(default=SecretStr(""), description="The venue's key, where its history needs one.")
     history_secret: SecretStr = Field(default=SecretStr(""), description="The secret of that key.")
     history_feed: str = Field(
@@ -93,14 +94,15 @@ async def open_road(settings: HistorySettings) -> AsyncIterator[Road]:
 def find_history(settings: HistorySettings, venue: str) -> Rest:
     """Return the REST interface of a venue's history.
 
-    Raises SettingsError when it has none here, or needs a key that is not given.
+    Raises SettingsError when it has none here, needs a key that is not given, or is not that of the prices.
     """
-    return Rest(make_history(venue, _access(settings)))
+    check_history(settings, venue)
+    return Rest(make_history(venue, _access(settings, venue)))
 
 
-def _access(settings: HistorySettings) -> Access:
+def _access(settings: HistorySettings, venue: str) -> Access:
     return Access(
-        rest_url=settings.history_url,
+        rest_url=settings.history_url if settings.history_venue in {"", venue} else "",
         key=settings.history_key.get_secret_value(),
         secret=settings.history_secret.get_secret_value(),
         feed=settings.history_feed,
@@ -124,7 +126,7 @@ def _can_scan(settings: HistorySettings, venue: str) -> bool:
     if settings.source != "live" or own is None or not own.get_secret_value() or venue not in VENUES:
         return False
     try:
-        make_history(venue, _access(settings))
+        make_history(venue, _access(settings, venue))
     except SettingsError:  # whoever asks for a scan by its setting is told; here nobody did
         return False
     return True
@@ -132,10 +134,11 @@ def _can_scan(settings: HistorySettings, venue: str) -> bool:
 
 def check_history(settings: HistorySettings, venue: str) -> None:
     """Raise SettingsError when a venue's history cannot be asked for at all, or is that of another market."""
-    if settings.source != "live" and not settings.history_url:
+    if settings.source != "live" and settings.history_venue in {"", venue} and not settings.history_url:
         raise SettingsError(
-            "TICKSTREAM_BACKFILL_DAYS, TICKSTREAM_GAP_SCAN_MINUTES: prices are not live, and the venue's history is "
-            "not theirs; set TICKSTREAM_HISTORY_URL to a history that is, or leave both out"
+            f"the prices of {venue} here are not live ({PREFIX}SOURCE={settings.source}), and the venue's history is "
+            f"not theirs; give the address of one that is (--rest-url, {PREFIX}HISTORY_URL), or ask for no backfill "
+            f"and no scan ({PREFIX}BACKFILL_DAYS, {PREFIX}GAP_SCAN_MINUTES)"
         )
     if venue not in VENUES:
         raise SettingsError(f"there is no history of {venue!r}; there is of: {', '.join(sorted(VENUES))}")

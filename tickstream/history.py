@@ -96,14 +96,13 @@ def backfill(
     from producers.history_settings import HistorySettings
     from tickstream.here import load_here
 
-    given = {"history_url": rest_url} if rest_url else {}
     now = time.time_ns()
     until = parse_rfc3339(end, "--end") if end else now
     since = parse_rfc3339(start, "--start") if start else now - days * DAY_NS
     if since >= until:
         raise typer.BadParameter("the range is empty: --start must come before --end", param_hint="--start")
     wanted = {kind: interval for kind, yes in (("candles", candles), ("trades", trades)) if yes}
-    settings = load_here(HistorySettings, **given)
+    settings = load_here(HistorySettings, **_given(rest_url))
     _run(_backfill(settings, venue, symbols, wanted, (since, until)))
 
 
@@ -124,6 +123,10 @@ async def _backfill(
                     await work.candles(symbol, wanted["candles"], *span)
                 if "trades" in wanted:
                     await work.trades(symbol, *span)
+
+
+def _given(rest_url: str) -> dict[str, str]:
+    return {"history_url": rest_url, "history_venue": ""} if rest_url else {}
 
 
 def _run(work: Any) -> None:
@@ -157,7 +160,7 @@ def scan(
     from producers.history_settings import HistorySettings
     from tickstream.here import load_here
 
-    settings = load_here(HistorySettings, **({"history_url": rest_url} if rest_url else {}))
+    settings = load_here(HistorySettings, **_given(rest_url))
     _run(_scan(settings, (venue, symbol), round(hours * 3600) * 1_000_000_000, repair=repair))
 
 

@@ -126,6 +126,15 @@ def _producer(settings: StackSettings, ports: Ports) -> dict[str, str]:
     return environment
 
 
+def source_addresses(settings: StackSettings, ports: Ports) -> dict[str, str]:
+    """Return what commands of history are told: where prices come from, and whose REST tells the past of those."""
+    if settings.source == "live":
+        return {"source": "live"}
+    serves = settings.source == "sim"  # a recording has no past but itself
+    url = f"http://127.0.0.1:{ports.exchange_control}" if serves else ""
+    return {"source": settings.source, "history_venue": settings.venue, "history_url": url}
+
+
 def _history(settings: StackSettings, where: Endpoints) -> dict[str, str]:
     """Return the address of the database where the producer is to look for what is missing, else nothing."""
     scans = settings.source == "live" if settings.gap_scan_minutes is None else settings.gap_scan_minutes > 0

@@ -21,6 +21,7 @@ from infra.local.passwords import passwords
 from infra.local.port_check import require_free
 from infra.local.process import Process
 from infra.local.services import services as own_services
+from infra.local.services import source_addresses
 from infra.local.settings import StackSettings
 from infra.local.state import State
 from infra.local.supervisor import Supervisor, last_lines
@@ -77,6 +78,7 @@ def prepare(settings: StackSettings, *, services: bool, report: Report) -> tuple
     addresses = vars(where) | {f"port_{name}": str(port) for name, port in vars(ports).items()}
     if services:
         rows += own_services(settings, folders, ports, where)
+        addresses |= source_addresses(settings, ports)
     # What is given from outside needs no waiting for.
     names = {row.name for row in rows}
     rows = [replace(row, after=tuple(name for name in row.after if name in names)) for row in rows]

@@ -9,7 +9,10 @@ import pytest
 
 from infra.local import state
 from infra.local.folders import Folders
-from producers.history_settings import HistorySettings
+from infra.local.services import source_addresses
+from infra.local.settings import Ports, StackSettings
+from marketdata.errors import SettingsError
+from producers.history_settings import HistorySettings, find_history
 from tickstream.here import load_here
 
 WHERE = {
@@ -55,3 +58,19 @@ def test_a_stack_that_runs_no_more_is_left_alone(folders: Folders) -> None:
     before = addresses()
     state.save(folders, state.State(state.Identity(2**22 + 1, 1, "no boot"), True, "", [], WHERE))
     assert addresses() == before
+
+
+def test_the_past_of_simulated_prices_is_never_asked_of_the_real_venue(folders: Folders) -> None:
+    """The simulated exchange tells it; other venues' history is their own, and a recording has none."""
+
+    def at(source: str) -> HistorySettings:
+        where = WHERE | source_addresses(StackSettings.model_validate({"source": source}), Ports())
+        state.save(folders, state.State(state.Identity.of(os.getpid()), True, "", [], where))
+        return load_here(HistorySettings)
+
+    assert find_history(at("sim"), "coinbase").history.rest_url == "http://127.0.0.1:18766"
+    assert find_history(at("sim"), "kraken").history.rest_url == "https://api.kraken.com"
+    assert find_history(at("live"), "coinbase").history.rest_url == "https://api.coinbase.com"
+    assert find_history(at("replay"), "kraken").history.rest_url == "https://api.kraken.com"
+    with pytest.raises(SettingsError, match="coinbase here are not live"):
+        find_history(at("replay"), "coinbase")
