@@ -26,7 +26,7 @@ LINES_MAX = 16
 # Longer numbers do not fit the 64 bits of a checkpoint.
 _NUMBER_DIGITS_MAX = 18
 
-Seen = Literal["new", "duplicate", "too_old"]
+Seen = Literal["new", "duplicate", "too_old", "id_reused"]
 
 
 class SeenIds(msgspec.Struct):

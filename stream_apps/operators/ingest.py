@@ -7,30 +7,47 @@ from collections.abc import Mapping
 
 import msgspec
 
+from marketdata.clock import MILLISECOND_NS
 from marketdata.errors import BadEvent
-from marketdata.events import AnyEvent, FeedStatus, Instrument, Quote, Trade, Trades
+from marketdata.events import GAP, AnyEvent, FeedStatus, Instrument, Quote, Trade, Trades
 from stream_apps.operators import checkpoint
 from stream_apps.operators.arbitration import SEQUENCE_SCOPES
-from stream_apps.operators.dedup import Lines, SeenIds
+from stream_apps.operators.dedup import Lines, Seen, SeenIds
 from stream_apps.operators.validate import Validator, letter, part
 
 # Quotes of a lagging line are told by their content among this many.
 QUOTES_REMEMBERED = 256
 STATUSES_REMEMBERED = 1_000
+# Used ids on so many trades in a row, each newer than all before it, mean that the venue began to number anew.
+REUSED_MAX = 8
+# A venue's history may tell times less exactly than its stream.
+SAME_NS = MILLISECOND_NS
 
 
 class TradesState(msgspec.Struct):
-    """Which trades of one symbol have passed, and what was last said of the stream."""
+    """Which trades of one symbol have passed, and what was last said of the stream.
+
+    `newest` is when the newest of them was made. `before` has the ids of trades until `anew`, when the venue began to
+    number anew; `reused` counts the ids in a row that were used before.
+    """
 
     seen: SeenIds
     lines: Lines
+    before: SeenIds | None = None
+    anew: int = 0
+    newest: int = 0
+    reused: int = 0
     watermark: int = 0
     reason: str = ""
     ts_recv: int = 0
 
 
 class IngestTrades:
-    """Trades by id, once each; heartbeats only when they move time on; gaps and halts when no line knows better."""
+    """Trades by id, once each; heartbeats only when they move time on; gaps and halts when no line knows better.
+
+    A trade whose id has passed but that was made after all which have is no duplicate: its id was used again. Whose it
+    is cannot be told from one of them, so it is a dead letter and its frame not valid; many in a row are new numbers.
+    """
 
     name = "ingest_trades"
     inputs: tuple[str, ...] = ("md.ingest.trades",)
@@ -54,7 +71,10 @@ class IngestTrades:
         for refused in letters:
             self.counts[refused.reason] += 1
         if good is not None:
+            reused = self.counts["id_reused"]
             trades = self._new_trades(state, good, out)
+            if self.counts["id_reused"] > reused:  # what was traded is not all told
+                good = msgspec.structs.replace(good, valid=False, reason=GAP)
             passed = self._arbitrated(state, good, trades)
             if passed is not None:
                 out.insert(0, passed)
@@ -64,10 +84,7 @@ class IngestTrades:
         seen = state.seen
         new: list[Trade] = []
         for trade in event.trades:
-            if trade.action == "new":
-                told = seen.add(trade.trade_id) if event.origin == "live" else seen.add_history(trade.trade_id)
-            else:
-                told = seen.add_amendment(trade)
+            told = self._seen(state, trade, event.origin) if trade.action == "new" else seen.add_amendment(trade)
             if told == "new":
                 new.append(trade)
             elif told == "duplicate":
@@ -77,6 +94,24 @@ class IngestTrades:
                 error = BadEvent(told, "trade_id", trade.trade_id)
                 out.append(letter(event, error, stage="dedup", payload=part(event, trade)))
         return event.trades if len(new) == len(event.trades) else tuple(new)
+
+    @staticmethod
+    def _seen(state: TradesState, trade: Trade, origin: str) -> Seen:
+        """Remember a trade, and tell whether it is new."""
+        ts = trade.ts_event
+        seen = state.seen if state.before is None or ts > state.anew else state.before
+        told = seen.add(trade.trade_id) if origin == "live" else seen.add_history(trade.trade_id)
+        if told == "new":
+            state.newest = max(state.newest, ts)
+            state.reused = 0
+        elif told == "duplicate" and origin == "live" and 0 < state.newest < ts - SAME_NS:
+            state.reused += 1
+            if state.reused < REUSED_MAX:
+                return "id_reused"
+            state.before, state.anew = msgspec.structs.replace(state.seen, amendments={}), state.newest
+            state.seen = SeenIds(amendments=state.seen.amendments)
+            return IngestTrades._seen(state, trade, origin)
+        return told
 
     def _arbitrated(self, state: TradesState, event: Trades, trades: tuple[Trade, ...]) -> Trades | None:
         if event.origin != "live":  # history says nothing about how the lines are now

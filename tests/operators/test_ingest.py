@@ -90,6 +90,35 @@ def test_a_trade_that_can_no_longer_be_told_to_be_new_is_a_dead_letter(
     assert [(event.stage, event.reason) for event in out if isinstance(event, DeadLetter)] == [("dedup", "too_old")]
 
 
+def test_ids_that_are_used_again_are_never_dropped_in_silence(make: Any) -> None:
+    """The venue numbers anew: the first few are dead letters and their frames not valid, then its numbers are new ones.
+
+    Old trades that come late are told apart by their time, and so is what history brings of either.
+    """
+    operator = trades_operator()
+    state = operator.start("k")
+    steps = [make.trades(make.trade(number, number)) for number in range(1, 31)]
+    steps += [make.trades(make.trade(number, 100 + number), line=line) for number in range(1, 13) for line in "ab"]
+    steps += [make.trades(make.trade(number, number), line="b") for number in range(1, 31)]
+    steps += [make.trades(make.trade(1, 101), make.trade(2, 2), make.trade(2, 102), origin="repair", seconds=102)]
+    passed: list[tuple[str, int]] = []
+    letters: list[tuple[str, str | None, str | None]] = []
+    for event in steps:
+        state, out = operator.step(state, event)
+        assert state is not None
+        state = operator.restore(operator.checkpoint(state, "k", {}))
+        for told in out:
+            if isinstance(told, Trades):
+                passed += [(trade.trade_id, trade.ts_event) for trade in told.trades]
+                assert told.trades or not told.valid
+            elif isinstance(told, DeadLetter):
+                letters.append((told.reason, told.field, told.value))
+    assert letters == [("id_reused", "trade_id", str(number)) for number in (1, 1, 2, 2, 3, 3, 4)]
+    assert len(set(passed)) == len(passed)
+    every = [(str(n), make.ts(n)) for n in range(1, 31)] + [(str(n), make.ts(100 + n)) for n in range(1, 13)]
+    assert set(passed) == set(every) - {("3", make.ts(103))}
+
+
 @st.composite
 def redundant_lines(draw: st.DrawFn) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return trade ids in event order, and frames (line, ids) of up to three lines that may each miss some."""
