@@ -10,6 +10,9 @@ from marketdata.errors import BadEvent
 
 # Longer than any venue sends; a limit so that a hostile string cannot cost us time.
 LENGTH_MAX = 64
+# Beyond any market; limits so that exact sums have a known size.
+WHOLE_DIGITS_MAX = 30
+FRACTION_DIGITS_MAX = 40
 
 _DECIMAL = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
@@ -17,11 +20,18 @@ _DECIMAL = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 def decimal(text: str, field: str) -> Decimal:
     """Return the exact value of a decimal string; `field` names it in the error.
 
-    Raises BadEvent (`not_a_decimal`) for anything else: NaN, infinities, spaces, underscores.
+    Raises BadEvent (`not_a_decimal`) for anything else: NaN, infinities, spaces, underscores; `out_of_range` for one
+    of more digits than any market has.
     """
-    if len(text) > LENGTH_MAX or _DECIMAL.fullmatch(text) is None:
+    found = _DECIMAL.fullmatch(text) if len(text) <= LENGTH_MAX else None
+    if found is None:
         raise BadEvent("not_a_decimal", field, text)
-    return Decimal(text)
+    value = Decimal(text)
+    if len(text) > WHOLE_DIGITS_MAX or found[3] is not None:
+        fraction = -int(value.as_tuple().exponent)
+        if fraction > FRACTION_DIGITS_MAX or value.adjusted() >= WHOLE_DIGITS_MAX:
+            raise BadEvent("out_of_range", field, text)
+    return value
 
 
 def plain(value: Decimal) -> str:

@@ -21,6 +21,9 @@ RESYNCING = "resyncing"
 DISCONNECTED = "disconnected"
 AMENDED = "amended"
 
+# What is owned outright has a positive price; contracts have settled below zero (CME's oil in April 2020).
+POSITIVE_KINDS = frozenset({"spot", "equity"})
+
 # Every symbol of a connection at once, where an event concerns the connection itself.
 ALL_SYMBOLS = "*"
 

@@ -234,9 +234,6 @@ class Scale:
     def _unusual(self, text: str, field: str) -> int:
         sign, digits, exponent = decimal(text, field).as_tuple()
         shift = int(exponent) + self.places
-        # Decimals of decimal() are finite; one with a longer exponent than a number has digits means no price.
-        if abs(int(exponent)) > LENGTH_MAX:
-            raise BadEvent("too_precise", field, text)
         value, rest = divmod(int("".join(map(str, digits)) + "0" * shift), int("1" + "0" * -shift))
         if rest:
             raise BadEvent("too_precise", field, text)

@@ -52,7 +52,7 @@ from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
 from producers.feed_kit.requests import Requests
-from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, ms_ns
+from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, check_trade, ms_ns
 
 STREAMS_MAX = 1_024
 STREAMS_A_MESSAGE = 300
@@ -654,7 +654,7 @@ def _columns(bids: list[tuple[str, str]], asks: list[tuple[str, str]]) -> Column
 
 def read_trade(sent: _Trade | AggTrade | RestTrade) -> Trade:
     """Return a trade; its id is that of the stream which tells the same kind. Raises BadEvent."""
-    check_decimals([sent.price, sent.size], "price")
+    check_trade(sent.price, sent.size)
     return Trade(trade_id=str(sent.number), ts_event=ms_ns(sent.traded_ms, "T"), price=sent.price, size=sent.size,
                  side="sell" if sent.buyer_made else "buy",
                  liquidation=sent.cause in {"INSURANCE_FUND", "ADL"})  # fmt: skip

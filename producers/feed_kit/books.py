@@ -1,4 +1,8 @@
-"""The events of a product's book: snapshot, update, heartbeat and clear."""
+"""The events of a product's book: snapshot, update, heartbeat and clear.
+
+No level is told that consumers would refuse, since they could not ask the venue again: BadEvent is raised before
+anything is told, and the feed loses the book as for any bad value.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ import msgspec
 
 from marketdata.book import L2Book
 from marketdata.clock import AHEAD_NS_MAX
-from marketdata.events import BookUpdate
+from marketdata.decimals import is_zero
+from marketdata.errors import BadEvent
+from marketdata.events import POSITIVE_KINDS, BookUpdate
 from producers.feed_kit.calls import Call
 from producers.feed_kit.products import Product
 from producers.feed_kit.values import Columns, best_first
@@ -23,7 +29,8 @@ class KeepsBooks(Protocol):
 
 
 def snapshot(call: Call, product: Product, ts_event: int, columns: Columns) -> None:
-    """Tell a whole book, which is good from now on; sides come in any order."""
+    """Tell a whole book, which is good from now on; sides come in any order. Raises BadEvent."""
+    check_levels(product, columns)
     bid_prices, bid_sizes = best_first(columns[0], columns[1], descending=True)
     ask_prices, ask_sizes = best_first(columns[2], columns[3], descending=False)
     product.book_valid = product.book_seen = True
@@ -37,13 +44,14 @@ def update(call: Call, product: Product, ts_event: int, columns: Columns, *, eve
     """Tell absolute sizes that changed; False when there is no book to change, which is counted.
 
     Two updates of one frame and product become one event: sizes are absolute, so later ones come later. An update
-    without any level is not told, unless `even_empty`, for where it has a number of its own.
+    without any level is not told, unless `even_empty`, for where it has a number of its own. Raises BadEvent.
     """
     if not product.book_valid:
         call.line.counts["deltas_before_snapshot"] += 1
         return False
     if not columns[0] and not columns[2] and not even_empty:
         return True
+    check_levels(product, columns)
     call.line.counts["book_updates"] += 1
     if ts_event <= call.ts + AHEAD_NS_MAX:  # as `call.is_ahead`, but this is done for each change of each book
         product.ts_book = ts_event
@@ -55,6 +63,21 @@ def update(call: Call, product: Product, ts_event: int, columns: Columns, *, eve
             call.out.pop()
     call.out.append(event)
     return True
+
+
+def check_levels(product: Product, columns: Columns) -> None:
+    """Raise BadEvent for a level that no book may have; its values are known to be decimals."""
+    for side, prices, sizes in (("bid", columns[0], columns[1]), ("ask", columns[2], columns[3])):
+        if not prices:
+            continue
+        # By their text: below "1" is all that begins with a sign, a point or a zero.
+        if min(prices) < "1" and product.instrument.kind in POSITIVE_KINDS:
+            for price in prices:
+                if price[0] == "-" or is_zero(price):
+                    raise BadEvent("not_positive", f"{side}_prices", price)
+        smallest = min(sizes)
+        if smallest[0] == "-":
+            raise BadEvent("negative", f"{side}_sizes", smallest)
 
 
 def clear(call: Call, product: Product, reason: str) -> None:

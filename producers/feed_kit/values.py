@@ -10,7 +10,7 @@ import msgspec
 
 from marketdata import compiled
 from marketdata.clock import MILLISECOND_NS, parse_rfc3339
-from marketdata.decimals import LENGTH_MAX, decimal, is_zero, may_have_zero
+from marketdata.decimals import LENGTH_MAX, WHOLE_DIGITS_MAX, decimal, is_zero, may_have_zero
 from marketdata.errors import BadEvent
 from marketdata.plain_side import float_keys
 
@@ -24,7 +24,8 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=INT64_MAX)]
 # What msgspec raises on bytes from outside: no JSON, the wrong shape, no UTF-8, nested too deeply.
 UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
-_PLAIN_DECIMALS = re.compile(r"\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)*", re.ASCII)
+# No longer than what needs no look at its digits.
+_PLAIN_DECIMALS = re.compile(r"\d{1,15}(?:\.\d{1,15})?(?:,\d{1,15}(?:\.\d{1,15})?)*", re.ASCII)
 _PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 _FEW = 8  # up to here the expression is quicker than counting
 
@@ -47,6 +48,13 @@ def check_decimals(values: list[str], field: str) -> None:
             decimal(value, field)
 
 
+def check_trade(price: str, size: str, fields: tuple[str, str] = ("price", "size")) -> None:
+    """Raise BadEvent unless a trade may have this price and size, which both are above zero."""
+    for value, field in zip((price, size), fields, strict=True):
+        if decimal(value, field) <= 0:
+            raise BadEvent("not_positive", field, value)
+
+
 def _look_plain(values: list[str]) -> bool:
     """Tell whether all are plain decimals; a snapshot has 60,000, so the usual case takes no loop.
 
@@ -56,6 +64,8 @@ def _look_plain(values: list[str]) -> bool:
     if len(values) <= _FEW:
         return _PLAIN_DECIMALS.fullmatch(text) is not None and len(values) == text.count(",") + 1
     if not text.isascii():
+        return False
+    if max(map(len, values)) > WHOLE_DIGITS_MAX:
         return False
     rest = text.encode().translate(None, b"0123456789")
     commas = rest.count(b",")

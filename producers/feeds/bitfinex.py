@@ -53,7 +53,7 @@ from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.sequence import Sequence
-from producers.feed_kit.values import INT64_MAX, Columns, ms_ns, number, numbers
+from producers.feed_kit.values import INT64_MAX, Columns, check_trade, ms_ns, number, numbers
 from producers.venue import Signer, Venue
 
 SEQUENCE, CHECKSUMS, TIMESTAMPS = 65_536, 131_072, 32_768
@@ -568,11 +568,12 @@ def read_trade(row: Any) -> Trade:
     """Return a trade from `[id, ms, amount, price]`, as the stream and REST write it. Raises BadEvent."""
     if not isinstance(row, list) or len(row) != 4 or not all(type(v) is int and 0 <= v <= INT64_MAX for v in row[:2]):
         raise BadEvent("bad_frame", "trade", str(row)[:200])
-    amount = number(row[2], "amount")
+    amount, price = number(row[2], "amount"), number(row[3], "price")
+    check_trade(price, amount.lstrip("-"), ("price", "amount"))
     return Trade(
         trade_id=str(row[0]),
         ts_event=ms_ns(row[1], "time"),
-        price=number(row[3], "price"),
+        price=price,
         size=amount.lstrip("-"),
         side="sell" if amount[0] == "-" else "buy",
     )

@@ -47,7 +47,7 @@ from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
-from producers.feed_kit.values import Columns, Number, Text, check_decimals, given, ms_ns, price
+from producers.feed_kit.values import Columns, Number, Text, check_decimals, check_trade, given, ms_ns, price
 from producers.venue import LiveFeed, Signer, Venue
 
 PING_NS = 20 * SECOND_NS
@@ -623,8 +623,7 @@ def _columns(sent: _Book) -> Columns:
 def _read_trade(number: str, ms: int, trade_price: str, size: str, side: str) -> Trade:
     if not 0 < len(number) <= 64:
         raise BadEvent("bad_trade_id", "i", number[:200])
-    decimal(trade_price, "p")
-    decimal(size, "v")
+    check_trade(trade_price, size, ("p", "v"))
     return Trade(trade_id=number, ts_event=ms_ns(ms, "T"), price=trade_price, size=size, side=side.lower())
 
 

@@ -40,7 +40,6 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from marketdata.clock import SECOND_NS
-from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
 from marketdata.events import GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
@@ -53,7 +52,17 @@ from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.sequence import Sequence
-from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, given, iso_ns, price
+from producers.feed_kit.values import (
+    UNREADABLE,
+    Columns,
+    Number,
+    Text,
+    check_decimals,
+    check_trade,
+    given,
+    iso_ns,
+    price,
+)
 from producers.venue import Signer, Venue
 
 CHANNELS = ("heartbeats", "level2", "market_trades", "ticker", "status")
@@ -402,14 +411,14 @@ class CoinbaseFeed:
                 return
             ts_event = _book_time(data, call.now)
             columns = _columns(event.updates)
+            if event.type == "update":
+                books.update(call, product, ts_event, columns)
+                return
+            books.snapshot(call, product, ts_event, columns)
         except BadEvent as error:
             call.dead_value(error)
             self._book_missed(call, b"", event.product_id)
             return
-        if event.type == "update":
-            books.update(call, product, ts_event, columns)
-            return
-        books.snapshot(call, product, ts_event, columns)
         self._repairs.came(_BOOK, product.name)
         self._ledger.account(call, product, _BOOK, ts_event)
 
@@ -572,8 +581,7 @@ def read_trade(raw: msgspec.Raw) -> tuple[str, Trade]:
     sent = _TRADE.decode(raw)
     if not (sent.trade_id.isascii() and sent.trade_id.isdigit() and len(sent.trade_id) < 19):
         raise BadEvent("bad_trade_id", "trade_id", sent.trade_id)
-    decimal(sent.price, "price")
-    decimal(sent.size, "size")
+    check_trade(sent.price, sent.size)
     return sent.product_id, Trade(
         trade_id=sent.trade_id,
         ts_event=iso_ns(sent.time, "time"),

@@ -29,7 +29,6 @@ import msgspec
 
 from marketdata.book import L2Book
 from marketdata.clock import SECOND_NS
-from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
 from marketdata.events import CROSSED, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Send
@@ -40,7 +39,7 @@ from producers.feed_kit.listing import Listing
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
-from producers.feed_kit.values import Columns, Number, Text, check_decimals, ms_ns, number
+from producers.feed_kit.values import Columns, Number, Text, check_decimals, check_trade, ms_ns, number
 from producers.venue import Signer, Venue
 
 SILENCE_NS = 15 * SECOND_NS
@@ -319,8 +318,7 @@ def _columns(levels: list[_Level]) -> Columns:
 
 
 def _read_trade(sent: _Trade) -> Trade:
-    decimal(sent.price, "price")
-    decimal(sent.quantity, "quantity")
+    check_trade(sent.price, sent.quantity, ("price", "quantity"))
     if sent.tid is not None:
         name = str(sent.tid)
     elif sent.event is not None:
@@ -333,8 +331,7 @@ def _read_trade(sent: _Trade) -> Trade:
 
 
 def _read_rest_trade(sent: _RestTrade) -> Trade:
-    decimal(sent.price, "price")
-    decimal(sent.amount, "amount")
+    check_trade(sent.price, sent.amount, ("price", "amount"))
     return Trade(trade_id=str(sent.tid), ts_event=ms_ns(sent.timestampms, "timestampms"), price=sent.price,
                  size=sent.amount, side=sent.type)  # fmt: skip
 

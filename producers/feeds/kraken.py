@@ -58,6 +58,7 @@ from producers.feed_kit.values import (
     Number,
     Text,
     check_decimals,
+    check_trade,
     iso_ns,
     number,
     numbers,
@@ -494,18 +495,17 @@ class KrakenFeed:
             columns = _columns1(bids, asks)
             ts = _last_time1(bids or asks, bids and asks, call.now)
             checksum = None if change.checksum is None else _checksum1(change.checksum)
+            if snapshot:
+                self._depths[pair] = _depth1(channel)
+                self._begun[pair] += 1
+            elif not self._frames_seen.is_new(hash((self._begun[pair], call.payload))):
+                self.counts["duplicates"] += 1  # with its times in microseconds no change is twice the same
+                return
+            self._heard(call, ts)
+            self._book(call, product, ts, columns, checksum, snapshot=snapshot)
         except BadEvent as error:
             call.dead_value(error)
             self._missed(call, (pair,) if pair in self._products else (), {_BOOK})
-            return
-        if snapshot:
-            self._depths[pair] = _depth1(channel)
-            self._begun[pair] += 1
-        elif not self._frames_seen.is_new(hash((self._begun[pair], call.payload))):
-            self.counts["duplicates"] += 1  # with its times in microseconds no change is twice the same
-            return
-        self._heard(call, ts)
-        self._book(call, product, ts, columns, checksum, snapshot=snapshot)
 
     def _trades1(self, call: Call, pair: str, sent: list[_Trade1]) -> None:
         product = self._products.find(call, pair)
@@ -516,12 +516,13 @@ class KrakenFeed:
         batch: list[Trade] = []
         for trade in sent:
             trade_id = f"{trade.time}-{trade.price}-{trade.volume}-{trade.side}"
+            check_trade(trade.price, trade.volume, ("price", "volume"))
             ordinal = alike[trade_id] = alike.get(trade_id, -1) + 1
             read = Trade(
                 trade_id=f"{trade_id}-{ordinal}" if ordinal else trade_id,
                 ts_event=_time1(trade.time),
-                price=_decimal(trade.price, "price"),
-                size=_decimal(trade.volume, "volume"),
+                price=trade.price,
+                size=trade.volume,
                 side="buy" if trade.side == "b" else "sell",
             )
             if seen.is_new(read.trade_id):
@@ -663,11 +664,13 @@ class KrakenFeed:
             call.payload = bytes(raw)
             with call.refusing("bad_frame") as reading:
                 trade = _TRADE2.decode(raw)
+                traded_price, size = number(trade.price, "price"), number(trade.qty, "qty")
+                check_trade(traded_price, size, ("price", "qty"))
                 read = Trade(
                     trade_id=str(trade.trade_id),
                     ts_event=iso_ns(trade.timestamp, "timestamp"),
-                    price=number(trade.price, "price"),
-                    size=number(trade.qty, "qty"),
+                    price=traded_price,
+                    size=size,
                     side=trade.side,
                 )
                 if self._products.find(call, trade.symbol) is not None:

@@ -43,7 +43,7 @@ from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.sequence import Sequence
-from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, ms_ns, number, numbers, price
+from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_trade, ms_ns, number, numbers, price
 from producers.venue import Signer, Venue
 
 INSTRUMENTS_PATH = "derivatives/api/v3/instruments"
@@ -403,12 +403,14 @@ class KrakenFuturesFeed:
 
     def _read_trade(self, call: Call, raw: bytes | msgspec.Raw) -> tuple[Product | None, Numbered]:
         sent = _TRADE.decode(raw)
+        traded_price, size = number(sent.price, "price"), number(sent.qty, "qty")
+        check_trade(traded_price, size, ("price", "qty"))
         product = self._products.find(call, sent.product_id)
         read = Trade(
             trade_id=sent.uid,
             ts_event=ms_ns(sent.time, "time"),
-            price=number(sent.price, "price"),
-            size=number(sent.qty, "qty"),
+            price=traded_price,
+            size=size,
             side=sent.side,
             liquidation=sent.type == "liquidation",
         )

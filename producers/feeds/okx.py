@@ -35,7 +35,6 @@ import msgspec
 
 from marketdata.book import L2Book, levels_in_turn
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
-from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
 from marketdata.events import CHECKSUM, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
@@ -48,7 +47,17 @@ from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
-from producers.feed_kit.values import INT64_MAX, UNREADABLE, Columns, Text, given, levels, ms_ns, price
+from producers.feed_kit.values import (
+    INT64_MAX,
+    UNREADABLE,
+    Columns,
+    Text,
+    check_trade,
+    given,
+    levels,
+    ms_ns,
+    price,
+)
 from producers.venue import Signer, Venue
 
 PING_NS = 15 * SECOND_NS
@@ -554,8 +563,7 @@ def _count(text: str, field: str) -> int:
 def _read_trade(sent: _Trade) -> tuple[Trade, int]:
     """Return a trade and how many it stands for."""
     number = _count(sent.trade_id, "tradeId")
-    decimal(sent.px, "px")
-    decimal(sent.sz, "sz")
+    check_trade(sent.px, sent.sz, ("px", "sz"))
     trade = Trade(trade_id=str(number), ts_event=_time(sent.ts), price=sent.px, size=sent.sz, side=sent.side)
     return trade, _count(sent.count, "count")
 

@@ -23,26 +23,21 @@ from typing import TypeVar
 import msgspec
 
 from marketdata.clock import AHEAD_NS_MAX, SECOND_NS
-from marketdata.decimals import decimal
+from marketdata.decimals import FRACTION_DIGITS_MAX, WHOLE_DIGITS_MAX, decimal
 from marketdata.errors import BadEvent
-from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trade, Trades
+from marketdata.events import POSITIVE_KINDS, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trade, Trades
 
 Checked = TypeVar("Checked", BookUpdate, Quote, FeedStatus)
 
 # 2009-01-01: the first year of any market that we take; older times are unset or in a wrong unit.
 TS_MIN = 1_230_768_000 * SECOND_NS
 
-# Beyond any market; a limit so that exact sums have a known size (see candles).
-WHOLE_DIGITS_MAX = 30
-FRACTION_DIGITS_MAX = 40
 ID_LENGTH_MAX = 128
 
 SIDES = frozenset({"buy", "sell", "unknown"})
 ACTIONS = frozenset({"new", "correct", "cancel"})
 ORIGINS = frozenset({"live", "repair", "backfill"})
 KINDS = frozenset({"snapshot", "update", "clear", "heartbeat"})
-# What is owned outright has a positive price; contracts have settled below zero (CME's oil in April 2020).
-POSITIVE_KINDS = frozenset({"spot", "equity"})
 
 # Wide enough that no remainder of two numbers within the limits above is rounded.
 _EXACT = Context(prec=2 * (WHOLE_DIGITS_MAX + FRACTION_DIGITS_MAX), rounding=ROUND_FLOOR)
@@ -58,10 +53,7 @@ def number(value: object, field: str) -> Decimal:
     """
     if not isinstance(value, str):
         raise BadEvent("bad_type", field, value)
-    exact = decimal(value, field)
-    if -int(exact.as_tuple().exponent) > FRACTION_DIGITS_MAX or exact.adjusted() >= WHOLE_DIGITS_MAX:
-        raise BadEvent("out_of_range", field, value)
-    return exact
+    return decimal(value, field)
 
 
 class Terms:

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata.clock import SECOND_NS, format_rfc3339, parse_rfc3339
-from marketdata.decimals import LENGTH_MAX, decimal, is_zero, may_have_zero, plain
+from marketdata.decimals import (
+    FRACTION_DIGITS_MAX,
+    LENGTH_MAX,
+    WHOLE_DIGITS_MAX,
+    decimal,
+    is_zero,
+    may_have_zero,
+    plain,
+)
 from marketdata.errors import BadEvent, CodecError
 from marketdata.headers import Position, cloudevent, time_of
 
@@ -31,8 +39,17 @@ def test_plain_keeps_the_value_and_reads_like_a_person_writes(value: Decimal) ->
 def test_a_decimal_string_is_read_exactly(value: Decimal) -> None:
     """What `plain` writes is read as the same value."""
     text = plain(value)
-    if len(text) <= LENGTH_MAX:
+    whole, _, fraction = text.lstrip("-").partition(".")
+    if len(text) <= LENGTH_MAX and len(whole) <= WHOLE_DIGITS_MAX and len(fraction) <= FRACTION_DIGITS_MAX:
         assert decimal(text, "price") == value
+
+
+@pytest.mark.parametrize("text", ["1" * 31, "0." + "1" * 41, "1e30", "-1e30", "1e-41", "0e-99"])
+def test_a_number_of_more_digits_than_any_market_has_is_refused(text: str) -> None:
+    """Before or behind the point, written out or not: exact sums have a known size."""
+    with pytest.raises(BadEvent, match="price") as raised:
+        decimal(text, "price")
+    assert raised.value.reason == "out_of_range"
 
 
 @pytest.mark.parametrize("text", ["1", "-1", "1.", ".5", "1e5", "1E-8", "0.00", "007"])
