@@ -153,11 +153,13 @@ class Keeper:
         job = await history.jobs.open_repair(gap.gap_id, what, span.start, span.end)
         job.first_ns = job.start_ns  # an empty minute at the start is told as well: what was before is known
         async with history.working(job):
+            before = job.fetched
             by, complete = await self._bring(history, job, gap)
+            told = job.fetched - before
             self._brought.append((gap, span, by))
 
             async def look() -> bool:
-                return await self._is_whole(gap, span)
+                return await self._is_whole(gap, span, told)
 
             if not (complete and await wait_for(look)):
                 raise Refused(_why(history, gap, complete=complete))
@@ -198,14 +200,16 @@ class Keeper:
             raise Refused("it is too young, and may fill by itself")
         return Hole(start - start % MINUTE_NS, -(-end // MINUTE_NS) * MINUTE_NS)
 
-    async def _is_whole(self, gap: OpenGap, span: Hole) -> bool:
+    async def _is_whole(self, gap: OpenGap, span: Hole, told: int = 0) -> bool:
+        """Look whether a hole is gone; `told` is how many trades of that time the venue has just told."""
         if gap.channel == CANDLES:
             good = await self._tables.good_minutes(gap.venue, gap.symbol, span.start, span.end)
             return good >= (span.end - span.start) // MINUTE_NS
         if gap.expected is not None and gap.received is not None:
             found = await self._tables.count_ids(gap.venue, gap.symbol, gap.expected, gap.received, span)
             return found >= gap.received - gap.expected
-        return True  # trades without numbers: that the venue told all of that time has to do
+        # Without numbers all that the venue told of that time has to do; but it has to be there, every trade of it.
+        return await self._tables.count_trades(gap.venue, gap.symbol, span.start, span.end) >= told
 
 
 def _is_due(gap: OpenGap, now_s: float) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from marketdata.clock import SECOND_NS
+from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.events import AMENDED, HALTED
 from producers.bars import Stored
 from producers.history.contract import MINUTE_NS
@@ -213,6 +213,15 @@ class Tables:
             "AND ts >= %s AND ts <= %s "
             "AND CASE WHEN trade_id ~ '^[0-9]{1,18}$' THEN trade_id::bigint >= %s AND trade_id::bigint < %s END",
             *(venue, symbol, moment(span[0] - SECOND_NS), moment(span[1] + SECOND_NS), first, end),
+        )
+        return int(rows[0]["found"])
+
+    async def count_trades(self, venue: str, symbol: str, start: int, end: int) -> int:
+        """Return how many trades and amendments of [start, end) are stored, where times may be cut to milliseconds."""
+        rows = await self._rows(
+            "SELECT count(DISTINCT (action, trade_id, ts_event_ns)) AS found FROM trades WHERE venue = %s "
+            "AND symbol = %s AND ts >= %s AND ts < %s",
+            *(venue, symbol, moment(start - MILLISECOND_NS), moment(end + MILLISECOND_NS)),
         )
         return int(rows[0]["found"])
 

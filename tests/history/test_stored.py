@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
@@ -11,12 +12,15 @@ import pytest
 
 from infra.exchange.tape import MINUTE_NS, SECOND_NS
 from infra.local.table import Endpoints
-from producers.jobs import Database
+from producers import repair as repair_module
+from producers.history.contract import Span
+from producers.jobs import Database, Job, Jobs
 from producers.repair import Keeper
 from producers.stored import Hole, Tables, moment
 from sink import migrations
 
 if TYPE_CHECKING:
+    from producers.backfill import Backfill
     from producers.publisher import Publisher
 
 START = 1_786_309_500 * SECOND_NS
@@ -160,3 +164,50 @@ def test_an_entry_that_was_filled_meanwhile_is_closed_before_the_venue_is_asked_
 
     assert asyncio.run(repair()) == [("filled", "late_data")]
     assert [(one.kind, one.gap_id, one.reason) for one in publisher.events] == [("resynced", "filled", "late_data")]
+
+
+class Teller:
+    """A venue's history that tells so many trades of any time, whatever becomes of them."""
+
+    has_trades = True
+
+    def __init__(self, database: Database, count: int) -> None:
+        self.jobs = Jobs(database)
+        self.venue = ALPACA[0]
+        self._count = count
+
+    @asynccontextmanager
+    async def working(self, job: Job) -> AsyncIterator[None]:
+        """Work on a job."""
+        yield
+        await self.jobs.finish(job)
+
+    async def take_trades(self, job: Job) -> list[Span]:
+        """Tell the trades of a job."""
+        await self.jobs.advance(job, job.end_ns, self._count)
+        return []
+
+
+@pytest.mark.parametrize(("told", "by"), [(2, "rest_trades"), (3, "")])
+def test_trades_without_numbers_are_repaired_only_when_all_that_was_told_is_stored(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch, told: int, by: str
+) -> None:
+    """Two of that time are: a third that was told did not pass, as with an id that was used before."""
+
+    async def looked(look: Callable[[], Awaitable[bool]]) -> bool:
+        return await look()
+
+    monkeypatch.setattr(repair_module, "wait_for", looked)
+    rows.insert_bare(
+        "gaps", gap_id="anew", venue=ALPACA[0], symbol=ALPACA[1], channel="trades", line="alpaca/0", reason="gap",
+        detail="", state="open", ts_from_ns=START, ts_to_ns=START + 2 * MINUTE_NS - 1, found_by="feed",
+        detected_at=moment(START),
+    )  # fmt: skip
+
+    async def repair() -> list[str]:
+        async with rows.database() as database:
+            teller = cast("Backfill", Teller(database, told))
+            keeper = Keeper(database, cast("Publisher", Told()), lambda _: teller)
+            return [one.by for one in await keeper.repair()] + [one.by for one in await keeper.repair()]
+
+    assert asyncio.run(repair()) == [by, by]
