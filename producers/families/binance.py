@@ -525,7 +525,7 @@ class BinanceFeed:
         kept = state.diffs.join(snapshot.number)
         if kept is None:
             self.counts["snapshots_too_old"] += 1
-            self._ask_book(request.symbol)
+            self._requests.again(request, call.ts)
             return
         product = state.product
         self.counts["deltas_before_snapshot"] += held - len(kept)

@@ -9,7 +9,10 @@ Theory of operation.
 3. `came` ends a request. One that is not answered in time frees its place, goes to the end of the queue and waits
    twice as long the next time; after `TRIES_MAX` it is dropped, so that a symbol that does not exist costs the others
    nothing for ever. Whoever still needs it asks again.
-4. `forget` drops everything with the connection that asked. What was spent stays spent.
+4. `again` is for an answer that was of no use, as a book that is too old: the same request waits for a second, the
+   next time twice as long, up to `PAUSE_NS_MAX`; a venue that lags would be asked as quickly as it answers otherwise.
+   Where a recording answers there is nobody to spare.
+5. `forget` drops everything with the connection that asked. What was spent stays spent.
 """
 
 from __future__ import annotations
@@ -22,12 +25,14 @@ from marketdata.feed import Fetch
 MINUTE_NS = 60 * SECOND_NS
 ANSWER_NS = 10 * SECOND_NS
 TRIES_MAX = 5
+PAUSE_NS = SECOND_NS
+PAUSE_NS_MAX = 30 * SECOND_NS
 
 
 class Requests:
     """The requests of one line. A limit of None is no limit, as where a recording answers."""
 
-    __slots__ = ("_queue", "_spent", "_tries", "_under_way", "_under_way_max", "_weight_per_minute")
+    __slots__ = ("_paused", "_queue", "_spent", "_tries", "_under_way", "_under_way_max", "_weight_per_minute")
 
     def __init__(self, *, under_way_max: int | None, weight_per_minute: int | None) -> None:
         self._under_way_max = under_way_max
@@ -35,6 +40,7 @@ class Requests:
         self._queue: dict[tuple[str, str], Fetch] = {}
         self._under_way: dict[tuple[str, str], tuple[Fetch, int]] = {}  # with the deadline
         self._tries: dict[tuple[str, str], int] = {}
+        self._paused: dict[tuple[str, str], tuple[int, int]] = {}  # until when, for how long
         self._spent: deque[tuple[int, int]] = deque()  # time, weight
 
     def __contains__(self, what: tuple[str, str]) -> bool:
@@ -52,6 +58,15 @@ class Requests:
         if what not in self:
             self._queue[what] = request
 
+    def again(self, request: Fetch, ts: int) -> None:
+        """Queue a request whose answer was of no use; it waits the longer, the more often that was so of late."""
+        what = (request.purpose, request.symbol)
+        if self._under_way_max is not None:
+            until, pause = self._paused.get(what, (0, 0))
+            pause = min(2 * pause, PAUSE_NS_MAX) if pause and ts - until < MINUTE_NS else PAUSE_NS
+            self._paused[what] = (ts + pause, pause)
+        self.ask(request)
+
     def came(self, request: Fetch) -> None:
         """End a request: its answer is here, and could be used."""
         what = (request.purpose, request.symbol)
@@ -64,6 +79,7 @@ class Requests:
         self._queue.clear()
         self._under_way.clear()
         self._tries.clear()
+        self._paused.clear()
 
     def due(self, ts: int) -> list[Fetch]:
         """Return the requests to make now, having begun to wait for them; the overdue are queued again first."""
@@ -74,6 +90,8 @@ class Requests:
         spent = sum(weight for _, weight in self._spent) if budget is not None else 0
         made: list[Fetch] = []
         for what, request in list(self._queue.items()):
+            if what in self._paused and ts < self._paused[what][0]:
+                continue
             if self._under_way_max is not None and len(self._under_way) >= self._under_way_max:
                 break
             # One that weighs more than the whole budget is made when nothing else was, or it never would be.

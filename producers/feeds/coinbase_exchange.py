@@ -637,7 +637,8 @@ class CoinbaseExchangeFeed:
         product, state = found
         state.kind = "orders"
         if not self._join(call, product, state, Whole(number, ts, book)):
-            self._ask_book(call, product.name, "useless_snapshot")
+            self._requests.again(request, call.ts)
+            self._tell_resync(call, product.name, "useless_snapshot")
 
     # --- Trades ---
 

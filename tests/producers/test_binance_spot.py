@@ -228,10 +228,10 @@ def test_snapshot_older_than_what_was_heard_is_asked_for_again() -> None:
     """After an unreadable change nothing waits that would show it; consumers were at 20, and must not go back to 18."""
     feed = synced("BTCUSDT")
     (request,) = fetches(feed.received(diff(21, 21).replace(b'"1"', b'"NaN"'), T0))
-    out = feed.fetched(request, body(18), T0)
-    assert kinds(out) == []
-    (again,) = fetches(out)
-    assert kinds(feed.fetched(again, body(21), T0)) == ["BTC-USDT snapshot", "BTC-USDT resynced"]
+    assert kinds(out := feed.fetched(request, body(18), T0)) == []
+    assert fetches(out) == fetches(feed.received(diff(22, 22), T0)) == []  # no sooner than a second later
+    (again,) = fetches(feed.ticked(T0 + SECOND))
+    assert kinds(feed.fetched(again, body(22), T0 + SECOND)) == ["BTC-USDT snapshot", "BTC-USDT resynced"]
 
 
 def test_numbers_that_begin_anew_cost_a_snapshot_and_never_freeze_the_book() -> None:

@@ -422,9 +422,9 @@ def test_snapshot_that_is_too_old_is_asked_for_again() -> None:
     feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,), depth="full")
     feed.opened(T0)
     (request,) = fetches(feed.received(opened(9, "a", "buy", "100", "1"), T0))
-    out = feed.fetched(request, rest_book(7, *ORDERS), T0)
-    assert kinds(out) == []
-    (request,) = fetches(out)
+    assert kinds(out := feed.fetched(request, rest_book(7, *ORDERS), T0)) == []
+    assert fetches(out) == []  # no sooner than a second later
+    (request,) = fetches(feed.ticked(T0 + SECOND))
     assert kinds(feed.fetched(request, rest_book(8, *ORDERS[1:]), T0)) == ["snapshot"]
     assert changes(feed.received(message("done", 10, order_id="a"), T0)) == [("bid", "100", "2")]
 
@@ -438,7 +438,7 @@ def test_snapshot_that_misses_the_maker_of_what_waits_is_of_no_use() -> None:
     out = feed.fetched(request, rest_book(8, *ORDERS), T0)
     assert kinds(out) == []
     assert feed.counts["unknown_makers"] == 1
-    (request,) = fetches(out)
+    (request,) = fetches(feed.ticked(T0 + SECOND))
     assert kinds(feed.fetched(request, rest_book(8, *ORDERS), T0)) == []
     assert kinds(feed.fetched(request, rest_book(10, *ORDERS), T0)) == ["snapshot"]
 
@@ -520,7 +520,7 @@ def test_heartbeat_shows_what_was_lost_at_the_end(full: CoinbaseExchangeFeed) ->
     assert {trade.side for o in out if isinstance(o, Trades) for trade in o.trades} == {"buy"}
     out = full.fetched(asked[0], rest_book(12, *ORDERS), T0)
     assert kinds(out) == []
-    assert fetches(out) == [asked[0]]
+    assert fetches(full.ticked(T0 + SECOND)) == [asked[0]]
 
 
 def test_lost_connection_begins_with_a_new_book(full: CoinbaseExchangeFeed) -> None:

@@ -73,6 +73,30 @@ def test_what_was_spent_is_free_again_after_a_minute() -> None:
     assert [request.symbol for request in requests.due(MINUTE_NS)] == ["C"]
 
 
+def test_answer_that_was_of_no_use_is_asked_for_again_ever_more_rarely() -> None:
+    """Every change of a book asks too, meanwhile; other symbols go on, and a while later all begins anew."""
+    requests = Requests(under_way_max=2, weight_per_minute=None)
+    requests.ask(snapshot("A"))
+    assert requests.due(0)
+    ts, pauses = 0, []
+    for _ in range(8):
+        requests.came(snapshot("A"))
+        requests.again(snapshot("A"), ts)
+        requests.ask(snapshot("A"))
+        requests.ask(snapshot("B"))
+        assert [request.symbol for request in requests.due(ts)] == ["B"]
+        requests.came(snapshot("B"))
+        pauses.append(next(second for second in range(60) if requests.due(ts + second * SECOND)))
+        ts += pauses[-1] * SECOND
+    assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
+    requests.came(snapshot("A"))
+    requests.again(snapshot("A"), ts + MINUTE_NS)
+    assert requests.due(ts + MINUTE_NS + SECOND)
+    played = Requests(under_way_max=None, weight_per_minute=None)
+    played.again(snapshot("A"), ts)
+    assert played.due(ts)  # a recording answers
+
+
 def test_request_without_an_answer_is_made_again_and_then_dropped() -> None:
     """Each time it waits twice as long, and what is behind it in the queue goes first."""
     requests = Requests(under_way_max=1, weight_per_minute=None)
