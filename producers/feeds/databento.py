@@ -811,8 +811,9 @@ class DatabentoFeed:
             raise BadEvent("bad_symbol", "stype_out_symbol", symbol)
         start = record.start_ts if record.start_ts <= dbn.INT64_MAX else 0
         self._symbols.learn(number, symbol, start, min(record.end_ts, dbn.INT64_MAX))
-        for instrument in self._instruments.values():
-            if instrument.number == number:
+        for publisher in self._venues:  # far fewer than instruments, each of which is mapped on every connection
+            instrument = self._instruments.get(publisher << 32 | number)
+            if instrument is not None:
                 instrument.until = min(instrument.until, max(start, call.now))  # look again
 
     def _describe(self, name: str) -> Instrument:

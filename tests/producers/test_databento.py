@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import random
+import sys
+from collections import Counter
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -512,6 +514,35 @@ def test_a_mapping_of_the_gateway_names_what_follows() -> None:
     raw = dbn.RAW_SYMBOL
     mapping = codec.SymbolMappingMsg(1, 7, TS, raw, "ESM4", raw, "ESM4", 0, 2**64 - 1)
     assert [event.symbol for event in play(feed, bytes(mapping), trade()) if isinstance(event, Trades)] == ["ESM4"]
+
+
+def test_a_mapping_costs_the_same_however_many_instruments_there_are() -> None:
+    """Each connection maps all of them again; of each venue the number then means the new symbol."""
+    steps: list[int] = []
+    for count in (10, 300):
+        feed = feed_of(metadata())
+        raw = dbn.RAW_SYMBOL
+        for number in range(1, count + 1):
+            play(feed, bytes(codec.SymbolMappingMsg(1, number, TS, raw, f"A{number}", raw, f"A{number}", 0, 2**64 - 1)))
+            play(feed, *(order("R", instrument=number, publisher=publisher) for publisher in (2, 3)))
+        mapping = bytes(codec.SymbolMappingMsg(1, 7, TS, raw, "B7", raw, "B7", TS, 2**64 - 1))
+        lines = Counter[str]()
+
+        def count_lines(_: object, event: str, __: object, lines: Counter[str] = lines) -> Any:
+            lines[event] += 1
+            return count_lines
+
+        before = sys.gettrace()
+        sys.settrace(count_lines)
+        try:
+            feed.received(mapping, TS)
+        finally:
+            sys.settrace(before)
+        steps.append(lines["line"])
+        told = play(feed, *(order("R", instrument=7, publisher=publisher) for publisher in (2, 3)))
+        assert {event.symbol.partition("@")[0] for event in told if isinstance(event, Instrument)} == {"B7"}
+        assert len(books(told)) == 2
+    assert steps[0] == steps[1]
 
 
 def test_bars_are_candles_of_history() -> None:
