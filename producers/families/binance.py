@@ -495,6 +495,8 @@ class BinanceFeed:
         call.sequence = message.final
         ts = ms_ns(message.matched_ms or message.ms, "T")
         columns = _columns(message.bids, message.asks)
+        if not state.product.book_valid:
+            books.check_levels(state.product, columns)  # before it waits for a snapshot
         diffs, last = state.diffs, state.diffs.last
         diff = Diff(message.first, message.final, message.previous, ts, columns)
         match diffs.take(diff):
@@ -517,6 +519,8 @@ class BinanceFeed:
         columns = _columns(snapshot.bids, snapshot.asks)
         matched = ms_ns(snapshot.matched_ms, "T") if snapshot.matched_ms else None
         state = self._state(call, request.symbol)
+        if state is not None:
+            books.check_levels(state.product, columns)
         self._requests.came(request)
         if state is None or state.diffs.last is not None:
             self.counts["ignored"] += 1

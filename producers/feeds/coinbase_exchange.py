@@ -356,7 +356,7 @@ class CoinbaseExchangeFeed:
         except UNREADABLE as error:
             self._unreadable(call, error)
         else:
-            self._takers[type(message)](self, call, message)
+            self._take(call, message)
         return self._done(call) if self._requests.waiting else call.out
 
     def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
@@ -493,6 +493,14 @@ class CoinbaseExchangeFeed:
 
     # --- Books from levels ---
 
+    def _take(self, call: Call, message: Any) -> None:
+        """Take a message; a level in it that no book may have loses the book."""
+        try:
+            self._takers[type(message)](self, call, message)
+        except BadEvent as error:
+            call.dead_value(error)
+            self._missed(call, getattr(message, "product_id", ""))
+
     def _snapshot(self, call: Call, message: _Snapshot) -> None:
         try:
             found = self._find(call, message.product_id)
@@ -627,7 +635,7 @@ class CoinbaseExchangeFeed:
         number, book = _sequence(sent.sequence), OrderBook()
         for side, rows in ((BID, sent.bids), (ASK, sent.asks)):
             for row in rows:
-                book.add(row.order_id, side, _SCALE.number(row.price, "price"), _SCALE.number(row.size, "size"))
+                book.add(row.order_id, side, _above_zero(row.price, "price"), _above_zero(row.size, "size"))
         ts = iso_ns(sent.time, "time") if sent.time else call.now
         found = self._find(call, request.symbol)
         self._requests.came(request)
@@ -805,18 +813,28 @@ def _act(message: _OrderMessage, ts: int) -> Act:
     act = Act(message.sequence or 0, ts)
     if isinstance(message, _Open):
         act.verb, act.order_id, act.side = "enter", message.order_id, BID if message.side == "buy" else ASK
-        act.price, act.size = _SCALE.number(message.price, "price"), _SCALE.number(message.remaining_size, "size")
+        act.price, act.size = _above_zero(message.price, "price"), _above_zero(message.remaining_size, "size")
     elif isinstance(message, _Done):
         rested = message.reason == "canceled" and message.price is not None
         act.verb, act.order_id = "cancel" if rested else "remove", message.order_id
     elif isinstance(message, _Received) and message.order_id:
         act.verb, act.order_id = "announce", message.order_id
     elif isinstance(message, _Match):
-        act.verb, act.order_id, act.size = "reduce", message.maker_order_id, _SCALE.number(message.size, "size")
+        act.verb, act.order_id, act.size = "reduce", message.maker_order_id, _above_zero(message.size, "size")
     elif isinstance(message, _OrderChange) and message.new_size is not None:
         act.verb, act.order_id, act.size = "modify", message.order_id, _SCALE.number(message.new_size, "new_size")
-        act.price = None if message.new_price is None else _SCALE.number(message.new_price, "new_price")
+        act.price = None if message.new_price is None else _above_zero(message.new_price, "new_price")
+        if act.size < 0:
+            raise BadEvent("negative", "new_size", message.new_size)
     return act
+
+
+def _above_zero(text: str, field: str) -> int:
+    """Return a price or size of an order, scaled. Raises BadEvent."""
+    value = _SCALE.number(text, field)
+    if value <= 0:
+        raise BadEvent("not_positive", field, text)
+    return value
 
 
 def _unknown(act: Act) -> str:

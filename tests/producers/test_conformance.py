@@ -30,6 +30,8 @@ from producers.settings import ProducerSettings
 from producers.venue import LiveFeed
 from runtime import recordings
 from runtime.recordings import Recorded
+from stream_apps.operators.arbitration import IngestBooks
+from stream_apps.operators.ingest import IngestTrades
 from tickstream.pipe import answers
 
 RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "recordings"
@@ -513,6 +515,45 @@ def test_any_value_of_any_frame_may_be_junk(case: Case, data: st.DataObject, jun
         for event in said if number >= place else ():
             if isinstance(event, EVENTS):
                 assert CODEC.decode(CODEC.encode(event)) == event
+
+
+# What looks like a price, a size or a time, and no event may have it.
+WRONG: list[Any] = ["-1", "-0.5", "0", "0.00", "1e35", "1e-45", -1, 0, -0.5, 5]
+
+
+def leaves(holder: Any) -> list[tuple[Any, Any]]:
+    """Return each value of a frame that holds no others, as what holds it and where."""
+    places = sorted(holder) if isinstance(holder, dict) else range(len(holder))
+    inside = (leaves(holder[at]) if isinstance(holder[at], dict | list) else [(holder, at)] for at in places)
+    return [leaf for some in inside for leaf in some]
+
+
+@EACH
+@QUICK
+@given(data=st.data(), wrong=st.sampled_from(WRONG))
+def test_what_a_feed_tells_is_never_refused_behind_it(case: Case, data: st.DataObject, wrong: Any) -> None:
+    """A book that ingest alone finds wrong would never be asked for again: the feed is as strict, and repairs."""
+    lines = recorded(case)
+    place = data.draw(st.sampled_from(frames_of(case)[:60]))
+    values = {"frame": json.loads(lines[place].frame)}
+    holder, at = data.draw(st.sampled_from(leaves(values)[:200]))
+    holder[at] = wrong
+    player = Player(case)
+    player.open(lines[0].ts_recv)
+    for line in lines[:place]:
+        player.play(line)
+    now = lines[place].ts_recv
+    spoilt = json.dumps(values["frame"], separators=(",", ":")).encode()
+    told = player.take(player.feed.received(spoilt, now), now)
+    assert not player.repairs_due, "a book was cleared and nothing asked for a new one"
+    instruments = {event.key: event for event in player.out if isinstance(event, Instrument)}
+    ingest = IngestBooks(instruments), IngestTrades(instruments)
+    for event in told:
+        for operator, kind in zip(ingest, (BookUpdate, Trades), strict=True):
+            if isinstance(event, kind):
+                _, out = operator.step(operator.start(event.key), event)
+                refused = [letter for letter in out if isinstance(letter, DeadLetter)]
+                assert [letter for letter in refused if letter.reason not in {"off_tick", "time_out_of_bounds"}] == []
 
 
 @EACH
