@@ -11,7 +11,8 @@ Theory of operation, with the source of each step. DOCS is Alpaca's "WebSocket S
    as a gap, which history fills. Silence is normal, so it is no sign of death: the socket is pinged instead.
 4. Trade ids are an exchange's own and begin anew each day, so an id here is day-exchange-id. The day is New York's: the
    sessions lie between 04:00 and 20:00 there, so a day that begins at 06:00 UTC never cuts one. The venue does not tell
-   the aggressor. A correction has the new id, and the old one beside it; a cancel has the id of what it takes back.
+   the aggressor (DOCS, "Trades": no field has a side). A correction has the new id, and the old one beside it; a cancel
+   has the id of what it takes back.
 5. Bars of a minute are the venue's own candles; an updated one, with late trades, is the next revision (DOCS, "Bars").
 6. What is halted or resumes while there is no connection is not told again, so halts are forgotten with the connection.
    Status codes depend on the tape (DOCS, "Status Codes"): 2 and 3 halt and resume on A and B, H and P halt and T

@@ -13,8 +13,8 @@ Theory of operation. Source: FIX 4.4 volume 3 and FIX 5.0SP2 "Market Data"; the 
 4. A lost connection may have cost the trades of the time in which nobody was subscribed. If a list of trades repeats a
    known one it did not; nor if numbers go on and what the venue sends again was first sent in that time, which shows
    that it went on telling. Otherwise that is on the ledger, too.
-5. AggressorSide (2446) is told where it is there. Trades of a snapshot without an id may be known ones, and are left
-   out; other trades without an id get one from time and number.
+5. AggressorSide (FIX 5.0SP2, tag 2446) is told where it is there. Trades of a snapshot without an id may be known
+   ones, and are left out; other trades without an id get one from time and number.
 6. SecurityStatus (f) halts and resumes. A MarketDataRequestReject (Y) is kept as a dead letter.
 7. A refused Logon is final. Silence, and numbers that do not fit, make a new connection, with the numbers that the
    settings say: from 1 again, or on from where they were.

@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
 from functools import cache
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -307,6 +310,43 @@ def test_venue_says_what_proves_its_order(case: Case) -> None:
     venue = find_venue(case.venue)
     assert venue.sequence != "none" or venue.checksum
     assert venue.checksum or case.proven is None
+
+
+@pytest.mark.parametrize("venue", sorted(VENUES))
+def test_theory_names_the_document_that_says_whose_side_a_trade_tells(venue: str) -> None:
+    """Venues differ, and a feed that guesses is right on half of them; that of a family may stand there."""
+    module = import_module(f"producers.feeds.{venue}")
+    makers = {getattr(value, "__module__", "") for value in vars(module).values()}
+    families = [import_module(name) for name in sorted(makers) if name.startswith("producers.families.")]
+    theories = [" ".join((each.__doc__ or "").split()) for each in (module, *families)]
+    sentences = [sentence for theory in theories for sentence in re.split(r"(?<=\.) (?=[A-Z`])", theory)]
+    said = [one for one in sentences if re.search(r"(?i)\b(aggressor|taker|maker)", one)]
+    assert any("(DOCS" in sentence or "(FIX" in sentence for sentence in said)
+
+
+# No trade of these recordings meets a book of the same connection.
+NO_BOOK_BESIDE_TRADES = {"kraken", "bitfinex"}
+
+
+@pytest.mark.parametrize("case", {case.venue: case for case in CASES}.values(), ids=lambda case: case.venue)
+def test_side_of_a_trade_is_the_one_that_its_book_shows(case: Case) -> None:
+    """An aggressor buys above the middle and sells below it; few books are so late that it looks the other way."""
+    longer = case._replace(frames=2_500)
+    player, lines = Player(longer), recorded(longer)
+    player.open(lines[0].ts_recv)
+    shown: Counter[bool] = Counter()
+    for line in lines:
+        books = {symbol: (book.bids.top(1), book.asks.top(1)) for symbol, book in player.books.items()}
+        for event in player.play(line):
+            if not isinstance(event, Trades) or not all(books.get(event.symbol, [()])):
+                continue
+            bids, asks = books[event.symbol]
+            middle = (Decimal(bids[0][0]) + Decimal(asks[0][0])) / 2
+            # Older ones are those of before the connection, which it begins with.
+            for trade in event.trades if event.ts_recv - event.ts_event < 2 * SECOND else ():
+                shown[(Decimal(trade.price) > middle) == (trade.side == "buy")] += Decimal(trade.price) != middle
+    assert (case.venue in NO_BOOK_BESIDE_TRADES) == (not shown.total())
+    assert shown[True] > 5 * shown[False] or not shown.total()
 
 
 @EACH
