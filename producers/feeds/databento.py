@@ -446,7 +446,7 @@ class DatabentoFeed:
 
     def _is_new(self, call: Call, instrument: _Instrument, kind: int, ts: int) -> bool:
         """Note how far the records were read; False for one that was read on an earlier connection."""
-        if self._session is None:
+        if self._session is None or call.is_ahead(ts):  # else all that comes until then would have been read
             return True
         position = instrument.positions.get(kind)
         if position is None:

@@ -635,6 +635,18 @@ def test_records_that_the_gateway_skipped_are_asked_for_again() -> None:
     assert f"|start={TS}|" in connect(feed)[1]
 
 
+def test_record_of_a_far_future_hides_nothing_of_the_next_connection() -> None:
+    """How far the records were read is told by times that can be right; the record itself is refused behind the feed."""
+    feed = live(("trades",))
+    play(feed, trade(ts=TS), trade(ts=2 * TS))
+    gaps = [event for event in feed.closed("loss", TS) if isinstance(event, FeedStatus)]
+    assert gaps[-1].kind == "gap"
+    assert all(event.ts_event <= TS for event in gaps)
+    assert f"|start={TS}|" in connect(feed)[1]
+    told = play(feed, trade(ts=TS), trade(ts=TS + 1))
+    assert [event.ts_event for event in told if isinstance(event, Trades) and event.trades] == [TS + 1]
+
+
 def test_settings_that_the_gateway_cannot_be_asked_with_are_refused_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
