@@ -636,7 +636,7 @@ def test_records_that_the_gateway_skipped_are_asked_for_again() -> None:
 
 
 def test_record_of_a_far_future_hides_nothing_of_the_next_connection() -> None:
-    """How far the records were read is told by times that can be right; the record itself is refused behind the feed."""
+    """Only times that can be right tell how far the records were read; the record itself is refused behind the feed."""
     feed = live(("trades",))
     play(feed, trade(ts=TS), trade(ts=2 * TS))
     gaps = [event for event in feed.closed("loss", TS) if isinstance(event, FeedStatus)]
