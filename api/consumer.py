@@ -56,7 +56,6 @@ _UPDATES_MAX = 2_000_000
 _YOUNG_S = 120
 
 _TAIL = (topics.QUOTES, topics.TRADES, topics.ANOMALIES, topics.STATUS)
-_LIVE = (topics.BOOK_UPDATES, *_TAIL, topics.CANDLES, topics.INSTRUMENTS)
 
 _LOG = structlog.get_logger()
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import structlog
 from prometheus_client import Counter, Gauge
 
 from api.consumer import KAFKA, REGISTRY, Delivery, Distrust, MarketConsumer
@@ -31,7 +30,6 @@ _HOPS = (
 )
 HANDLED = Counter("tickstream_api_events_total", "Events that the API took in, by schema.", ["schema"])
 CAUGHT_UP = Gauge("tickstream_api_caught_up", "1 once the market is known after a start.")
-_LOG = structlog.get_logger()
 
 
 class Service:

@@ -156,11 +156,6 @@ class OrderBook:
         half.enter(order_id, order)
         return True
 
-    def resize(self, order_id: Hashable, size: int) -> bool:
-        """Give an order a new size at its price, as `modify` does."""
-        order = self._orders.get(order_id)
-        return order is not None and self.modify(order_id, order.price, size)
-
     def reduce(self, order_id: Hashable, by: int) -> bool:
         """Take a part of an order away, as a fill or a partial cancel does; all of it removes the order."""
         order = self._orders.get(order_id)

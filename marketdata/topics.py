@@ -12,7 +12,7 @@ DAY_MS = 24 * HOUR_MS
 # All topics keyed by `venue:symbol` have the same number, so that an output can go to its input's partition number.
 PARTITIONS = 4
 
-# The largest frame recorded is a 5 MB book snapshot; four times that, and twice that for our own overhead.
+# The largest frame recorded is a book snapshot of 5 MB, and frames are never split: this leaves room for growth.
 MESSAGE_BYTES_MAX = 32 * 1024 * 1024
 
 

@@ -22,21 +22,18 @@ _JOBS = ("ingestion_jobs",)
 _LOOKED_AT = ("trades", "candles", "candles_open", "candles_latest", "gaps", "instruments", "alembic_version")
 
 
-def grant(connection: Connection, schema: str) -> list[str]:
-    """Grant each role that exists its rights on the schema, taking away any others; return those roles."""
-    roles = list(
-        connection.scalars(
-            text("SELECT rolname FROM pg_roles WHERE rolname = ANY(:names) AND rolcanlogin ORDER BY rolname"),
-            {"names": [SINK, API, READONLY, HISTORY]},
-        )
-    )
+def grant(connection: Connection, schema: str) -> None:
+    """Grant each role that exists its rights on the schema, taking away any others."""
+    roles = connection.scalars(
+        text("SELECT rolname FROM pg_roles WHERE rolname = ANY(:names) AND rolcanlogin"),
+        {"names": [SINK, API, READONLY, HISTORY]},
+    ).all()
     for role in roles:
         connection.execute(text(f'REVOKE ALL ON ALL TABLES IN SCHEMA "{schema}" FROM {role}'))
         connection.execute(text(f'REVOKE ALL ON SCHEMA "{schema}" FROM {role}'))
         connection.execute(text(f'GRANT USAGE ON SCHEMA "{schema}" TO {role}'))
         for statement in _RIGHTS.get(role, _READER):
             connection.execute(text(statement.format(schema=f'"{schema}"', role=role)))
-    return roles
 
 
 def _on(rights: str, tables: tuple[str, ...]) -> str:

@@ -46,8 +46,3 @@ class SinkSettings(DatabaseSettings):
     def dsn(self) -> str:
         """Return the PostgreSQL address to use."""
         return (self.sink_database_url or self.database_url).get_secret_value()
-
-    @property
-    def dsn_variable(self) -> str:
-        """Return the variable that the address came from, for messages."""
-        return "TICKSTREAM_SINK_DATABASE_URL" if self.sink_database_url else "TICKSTREAM_DATABASE_URL"

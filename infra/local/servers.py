@@ -16,11 +16,9 @@ from infra.local.folders import PROJECT, Folders
 from infra.local.passwords import Passwords
 from infra.local.process import Answers, KafkaAnswers, PostgresAnswers, Process, RedisAnswers, output_of
 from infra.local.settings import Ports
+from marketdata.topics import MESSAGE_BYTES_MAX
 
 POSTGRES = "/usr/lib/postgresql/17/bin"
-
-# A Coinbase snapshot is one frame of 5 MB, and frames are never split: 32 MiB leaves room for growth.
-MESSAGE_BYTES_MAX = 32 * 2**20
 
 KAFKA_CONFIG = """\
 # Written by infra/local at each start.

@@ -86,14 +86,6 @@ def history() -> list[Revision]:
     ]
 
 
-def ensure_grants(database_url: str, schema: str) -> list[str]:
-    """Grant each role of ours that exists what it needs and no more; return the names of those roles."""
-    with session(database_url) as connection:
-        granted = roles.grant(connection, schema)
-        connection.commit()
-        return granted
-
-
 @contextmanager
 def session(database_url: str) -> Iterator[Connection]:
     """Hold one connection that alone changes the shape of this database until it is closed.

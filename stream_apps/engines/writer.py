@@ -129,10 +129,6 @@ class Writer:
             if oldest is not None and oldest.closed_at is not None and now - oldest.closed_at > self._patience_s:
                 self._abandon(f"Kafka has taken nothing for {self._patience_s:.0f} s")
 
-    def topics_answer(self, timeout_s: float) -> None:
-        """Ask Kafka for anything; raises KafkaException when it does not answer."""
-        self._producer.list_topics(timeout=timeout_s)
-
     def close(self) -> None:
         """Stop. What is still on the way is given up: whoever needs it safe asks `safe` first."""
         self._closing.set()

@@ -10,7 +10,6 @@ from typing import TypeVar
 import pytest
 
 Value = TypeVar("Value")
-Eventually = Callable[[Callable[[], Value]], Value]
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ SIDES = st.sampled_from((BID, ASK))
 STEPS = st.lists(
     st.tuples(st.just("add"), IDS, SIDES, PRICES, SIZES)
     | st.tuples(st.just("modify"), IDS, PRICES, SIZES)
-    | st.tuples(st.sampled_from(("resize", "reduce")), IDS, SIZES)
+    | st.tuples(st.just("reduce"), IDS, SIZES)
     | st.tuples(st.just("remove"), IDS)
     | st.tuples(st.sampled_from(("clear", "take"))),
     max_size=60,
@@ -57,8 +57,6 @@ class Naive:
             match verb:
                 case "modify":
                     price, size = values
-                case "resize":
-                    (size,) = values
                 case "reduce":
                     size -= values[0]
                 case _:
@@ -120,9 +118,9 @@ def test_order_keeps_its_place_only_where_it_asks_for_no_more() -> None:
     book = OrderBook()
     for order_id in "abc":
         book.add(order_id, BID, 100, 5)
-    book.resize("a", 4)
+    book.modify("a", 100, 4)
     assert [order_id for order_id, _ in book.queue(BID, 100)] == ["a", "b", "c"]
-    book.resize("a", 6)
+    book.modify("a", 100, 6)
     assert [order_id for order_id, _ in book.queue(BID, 100)] == ["b", "c", "a"]
     book.modify("b", 99, 5)
     book.modify("b", 100, 5)

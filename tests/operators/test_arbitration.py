@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +14,6 @@ from stream_apps.operators.arbitration import IngestBooks
 from stream_apps.operators.dedup import LINES_MAX
 
 Run = Callable[..., list[list[AnyEvent]]]
-Scope = Literal["connection", "symbol"]
 Levels = tuple[list[tuple[str, str]], list[tuple[str, str]]]
 
 

@@ -19,8 +19,6 @@ from stream_apps.operators.arbitration import IngestBooks
 from stream_apps.operators.ingest import IngestQuotes, IngestStatus, IngestTrades
 from stream_apps.operators.validate import Terms, Validator
 
-Run = Callable[..., list[list[AnyEvent]]]
-
 
 def instrument(tick: str | None = "0.01", kind: str = "spot", symbol: str = "BTC-USD") -> Instrument:
     """Return an instrument of the symbol that the tests use."""

@@ -94,7 +94,9 @@ class AlpacaHistory:
 
     def __init__(self, access: Access, limit: int = LIMIT) -> None:
         if not (access.key and access.secret):
-            raise SettingsError("Alpaca's history needs a key and its secret: one of them is not given")
+            raise SettingsError(
+                "Alpaca's history needs a key and its secret (TICKSTREAM_HISTORY_KEY, TICKSTREAM_HISTORY_SECRET)"
+            )
         self.rest_url = access.rest_url or VENUE.rest_url
         self._assets_url = access.rest_url or TRADING_URL
         self._key, self._secret = access.key, access.secret

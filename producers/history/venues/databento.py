@@ -76,7 +76,7 @@ class DatabentoHistory:
 
     def __init__(self, access: Access, limit: int = LIMIT) -> None:
         if not access.key:
-            raise SettingsError("Databento's history needs a key: there is none")
+            raise SettingsError("Databento's history needs a key (TICKSTREAM_HISTORY_KEY)")
         self.rest_url = access.rest_url or VENUE.rest_url
         self._key = access.key
         self._dataset = access.feed or DATASET
