@@ -308,8 +308,8 @@ class BinanceFeed:
         for start in range(0, len(self._streams), STREAMS_A_MESSAGE):
             call.out.append(self._order("SUBSCRIBE", self._streams[start : start + STREAMS_A_MESSAGE]))
         self._quiet = set(self._wanted or ())
-        market = self._market
-        self._requests.ask(Fetch(f"{market.rest}/exchangeInfo", "products", weight=market.products_weight))
+        self._products.asked(ts)
+        self._ask_products()
         return self._done(call)
 
     def received(self, frame: bytes, ts: int) -> list[Output]:
@@ -360,6 +360,8 @@ class BinanceFeed:
             for name in sorted(self._quiet):
                 self._ask_book(name)
             self._quiet.clear()
+        if self._products.is_due(ts):
+            self._ask_products()
         return self._done(call)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
@@ -479,6 +481,10 @@ class BinanceFeed:
         self._ask_book(product.name)
         if product.gap is not None:
             call.status(product.symbol, "resync", product.gap, reason=detail, channel=_BOOK)
+
+    def _ask_products(self) -> None:
+        market = self._market
+        self._requests.ask(Fetch(f"{market.rest}/exchangeInfo", "products", weight=market.products_weight))
 
     def _ask_book(self, name: str) -> None:
         market = self._market

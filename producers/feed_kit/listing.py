@@ -1,4 +1,8 @@
-"""The products of a line: each announced by its Instrument on first sight, and again when something about it is new."""
+"""The products of a line: each announced by its Instrument on first sight, and again when something about it is new.
+
+Where a venue can be asked for its products, that is done on connecting, every ten minutes, and, at most once a minute,
+when a trade is off the tick that we know.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,17 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
 from marketdata.events import Instrument
 from producers.feed_kit import books, trades
 from producers.feed_kit.calls import Call
-from producers.feed_kit.products import MATCHING, Product
+from producers.feed_kit.products import LISTED_NS, MATCHING, Product
 
 PRODUCTS_MAX = 5_000  # the largest venue has about 3,000
+
+# A venue changes its products a few times a day at most.
+OLD_NS = 600 * SECOND_NS
 
 _Sent = TypeVar("_Sent")
 
@@ -23,7 +31,7 @@ class Listing:
     """The products of one line, by the venue's own names.
 
     `accepted` None takes every product that is seen. `describe` makes an instrument from nothing but the venue's name
-    (its `ts_recv` does not matter), and raises BadEvent when it is none.
+    (its `ts_recv` is 0), and raises BadEvent when it is none.
     """
 
     def __init__(
@@ -34,6 +42,7 @@ class Listing:
         self._describe = describe
         self._products: dict[str, Product] = {}
         self._known: dict[str, Instrument] = {}
+        self._ts_asked: int | None = None
 
     def __len__(self) -> int:
         return len(self._products)
@@ -59,6 +68,21 @@ class Listing:
         """Tell whether this product was asked for."""
         return self._accepted is None or name in self._accepted
 
+    def asked(self, ts: int) -> None:
+        """Note that the venue is asked for its products now."""
+        self._ts_asked = ts
+        for product in self._products.values():
+            product.off_tick = False
+
+    def is_due(self, ts: int) -> bool:
+        """Tell whether to ask the venue for its products again, which is noted."""
+        if self._ts_asked is None or ts - self._ts_asked < LISTED_NS:
+            return False
+        if ts - self._ts_asked < OLD_NS and not any(product.off_tick for product in self._products.values()):
+            return False
+        self.asked(ts)
+        return True
+
     def find(self, call: Call, name: str) -> Product | None:
         """Return the product, announced on first sight; None, counted as `ignored`, when it was not asked for.
 
@@ -74,6 +98,7 @@ class Listing:
             raise BadEvent("too_many_symbols", "product", name[:200])
         known = self._known.get(name) or self._describe(name)
         product = self._products[name] = Product(msgspec.structs.replace(known, ts_recv=call.ts))
+        product.ts_listed = None if self._ts_asked is None else known.ts_recv
         call.out.append(product.instrument)
         if known.status not in MATCHING:
             call.status(product.symbol, "halted", reason=known.status)
@@ -85,7 +110,7 @@ class Listing:
         if product is not None:
             self.learn(call, product, **learned)
         elif self.accepts(name):
-            self._known[name] = msgspec.structs.replace(self._describe(name), **learned)
+            self._known[name] = msgspec.structs.replace(self._describe(name), ts_recv=call.ts, **learned)
 
     def learn(self, call: Call, product: Product, *, detail: str = "", **learned: Any) -> None:
         """Take what is new about a product; a change between matching and halted is told in each stream.
@@ -93,6 +118,8 @@ class Listing:
         `detail` is what the venue says of such a change, for a person.
         """
         before = product.instrument
+        if "tick_size" in learned and self._ts_asked is not None:
+            product.ts_listed = call.ts
         if all(getattr(before, field) == value for field, value in learned.items()):
             return
         product.instrument = msgspec.structs.replace(before, ts_recv=call.ts, **learned)

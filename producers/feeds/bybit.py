@@ -209,9 +209,7 @@ class BybitFeed:
             call.out += _orders("subscribe", topics)
             for name in self._wanted:
                 self._repairs.wait(_BOOK, name, ts)
-        for category in ("linear", "spot"):
-            path = f"v5/market/instruments-info?category={category}&status=Trading&limit=1000"
-            call.out.append(Fetch(path, "products"))
+        call.out += self._ask_products(ts)
         return call.out
 
     def received(self, frame: bytes, ts: int) -> list[Output]:
@@ -254,6 +252,8 @@ class BybitFeed:
             self._ts_ping = ts
             call.out.append(Send(b'{"op":"ping"}'))
         self._repairs.ticked(call)
+        if self._products.is_due(ts):
+            call.out += self._ask_products(ts)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
@@ -271,6 +271,11 @@ class BybitFeed:
 
     def _call(self, ts: int, payload: bytes = b"") -> Call:
         return Call(self._line, ts, self.ts_venue, payload)
+
+    def _ask_products(self, ts: int) -> list[Fetch]:
+        self._products.asked(ts)
+        path = "v5/market/instruments-info?category={}&status=Trading&limit=1000"
+        return [Fetch(path.format(category), "products") for category in ("linear", "spot")]
 
     def _heard(self, call: Call, ms: int) -> None:
         if ms:

@@ -265,6 +265,7 @@ class CoinbaseFeed:
         for product in self._products:
             if self._ledger.is_pending(product, _TRADES):
                 self._repairs.wait(_TRADES, product.name, ts)
+        self._products.asked(ts)
         call.out.append(Fetch(path=PRODUCTS_PATH, purpose="products"))
         return call.out
 
@@ -301,6 +302,8 @@ class CoinbaseFeed:
         call = self._call(ts)
         if self._liveness.ticked(call):
             self._repairs.ticked(call)
+            if self._products.is_due(ts):
+                call.out.append(Fetch(path=PRODUCTS_PATH, purpose="products"))
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:

@@ -343,6 +343,7 @@ class CoinbaseExchangeFeed:
             call.out.append(_send("subscribe", ("status",), (), self._sign(ts)))
             for name in self._wanted if self._depth != "full" else ():
                 self._repairs.wait(_BOOK, name, ts)
+        self._products.asked(ts)
         self._requests.ask(Fetch(PRODUCTS_PATH, "products"))
         return self._done(call)
 
@@ -380,6 +381,8 @@ class CoinbaseExchangeFeed:
         if not self._liveness.ticked(call):
             return call.out
         self._repairs.ticked(call)
+        if self._products.is_due(ts):
+            self._requests.ask(Fetch(PRODUCTS_PATH, "products"))
         return self._done(call)
 
     def closed(self, reason: str, ts: int) -> list[Output]:

@@ -138,6 +138,7 @@ class GeminiFeed:
         """Subscribe to every symbol, and ask for their increments."""
         self._repairs.begin()
         call = self._call(ts)
+        self._products.asked(ts)
         self._liveness.opened(call)
         if self._wanted:
             call.out.append(_order("subscribe", self._wanted))
@@ -187,6 +188,8 @@ class GeminiFeed:
         call = self._call(ts)
         if self._liveness.ticked(call):
             self._repairs.ticked(call)
+            if self._products.is_due(ts):
+                call.out += map(_fetch_details, self._wanted or self._products.names())
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:

@@ -357,6 +357,7 @@ class KrakenFeed:
         call = self._call(ts)
         self._liveness.opened(call)
         self._subscribe(call)
+        self._products.asked(ts)
         call.out.append(Fetch(path=PAIRS_PATH, purpose="products"))
         return call.out
 
@@ -388,6 +389,8 @@ class KrakenFeed:
         call = self._call(ts)
         if self._liveness.ticked(call):
             self._repairs.ticked(call)
+            if self._products.is_due(ts):
+                call.out.append(Fetch(path=PAIRS_PATH, purpose="products"))
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:

@@ -196,6 +196,7 @@ class KrakenFuturesFeed:
                 product = self._products.get(name)
                 if product is not None and self._ledger.is_pending(product, _TRADES):
                     self._repairs.wait(_TRADES, name, ts)
+        self._products.asked(ts)
         call.out.append(Fetch(path=INSTRUMENTS_PATH, purpose="products"))
         return call.out
 
@@ -230,6 +231,8 @@ class KrakenFuturesFeed:
         call = self._call(ts)
         if self._liveness.ticked(call):
             self._repairs.ticked(call)
+            if self._products.is_due(ts):
+                call.out.append(Fetch(path=INSTRUMENTS_PATH, purpose="products"))
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:

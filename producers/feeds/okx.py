@@ -203,8 +203,7 @@ class OkxFeed:
             call.out += [_order("subscribe", args[at : at + _ARGS_MAX]) for at in range(0, len(args), _ARGS_MAX)]
             for name in self._wanted:
                 self._repairs.wait(_BOOK, name, ts)
-        kinds = ("SPOT", "SWAP", "FUTURES") if self._wanted is None else sorted({*map(_listed_as, self._wanted)})
-        call.out += [Fetch(f"api/v5/public/instruments?instType={kind}", "products") for kind in kinds if kind]
+        call.out += self._ask_products(ts)
         for product in self._products:
             if self._ledger.is_pending(product, _TRADES):
                 call.out.append(_fetch_trades(product.name))
@@ -251,6 +250,8 @@ class OkxFeed:
         if self._liveness.wants_word(ts, PING_NS):
             call.out.append(Send(b"ping"))
         self._repairs.ticked(call)
+        if self._products.is_due(ts):
+            call.out += self._ask_products(ts)
         return call.out
 
     def closed(self, reason: str, ts: int) -> list[Output]:
@@ -269,6 +270,11 @@ class OkxFeed:
 
     def _call(self, ts: int, payload: bytes = b"") -> Call:
         return Call(self._line, ts, self.ts_venue, payload)
+
+    def _ask_products(self, ts: int) -> list[Fetch]:
+        self._products.asked(ts)
+        kinds = ("SPOT", "SWAP", "FUTURES") if self._wanted is None else sorted({*map(_listed_as, self._wanted)})
+        return [Fetch(f"api/v5/public/instruments?instType={kind}", "products") for kind in kinds if kind]
 
     def _state(self, product: Product) -> _State:
         state = self._states.get(product.name)

@@ -8,7 +8,9 @@ Theory of operation of the tick size. What we know of it may be old: a venue tha
 
 1. A venue's own book is the truth about its book, and orders rest at prices of an older tick: levels and quotes off the
    tick are counted as `off_tick`, and go on.
-2. A trade off the tick is refused with a dead letter, because that is how the venue lists its prices.
+2. A trade off the tick is refused with a dead letter where the venue lists that tick. That it does is the feed's to
+   say: at a trade off a tick that was not listed within the last minute, it first tells an Instrument without a tick,
+   by which any price is right, and asks the venue again (`producers.feed_kit.products`).
 3. Old trades, from history, were made with ticks that nobody remembers; theirs is not looked at.
 """
 
