@@ -21,6 +21,8 @@ from runtime.settings import CommonSettings
 UNKNOWN_MAX = 10_000
 # A symbol that was not there is not looked for again: when it is listed it is known after this time.
 FOLLOW_SECONDS = 0.25
+# So often a symbol may be read again because an event does not fit what is known of it.
+AGAIN_SECONDS = 1.0
 
 _RPC_SECONDS = 5.0
 _READ_SECONDS = 20.0
@@ -39,6 +41,7 @@ class Instruments(Mapping[str, Instrument]):
         self._decode = decode
         self._known: dict[str, Instrument] = {}
         self._unknown: set[str] = set()
+        self._again: dict[str, float] = {}
         self._next: dict[int, int] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -69,6 +72,20 @@ class Instruments(Mapping[str, Instrument]):
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def read_again(self, key: str) -> None:
+        """Read what was told of a symbol just before an event that does not fit what is known of it.
+
+        Raises Unavailable when Kafka does not answer.
+        """
+        now = time.monotonic()
+        if now - self._again.get(key, -AGAIN_SECONDS) < AGAIN_SECONDS:
+            return
+        with self._lock:
+            self._read_to_end()
+        if len(self._again) >= UNKNOWN_MAX:
+            self._again.clear()
+        self._again[key] = now
 
     def _ask(self, key: str) -> Instrument:
         """Look for a symbol for the first time: it may have been listed just before the event that names it."""

@@ -10,7 +10,8 @@ Theory of operation of the tick size. What we know of it may be old: a venue tha
    tick are counted as `off_tick`, and go on.
 2. A trade off the tick is refused with a dead letter where the venue lists that tick. That it does is the feed's to
    say: at a trade off a tick that was not listed within the last minute, it first tells an Instrument without a tick,
-   by which any price is right, and asks the venue again (`producers.feed_kit.products`).
+   by which any price is right, and asks the venue again (`producers.feed_kit.products`). That Instrument comes on a
+   topic of its own: where that can be read again, it is, before a trade is refused for its tick.
 3. Old trades, from history, were made with ticks that nobody remembers; theirs is not looked at.
 """
 
@@ -20,7 +21,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_FLOOR, Context, Decimal
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -173,6 +174,14 @@ def part(event: Trades, trade: Trade) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(event, trades=(trade,)))
 
 
+@runtime_checkable
+class ReadsAgain(Protocol):
+    """Instruments that follow a stream, of which the latest may not have been read yet."""
+
+    def read_again(self, key: str) -> None:
+        """Read the latest of a key, unless that was just done."""
+
+
 class Validator:
     """Checks events against the instruments, a mapping from `venue:symbol` that its owner keeps up to date.
 
@@ -205,6 +214,21 @@ class Validator:
                 raise BadEvent("unknown_instrument", "symbol", symbol)
         return terms
 
+    def _by_terms(self, terms: Terms, trade: Trade, event: Trades) -> Terms:
+        """Check a trade; return the terms by which it is right, the latest where it is off the tick of the others.
+
+        Raises BadEvent.
+        """
+        try:
+            self._trade(trade, terms, event.ts_recv)
+        except BadEvent as error:
+            if error.reason != "off_tick" or not isinstance(self._instruments, ReadsAgain):
+                raise
+            self._instruments.read_again(event.key)
+            terms = self.terms(event.key)
+            self._trade(trade, terms, event.ts_recv)
+        return terms
+
     def _terms_of_history(self, key: str) -> Terms:
         """Return the terms of a key without its tick size, which was another one when old trades were made."""
         now = self.terms(key).instrument
@@ -226,7 +250,7 @@ class Validator:
         good: list[Trade] = []
         for trade in event.trades:
             try:
-                self._trade(trade, terms, event.ts_recv)
+                terms = self._by_terms(terms, trade, event)
                 good.append(trade)
             except BadEvent as error:
                 letters.append(letter(event, error, payload=part(event, trade)))

@@ -169,7 +169,7 @@ def test_an_operators_own_checkpoint_counts_once_the_offset_is_beyond_it(lab: An
 
 
 def test_an_instrument_listed_just_before_its_first_trade_is_known(lab: Any) -> None:
-    """A miss reads to the end of the topic before it says no; later listings come by themselves."""
+    """A miss reads to the end of the topic before it says no, as asked where one is old; others come by themselves."""
     with Instruments(settings_of(lab), lab.codec.decode) as known:
         assert known.get("sim:A-USD") is None
 
@@ -188,6 +188,9 @@ def test_an_instrument_listed_just_before_its_first_trade_is_known(lab: Any) -> 
 
         listed("B-USD", "0.01")
         assert known["sim:B-USD"].tick_size == "0.01"
+        listed("B-USD", "0.05")
+        known.read_again("sim:B-USD")
+        assert known["sim:B-USD"].tick_size == "0.05"
         listed("A-USD", "0.1")
         deadline = time.monotonic() + 10
         while "sim:A-USD" not in known and time.monotonic() < deadline:

@@ -183,6 +183,28 @@ def test_a_quote_off_the_tick_goes_on(make: Any) -> None:
     assert operator.counts == {"off_tick": 1}
 
 
+class Following(dict[str, Instrument]):
+    """Instruments of which the latest is still on its way until they are read again."""
+
+    latest: Instrument | None = None
+
+    def read_again(self, key: str) -> None:
+        """Read it."""
+        if self.latest is not None:
+            self[key] = self.latest
+
+
+@pytest.mark.parametrize(("latest", "passes"), [(None, True), ("0.005", True), ("0.01", False)])
+def test_a_trade_is_refused_only_for_the_latest_tick(make: Any, latest: str | None, *, passes: bool) -> None:
+    """What its feed told of the instrument just before comes on another topic, and maybe later."""
+    known = Following(listed(instrument()))
+    known.latest = instrument(tick=latest)
+    operator = IngestTrades(known)
+    event = make.trades(msgspec.structs.replace(make.trade(1, 0), price="100.005"))
+    _, out = operator.step(operator.start("coinbase:BTC-USD"), event)
+    assert [type(told) for told in out] == [Trades if passes else DeadLetter]
+
+
 BAD_QUOTES: list[tuple[dict[str, Any], str]] = [
     ({"bid": "0"}, "not_positive"),
     ({"last": "x"}, "not_a_decimal"),
