@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import sys
 
 import structlog
@@ -12,6 +10,7 @@ import uvloop
 from infra.exchange import web
 from infra.exchange.coinbase import Exchange
 from infra.exchange.control import create_app
+from infra.exchange.ends import asked_to_stop, first_of
 from infra.exchange.settings import ExchangeSettings
 from marketdata.errors import SettingsError
 from runtime import log
@@ -20,9 +19,7 @@ from runtime.settings import load
 
 async def run(settings: ExchangeSettings) -> bool:
     """Serve until a signal asks to stop, or until the exchange breaks; tell whether it is sound."""
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    stopping = asked_to_stop()
     exchange = Exchange(
         settings.symbols,
         seed=settings.exchange_seed,
@@ -41,10 +38,7 @@ async def run(settings: ExchangeSettings) -> bool:
             products=settings.symbols,
             rate=settings.exchange_rate,
         )
-        ends = {asyncio.create_task(stopping.wait()), asyncio.create_task(exchange.broken.wait())}
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
+        await first_of(stopping, exchange.broken)
     return not exchange.broken.is_set()
 
 

@@ -11,13 +11,11 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-import signal
-import socket
 import struct
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -28,6 +26,7 @@ from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, WSU
 from infra.exchange import web
 from infra.exchange.alpaca_market import Market, Message
 from infra.exchange.alpaca_rest import create_app, time_text
+from infra.exchange.ends import asked_to_stop, first_of, reset
 from infra.exchange.faults import Fault, Hit, Injection, Injector, Variant
 from infra.exchange.settings import ExchangeSettings
 from marketdata.clock import SECOND_NS
@@ -226,12 +225,8 @@ class Client(WSListener):
 
     def reset(self) -> None:
         """Break the connection without a word: TCP reset."""
-        if self._transport is None:
-            return
-        transport = self._transport.underlying_transport
-        with suppress(OSError):
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
+        if self._transport is not None:
+            reset(self._transport.underlying_transport)
 
 
 class AlpacaExchange:
@@ -366,9 +361,7 @@ def _is_symbol(value: object) -> bool:
 
 async def run(settings: ExchangeSettings, symbols: tuple[str, ...]) -> bool:
     """Serve until a signal asks to stop, or until the exchange breaks; tell whether it is sound."""
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    stopping = asked_to_stop()
     exchange = AlpacaExchange(symbols, seed=settings.exchange_seed, rate=settings.exchange_rate, faults=settings.faults)
     async with (
         exchange.serve(settings.host, settings.exchange_port),
@@ -381,10 +374,7 @@ async def run(settings: ExchangeSettings, symbols: tuple[str, ...]) -> bool:
             symbols=symbols,
             keys=list(exchange.keys),
         )
-        ends = {asyncio.create_task(stopping.wait()), asyncio.create_task(exchange.broken.wait())}
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
+        await first_of(stopping, exchange.broken)
     return not exchange.broken.is_set()
 
 

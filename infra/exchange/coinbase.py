@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
-import struct
 import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -37,6 +35,7 @@ from picows import (
 from prometheus_client import Counter, Gauge
 
 from infra.exchange import frames
+from infra.exchange.ends import reset
 from infra.exchange.faults import Fault, Hit, Injection, Injector
 from infra.exchange.market import HistoryGone, Market, Step, Trade, product
 from infra.exchange.matching import ASK, BID
@@ -204,12 +203,8 @@ class Connection(WSListener):
 
     def reset(self) -> None:
         """Break the connection without a word: TCP reset."""
-        if self._transport is None:
-            return
-        transport = self._transport.underlying_transport
-        with suppress(OSError):
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
+        if self._transport is not None:
+            reset(self._transport.underlying_transport)
 
     def _write(self, data: bytes) -> None:
         transport = self._transport

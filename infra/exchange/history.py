@@ -7,10 +7,8 @@ limit, or `rows_max` where that is less. `fail` queues answers that come instead
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import itertools
-import signal
 import sys
 import time
 from collections import deque
@@ -26,6 +24,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
 from infra.exchange import web
+from infra.exchange.ends import asked_to_stop
 from infra.exchange.tape import MILLISECOND_NS, MINUTE_NS, SECOND_NS, Tape, TapeCandle, TapeTrade
 from marketdata.clock import format_rfc3339, parse_rfc3339
 from marketdata.errors import SettingsError
@@ -436,9 +435,7 @@ class HistorySettings(CommonSettings):
 
 async def run(settings: HistorySettings) -> None:
     """Serve until a signal asks to stop."""
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    stopping = asked_to_stop()
     venue = Histories(time.time_ns() // DAY_NS * DAY_NS - settings.history_days * DAY_NS)
     async with web.serve(create_app(venue), settings.host, settings.history_port) as port:
         structlog.get_logger().info("histories are open", url=f"http://{settings.host}:{port}")

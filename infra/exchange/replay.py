@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import signal
 import sys
 from collections import Counter as Counts
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -42,6 +41,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 
 from infra.exchange import fix_replay, web
 from infra.exchange.databento import Gateway
+from infra.exchange.ends import asked_to_stop
 from infra.exchange.recording import Contents, RecordedConnection, survey
 from infra.exchange.settings import ExchangeSettings
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
@@ -460,9 +460,7 @@ def player(files: list[Path], *, venue: str, speed: float, loop: bool) -> Replay
 
 async def run(replay: Replay | Gateway, settings: ExchangeSettings, venue: str) -> None:
     """Serve until a signal asks to stop."""
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    stopping = asked_to_stop()
     async with (
         replay.serve(settings.host, settings.exchange_port),
         web.serve(replay.app(venue), settings.host, settings.exchange_control_port) as control_port,
