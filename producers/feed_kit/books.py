@@ -12,12 +12,14 @@ import msgspec
 
 from marketdata.book import L2Book
 from marketdata.clock import AHEAD_NS_MAX
-from marketdata.decimals import is_zero
+from marketdata.decimals import FRACTION_DIGITS_MAX
 from marketdata.errors import BadEvent
 from marketdata.events import POSITIVE_KINDS, BookUpdate
 from producers.feed_kit.calls import Call
 from producers.feed_kit.products import Product
 from producers.feed_kit.values import Columns, best_first
+
+_ABOVE_ZERO = f"0.{1:0{FRACTION_DIGITS_MAX}}"
 
 
 @runtime_checkable
@@ -70,11 +72,9 @@ def check_levels(product: Product, columns: Columns) -> None:
     for side, prices, sizes in (("bid", columns[0], columns[1]), ("ask", columns[2], columns[3])):
         if not prices:
             continue
-        # By their text: below "1" is all that begins with a sign, a point or a zero.
-        if min(prices) < "1" and product.instrument.kind in POSITIVE_KINDS:
-            for price in prices:
-                if price[0] == "-" or is_zero(price):
-                    raise BadEvent("not_positive", f"{side}_prices", price)
+        # By their text a sign, a point, and a zero with or without decimals come before every price above zero.
+        if min(prices) < _ABOVE_ZERO and product.instrument.kind in POSITIVE_KINDS and min(map(float, prices)) <= 0:
+            raise BadEvent("not_positive", f"{side}_prices", min(prices, key=float))
         smallest = min(sizes)
         if smallest[0] == "-":
             raise BadEvent("negative", f"{side}_sizes", smallest)

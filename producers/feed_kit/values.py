@@ -126,7 +126,7 @@ def numbers(values: list[Any], field: str) -> list[str]:
     """
     texts = list(map(str, values))
     check_decimals(texts, field)
-    if len(max(texts, key=len, default="")) > LENGTH_MAX or "e" in (joined := "".join(texts)) or "E" in joined:
+    if len(max(texts, key=len, default="")) > WHOLE_DIGITS_MAX or "e" in (joined := "".join(texts)) or "E" in joined:
         return [_fixed(text, field) for text in texts]
     return texts
 
@@ -134,7 +134,7 @@ def numbers(values: list[Any], field: str) -> list[str]:
 def number(value: Any, field: str) -> str:
     """Return one JSON number as `numbers` does."""
     text = str(value)
-    if len(text) <= LENGTH_MAX and _PLAIN_NUMBER.fullmatch(text) is not None:
+    if len(text) <= WHOLE_DIGITS_MAX and _PLAIN_NUMBER.fullmatch(text) is not None:
         return text
     return numbers([text], field)[0]
 

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
+from marketdata.events import Instrument
+from producers.feed_kit.books import check_levels
+from producers.feed_kit.products import Product
 from producers.feed_kit.values import best_first, check_decimals, iso_ns, ms_ns, number, seconds_ns
 
 PLAIN = st.decimals(0, 10**6, places=4).map(str)
@@ -41,12 +44,37 @@ def test_many_decimals_are_refused_when_one_would_be(plain: list[str], others: l
     lambda: ms_ns(2**62, "ms"), lambda: seconds_ns("-1", "s"), lambda: seconds_ns("1e12", "s"),
     lambda: iso_ns("2026-08-09T21:05:48", "time"), lambda: iso_ns("1969-12-31T23:59:59Z", "time"),
     lambda: number("1e99", "price"), lambda: number("NaN", "price"), lambda: number([], "price"),
+    lambda: number(10**31, "price"),
 ])  # fmt: skip
 def test_what_no_event_can_hold_is_refused(read: object) -> None:
     """Times beyond 64 bits, before 1970 or without a zone; numbers of more digits than any venue means."""
     assert callable(read)
     with pytest.raises(BadEvent):
         read()
+
+
+@pytest.mark.parametrize(("prices", "sizes", "reason"), [
+    (["0.00000012", "12.5", "0.3"], ["0", "0.0", "1"], None), (["7", "0"], ["1", "1"], "not_positive"),
+    (["0.00", "0.01"], ["1", "1"], "not_positive"), (["5", "-5"], ["1", "1"], "not_positive"),
+    ([".0"], ["1"], "not_positive"), (["5", "6"], ["1", "-1"], "negative"), (["5"], ["-0.5"], "negative"),
+])  # fmt: skip
+def test_no_level_is_told_that_no_book_may_have(prices: list[str], sizes: list[str], reason: str | None) -> None:
+    """Whichever side it is on; what may be owed has prices below zero as well, but no sizes."""
+    for columns in ((prices, sizes, [], []), ([], [], prices, sizes)):
+        refused = []
+        for kind in ("spot", "future"):
+            try:
+                check_levels(Product(instrument(kind)), columns)
+                refused.append(None)
+            except BadEvent as error:
+                refused.append(error.reason)
+        assert refused == [reason, reason if reason == "negative" else None]
+
+
+def instrument(kind: str) -> Instrument:
+    """Return an instrument of a kind."""
+    return Instrument(venue="v", symbol="A-B", ts_recv=1, venue_symbol="A-B", base_currency="A", quote_currency="B",
+                      kind=kind)  # fmt: skip
 
 
 @given(prices=st.lists(st.decimals(1, 1_000, places=3).map(str), unique_by=Decimal, max_size=12), down=st.booleans())
