@@ -26,7 +26,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     FEW = 64  # up to so many changes at once need no memory of their own
-    LENGTH_MAX = 64  # characters of a decimal, as in decimals.py
+    LENGTH_MAX = 30  # characters of a decimal that no limit of decimals.py can concern
 
 cdef uint64_t DIGITS_END = 10 ** 15  # decimals of fewer digits have floats of their own
 cdef uint64_t MORE_DIGITS_END = 10 ** 18  # what may be read before zeros at the end are looked for
@@ -467,7 +467,7 @@ def are_plain_decimals(list values not None):
         if type(value) is not str:
             return False
         text = PyUnicode_AsUTF8AndSize(value, &length)
-        if end_of_decimal(text, text + length) != text + length:
+        if length > LENGTH_MAX or end_of_decimal(text, text + length) != text + length:
             return False
     return True
 
@@ -488,7 +488,7 @@ cdef const char *take_decimal(const char *at, const char *end, list column) exce
     if at == end or at[0] != b'"':
         return NULL
     close = end_of_decimal(at + 1, end)
-    if close == NULL or close == end or close[0] != b'"' or close - at > LENGTH_MAX:
+    if close == NULL or close == end or close[0] != b'"' or close - at - 1 > LENGTH_MAX:
         return NULL
     text = PyUnicode_New(close - at - 1, 127)
     memcpy(PyUnicode_DATA(text), at + 1, close - at - 1)

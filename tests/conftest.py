@@ -10,11 +10,16 @@ from collections.abc import Generator, Iterator
 import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
+from hypothesis import settings
 from psycopg import sql
 
 from infra.local.folders import HOME
 from infra.local.shared import shared_infrastructure
 from infra.local.table import Endpoints
+
+# The machine is shared: how long one example takes says nothing about the code.
+settings.register_profile("tickstream", deadline=None)
+settings.load_profile("tickstream")
 
 # Away from the platform's own ports, so that tests run beside it, and below the range of ephemeral ports.
 PORT_BASE = int(os.environ.get("TICKSTREAM_TEST_PORT_BASE", "28100"))

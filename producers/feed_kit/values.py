@@ -60,12 +60,12 @@ def _look_plain(values: list[str]) -> bool:
 
     Without its digits, a list of plain decimals is commas and single points.
     """
+    if len(max(values, key=len, default="")) > WHOLE_DIGITS_MAX:
+        return False
     text = ",".join(values)
     if len(values) <= _FEW:
         return _PLAIN_DECIMALS.fullmatch(text) is not None and len(values) == text.count(",") + 1
     if not text.isascii():
-        return False
-    if max(map(len, values)) > WHOLE_DIGITS_MAX:
         return False
     rest = text.encode().translate(None, b"0123456789")
     commas = rest.count(b",")

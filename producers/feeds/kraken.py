@@ -498,17 +498,30 @@ class KrakenFeed:
             columns = _columns1(bids, asks)
             ts = _last_time1(bids or asks, bids and asks, call.now)
             checksum = None if change.checksum is None else _checksum1(change.checksum)
+            if self._is_again(call, (pair,), snapshot=snapshot):
+                return
             if snapshot:
                 self._depths[pair] = _depth1(channel)
                 self._begun[pair] += 1
-            elif not self._frames_seen.is_new(hash((self._begun[pair], call.payload))):
-                self.counts["duplicates"] += 1  # with its times in microseconds no change is twice the same
-                return
             self._heard(call, ts)
             self._book(call, product, ts, columns, checksum, snapshot=snapshot)
         except BadEvent as error:
             call.dead_value(error)
             self._missed(call, (pair,) if pair in self._products else (), {_BOOK})
+
+    def _is_again(self, call: Call, names: Collection[str], *, snapshot: bool) -> bool:
+        """Tell whether a frame came before: with its times in microseconds no change is twice the same.
+
+        A snapshot that comes again is old where the book goes on from it, and good where a new one is waited for.
+        """
+        begun = () if snapshot else [self._begun[name] for name in names]
+        if self._frames_seen.is_new(hash((*begun, call.payload))):
+            return False
+        known = [product for name in names if (product := self._products.get(name)) is not None]
+        if snapshot and not all(product.book_valid for product in known):
+            return False
+        self.counts["duplicates"] += 1
+        return True
 
     def _trades1(self, call: Call, pair: str, sent: list[_Trade1]) -> None:
         product = self._products.find(call, pair)
@@ -554,21 +567,20 @@ class KrakenFeed:
             call.dead_frame(error)
             self._missed(call, self._named2(call.payload), {_BOOK})
             return
-        timed = frame.type == "update" and any(book.timestamp for book in frame.data)
-        begun = [self._begun[book.symbol] for book in frame.data]
-        if timed and not self._frames_seen.is_new(hash((*begun, call.payload))):
-            self.counts["duplicates"] += 1
+        snapshot = frame.type == "snapshot"
+        timed = snapshot or any(book.timestamp for book in frame.data)
+        if timed and self._is_again(call, [book.symbol for book in frame.data], snapshot=snapshot):
             return
         for book in frame.data:
             with call.refusing("bad_frame") as reading:
                 product = self._products.find(call, book.symbol)
                 if product is None:
                     continue
-                self._begun[book.symbol] += frame.type == "snapshot"
+                self._begun[book.symbol] += snapshot
                 columns = _columns2(book)
                 ts = iso_ns(book.timestamp, "timestamp") if book.timestamp else call.now
                 self._heard(call, ts)
-                self._book(call, product, ts, columns, book.checksum, snapshot=frame.type == "snapshot")
+                self._book(call, product, ts, columns, book.checksum, snapshot=snapshot)
             if reading.failed:
                 self._missed(call, (book.symbol,) if book.symbol in self._products else (), {_BOOK})
 

@@ -6,16 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from marketdata.clock import parse_rfc3339
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent, BookUpdate, Quote, Trade, Trades
 from marketdata.operator import Operator
-
-# The machine is shared: how long one example takes says nothing about the code.
-settings.register_profile("tickstream", deadline=None)
-settings.load_profile("tickstream")
 
 T0 = parse_rfc3339("2026-08-09T12:00:00Z")
 SECOND = 1_000_000_000

@@ -558,7 +558,7 @@ def test_any_value_of_any_frame_may_be_junk(case: Case, data: st.DataObject, jun
 
 
 # What looks like a price, a size or a time, and no event may have it.
-WRONG: list[Any] = ["-1", "-0.5", "0", "0.00", "1e35", "1e-45", -1, 0, -0.5, 5]
+WRONG: list[Any] = ["-1", "-0.5", "0", "0.00", "1e35", "1e-45", "9" * 33, f"0.{'1' * 45}", -1, 0, -0.5, 5]
 
 
 def leaves(holder: Any) -> list[tuple[Any, Any]]:

@@ -44,7 +44,8 @@ def echo(endpoints: Endpoints) -> Iterator[Callable[[str, str], Any]]:
 
 digits = st.text("0123456789", min_size=1, max_size=20)
 plain = st.builds(lambda sign, whole, part: f"{sign}{whole}.{part}", st.sampled_from(["", "-"]), digits, digits)
-scientific = st.builds(lambda number, power: f"{number}e{power}", plain, st.integers(-300, 300))
+# Up to the digits that a number may have.
+scientific = st.builds(lambda number, power: f"{number}e{power}", plain, st.integers(-20, 9))
 
 
 def column(text: str, number: int) -> str:
