@@ -13,7 +13,7 @@ from marketdata.errors import BadEvent
 from marketdata.events import Instrument
 from producers.feed_kit.books import check_levels
 from producers.feed_kit.products import Product
-from producers.feed_kit.values import best_first, check_decimals, iso_ns, ms_ns, number, seconds_ns
+from producers.feed_kit.values import Columns, best_first, check_decimals, iso_ns, ms_ns, number, seconds_ns
 
 PLAIN = st.decimals(0, 10**6, places=4).map(str)
 ANY = st.one_of(PLAIN, st.text("0123456789.,-+eE ", max_size=4), st.sampled_from(["", ".", "1.", ".5", "1..2", "٣"]))
@@ -60,8 +60,9 @@ def test_what_no_event_can_hold_is_refused(read: object) -> None:
 ])  # fmt: skip
 def test_no_level_is_told_that_no_book_may_have(prices: list[str], sizes: list[str], reason: str | None) -> None:
     """Whichever side it is on; what may be owed has prices below zero as well, but no sizes."""
-    for columns in ((prices, sizes, [], []), ([], [], prices, sizes)):
-        refused = []
+    sides: tuple[Columns, Columns] = (prices, sizes, [], []), ([], [], prices, sizes)
+    for columns in sides:
+        refused: list[str | None] = []
         for kind in ("spot", "future"):
             try:
                 check_levels(Product(instrument(kind)), columns)
