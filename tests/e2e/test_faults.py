@@ -28,7 +28,8 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
     "reorder": ({"channel": "l2_data", "symbol": SYMBOL}, {"gap", "resynced"}, {"gap"}),
     "corrupt": ({"channel": "l2_data", "symbol": SYMBOL}, {"gap", "resynced"}, {"gap"}),
     "mute": ({"seconds": 12}, {"heartbeat_missed", "resynced"}, {"stale", "disconnected"}),
-    "disconnect": ({}, {"disconnected", "connected", "resynced"}, {"disconnected"}),
+    # A reset may get lost on its way, when the other side had data still to come: silence tells it then.
+    "disconnect": ({}, {"disconnected", "connected", "resynced"}, {"disconnected", "stale"}),
     "halt": ({"symbol": SYMBOL, "seconds": 3}, {"halted", "resumed"}, {"halted"}),
 }
 
