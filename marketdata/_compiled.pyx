@@ -472,6 +472,20 @@ def are_plain_decimals(list values not None):
     return True
 
 
+def has_below(list prices not None, list sizes not None):
+    """Tell whether a decimal size is below zero, or a decimal price is not above it."""
+    cdef Py_ssize_t length
+    cdef const char *text
+    for value in sizes:
+        if PyUnicode_AsUTF8AndSize(value, &length)[0] == b"-":
+            return True
+    for value in prices:
+        text = PyUnicode_AsUTF8AndSize(value, &length)
+        if text[0] == b"-" or ((text[0] == b"0" or text[0] == b".") and is_zero(value)):
+            return True
+    return False
+
+
 cdef const char *after_text(const char *at, const char *end) noexcept nogil:
     """Return what follows a JSON string without an escape that starts here, or NULL."""
     if at == end or at[0] != b'"':

@@ -6,10 +6,12 @@ anything is told, and the feed loses the book as for any bad value.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
+from marketdata import compiled
 from marketdata.book import L2Book
 from marketdata.clock import AHEAD_NS_MAX
 from marketdata.decimals import FRACTION_DIGITS_MAX
@@ -70,14 +72,22 @@ def update(call: Call, product: Product, ts_event: int, columns: Columns, *, eve
 def check_levels(product: Product, columns: Columns) -> None:
     """Raise BadEvent for a level that no book may have; its values are known to be decimals."""
     for side, prices, sizes in (("bid", columns[0], columns[1]), ("ask", columns[2], columns[3])):
-        if not prices:
+        if not prices or not _has_below(prices, sizes):
             continue
-        # By their text a sign, a point, and a zero with or without decimals come before every price above zero.
-        if min(prices) < _ABOVE_ZERO and product.instrument.kind in POSITIVE_KINDS and min(map(float, prices)) <= 0:
+        if product.instrument.kind in POSITIVE_KINDS and min(map(float, prices)) <= 0:
             raise BadEvent("not_positive", f"{side}_prices", min(prices, key=float))
         smallest = min(sizes)
         if smallest[0] == "-":
             raise BadEvent("negative", f"{side}_sizes", smallest)
+
+
+def _look_below(prices: list[str], sizes: list[str]) -> bool:
+    """Tell whether a decimal size is below zero, or a decimal price may be not above it."""
+    # By their text a sign, a point, and a zero with or without decimals come before every price above zero.
+    return min(prices) < _ABOVE_ZERO or min(sizes)[0] == "-"
+
+
+_has_below: Callable[[list[str], list[str]], bool] = _look_below if compiled.code is None else compiled.code.has_below
 
 
 def clear(call: Call, product: Product, reason: str) -> None:

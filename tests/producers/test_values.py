@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
 from marketdata.events import Instrument
+from producers.feed_kit import books
 from producers.feed_kit.books import check_levels
 from producers.feed_kit.products import Product
 from producers.feed_kit.values import Columns, best_first, check_decimals, iso_ns, ms_ns, number, seconds_ns
@@ -70,6 +71,19 @@ def test_no_level_is_told_that_no_book_may_have(prices: list[str], sizes: list[s
             except BadEvent as error:
                 refused.append(error.reason)
         assert refused == [reason, reason if reason == "negative" else None]
+
+
+COLUMN = st.lists(PLAIN, min_size=1, max_size=5)
+
+
+@given(prices=COLUMN, sizes=COLUMN, sign=st.sampled_from(["", "-"]))
+def test_no_level_below_zero_escapes_the_quick_look(prices: list[str], sizes: list[str], sign: str) -> None:
+    """Compiled or not, it passes over no level that a closer look would refuse."""
+    prices = [f"{sign}{prices[0]}", *prices[1:]]
+    for look in (books._look_below, books._has_below):
+        assert look(prices, sizes) or all(float(price) > 0 for price in prices)
+        assert look(["1"], [f"-{sizes[0]}", *sizes[1:]])
+        assert not look(["1", "0.01"], ["0", "2.5"])
 
 
 def instrument(kind: str) -> Instrument:
