@@ -11,6 +11,9 @@ from marketdata.errors import BadEvent
 SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
 
+# 2009-01-01: the first year of any market that we take; older times are unset or in a wrong unit.
+TS_MIN = 1_230_768_000 * SECOND_NS
+
 # A venue's clock may be ahead of ours, but not by this much: such a time would close candles that are still open.
 AHEAD_NS_MAX = 10 * SECOND_NS
 

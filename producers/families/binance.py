@@ -95,11 +95,15 @@ _STATES = {
 
 
 class Market(msgspec.Struct, frozen=True, kw_only=True):
-    """In what one market differs from the others. Weights are what its REST interface charges."""
+    """In what one market differs from the others. Weights are what its REST interface charges.
+
+    `names_previous`: each change of a book names the one before it (`pu`).
+    """
 
     venue: str
     kind: str
     streams: tuple[str, ...]
+    names_previous: bool
     rest: str
     depth_limit: int
     depth_weight: int
@@ -501,8 +505,10 @@ class BinanceFeed:
         call.sequence = message.final
         ts = ms_ns(message.matched_ms or message.ms, "T")
         columns = _columns(message.bids, message.asks)
+        if (message.previous is not None) != self._market.names_previous:
+            raise BadEvent("wrong_market", "pu", message.previous)
         if not state.product.book_valid:
-            books.check_levels(state.product, columns)  # before it waits for a snapshot
+            books.check(call, state.product, ts, columns)  # before it waits for a snapshot
         diffs, last = state.diffs, state.diffs.last
         diff = Diff(message.first, message.final, message.previous, ts, columns)
         match diffs.take(diff):
@@ -526,7 +532,7 @@ class BinanceFeed:
         matched = ms_ns(snapshot.matched_ms, "T") if snapshot.matched_ms else None
         state = self._state(call, request.symbol)
         if state is not None:
-            books.check_levels(state.product, columns)
+            books.check(call, state.product, matched or call.now, columns)
         self._requests.came(request)
         if state is None or state.diffs.last is not None:
             self.counts["ignored"] += 1

@@ -1,7 +1,7 @@
 """The events of a product's book: snapshot, update, heartbeat and clear.
 
-No level is told that consumers would refuse, since they could not ask the venue again: BadEvent is raised before
-anything is told, and the feed loses the book as for any bad value.
+No level and no time is told that consumers would refuse, since they could not ask the venue again: BadEvent is raised
+before anything is told, and the feed loses the book as for any bad value.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import msgspec
 
 from marketdata import compiled
 from marketdata.book import L2Book
-from marketdata.clock import AHEAD_NS_MAX
 from marketdata.decimals import FRACTION_DIGITS_MAX
 from marketdata.errors import BadEvent
 from marketdata.events import POSITIVE_KINDS, BookUpdate
@@ -34,12 +33,11 @@ class KeepsBooks(Protocol):
 
 def snapshot(call: Call, product: Product, ts_event: int, columns: Columns) -> None:
     """Tell a whole book, which is good from now on; sides come in any order. Raises BadEvent."""
-    check_levels(product, columns)
+    check(call, product, ts_event, columns)
     bid_prices, bid_sizes = best_first(columns[0], columns[1], descending=True)
     ask_prices, ask_sizes = best_first(columns[2], columns[3], descending=False)
     product.book_valid = product.book_seen = True
-    if not call.is_ahead(ts_event):
-        product.ts_book = ts_event
+    product.ts_book = ts_event
     call.line.counts["snapshots"] += 1
     call.out.append(_event(call, product, "snapshot", ts_event, (bid_prices, bid_sizes, ask_prices, ask_sizes)))
 
@@ -55,10 +53,9 @@ def update(call: Call, product: Product, ts_event: int, columns: Columns, *, eve
         return False
     if not columns[0] and not columns[2] and not even_empty:
         return True
-    check_levels(product, columns)
+    check(call, product, ts_event, columns)
     call.line.counts["book_updates"] += 1
-    if ts_event <= call.ts + AHEAD_NS_MAX:  # as `call.is_ahead`, but this is done for each change of each book
-        product.ts_book = ts_event
+    product.ts_book = ts_event
     event = _event(call, product, "update", ts_event, columns)
     if call.out:
         last = call.out[-1]
@@ -69,8 +66,9 @@ def update(call: Call, product: Product, ts_event: int, columns: Columns, *, eve
     return True
 
 
-def check_levels(product: Product, columns: Columns) -> None:
-    """Raise BadEvent for a level that no book may have; its values are known to be decimals."""
+def check(call: Call, product: Product, ts_event: int, columns: Columns) -> None:
+    """Raise BadEvent for a time or a level that no book may have; values are known to be decimals."""
+    call.venue_time(ts_event, "ts_event")
     for side, prices, sizes in (("bid", columns[0], columns[1]), ("ask", columns[2], columns[3])):
         if not prices or not _has_below(prices, sizes):
             continue
@@ -95,7 +93,7 @@ def clear(call: Call, product: Product, reason: str) -> None:
     product.book_valid = False
     # No sequence: the frame that shows the loss may itself bring this product's next snapshot.
     call.out.append(
-        BookUpdate(venue=call.line.venue, symbol=product.symbol, ts_event=call.clock, ts_recv=call.ts,
+        BookUpdate(venue=call.line.venue, symbol=product.symbol, ts_event=call.now, ts_recv=call.ts,
                    line=call.line.name, kind="clear", valid=False, reason=reason)
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import msgspec
 
-from marketdata.clock import AHEAD_NS_MAX
+from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, DeadLetter, FeedStatus
 from marketdata.feed import Output
@@ -35,7 +35,8 @@ class Line:
 class Call:
     """One call of the feed.
 
-    `ts` is our clock. `now` is the venue's as last heard, so that a replayed stream never jumps to our own time.
+    `ts` is our clock. `now` is the venue's as last heard, so that a replayed stream never jumps to our own time; but no
+    event can bear a time far ahead of ours, as it is when our clock was set back.
     `payload` goes into dead letters, `sequence` into every event; `out` is what the feed returns.
     """
 
@@ -44,33 +45,31 @@ class Call:
     def __init__(self, line: Line, ts: int, now: int | None, payload: bytes = b"") -> None:
         self.line = line
         self.ts = ts
-        self.now = ts if now is None else now
+        self.now = ts if now is None or now > ts + AHEAD_NS_MAX else now
         self.payload = payload
         self.sequence: int | None = None
         self.out: list[Output] = []
 
-    @property
-    def clock(self) -> int:
-        """The time of what is told of the feed itself: never one by which it would be refused."""
-        return self.ts if self.is_ahead(self.now) else self.now
+    def venue_time(self, ts: int, field: str) -> int:
+        """Return a time that the venue told. Raises BadEvent for one of long ago, or far ahead of ours."""
+        if not TS_MIN <= ts <= self.ts + AHEAD_NS_MAX:
+            raise BadEvent("time_out_of_bounds", field, ts)
+        return ts
 
-    def is_ahead(self, ts: int) -> bool:
-        """Tell whether a time is so far ahead of ours that it is no venue's clock: no event may have it."""
-        return ts > self.ts + AHEAD_NS_MAX
-
-    def heard(self, ts: int, before: int | None) -> int | None:
-        """Return the venue's clock, which was `before`, having heard a time: it never runs back, nor far ahead."""
-        if (before is None or ts > before) and ts <= self.ts + AHEAD_NS_MAX:
-            self.now = ts
-            return ts
-        return before
+    def heard(self, ts: int, before: int | None) -> int:
+        """Return the venue's clock, which was `before` and never runs back, having heard a time. Raises BadEvent."""
+        self.venue_time(ts, "ts_event")
+        if before is not None and ts <= before:
+            return before
+        self.now = ts
+        return ts
 
     def status(self, symbol: str, kind: str, gap: Gap | None = None, **fields: Any) -> None:
         """Tell what happened to the feed; a `gap` gives its id and where it began."""
         if gap is not None:
             fields |= {"gap_id": gap.gap_id, "ts_from": gap.ts_from}
         self.out.append(
-            FeedStatus(venue=self.line.venue, symbol=symbol, ts_event=self.clock, ts_recv=self.ts, line=self.line.name,
+            FeedStatus(venue=self.line.venue, symbol=symbol, ts_event=self.now, ts_recv=self.ts, line=self.line.name,
                        sequence=self.sequence, kind=kind, **fields)
         )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from marketdata.clock import AHEAD_NS_MAX
 from marketdata.events import GAP, Trade, Trades
 from producers.feed_kit.calls import Call
 from producers.feed_kit.products import Product
@@ -12,7 +13,7 @@ from producers.feed_kit.products import Product
 def send(call: Call, product: Product, batch: Sequence[Trade], *, origin: str = "live") -> None:
     """Tell trades, oldest first, that were not told before."""
     newest = max([trade.ts_event for trade in batch])
-    product.ts_trade = max(product.ts_trade or 0, call.clock if call.is_ahead(newest) else newest)
+    product.ts_trade = max(product.ts_trade or 0, call.now if newest > call.ts + AHEAD_NS_MAX else newest)
     call.line.counts["trades"] += len(batch)
     if origin == "live" and product.doubts_tick([trade.price for trade in batch], call.ts):
         call.line.counts["ticks_doubted"] += 1
@@ -34,6 +35,6 @@ def heartbeat(call: Call, product: Product, ts_event: int) -> None:
 def missing(call: Call, product: Product) -> None:
     """Tell in the stream of trades itself that some are missing up to here."""
     call.out.append(
-        Trades(venue=call.line.venue, symbol=product.symbol, ts_event=product.ts_trade or call.clock, ts_recv=call.ts,
+        Trades(venue=call.line.venue, symbol=product.symbol, ts_event=product.ts_trade or call.now, ts_recv=call.ts,
                line=call.line.name, sequence=call.sequence, valid=False, reason=GAP)
     )  # fmt: skip

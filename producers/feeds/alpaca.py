@@ -335,7 +335,7 @@ class AlpacaFeed:
                 product = self._products.find(call, message.S)
                 if product is None:
                     continue
-                call.now = self.ts_venue = _time(message.t)
+                call.now = self.ts_venue = call.venue_time(_time(message.t), "t")
                 if isinstance(message, _EXECUTIONS):
                     trade = _read_execution(message, call.now)
                     if batch and batch[-1][0] is not product:

@@ -22,6 +22,7 @@ MARKET = Market(
     venue="binance_spot",
     kind="spot",
     streams=("trade", "bookTicker", "depth@100ms"),
+    names_previous=False,
     rest="api/v3",
     depth_limit=5_000,
     depth_weight=250,

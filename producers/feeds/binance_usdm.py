@@ -25,6 +25,7 @@ MARKET = Market(
     venue="binance_usdm",
     kind="perpetual",
     streams=("aggTrade", "bookTicker", "depth@100ms"),
+    names_previous=True,
     rest="fapi/v1",
     depth_limit=1_000,
     depth_weight=20,

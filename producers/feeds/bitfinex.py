@@ -274,7 +274,7 @@ class BitfinexFeed:
             return False
         call.now = call.ts
         if time is not None:
-            call.now = self.ts_venue = ms_ns(int(time), "timestamp")
+            call.now = self.ts_venue = call.venue_time(ms_ns(int(time), "timestamp"), "timestamp")
         if sequence is None or self._follow(call, int(sequence)):
             level = [price.decode()], [amount.decode() if count != b"0" else "0"]
             self._tell_change(call, channel, ([], [], *level) if sign else (*level, [], []))
@@ -288,7 +288,7 @@ class BitfinexFeed:
             if type(extra) is not int or not 0 <= extra <= INT64_MAX:
                 raise BadEvent("bad_frame", "sequence", str(extra)[:200])
             if extra >= _MS_MIN:
-                call.now = self.ts_venue = ms_ns(extra, "timestamp")
+                call.now = self.ts_venue = call.venue_time(ms_ns(extra, "timestamp"), "timestamp")
             else:
                 sequence = extra
         return sequence is None or self._follow(call, sequence)

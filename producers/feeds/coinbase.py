@@ -355,7 +355,7 @@ class CoinbaseFeed:
     def _accept(self, call: Call, time: str, sequence: int) -> bool:
         """Check the sequence and the frame's time; False when the frame is old and to be left alone."""
         with call.refusing("bad_time"):
-            call.now = self.ts_venue = iso_ns(time, "timestamp")
+            call.now = self.ts_venue = call.venue_time(iso_ns(time, "timestamp"), "timestamp")
         call.sequence = sequence
         match self._sequence.take(sequence):
             case "first":
@@ -492,7 +492,7 @@ class CoinbaseFeed:
 
     def _heartbeat(self, call: Call, raw: msgspec.Raw) -> None:
         self.counts["heartbeats"] += 1
-        vouched = _go_time(_HEARTBEAT.decode(raw).current_time) - VOUCH_NS
+        vouched = call.venue_time(_go_time(_HEARTBEAT.decode(raw).current_time), "current_time") - VOUCH_NS
         for product in self._products:
             if not self._trades_wait(product):
                 trades.heartbeat(call, product, vouched)

@@ -412,7 +412,10 @@ class CoinbaseExchangeFeed:
         return {} if self._token is None else _LOGIN.decode(self._token(ts)).signed
 
     def _heard(self, call: Call, time: str) -> int:
-        """Return when something was, by the venue's clock, which never runs back; without a time it is now."""
+        """Return when something was, by the venue's clock, which never runs back; without a time it is now.
+
+        Raises BadEvent, since a change may wait for a snapshot before it is told.
+        """
         if not time:
             return call.now
         ts = iso_ns(time, "time")
@@ -639,7 +642,7 @@ class CoinbaseExchangeFeed:
         for side, rows in ((BID, sent.bids), (ASK, sent.asks)):
             for row in rows:
                 book.add(row.order_id, side, _above_zero(row.price, "price"), _above_zero(row.size, "size"))
-        ts = iso_ns(sent.time, "time") if sent.time else call.now
+        ts = call.venue_time(iso_ns(sent.time, "time"), "time") if sent.time else call.now
         found = self._find(call, request.symbol)
         self._requests.came(request)
         if found is None or found[1].kind == "levels" or found[1].orders.at is not None:

@@ -445,8 +445,11 @@ class DatabentoFeed:
         return known
 
     def _is_new(self, call: Call, instrument: _Instrument, kind: int, ts: int) -> bool:
-        """Note how far the records were read; False for one that was read on an earlier connection."""
-        if self._session is None or call.is_ahead(ts):  # else all that comes until then would have been read
+        """Note how far the records were read; False for one that was read on an earlier connection.
+
+        A time that cannot be must not come here, or all that comes until then would have been read.
+        """
+        if self._session is None:
             return True
         position = instrument.positions.get(kind)
         if position is None:
@@ -486,6 +489,7 @@ class DatabentoFeed:
         if instrument is None or ts_recv >= instrument.until:
             instrument = self._instrument(call, publisher, number, min(ts_recv, dbn.INT64_MAX))
         if not flags & dbn.SNAPSHOT:
+            call.venue_time(ts, "ts_event")
             if self._session is not None and not self._is_new(call, instrument, dbn.MBO, ts):
                 return
             call.now = self.ts_venue = ts
@@ -657,7 +661,7 @@ class DatabentoFeed:
         if kind in _SAMPLED or ts > dbn.INT64_MAX:
             ts = _time(ts_recv)  # the time of the event is that of the last trade, if there was one
         instrument = self._instrument(call, publisher, number, min(ts_recv, dbn.INT64_MAX))
-        told = _Told(ts, price, size, action, side, flags, sequence)
+        told = _Told(call.venue_time(ts, "ts_event"), price, size, action, side, flags, sequence)
         if kind not in _SAMPLED and not self._is_new(call, instrument, kind, ts):
             return None, told
         call.now = self.ts_venue = ts
@@ -737,7 +741,7 @@ class DatabentoFeed:
         if start > dbn.INT64_MAX or dbn.UNDEF_PRICE in prices:
             raise BadEvent("bad_bar", "ts_event", start)
         instrument = self._instrument(call, publisher, number, start)
-        if not self._is_new(call, instrument, kind, start):
+        if not self._is_new(call, instrument, kind, call.venue_time(start, "ts_event")):
             return
         interval, length = dbn.BARS[kind]
         columns = [[self._prices.text(price)] for price in prices]
@@ -767,7 +771,7 @@ class DatabentoFeed:
         elif trading != ord("~"):
             raise BadEvent("bad_status", "is_trading", trading)
         instrument = self._instrument(call, publisher, number, min(ts_recv, dbn.INT64_MAX))
-        if not self._is_new(call, instrument, dbn.STATUS, ts):
+        if not self._is_new(call, instrument, dbn.STATUS, call.venue_time(ts, "ts_event")):
             return
         call.now = self.ts_venue = ts
         self.counts["statuses"] += 1
@@ -784,7 +788,7 @@ class DatabentoFeed:
         if self._symbols.find(number, ts) is None and record.raw_symbol:
             self._symbols.learn(number, record.raw_symbol)
         instrument = self._instrument(call, record.publisher_id, number, ts)
-        if not self._is_new(call, instrument, dbn.DEFINITION, min(record.ts_event, ts)):
+        if not self._is_new(call, instrument, dbn.DEFINITION, min(record.ts_event, ts, call.ts)):
             return
         self.counts["definitions"] += 1
         before = instrument.product.instrument
@@ -830,7 +834,7 @@ class DatabentoFeed:
         if record.is_heartbeat():
             self.counts["heartbeats"] += 1
             if record.ts_event <= dbn.INT64_MAX:
-                call.now = self.ts_venue = record.ts_event
+                call.now = self.ts_venue = call.venue_time(record.ts_event, "ts_event")
             self._caught_up(call)
             self._vouch(call, call.now - VOUCH_NS)
         elif code == _REPLAYED:

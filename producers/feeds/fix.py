@@ -309,7 +309,7 @@ class FixFeed:
 
     def _note(self, call: Call, message: Message) -> None:
         call.sequence = message.number(34)
-        call.now = self.ts_venue = utc_ns(message.get(52), "52")
+        call.now = self.ts_venue = call.venue_time(utc_ns(message.get(52), "52"), "52")
 
     # --- What is asked for ---
 

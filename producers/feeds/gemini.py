@@ -219,8 +219,8 @@ class GeminiFeed:
     def _other(self, call: Call, sent: _Kind) -> None:
         if sent.type == "heartbeat":
             self.counts["heartbeats"] += 1
-            vouched = ms_ns(sent.timestamp, "timestamp") - VOUCH_NS
-            self.ts_venue = vouched + VOUCH_NS
+            self.ts_venue = call.venue_time(ms_ns(sent.timestamp, "timestamp"), "timestamp")
+            vouched = self.ts_venue - VOUCH_NS
             for product in self._products:
                 if product.ts_trade is not None and not self._ledger.is_pending(product, _TRADES):
                     trades.heartbeat(call, product, vouched)

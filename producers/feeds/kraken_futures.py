@@ -330,15 +330,14 @@ class KrakenFuturesFeed:
             self._heard(call, sent.timestamp)
             call.sequence = sent.seq
             values = numbers([sent.price, sent.qty], "book")
+            if product.book_valid and not self._follows(call, product, sent.seq):
+                return
+            level = values[:1], values[1:]
+            columns: Columns = (*level, [], []) if sent.side == "buy" else ([], [], *level)
+            books.update(call, product, sent.timestamp * MILLISECOND_NS, columns)
         except BadEvent as error:
             call.dead_value(error)
             self._missed(call, sent.product_id, {_BOOK})
-            return
-        if product.book_valid and not self._follows(call, product, sent.seq):
-            return
-        level = values[:1], values[1:]
-        columns: Columns = (*level, [], []) if sent.side == "buy" else ([], [], *level)
-        books.update(call, product, sent.timestamp * MILLISECOND_NS, columns)
 
     def _follows(self, call: Call, product: Product, seq: int) -> bool:
         """Check the number of a change; False when the change is old, or one before it is lost."""

@@ -16,13 +16,13 @@ from typing import Any
 
 import msgspec
 
-from marketdata.clock import AHEAD_NS_MAX
+from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.errors import BadEvent
 from marketdata.events import POSITIVE_KINDS, AnyEvent, Candle, CandleHistory, DeadLetter, Instrument
 from stream_apps.operators import checkpoint
 from stream_apps.operators.candles import INTERVALS
 from stream_apps.operators.dedup import SeenIds
-from stream_apps.operators.validate import TS_MIN, number
+from stream_apps.operators.validate import number
 
 REVISION_MAX = 1_000_000
 _COLUMNS = ("opens", "highs", "lows", "closes", "volumes", "quote_volumes", "buy_volumes", "trades")

@@ -25,15 +25,12 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from marketdata.clock import AHEAD_NS_MAX, SECOND_NS
+from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.decimals import FRACTION_DIGITS_MAX, WHOLE_DIGITS_MAX, decimal
 from marketdata.errors import BadEvent
 from marketdata.events import POSITIVE_KINDS, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trade, Trades
 
 Checked = TypeVar("Checked", BookUpdate, Quote, FeedStatus)
-
-# 2009-01-01: the first year of any market that we take; older times are unset or in a wrong unit.
-TS_MIN = 1_230_768_000 * SECOND_NS
 
 ID_LENGTH_MAX = 128
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 from marketdata.book import L2Book
-from marketdata.events import BookUpdate, FeedStatus, Instrument, Quote, Trades
+from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output
 from producers.families.binance import BinanceFeed
+from producers.feeds.binance_spot import make as make_spot
 from producers.feeds.binance_usdm import make
 from runtime import recordings
 from runtime.recordings import Recorded
@@ -186,6 +188,17 @@ def test_executions_are_told_by_one_kind_of_trade_alone() -> None:
         for own in ({"e": "aggTrade", "a": 7}, {"e": "trade", "t": 900, "X": "MARKET"}, {"e": "aggTrade", "a": 8})
     ]  # fmt: skip
     assert said == [["7"], [], ["8"]]
+
+
+@pytest.mark.parametrize(("make", "wrong"), [
+    (make, diff(50, 60, 40).replace(b'"pu": 40, ', b"")), (make_spot, diff(50, 60, 40)),
+])  # fmt: skip
+def test_changes_of_the_other_market_are_refused(make: Callable[..., BinanceFeed], wrong: bytes) -> None:
+    """A recording of the wrong market would make a book that nothing proves."""
+    feed = make(line="binance/0")
+    feed.opened(T0)
+    (letter,) = [o for o in feed.received(wrong, T0) if isinstance(o, DeadLetter)]
+    assert (letter.reason, letter.field) == ("wrong_market", "pu")
 
 
 def test_partial_books_are_no_changes() -> None:

@@ -186,6 +186,14 @@ def test_gap_stays_open_until_trades_are_accounted_for(feed: CoinbaseFeed, frame
     assert story(feed.received(frames.heartbeat(), T0)) == ["BTC-USD trades ", "BTC-USD heartbeat"]
 
 
+def test_heartbeat_of_a_time_that_cannot_be_vouches_for_nothing(feed: CoinbaseFeed, frames: Frames) -> None:
+    """Consumers would refuse it, and with it a good book."""
+    feed.received(frames.snapshot(), T0)
+    (letter,) = feed.received(frames.heartbeat().replace(b'"current_time":"2026', b'"current_time":"2096'), T0)
+    assert isinstance(letter, DeadLetter)
+    assert (letter.reason, letter.field) == ("time_out_of_bounds", "current_time")
+
+
 def test_next_trade_id_proves_that_no_trade_was_lost(feed: CoinbaseFeed, frames: Frames) -> None:
     """Contiguous ids need no snapshot."""
     feed.received(frames.trades(1), T0)

@@ -10,7 +10,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import cache
 from importlib import import_module
@@ -558,25 +558,44 @@ def test_any_value_of_any_frame_may_be_junk(case: Case, data: st.DataObject, jun
 
 
 # What looks like a price, a size or a time, and no event may have it.
-WRONG: list[Any] = ["-1", "-0.5", "0", "0.00", "1e35", "1e-45", "9" * 33, f"0.{'1' * 45}", -1, 0, -0.5, 5]
+WRONG: list[Any] = [
+    "-1", "-0.5", "0", "0.00", "1e35", "1e-45", "9" * 33, f"0.{'1' * 45}", -1, 0, -0.5, 5,
+    4_000_000_000_000, "4000000000000", "4000000000.5", "2096-10-02T07:06:40.5Z", "1996-10-02T07:06:40.5Z",
+]  # fmt: skip
 
 
-def leaves(holder: Any) -> list[tuple[Any, Any]]:
-    """Return each value of a frame that holds no others, as what holds it and where."""
-    places = sorted(holder) if isinstance(holder, dict) else range(len(holder))
-    inside = (leaves(holder[at]) if isinstance(holder[at], dict | list) else [(holder, at)] for at in places)
-    return [leaf for some in inside for leaf in some]
+def leaves(holder: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield each value of a frame that holds no others: its path, what holds it, and where."""
+    for at in holder if isinstance(holder, dict) else range(len(holder)):
+        name = f"{path}.{at if isinstance(holder, dict) or len(holder) < 10 else ''}"
+        if isinstance(holder[at], dict | list):
+            yield from leaves(holder[at], name)
+        else:
+            yield name, holder, at
+
+
+@cache
+def kinds_of(case: Case) -> list[list[int]]:
+    """Return the places of the frames, those of one shape together, so that rare kinds are tried as often as others."""
+    kinds: dict[frozenset[str], list[int]] = {}
+    for place in frames_of(case):
+        shape = frozenset(path for path, _, _ in leaves({"frame": json.loads(recorded(case)[place].frame)}))
+        kinds.setdefault(shape, []).append(place)
+    return list(kinds.values())
 
 
 @EACH
-@QUICK
+@settings(QUICK, max_examples=80)
 @given(data=st.data(), wrong=st.sampled_from(WRONG))
 def test_what_a_feed_tells_is_never_refused_behind_it(case: Case, data: st.DataObject, wrong: Any) -> None:
     """A book that ingest alone finds wrong would never be asked for again: the feed is as strict, and repairs."""
     lines = recorded(case)
-    place = data.draw(st.sampled_from(frames_of(case)[:60]))
+    place = data.draw(st.sampled_from(data.draw(st.sampled_from(kinds_of(case)))))
     values = {"frame": json.loads(lines[place].frame)}
-    holder, at = data.draw(st.sampled_from(leaves(values)[:200]))
+    spots: dict[str, list[tuple[Any, Any]]] = {}
+    for path, holder, at in leaves(values):
+        spots.setdefault(path, []).append((holder, at))
+    holder, at = data.draw(st.sampled_from(spots[data.draw(st.sampled_from(sorted(spots)))]))
     holder[at] = wrong
     player = Player(case)
     player.open(lines[0].ts_recv)
@@ -592,8 +611,9 @@ def test_what_a_feed_tells_is_never_refused_behind_it(case: Case, data: st.DataO
         for operator, kind in zip(ingest, (BookUpdate, Trades), strict=True):
             if isinstance(event, kind):
                 _, out = operator.step(operator.start(event.key), event)
-                refused = [letter for letter in out if isinstance(letter, DeadLetter)]
-                assert [letter for letter in refused if letter.reason not in {"off_tick", "time_out_of_bounds"}] == []
+                refused = {letter.reason for letter in out if isinstance(letter, DeadLetter)}
+                # Behind a trade there is no book that would stay lost.
+                assert refused <= {"off_tick", *(("time_out_of_bounds",) if kind is Trades else ())}
 
 
 @EACH

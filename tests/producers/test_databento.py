@@ -105,9 +105,9 @@ def feed_of(begin: bytes = b"") -> DatabentoFeed:
     return feed
 
 
-def play(feed: DatabentoFeed, *records: bytes) -> list[AnyEvent]:
+def play(feed: DatabentoFeed, *records: bytes, ts: int = TS) -> list[AnyEvent]:
     """Return the events of records, each a frame."""
-    return [out for record in records for out in feed.received(record, TS) if isinstance(out, AnyEvent)]
+    return [out for record in records for out in feed.received(record, ts) if isinstance(out, AnyEvent)]
 
 
 def books(events: Iterable[AnyEvent]) -> list[BookUpdate]:
@@ -485,7 +485,8 @@ def test_a_symbol_is_the_mappings_of_its_date() -> None:
     feed = feed_of(metadata({"ES.c.0": [(0, 1, "7"), (1, 2, "8")]}))
     later = TS + dbn.DAY_NS
     first = play(feed, order("R"), order("A", 1, 100, 3, side="B"))
-    second = play(feed, order("R", instrument=8, ts=later), order("A", 1, 50, 3, side="B", instrument=8, ts=later))
+    new_day = order("R", instrument=8, ts=later), order("A", 1, 50, 3, side="B", instrument=8, ts=later)
+    second = play(feed, *new_day, ts=later)
     assert {event.symbol for event in books(first + second)} == {"ES.c.0"}
     assert [event.kind for event in books(second)] == ["clear", "snapshot", "update"]
     assert fold(first + second)[0].bids.top() == [("50", "3")]
@@ -636,14 +637,15 @@ def test_records_that_the_gateway_skipped_are_asked_for_again() -> None:
 
 
 def test_record_of_a_far_future_hides_nothing_of_the_next_connection() -> None:
-    """Only times that can be right tell how far the records were read; the record itself is refused behind the feed."""
+    """It is refused like any record that cannot be right, and says nothing of how far the records were read."""
     feed = live(("trades",))
-    play(feed, trade(ts=TS), trade(ts=2 * TS))
-    gaps = [event for event in feed.closed("loss", TS) if isinstance(event, FeedStatus)]
-    assert gaps[-1].kind == "gap"
-    assert all(event.ts_event <= TS for event in gaps)
-    assert f"|start={TS}|" in connect(feed)[1]
-    told = play(feed, trade(ts=TS), trade(ts=TS + 1))
+    told = play(feed, trade(ts=TS), trade(ts=2 * TS))
+    assert [event.reason for event in told if isinstance(event, DeadLetter)] == ["time_out_of_bounds"]
+    statuses = [event for event in [*told, *feed.closed("loss", TS)] if isinstance(event, FeedStatus)]
+    assert [event.kind for event in statuses] == ["gap", "disconnected"]
+    assert all(event.ts_event <= TS for event in statuses)
+    assert "|start=" not in connect(feed)[1]
+    told = play(feed, trade(ts=TS + 1))
     assert [event.ts_event for event in told if isinstance(event, Trades) and event.trades] == [TS + 1]
 
 

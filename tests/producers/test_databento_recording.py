@@ -147,7 +147,8 @@ def test_the_pipe_counts_a_record_as_a_frame() -> None:
 METADATA = bytes(
     codec.Metadata(dataset="XNAS.ITCH", start=1, stype_in=None, stype_out=dbn.INSTRUMENT_ID, schema=None, version=3)
 )
-RECORD = dbn.ORDER.pack(14, dbn.MBO, 2, 7, 10**18, 1, 5, 6, 128, 0, ord("A"), ord("B"), 10**18 + 5, 0, 9)
+TS = 1_700_000_000 * 10**9
+RECORD = dbn.ORDER.pack(14, dbn.MBO, 2, 7, TS, 1, 5, 6, 128, 0, ord("A"), ord("B"), TS + 5, 0, 9)
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["compressed", "plain"])
@@ -157,7 +158,7 @@ def test_a_file_is_told_by_how_it_begins(tmp_path: Path, *, packed: bool) -> Non
     path.write_bytes(zstandard.compress(data) if packed else data)
     lines = list(recordings.read(path))
     assert [line.frame for line in lines] == [METADATA + RECORD, RECORD, RECORD]
-    assert {line.ts_recv for line in lines} == {10**18 + 5}
+    assert {line.ts_recv for line in lines} == {TS + 5}
 
 
 @pytest.mark.parametrize(

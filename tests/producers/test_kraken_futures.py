@@ -21,6 +21,7 @@ from tickstream.pipe import Connections
 RECORDING = Path(__file__).resolve().parents[3] / "shared" / "recordings" / "kraken_futures.jsonl.zst"
 SECOND = 1_000_000_000
 T0 = 1_800_000_000 * SECOND
+T0_MS = T0 // 1_000_000
 NAME = "PI_XBTUSD"
 
 
@@ -148,21 +149,26 @@ def test_products_are_announced_with_their_increments(played: tuple[Counter[str]
 
 def snapshot(seq: int = 10, name: str = NAME) -> bytes:
     """Return a small book."""
-    return json.dumps({"feed": "book_snapshot", "product_id": name, "timestamp": 1_000, "seq": seq, "tickSize": None,
+    return json.dumps({"feed": "book_snapshot", "product_id": name, "timestamp": T0_MS, "seq": seq, "tickSize": None,
                        "bids": [{"price": 100.0, "qty": 1.0}], "asks": [{"price": 101.5, "qty": 2.0}]},
                       separators=(",", ":")).encode()  # fmt: skip
 
 
-def change(seq: int, price: str = "100.5", qty: str = "3.0", name: str = NAME) -> bytes:
+def beat(ms: int) -> bytes:
+    """Return a heartbeat."""
+    return f'{{"feed":"heartbeat","time":{ms}}}'.encode()
+
+
+def change(seq: int, price: str = "100.5", qty: str = "3.0", name: str = NAME, ms: int = T0_MS) -> bytes:
     """Return a change of one bid."""
     return (f'{{"feed":"book","product_id":"{name}","side":"buy","seq":{seq},"price":{price},"qty":{qty},'
-            f'"timestamp":{1_000 + seq}}}').encode()  # fmt: skip
+            f'"timestamp":{ms + seq}}}').encode()  # fmt: skip
 
 
 def trade(seq: int) -> dict[str, Any]:
     """Return a trade as JSON values."""
     return {"feed": "trade", "product_id": NAME, "uid": f"uid-{seq}", "side": "sell", "type": "liquidation",
-            "seq": seq, "time": 1_000 + seq, "qty": 5.0, "price": 100.0}  # fmt: skip
+            "seq": seq, "time": T0_MS + seq, "qty": 5.0, "price": 100.0}  # fmt: skip
 
 
 def trades(*seqs: int) -> bytes:
@@ -290,7 +296,7 @@ def test_trades_that_are_numbered_anew_are_no_duplicates(feed: KrakenFuturesFeed
             told += feed.received(json.dumps(trade(seq)).encode(), T0)
     assert told == []  # the same again and again proves nothing
     for seq in range(1, 12):
-        told += feed.received(json.dumps(trade(seq) | {"uid": f"new-{seq}", "time": 2_000 + seq}).encode(), T0)
+        told += feed.received(json.dumps(trade(seq) | {"uid": f"new-{seq}", "time": T0_MS + 1_000 + seq}).encode(), T0)
     assert [t.trade_id for o in told if isinstance(o, Trades) for t in o.trades] == [f"new-{n}" for n in range(1, 12)]
     assert {o.origin for o in told if isinstance(o, Trades)} == {"live"}
     assert [(o.kind, o.channel) for o in told if isinstance(o, FeedStatus)] == [("gap", "trade")]
@@ -300,9 +306,9 @@ def test_heartbeat_vouches_up_to_a_second_before_it(feed: KrakenFuturesFeed) -> 
     """It has the venue's time."""
     feed.received(snapshot(), T0)
     feed.received(trades(1), T0)
-    out = feed.received(b'{"feed":"heartbeat","time":60000}', T0)
+    out = feed.received(beat(T0_MS + 2_000), T0)
     assert story(out) == ["trades", "BTC-USD-PI heartbeat"]
-    assert [event.ts_event for event in out if isinstance(event, Trades | BookUpdate)] == [59 * SECOND] * 2
+    assert [event.ts_event for event in out if isinstance(event, Trades | BookUpdate)] == [T0 + SECOND] * 2
 
 
 def test_heartbeat_vouches_for_no_trades_while_some_may_be_missing(feed: KrakenFuturesFeed) -> None:
@@ -310,17 +316,16 @@ def test_heartbeat_vouches_for_no_trades_while_some_may_be_missing(feed: KrakenF
     feed.received(json.dumps(trade(7)).encode(), T0)
     feed.closed("reset", T0)
     feed.opened(T0)
-    beat = b'{"feed":"heartbeat","time":5000}'
-    assert not [o for o in feed.received(beat, T0) if isinstance(o, Trades)]
+    assert not [o for o in feed.received(beat(T0_MS + 5_000), T0) if isinstance(o, Trades)]
     feed.received(trades(6, 7, 8), T0)
-    assert [o.trades for o in feed.received(beat, T0) if isinstance(o, Trades)] == [()]
+    assert [o.trades for o in feed.received(beat(T0_MS + 5_000), T0) if isinstance(o, Trades)] == [()]
 
 
 def test_suspended_product_is_halted_in_each_stream(feed: KrakenFuturesFeed) -> None:
     """The ticker tells it, and when it is over."""
     feed.received(snapshot(), T0)
     ticker = {"feed": "ticker", "product_id": NAME, "bid": 100.0, "ask": 101.5, "bid_size": 1.0, "ask_size": 2.0,
-              "last": 101.0, "volume": 7, "time": 2_000, "suspended": True}  # fmt: skip
+              "last": 101.0, "volume": 7, "time": T0_MS, "suspended": True}  # fmt: skip
     out = feed.received(json.dumps(ticker).encode(), T0)
     assert story(out) == ["Instrument", "BTC-USD-PI halted halted", "trades  halted",
                           "BTC-USD-PI heartbeat halted", "Quote"]  # fmt: skip
@@ -331,11 +336,14 @@ def test_suspended_product_is_halted_in_each_stream(feed: KrakenFuturesFeed) -> 
     assert "BTC-USD-PI resumed online" in story(out)
 
 
-def test_unreadable_change_is_a_gap_of_its_product(feed: KrakenFuturesFeed) -> None:
+@pytest.mark.parametrize(("wrong", "reason"), [
+    ({"price": '"NaN"'}, "not_a_decimal"), ({"qty": "-3.0"}, "negative"), ({"ms": 1_000}, "time_out_of_bounds"),
+])  # fmt: skip
+def test_impossible_change_is_a_gap_of_its_product(feed: KrakenFuturesFeed, wrong: dict[str, Any], reason: str) -> None:
     """The book missed it."""
     feed.received(snapshot(), T0)
-    out = feed.received(change(11, price='"NaN"'), T0)
-    assert story(out)[:3] == ["dead not_a_decimal", "BTC-USD-PI clear gap", "BTC-USD-PI gap gap"]
+    out = feed.received(change(11, **wrong), T0)
+    assert story(out)[:3] == [f"dead {reason}", "BTC-USD-PI clear gap", "BTC-USD-PI gap gap"]
 
 
 def test_refusals_and_alerts_are_dead_letters(feed: KrakenFuturesFeed) -> None:

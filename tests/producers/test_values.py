@@ -8,14 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marketdata.clock import AHEAD_NS_MAX, SECOND_NS, TS_MIN
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
 from marketdata.events import Instrument
 from producers.feed_kit import books
-from producers.feed_kit.books import check_levels
+from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.products import Product
 from producers.feed_kit.values import Columns, best_first, check_decimals, iso_ns, ms_ns, number, seconds_ns
 
+NOW = 1_800_000_000 * SECOND_NS
 PLAIN = st.decimals(0, 10**6, places=4).map(str)
 ANY = st.one_of(PLAIN, st.text("0123456789.,-+eE ", max_size=4), st.sampled_from(["", ".", "1.", ".5", "1..2", "٣"]))
 
@@ -66,11 +68,24 @@ def test_no_level_is_told_that_no_book_may_have(prices: list[str], sizes: list[s
         refused: list[str | None] = []
         for kind in ("spot", "future"):
             try:
-                check_levels(Product(instrument(kind)), columns)
+                books.check(Call(Line("v", "1"), NOW, None), Product(instrument(kind)), NOW, columns)
                 refused.append(None)
             except BadEvent as error:
                 refused.append(error.reason)
         assert refused == [reason, reason if reason == "negative" else None]
+
+
+@pytest.mark.parametrize("ts", [0, TS_MIN - 1, NOW + AHEAD_NS_MAX + 1, 1_800_000_000_000])
+def test_no_book_is_told_of_a_time_that_cannot_be(ts: int) -> None:
+    """Long ago, far ahead or in a wrong unit: consumers would refuse it, and could not ask the venue again."""
+    for tell in (books.snapshot, books.update):
+        call, product = Call(Line("v", "1"), NOW, None), Product(instrument("spot"))
+        product.book_valid = True
+        with pytest.raises(BadEvent, match="time_out_of_bounds: ts_event"):
+            tell(call, product, ts, (["1"], ["1"], [], []))
+        assert call.out == []
+        tell(call, product, NOW + AHEAD_NS_MAX, (["1"], ["1"], [], []))
+        assert len(call.out) == 1
 
 
 COLUMN = st.lists(PLAIN, min_size=1, max_size=5)
