@@ -251,15 +251,16 @@ def _lines(plain: io.BufferedReader) -> Iterator[_Line]:
         *whole, rest = chunk.split(b"\n")
         for piece in whole:
             number += 1
-            parts.append(piece)
+            if size <= LINE_BYTES_MAX:
+                parts.append(piece)
             line = b"".join(parts).rstrip(b"\r")
             parts.clear()
             size = 0
             if not line.isspace() and line:
                 yield _Line(number, line)
-        size += len(rest)
         if size <= LINE_BYTES_MAX:
             parts.append(rest)
+        size += len(rest)
     line = b"".join(parts)
     if line.strip():
         yield _Line(number + 1, line, ended=False)

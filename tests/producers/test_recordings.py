@@ -67,9 +67,10 @@ def test_a_damaged_line_is_named_in_its_place_and_the_rest_is_read(tmp_path: Pat
     assert lines[1].data.startswith(f"a.jsonl, {what}")
 
 
-def test_a_line_that_is_too_long_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not held in memory, and the line after it is read."""
-    monkeypatch.setattr(recordings, "LINE_BYTES_MAX", 1_000_000)
+@pytest.mark.parametrize("limit", [1_000_000, 1_500_000])
+def test_a_line_that_is_too_long_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """It is not held in memory, its beginning and end are not taken for a line, and the line after it is read."""
+    monkeypatch.setattr(recordings, "LINE_BYTES_MAX", limit)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join([GOOD, GOOD[:-2] + b"x" * 4_000_000 + b'"}', GOOD]))
     assert [line.t for line in recordings.read(path)] == ["recv", "damaged", "recv"]
@@ -158,10 +159,11 @@ def test_a_damaged_row_of_a_table_is_told_in_its_place(tmp_path: Path) -> None:
         "ts_in_delta,sequence,symbol"
     )
     row = "2025-01-01T00:00:00Z,2025-01-01T00:00:00Z,160,2,7,A,B,1.00,5,0,{},0,0,{},X"
-    path.write_text("\n".join([head, row.format(1, 1), row.format("x", 2), row.format(3, 3)]) + "\n")
-    lines = list(recordings.read(path))
-    assert [line.t for line in lines] == ["recv", "damaged", "recv"]
-    assert "row 3" in lines[1].data
+    for damage in ("x", "1\r0", "1" * 200_000, "1,1"):
+        path.write_text("\n".join([head, row.format(1, 1), row.format(damage, 2), row.format(3, 3)]) + "\n")
+        lines = list(recordings.read(path))
+        assert [line.t for line in lines] == ["recv", "damaged", "recv"]
+        assert "row 3" in lines[1].data
 
 
 def test_logged_frames_are_read_with_their_log_in_utc(tmp_path: Path) -> None:
