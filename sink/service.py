@@ -324,8 +324,7 @@ class Sink:
         delay = 0.0
         if failed:
             self._failures += 1
-            limit = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2 ** min(self._failures, 10))
-            delay = random.uniform(0, limit)  # noqa: S311 - jitter, no secret
+            delay = _delay_s(self._failures)
             log.warning("rewind", reason=reason, detail=detail, retry_in_s=round(delay, 2))
         self._retry_at = time.monotonic() + delay
 
@@ -449,20 +448,21 @@ class Sink:
 
 def connect_registry(registry: Registry, readiness: Readiness, stop: threading.Event) -> Codec | None:
     """Return a codec as soon as the registry gives the schemas; None when told to stop before."""
-    return _patiently(registry.codec, "registry", readiness, stop)
-
-
-def _patiently(ask: Callable[[], Codec], dependency: str, readiness: Readiness, stop: threading.Event) -> Codec | None:
     failures = 0
     while not stop.is_set():
         try:
-            codec = ask()
+            codec = registry.codec()
         except TickstreamError as error:
             failures += 1
-            readiness.down(dependency, str(error))
-            log.warning("waiting", dependency=dependency, reason=str(error))
-            stop.wait(random.uniform(0, min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2**failures)))  # noqa: S311 - jitter
+            readiness.down("registry", str(error))
+            log.warning("waiting", dependency="registry", reason=str(error))
+            stop.wait(_delay_s(failures))
         else:
-            readiness.up(dependency)
+            readiness.up("registry")
             return codec
     return None
+
+
+def _delay_s(failures: int) -> float:
+    """Return how long to wait after so many failures in a row."""
+    return random.uniform(0, min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2 ** min(failures, 10)))  # noqa: S311 - jitter

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,10 @@ import psycopg
 
 from marketdata.events import Book, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.topics import BOOKS, DEAD_LETTERS, QUOTES, TRADES, VENUE_CANDLES
+from runtime.health import Readiness
+from runtime.registry import Registry
 from sink import migrations
+from sink.service import connect_registry
 
 TS = 1_786_309_548_228_568_123
 SYMBOLS = ("BTC-USD", "ETH-USD", "SOL-USD", "DOGE-USD", "ADA-USD", "XRP-USD", "LTC-USD", "DOT-USD")
@@ -213,6 +217,30 @@ def test_poison_records_become_dead_letters_and_the_rest_goes_on(road: Any, trad
 
 def _fields(quote: Quote) -> dict[str, Any]:
     return {name: getattr(quote, name) for name in quote.__struct_fields__}
+
+
+class Hurried(threading.Event):
+    """Waits for nothing, and is set after so many waits."""
+
+    def __init__(self, waits: int) -> None:
+        super().__init__()
+        self.left = waits
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Count."""
+        assert timeout is not None
+        self.left -= 1
+        if not self.left:
+            self.set()
+        return self.is_set()
+
+
+def test_however_long_the_registry_is_away_it_is_asked_again() -> None:
+    """After hours, as well: the pauses do not grow for ever."""
+    stop, readiness = Hurried(1_100), Readiness("registry")
+    assert connect_registry(Registry("http://127.0.0.1:9"), readiness, stop) is None
+    assert stop.left == 0
+    assert not readiness.is_up("registry")
 
 
 def test_every_topic_lands_in_its_table(road: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]) -> None:
