@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, cast
 
 import structlog
 
+from infra.exchange.wires import AGAIN_REASON, WRITE_BUFFER_BYTES_MAX, Client, Wire
 from marketdata.errors import CodecError
 from marketdata.fix.codec import Garbled, Message, decode, framed
 from marketdata.fix.session import END_REASON, HEARTBEAT, LOGON, LOGOUT, REJECT, RESEND, RESET, TEST
@@ -32,14 +33,12 @@ from marketdata.fix.split import FixSplitter
 from runtime import recordings
 
 if TYPE_CHECKING:
-    from infra.exchange.replay import Client, Replay
+    from infra.exchange.replay import Replay
 
-AGAIN_REASON = "recording starts again"
 LOGON_S = 10.0
 HEARTBEAT_S_MAX = 3_600
 SENT_MAX = 10_000
 SENT_BYTES_MAX = 64 * 1024 * 1024
-WRITE_BUFFER_BYTES_MAX = 1024 * 1024
 
 # What was said to the recorder alone.
 _PRIVATE = frozenset({LOGON, LOGOUT, RESEND, REJECT})
@@ -203,7 +202,7 @@ def _body(frame: bytes) -> bytes:
     return frame[frame.index(b"\x0135=") + 1 : -len("10=000\x01")]
 
 
-class Wire(asyncio.Protocol):
+class FixWire(Wire, asyncio.Protocol):
     """A client over TCP."""
 
     def __init__(self, server: Replay, sessions: Sessions) -> None:
@@ -212,7 +211,6 @@ class Wire(asyncio.Protocol):
         self._acceptor = Acceptor()
         self._splitter = FixSplitter()
         self._transport: asyncio.Transport | None = None
-        self._client: Client | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_silent = True
 
@@ -220,37 +218,27 @@ class Wire(asyncio.Protocol):
         """Wait for the Logon, not for ever."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
-        self._client = self._server.joined(self, silence_s=None)
+        self.client = self._server.joined(self, silence_s=None)
         self._again_in(LOGON_S)
 
     def data_received(self, data: bytes) -> None:
         """Answer what the client says."""
         for frame in self._splitter.split(data):
-            if self._client is not None and self._client.recorded is not None:
-                self._acceptor.later = self._sessions.later(self._client)
+            if self.client is not None and self.client.recorded is not None:
+                self._acceptor.later = self._sessions.later(self.client)
             self._write(self._acceptor.received(frame))
         if self._acceptor.is_over and self._transport is not None:
             self._transport.close()
-        elif self._acceptor.is_on and self._client is not None and not self._client.began.is_set():
-            self._client.began.set()
+        elif self._acceptor.is_on and self.client is not None and not self.client.began.is_set():
+            self.client.began.set()
             self._again_in(self._acceptor.heartbeat_s)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio calls it so
         """Stop playing."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._client is not None:
-            self._server.left(self._client)
-
-    def pause_writing(self) -> None:
-        """Wait: the client reads more slowly than we write."""
-        if self._client is not None:
-            self._client.writable.clear()
-
-    def resume_writing(self) -> None:
-        """Go on."""
-        if self._client is not None:
-            self._client.writable.set()
+        if self.client is not None:
+            self._server.left(self.client)
 
     def send(self, line: recordings.Recorded) -> None:
         """Send a recorded message."""
@@ -317,4 +305,4 @@ class Sessions:
 
     async def listen(self, server: Replay, host: str, port: int) -> asyncio.Server:
         """Take clients over TCP."""
-        return await asyncio.get_running_loop().create_server(lambda: Wire(server, self), host, port)
+        return await asyncio.get_running_loop().create_server(lambda: FixWire(server, self), host, port)

@@ -29,7 +29,7 @@ from collections import Counter as Counts
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
 import structlog
@@ -44,15 +44,14 @@ from infra.exchange.databento import Gateway
 from infra.exchange.ends import asked_to_stop
 from infra.exchange.recording import Contents, RecordedConnection, survey
 from infra.exchange.settings import ExchangeSettings
+from infra.exchange.wires import AGAIN_REASON, WRITE_BUFFER_BYTES_MAX, Client, Wire
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.errors import CodecError, SettingsError
 from runtime import log, recordings
 from runtime.settings import load
 
 END_REASON = "end of recording"
-AGAIN_REASON = "recording starts again"
 REQUEST_BYTES_MAX = 1024 * 1024
-WRITE_BUFFER_BYTES_MAX = 1024 * 1024
 # How long a client's silence, the other recorded connections, and a request for a recorded answer are waited for.
 SILENCE_S = 0.5
 TOGETHER_S = 1.0
@@ -69,57 +68,7 @@ _FRAMES = Counter("tickstream_replay_frames_total", "Recorded frames that were p
 _ANSWERS = Counter("tickstream_replay_http_total", "Requests for recorded REST answers.", ["found"])
 
 
-class Wire(Protocol):
-    """What carries frames to a client."""
-
-    def send(self, line: recordings.Recorded) -> None:
-        """Send a recorded frame."""
-
-    def end(self, *, again: bool) -> None:
-        """Say that the recording is over, or that it starts again for whoever comes back."""
-
-    def leave(self) -> None:
-        """Close because we are going away."""
-
-    def drop(self) -> None:
-        """Close without a word."""
-
-
-class Client:
-    """One client: what it asked for, and how far it is; waits for its first message, then is played to."""
-
-    def __init__(self, number: int, wire: Wire, asked: str, silence_s: float | None) -> None:
-        self.wire = wire
-        self.id = number
-        self.asked = asked
-        self.silence_s = silence_s
-        self.recorded: RecordedConnection | None = None
-        self.at: int | None = None
-        self.sent = 0
-        self.finished = False
-        self.began = asyncio.Event()
-        self.gone = asyncio.Event()
-        self.writable = asyncio.Event()
-        self.writable.set()
-
-    def send(self, line: recordings.Recorded) -> None:
-        """Send a recorded frame."""
-        self.wire.send(line)
-        self.sent += 1
-
-    def view(self) -> dict[str, Any]:
-        """Return how far this client is."""
-        recorded = self.recorded
-        return {
-            "client": self.id,
-            "recorded_connection": recorded.name if recorded else None,
-            "sent": self.sent,
-            "frames": recorded.frames if recorded else None,
-            "finished": self.finished,
-        }
-
-
-class WebSocket(WSListener):
+class WebSocket(Wire, WSListener):
     """A client over WebSocket."""
 
     def __init__(self, server: Replay, path: str) -> None:
@@ -127,18 +76,17 @@ class WebSocket(WSListener):
         self._server = server
         self._path = path
         self._told: int | None = None
-        self._client: Client | None = None
         self.transport: WSTransport | None = None
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Begin to wait for the first message."""
         self.transport = transport
         transport.underlying_transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
-        self._client = self._server.joined(self, self._path)
+        self.client = self._server.joined(self, self._path)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Take what the client says; only its first message and its close matter."""
-        client = self._client
+        client = self.client
         if frame.msg_type == WSMsgType.CLOSE:
             if not transport.is_close_frame_sent:
                 transport.send_close(frame.get_close_code(), frame.get_close_message())
@@ -149,18 +97,8 @@ class WebSocket(WSListener):
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows' signature
         """Stop playing."""
-        if self._client is not None:
-            self._server.left(self._client)
-
-    def pause_writing(self) -> None:
-        """Wait: the client reads more slowly than we write."""
-        if self._client is not None:
-            self._client.writable.clear()
-
-    def resume_writing(self) -> None:
-        """Go on."""
-        if self._client is not None:
-            self._client.writable.set()
+        if self.client is not None:
+            self._server.left(self.client)
 
     def send(self, line: recordings.Recorded) -> None:
         """Send a recorded frame, and ahead of it the time when it came."""

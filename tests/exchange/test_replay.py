@@ -18,7 +18,8 @@ import zstandard
 
 from infra.exchange import web
 from infra.exchange.recording import survey
-from infra.exchange.replay import AGAIN_REASON, END_REASON, WRITE_BUFFER_BYTES_MAX, Replay, WebSocket, speed_of
+from infra.exchange.replay import END_REASON, Replay, WebSocket, speed_of
+from infra.exchange.wires import AGAIN_REASON, WRITE_BUFFER_BYTES_MAX
 from marketdata.clock import SECOND_NS
 from marketdata.errors import CodecError
 from runtime.recordings import Recorded, read, write

@@ -1,0 +1,82 @@
+"""Who recordings are played to: a client, and the wire that carries frames to it, whatever the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from typing import Any
+
+from infra.exchange.recording import RecordedConnection
+from runtime import recordings
+
+AGAIN_REASON = "recording starts again"
+WRITE_BUFFER_BYTES_MAX = 1024 * 1024
+
+
+class Wire(ABC):
+    """What carries frames to a client, and lets them wait while the client reads more slowly than we write.
+
+    The transport calls `pause_writing` when it holds more than its limit, and `resume_writing` when it was written out.
+    """
+
+    client: Client | None = None
+
+    def pause_writing(self) -> None:
+        """Wait."""
+        if self.client is not None:
+            self.client.writable.clear()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        if self.client is not None:
+            self.client.writable.set()
+
+    @abstractmethod
+    def send(self, line: recordings.Recorded) -> None:
+        """Send a recorded frame."""
+
+    @abstractmethod
+    def end(self, *, again: bool) -> None:
+        """Say that the recording is over, or that it starts again for whoever comes back."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Close because we are going away."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Close without a word."""
+
+
+class Client:
+    """One client: what it asked for, and how far it is; waits for its first message, then is played to."""
+
+    def __init__(self, number: int, wire: Wire, asked: str, silence_s: float | None) -> None:
+        self.wire = wire
+        self.id = number
+        self.asked = asked
+        self.silence_s = silence_s
+        self.recorded: RecordedConnection | None = None
+        self.at: int | None = None
+        self.sent = 0
+        self.finished = False
+        self.began = asyncio.Event()
+        self.gone = asyncio.Event()
+        self.writable = asyncio.Event()
+        self.writable.set()
+
+    def send(self, line: recordings.Recorded) -> None:
+        """Send a recorded frame."""
+        self.wire.send(line)
+        self.sent += 1
+
+    def view(self) -> dict[str, Any]:
+        """Return how far this client is."""
+        recorded = self.recorded
+        return {
+            "client": self.id,
+            "recorded_connection": recorded.name if recorded else None,
+            "sent": self.sent,
+            "frames": recorded.frames if recorded else None,
+            "finished": self.finished,
+        }
