@@ -8,7 +8,10 @@ from heapq import merge
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from marketdata.book import L2Book
+from marketdata.clock import SECOND_NS
 from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Feed, Fetch, Output
 from marketdata.operator import Operator
@@ -17,6 +20,7 @@ from producers.feeds import find_venue, make_feed
 from runtime import recordings
 from runtime.recordings import DAMAGED, KINDS, Recorded, read
 from stream_apps.operators import make_operators
+from tickstream.recorder_clock import behind_ns
 
 BEST_LEVELS = 10
 
@@ -51,7 +55,7 @@ class Connections:
     """
 
     def __init__(self, venue: str, ends: Mapping[str, int] | None = None) -> None:
-        self._venue = find_venue(venue).name
+        self.venue = find_venue(venue).name
         self._ends = ends or {}
         self._places: Counter[str] = Counter()
         self._ended: dict[str, list[str]] = {}
@@ -87,7 +91,7 @@ class Connections:
         if record.t == DAMAGED:
             self.damaged += 1
             self._spoilt[line] = record
-            self._note(record.data)
+            self.note(record.data)
         elif record.t == "http":
             yield from self._answered(record)
         elif record.t in {"recv", "connect"}:
@@ -95,16 +99,16 @@ class Connections:
                 yield from self._tell_damage(self._spoilt.pop(line), line)
             yield from self._heard(record, line)
         elif record.t not in KINDS:
-            self._note(f"a line of the unknown kind {record.t[:100]!r}")
+            self.note(f"a line of the unknown kind {record.t[:100]!r}")
 
     def _heard(self, record: Recorded, line: str) -> Iterator[AnyEvent]:
         key = _key(line, record)
-        name = f"{self._venue}/{key}"
+        name = f"{self.venue}/{key}"
         feed = self._feeds.get(name)
         if feed is None:
             place = self._places[line]
             self._ended[name] = [one for one in self._feeds if self._ends.get(one, place) < place]
-            feed = self._feeds[name] = make_feed(self._venue, line=name)
+            feed = self._feeds[name] = make_feed(self.venue, line=name)
             yield from self._perform(feed, feed.opened(record.ts_recv))
         elif record.t == "connect":
             yield from self._perform(feed, feed.closed("reconnect", record.ts_recv))
@@ -132,10 +136,11 @@ class Connections:
     def _tell_damage(self, record: Recorded, line: str) -> Iterator[AnyEvent]:
         """A damaged line with frames behind it may have been a frame of any connection of its file."""
         for name, feed in self._feeds.items():
-            if name.startswith(f"{self._venue}/{line}"):
+            if name.startswith(f"{self.venue}/{line}"):
                 yield from self._perform(feed, feed.received(record.frame, self._ts))
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Keep what a person should hear, once."""
         if text not in self.notes and len(self.notes) < NOTES_MAX:
             self.notes.append(text)
 
@@ -168,7 +173,7 @@ class Connections:
         self._unasked_bytes += len(record.data)
         while self._unasked_bytes > UNASKED_BYTES_MAX:
             self._unasked_bytes -= len(self._unasked.pop(0).data)
-            self._note("more REST answers than are kept: the oldest that nobody asked for are left out")
+            self.note("more REST answers than are kept: the oldest that nobody asked for are left out")
 
 
 class Pipeline:
@@ -312,14 +317,18 @@ def _lines(files: list[Path]) -> list[tuple[str, Path]]:
     return [(f"{number}/" if len(files) > 1 else "", path) for number, path in enumerate(files)]
 
 
-def _line(path: Path, name: str) -> Iterator[tuple[Recorded, str]]:
+def _line(path: Path, name: str, connections: Connections) -> Iterator[tuple[Recorded, str]]:
+    behind = behind_ns(path, connections.venue)
+    if behind:
+        connections.note(f"{path}: the recorder's clock was {behind / SECOND_NS:.1f} s behind the venue's, and is set "
+                         "forward by that")  # fmt: skip
     for record in read(path):
-        yield record, name
+        yield (replace(record, ts_recv=record.ts_recv + behind) if behind else record), name
 
 
 def run(files: list[Path], connections: Connections, pipeline: Pipeline) -> Iterator[tuple[str, AnyEvent]]:
     """Yield (topic, event) of recordings through feed and operators; several files are redundant lines, by time."""
-    lines = [_line(path, line) for line, path in _lines(files)]
+    lines = [_line(path, line, connections) for line, path in _lines(files)]
     for record, line in merge(*lines, key=lambda item: item[0].ts_recv):
         for event in connections.play(record, line):
             yield from pipeline.push(event)
