@@ -525,6 +525,7 @@ class BinanceFeed:
                 chained = message.previous is not None
                 expected = last if chained or last is None else last + 1
                 self._lost(call, state, "", expected, message.previous if chained else message.first)
+                books.check(call, state.product, ts, columns)  # it waits now
 
     def _rest_snapshot(self, call: Call, request: Fetch) -> None:
         snapshot = _SNAPSHOT.decode(call.payload)

@@ -353,6 +353,16 @@ def test_unreadable_change_clears_the_symbol_that_it_names() -> None:
     assert kinds(feed.received(b"\x00", T0)) == ["ETH-USDT clear", "ETH-USDT gap", "ETH-USDT resync"]
 
 
+def test_change_that_shows_a_loss_and_cannot_be_waits_for_no_snapshot() -> None:
+    """It would be applied behind the next snapshot; then that one would never have been told."""
+    feed = synced("BTCUSDT")
+    out = feed.received(diff(25, 30, price="-1"), T0)
+    assert kinds(out) == ["BTC-USDT clear", "BTC-USDT gap", "BTC-USDT resync"]
+    assert [o.reason for o in out if isinstance(o, DeadLetter)] == ["not_positive"]
+    (request,) = fetches(out)
+    assert kinds(feed.fetched(request, body(31), T0)) == ["BTC-USDT snapshot", "BTC-USDT resynced"]
+
+
 def test_skipped_trades_are_asked_for_and_close_their_gap() -> None:
     """REST's last trades fill the hole, told as a repair."""
     feed = synced("BTCUSDT")
