@@ -482,8 +482,8 @@ class OkxFeed:
                 sent = _TRADE.decode(raw)
                 trade, stands_for = _read_trade(sent)
                 if self._products.find(call, sent.name) is not None:
-                    batches.setdefault(sent.name, {})[int(trade.trade_id)] = stands_for, trade
                     self._heard(call, sent.ts)
+                    batches.setdefault(sent.name, {})[int(trade.trade_id)] = stands_for, trade
             whole = whole and not reading.failed
         call.payload = payload
         for name, batch in batches.items():

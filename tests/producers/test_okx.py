@@ -322,6 +322,16 @@ def test_trade_that_stands_for_several_leaves_no_hole(feed: OkxFeed) -> None:
     assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
 
 
+def test_trade_of_an_impossible_time_is_not_told_and_asked_for(feed: OkxFeed) -> None:
+    """The dead letter is all that it becomes: its id is a hole, which REST may fill with the right time."""
+    feed.received(trade(1), T0)
+    out = feed.received(trade(2).replace(str(MS).encode(), str(MS * 2).encode()), T0)
+    assert [(o.reason, o.field) for o in out if isinstance(o, DeadLetter)] == [("time_out_of_bounds", "ts_event")]
+    assert not [o for o in out if isinstance(o, Trades)]
+    out = feed.received(trade(3), T0)
+    assert [o.purpose for o in out if isinstance(o, Fetch)] == ["trades"]
+
+
 def test_second_channel_of_the_same_book_is_left_alone(feed: OkxFeed) -> None:
     """books5 and books-l2-tbt beside books tell nothing new; bbo-tbt is a quote."""
     other = book("snapshot", 12, -1, bids=[("9", "5")], asks=[("11", "1")]).replace(b'"books"', b'"books5"')
