@@ -218,20 +218,23 @@ class GeminiFeed:
 
     def _other(self, call: Call, sent: _Kind) -> None:
         if sent.type == "heartbeat":
-            self.counts["heartbeats"] += 1
-            self.ts_venue = call.venue_time(ms_ns(sent.timestamp, "timestamp"), "timestamp")
-            vouched = self.ts_venue - VOUCH_NS
-            for product in self._products:
-                if product.ts_trade is not None and not self._ledger.is_pending(product, _TRADES):
-                    trades.heartbeat(call, product, vouched)
-                if product.book_valid:
-                    books.heartbeat(call, product, vouched)
+            with call.refusing("bad_frame"):  # it may be wrong itself, but changes no book
+                self._heartbeat(call, ms_ns(sent.timestamp, "timestamp"))
         elif sent.result == "error":
             call.dead("venue_error", sent.reason, field="reason", value=sent.reason[:200])
         elif sent.type or sent.result:
             self.counts["ignored"] += 1
         else:
             raise BadEvent("unknown_frame", "type", call.payload[:100].decode(errors="replace"))
+
+    def _heartbeat(self, call: Call, ts: int) -> None:
+        self.counts["heartbeats"] += 1
+        self.ts_venue = call.venue_time(ts, "timestamp")
+        for product in self._products:
+            if product.ts_trade is not None and not self._ledger.is_pending(product, _TRADES):
+                trades.heartbeat(call, product, ts - VOUCH_NS)
+            if product.book_valid:
+                books.heartbeat(call, product, ts - VOUCH_NS)
 
     def _unreadable(self, call: Call) -> None:
         """A frame that cannot be read may have been a change or trade of the symbol that it names, or of any."""
@@ -348,7 +351,7 @@ def _fetch_details(name: str) -> Fetch:
 
 
 def _number_of(trade: Trade) -> int:
-    return int(trade.trade_id)
+    return int(trade.trade_id.partition(":")[0])
 
 
 def _fetch_trades(product: Product) -> Fetch:

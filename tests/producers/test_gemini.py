@@ -229,6 +229,10 @@ def test_trades_without_an_id_of_their_own_are_told_apart_by_their_event(feed: G
     told = [one.trade_id for event in out if isinstance(event, Trades) for one in event.trades]
     assert told == ["7:1:2", "7:1.1:2"]
     assert [event.field for event in out if isinstance(event, DeadLetter)] == ["tid"]
+    whole = json.loads(book(*WHOLE, trades=[]))
+    whole["trades"] = [fill | {"event_id": event, "price": "3"} for event, fill in ((10, fills[0]), (9, fills[1]))]
+    out = feed.received(json.dumps(whole).encode(), T0)
+    assert [one.trade_id for event in out if isinstance(event, Trades) for one in event.trades] == ["9:3:2", "10:3:2"]
 
 
 def test_unreadable_trade_is_asked_for(feed: GeminiFeed) -> None:
@@ -249,6 +253,13 @@ def test_heartbeat_vouches_for_no_trades_while_some_may_be_missing(feed: GeminiF
     feed.opened(T0)
     out = feed.received(json.dumps({"type": "heartbeat", "timestamp": MS + 5_000}).encode(), T0)
     assert not [o for o in out if isinstance(o, Trades)]
+
+
+def test_heartbeat_of_an_impossible_time_vouches_for_nothing_and_costs_no_book(feed: GeminiFeed) -> None:
+    """It is a dead letter; whatever its time should have been, it changed nothing."""
+    out = feed.received(b'{"type":"heartbeat","timestamp":5}', T0)
+    assert [(o.reason, o.field) for o in out if isinstance(o, DeadLetter)] == [("time_out_of_bounds", "timestamp")]
+    assert len(out) == 1
 
 
 def test_heartbeats_vouch_and_silence_is_left(feed: GeminiFeed) -> None:
