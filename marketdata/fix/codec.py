@@ -141,7 +141,7 @@ def _with_data(body: str) -> Fields:
         length_tag, length = fields[-1] if fields else (0, "")
         if length_tag in DATA:
             begin = place + len(f"{DATA[length_tag]}=")
-            end = begin + (int(length) if length.isascii() and length.isdigit() else len(body))
+            end = begin + (int(length) if length.isascii() and length.isdigit() and len(length) < 10 else len(body))
             if body[place:begin] != f"{DATA[length_tag]}=" or body[end : end + 1] != SOH:
                 raise Garbled("bad_data_field")
             fields.append((DATA[length_tag], body[begin:end]))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketdata.errors import BadEvent
-from marketdata.fix.codec import DATA, SOH, Fields, Garbled, decode, encode, utc, utc_ns
+from marketdata.fix.codec import DATA, SOH, Fields, Garbled, decode, encode, framed, utc, utc_ns
 from marketdata.fix.split import FRAME_BYTES_MAX, FixSplitter
 
 QUICK = settings(max_examples=25, deadline=None)
@@ -65,6 +65,14 @@ def test_a_byte_that_changed_is_noticed(fields: Fields, data: st.DataObject) -> 
 def test_any_bytes_are_garbled_and_nothing_worse(frame: bytes) -> None:
     """Bytes from elsewhere raise nothing but Garbled."""
     with pytest.raises(Garbled):
+        decode(frame)
+
+
+@pytest.mark.parametrize("length", ["x", "3", "9" * 5_000])
+def test_a_data_field_that_is_not_as_long_as_it_says_is_garbled(length: str) -> None:
+    """However many digits its length has."""
+    frame = framed("FIX.4.4", f"35=B{SOH}95={length}{SOH}96=ab{SOH}".encode())
+    with pytest.raises(Garbled, match="bad_data_field"):
         decode(frame)
 
 
