@@ -322,6 +322,9 @@ class BybitFeed:
         head = _HEAD.search(call.payload[:200])
         if head is None:
             self._missed(call, [product for product in self._products if product.book_seen], "bad_frame")
+            for product in self._products:
+                if product.ts_trade is not None:
+                    self._trades_missed(call, product)
             return
         product = self._products.get(head.group(2).decode())
         if product is None:
@@ -330,9 +333,7 @@ class BybitFeed:
             if product.book_seen:
                 self._missed(call, (product,), "bad_frame")
         elif head.group(1) == b"publicTrade":
-            self.counts["gaps"] += 1
-            self._ledger.lose(call, product, GAP, {_TRADES}, detail="bad_frame", channel=_TRADES)
-            self._ask_trades(call, product)
+            self._trades_missed(call, product)
 
     # --- What is lost, and how it is asked for ---
 
@@ -357,6 +358,12 @@ class BybitFeed:
             self._forget(product)
             self._ledger.lose(call, product, GAP, {_BOOK}, detail=detail, channel=_BOOK, **fields)
         self._repairs.lost(call, [product.name for product in products], (_BOOK,), detail)
+
+    def _trades_missed(self, call: Call, product: Product) -> None:
+        """No id would show it: REST's recent trades must tell."""
+        self.counts["gaps"] += 1
+        self._ledger.lose(call, product, GAP, {_TRADES}, detail="bad_frame", channel=_TRADES)
+        self._ask_trades(call, product)
 
     def _again(self, _: Call, __: str, names: Collection[str]) -> list[Output]:
         """Return what brings new snapshots of the depth that speaks for each book."""

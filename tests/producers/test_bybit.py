@@ -245,6 +245,16 @@ def test_unreadable_change_is_a_loss_of_that_book(feed: BybitFeed) -> None:
     assert [o.purpose for o in out if isinstance(o, Fetch)] == ["trades"]
 
 
+def test_frame_that_names_nothing_may_have_been_trades(feed: BybitFeed) -> None:
+    """Their ids would not show it: the recent ones are asked for, and close the gap behind the next book."""
+    feed.received(trade("a-1"), T0)
+    (request,) = [o for o in feed.received(b"no frame", T0) if isinstance(o, Fetch)]
+    feed.received(book("snapshot", 50, bids=[("9", "1")]), T0)
+    out = feed.fetched(request, listed("a-2", "a-1"), T0)
+    assert [t.trade_id for e in out if isinstance(e, Trades) for t in e.trades] == ["a-2"]
+    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
+
+
 def test_snapshot_of_a_ticker_forgets_what_was_before(feed: BybitFeed) -> None:
     """A change keeps the other fields; a snapshot has all that there are."""
 
