@@ -5,7 +5,8 @@ from __future__ import annotations
 import faulthandler
 import os
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from psycopg import sql
 from infra.local.folders import HOME
 from infra.local.shared import shared_infrastructure
 from infra.local.table import Endpoints
+from tests.waiting import wait_for
 
 # The machine is shared: how long one example takes says nothing about the code.
 settings.register_profile("tickstream", deadline=None)
@@ -96,3 +98,9 @@ def database_schema(endpoints: Endpoints) -> Iterator[str]:
     # With a limit: what a failed test left running may hold a table for ever.
     with psycopg.connect(endpoints.database_url, autocommit=True, options="-c lock_timeout=30s") as owner:
         owner.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))
+
+
+@pytest.fixture(name="wait_for")
+def wait_for_() -> Callable[..., Any]:
+    """The function `wait_for`."""
+    return wait_for

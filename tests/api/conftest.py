@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -26,6 +25,7 @@ from confluent_kafka.admin import AdminClient
 from psycopg import sql
 from websockets.asyncio.client import ClientConnection, connect
 
+from infra.local.settings import free_port
 from infra.local.table import Endpoints
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent
@@ -36,24 +36,9 @@ from runtime.kafka import producer_config
 from runtime.registry import Registry
 from runtime.settings import CommonSettings
 from sink import migrations
+from tests.waiting import WAIT_S, wait_for
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 90.0
-
-
-def wait_for(what: str, look: Callable[[], Any], limit_s: float = WAIT_S) -> Any:
-    """Return what `look` finds, asking until it finds something; fails with `what` after the limit."""
-    deadline = time.monotonic() + limit_s
-    last: BaseException | None = None
-    while time.monotonic() < deadline:
-        try:
-            found = look()
-        except httpx.HTTPError as error:
-            last, found = error, None
-        if found:
-            return found
-        threading.Event().wait(0.02)
-    raise AssertionError(f"waited {limit_s:.0f} s in vain for: {what} (last: {last!r})")
 
 
 class Stage:
@@ -75,9 +60,7 @@ class Stage:
         )
         self.log = folder / "api.log"
         self.process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.positions: dict[str, Position] = {}
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
 
@@ -186,9 +169,7 @@ class Gate:
         self._target = (str(parts["host"]), int(str(parts["port"])))
         self._sockets: list[socket.socket] = []
         self._listener: socket.socket | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port: int = probe.getsockname()[1]
+        self._port = free_port()
         self.url = psycopg.conninfo.make_conninfo(url, host="127.0.0.1", port=self._port)
         self.open()
 
@@ -337,12 +318,6 @@ def gate(endpoints: Endpoints) -> Iterator[Gate]:
     one = Gate(endpoints.api_database_url)
     yield one
     one.close()
-
-
-@pytest.fixture(name="wait_for")
-def wait_for_() -> Callable[..., Any]:
-    """The function `wait_for`, which test modules cannot import from here."""
-    return wait_for
 
 
 @pytest.fixture(name="open_socket")

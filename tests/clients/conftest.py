@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psycopg
@@ -21,6 +17,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
+from infra.local.settings import free_port
 from infra.local.table import Endpoints
 from marketdata.events import EVENTS, AnyEvent
 from marketdata.topics import Topic
@@ -29,30 +26,9 @@ from runtime.kafka import producer_config
 from runtime.registry import Registry
 from runtime.settings import CommonSettings
 from sink import migrations
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 60.0
-
-
-def wait_for(what: str, look: Callable[[], Any]) -> Any:
-    """Return what `look` finds, asking until it finds something; fails with `what` after the limit."""
-    deadline = time.monotonic() + WAIT_S
-    last: BaseException | None = None
-    while time.monotonic() < deadline:
-        try:
-            found = look()
-        except (httpx.HTTPError, psycopg.Error) as error:
-            last, found = error, None
-        if found:
-            return found
-        threading.Event().wait(0.05)
-    raise AssertionError(f"waited {WAIT_S:.0f} s in vain for: {what} (last: {last!r})")
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Platform:
@@ -63,7 +39,7 @@ class Platform:
         self._prefix = prefix
         self._schema = schema
         self._database_url = endpoints.database_url
-        self._ports = {"api": _free_port(), "sink": _free_port()}
+        self._ports = {"api": free_port(), "sink": free_port()}
         self._env = os.environ | {
             "TICKSTREAM_KAFKA_BROKERS": endpoints.kafka_brokers,
             "TICKSTREAM_REGISTRY_URL": endpoints.registry_url,

@@ -4,53 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from infra.local.settings import free_port
 from marketdata.events import EVENTS
 from marketdata.topics import TOPICS, Topic
 from runtime.admin import TopicAdmin
 from runtime.registry import Registry
 from runtime.settings import CommonSettings
 from sink import migrations
+from tests.waiting import WAIT_S, wait_for
 from tickstream.reader import Reader
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 90.0
-
-Found = TypeVar("Found")
-
-
-def wait_for(what: str, look: Callable[[], Found | None], limit_s: float = WAIT_S) -> Found:
-    """Return what `look` finds, asking until it finds something; fails with `what` after the limit."""
-    deadline = time.monotonic() + limit_s
-    last: BaseException | None = None
-    while time.monotonic() < deadline:
-        try:
-            found = look()
-        except (httpx.HTTPError, psycopg.Error, AssertionError, KeyError) as error:
-            last, found = error, None
-        if found:
-            return found
-        time.sleep(0.1)  # the pause between two looks, not a guess at how long it takes
-    raise AssertionError(f"waited {limit_s:.0f} s in vain for: {what} (last: {last!r})")
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Services:
@@ -192,12 +167,6 @@ class Services:
             f"== {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-15:])
             for path in sorted(self.folder.glob("*.log"))
         )
-
-
-@pytest.fixture(name="wait_for")
-def wait_for_() -> Callable[..., Any]:
-    """The function `wait_for`, which test modules cannot import from here."""
-    return wait_for
 
 
 @pytest.fixture(scope="session")

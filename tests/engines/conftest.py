@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from infra.local import settings
 from infra.local.table import Endpoints
 from marketdata import topics
 from marketdata.codec import Codec
@@ -296,19 +296,13 @@ def metrics() -> Callable[[int], str]:
     return lambda port: httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, verify=False, trust_env=False).text
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def free_port() -> int:
     """A port that nothing listens on."""
-    return _free_port()
+    return settings.free_port()
 
 
 @pytest.fixture
 def free_ports() -> tuple[int, int]:
     """Two of them."""
-    return _free_port(), _free_port()
+    return settings.free_port(), settings.free_port()

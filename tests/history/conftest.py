@@ -9,11 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 import uvicorn
@@ -30,26 +29,10 @@ from runtime.kafka import producer_config
 from runtime.registry import Registry
 from runtime.settings import CommonSettings
 from sink import migrations
+from tests.waiting import WAIT_S
 
 ROOT = Path(__file__).parents[2]
-# Long, for a machine that has much else to do; a test ends as soon as it has seen what it waits for.
-WAIT_S = 120.0
 DAY_NS = 1440 * MINUTE_NS
-
-
-def wait_for(what: str, look: Callable[[], Any], limit_s: float = WAIT_S) -> Any:
-    """Return what `look` finds, asking until it finds something; fails with `what` after the limit."""
-    deadline = time.monotonic() + limit_s
-    last: BaseException | None = None
-    while time.monotonic() < deadline:
-        try:
-            found = look()
-        except (httpx.HTTPError, psycopg.Error) as error:
-            last, found = error, None
-        if found:
-            return found
-        threading.Event().wait(0.05)
-    raise AssertionError(f"waited {limit_s:.0f} s in vain for: {what} (last: {last!r})")
 
 
 class Venue:
@@ -177,9 +160,3 @@ def road(
         for path in sorted(tmp_path.glob("*.log")):
             lines = path.read_text(errors="replace").splitlines()
             sys.stderr.write("\n".join([f"== {path.name}", *lines[-25:], ""]))
-
-
-@pytest.fixture(name="wait_for")
-def wait_for_() -> Callable[..., Any]:
-    """The function `wait_for`, which test modules cannot import from here."""
-    return wait_for

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import psycopg
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from infra.local.settings import free_port
 from infra.local.table import Endpoints
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent, DeadLetter, Trade, Trades
@@ -29,25 +29,10 @@ from runtime.registry import Registry
 from runtime.settings import CommonSettings
 from sink import migrations
 from sink.service import GROUP, TOPICS
+from tests.waiting import WAIT_S, wait_for
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 60.0
 TS = 1_786_309_548_228_568_123  # 2026-08-09T21:05:48.228568123Z
-
-
-def wait_for(what: str, look: Callable[[], Any], limit_s: float = WAIT_S) -> Any:
-    """Return what `look` finds, asking until it finds something; fails with `what` after the limit."""
-    deadline = time.monotonic() + limit_s
-    last: BaseException | None = None
-    while time.monotonic() < deadline:
-        try:
-            found = look()
-        except (httpx.HTTPError, psycopg.Error) as error:
-            last, found = error, None
-        if found:
-            return found
-        threading.Event().wait(0.05)
-    raise AssertionError(f"waited {limit_s:.0f} s in vain for: {what} (last: {last!r})")
 
 
 def trades(number: int, count: int = 1, symbol: str = "BTC-USD", **changes: Any) -> Trades:
@@ -83,9 +68,7 @@ class Gate:
         self._threads: list[threading.Thread] = []
         self._frozen = threading.Event()
         self.cut_commit: str | None = None  # "before" or "after" it reached the server; once
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.open()
 
     def open(self) -> None:
@@ -187,9 +170,7 @@ class Road:
 
     def start(self, name: str = "sink", **env: str) -> None:
         """Start a sink process with small windows, so that a test sees many transactions."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.ports[name] = probe.getsockname()[1]
+        self.ports[name] = free_port()
         variables = (
             os.environ
             | self.endpoints.environment()
@@ -348,9 +329,3 @@ def gate(endpoints: Endpoints) -> Iterator[tuple[Gate, str]]:
 def trades_() -> Callable[..., Trades]:
     """The function `trades`, which test modules cannot import from here."""
     return trades
-
-
-@pytest.fixture(name="wait_for")
-def wait_for_() -> Callable[..., Any]:
-    """The function `wait_for`, likewise."""
-    return wait_for
