@@ -29,14 +29,20 @@ class TradeIds:
             last = self.last
             if last is None or number > last:
                 if last is not None and number > last + 1:
-                    self.holes.append((last + 1, number - 1))
+                    self.skip_to(number - 1)
                 self.last = number
             elif not self._fill(number):
                 continue
             fresh.append((number, trade))
-        while len(self.holes) > HOLES_MAX:
-            self.holes[:2] = [(self.holes[0][0], self.holes[1][1])]
+        self._bound()  # to fill a hole may have made two of it
         return fresh
+
+    def skip_to(self, number: int) -> None:
+        """Note that the numbers after the last, up to this one, were trades that did not come."""
+        if self.last is not None:
+            self.holes.append((self.last + 1, number))
+        self.last = number
+        self._bound()
 
     def rule_out(self, first: int, final: int) -> None:
         """Forget the holes in [first, final]: the venue listed all of its trades there, so these ids never were any."""
@@ -54,6 +60,11 @@ class TradeIds:
             if trade.ts_event > ts_last:
                 self._old.append((number, trade))
         return self._old if len(self._old) >= OLD_RUN_MAX else []
+
+    def _bound(self) -> None:
+        """Take the first holes for one where there are too many."""
+        while len(self.holes) > HOLES_MAX:
+            self.holes[:2] = [(self.holes[0][0], self.holes[1][1])]
 
     def _fill(self, number: int) -> bool:
         """Take an id out of the holes; False when it is in none, which makes it one that was sent before."""

@@ -733,8 +733,7 @@ class CoinbaseExchangeFeed:
         if ids.last is None:
             return
         if ids.last < claimed:
-            ids.holes.append((ids.last + 1, claimed))
-            ids.last = claimed
+            ids.skip_to(claimed)
             self.counts["gaps"] += 1
             if not self._ledger.is_pending(product, _TRADES):
                 self._ledger.note_holes(call, product)

@@ -23,6 +23,19 @@ def test_many_holes_become_one_and_none_is_forgotten() -> None:
     assert not ids.unsent([trade(1)])
 
 
+def test_numbers_that_are_known_from_elsewhere_cost_no_memory_either() -> None:
+    """A heartbeat names the last trade each second, whether any trade comes or not."""
+    ids = TradeIds()
+    ids.unsent([trade(1)])
+    for number in range(3, 4 * HOLES_MAX):
+        ids.skip_to(number)
+    assert len(ids.holes) == HOLES_MAX
+    assert (ids.holes[0][0], ids.holes[-1]) == (2, (4 * HOLES_MAX - 1, 4 * HOLES_MAX - 1))
+    for number in range(3, 3 * HOLES_MAX, 2):
+        assert ids.unsent([trade(number)])  # each makes two holes of one
+        assert len(ids.holes) <= HOLES_MAX
+
+
 def test_ids_without_an_order_are_remembered_up_to_a_limit() -> None:
     """The oldest are forgotten first, and are new again then."""
     recent = Recent()
