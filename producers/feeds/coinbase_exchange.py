@@ -304,9 +304,9 @@ class CoinbaseExchangeFeed:
     """One line of Coinbase Exchange. `products` None accepts every product that is seen, and subscribes none.
 
     `depth` is the channel to subscribe for books, unless the signer `token` names it; what comes is read whichever it
-    is. `counts` counts what happened
-    since the feed was made: frames, snapshots, book_updates, trades, quotes, heartbeats, gaps, resyncs, duplicates,
-    deltas_before_snapshot, snapshots_too_old, unknown_makers, unknown_orders, subscriptions, ignored, dead_letters.
+    is. `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, quotes,
+    heartbeats, gaps, resyncs, duplicates, deltas_before_snapshot, snapshots_too_old, unknown_makers, unknown_orders,
+    subscriptions, ignored, dead_letters.
     """
 
     venue = "coinbase_exchange"
@@ -500,24 +500,19 @@ class CoinbaseExchangeFeed:
     # --- Books from levels ---
 
     def _take(self, call: Call, message: Any) -> None:
-        """Take a message; a level in it that no book may have loses the book."""
+        """Take a message; what it says of a book and cannot be loses the book."""
         try:
             self._takers[type(message)](self, call, message)
         except BadEvent as error:
             call.dead_value(error)
-            self._missed(call, getattr(message, "product_id", ""))
+            self._missed(call, getattr(message, "product_id", ""), is_match=type(message) is _Match)
 
     def _snapshot(self, call: Call, message: _Snapshot) -> None:
-        try:
-            found = self._find(call, message.product_id)
-            if found is None:
-                return
-            columns = _columns(message.bids, message.asks)
-            ts_event = self._heard(call, message.time)
-        except BadEvent as error:
-            call.dead_value(error)
-            self._missed(call, message.product_id)
+        found = self._find(call, message.product_id)
+        if found is None:
             return
+        columns = _columns(message.bids, message.asks)
+        ts_event = self._heard(call, message.time)
         product, state = found
         if state.orders.at is not None:
             self.counts["ignored"] += 1
@@ -531,18 +526,13 @@ class CoinbaseExchangeFeed:
         self._ledger.account(call, product, _BOOK, ts_event)
 
     def _l2_update(self, call: Call, message: _L2Update) -> None:
-        try:
-            found = self._find(call, message.product_id)
-            if found is None:
-                return
-            changes = message.changes
-            columns = _columns([change for change in changes if change.side == "buy"],
-                               [change for change in changes if change.side == "sell"])  # fmt: skip
-            ts_event = self._heard(call, message.time)
-        except BadEvent as error:
-            call.dead_value(error)
-            self._missed(call, message.product_id)
+        found = self._find(call, message.product_id)
+        if found is None:
             return
+        changes = message.changes
+        columns = _columns([change for change in changes if change.side == "buy"],
+                           [change for change in changes if change.side == "sell"])  # fmt: skip
+        ts_event = self._heard(call, message.time)
         product, state = found
         if state.kind == "orders":
             self.counts["ignored"] += 1
@@ -562,16 +552,11 @@ class CoinbaseExchangeFeed:
 
     def _order_message(self, call: Call, message: _OrderMessage) -> None:
         """Take a message of one order; a match is a trade besides."""
-        try:
-            found = self._find(call, message.product_id)
-            if found is None:
-                return
-            act = _act(message, self._heard(call, message.time))
-            trade = _read_trade(message) if type(message) is _Match else None
-        except BadEvent as error:
-            call.dead_value(error)
-            self._missed(call, message.product_id, is_match=type(message) is _Match)
+        found = self._find(call, message.product_id)
+        if found is None:
             return
+        act = _act(message, self._heard(call, message.time))
+        trade = _read_trade(message) if type(message) is _Match else None
         product, state = found
         call.sequence = message.sequence
         if trade is None and state.kind != "levels" and message.sequence is not None:
