@@ -60,12 +60,15 @@ _DEPTH = "orderbook.200"
 
 QUOTES = ("USDT", "USDC", "USDE", "USD1", "USDQ", "USDR", "RLUSD", "XUSD", "USD", "EUR", "GBP", "BRL", "TRY", "PLN",
           "BTC", "ETH", "SOL", "MNT", "DAI", "BIT", "AED", "ARS", "KZT", "UAH", "JPY")  # fmt: skip
-_TRADE_ID = re.compile(rb'"i":"([^"]+)"')
+_TRADE_ID = re.compile(rb'"i":\s*"([^"]+)"')
 _SPLIT = re.compile(rf"([A-Z0-9]+?)({'|'.join(sorted(QUOTES, key=len, reverse=True))})")
 _DATED = re.compile(rf"([A-Z0-9]+?)({'|'.join(sorted(QUOTES, key=len, reverse=True))})?(?:-(\w+)|([FGHJKMNQUVXZ]\d\d))")
 _OPTION = re.compile(r"([A-Z0-9]+)-\d{1,2}[A-Z]{3}\d\d-[0-9.]+-[CP](?:-([A-Z]+))?")
 _NAME = re.compile(r"[A-Z0-9][A-Za-z0-9.-]{1,39}", re.ASCII)
-_HEAD = re.compile(rb'"topic":"(\w+)(?:\.[A-Za-z0-9]+)?\.([A-Za-z0-9-]+)"')
+_HEAD = re.compile(rb'"topic":\s*"(\w+)(?:\.[A-Za-z0-9]+)?\.([A-Za-z0-9-]+)"')
+_SAYS_SNAPSHOT = re.compile(rb'"type":\s*"snapshot"')
+_SAYS_SUBSCRIBED = re.compile(rb'"op":\s*"subscribe"')
+_SAYS_SPOT = re.compile(rb'"ret_msg":\s*"subscribe"')
 
 _STATES = {
     "Trading": "online",
@@ -221,7 +224,7 @@ class BybitFeed:
             if b'"topic":"orderbook' in frame[:100]:
                 self._book(call, _BOOK_FRAME.decode(frame))
             else:
-                self._general(call, _FRAME.decode(frame))
+                self._general(call, _FRAME.decode(frame))  # finds books as well, where somebody spaced the JSON
         except REFUSED as error:
             call.dead_frame(error)
             self._unreadable(call)
@@ -304,6 +307,8 @@ class BybitFeed:
         elif topic == "tickers":
             self._heard(call, frame.ts)
             self._ticker(call, name, frame)
+        elif topic.startswith(_BOOK):
+            self._book(call, _BOOK_FRAME.decode(call.payload))
         elif frame.topic:
             self.counts["ignored"] += 1
         elif frame.op in {"ping", "pong"}:
@@ -322,9 +327,9 @@ class BybitFeed:
         head = _HEAD.search(call.payload[:200])
         if head is None:
             self._missed(call, [product for product in self._products if product.book_seen], "bad_frame")
-            for product in self._products:
-                if product.ts_trade is not None:
-                    self._trades_missed(call, product)
+            for each in self._products:
+                if each.ts_trade is not None:
+                    self._trades_missed(call, each)
             return
         product = self._products.get(head.group(2).decode())
         if product is None:
@@ -564,20 +569,20 @@ class MixedFeed:
 
     def _market(self, frame: bytes) -> bool | None:
         """Return whether a frame is of the spot market, None where it does not tell."""
-        at = frame.find(b'"topic":"', 0, _HEAD_BYTES)
-        kind = frame[at + 9 : at + 14] if at >= 0 else b""
-        if kind == b"order":
+        head = _HEAD.search(frame, 0, _HEAD_BYTES)
+        kind = b"" if head is None else head[1]
+        if kind == b"orderbook":
             if len(self._signs) == 1:
                 return next(iter(self._signs))
             return -1 < frame.find(b'"ts"', 0, _HEAD_BYTES) < frame.find(b'"type"', 0, _HEAD_BYTES)
         sign = None
-        if kind == b"ticke":
-            sign = b'"markPrice"' not in frame and b'"type":"snapshot"' in frame[:_HEAD_BYTES]
-        elif kind == b"publi":
+        if kind == b"tickers":
+            sign = b'"markPrice"' not in frame and _SAYS_SNAPSHOT.search(frame, 0, _HEAD_BYTES) is not None
+        elif kind == b"publicTrade":
             found = _TRADE_ID.search(frame)
             sign = None if found is None else found[1].isdigit()
-        elif not kind and b'"op":"subscribe"' in frame:
-            sign = b'"ret_msg":"subscribe"' in frame
+        elif not kind and _SAYS_SUBSCRIBED.search(frame):
+            sign = _SAYS_SPOT.search(frame) is not None
         if sign is not None:
             self._signs.add(sign)
         return sign

@@ -222,7 +222,7 @@ _REST_PRODUCT = msgspec.json.Decoder(RestProduct)
 _NAMED = msgspec.json.Decoder(_Named)
 
 _BOOK_PREFIX = b'{"channel":"l2_data"'
-_EVENT_TIME = b'"event_time":"'
+_EVENT_TIME = re.compile(rb'"event_time":\s*"([^"]*)')
 
 
 class CoinbaseFeed:
@@ -572,11 +572,8 @@ def _columns(levels: list[_Level]) -> Columns:
 
 def _book_time(data: bytes, default: int) -> int:
     """Return when an event's changes were made: all of one event share one time on the recording."""
-    at = data.find(_EVENT_TIME)
-    if at < 0:
-        return default
-    start = at + len(_EVENT_TIME)
-    return iso_ns(data[start : data.find(b'"', start)].decode("ascii", "replace"), "event_time")
+    found = _EVENT_TIME.search(data)
+    return default if found is None else iso_ns(found[1].decode("ascii", "replace"), "event_time")
 
 
 def read_trade(raw: msgspec.Raw) -> tuple[str, Trade]:

@@ -378,6 +378,23 @@ def test_same_bytes_give_the_same_events(case: Case) -> None:
     assert runs[0] == runs[1]
 
 
+_SPACED = re.compile(r'("(?:[^"\\]|\\.)*")|([,:])')
+
+
+@EACH
+def test_spaces_within_a_frame_mean_nothing(case: Case) -> None:
+    """Recorders that read and write JSON put them in; what it says is the same."""
+    said = []
+    for space in ("", " "):
+        player = Player(case)
+        player.open(recorded(case)[0].ts_recv)
+        for line in recorded(case)[:60]:
+            spaced = _SPACED.sub(lambda found, space=space: found[1] or found[2] + space, line.data)  # type: ignore[misc]
+            player.play(Recorded(line.t, line.ts_recv, line.conn, spaced))
+        said.append(player.out)
+    assert said[0] == said[1]
+
+
 @EACH
 def test_products_that_are_named_are_read_as_all_are(case: Case) -> None:
     """Named as the settings give them; the usual ones are names that the venue has."""
