@@ -304,9 +304,13 @@ def _key(line: str, record: Recorded) -> str:
 
 
 def survey(files: list[Path], venue: str) -> dict[str, int]:
-    """Return for each connection of recordings at which line of its file it was heard last, by reading them once."""
+    """Return for each connection of recordings at which line of its file it was heard last, by reading them once.
+
+    Raises SettingsError, before it reads, when there is no such venue.
+    """
+    name = find_venue(venue).name
     return {
-        f"{venue}/{_key(line, record)}": place
+        f"{name}/{_key(line, record)}": place
         for line, path in _lines(files)
         for place, record in enumerate(read(path), start=1)
         if record.t == "recv"

@@ -100,6 +100,12 @@ def test_an_empty_file_is_summed_up_and_said_to_be_empty(tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["frames"] == 0
     assert "no frame" in result.stderr
+
+
+def test_a_venue_that_there_is_not_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    """A large recording takes a while, and this one cannot be read at all."""
+    path = tmp_path / "recording.jsonl"
+    path.write_text("no recording")
     assert isinstance(RUN.invoke(app, ["pipe", "--venue", "nowhere", str(path)]).exception, SettingsError)
 
 
