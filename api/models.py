@@ -180,7 +180,8 @@ class GapData(_Model):
         str | None,
         Field(
             description="resync (the feed's own, by a snapshot or late trades), restarted or succeeded (by the first "
-            "whole book of the next process or line), rest_trades, rest_candles or late_data (found by a scan).",
+            "whole book of the next process or line), rest_trades, rest_candles or late_data (found by a scan), "
+            "passed_over (a time without data so long that it gets no candles).",
             examples=["resync"],
         ),
     ]

@@ -72,6 +72,9 @@ REMEMBERED_MAX = 20_000
 # Those whose feeds tell corrections and cancels. Another one's trades are remembered from its first amendment on.
 AMENDING = frozenset({"alpaca", "fix"})
 
+# What ended the gap of a jump: nothing repairs it here, and nothing waits for it.
+PASSED_OVER = "passed_over"
+
 # Validated numbers have at most 70 digits, so sums of products have at most 140 and those of their count.
 _EXACT = Context(prec=200)
 _ZERO = Decimal(0)
@@ -771,4 +774,4 @@ def _jump(event: Trades, start: int, end: int) -> list[FeedStatus]:
         ts_from=start,
         ts_to=end,
     )
-    return [opened, msgspec.structs.replace(opened, kind="resynced", detail="time went on")]
+    return [opened, msgspec.structs.replace(opened, kind="resynced", reason=PASSED_OVER, detail="time went on")]

@@ -376,7 +376,7 @@ def test_a_jump_over_months_makes_few_markers_and_one_gap_on_the_ledger(run: Run
     assert [c.trades for c in candles(published, "1m", "final")][:1] == [1]
     assert all(not candle.valid for candle in finals)
     ledger = [event for event in published[2] if isinstance(event, FeedStatus)]
-    assert [status.kind for status in ledger] == ["gap", "resynced"]
+    assert [(status.kind, status.reason) for status in ledger] == [("gap", "gap"), ("resynced", "passed_over")]
     assert len({status.gap_id for status in ledger}) == 1
 
 
