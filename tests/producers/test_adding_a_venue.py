@@ -49,6 +49,16 @@ def feed(venue: Venue) -> LiveFeed:
     return made
 
 
+def test_the_guide_says_of_every_test_what_makes_it_fail() -> None:
+    """A contributor finds the name that failed in its table."""
+    suite = (GUIDE.parents[1] / "tests" / "producers" / "test_conformance.py").read_text()
+    tests = re.findall(r"^def test_(\w+)\(", suite, re.MULTILINE)
+    told = re.findall(r"^\| (`.*`) \|", GUIDE.read_text(), re.MULTILINE)
+    named = [name for row in told for name in re.findall(r"`(\w+)…?`", row)]
+    assert len(tests) > 10
+    assert [test for test in tests if not any(test.startswith(name) for name in named)] == []
+
+
 def frames() -> list[bytes]:
     """Return the frames of the guide."""
     (shown,) = blocks("json")
