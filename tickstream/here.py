@@ -28,4 +28,6 @@ def _addresses(cls: type[Settings]) -> dict[str, str]:
     given = {name.removeprefix(PREFIX).lower() for name in os.environ if name.startswith(PREFIX)}
     if _DATABASE in given:  # another database than ours, whatever the role
         given |= {name for name in known.endpoints if name.endswith(_DATABASE)}
+    if "history_url" in given:  # nor is it said here whose history another address serves
+        given.add("history_venue")
     return {name: known.endpoints[name] for name in cls.model_fields if name in known.endpoints and name not in given}

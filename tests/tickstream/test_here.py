@@ -60,8 +60,13 @@ def test_a_stack_that_runs_no_more_is_left_alone(folders: Folders) -> None:
     assert addresses() == before
 
 
-def test_the_past_of_simulated_prices_is_never_asked_of_the_real_venue(folders: Folders) -> None:
-    """The simulated exchange tells it; other venues' history is their own, and a recording has none."""
+def test_the_past_of_simulated_prices_is_never_asked_of_the_real_venue(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The simulated exchange tells it; other venues' history is their own, and a recording has none.
+
+    An address that is given serves any venue.
+    """
 
     def at(source: str) -> HistorySettings:
         where = WHERE | source_addresses(StackSettings.model_validate({"source": source}), Ports())
@@ -74,3 +79,6 @@ def test_the_past_of_simulated_prices_is_never_asked_of_the_real_venue(folders: 
     assert find_history(at("replay"), "kraken").history.rest_url == "https://api.kraken.com"
     with pytest.raises(SettingsError, match="coinbase here are not live"):
         find_history(at("replay"), "coinbase")
+    monkeypatch.setenv("TICKSTREAM_HISTORY_URL", "http://elsewhere")
+    for venue in ("coinbase", "kraken"):
+        assert find_history(at("sim"), venue).history.rest_url == "http://elsewhere"
