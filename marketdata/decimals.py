@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from decimal import Decimal
+from decimal import Context, Decimal
 
 from marketdata.errors import BadEvent
 
@@ -13,6 +13,9 @@ LENGTH_MAX = 64
 # Beyond any market; limits so that exact sums have a known size.
 WHOLE_DIGITS_MAX = 30
 FRACTION_DIGITS_MAX = 40
+
+# So numbers have at most 70 digits, products of two 140, and sums of many products few more: none is rounded.
+EXACT = Context(prec=200)
 
 _DECIMAL = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 

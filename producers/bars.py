@@ -7,17 +7,15 @@ order is time, then trade id where ids are numbers, then arrival.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import NamedTuple
 
 import msgspec
 
-from marketdata.decimals import plain
+from marketdata.decimals import EXACT, plain
 from marketdata.events import HALTED, Candle, CandleHistory, Trade
 from producers.history.contract import INTERVALS, MINUTE_NS, Span
 
-# Validated numbers have at most 70 digits, so sums of products have at most 140 and those of their count.
-_EXACT = Context(prec=200)
 # A day of minutes is one record of some 100 kB.
 CANDLES_A_RECORD = 1_440
 
@@ -65,10 +63,10 @@ class _Bar:
             self.high = (value, trade.price)
         if value < self.low[0] or (value == self.low[0] and trade.price < self.low[1]):
             self.low = (value, trade.price)
-        self.volume = _EXACT.add(self.volume, size)
-        self.quote_volume = _EXACT.fma(value, size, self.quote_volume)
+        self.volume = EXACT.add(self.volume, size)
+        self.quote_volume = EXACT.fma(value, size, self.quote_volume)
         if trade.side == "buy":
-            self.buy_volume = _EXACT.add(self.buy_volume, size)
+            self.buy_volume = EXACT.add(self.buy_volume, size)
 
 
 class Minutes:
@@ -231,7 +229,7 @@ def _joined(parts: list[Candle], interval: str, start: int) -> Candle:
 def _sum(numbers: Iterable[str]) -> str:
     total = Decimal(0)
     for number in numbers:
-        total = _EXACT.add(total, Decimal(number))
+        total = EXACT.add(total, Decimal(number))
     return plain(total)
 
 

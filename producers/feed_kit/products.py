@@ -7,13 +7,13 @@ tick within the last minute, nothing is known of the tick any more, until the ve
 from __future__ import annotations
 
 from collections.abc import Iterable
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from marketdata.clock import SECOND_NS
-from marketdata.decimals import LENGTH_MAX
+from marketdata.decimals import EXACT
 from marketdata.events import HALTED, Instrument
 from producers.feed_kit.trade_ids import Recent, TradeIds
 
@@ -23,7 +23,6 @@ MATCHING = frozenset({"online", "limit_only", "unknown"})
 # For so long what the venue lists is its word on what its prices are.
 LISTED_NS = 60 * SECOND_NS
 
-_EXACT = Context(prec=3 * LENGTH_MAX)  # no remainder of two numbers is rounded
 _VALID: dict[str, Any] = {"valid": True, "reason": ""}
 _HALTED: dict[str, Any] = {"valid": False, "reason": HALTED}
 
@@ -77,7 +76,7 @@ class Product:
         if self._tick[0] != text:
             self._tick = (text, Decimal(text))
         tick = self._tick[1]
-        if tick <= 0 or not any(_EXACT.remainder(Decimal(price), tick) for price in prices):
+        if tick <= 0 or not any(EXACT.remainder(Decimal(price), tick) for price in prices):
             return False
         self.off_tick = True
         if ts - self.ts_listed < LISTED_NS:

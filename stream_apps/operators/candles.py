@@ -36,14 +36,14 @@ the minute changes: all six always hold the same trades, at a sixth of the work.
 from __future__ import annotations
 
 from collections import Counter
-from decimal import Context, Decimal
+from decimal import Decimal
 from itertools import islice
 from typing import Any
 
 import msgspec
 
 from marketdata.clock import MILLISECOND_NS, SECOND_NS, format_rfc3339
-from marketdata.decimals import plain
+from marketdata.decimals import EXACT, plain
 from marketdata.errors import BadEvent
 from marketdata.events import AMENDED, GAP, HALTED, AnyEvent, Candle, FeedStatus, Trade, Trades
 from stream_apps.operators import checkpoint
@@ -75,8 +75,6 @@ AMENDING = frozenset({"alpaca", "fix"})
 # What ended the gap of a jump: nothing repairs it here, and nothing waits for it.
 PASSED_OVER = "passed_over"
 
-# Validated numbers have at most 70 digits, so sums of products have at most 140 and those of their count.
-_EXACT = Context(prec=200)
 _ZERO = Decimal(0)
 
 
@@ -109,9 +107,9 @@ class Bar(msgspec.Struct, array_like=True, gc=False):
             self.high, self.high_value = other.high, other.high_value
         if (other.low_value, other.low) < (self.low_value, self.low):
             self.low, self.low_value = other.low, other.low_value
-        self.volume = _EXACT.add(self.volume, other.volume)
-        self.quote_volume = _EXACT.add(self.quote_volume, other.quote_volume)
-        self.buy_volume = _EXACT.add(self.buy_volume, other.buy_volume)
+        self.volume = EXACT.add(self.volume, other.volume)
+        self.quote_volume = EXACT.add(self.quote_volume, other.quote_volume)
+        self.buy_volume = EXACT.add(self.buy_volume, other.buy_volume)
 
     def add_trade(self, trade: Trade) -> None:
         """Take in one trade, which arrived later."""
@@ -127,19 +125,19 @@ class Bar(msgspec.Struct, array_like=True, gc=False):
             self.high, self.high_value = text, price
         if price <= self.low_value and (price < self.low_value or text < self.low):
             self.low, self.low_value = text, price
-        self.volume = _EXACT.add(self.volume, size)
-        self.quote_volume = _EXACT.fma(price, size, self.quote_volume)
+        self.volume = EXACT.add(self.volume, size)
+        self.quote_volume = EXACT.fma(price, size, self.quote_volume)
         if trade.side == "buy":
-            self.buy_volume = _EXACT.add(self.buy_volume, size)
+            self.buy_volume = EXACT.add(self.buy_volume, size)
 
     def take(self, known: Known) -> None:
         """Take a trade out of the sums."""
         price, size = Decimal(known.price), Decimal(known.size)
         self.trades -= 1
-        self.volume = _EXACT.subtract(self.volume, size)
-        self.quote_volume = _EXACT.subtract(self.quote_volume, _EXACT.multiply(price, size))
+        self.volume = EXACT.subtract(self.volume, size)
+        self.quote_volume = EXACT.subtract(self.quote_volume, EXACT.multiply(price, size))
         if known.side == "buy":
-            self.buy_volume = _EXACT.subtract(self.buy_volume, size)
+            self.buy_volume = EXACT.subtract(self.buy_volume, size)
 
     def is_inner(self, trade: Trade) -> bool:
         """Tell whether a trade is certainly neither the first nor the last."""
@@ -236,7 +234,7 @@ def _bar(trade: Trade) -> Bar:
     text = trade.price
     price, size = Decimal(text), Decimal(trade.size)
     key = (trade.ts_event, _order(trade.trade_id))
-    cost = _EXACT.multiply(price, size)
+    cost = EXACT.multiply(price, size)
     return Bar(1, text, key, text, price, text, price, text, key, size, cost, size if trade.side == "buy" else _ZERO)
 
 

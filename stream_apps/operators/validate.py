@@ -20,13 +20,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from decimal import ROUND_FLOOR, Context, Decimal
+from decimal import Decimal
 from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from marketdata.clock import AHEAD_NS_MAX, TS_MIN
-from marketdata.decimals import FRACTION_DIGITS_MAX, WHOLE_DIGITS_MAX, decimal
+from marketdata.decimals import EXACT, FRACTION_DIGITS_MAX, WHOLE_DIGITS_MAX, decimal
 from marketdata.errors import BadEvent
 from marketdata.events import POSITIVE_KINDS, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trade, Trades
 
@@ -39,8 +39,6 @@ ACTIONS = frozenset({"new", "correct", "cancel"})
 ORIGINS = frozenset({"live", "repair", "backfill"})
 KINDS = frozenset({"snapshot", "update", "clear", "heartbeat"})
 
-# Wide enough that no remainder of two numbers within the limits above is rounded.
-_EXACT = Context(prec=2 * (WHOLE_DIGITS_MAX + FRACTION_DIGITS_MAX), rounding=ROUND_FLOOR)
 _SIZES = re.compile(rf"(?:\d{{1,{WHOLE_DIGITS_MAX}}}(?:\.\d{{1,{FRACTION_DIGITS_MAX}}})?,)*", re.ASCII)
 
 _POSITIVE = re.compile(rf"(?=[0.]*[1-9])\d{{1,{WHOLE_DIGITS_MAX}}}(?:\.\d{{1,{FRACTION_DIGITS_MAX}}})?", re.ASCII)
@@ -113,7 +111,7 @@ class Terms:
             raise BadEvent("not_positive", field, price)
         if len(checked) >= 10_000:
             checked.clear()
-        checked[price] = self._tick is None or _EXACT.remainder(value, self._tick) == 0
+        checked[price] = self._tick is None or EXACT.remainder(value, self._tick) == 0
         return checked[price]
 
 
