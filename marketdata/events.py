@@ -24,6 +24,10 @@ AMENDED = "amended"
 # What is owned outright has a positive price; contracts have settled below zero (CME's oil in April 2020).
 POSITIVE_KINDS = frozenset({"spot", "equity"})
 
+# Venues whose feeds tell corrections and cancels of trades. Another one's trades are remembered for such from its first
+# amendment on.
+AMENDING = frozenset({"alpaca", "fix"})
+
 # Every symbol of a connection at once, where an event concerns the connection itself.
 ALL_SYMBOLS = "*"
 

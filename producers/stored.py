@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
-from marketdata.events import AMENDED, HALTED
+from marketdata.events import AMENDED, AMENDING, HALTED
 from producers.bars import Stored
 from producers.history.contract import MINUTE_NS
 from producers.jobs import Database
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# Venues that correct and cancel trades.
-AMENDING = frozenset({"alpaca", "fix"})
 AMENDMENTS_MAX = 10_000
 CORRECTIONS_MAX = 10  # of one trade, one after the other
 

@@ -30,9 +30,8 @@ import msgspec
 
 from marketdata.clock import SECOND_NS
 from marketdata.decimals import plain
-from marketdata.events import CROSSED, HALTED, STALE, Anomaly, AnyEvent, FeedStatus, Instrument, Quote, Trades
+from marketdata.events import AMENDING, CROSSED, HALTED, STALE, Anomaly, AnyEvent, FeedStatus, Instrument, Quote, Trades
 from stream_apps.operators import checkpoint
-from stream_apps.operators.candles import AMENDING
 
 COOLDOWN_NS = 60 * SECOND_NS
 MINUTE_NS = 60 * SECOND_NS

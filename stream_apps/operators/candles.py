@@ -45,7 +45,7 @@ import msgspec
 from marketdata.clock import MILLISECOND_NS, SECOND_NS, format_rfc3339
 from marketdata.decimals import EXACT, plain
 from marketdata.errors import BadEvent
-from marketdata.events import AMENDED, GAP, HALTED, AnyEvent, Candle, FeedStatus, Trade, Trades
+from marketdata.events import AMENDED, AMENDING, GAP, HALTED, AnyEvent, Candle, FeedStatus, Trade, Trades
 from stream_apps.operators import checkpoint
 from stream_apps.operators.validate import letter
 
@@ -69,8 +69,6 @@ MARKERS_MAX = 120
 HOLES_MAX = 256
 # Trades that amendments can find; what a checkpoint holds, so there is a limit.
 REMEMBERED_MAX = 20_000
-# Those whose feeds tell corrections and cancels. Another one's trades are remembered from its first amendment on.
-AMENDING = frozenset({"alpaca", "fix"})
 
 # What ended the gap of a jump: nothing repairs it here, and nothing waits for it.
 PASSED_OVER = "passed_over"
