@@ -257,7 +257,7 @@ async def find_past(settings: ProducerSettings, venue: Venue, codec: Codec, publ
     missing = await publisher.missing_topics()
     if missing:
         raise Unavailable(f"these topics do not exist, run `tickstream topics apply`: {', '.join(missing)}")
-    return Past() if settings.source == "replay" else await read_past(settings, codec, venue.name)
+    return Past() if settings.source == "replay" else await read_past(settings, codec, venue)
 
 
 async def find_lines(

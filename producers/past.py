@@ -16,7 +16,7 @@ from marketdata.codec import Codec
 from marketdata.errors import CodecError, Unavailable
 from marketdata.events import AnyEvent, FeedStatus, Trades
 from marketdata.topics import INGEST_STATUS, INGEST_TRADES, Topic
-from producers.repair import NUMBERED
+from producers.venue import Venue
 from runtime.kafka import consumer_config
 from runtime.registry import Registry, decode
 from runtime.settings import CommonSettings
@@ -41,7 +41,7 @@ class Past(NamedTuple):
     last: Sequence[Trades] = ()
 
 
-async def read_past(settings: CommonSettings, codec: Codec, venue: str) -> Past:
+async def read_past(settings: CommonSettings, codec: Codec, venue: Venue) -> Past:
     """Return what the lines of a venue said.
 
     Raises Unavailable when Kafka does not answer.
@@ -53,17 +53,17 @@ async def read_past(settings: CommonSettings, codec: Codec, venue: str) -> Past:
         registry.close()
 
 
-def _read(settings: CommonSettings, read: Callable[[bytes], AnyEvent], venue: str) -> Past:
+def _read(settings: CommonSettings, read: Callable[[bytes], AnyEvent], venue: Venue) -> Past:
     consumer = Consumer(consumer_config(settings, "producer-past") | {"enable.partition.eof": True})
     gaps: dict[str, FeedStatus] = {}
     tails: dict[bytes, deque[bytes]] = {}
     try:
-        for message in _messages(consumer, settings, INGEST_STATUS, venue):
+        for message in _messages(consumer, settings, INGEST_STATUS, venue.name):
             _note(gaps, read, message.value() or b"")
-        if venue not in NUMBERED:
-            for message in _messages(consumer, settings, INGEST_TRADES, venue, TAIL):
+        if not venue.numbers_trades:
+            for message in _messages(consumer, settings, INGEST_TRADES, venue.name, TAIL):
                 value = message.value() or b""
-                if f"{venue}/history".encode() not in value:
+                if f"{venue.name}/history".encode() not in value:
                     tails.setdefault(message.key() or b"", deque(maxlen=LINES_MAX)).append(value)
     except KafkaException as error:
         raise Unavailable(f"Kafka does not answer: {error.args[0].str()}") from error

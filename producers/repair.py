@@ -24,6 +24,7 @@ from marketdata.clock import format_rfc3339
 from marketdata.errors import Refused, TickstreamError
 from marketdata.events import GAP, FeedStatus
 from producers.backfill import DAY_NS, Backfill, publish, wait_for
+from producers.feeds import VENUES, find_venue
 from producers.history.contract import MINUTE_NS
 from producers.jobs import Database, Job, What
 from producers.publisher import Publisher
@@ -43,8 +44,6 @@ CANDLES = "candles"
 TRADES = "trades"
 # What the feeds call the channel of trades.
 TRADE_CHANNELS = frozenset({TRADES, "trade", "market_trades", "publicTrade", "matches"})
-# Venues whose trade ids rise by one per symbol (the feeds of these count on it).
-NUMBERED = frozenset({"binance_spot", "binance_usdm", "coinbase", "coinbase_exchange", "kraken", "okx"})
 
 
 class Outcome(NamedTuple):
@@ -90,7 +89,7 @@ class Keeper:
                     ts_to_ns=hole.end, expected=None, received=None)
             for hole in _beside(_joined(await self._tables.holes(venue, symbol, *span)), known)
         ]  # fmt: skip
-        if venue in NUMBERED:
+        if venue in VENUES and find_venue(venue).numbers_trades:
             found += [
                 OpenGap(**common, gap_id=f"{name}|{TRADES}|{ids.first}|{ids.end}", channel=TRADES,
                         ts_from_ns=ids.ts_from, ts_to_ns=ids.ts_to, expected=ids.first, received=ids.end)

@@ -69,6 +69,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a name is another product on each market: then products may be named with it, `linear:BTCUSDT`, and one
     producer reads several markets."""
     sequence: str = "none"
+    numbers_trades: bool = False
+    """Whether trade ids rise by one per product, so that those which are stored show which are missing."""
     checksum: bool = False
     depth: str = "L2"
     transport: Literal["websocket", "tcp"] = "websocket"

@@ -47,4 +47,5 @@ VENUE = Venue(
     lifetime_s=23 * 3600,  # of 24 hours
     budget=Budget(burst=3_000, per_s=50, left=used_weight(6_000)),
     sequence="product",
+    numbers_trades=True,
 )

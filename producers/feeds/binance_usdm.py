@@ -50,4 +50,5 @@ VENUE = Venue(
     lifetime_s=23 * 3600,  # of 24 hours
     budget=Budget(burst=1_200, per_s=20, left=used_weight(2_400)),
     sequence="product",
+    numbers_trades=True,
 )

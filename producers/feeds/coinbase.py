@@ -648,5 +648,6 @@ VENUE = Venue(
     make=CoinbaseFeed,
     products=("BTC-USD", "ETH-USD"),
     sequence="connection",
+    numbers_trades=True,
     key="optional",
 )

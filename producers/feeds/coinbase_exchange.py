@@ -898,6 +898,7 @@ VENUE = Venue(
     make=CoinbaseExchangeFeed,
     products=("BTC-USD", "ETH-USD"),
     sequence="product",
+    numbers_trades=True,
     key="optional",  # for level2 and full
     depth="L3",
     budget=Budget(burst=15, per_s=10),  # public REST, per address ("REST Rate Limits Overview")

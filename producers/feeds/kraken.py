@@ -1022,5 +1022,6 @@ VENUE = Venue(
     rest_url="https://api.kraken.com",
     make=KrakenFeed,
     products=("BTC/USD", "ETH/USD"),
+    numbers_trades=True,
     checksum=True,
 )

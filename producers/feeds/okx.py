@@ -612,5 +612,6 @@ VENUE = Venue(
     make=OkxFeed,
     products=("BTC-USDT", "ETH-USDT"),
     sequence="product",
+    numbers_trades=True,
     checksum=True,
 )

@@ -396,6 +396,18 @@ def test_spaces_within_a_frame_mean_nothing(case: Case) -> None:
 
 
 @EACH
+def test_venue_says_whether_its_trade_ids_show_what_is_missing(case: Case) -> None:
+    """Those that rise by one: then the gap scan looks for holes among the ids that are stored."""
+    player = Player(case)
+    player.open(recorded(case)[0].ts_recv)
+    for line in recorded(case):
+        player.play(line)
+    numbers = [sorted(map(int, ids)) for ids in player.trades.values() if len(ids) > 2 and all(map(str.isdigit, ids))]
+    rising = [ids[-1] - ids[0] == len(ids) - 1 for ids in numbers]
+    assert all(rising) if find_venue(case.venue).numbers_trades else not any(rising)
+
+
+@EACH
 def test_products_that_are_named_are_read_as_all_are(case: Case) -> None:
     """Named as the settings give them; the usual ones are names that the venue has."""
     venue, lines = find_venue(case.venue), recorded(case)
