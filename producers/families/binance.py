@@ -12,7 +12,8 @@ and "How to manage a local order book correctly"; RULES is the project's own lis
    one budget of REST weight (`feed_kit.requests`).
 4. Trades: ids of a symbol rise by one (RULES). A skipped id is a gap of that symbol's trades; REST's last trades fill
    it. `m` is true when the buyer was the maker (DOCS), so the seller is the aggressor. `trade` and `aggTrade` tell the
-   same executions: a symbol's first kind is kept, the other ignored.
+   same executions: a symbol's first kind is kept, the other ignored. On the futures market some ids belong to no trade:
+   `X` is then "NA", and price and quantity are 0 (seen by others who record it).
 5. `bookTicker` is the best bid and offer at update id `u`; a lower or equal `u` is old. On the spot market it carries
    no time: it gets the venue's time as last heard.
 6. A frame that cannot be read and may have been a book change clears the symbol that it names, or every one. An
@@ -20,6 +21,9 @@ and "How to manage a local order book correctly"; RULES is the project's own lis
 7. A quiet connection is asked for its subscriptions, which it must answer; `SILENCE_NS` without a frame is death. A
    connection lives for 24 hours (DOCS). An hour earlier the shell starts a successor beside it (`Venue.lifetime_s`); if
    none could take over, it is left ten minutes earlier, and at once when the venue says that it shuts down.
+8. `depth5`, `depth10` and `depth20` send the best levels as a whole each time (DOCS). They are not subscribed here; in
+   a recording they are the book where no diff stream is joined with its snapshot. Bare ones name no symbol.
+9. Times are milliseconds, or microseconds where a connection was opened with `timeUnit=MICROSECOND` (DOCS).
 
 The tick size in exchangeInfo binds new orders only: after a change old ones rest between the ticks (0.25974 beside a
 tick of 0.0001 on a recorded snapshot). It is therefore not told as the instrument's.
@@ -38,7 +42,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from marketdata.clock import SECOND_NS
+from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.decimals import is_zero
 from marketdata.errors import BadEvent, SettingsError
 from marketdata.events import GAP, Instrument, Trade
@@ -52,7 +56,7 @@ from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
 from producers.feed_kit.requests import Requests
-from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, check_trade, ms_ns
+from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, check_trade, in_range
 
 STREAMS_MAX = 1_024
 STREAMS_A_MESSAGE = 300
@@ -61,7 +65,8 @@ PROBE_NS = 10 * SECOND_NS
 SILENCE_NS = 30 * SECOND_NS
 QUIET_NS = 5 * SECOND_NS
 AGE_NS_MAX = (24 * 60 - 10) * 60 * SECOND_NS
-OLD_QUOTES_MAX = 8  # as many in a row mean that the venue began to number anew
+OLD_MAX = 8  # as many in a row mean that the venue began to number anew
+_MICROSECONDS_FROM = 10**14  # of 1973; in milliseconds the same number is of the year 5138
 
 _BOOK = "depth"
 _TRADES = "trade"
@@ -74,7 +79,7 @@ QUOTES = (
 _SPLIT = re.compile(rf"(.+?)({'|'.join(sorted(QUOTES, key=len, reverse=True))})(_\d{{6}})?")
 _NAME = re.compile(r"\w{2,40}")
 _NAMED = re.compile(rb'"stream":\s*"([^"@]{2,80})@(\w+)["@]|"e":\s*"(\w+)"[^{}\[\]]{0,80}"s":\s*"([^"]{2,80})"')
-_PARTIAL = re.compile(r"depth\d")
+_PARTIAL = re.compile(r"depth\d+\b")
 
 _STATES = {
     "TRADING": "online",
@@ -185,6 +190,7 @@ class _Combined(msgspec.Struct, gc=False):
 
 class _Head(msgspec.Struct, gc=False):
     event: str = msgspec.field(name="e", default="")
+    final: Any = msgspec.field(name="lastUpdateId", default=None)
     bid: Any = msgspec.field(name="b", default=None)
     bid_size: Any = msgspec.field(name="B", default=None)
 
@@ -229,6 +235,7 @@ class RestProduct(msgspec.Struct):
 
 _COMBINED = msgspec.json.Decoder(_Combined)
 _HEAD = msgspec.json.Decoder(_Head)
+_HEADS = msgspec.json.Decoder(list[_Head])
 _SNAPSHOT = msgspec.json.Decoder(_Snapshot)
 _REST_PRODUCTS = msgspec.json.Decoder(_RestProducts)
 _REST_PRODUCT = msgspec.json.Decoder(RestProduct)
@@ -257,11 +264,13 @@ _EVENTS: dict[str, _Kind] = {
 class _State:
     """What a feed knows of one product besides the kit's: its changes, its last quote, its kind of trades."""
 
-    __slots__ = ("diffs", "old_quotes", "product", "quote", "trades")
+    __slots__ = ("diffs", "old_partials", "old_quotes", "partial", "product", "quote", "trades")
 
     def __init__(self, product: Product) -> None:
         self.product = product
         self.diffs = Diffs()
+        self.partial = -1  # update id of the last book of partial depth
+        self.old_partials = 0
         self.quote = -1
         self.old_quotes = 0
         self.trades = ""
@@ -400,22 +409,36 @@ class BinanceFeed:
     def _general(self, call: Call) -> None:
         """Read a frame that is bare, or wrong, or of another stream."""
         try:
+            if call.payload[:1] == b"[":
+                self._array(_HEADS.decode(call.payload))
+                return
             frame = _COMBINED.decode(call.payload)
             data = bytes(frame.data) or call.payload
             kind = self._kind(call, frame, data)
-            if kind is not None:
+            if kind == "partial":
+                self._partial(call, frame.stream.partition("@")[0].upper(), data)
+            elif kind is not None:
                 self._take(call, _BARE[kind].decode(data))
         except REFUSED as error:
             call.dead_frame(error)
             self._missed(call)
 
-    def _kind(self, call: Call, frame: _Combined, data: bytes) -> _Kind | None:
+    def _array(self, heads: list[_Head]) -> None:
+        """Leave alone what comes as a list where streams are bare: tickers and marks of all symbols, never a change."""
+        for head in heads:
+            if not head.event or head.event in _EVENTS:
+                raise BadEvent("unknown_frame", "e", head.event[:200])
+        self.counts["ignored"] += 1
+
+    def _kind(self, call: Call, frame: _Combined, data: bytes) -> _Kind | Literal["partial"] | None:
         """Return the kind of a frame to be read, None for what needs no more."""
         channel = frame.stream.partition("@")[2]
         if data is call.payload and self._control(call, frame):
             return None
+        if _PARTIAL.match(channel) is not None:
+            return "partial"
         head = _Head() if data[:1] == b"[" else _HEAD.decode(data)
-        if head.event in _EVENTS and _PARTIAL.match(channel) is None:
+        if head.event in _EVENTS:
             return _EVENTS[head.event]
         if head.event == "" and isinstance(head.bid, str) and isinstance(head.bid_size, str):
             return "bookTicker"
@@ -425,6 +448,8 @@ class BinanceFeed:
             call.out.append(Reconnect("server_shutdown"))
         elif head.event or frame.stream:
             self.counts["ignored"] += 1
+        elif head.final is not None:
+            call.dead("no_symbol", "a book of partial depth that is not in a combined stream names no symbol")
         else:
             raise BadEvent("unknown_frame", "e", "")
         return None
@@ -447,14 +472,14 @@ class BinanceFeed:
 
     def _heard(self, call: Call, ms: int) -> None:
         """Take the venue's clock, which never runs back: streams of one connection are a little out of order."""
-        self.ts_venue = call.heard(ms_ns(ms, "E"), self.ts_venue)
+        self.ts_venue = call.heard(_ns(ms, "E"), self.ts_venue)
 
     # --- Losses and their repair ---
 
     def _lose_all(self, call: Call, reason: str) -> None:
         for state in self._states.values():
             state.diffs.forget()
-            state.quote = -1
+            state.partial = state.quote = -1
         self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted))
 
     def _missed(self, call: Call) -> None:
@@ -469,7 +494,7 @@ class BinanceFeed:
                 known = self._states.get((stream or name).decode().upper())
                 states = [known] if known is not None else []
         for state in states:
-            if state.diffs.last is not None:
+            if state.product.book_valid:
                 self._lost(call, state, "bad_frame", None, None)
             else:
                 state.diffs.lose()
@@ -503,13 +528,13 @@ class BinanceFeed:
             return
         self._heard(call, message.ms)
         call.sequence = message.final
-        ts = ms_ns(message.matched_ms or message.ms, "T")
+        ts = _ns(message.matched_ms or message.ms, "T")
         columns = _columns(message.bids, message.asks)
         if (message.previous is not None) != self._market.names_previous:
             raise BadEvent("wrong_market", "pu", message.previous)
-        if not state.product.book_valid:
-            books.check(call, state.product, ts, columns)  # before it waits for a snapshot
         diffs, last = state.diffs, state.diffs.last
+        if last is None:
+            books.check(call, state.product, ts, columns)  # before it waits for a snapshot
         diff = Diff(message.first, message.final, message.previous, ts, columns)
         match diffs.take(diff):
             case "next":
@@ -527,10 +552,32 @@ class BinanceFeed:
                 self._lost(call, state, "", expected, message.previous if chained else message.first)
                 books.check(call, state.product, ts, columns)  # it waits now
 
+    def _partial(self, call: Call, name: str, data: bytes) -> None:
+        """Take the best levels as the whole book, unless the diff stream has it."""
+        state = self._state(call, name)
+        if state is None or state.diffs.last is not None:
+            self.counts["ignored"] += state is not None
+            return
+        if self._market.names_previous:
+            diff: _Depth = _BARE["depth"].decode(data)
+            number, matched_ms, columns = diff.final, diff.matched_ms or diff.ms, _columns(diff.bids, diff.asks)
+        else:
+            book = _SNAPSHOT.decode(data)
+            number, matched_ms, columns = book.number, 0, _columns(book.bids, book.asks)
+        if number <= state.partial and state.old_partials < OLD_MAX:
+            state.old_partials += 1
+            self.counts["duplicates"] += 1
+            return
+        ts = _ns(matched_ms, "T") if matched_ms else call.now
+        call.sequence = number
+        books.snapshot(call, state.product, ts, columns)
+        state.partial, state.old_partials = number, 0
+        self._ledger.account(call, state.product, _BOOK, ts)
+
     def _rest_snapshot(self, call: Call, request: Fetch) -> None:
         snapshot = _SNAPSHOT.decode(call.payload)
         columns = _columns(snapshot.bids, snapshot.asks)
-        matched = ms_ns(snapshot.matched_ms, "T") if snapshot.matched_ms else None
+        matched = _ns(snapshot.matched_ms, "T") if snapshot.matched_ms else None
         state = self._state(call, request.symbol)
         if state is not None:
             books.check(call, state.product, matched or call.now, columns)
@@ -570,6 +617,10 @@ class BinanceFeed:
                 return
             state.trades = kind
         self._heard(call, message.ms)
+        if message.cause == "NA" and is_zero(message.size):
+            self.counts["ignored"] += 1
+            state.product.trade_ids.pass_over(message.number)
+            return
         self._trades(call, state, [(message.number, read_trade(message))], listed=False)
 
     def _trades(self, call: Call, state: _State, batch: list[Numbered], *, listed: bool) -> None:
@@ -603,7 +654,7 @@ class BinanceFeed:
         state = self._states.get(message.name) or self._state(call, message.name)
         if state is None:
             return
-        if message.number <= state.quote and state.old_quotes < OLD_QUOTES_MAX:
+        if message.number <= state.quote and state.old_quotes < OLD_MAX:
             state.old_quotes += 1
             self.counts["duplicates"] += 1
             return
@@ -611,7 +662,7 @@ class BinanceFeed:
         check_decimals([bid, bid_size, ask, ask_size], "bookTicker")
         if message.ms:
             self._heard(call, message.ms)
-        ts = ms_ns(message.matched_ms, "T") if message.matched_ms else call.now
+        ts = _ns(message.matched_ms, "T") if message.matched_ms else call.now
         state.quote, state.old_quotes = message.number, 0
         call.sequence = message.number
         # A side without orders has the price 0.
@@ -672,9 +723,14 @@ def _columns(bids: list[tuple[str, str]], asks: list[tuple[str, str]]) -> Column
 def read_trade(sent: _Trade | AggTrade | RestTrade) -> Trade:
     """Return a trade; its id is that of the stream which tells the same kind. Raises BadEvent."""
     check_trade(sent.price, sent.size)
-    return Trade(trade_id=str(sent.number), ts_event=ms_ns(sent.traded_ms, "T"), price=sent.price, size=sent.size,
+    return Trade(trade_id=str(sent.number), ts_event=_ns(sent.traded_ms, "T"), price=sent.price, size=sent.size,
                  side="sell" if sent.buyer_made else "buy",
                  liquidation=sent.cause in {"INSURANCE_FUND", "ADL"})  # fmt: skip
+
+
+def _ns(time: int, field: str) -> int:
+    """Return UTC nanoseconds of a time in milliseconds or microseconds, as its size tells. Raises BadEvent."""
+    return in_range(time * (MILLISECOND_NS if time < _MICROSECONDS_FROM else 1_000), time, field)
 
 
 def _increment(text: Any, field: str) -> str | None:

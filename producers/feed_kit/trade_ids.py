@@ -44,6 +44,11 @@ class TradeIds:
         self.last = number
         self._bound()
 
+    def pass_over(self, number: int) -> None:
+        """Take note that the number after the last is no trade's."""
+        if self.last is not None and number == self.last + 1:
+            self.last = number
+
     def rule_out(self, first: int, final: int) -> None:
         """Forget the holes in [first, final]: the venue listed all of its trades there, so these ids never were any."""
         self.holes = [hole for hole in self.holes if not (first <= hole[0] and hole[1] <= final)]

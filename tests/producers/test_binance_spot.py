@@ -13,7 +13,7 @@ from marketdata.book import L2Book
 from marketdata.errors import SettingsError
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.families.binance import AGE_NS_MAX, OLD_QUOTES_MAX, PROBE_NS, QUIET_NS, UNDER_WAY_MAX, BinanceFeed, split
+from producers.families.binance import AGE_NS_MAX, OLD_MAX, PROBE_NS, QUIET_NS, UNDER_WAY_MAX, BinanceFeed, split
 from producers.feed_kit.diffs import OLD_RUN_MAX
 from producers.feeds.binance_spot import make
 from runtime import recordings
@@ -269,7 +269,52 @@ def test_quotes_that_are_numbered_anew_are_told_again() -> None:
         return any(isinstance(o, Quote) for o in feed.received(frame, T0))
 
     assert [told(1_000), told(999), told(1_000), told(1_001)] == [True, False, False, True]
-    assert [told(number) for number in range(1, OLD_QUOTES_MAX + 3)] == [False] * OLD_QUOTES_MAX + [True] * 2
+    assert [told(number) for number in range(1, OLD_MAX + 3)] == [False] * OLD_MAX + [True] * 2
+
+
+def partial(number: int, price: str = "100") -> bytes:
+    """Return a book of partial depth."""
+    return json.dumps({"stream": "btcusdt@depth5@100ms", "data": {
+        "lastUpdateId": number, "bids": [[price, "1"]], "asks": [["101", "1"]]}}).encode()  # fmt: skip
+
+
+def test_partial_books_are_the_book_until_the_changes_have_theirs() -> None:
+    """Each is whole: nothing is asked for, an old one is dropped; one that cannot be read leaves no book."""
+    feed = make(line="binance_spot/0")
+    feed.opened(T0)
+    said = [feed.received(partial(number), T0) for number in (5, 9, 5, 9)]
+    assert [kinds(out) for out in said] == [["BTC-USDT snapshot"], ["BTC-USDT snapshot"], [], []]
+    assert kinds(feed.received(partial(10, price="NaN"), T0)) == ["BTC-USDT clear", "BTC-USDT gap", "BTC-USDT resync"]
+    assert kinds(feed.received(partial(11), T0)) == ["BTC-USDT snapshot", "BTC-USDT resynced"]
+    assert [[o.kind for o in feed.received(partial(n), T0)] for n in range(1, OLD_MAX + 3)
+            ] == [[]] * OLD_MAX + [["snapshot"]] * 2  # fmt: skip
+    feed = synced("BTCUSDT")
+    assert feed.received(partial(30), T0) == []
+    assert feed.counts["ignored"] == 1
+
+
+def test_bare_book_of_partial_depth_is_a_dead_letter_that_costs_no_book() -> None:
+    """It names no symbol, and is no change."""
+    feed = synced("BTCUSDT")
+    (letter,) = feed.received(body(30), T0)
+    assert isinstance(letter, DeadLetter)
+    assert letter.reason == "no_symbol"
+
+
+def test_list_of_all_tickers_costs_no_book() -> None:
+    """Where streams are bare, that of all symbols is a list."""
+    feed = synced("BTCUSDT")
+    assert feed.received(b'[{"e":"24hrMiniTicker","s":"BTCUSDT"},{"e":"24hrMiniTicker","s":"ETHUSDT"}]', T0) == []
+    assert kinds(feed.received(b'[{"e":"depthUpdate","s":"BTCUSDT"}]', T0))[:1] == ["BTC-USDT clear"]
+
+
+def test_times_may_be_microseconds() -> None:
+    """As with `timeUnit=MICROSECOND` ("General WSS information")."""
+    feed = make(line="binance_spot/0")
+    feed.opened(T0)
+    ms = str(T0 // 1_000_000).encode()
+    (trades,) = [o for o in feed.received(trade(1).replace(ms, ms + b"007"), T0) if isinstance(o, Trades)]
+    assert trades.trades[0].ts_event == T0 + 7_000
 
 
 def test_every_change_twice_is_no_new_numbering() -> None:

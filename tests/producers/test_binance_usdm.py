@@ -201,12 +201,29 @@ def test_changes_of_the_other_market_are_refused(make: Callable[..., BinanceFeed
     assert (letter.reason, letter.field) == ("wrong_market", "pu")
 
 
-def test_partial_books_are_no_changes() -> None:
-    """`depth20` of futures says depthUpdate and has `U`, `u` and `pu`, but only the best levels."""
+def test_partial_books_are_whole_and_no_changes() -> None:
+    """`depth20` of futures says depthUpdate and has `U`, `u` and `pu`, but the best levels; its chain is none."""
     feed = make(line="binance_usdm/0")
     feed.opened(T0)
-    assert feed.received(diff(50, 60, 40).replace(b"@depth@", b"@depth20@"), T0) == []
-    assert feed.counts["ignored"] == 1
+    for first, final, previous in ((50, 60, 40), (80, 90, 79)):
+        out = feed.received(diff(first, final, previous).replace(b"@depth@", b"@depth20@"), T0)
+        assert kinds(out) == ["BTC-USDT snapshot"]
+    assert (feed.counts["gaps"], feed.counts["ignored"]) == (0, 0)
+
+
+def test_id_that_is_no_trades_is_no_gap() -> None:
+    """The stream `trade` sends such ids with neither price nor quantity, and `X` NA."""
+    feed = make(line="binance_usdm/0")
+    feed.opened(T0)
+    said = [
+        feed.received(json.dumps({"e": "trade", "E": T0_MS, "T": T0_MS, "s": "BTCUSDT", "t": number, "p": value,
+                                  "q": value, "X": cause, "m": True}).encode(), T0)
+        for number, value, cause in ((1, "5", "MARKET"), (2, "0", "NA"), (3, "5", "MARKET"), (5, "5", "MARKET"))
+    ]  # fmt: skip
+    assert [[t.trade_id for o in out if isinstance(o, Trades) for t in o.trades] for out in said] == [
+        ["1"], [], ["3"], ["5"]]  # fmt: skip
+    assert not [o for out in said for o in out if isinstance(o, DeadLetter)]
+    assert [len(fetches(out, "trades")) for out in said] == [0, 0, 0, 1]
 
 
 def test_aggregate_trades_are_asked_for_from_the_first_that_is_missing() -> None:
