@@ -35,12 +35,13 @@ ROAD = ("producer", "recv", "ingest", "valid", "dedup", "book", "candle", "anoma
 
 def addresses(known: State) -> dict[str, str]:
     """Return where a person can look, by what they find there."""
-    port = {name: known.endpoints[f"port_{name}"] for name in (*SERVICES, "kafka_ui")}
+    port = {name: known.endpoints[f"port_{name}"] for name in SERVICES}
     metrics = " ".join(f"{name.replace('_', '-')}:{port[name]}" for name in SERVICES)
+    has_ui = any(row.name == "kafka-ui" for row in known.rows)
     return {
         "Dashboard": f"http://127.0.0.1:{port['api']}",
         "API docs": f"http://127.0.0.1:{port['api']}/docs",
-        "Kafka UI": f"http://127.0.0.1:{port['kafka_ui']}",
+        **({"Kafka UI": f"http://127.0.0.1:{known.endpoints['port_kafka_ui']}"} if has_ui else {}),
         "Metrics": f"http://127.0.0.1:PORT/metrics with PORT of {metrics}",
         "Kafka": known.endpoints["kafka_brokers"],
         "Registry": known.endpoints["registry_url"],

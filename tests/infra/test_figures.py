@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from rich.console import Console
 
 from infra.local.figures import Figures, Reader, quantile
-from infra.local.screen import draw, summary
+from infra.local.screen import SERVICES, addresses, draw, summary
 from infra.local.settings import free_port
-from infra.local.state import Row
+from infra.local.state import Row, State
 from infra.local.table import Endpoints
 
 METRICS = CollectorRegistry()
@@ -124,3 +124,10 @@ def test_screen_and_line_show_what_is_not_valid(metrics: str) -> None:
     text = captured.get()
     for expected in ("coinbase:ETH-USD  not valid", "tickstream-sink  7", "1,200", metrics, "no answer from api"):
         assert expected in text
+
+
+def test_only_what_runs_has_an_address() -> None:
+    """The Kafka UI may be left out."""
+    where = {f"port_{name}": "1" for name in (*SERVICES, "kafka_ui")} | {"kafka_brokers": "", "registry_url": ""}
+    for rows, shown in (([Row("kafka-ui")], True), ([Row("kafka")], False)):
+        assert ("Kafka UI" in addresses(State(None, True, "", rows, where))) == shown
