@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from marketdata.decimals import LENGTH_MAX, decimal
+from marketdata.decimals import WHOLE_DIGITS_MAX, decimal
 from marketdata.errors import BadEvent
 
 Side = Literal["bid", "ask"]
@@ -207,11 +207,12 @@ class OrderBook:
 class Scale:
     """Decimal strings as whole numbers of 10^-places, and back, without rounding."""
 
-    __slots__ = ("_zeros", "places")
+    __slots__ = ("_limit", "_zeros", "places")
 
     def __init__(self, places: int) -> None:
         self.places = places
         self._zeros = "0" * places
+        self._limit = 10 ** (WHOLE_DIGITS_MAX + places)
 
     def number(self, text: str, field: str) -> int:
         """Return a decimal as a whole number; `field` names it in the error.
@@ -219,7 +220,7 @@ class Scale:
         Raises BadEvent: `not_a_decimal`, and `too_precise` for one that has more decimals than the scale.
         """
         whole, _, part = text.partition(".")
-        if len(part) <= self.places and whole.isdigit() and text.isascii() and len(text) <= LENGTH_MAX:
+        if len(part) <= self.places and whole.isdigit() and text.isascii() and len(text) <= WHOLE_DIGITS_MAX:
             if not part:
                 return int(whole + self._zeros)
             if part.isdigit():
@@ -235,8 +236,13 @@ class Scale:
         return -value if sign else value
 
     def text(self, number: int) -> str:
-        """Return a whole number as the decimal that it stands for, without zeros that say nothing."""
+        """Return a whole number as the decimal that it stands for, without zeros that say nothing.
+
+        Raises BadEvent (`out_of_range`) for one of more digits than any market has, as a sum may have.
+        """
         places = self.places
+        if not -self._limit < number < self._limit:
+            raise BadEvent("out_of_range", "size", number)
         if not places:
             return str(number)
         digits = str(abs(number)).rjust(places + 1, "0")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Context, Decimal
+from functools import reduce
 
-from marketdata.decimals import decimal, is_zero
+from marketdata.decimals import LENGTH_MAX, decimal, is_zero
 from marketdata.errors import BadEvent
 from producers.feed_kit.values import Columns
 
 BID, ASK = 0, 1
+
+_EXACT = Context(prec=3 * LENGTH_MAX)  # no sum of two numbers is rounded
 
 
 class _Level:
@@ -20,11 +23,16 @@ class _Level:
 
     @property
     def size(self) -> str:
-        """The size of all entries together, in the venue's own digits where it is one."""
+        """The size of all entries together, in the venue's own digits where it is one.
+
+        Raises BadEvent where that is more than a size may be.
+        """
         sizes = list(self.entries.values())
         if len(sizes) == 1:
             return sizes[0]
-        return f"{sum(map(Decimal, sizes)):f}"
+        text = f"{reduce(_EXACT.add, map(Decimal, sizes)):f}"
+        decimal(text, "271")
+        return text
 
 
 class EntryBook:

@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from marketdata.clock import AHEAD_NS_MAX
-from marketdata.events import GAP, Trade, Trades
+from marketdata.decimals import decimal
+from marketdata.errors import BadEvent
+from marketdata.events import GAP, POSITIVE_KINDS, Trade, Trades
 from producers.feed_kit.calls import Call
 from producers.feed_kit.products import Product
+
+# Consumers refuse longer ones.
+ID_LENGTH_MAX = 128
+
+
+def check(product: Product, trade: Trade) -> None:
+    """Raise BadEvent for a price, a size or an id that no trade of this product may have."""
+    if decimal(trade.price, "price") <= 0 and product.instrument.kind in POSITIVE_KINDS:
+        raise BadEvent("not_positive", "price", trade.price)
+    if decimal(trade.size, "size") <= 0:
+        raise BadEvent("not_positive", "size", trade.size)
+    if not 0 < len(trade.trade_id) <= ID_LENGTH_MAX:
+        raise BadEvent("bad_trade_id", "trade_id", trade.trade_id)
 
 
 def send(call: Call, product: Product, batch: Sequence[Trade], *, origin: str = "live") -> None:

@@ -17,9 +17,9 @@ from marketdata.plain_side import float_keys
 INT64_MAX = 2**63 - 1
 EXPONENT_MAX = 32
 
-# Types for the fields of a venue's messages: a decimal string, a whole number that events can hold.
+# Types for the fields of a venue's messages: a decimal string, a whole number that events can hold, and the next one.
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=LENGTH_MAX)]
-Number = Annotated[int, msgspec.Meta(ge=0, le=INT64_MAX)]
+Number = Annotated[int, msgspec.Meta(ge=0, lt=INT64_MAX)]
 
 # What msgspec raises on bytes from outside: no JSON, the wrong shape, no UTF-8, nested too deeply.
 UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)

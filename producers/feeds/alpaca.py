@@ -43,7 +43,7 @@ from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
 from producers.feed_kit.products import MATCHING, Product
 from producers.feed_kit.trade_ids import Recent
-from producers.feed_kit.values import UNREADABLE, in_range, iso_ns, number, numbers
+from producers.feed_kit.values import UNREADABLE, Number, in_range, iso_ns, number, numbers
 from producers.venue import Signer, Venue
 
 LOGIN_NS = 10 * SECOND_NS
@@ -123,7 +123,7 @@ class _Bar(msgspec.Struct, tag_field="T", tag="b", gc=False):
     c: Any
     v: Any
     t: Time
-    n: int = 0
+    n: Number = 0
     vw: Any = 0
 
 
@@ -338,6 +338,7 @@ class AlpacaFeed:
                 call.now = self.ts_venue = call.venue_time(_time(message.t), "t")
                 if isinstance(message, _EXECUTIONS):
                     trade = _read_execution(message, call.now)
+                    trades.check(product, trade)
                     if batch and batch[-1][0] is not product:
                         self._tell(call, batch)
                         batch = []
@@ -431,6 +432,9 @@ class AlpacaFeed:
 
     def _quote(self, call: Call, product: Product, sent: _Quote) -> None:
         bid, bid_size, ask, ask_size = numbers([sent.bp, sent.bs, sent.ap, sent.as_], "bp, bs, ap or as")
+        for field, text in (("bp", bid), ("bs", bid_size), ("ap", ask), ("as", ask_size)):
+            if text.startswith("-"):
+                raise BadEvent("negative", field, text)
         # A side that nobody quotes has the price 0.
         quotes.send(call, product, call.now, bid=None if is_zero(bid) else bid, bid_size=bid_size,
                     ask=None if is_zero(ask) else ask, ask_size=ask_size)  # fmt: skip
@@ -456,8 +460,9 @@ class AlpacaFeed:
         values = {name: Decimal(text) for name, text in texts.items()}
         if not 0 < values["l"] <= min(values["o"], values["c"]) <= max(values["o"], values["c"]) <= values["h"]:
             raise BadEvent("not_a_candle", "h", texts["h"])
-        if values["v"] < 0 or sent.n < 0:
-            raise BadEvent("negative", "v", texts["v"])
+        for name in ("v", "vw"):
+            if values[name] < 0:
+                raise BadEvent("negative", name, texts[name])
         bars = self._seen_of(product).bars
         bars[start] = revision = bars.get(start, -1) + 1 if isinstance(sent, _UpdatedBar) else bars.get(start, 0)
         while len(bars) > BARS_KEPT:

@@ -45,7 +45,17 @@ import msgspec
 from marketdata import dbn
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, CandleHistory, Instrument, Quote, Trade
+from marketdata.events import (
+    ALL_SYMBOLS,
+    DISCONNECTED,
+    GAP,
+    POSITIVE_KINDS,
+    STALE,
+    CandleHistory,
+    Instrument,
+    Quote,
+    Trade,
+)
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from marketdata.orders import ASK, BID, Level, OrderBook, Side
 from producers.families import databento as gateway
@@ -379,7 +389,7 @@ class DatabentoFeed:
             call.dead_value(error)
             _, _, publisher, number, _ = dbn.HEADER.unpack_from(frame, at)
             instrument = self._instruments.get(publisher << 32 | number)
-            if kind not in _APART:
+            if kind not in _APART or error.reason == "bad_length":  # then its kind may be the wrong byte
                 concerned = self._instruments.values() if instrument is None else (instrument,)
                 self._lose(call, concerned, error.reason, wrong=True)
         return size
@@ -387,7 +397,7 @@ class DatabentoFeed:
     def _take(self, call: Call, frame: bytes, at: int, kind: int, size: int) -> None:
         expected = dbn.SIZES.get(kind)
         if expected is not None and size != expected and size != expected + _TS_OUT_BYTES:
-            raise BadEvent("bad_record", "length", size)
+            raise BadEvent("bad_length", "length", size)
         taker = self._takers.get(kind)
         if kind in _CHANGED:
             self._take_changed(call, frame, at, kind, size)
@@ -400,8 +410,9 @@ class DatabentoFeed:
 
     def _take_changed(self, call: Call, frame: bytes, at: int, kind: int, size: int) -> None:
         """Take a record of a kind that changed over the versions; the codec breaks down on a wrong length."""
-        if size != _CHANGED[kind].get(self._version, 0) + self._ts_out * _TS_OUT_BYTES:
-            raise BadEvent("bad_record", "length", size)
+        known = _CHANGED[kind].get(self._version)
+        if known is None or size != known + self._ts_out * _TS_OUT_BYTES:
+            raise BadEvent("bad_record" if known is None else "bad_length", "length", size)
         try:
             self._takers[kind](call, frame, at)
         except (databento_dbn.DBNError, AttributeError, OverflowError, TypeError, ValueError) as error:
@@ -690,6 +701,7 @@ class DatabentoFeed:
             size=str(told.size),
             side=_AGGRESSORS[told.side],
         )
+        trades.check(instrument.product, trade)
         trades.send(call, instrument.product, (trade,))
 
     def _best(self, call: Call, frame: bytes, at: int) -> None:
@@ -717,6 +729,7 @@ class DatabentoFeed:
         """Take the best bid and offer at the end of an interval, with the price of the last trade."""
         instrument, told = self._told(call, frame, at)
         if instrument is not None:
+            self._check_price(instrument, "price", told.price)
             last = None if told.price == dbn.UNDEF_PRICE else self._prices.text(told.price)
             self._quote(call, instrument, told, _level(frame, at), last=last)
 
@@ -725,6 +738,8 @@ class DatabentoFeed:
     ) -> None:
         bid, ask, bid_size, ask_size = dbn.LEVEL.unpack(level)
         text = self._prices.text
+        self._check_price(instrument, "bid_px", bid)
+        self._check_price(instrument, "ask_px", ask)
         quotes.send(
             call, instrument.product, told.ts,
             bid=None if bid == dbn.UNDEF_PRICE else text(bid), bid_size=str(bid_size),
@@ -734,6 +749,10 @@ class DatabentoFeed:
             quote = call.out.pop()
             assert isinstance(quote, Quote)  # noqa: S101 - it was sent two lines above
             call.out.append(msgspec.structs.replace(quote, valid=False, reason=GAP))
+
+    def _check_price(self, instrument: _Instrument, field: str, price: int) -> None:
+        if price <= 0 and instrument.product.instrument.kind in POSITIVE_KINDS:
+            raise BadEvent("not_positive", field, self._prices.text(price))
 
     def _bar(self, call: Call, frame: bytes, at: int) -> None:
         """Take a candle, which history tells."""

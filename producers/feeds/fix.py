@@ -285,15 +285,26 @@ class FixFeed:
         """Nothing is missing any more: tell the books that were kept up, ask for those that could not be."""
         self._whole = True
         skipped, self._skipped = self._skipped, False
+        refused: list[str] = []
         for product in self._products:
             state = self._states[product.name]
-            if state.whole and not product.book_valid:
-                self._publish(call, product, state, call.now)
+            if state.whole and not product.book_valid and not self._is_told(call, product, state):
+                refused.append(product.name)
             if state.whole or state.missed in {"", _SKIPPED}:  # otherwise its snapshot may still prove them
                 self._account_trades(call, product, state)
         torn = [p.name for p in self._products if not self._states[p.name].whole and (_BOOK, p.name) not in self._asked]
         if skipped and torn:
             self._repair(call, torn, "gap_fill")
+        elif refused:
+            self._repair(call, refused, "bad_message")
+
+    def _is_told(self, call: Call, product: Product, state: _State) -> bool:
+        """Tell a book that was kept up while something was missing; False where it holds what no book may."""
+        with call.refusing("bad_message") as refusing:
+            self._publish(call, product, state.book, call.now)
+        if refusing.failed:
+            self._distrust((product.name,), _UNREAD)
+        return not refusing.failed
 
     def _vouch(self, call: Call, message: Message) -> None:
         """A Heartbeat in order: all that happened before it has been told."""
@@ -402,7 +413,10 @@ class FixFeed:
 
     def _unreadable(self, call: Call, message: Message) -> None:
         """A message whose values cannot be read may have been a change of the symbols that it names, or of any."""
-        named = {value for tag, value in message.fields if tag == 55} | {self._requests.get(message.get(262), "")}
+        request = message.get(262)
+        named = {value for tag, value in message.fields if tag == 55} | {self._requests.get(request, "")}
+        if request:  # it may be the last part of several books
+            named |= {name for name, state in self._states.items() if state.coming and state.coming.request == request}
         missed = [self._products[name] for name in sorted(named) if name in self._products] or list(self._products)
         self._distrust((product.name for product in missed), _UNREAD)
         for product in missed:
@@ -438,7 +452,7 @@ class FixFeed:
                 state.coming.add(entries)
             for complete in self._complete(message, name):
                 self._begin(call, complete, _time(message, {}, call.now))
-        batch = [_trade(message, entry, n, call.now) for n, entry in enumerate(entries)
+        batch = [_trade(product, message, entry, n, call.now) for n, entry in enumerate(entries)
                  if entry[269] == _TRADE and _trade_id(entry)]  # fmt: skip
         repeats = self._tell(call, product, state, batch, again=again)
         if self._whole and state.whole:
@@ -464,11 +478,11 @@ class FixFeed:
         if state.coming is None:
             return
         state.whole = False
-        state.book, state.coming = state.coming.finished(), None
-        state.whole = True
-        self._asked.came(_BOOK, name)
+        book = state.coming.finished()
         if self._whole:
-            self._publish(call, self._products[name], state, ts_event)
+            self._publish(call, self._products[name], book, ts_event)
+        state.book, state.coming, state.whole = book, None, True
+        self._asked.came(_BOOK, name)
 
     def _take_changes(self, call: Call, message: Message, *, again: bool) -> None:
         head = message.before(268)
@@ -483,7 +497,7 @@ class FixFeed:
             product, state = known
             place = found.setdefault(name, _Found(product, {}, []))
             if entry.get(269) == _TRADE and 270 in entry:
-                place.trades.append(_trade(message, entry, number, call.now))
+                place.trades.append(_trade(product, message, entry, number, call.now))
             elif entry.get(269, "0") not in _OF_BOOK or is_old:
                 self.counts["ignored"] += 1
             else:
@@ -505,8 +519,8 @@ class FixFeed:
         elif state.coming is None:
             self.counts["deltas_before_snapshot"] += 1
 
-    def _publish(self, call: Call, product: Product, state: _State, ts_event: int) -> None:
-        books.snapshot(call, product, ts_event, state.book.whole())
+    def _publish(self, call: Call, product: Product, book: FixBook, ts_event: int) -> None:
+        books.snapshot(call, product, ts_event, book.whole())
         self._ledger.account(call, product, _BOOK, call.now)
 
     def _tell(self, call: Call, product: Product, state: _State, batch: list[Trade], *, again: bool) -> bool:
@@ -583,16 +597,16 @@ def _trade_id(entry: dict[int, str]) -> str:
     return entry.get(1003) or entry.get(278) or ""
 
 
-def _trade(message: Message, entry: dict[int, str], number: int, now: int) -> Trade:
-    price, size, action = entry.get(270, ""), entry.get(271, ""), entry.get(279, NEW)
+def _trade(product: Product, message: Message, entry: dict[int, str], number: int, now: int) -> Trade:
+    action = entry.get(279, NEW)
     if action not in _ACTIONS:
         raise BadEvent("unknown_action", "279", action)
-    decimal(price, "270")
-    decimal(size, "271")
     made = f"{message.get(122) or message.get(52)}/{message.get(34)}/{number}"
-    return Trade(trade_id=_trade_id(entry) or made, ts_event=_time(message, entry, now), price=price, size=size,
-                 side=_AGGRESSORS.get(entry.get(2446, ""), "unknown"),
-                 action=_ACTIONS[action])  # fmt: skip
+    trade = Trade(trade_id=_trade_id(entry) or made, ts_event=_time(message, entry, now), price=entry.get(270, ""),
+                  size=entry.get(271, ""), side=_AGGRESSORS.get(entry.get(2446, ""), "unknown"),
+                  action=_ACTIONS[action])  # fmt: skip
+    trades.check(product, trade)
+    return trade
 
 
 def _time(message: Message, entry: dict[int, str], now: int) -> int:

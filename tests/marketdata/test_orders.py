@@ -145,7 +145,8 @@ def test_decimals_survive_the_scale(value: Decimal) -> None:
     ("text", "reason"),
     [("", "not_a_decimal"), (".", "not_a_decimal"), ("1_0", "not_a_decimal"), ("NaN", "not_a_decimal"),
      ("\u0661", "not_a_decimal"), ("1.\u0661", "not_a_decimal"), (" 1", "not_a_decimal"), ("1" * 65, "not_a_decimal"),
-     ("0.001", "too_precise"), ("1e-3", "too_precise"), ("1e999", "out_of_range")],
+     ("0.001", "too_precise"), ("1e-3", "too_precise"), ("1e999", "out_of_range"),
+     ("1" * 31, "out_of_range")],
 )  # fmt: skip
 def test_what_the_scale_cannot_hold_is_refused(text: str, reason: str) -> None:
     """Nothing is rounded; the error says why."""
@@ -163,6 +164,15 @@ def test_every_spelling_of_a_decimal_is_read(text: str, number: int, back: str) 
     """What the venue wrote in another way is the same price, so that both are one level."""
     assert Scale(2).number(text, "price") == number
     assert Scale(2).text(number) == back
+
+
+def test_sum_of_more_digits_than_a_decimal_may_have_is_refused() -> None:
+    """Two sizes may add up to what no consumer takes."""
+    scale = Scale(2)
+    most = scale.number("9" * 30, "size")
+    assert scale.text(most) == "9" * 30
+    with pytest.raises(BadEvent, match="out_of_range"):
+        scale.text(most + scale.number("1", "size"))
 
 
 def test_whole_numbers_are_a_scale_too() -> None:

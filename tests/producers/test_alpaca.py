@@ -280,6 +280,25 @@ def test_one_bad_message_does_not_cost_its_neighbours() -> None:
     assert (gap.kind, gap.channel, gap.symbol) == ("gap", "trades", "AAPL")
 
 
+@ENCODINGS
+@pytest.mark.parametrize(("kind", "field", "value", "named"), [
+    ("trade", "p", 0, "price"), ("trade", "p", -1, "price"), ("trade", "s", 0, "size"), ("trade", "s", -2.5, "size"),
+    ("quote", "bp", -1, "bp"), ("quote", "as", -1, "as"), ("bar", "vw", -150.25, "vw"), ("bar", "v", -1, "v"),
+    ("bar", "n", 2**63, "n"),
+])  # fmt: skip
+def test_value_that_consumers_would_refuse_is_a_dead_letter(
+    kind: str, field: str, value: float, named: str, *, packed: bool
+) -> None:
+    """Nothing is told of the message, and where it was a trade its stream says that one is missing."""
+    feed = logged_in()
+    told(feed, trade(1))
+    message = {"trade": trade(2), "quote": quote(), "bar": bar()}[kind] | {field: value}
+    out = told(feed, message, packed=packed)
+    assert only(out, DeadLetter).field == named
+    assert not any(isinstance(output, Quote | Candle) for output in out)
+    assert [event.trades for event in out if isinstance(event, Trades)] == ([()] if kind == "trade" else [])
+
+
 def test_lost_connection_makes_quotes_old_and_leaves_a_hole_in_the_trades() -> None:
     """The quote is told again as not valid; after the next subscription trades go on, and the ledger has the hole."""
     feed = logged_in()

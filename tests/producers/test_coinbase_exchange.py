@@ -502,6 +502,14 @@ def test_maker_that_is_not_in_the_book_proves_it_wrong(full: CoinbaseExchangeFee
     assert full.counts["snapshots_too_old"] == 1
 
 
+@pytest.mark.parametrize("number", [2**63 - 1, 2**63])
+def test_number_behind_which_no_event_can_name_another_is_refused(full: CoinbaseExchangeFeed, number: int) -> None:
+    """The ledger names the trade that came behind a hole; there is none above the largest number."""
+    full.received(matched(11, "a", "0.25", trade_id=4), T0)
+    out = full.received(message("heartbeat", 11, last_trade_id=number), T0)
+    assert [type(output) for output in out if not isinstance(output, FeedStatus | BookUpdate | Fetch)] == [DeadLetter]
+
+
 def test_heartbeat_shows_what_was_lost_at_the_end(full: CoinbaseExchangeFeed) -> None:
     """A number and a trade id that a heartbeat named, and that are not here a second later, are lost."""
     full.received(matched(11, "a", "0.1", trade_id=5), T0)

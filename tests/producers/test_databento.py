@@ -394,6 +394,38 @@ def test_a_quote_that_may_be_bad_says_so() -> None:
     assert (quote.valid, quote.reason) == (False, "gap")
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        trade(price=-NANO), trade(price=0), order("T", 0, -1, 1), order("T", 0, 0, 1),
+        trade(dbn.MBP_1, action="A", flags=dbn.LAST, levels=level(bid=0)),
+        trade(dbn.MBP_1, action="A", flags=dbn.LAST, levels=level(ask=-NANO)),
+        trade(dbn.BBO_1S, price=-NANO, flags=dbn.LAST, levels=level()),
+    ],
+)  # fmt: skip
+def test_only_contracts_have_prices_that_are_not_above_zero(record: bytes) -> None:
+    """A share's is a wrong record, which is refused, and asked for again where that can be done."""
+    shares = metadata({"AAPL": [(0, 9, "7")]}, dataset="XNAS.ITCH")
+    out = play(feed_of(shares), record)
+    assert [event.reason for event in out if isinstance(event, DeadLetter)] == ["not_positive"]
+    assert not any(isinstance(event, Trades | Quote) for event in out)
+    gateway = live()
+    gateway.received(shares, TS)
+    assert isinstance(gateway.received(record, TS)[-1], Reconnect)
+    assert any(isinstance(event, Trades | Quote) for event in play(feed_of(), record))
+
+
+@pytest.mark.parametrize("kind", [dbn.STATUS, dbn.OHLCV_1M, dbn.SYSTEM, dbn.DEFINITION])
+def test_record_of_a_wrong_length_may_have_been_any_kind(kind: int) -> None:
+    """Its kind may be what is wrong, so that it was an order: the book is lost."""
+    record = order("A", 1, 100, 3, side="B") + b"\0" * 12
+    feed = feed_of()
+    play(feed, order("R"))
+    out = play(feed, bytes([len(record) // 4, kind]) + record[2:])
+    assert [event.reason for event in out if isinstance(event, DeadLetter)] == ["bad_length"]
+    assert [event.kind for event in books(out)] == ["clear"]
+
+
 def test_ten_levels_are_told_as_what_changed() -> None:
     """The first record is the book, later ones what differs; a gap in the channel clears it until the next."""
     empty = level(NONE, NONE, 0, 0)

@@ -544,6 +544,61 @@ def test_a_group_that_lies_clears_the_book_of_its_symbol_only() -> None:
     assert [o.reason for o in out if isinstance(o, DeadLetter)] == ["bad_group"]
 
 
+def asked_again(out: list[Output]) -> set[str]:
+    """Return the symbols whose books are asked for."""
+    sent = [decode(output.frame) for output in out if isinstance(output, Send)]
+    return {message.get(55) for message in sent if (message.kind, message.get(263)) == ("V", "1")}
+
+
+@pytest.mark.parametrize("price", ["-1", "0"])
+def test_book_that_cannot_be_told_behind_a_loss_is_asked_for(price: str) -> None:
+    """While something is missing no book is told, so what was sent again is found wrong when all is there."""
+    desk = Desk()
+    desk.says("W", (55, "BTC-USD"), (268, "1"), *level("100"))
+    desk.number += 1
+    assert books_of(desk.says("0")) == [("BTC-USD", "clear", [])]
+    out = desk.says("X", (268, "1"), (279, "0"), (55, "BTC-USD"), *level(price), number=3, first_sent=START)
+    assert not books_of(out)
+    assert [(o.reason, o.value) for o in out if isinstance(o, DeadLetter)] == [("not_positive", price)]
+    assert asked_again(out) == {"BTC-USD"}
+
+
+def test_each_book_of_an_answer_that_cannot_be_read_is_asked_for() -> None:
+    """The last message completes both symbols, and names but one."""
+    desk = Desk(("BTC-USD", "ETH-USD"))
+    desk.says("W", (262, "r"), (911, "2"), (55, "BTC-USD"), (268, "1"), *level("-1"))
+    out = desk.says("W", (262, "r"), (911, "2"), (55, "ETH-USD"), (268, "1"), *level("1"))
+    assert not books_of(out)
+    assert asked_again(out) == {"BTC-USD", "ETH-USD"}
+
+
+@pytest.mark.parametrize(("price", "size", "entry", "field"), [
+    ("0", "1", "t", "price"), ("-1", "1", "t", "price"), ("1", "0", "t", "size"), ("1", "-1", "t", "size"),
+    ("1", "1", "x" * 129, "trade_id"),
+])  # fmt: skip
+def test_trade_that_consumers_would_refuse_is_none(price: str, size: str, entry: str, field: str) -> None:
+    """Its message cannot be trusted, and the symbol is asked for anew."""
+    desk = Desk()
+    desk.says("W", (55, "BTC-USD"), (268, "1"), *level("100"))
+    out = desk.says("X", (268, "1"), (279, "0"), (269, "2"), (278, entry), (55, "BTC-USD"), (270, price), (271, size))
+    assert [o.field for o in out if isinstance(o, DeadLetter)] == [field]
+    assert not any(isinstance(output, Trades) for output in out)
+    assert books_of(out) == [("BTC-USD", "clear", [])]
+    assert asked_again(out) == {"BTC-USD"}
+
+
+def test_size_of_a_level_is_the_exact_sum_of_its_entries_or_no_book() -> None:
+    """However many digits they have; a sum that no size may be is asked for anew."""
+    for first, second, total in (("0.1234567890123456789012345", "12345", "12345.1234567890123456789012345"),
+                                 ("9" * 30, "1", None)):  # fmt: skip
+        desk = Desk()
+        out = desk.says("W", (55, "BTC-USD"), (268, "2"), (269, "0"), (278, "a"), (270, "1"), (271, first), (269, "0"),
+                        (278, "b"), (270, "1"), (271, second))  # fmt: skip
+        told = [event.bid_sizes for event in out if isinstance(event, BookUpdate)]
+        assert told == ([] if total is None else [[total]])
+        assert asked_again(out) == ({"BTC-USD"} if total is None else set())
+
+
 def test_security_status_halts_and_resumes() -> None:
     """In the stream of status, and in what is told of the symbol meanwhile."""
     desk = Desk()
