@@ -25,7 +25,8 @@ def _addresses(cls: type[Settings]) -> dict[str, str]:
     known = written.load(stack.folders_of(load(StackSettings)))
     if known is None or known.supervisor is None or not known.supervisor.alive():
         return {}
-    given = {name.removeprefix(PREFIX).lower() for name in os.environ if name.startswith(PREFIX)}
+    # Empty means not given, as in all settings.
+    given = {name.removeprefix(PREFIX).lower() for name, text in os.environ.items() if name.startswith(PREFIX) and text}
     if _DATABASE in given:  # another database than ours, whatever the role
         given |= {name for name in known.endpoints if name.endswith(_DATABASE)}
     if "history_url" in given:  # nor is it said here whose history another address serves

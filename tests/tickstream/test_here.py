@@ -48,6 +48,8 @@ def test_a_command_works_on_the_stack_that_runs_here(folders: Folders, monkeypat
     assert before[0] != WHERE["kafka_brokers"]
     state.save(folders, state.State(state.Identity.of(os.getpid()), True, "", [], WHERE))
     assert addresses() == ("127.0.0.1:1", "http://127.0.0.1:2", "postgresql://history")
+    monkeypatch.setenv("TICKSTREAM_DATABASE_URL", "")
+    assert addresses() == ("127.0.0.1:1", "http://127.0.0.1:2", "postgresql://history")
     monkeypatch.setenv("TICKSTREAM_KAFKA_BROKERS", "elsewhere:9")
     monkeypatch.setenv("TICKSTREAM_DATABASE_URL", "postgresql://other")
     assert addresses() == ("elsewhere:9", "http://127.0.0.1:2", "postgresql://other")
