@@ -28,6 +28,7 @@ import sys
 from collections import Counter as Counts
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -191,7 +192,7 @@ class Replay:
         self.clients[client.id] = client
         task = asyncio.create_task(self._play(client), name=f"play-{client.id}")
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(partial(self._done, client))
         return client
 
     def left(self, client: Client) -> None:
@@ -206,10 +207,11 @@ class Replay:
         self._moved.set()
         self._moved.clear()
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, client: Client, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.error("playing failed", task=task.get_name(), exc_info=error)
+            client.wire.drop()  # it would wait for ever, and those abreast of it
 
     async def _play(self, client: Client) -> None:
         await self._until_begun(client)

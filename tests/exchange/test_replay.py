@@ -207,6 +207,17 @@ def test_a_damaged_line_is_played_as_a_frame_that_cannot_be_read(
     bounded(scenario())
 
 
+def test_a_client_that_cannot_be_played_to_is_let_go(plays: Plays, bounded: Bounded, recording: Path) -> None:
+    """When the file is gone meanwhile, say: it must not wait for frames that never come."""
+
+    async def scenario() -> None:
+        async with plays(recording) as replay:
+            recording.unlink()
+            assert await _hear(replay.port) == ([], 1006, "")
+
+    bounded(scenario())
+
+
 def test_looped_recording_asks_to_connect_again(plays: Plays, bounded: Bounded, recording: Path) -> None:
     """With `--loop` the end is no end: the close code says that the service restarts."""
 
