@@ -212,7 +212,7 @@ def test_a_client_that_cannot_be_played_to_is_let_go(plays: Plays, bounded: Boun
 
     async def scenario() -> None:
         async with plays(recording) as replay:
-            recording.unlink()
+            await asyncio.to_thread(recording.unlink)
             assert await _hear(replay.port) == ([], 1006, "")
 
     bounded(scenario())
