@@ -14,7 +14,8 @@ and "Ticker" of "WebSocket Stream"; RULES is the project's own list of venue rul
 3. `orderbook.N`: a `snapshot` always replaces the book, also in the middle, also with `u` = 1 after a restart of the
    service (DOCS); `delta` sets absolute sizes, 0 removes. `u` rises by one with each delta of a topic (RULES): a
    skipped one clears the book and subscribes again. One depth speaks for a book: the first. `orderbook.1` is a quote
-   here. `cts` is the matching engine's time (DOCS).
+   here; `orderbook.rpi`, with the orders of price improvement, is another book and ignored. `cts` is the matching
+   engine's time (DOCS).
 4. `publicTrade`: `S` is the taker's side (DOCS, "Trade": S, side of taker). Ids have no order that DOCS promise. After
    a loss REST's recent trades must reach back to one that was told before it; they are asked for once, and again only
    when no answer came.
@@ -65,6 +66,7 @@ _SPLIT = re.compile(rf"([A-Z0-9]+?)({'|'.join(sorted(QUOTES, key=len, reverse=Tr
 _DATED = re.compile(rf"([A-Z0-9]+?)({'|'.join(sorted(QUOTES, key=len, reverse=True))})?(?:-(\w+)|([FGHJKMNQUVXZ]\d\d))")
 _OPTION = re.compile(r"([A-Z0-9]+)-\d{1,2}[A-Z]{3}\d\d-[0-9.]+-[CP](?:-([A-Z]+))?")
 _NAME = re.compile(r"[A-Z0-9][A-Za-z0-9.-]{1,39}", re.ASCII)
+_BOOK_TOPIC = re.compile(rb'"topic":"orderbook\.\d')
 _HEAD = re.compile(rb'"topic":\s*"(\w+)(?:\.[A-Za-z0-9]+)?\.([A-Za-z0-9-]+)"')
 _SAYS_SNAPSHOT = re.compile(rb'"type":\s*"snapshot"')
 _SAYS_SUBSCRIBED = re.compile(rb'"op":\s*"subscribe"')
@@ -221,7 +223,7 @@ class BybitFeed:
         self._liveness.ts_heard = ts
         call = self._call(ts, frame)
         try:
-            if b'"topic":"orderbook' in frame[:100]:
+            if _BOOK_TOPIC.search(frame, 0, _HEAD_BYTES) is not None:
                 self._book(call, _BOOK_FRAME.decode(frame))
             else:
                 self._general(call, _FRAME.decode(frame))  # finds books as well, where somebody spaced the JSON
@@ -307,7 +309,7 @@ class BybitFeed:
         elif topic == "tickers":
             self._heard(call, frame.ts)
             self._ticker(call, name, frame)
-        elif topic.startswith(_BOOK):
+        elif topic.startswith(_BOOK) and topic[len(_BOOK) + 1 :].isdigit():
             self._book(call, _BOOK_FRAME.decode(call.payload))
         elif frame.topic:
             self.counts["ignored"] += 1

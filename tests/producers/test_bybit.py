@@ -255,6 +255,16 @@ def test_frame_that_names_nothing_may_have_been_trades(feed: BybitFeed) -> None:
     assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
 
 
+def test_book_that_says_the_size_of_improving_orders_too_costs_no_book(feed: BybitFeed) -> None:
+    """Another book of the same product, with three values a level."""
+    feed.received(book("snapshot", 50, bids=[("9", "1")]), T0)
+    rpi = json.loads(book("snapshot", 9)) | {"topic": "orderbook.rpi.BTCUSDT"}
+    for levels in ([["9", "1", "2"]], []):
+        rpi["data"]["b"] = levels
+        assert feed.received(json.dumps(rpi, separators=(",", ":")).encode(), T0) == []
+    assert feed.counts["ignored"] == 2
+
+
 def test_snapshot_of_a_ticker_forgets_what_was_before(feed: BybitFeed) -> None:
     """A change keeps the other fields; a snapshot has all that there are."""
 
