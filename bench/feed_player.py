@@ -32,8 +32,8 @@ class Consumer:
         self._names: dict[str, str] = {}
         self._books: dict[str, tuple[L2Book, bool]] = {}  # whether it is the feed's own
 
-    def take(self, place: int, outputs: list[Output]) -> None:
-        """Follow the books, read their best levels, and answer what the feed asks for."""
+    def take(self, place: int, ts: int, outputs: list[Output]) -> None:
+        """Follow the books, read their best levels, and answer what the feed asks for at once."""
         self._played.events += len(outputs)
         for output in outputs:
             if isinstance(output, BookUpdate):
@@ -45,7 +45,7 @@ class Consumer:
             elif isinstance(output, Instrument):
                 self._names[output.symbol] = output.venue_symbol
             elif isinstance(output, Fetch) and output.purpose == "snapshot":
-                self._answer(place, output)
+                self._answer(place, ts, output)
 
     def _book(self, place: int, event: BookUpdate) -> None:
         symbol = event.symbol
@@ -66,11 +66,11 @@ class Consumer:
         if self._watch is not None:
             self._watch(place, symbol, (book.bids.top(LEVELS), book.asks.top(LEVELS)))
 
-    def _answer(self, place: int, request: Fetch) -> None:
+    def _answer(self, place: int, ts: int, request: Fetch) -> None:
         for at, (address, body) in enumerate(self._bodies):
             if answers(request.path, address):
                 del self._bodies[at]
-                self.take(place, self._feed.fetched(request, body.encode(), 0))
+                self.take(place, ts, self._feed.fetched(request, body.encode(), ts))
                 return
 
 
@@ -84,9 +84,9 @@ def play(task: Task, withheld: int | None, watch: Watch | None) -> Played:
         if known is None:
             feed: Feed = make_feed(task.venue, line=f"{task.venue}/{conn}")
             known = feeds[conn] = feed, Consumer(feed, bodies, played, watch)
-            known[1].take(place, feed.opened(ts))
+            known[1].take(place, ts, feed.opened(ts))
         if place != withheld:
-            known[1].take(place, known[0].received(frame, ts))
+            known[1].take(place, ts, known[0].received(frame, ts))
     return played
 
 

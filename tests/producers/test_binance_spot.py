@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from bench import feed_player
+from bench.feed_task import Task
 from marketdata.book import L2Book
 from marketdata.errors import SettingsError
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
@@ -443,6 +445,15 @@ def test_requests_of_many_symbols_share_one_budget() -> None:
     feed.received(diff(3, 3, names[0]), T0 + 61 * SECOND)
     assert len(fetches(feed.ticked(T0 + 62 * SECOND))) <= UNDER_WAY_MAX
     assert feed._requests.waiting
+
+
+def test_the_benchmark_measures_a_feed_that_has_its_book(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its player answers at the time of the frame that asks: at another one the snapshot would be refused."""
+    monkeypatch.setattr(feed_player, "_FRAMES", [])
+    frames = [("BINANCE", T0, frame.decode()) for frame in (diff(10, 20), diff(21, 22))]
+    address = "https://api.binance.com/api/v3/depth?symbol=BTCUSDT&limit=5000"
+    played = feed_player.play(Task("binance_spot", frames, [(address, body(15).decode())]), None, None)
+    assert played.books == len(["snapshot", "update", "update"])
 
 
 def test_quiet_symbol_gets_its_book_without_a_change() -> None:
