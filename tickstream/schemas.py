@@ -56,13 +56,15 @@ def check_history(name: str) -> list[str]:
 
 @app.command()
 def check(
-    registry: bool = typer.Option(False, "--registry", help="Ask the running registry as well."),
+    registry: bool = typer.Option(False, "--registry", help="Register them with the running registry, too, which checks again."),
 ) -> None:
     """Check that every schema is FULL_TRANSITIVE compatible with its published versions.
 
     Needs no registry, so it works in CI: the published versions are in `schemas/history/`.
 
     Example: `tickstream schemas check`
+
+    Example: `tickstream schemas check --registry`
     """
     failed = False
     for event in EVENTS:

@@ -423,20 +423,23 @@ def main(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="Recording in the recordings' line format, plain or packed; several are lines of one feed."
+            help="Recording (`.jsonl`, Databento's `.dbn` or `.csv`, also packed); several are lines of one feed."
         ),
     ],
     *,
     venue: Annotated[str, typer.Option(help="Venue that was recorded.")] = "coinbase",
     speed: Annotated[str, typer.Option(help="1 is the recorded pace, 10 ten times that, `max` as fast as read.")] = "1",
     host: Annotated[str | None, typer.Option(help="Address to serve on [TICKSTREAM_HOST].")] = None,
-    port: Annotated[int | None, typer.Option(help="WebSocket port [TICKSTREAM_EXCHANGE_PORT, 18765].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the stream [TICKSTREAM_EXCHANGE_PORT, 18765].")] = None,
     control_port: Annotated[
         int | None, typer.Option(help="Port of the recorded REST answers [TICKSTREAM_EXCHANGE_CONTROL_PORT, 18766].")
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="At the end ask the client to connect anew.")] = False,
 ) -> None:
-    """Play a recording over a WebSocket to whoever subscribes, until SIGTERM or SIGINT."""
+    """Play a recording in its venue's protocol to whoever subscribes, until SIGTERM or SIGINT.
+
+    Example: `python -m infra.exchange.replay recording.jsonl.zst --venue kraken --speed max`
+    """
     given = {"host": host, "exchange_port": port, "exchange_control_port": control_port}
     pace = speed_of(speed)
     try:
