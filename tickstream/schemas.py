@@ -56,7 +56,9 @@ def check_history(name: str) -> list[str]:
 
 @app.command()
 def check(
-    registry: bool = typer.Option(False, "--registry", help="Register them with the running registry, too, which checks again."),
+    registry: bool = typer.Option(
+        False, "--registry", help="Register them with the running registry, too, which checks again."
+    ),
 ) -> None:
     """Check that every schema is FULL_TRANSITIVE compatible with its published versions.
 
@@ -72,10 +74,10 @@ def check(
         failed |= bool(found)
         for problem in found:
             console.print(f"[red]✗[/] {schemas.file_name(event.schema)}: {problem}")
-    if registry:
-        register()
     if failed:
         raise typer.Exit(1)
+    if registry:
+        register()
     console.print(f"[green]✓[/] {len(EVENTS)} schemas are compatible with every published version")
 
 

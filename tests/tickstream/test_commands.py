@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,15 @@ def test_a_new_field_with_a_default_is_accepted() -> None:
     changed = json.loads(json.dumps(schemas.load("Trades")))
     changed["fields"].append({"name": "session", "type": "string", "default": ""})
     assert problems(json.dumps(changed), json.dumps(schemas.load("Trades"))) == []
+
+
+def test_what_is_not_compatible_is_not_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `--registry` either; nobody answers there, which would be told otherwise."""
+    monkeypatch.setattr("tickstream.schemas.HISTORY", tmp_path)  # where no version was ever published
+    monkeypatch.setenv("TICKSTREAM_REGISTRY_URL", "http://127.0.0.1:9")
+    result = RUN.invoke(app, ["schemas", "check", "--registry"])
+    assert (result.exit_code, result.exception.__class__) == (1, SystemExit)
+    assert "publish" in result.output
 
 
 def test_schema_files_and_event_classes_have_the_same_fields() -> None:
