@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
@@ -75,9 +74,3 @@ def _variable(cls: type[CommonSettings], location: tuple[int | str, ...]) -> str
     if field is not None and isinstance(field.validation_alias, str):
         return field.validation_alias
     return name if field is None else f"{PREFIX}{name}".upper()
-
-
-def unknown_variables(*known: type[CommonSettings]) -> list[str]:
-    """Return the TICKSTREAM_ variables that none of these settings reads: most likely typing errors."""
-    names = {_variable(cls, (name,)) for cls in known for name in cls.model_fields}
-    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in names)
