@@ -41,6 +41,13 @@ class Registry:
             raise Unavailable(f"the schema registry at {self._url} answers {answer.status_code}: {answer.text[:200]}")
         return answer
 
+    def _told(self, answer: httpx.Response, name: str) -> Any:
+        """Return a value of an answer; what stands between us and the registry may answer in its place."""
+        try:
+            return answer.json()[name]
+        except (ValueError, KeyError, TypeError) as error:
+            raise Unavailable(f"what answers at {self._url} is no schema registry: {answer.text[:200]!r}") from error
+
     def register(self, name: str) -> int:
         """Register a record's schema under its subject (nothing happens when it is there) and return its id.
 
@@ -56,7 +63,7 @@ class Registry:
             raise CodecError(f"{schemas.file_name(name)} is not {COMPATIBILITY} compatible: {answer.text[:500]}")
         if answer.is_error:
             raise CodecError(f"the registry refuses {schemas.file_name(name)}: {answer.text[:500]}")
-        return int(answer.json()["id"])
+        return int(self._told(answer, "id"))
 
     def lookup(self, name: str) -> int:
         """Return the id of a record's schema as it is in `schemas/`.
@@ -67,7 +74,7 @@ class Registry:
         answer = self._ask("POST", f"subjects/{subject}", {"schema": json.dumps(schemas.load(name))})
         if answer.is_error:
             raise UnknownSchema(f"{subject} is not registered: run `tickstream schemas register`")
-        return int(answer.json()["id"])
+        return int(self._told(answer, "id"))
 
     def fetch(self, schema_id: int) -> dict[str, Any]:
         """Return the schema that an id stands for.
@@ -77,7 +84,7 @@ class Registry:
         answer = self._ask("GET", f"schemas/ids/{schema_id}")
         if answer.is_error:
             raise UnknownSchema(f"the registry knows no schema id {schema_id}", schema_id)
-        schema: dict[str, Any] = json.loads(answer.json()["schema"])
+        schema: dict[str, Any] = json.loads(self._told(answer, "schema"))
         return schema
 
     def codec(self) -> Codec:
