@@ -28,6 +28,9 @@ POSITIVE_KINDS = frozenset({"spot", "equity"})
 # amendment on.
 AMENDING = frozenset({"alpaca", "fix"})
 
+# Longer than any venue's trade id; a limit so that a hostile one cannot cost us memory.
+TRADE_ID_LENGTH_MAX = 128
+
 # Every symbol of a connection at once, where an event concerns the connection itself.
 ALL_SYMBOLS = "*"
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from decimal import Context, Decimal
+from decimal import Decimal
 from functools import reduce
 
-from marketdata.decimals import LENGTH_MAX, decimal, is_zero
+from marketdata.decimals import EXACT, decimal, is_zero
 from marketdata.errors import BadEvent
 from producers.feed_kit.values import Columns
 
 BID, ASK = 0, 1
-
-_EXACT = Context(prec=3 * LENGTH_MAX)  # no sum of two numbers is rounded
 
 
 class _Level:
@@ -30,7 +28,7 @@ class _Level:
         sizes = list(self.entries.values())
         if len(sizes) == 1:
             return sizes[0]
-        text = f"{reduce(_EXACT.add, map(Decimal, sizes)):f}"
+        text = f"{reduce(EXACT.add, map(Decimal, sizes)):f}"
         decimal(text, "271")
         return text
 

@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from marketdata.clock import AHEAD_NS_MAX
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
-from marketdata.events import GAP, POSITIVE_KINDS, Trade, Trades
+from marketdata.events import GAP, POSITIVE_KINDS, TRADE_ID_LENGTH_MAX, Trade, Trades
 from producers.feed_kit.calls import Call
 from producers.feed_kit.products import Product
-
-# Consumers refuse longer ones.
-ID_LENGTH_MAX = 128
 
 
 def check(product: Product, trade: Trade) -> None:
@@ -21,7 +18,7 @@ def check(product: Product, trade: Trade) -> None:
         raise BadEvent("not_positive", "price", trade.price)
     if decimal(trade.size, "size") <= 0:
         raise BadEvent("not_positive", "size", trade.size)
-    if not 0 < len(trade.trade_id) <= ID_LENGTH_MAX:
+    if not 0 < len(trade.trade_id) <= TRADE_ID_LENGTH_MAX:
         raise BadEvent("bad_trade_id", "trade_id", trade.trade_id)
 
 

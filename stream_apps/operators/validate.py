@@ -28,11 +28,19 @@ import msgspec
 from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.decimals import EXACT, FRACTION_DIGITS_MAX, WHOLE_DIGITS_MAX, decimal
 from marketdata.errors import BadEvent
-from marketdata.events import POSITIVE_KINDS, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trade, Trades
+from marketdata.events import (
+    POSITIVE_KINDS,
+    TRADE_ID_LENGTH_MAX,
+    BookUpdate,
+    DeadLetter,
+    FeedStatus,
+    Instrument,
+    Quote,
+    Trade,
+    Trades,
+)
 
 Checked = TypeVar("Checked", BookUpdate, Quote, FeedStatus)
-
-ID_LENGTH_MAX = 128
 
 SIDES = frozenset({"buy", "sell", "unknown"})
 ACTIONS = frozenset({"new", "correct", "cancel"})
@@ -260,9 +268,9 @@ class Validator:
             raise BadEvent("unknown_side", "side", trade.side)
         if trade.action not in ACTIONS:
             raise BadEvent("unknown_action", "action", trade.action)
-        if not isinstance(trade.trade_id, str) or not 0 < len(trade.trade_id) <= ID_LENGTH_MAX:
+        if not isinstance(trade.trade_id, str) or not 0 < len(trade.trade_id) <= TRADE_ID_LENGTH_MAX:
             raise BadEvent("bad_trade_id", "trade_id", trade.trade_id)
-        if trade.action != "new" and len(trade.original_id) > ID_LENGTH_MAX:
+        if trade.action != "new" and len(trade.original_id) > TRADE_ID_LENGTH_MAX:
             raise BadEvent("bad_trade_id", "original_id", trade.original_id)
         terms.price(trade.price, "price")
         size = trade.size
