@@ -102,6 +102,8 @@ def backfill(
     if since >= until:
         raise typer.BadParameter("the range is empty: --start must come before --end", param_hint="--start")
     wanted = {kind: interval for kind, yes in (("candles", candles), ("trades", trades)) if yes}
+    if not wanted:
+        raise typer.BadParameter("without candles there is only --trades to bring", param_hint="--no-candles")
     settings = load_here(HistorySettings, **_given(rest_url))
     _run(_backfill(settings, venue, symbols, wanted, (since, until)))
 

@@ -100,6 +100,13 @@ def test_an_unknown_stage_is_named_with_the_choices() -> None:
     assert "candles" in result.output
 
 
+def test_a_backfill_of_nothing_is_refused() -> None:
+    """It would end at once as if all were there."""
+    result = RUN.invoke(app, ["backfill", "coinbase", "BTC-USD", "--no-candles"])
+    assert result.exit_code == 2
+    assert "--trades" in result.output
+
+
 def test_list_of_venues_tells_what_their_code_does() -> None:
     """Every feed is a row, with what its own module says of stream and history."""
     found = {row["venue"]: row for row in json.loads(RUN.invoke(app, ["venues", "--json"]).stdout)}
