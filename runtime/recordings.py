@@ -10,6 +10,10 @@ begin.
 So are frames that a program logged, `2016-03-12 00:08:37,352 {...}` a line: each is a frame as it arrived. The log's
 clock has no zone; its distance from UTC, in quarters of an hour, is taken from the first frame that tells its own time.
 
+And frames behind a number that is their time, as hftbacktest (`1723161255030314 {...}`) and cryptofeed write them
+(`1723161255.03: {...}`); of cryptofeed also `<address> -> <time>: <REST answer>`, `<- <time>: <our frame>` and
+`<-> <time>` for a new connection, each behind its address.
+
 What cannot be read is told as a line of the kind `damaged`, in its place, and the rest is read.
 """
 
@@ -47,6 +51,13 @@ _BOM = b"\xef\xbb\xbf"
 
 _LOGGED = re.compile(rb"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d),(\d{3}) (?=\{)")
 _TOLD_TIME = re.compile(rb'"time":\s*"([0-9T:.\-]+Z)"')
+_STAMPED = re.compile(
+    rb"(?:(?P<address>(?:http|ws)s?://\S+) (?P<way>->|<-|<->) )?(?P<time>\d{9,19}(?:\.\d+)?)(?::? (?P<frame>.*))?",
+    re.DOTALL,
+)
+_KIND_OF = {b"->": "http", b"<-": "send", b"<->": "connect"}
+_STAMPED_START = re.compile(rb"(?:http|ws)s?://\S+ <?->? \d{9}|\d{9,19}(?:\.\d+)?:? [\[{]")
+_HEADER = b" header: {"  # of a REST answer, behind it
 _QUARTER_NS = 900 * SECOND_NS  # every zone's distance from UTC is some of these
 
 # What names a product in the query of some venue's REST interface.
@@ -146,6 +157,8 @@ def _parsed(path: Path) -> Iterator[Recorded | Damage]:
             yield from _bytes(databento.rows(line.text.decode(errors="replace") for line in _whole_lines(plain)), plain)
         elif _LOGGED.match(start):
             yield from _logged(path, plain)
+        elif _STAMPED_START.match(start):
+            yield from _stamped(plain)
         else:
             yield from _decoded(plain)
         if damage := unpacked.damage(plain):
@@ -189,17 +202,17 @@ def _loose(line: _Line) -> Recorded | Damage:
         return Damage(line.number, f"no recorded frame: {ends}{error}")
 
 
-def _nanoseconds(text: str) -> int:
+def _nanoseconds(text: str, *, by_size: bool = False) -> int:
     """Return a time: whole nanoseconds, RFC 3339, or a number in the unit that its size tells.
 
-    Raises BadEvent for anything else.
+    A whole number is nanoseconds, unless `by_size`. Raises BadEvent for anything else.
     """
     if "T" in text:
         return parse_rfc3339(text, "ts_recv")
     try:
         value = Decimal(text)
         unit = next((unit for unit, limit in _UNITS if value < limit), 1)
-        ns = int(value * (1 if text.isdigit() else unit))
+        ns = int(value * (1 if text.isdigit() and not by_size else unit))
     except (DecimalException, ValueError, OverflowError):
         ns = -1
     if not 0 <= ns < 2**63:
@@ -229,6 +242,26 @@ def _logged_at(line: bytes) -> tuple[int, bytes]:
     if found is None:
         raise BadEvent("bad_time", "line", line[:40])
     return parse_rfc3339("{}T{}.{}Z".format(*(part.decode() for part in found.groups()))), line[found.end() :]
+
+
+def _stamped(plain: io.BufferedReader) -> Iterator[Recorded | Damage]:
+    for line in _lines(plain):
+        try:
+            yield _stamped_line(line.text)
+        except (BadEvent, UnicodeDecodeError) as error:
+            if line.ended or not unpacked.damage(plain):
+                yield Damage(line.number, f"no stamped frame: {error}")
+
+
+def _stamped_line(line: bytes) -> Recorded:
+    found = _STAMPED.fullmatch(line)
+    if found is None:
+        raise BadEvent("bad_time", "line", line[:40])
+    kind, frame = _KIND_OF.get(found["way"], "recv"), found["frame"] or b""
+    ts = _nanoseconds(found["time"].decode(), by_size=True)
+    if kind == "http":
+        return Recorded(kind, ts, found["address"].decode(), frame.partition(_HEADER)[0].decode())
+    return Recorded(kind, ts, None, frame.decode())  # such a file is of one connection
 
 
 def _zone_shift(plain: io.BufferedReader) -> int:

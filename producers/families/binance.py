@@ -22,7 +22,8 @@ and "How to manage a local order book correctly"; RULES is the project's own lis
    connection lives for 24 hours (DOCS). An hour earlier the shell starts a successor beside it (`Venue.lifetime_s`); if
    none could take over, it is left ten minutes earlier, and at once when the venue says that it shuts down.
 8. `depth5`, `depth10` and `depth20` send the best levels as a whole each time (DOCS). They are not subscribed here; in
-   a recording they are the book where no diff stream is joined with its snapshot. Bare ones name no symbol.
+   a recording they are the book where no diff stream is joined with its snapshot. A bare whole book names no symbol:
+   where only one is known, and waits for its snapshot, it is that; recorders write REST's answer among the frames.
 9. Times are milliseconds, or microseconds where a connection was opened with `timeUnit=MICROSECOND` (DOCS).
 
 The tick size in exchangeInfo binds new orders only: after a change old ones rest between the ticks (0.25974 beside a
@@ -449,7 +450,7 @@ class BinanceFeed:
         elif head.event or frame.stream:
             self.counts["ignored"] += 1
         elif head.final is not None:
-            call.dead("no_symbol", "a book of partial depth that is not in a combined stream names no symbol")
+            self._bare_book(call)
         else:
             raise BadEvent("unknown_frame", "e", "")
         return None
@@ -516,9 +517,12 @@ class BinanceFeed:
         self._requests.ask(Fetch(f"{market.rest}/exchangeInfo", "products", weight=market.products_weight))
 
     def _ask_book(self, name: str) -> None:
+        self._requests.ask(self._book_request(name))
+
+    def _book_request(self, name: str) -> Fetch:
         market = self._market
         path = f"{market.rest}/depth?symbol={name}&limit={market.depth_limit}"
-        self._requests.ask(Fetch(path, "snapshot", name, market.depth_weight))
+        return Fetch(path, "snapshot", name, market.depth_weight)
 
     # --- Books ---
 
@@ -573,6 +577,14 @@ class BinanceFeed:
         books.snapshot(call, state.product, ts, columns)
         state.partial, state.old_partials = number, 0
         self._ledger.account(call, state.product, _BOOK, ts)
+
+    def _bare_book(self, call: Call) -> None:
+        """Take a whole book that names no symbol for the snapshot that the only one waits for."""
+        if len(self._states) != 1:
+            call.dead("no_symbol", "a whole book that is not in a combined stream names no symbol")
+            return
+        (name,) = self._states
+        self._rest_snapshot(call, self._book_request(name))
 
     def _rest_snapshot(self, call: Call, request: Fetch) -> None:
         snapshot = _SNAPSHOT.decode(call.payload)

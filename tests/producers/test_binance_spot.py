@@ -295,10 +295,14 @@ def test_partial_books_are_the_book_until_the_changes_have_theirs() -> None:
     assert feed.counts["ignored"] == 1
 
 
-def test_bare_book_of_partial_depth_is_a_dead_letter_that_costs_no_book() -> None:
-    """It names no symbol, and is no change."""
-    feed = synced("BTCUSDT")
-    (letter,) = feed.received(body(30), T0)
+def test_bare_book_is_the_snapshot_that_the_only_symbol_waits_for() -> None:
+    """It names no symbol: with several it is nobody's, and it is no change that costs a book."""
+    feed = make(line="binance_spot/0")
+    feed.opened(T0)
+    feed.received(diff(10, 20), T0)
+    assert kinds(feed.received(body(15), T0)) == ["BTC-USDT snapshot", "BTC-USDT update"]
+    assert feed.received(body(30), T0) == []
+    (letter,) = synced("BTCUSDT", "ETHUSDT").received(body(30), T0)
     assert isinstance(letter, DeadLetter)
     assert letter.reason == "no_symbol"
 

@@ -189,6 +189,27 @@ def test_a_log_without_a_told_time_is_taken_as_utc_and_its_damaged_line_is_named
     assert (damaged.t, damaged.data[:14]) == ("damaged", "a.in.zst, line")
 
 
+STAMPED = (
+    (b'1723161255030314 {"n": 1}', ("recv", 1_723_161_255_030_314_000, None, '{"n": 1}')),
+    (b'1723161255030314667 {"n": 1}', ("recv", 1_723_161_255_030_314_667, None, '{"n": 1}')),
+    (b"1605024028.86: [1, 2]", ("recv", 1_605_024_028_860_000_000, None, "[1, 2]")),
+    (b"wss://example.org/ws <-> 1605024028.5", ("connect", 1_605_024_028_500_000_000, None, "")),
+    (b'wss://example.org/ws <- 1605024028.5: {"op": 1}', ("send", 1_605_024_028_500_000_000, None, '{"op": 1}')),
+    (b'https://example.org/depth?symbol=A -> 1605024028.5: {"a": 1} header: {"b": "2"}',
+     ("http", 1_605_024_028_500_000_000, "https://example.org/depth?symbol=A", '{"a": 1}')),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "line"), STAMPED, ids=range(len(STAMPED)))
+def test_frames_behind_their_time_are_read(tmp_path: Path, text: bytes, line: tuple[object, ...]) -> None:
+    """As other recorders write them; what is none of these is told in its place."""
+    path = tmp_path / "a.gz"
+    path.write_bytes(gzip.compress(b"%b\nno frame\n%b\n" % (text, text)))
+    first, damaged, last = recordings.read(path)
+    assert [(one.t, one.ts_recv, one.conn, one.data) for one in (first, last)] == [line] * 2
+    assert (damaged.t, damaged.data[:12]) == ("damaged", "a.gz, line 2")
+
+
 def test_a_nameless_answer_is_for_who_asks_about_one_symbol() -> None:
     """Where only the connection's name was kept, the symbol may be in the query or in the path."""
     assert recordings.answers("products/BTC-USD/book?level=3", "COINBASE.rest.1")
