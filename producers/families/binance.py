@@ -633,7 +633,9 @@ class BinanceFeed:
             self.counts["ignored"] += 1
             state.product.trade_ids.pass_over(message.number)
             return
-        self._trades(call, state, [(message.number, read_trade(message))], listed=False)
+        trade = read_trade(message)
+        call.venue_time(trade.ts_event, "T")
+        self._trades(call, state, [(message.number, trade)], listed=False)
 
     def _trades(self, call: Call, state: _State, batch: list[Numbered], *, listed: bool) -> None:
         """Tell trades by rising id; `listed`: REST gave every trade from the first of them to the last."""

@@ -376,7 +376,7 @@ class BitfinexFeed:
         self._repairs.lost(call, [product.name for product in products], (_BOOK,), detail)
 
     def _unreadable(self, call: Call) -> None:
-        """A frame that cannot be read may have been a change of the book whose channel it names, or of any."""
+        """A frame that cannot be read may have been of the book or trades whose channel it names, or of any book."""
         head = _HEAD.match(call.payload)
         channel = None if head is None else self._channels.get(int(head.group(1)))
         if channel is None:
@@ -385,6 +385,10 @@ class BitfinexFeed:
             missed = [channel.product] if channel.kind == _BOOK else []
         if missed:
             self._lose_book(call, missed, GAP, "bad_frame")
+        if channel is not None and channel.kind == _TRADES:
+            self.counts["gaps"] += 1
+            self._ledger.lose(call, channel.product, GAP, {_TRADES}, detail="bad_frame", channel=_TRADES)
+            self._repairs.lost(call, (channel.product.name,), (_TRADES,), "bad_frame")
 
     def _again(self, _: Call, kind: str, names: Collection[str]) -> list[Output]:
         """Return what brings new snapshots, with the precision and length of the channel that there is."""
@@ -460,6 +464,8 @@ def _tell(call: Call, product: Product, rows: Any, *, origin: str = "live") -> b
     if not isinstance(rows, list):
         raise BadEvent("bad_frame", "trades", str(rows)[:200])
     read = [read_trade(row) for row in rows]
+    for trade in read:
+        call.venue_time(trade.ts_event, "time")
     read.sort(key=lambda trade: int(trade.trade_id))
     return listed_trades.tell(call, product, read, again="repeats", origin=origin)
 

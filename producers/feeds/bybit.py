@@ -440,6 +440,7 @@ class BybitFeed:
         for raw in _TRADE_LIST.decode(data):
             sent = _TRADE.decode(raw)
             trade = _read_trade(sent.id, sent.ms, sent.price, sent.size, sent.side)
+            call.venue_time(trade.ts_event, "T")
             if self._find(call, sent.name, is_spot=sent.id.isdigit()) is not None:
                 batches.setdefault(sent.name, []).append(trade)
         for name, batch in batches.items():

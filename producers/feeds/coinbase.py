@@ -456,6 +456,7 @@ class CoinbaseFeed:
                     call.payload = bytes(raw_trade)
                     with call.refusing("bad_frame") as reading:
                         symbol, trade = read_trade(raw_trade)
+                        call.venue_time(trade.ts_event, "time")
                         if self._products.find(call, symbol) is not None:
                             batches.setdefault(symbol, []).append((int(trade.trade_id), trade))
                             if event.type == "snapshot":

@@ -160,7 +160,7 @@ class GeminiFeed:
                 trade = _TRADE.decode(frame)
                 product = self._find(call, trade.symbol)
                 if product is not None:
-                    listed_trades.tell(call, product, [_read_trade(trade)], again="duplicates")
+                    listed_trades.tell(call, product, [_read_trade(call, trade)], again="duplicates")
             else:
                 self._other(call, sent)
         except REFUSED as error:
@@ -271,7 +271,7 @@ class GeminiFeed:
         if product is None:
             return
         columns = _columns(sent.changes)
-        read = [_read_trade(trade) for trade in sent.trades or ()]
+        read = [_read_trade(call, trade) for trade in sent.trades or ()]
         book = self._books.setdefault(product.name, L2Book())
         if sent.trades is None:
             if not product.book_valid:
@@ -323,7 +323,7 @@ def _columns(levels: list[_Level]) -> Columns:
     return columns
 
 
-def _read_trade(sent: _Trade) -> Trade:
+def _read_trade(call: Call, sent: _Trade) -> Trade:
     check_trade(sent.price, sent.quantity, ("price", "quantity"))
     if sent.tid is not None:
         name = str(sent.tid)
@@ -332,8 +332,8 @@ def _read_trade(sent: _Trade) -> Trade:
         name = f"{sent.event}:{sent.price}:{sent.quantity}"
     else:
         raise BadEvent("bad_trade_id", "tid", "")
-    return Trade(trade_id=name, ts_event=ms_ns(sent.timestamp, "timestamp"), price=sent.price,
-                 size=sent.quantity, side=sent.side)  # fmt: skip
+    ts = call.venue_time(ms_ns(sent.timestamp, "timestamp"), "timestamp")
+    return Trade(trade_id=name, ts_event=ts, price=sent.price, size=sent.quantity, side=sent.side)
 
 
 def _read_rest_trade(sent: _RestTrade) -> Trade:

@@ -541,6 +541,7 @@ class KrakenFeed:
                 size=trade.volume,
                 side="buy" if trade.side == "b" else "sell",
             )
+            call.venue_time(read.ts_event, "time")
             if seen.is_new(read.trade_id):
                 batch.append(read)
             else:
@@ -688,6 +689,7 @@ class KrakenFeed:
                     size=size,
                     side=trade.side,
                 )
+                call.venue_time(read.ts_event, "timestamp")
                 if self._products.find(call, trade.symbol) is not None:
                     batches.setdefault(trade.symbol, []).append((trade.trade_id, read))
             whole = whole and not reading.failed

@@ -389,6 +389,7 @@ class KrakenFuturesFeed:
             call.payload = bytes(raw)
             with call.refusing("bad_frame") as reading:
                 owner, numbered = self._read_trade(call, raw)
+                call.venue_time(numbered[1].ts_event, "time")
                 if owner is product:
                     batch.append(numbered)
             whole = whole and not reading.failed

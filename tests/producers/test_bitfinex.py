@@ -188,6 +188,21 @@ def test_lost_number_clears_and_subscribes_again() -> None:
     assert [o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"] == [gap.gap_id]
 
 
+@pytest.mark.parametrize("wrong", [[6, MS, 0, 10], [6, 2 * MS, 1, 10], [6, MS, 1]])
+def test_trade_that_cannot_be_is_asked_for_again(wrong: list[int]) -> None:
+    """No id shows that it is missing: trades are subscribed again, and the next list has it."""
+    line = Line()
+    line.data(1, [[9, 1, 1], [11, 1, -1]])
+    line.data(2, [[5, MS, 1, 10]])
+    out = line.data(2, "te", wrong)
+    assert kinds(out) == []
+    assert [json.loads(o.frame)["event"] for o in out if isinstance(o, Send)] == ["unsubscribe", "subscribe"]
+    line.event(event="subscribed", channel="trades", chanId=4, symbol="tBTCUSD")
+    out = line.data(4, [[5, MS, 1, 10], [6, MS + 1, 1, 10]])
+    assert [t.trade_id for e in out if isinstance(e, Trades) for t in e.trades] == ["6"]
+    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
+
+
 @pytest.mark.parametrize("rows", [
     [[6, MS + 8, 1, 10], [7, MS + 9, 1, 10]], [[5 + at, MS + at, 1, 10] for at in range(LISTED_MAX)],
 ])  # fmt: skip

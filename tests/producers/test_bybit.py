@@ -245,6 +245,14 @@ def test_unreadable_change_is_a_loss_of_that_book(feed: BybitFeed) -> None:
     assert [o.purpose for o in out if isinstance(o, Fetch)] == ["trades"]
 
 
+def test_trade_of_an_impossible_time_is_asked_for(feed: BybitFeed) -> None:
+    """It would be refused behind the feed, which nobody could ask again there."""
+    out = feed.received(trade("a-1").replace(f'"T": {MS}'.encode(), b'"T": 5'), T0)
+    assert [o.reason for o in out if isinstance(o, DeadLetter)] == ["time_out_of_bounds"]
+    assert not [o for o in out if isinstance(o, Trades)]
+    assert [o.purpose for o in out if isinstance(o, Fetch)] == ["trades"]
+
+
 def test_frame_that_names_nothing_may_have_been_trades(feed: BybitFeed) -> None:
     """Their ids would not show it: the recent ones are asked for, and close the gap behind the next book."""
     feed.received(trade("a-1"), T0)
