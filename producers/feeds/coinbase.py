@@ -572,9 +572,13 @@ def _columns(levels: list[_Level]) -> Columns:
 
 
 def _book_time(data: bytes, default: int) -> int:
-    """Return when an event's changes were made: all of one event share one time on the recording."""
+    """Return when an event's changes were made: all of one event share one time on the recording.
+
+    A snapshot may have the time 0, as the one of DOCS ("Level2 Channel") does: that is none.
+    """
     found = _EVENT_TIME.search(data)
-    return default if found is None else iso_ns(found[1].decode("ascii", "replace"), "event_time")
+    told = 0 if found is None else iso_ns(found[1].decode("ascii", "replace"), "event_time")
+    return told or default
 
 
 def read_trade(raw: msgspec.Raw) -> tuple[str, Trade]:

@@ -53,7 +53,11 @@ VOUCH_NS = SECOND_NS
 _BOOK = "book"
 _TRADES = "trade"
 _FEEDS = (_BOOK, _TRADES, "ticker")
-_UNUSED_FEEDS = frozenset({"open_orders", "fills", "notifications_auth", "account_log", "balances"})
+# An account's own; each has a `_snapshot` beside it.
+_UNUSED_FEEDS = frozenset({
+    "open_orders", "open_orders_verbose", "open_positions", "fills", "notifications_auth", "account_log", "balances",
+    "account_balances_and_margins", "deposits_withdrawals",
+})  # fmt: skip
 
 _PRODUCT = re.compile(r"([A-Z]{2})_([A-Z0-9]{2,15}?)(USDT|USDC|USD|EUR|GBP|XBT)(?:_([0-9A-Z]{1,10}))?", re.ASCII)
 _MODERN = {"XBT": "BTC", "XDG": "DOGE"}
@@ -303,7 +307,7 @@ class KrakenFuturesFeed:
                 self._ticker(call, _TICKER.decode(call.payload))
             case "heartbeat":
                 self._heartbeat(call, _BEAT.decode(call.payload).time)
-            case _ if feed in _UNUSED_FEEDS:
+            case _ if feed.removesuffix("_snapshot") in _UNUSED_FEEDS:
                 self.counts["ignored"] += 1
             case _:
                 call.dead("unknown_channel", f"no feed {feed[:100]!r} is known", field="feed", value=feed[:200])

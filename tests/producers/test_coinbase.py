@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from marketdata.clock import parse_rfc3339
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.feed_kit.sequence import OLD_RUN_MAX
@@ -103,6 +104,17 @@ def test_snapshot_is_sorted_best_first_without_empty_levels(feed: CoinbaseFeed, 
     assert isinstance(book, BookUpdate)
     assert (book.bid_prices, book.bid_sizes) == (["100", "99.5"], ["2", "1"])
     assert (book.ask_prices, book.ask_sizes) == (["101.5", "102"], ["3", "1"])
+
+
+def test_snapshot_of_the_time_0_has_that_of_its_frame(feed: CoinbaseFeed, frames: Frames) -> None:
+    """As the venue's own example has it ("Level2 Channel")."""
+    frame = frames.snapshot()
+    told = f'"event_time":"{frames.time()}"'.encode()
+    assert told in frame
+    out = feed.received(frame.replace(told, b'"event_time":"1970-01-01T00:00:00Z"'), T0)
+    assert [(o.kind, o.ts_event) for o in out if isinstance(o, BookUpdate)] == [
+        ("snapshot", parse_rfc3339(frames.time()))
+    ]
 
 
 def test_update_keeps_zeros_and_the_order_within_a_side(feed: CoinbaseFeed, frames: Frames) -> None:

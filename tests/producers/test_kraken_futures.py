@@ -346,6 +346,13 @@ def test_impossible_change_is_a_gap_of_its_product(feed: KrakenFuturesFeed, wron
     assert story(out)[:3] == [f"dead {reason}", "BTC-USD-PI clear gap", "BTC-USD-PI gap gap"]
 
 
+@pytest.mark.parametrize("name", ["fills", "fills_snapshot", "open_orders_snapshot", "balances_snapshot"])
+def test_feeds_of_an_account_are_left_alone(feed: KrakenFuturesFeed, name: str) -> None:
+    """Whoever recorded them; they tell nothing of the market."""
+    assert feed.received(json.dumps({"feed": name, "account": "a", name: []}).encode(), T0) == []
+    assert feed.counts["ignored"] == 1
+
+
 def test_refusals_and_alerts_are_dead_letters(feed: KrakenFuturesFeed) -> None:
     """The venue says why."""
     for event in ("error", "alert"):
