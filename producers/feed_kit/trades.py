@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from marketdata.clock import AHEAD_NS_MAX
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
-from marketdata.events import GAP, POSITIVE_KINDS, TRADE_ID_LENGTH_MAX, Trade, Trades
+from marketdata.events import GAP, POSITIVE_KINDS, TRADE_ID_LENGTH_MAX, Instrument, Trade, Trades
 from producers.feed_kit.calls import Call
 from producers.feed_kit.products import Product
 
 
-def check(product: Product, trade: Trade) -> None:
-    """Raise BadEvent for a price, a size or an id that no trade of this product may have."""
-    if decimal(trade.price, "price") <= 0 and product.instrument.kind in POSITIVE_KINDS:
+def check(instrument: Instrument, trade: Trade) -> None:
+    """Raise BadEvent for a price, a size or an id that no trade of this instrument may have."""
+    if decimal(trade.price, "price") <= 0 and instrument.kind in POSITIVE_KINDS:
         raise BadEvent("not_positive", "price", trade.price)
     if decimal(trade.size, "size") <= 0:
         raise BadEvent("not_positive", "size", trade.size)

@@ -338,7 +338,7 @@ class AlpacaFeed:
                 call.now = self.ts_venue = call.venue_time(_time(message.t), "t")
                 if isinstance(message, _EXECUTIONS):
                     trade = _read_execution(message, call.now)
-                    trades.check(product, trade)
+                    trades.check(product.instrument, trade)
                     if batch and batch[-1][0] is not product:
                         self._tell(call, batch)
                         batch = []

@@ -615,9 +615,13 @@ class CoinbaseExchangeFeed:
         book.take_changes()
         ts_event = kept[-1].ts if kept else whole.ts
         sequence, call.sequence = call.sequence, orders.at
-        self._repairs.came(_BOOK, product.name)
-        books.snapshot(call, product, ts_event, _order_columns(book.levels(BID), book.levels(ASK)))
+        with call.refusing("bad_book") as refusing:
+            books.snapshot(call, product, ts_event, _order_columns(book.levels(BID), book.levels(ASK)))
         call.sequence = sequence
+        if refusing.failed:
+            orders.miss()
+            return False
+        self._repairs.came(_BOOK, product.name)
         self._ledger.account(call, product, _BOOK, ts_event)
         return True
 

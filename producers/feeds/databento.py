@@ -701,7 +701,7 @@ class DatabentoFeed:
             size=str(told.size),
             side=_AGGRESSORS[told.side],
         )
-        trades.check(instrument.product, trade)
+        trades.check(instrument.product.instrument, trade)
         trades.send(call, instrument.product, (trade,))
 
     def _best(self, call: Call, frame: bytes, at: int) -> None:

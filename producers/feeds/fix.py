@@ -605,7 +605,7 @@ def _trade(product: Product, message: Message, entry: dict[int, str], number: in
     trade = Trade(trade_id=_trade_id(entry) or made, ts_event=_time(message, entry, now), price=entry.get(270, ""),
                   size=entry.get(271, ""), side=_AGGRESSORS.get(entry.get(2446, ""), "unknown"),
                   action=_ACTIONS[action])  # fmt: skip
-    trades.check(product, trade)
+    trades.check(product.instrument, trade)
     return trade
 
 

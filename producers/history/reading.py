@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.errors import BadEvent
 from marketdata.events import Candle
 from producers.feed_kit.values import UNREADABLE, in_range
@@ -58,17 +59,24 @@ def candle(
 ) -> Candle:
     """Return a final candle of checked decimals (`prices` are open, high, low, close); `empty` has no prices.
 
-    Raises BadEvent when it does not begin where candles of this interval do.
+    Raises BadEvent when it does not begin where candles of this interval do, or at a time that cannot be.
     """
     length = INTERVALS[asked.interval]
     if in_range(start, start, "start") % length:
         raise BadEvent("bad_time", "start", start)
+    check_time(start, ts, "start")
     instrument = asked.instrument
     opened, high, low, closed = (None, None, None, None) if empty else prices
     return Candle(venue=instrument.venue, symbol=instrument.symbol, interval=asked.interval, start=start,
                   end=start + length, ts_event=start + length, ts_recv=ts, open=opened, high=high, low=low,
                   close=closed, volume="0" if empty else volume, state="final", origin="backfill",
                   **({} if empty else told))  # fmt: skip
+
+
+def check_time(at: int, ts: int, field: str) -> None:
+    """Raise BadEvent for a time of before any market, or ahead of our clock: rows there would be lost unseen."""
+    if not TS_MIN <= at <= ts + AHEAD_NS_MAX:
+        raise BadEvent("time_out_of_bounds", field, at)
 
 
 def whole(text: str | None, field: str) -> int:

@@ -38,8 +38,10 @@ from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent, Refused, Unavailable
 from marketdata.events import Candle, Instrument, Trade, Trades
 from producers.backoff import Backoff
+from producers.feed_kit.trades import check as check_trade
 from producers.history.budget import Bucket
 from producers.history.contract import INTERVALS, Asked, Chunk, History, Page, Request
+from producers.history.reading import check_time
 
 T = TypeVar("T")
 
@@ -155,7 +157,7 @@ class Rest:
             raise BadEvent("no_trades", "venue", self.history.venue)
         asked = Asked(instrument=self.history.instrument(name), start=start, end=min(end, time.time_ns()))
         told: set[tuple[str, str]] = set()
-        async for page, ts in self._pages(asked, self.history.trades, self.history.parse_trades):
+        async for page, ts in self._pages(asked, self.history.trades, partial(checked_trades, self.history)):
             inside = [trade for trade in page.items if asked.start <= trade.ts_event < asked.end]
             fresh = [trade for trade in inside if (trade.action, trade.trade_id) not in told]
             # Pages overlap at their edges only: what the last page that had rows told is enough to remember.
@@ -265,6 +267,15 @@ def _read(read: Callable[[bytes, int], Page[T]], answer: _Answer) -> Page[T]:
         return read(answer.body, answer.ts)
     except Unavailable as error:
         raise _Later("limited", str(error)) from error
+
+
+def checked_trades(history: History, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
+    """Read a page of trades, of which candles are made before anyone else looks: each must be one. Raises BadEvent."""
+    page = history.parse_trades(asked, cursor, body, ts)
+    for trade in page.items:
+        check_time(trade.ts_event, ts, "ts_event")
+        check_trade(asked.instrument, trade)
+    return page
 
 
 def _moved(cursor: str | None, following: str) -> str:

@@ -502,6 +502,20 @@ def test_maker_that_is_not_in_the_book_proves_it_wrong(full: CoinbaseExchangeFee
     assert full.counts["snapshots_too_old"] == 1
 
 
+def test_level_of_more_digits_than_a_size_may_have_is_asked_for_again(full: CoinbaseExchangeFeed) -> None:
+    """Two orders add up to it, in a change or in a snapshot, which is as useless as one that is too old."""
+    out = full.received(opened(11, "e", "buy", "100", "9" * 30), T0)
+    assert [o.reason for o in out if isinstance(o, DeadLetter)] == ["out_of_range"]
+    assert kinds(out) == ["clear"]
+    (request,) = fetches(out)
+    out = full.fetched(request, rest_book(12, *ORDERS, ("bid", "100", "9" * 30, "e")), T0)
+    assert [o.reason for o in out if isinstance(o, DeadLetter)] == ["out_of_range"]
+    assert kinds(out) == []
+    assert kinds(full.received(message("heartbeat", 12), T0)) == []
+    (again,) = fetches(out) or fetches(full.ticked(T0 + 5 * SECOND))
+    assert kinds(full.fetched(again, rest_book(12, *ORDERS), T0 + 6 * SECOND)) == ["snapshot"]
+
+
 @pytest.mark.parametrize("number", [2**63 - 1, 2**63])
 def test_number_behind_which_no_event_can_name_another_is_refused(full: CoinbaseExchangeFeed, number: int) -> None:
     """The ledger names the trade that came behind a hole; there is none above the largest number."""

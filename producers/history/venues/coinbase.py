@@ -32,7 +32,7 @@ from marketdata.events import Candle, Instrument, Trade
 from producers.feed_kit.values import Text, check_decimals, seconds_ns
 from producers.feeds.coinbase import VENUE, RestProduct, describe, read_trade, rest_fields
 from producers.history.contract import INTERVALS, Access, Asked, Budget, Page, Request, Span
-from producers.history.reading import candle, decode, whole
+from producers.history.reading import candle, check_time, decode, whole
 
 MARKET = "api/v3/brokerage/market/products"
 BUCKETS = 300
@@ -160,11 +160,11 @@ class CoinbaseHistory:
 
     def parse_trades(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
         """Read a window, or see that it must be smaller."""
-        del ts
         window = _window(asked, cursor)
         sent = decode(_TRADES, body).trades
         start, end = window.start_s * SECOND_NS, (window.start_s + window.length_s) * SECOND_NS
-        rows = sorted((int(trade.trade_id), trade) for trade in map(_trade, sent) if start <= trade.ts_event < end)
+        read = [_trade(raw, ts) for raw in sent]
+        rows = sorted((int(trade.trade_id), trade) for trade in read if start <= trade.ts_event < end)
         full = len(sent) >= self._limit
         hole = bool(rows) and window.last_id > 0 and rows[0][0] > window.last_id + 1
         before_s = rows[0][1].ts_event // SECOND_NS - window.start_s if rows else 0
@@ -199,11 +199,13 @@ def _write(window: _Window) -> str:
     return f"{window.start_s}:{window.length_s}:{window.last_id}"
 
 
-def _trade(raw: msgspec.Raw) -> Trade:
+def _trade(raw: msgspec.Raw, ts: int) -> Trade:
     try:
-        return read_trade(raw)[1]
+        trade = read_trade(raw)[1]
     except msgspec.MsgspecError as error:
         raise BadEvent("bad_answer", "trade", f"{bytes(raw)[:200]!r} ({error})") from error
+    check_time(trade.ts_event, ts, "time")
+    return trade
 
 
 def _candle(asked: Asked, sent: _Candle, ts: int) -> Candle:

@@ -35,7 +35,7 @@ from marketdata.feed import Output
 from producers.feed_kit.values import iso_ns
 from producers.feeds.databento import VENUE, DatabentoFeed
 from producers.history.contract import Access, Asked, Budget, Page, Request, Span
-from producers.history.reading import candle, decode, whole
+from producers.history.reading import candle, check_time, decode, whole
 
 DATASET = "GLBX.MDP3"
 LIMIT = 100_000
@@ -126,7 +126,7 @@ class DatabentoHistory:
             (
                 candle(asked, event.start, ts, (event.opens[0], event.highs[0], event.lows[0], event.closes[0]),
                        event.volumes[0])
-                for event in _events(body, ts)
+                for event in _events(asked, body, ts)
                 if isinstance(event, CandleHistory) and event.symbol == asked.instrument.symbol
             ),
             key=lambda one: one.start,
@@ -149,11 +149,11 @@ class DatabentoHistory:
         start, end = _bounds(cursor)
         read = tuple(
             trade
-            for event in _events(body, ts)
+            for event in _events(asked, body, ts)
             if isinstance(event, Trades) and event.symbol == asked.instrument.symbol
             for trade in event.trades
         )
-        received = list(_received(body))
+        received = list(_received(body, ts))
         done = min(end, asked.end)
         if not received:
             return Page(items=read, reached=done)
@@ -195,23 +195,30 @@ def _bounds(cursor: str) -> tuple[int, int]:
     return whole(start, "cursor"), whole(end, "cursor")
 
 
-def _events(body: bytes, ts: int) -> Iterator[Output]:
-    """Yield what the feed makes of these records. Raises BadEvent for what it would put into a dead letter."""
+def _events(asked: Asked, body: bytes, ts: int) -> Iterator[Output]:
+    """Yield what the feed makes of these records.
+
+    Raises BadEvent for what it would put into a dead letter, and for a symbol that was not asked for.
+    """
     if body[: len(dbn.MAGIC)] != dbn.MAGIC:
         raise BadEvent("bad_answer", "body", body[:200].decode("utf-8", "replace"))
     for event in DatabentoFeed(line=f"{VENUE.name}/history").received(body, ts):
         if isinstance(event, DeadLetter):
             raise BadEvent(event.reason, event.field or "record", event.value or event.detail)
+        # The same of another venue of the dataset has that behind it.
+        if isinstance(event, Instrument) and event.venue_symbol.partition("#")[0] != asked.instrument.venue_symbol:
+            raise BadEvent("bad_symbol", "symbol", event.symbol)
         yield event
 
 
-def _received(body: bytes) -> Iterator[int]:
+def _received(body: bytes, now: int) -> Iterator[int]:
     """Yield when each record was received; the feed has refused what cannot be walked."""
     at = dbn.metadata_size(body) or len(body)
     while at < len(body):
         ts = dbn.received_at(body, at)
         if ts is None:
             raise BadEvent("bad_time", "ts_recv", at)
+        check_time(ts, now, "ts_recv")
         yield ts
         at += body[at] * dbn.WORD
 

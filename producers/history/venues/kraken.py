@@ -147,6 +147,8 @@ class KrakenHistory:
         sent.sort(key=lambda one: one.number)
         read = tuple(_read(one) for one in sent)
         since = asked.start if cursor is None else whole(cursor, "cursor")
+        if read and abs(last - read[-1].ts_event) > SECOND_NS:  # it is when the last trade was made
+            raise BadEvent("bad_answer", "last", last)
         if not read or read[-1].ts_event >= asked.end or last >= asked.end:
             return Page(items=read, reached=asked.end)
         if last > since:

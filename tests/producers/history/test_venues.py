@@ -20,6 +20,7 @@ from marketdata.events import Candle, Trade, Trades
 from producers.feeds import make_feed
 from producers.history import VENUES, make_history
 from producers.history.contract import Access, Asked, History, Span
+from producers.history.rest import checked_trades
 from producers.history.venues.coinbase import CoinbaseHistory
 
 if TYPE_CHECKING:
@@ -258,6 +259,59 @@ def test_a_corrupt_trade_refuses_the_page() -> None:
                "time": "2023-11-14T22:14:00Z", "side": "BUY"} for i in range(3)]  # fmt: skip
     with pytest.raises(BadEvent, match="price = 'x'"):
         history.parse_trades(asked(history, "BTC-USD"), None, body({"trades": trades}), TS)
+
+
+@pytest.mark.parametrize("venue", sorted(CANDLES))
+def test_a_candle_of_a_time_that_cannot_be_refuses_the_page(venue: str) -> None:
+    """Beyond the range it would be left out, and end the walk, without a word."""
+    name, answer, _ = CANDLES[venue]
+    history = adapter(venue)
+    for year, at in (("1996", 846_000_000), ("2096", 3_999_999_960)):
+        wrong = body(answer).replace(b"2023", year.encode()).replace(str(START).encode(), str(at).encode())
+        with pytest.raises(BadEvent, match=r"time_out_of_bounds: start = '\d+'"):
+            history.parse_candles(asked(history, name), None, wrong, TS)
+
+
+def test_trades_that_cannot_be_make_no_candles() -> None:
+    """The shell holds every venue to it: candles are made of trades before the stream app sees them."""
+    history = adapter("kraken")
+    where = asked(history, "BTC-USD")
+    assert checked_trades(history, where, None, KRAKEN_TRADES.encode(), TS).items
+    for field, right, wrong in (
+        ("price", '"37000.10"', '"-1"'), ("price", '"37000.10"', '"0"'), ("size", '"0.50"', '"0"'),
+        ("ts_event", str(START), "4000000000"), ("ts_event", str(START), "5"),
+    ):  # fmt: skip
+        answer = KRAKEN_TRADES.replace(right, wrong).encode()
+        with pytest.raises(BadEvent, match=f"{field} = "):
+            checked_trades(history, where, None, answer, TS)
+
+
+def test_krakens_next_page_is_where_its_last_trade_was() -> None:
+    """A place far beyond it would end the walk as if there were no more trades."""
+    history = adapter("kraken")
+    wrong = KRAKEN_TRADES.replace(f'"last":"{START}', '"last":"4000000000')
+    with pytest.raises(BadEvent, match="bad_answer: last = '4000000000123456000'"):
+        history.parse_trades(asked(history, "BTC-USD"), None, wrong.encode(), TS)
+
+
+def test_databento_refuses_what_is_of_another_symbol_or_of_no_time() -> None:
+    """It would be left out as if there had been nothing."""
+    history = adapter("databento")
+    where = asked(history, "ESU4")
+    cursor = f"{where.start}:{where.end}"
+
+    def records(received: int, symbol: str) -> bytes:
+        record = (dbn.TRADE_BODY.size // dbn.WORD, dbn.TRADE, 1, 7, where.start, SECOND_NS, 1, ord("T"), ord("B"), 0,
+                  0, received, 0, 5)  # fmt: skip
+        raw = dbn.RAW_SYMBOL
+        name = databento_dbn.SymbolMappingMsg(1, 7, where.start, raw, symbol, raw, symbol, 0, 2**64 - 1)
+        return EMPTY_DBN + bytes(name) + dbn.TRADE_BODY.pack(*record)
+
+    assert history.parse_trades(where, cursor, records(where.start, "ESU4"), TS).items
+    with pytest.raises(BadEvent, match="bad_symbol: symbol = 'ESZ4'"):
+        history.parse_trades(where, cursor, records(where.start, "ESZ4"), TS)
+    with pytest.raises(BadEvent, match="time_out_of_bounds: ts_recv"):
+        history.parse_trades(where, cursor, records(4 * 10**18, "ESU4"), TS)
 
 
 def test_candles_between_the_intervals_are_refused() -> None:
