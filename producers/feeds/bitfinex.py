@@ -314,6 +314,8 @@ class BitfinexFeed:
             at = 2
         if not self._accept(call, values[at:]):
             return
+        if type(kind) is not str:
+            raise BadEvent("bad_frame", "kind", str(kind)[:200])
         channel = self._channels.get(values[0])
         if channel is None:
             self.counts["ignored"] += 1

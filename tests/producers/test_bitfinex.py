@@ -188,13 +188,15 @@ def test_lost_number_clears_and_subscribes_again() -> None:
     assert [o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"] == [gap.gap_id]
 
 
-@pytest.mark.parametrize("wrong", [[6, MS, 0, 10], [6, 2 * MS, 1, 10], [6, MS, 1]])
-def test_trade_that_cannot_be_is_asked_for_again(wrong: list[int]) -> None:
+@pytest.mark.parametrize(("kind", "wrong"), [
+    ("te", [6, MS, 0, 10]), ("te", [6, 2 * MS, 1, 10]), ("te", [6, MS, 1]), ({}, [6, MS, 1, 10]),
+])  # fmt: skip
+def test_trade_that_cannot_be_is_asked_for_again(kind: Any, wrong: list[int]) -> None:
     """No id shows that it is missing: trades are subscribed again, and the next list has it."""
     line = Line()
     line.data(1, [[9, 1, 1], [11, 1, -1]])
     line.data(2, [[5, MS, 1, 10]])
-    out = line.data(2, "te", wrong)
+    out = line.data(2, kind, wrong)
     assert kinds(out) == []
     assert [json.loads(o.frame)["event"] for o in out if isinstance(o, Send)] == ["unsubscribe", "subscribe"]
     line.event(event="subscribed", channel="trades", chanId=4, symbol="tBTCUSD")
@@ -261,7 +263,7 @@ def test_numbers_that_begin_anew_are_a_loss() -> None:
     assert said == [[]] * (OLD_RUN_MAX - 1) + [["clear"]]
 
 
-@pytest.mark.parametrize("frame", [b"[1,[9,1,x],2]", b'[1,[9,"a",1],2]', b'[1,"cs","x",2]', b"[1"])
+@pytest.mark.parametrize("frame", [b"[1,[9,1,x],2]", b'[1,[9,"a",1],2]', b'[1,"cs","x",2]', b"[1", b'[1,{},"x",2]'])
 def test_unreadable_frame_clears_the_book_that_it_may_have_changed(frame: bytes) -> None:
     """At once, and it is asked for again."""
     line = Line()
