@@ -405,11 +405,11 @@ async def history_of(exchange: AlpacaExchange) -> AsyncIterator[httpx.AsyncClien
         yield rest
 
 
-def amended(exchange: AlpacaExchange, symbol: str) -> dict[str, tuple[str, str]]:
-    """Return what our feed makes of the stream: by id, price and size of what still stands after all amendments."""
+def amended(exchange: AlpacaExchange, symbol: str, ts: int) -> dict[str, tuple[str, str]]:
+    """Return by id the price and size of what still stands of the stream, as our feed hears it at `ts`."""
     feed = find_venue("alpaca").make(line="alpaca/0", products=(symbol,), token=None)
     stands: dict[str, tuple[str, str]] = {}
-    for event in feed.received(encode(exchange.told, packed=False), SINCE):
+    for event in feed.received(encode(exchange.told, packed=False), ts):
         for t in event.trades if isinstance(event, Trades) else ():
             stands.pop(t.original_id or t.trade_id, None)
             if t.action != "cancel":
@@ -440,7 +440,7 @@ def test_history_is_the_stream_after_its_corrections_and_cancels() -> None:
 
             trades, pages = await walk("trades")
             assert pages > 2
-            assert {t.trade_id: (t.price, t.size) for t in trades} == amended(exchange, "AAPL")
+            assert {t.trade_id: (t.price, t.size) for t in trades} == amended(exchange, "AAPL", end)
             assert len(trades) == len({t.trade_id for t in trades})
             last = {m["t"]: str(m["v"]) for m in exchange.told if m["T"] in "bu" and m["S"] == "AAPL"}
             assert {c.start: c.volume for c in (await walk("candles"))[0]} == last
