@@ -101,6 +101,9 @@ def rows(lines: Iterable[str]) -> Iterator[tuple[int, bytes] | str]:
             if name not in named:
                 before += _mapping(*name)
                 named.add(name)
+        except CodecError as error:
+            yield f"row {number}: {error}"
+            continue
         except (BadEvent, KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
             yield f"row {number} is no record of Databento's: {error!r}"
             continue
@@ -133,7 +136,9 @@ def _record(row: dict[str, str]) -> bytes:
     if kind == dbn.MBO:
         values = [_value(row, name) for name in _ORDER]
         return dbn.ORDER.pack(dbn.ORDER.size // dbn.WORD, kind, *head, *values)
-    depth = _LEVELS[kind]
+    depth = _LEVELS.get(kind)
+    if depth is None:
+        raise CodecError(f"rtype {kind} is read of DBN alone; of CSV only mbo, trades, tbbo, mbp-1 and mbp-10 are")
     size = dbn.SIZES[kind]
     body = dbn.TRADE_BODY.pack(size // dbn.WORD, kind, *head, *[_value(row, name) for name in _BODY])
     levels = [

@@ -166,6 +166,14 @@ def test_a_damaged_row_of_a_table_is_told_in_its_place(tmp_path: Path) -> None:
         assert "row 3" in lines[1].data
 
 
+def test_table_of_another_schema_is_refused_by_its_type(tmp_path: Path) -> None:
+    """It is no damage: the error says which tables are read."""
+    path = tmp_path / "a.csv"
+    path.write_text("ts_event,rtype,publisher_id,instrument_id,open\n1790000000000000000,33,2,7,1\n")
+    with pytest.raises(CodecError, match=r"row 2: rtype 33 is read of DBN alone; of CSV only mbo, .* mbp-10 are"):
+        list(recordings.read(path))
+
+
 def test_logged_frames_are_read_with_their_log_in_utc(tmp_path: Path) -> None:
     """A log's clock has no zone: the first frame that tells its own time shows how far from UTC it runs."""
     path = tmp_path / "a.in.zst"
