@@ -262,6 +262,12 @@ def test_heartbeat_of_an_impossible_time_vouches_for_nothing_and_costs_no_book(f
     assert len(out) == 1
 
 
+def test_heartbeat_without_a_time_vouches_for_nothing(feed: GeminiFeed) -> None:
+    """It says that the connection is there, and is no dead letter."""
+    assert feed.received(b'{"type":"heartbeat","socket_sequence":7}', T0) == []
+    assert feed.counts["heartbeats"] == 1
+
+
 def test_heartbeats_vouch_and_silence_is_left(feed: GeminiFeed) -> None:
     """What happened up to a second before a heartbeat is here; 15 s without a frame end the connection."""
     out = feed.received(json.dumps({"type": "heartbeat", "timestamp": MS + 5_000}).encode(), T0)
