@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from copy import deepcopy
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +19,7 @@ import zstandard
 from infra.exchange.history import Answer
 from infra.exchange.tape import MINUTE_NS, SECOND_NS
 from marketdata import dbn
-from marketdata.errors import BadEvent, SettingsError
+from marketdata.errors import BadEvent, Refused, SettingsError, Unavailable
 from marketdata.events import Candle, Trade, Trades
 from producers.feeds import make_feed
 from producers.history import VENUES, make_history
@@ -259,6 +263,43 @@ def test_a_corrupt_trade_refuses_the_page() -> None:
                "time": "2023-11-14T22:14:00Z", "side": "BUY"} for i in range(3)]  # fmt: skip
     with pytest.raises(BadEvent, match="price = 'x'"):
         history.parse_trades(asked(history, "BTC-USD"), None, body({"trades": trades}), TS)
+
+
+# What no row may have, of every kind that venues write; `...` is a value that is not there.
+WRONG: list[Any] = [None, True, -1, 0, -0.5, 2**63 - 1, 10**30, "", "-1", "1e35", "9" * 33, "NaN", "1e999", "x" * 300,
+                    [], {}, [[]], "2096-10-02T07:06:40.5Z", ...]  # fmt: skip
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each value within another: what holds it, and where."""
+    for at in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield value, at
+        yield from places(value[at])
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+def test_wrong_value_of_any_answer_is_an_error_that_names_it_or_rows_that_may_be(wrong: Any) -> None:
+    """Whatever the value: nothing else is raised, and no trade of which no candle may be made is told."""
+    read: list[tuple[str, str, str | None, Any, bool]] = [(v, n, None, a, False) for v, (n, a, _) in CANDLES.items()]
+    read += [(v, n, cursor, a, True) for v, (n, _, a, cursor) in SAME.items()]
+    for venue, name, cursor, answer, is_trades in read:
+        history = adapter(venue)
+        where = asked(history, name)
+        plain = json.loads(body(answer))
+        for place in range(len(list(places(plain)))):
+            spoilt = deepcopy(plain)
+            holder, at = list(places(spoilt))[place]
+            if wrong is ...:
+                del holder[at]
+            else:
+                holder[at] = wrong
+            with suppress(BadEvent, Refused, Unavailable):  # which name what is wrong
+                if is_trades:
+                    for trade in checked_trades(history, where, cursor, body(spoilt), TS).items:
+                        assert Decimal(trade.price) > 0
+                        assert Decimal(trade.size) > 0
+                else:
+                    history.parse_candles(where, cursor, body(spoilt), TS)
 
 
 @pytest.mark.parametrize("venue", sorted(CANDLES))
