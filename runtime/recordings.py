@@ -124,9 +124,10 @@ _LOOSE = msgspec.json.Decoder(_Loose)
 _ENCODER = msgspec.json.Encoder()
 
 
-def read(path: Path | str) -> Iterator[Recorded]:
+def read(path: Path | str, behind_ns: int = 0) -> Iterator[Recorded]:
     """Yield the lines of a recording, in capture order, holding one line in memory at a time.
 
+    Times are set forward by what the recorder's clock was behind.
     Raises CodecError that names the first line when the file is no recording, OSError when it cannot be read.
     """
     path = Path(path)
@@ -134,8 +135,8 @@ def read(path: Path | str) -> Iterator[Recorded]:
     found, damaged, ts = False, 0, 0
     for line in _parsed(path):
         if not isinstance(line, Damage):
-            found, ts = True, line.ts_recv
-            yield line
+            found, ts = True, line.ts_recv + behind_ns
+            yield msgspec.structs.replace(line, ts_recv=ts) if behind_ns else line
             continue
         first = first or line
         damaged += 1

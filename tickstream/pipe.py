@@ -8,8 +8,6 @@ from heapq import merge
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace
-
 from marketdata.book import L2Book
 from marketdata.clock import SECOND_NS
 from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
@@ -326,8 +324,8 @@ def _line(path: Path, name: str, connections: Connections) -> Iterator[tuple[Rec
     if behind:
         connections.note(f"{path}: the recorder's clock was {behind / SECOND_NS:.1f} s behind the venue's, and is set "
                          "forward by that")  # fmt: skip
-    for record in read(path):
-        yield (replace(record, ts_recv=record.ts_recv + behind) if behind else record), name
+    for record in read(path, behind):
+        yield record, name
 
 
 def run(files: list[Path], connections: Connections, pipeline: Pipeline) -> Iterator[tuple[str, AnyEvent]]:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from infra.local import stack
 from infra.local.settings import StackSettings
+from marketdata.errors import CodecError
 from runtime.settings import load
 
 console = Console()
@@ -37,11 +38,27 @@ def up(
     settings = load(StackSettings)
     find_venue(settings.venue)  # a mistyped name is told before anything starts
     report = _report
+    if settings.source == "replay" and not settings.replay_behind_s:
+        settings = settings.model_copy(update={"replay_behind_s": replay_behind_s(settings)})
     if detach:
         stack.start_detached(settings, services=True, report=report)
         screen.print_addresses(stack.folders_of(settings))
         return
     screen.run(settings, report)
+
+
+def replay_behind_s(settings: StackSettings) -> float:
+    """Return by how many seconds the recorder's clock was behind; what cannot be read, the replay server names."""
+    from marketdata.clock import SECOND_NS
+    from tickstream.recorder_clock import behind_ns
+
+    try:
+        behind = max((behind_ns(path, settings.venue) for path in settings.replay_files), default=0) / SECOND_NS
+    except (CodecError, OSError):
+        return 0.0
+    if behind:
+        _report(f"the recorder's clock was {behind:.1f} s behind the venue's, and is set forward by that")
+    return behind
 
 
 def down() -> None:

@@ -143,7 +143,8 @@ Listen = Callable[["Replay", str, int], Awaitable[asyncio.Server]]
 class Replay:
     """The replay server of one or several files. `speed` divides the recorded distances; infinity is as fast as read.
 
-    `now` (seconds) and `sleep` are the clock that the recording runs by, `listen` takes clients by a venue's protocol.
+    `now` (seconds) and `sleep` are the clock that the recording runs by, `listen` takes clients by a venue's protocol,
+    `behind_ns` is by how much the recorder's clock was behind the venue's.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class Replay:
         *files: Path,
         speed: float = 1.0,
         loop: bool = False,
+        behind_ns: int = 0,
         now: Callable[[], float] | None = None,
         sleep: Sleep = asyncio.sleep,
         listen: Listen = listen,
@@ -159,7 +161,8 @@ class Replay:
         self.speed = speed
         self.loop = loop
         self.port = 0
-        self.contents: Contents = survey(*map(recordings.read, files))
+        self._read = partial(recordings.read, behind_ns=behind_ns)
+        self.contents: Contents = survey(*map(self._read, files))
         self.clients: dict[int, Client] = {}
         self.finished = 0
         self._now = now
@@ -247,7 +250,7 @@ class Replay:
     def _heard(self, recorded: RecordedConnection) -> Iterator[recordings.Recorded]:
         """Yield what a connection received, a damaged line ahead of the next frame, and REST answers in their place."""
         damaged: recordings.Recorded | None = None
-        for line in recordings.read(self.files[recorded.file]):
+        for line in self._read(self.files[recorded.file]):
             if line.t == recordings.DAMAGED:
                 damaged = line
             elif line.t == "http":
@@ -384,15 +387,15 @@ def can_play(venue: str, transport: str) -> bool:
     return transport == "websocket" or venue in {"databento", "fix"}
 
 
-def player(files: list[Path], *, venue: str, speed: float, loop: bool) -> Replay | Gateway:
-    """Return what speaks a venue's protocol.
+def player(files: list[Path], *, venue: str, speed: float, loop: bool, behind_ns: int = 0) -> Replay | Gateway:
+    """Return what speaks a venue's protocol; over TCP no recorded time is told, and `behind_ns` is of no use.
 
     Raises CodecError or OSError when a file cannot be played, typer.BadParameter for several where one is taken.
     """
     if venue == "fix":
         return Replay(*files, speed=speed, loop=loop, listen=fix_replay.Sessions(files).listen)
     if venue != "databento":
-        return Replay(*files, speed=speed, loop=loop)
+        return Replay(*files, speed=speed, loop=loop, behind_ns=behind_ns)
     if len(files) > 1:
         raise typer.BadParameter("Databento's gateway plays one file")
     return Gateway(files[0], speed=speed, loop=loop)
@@ -435,6 +438,7 @@ def main(
         int | None, typer.Option(help="Port of the recorded REST answers [TICKSTREAM_EXCHANGE_CONTROL_PORT, 18766].")
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="At the end ask the client to connect anew.")] = False,
+    behind: Annotated[float, typer.Option(help="Seconds that the recorder's clock was behind the venue's.")] = 0.0,
 ) -> None:
     """Play a recording in its venue's protocol to whoever subscribes, until SIGTERM or SIGINT.
 
@@ -445,7 +449,9 @@ def main(
     try:
         settings = load(ExchangeSettings, **{name: value for name, value in given.items() if value is not None})
         log.configure("replay", settings.log_level)
-        uvloop.run(run(player(files, venue=venue, speed=pace, loop=loop), settings, venue))
+        uvloop.run(
+            run(player(files, venue=venue, speed=pace, loop=loop, behind_ns=int(behind * SECOND_NS)), settings, venue)
+        )
     except FileNotFoundError as error:
         _leave(f"there is no file {error.filename}")
     except (SettingsError, CodecError, OSError) as error:

@@ -95,8 +95,9 @@ def _source(settings: StackSettings, ports: Ports) -> list[Process]:
         for file in files:
             if not file.is_file():
                 raise StackError(f"there is no recording {file}; check FILE (or {PREFIX}REPLAY_FILE).")
-        speed = ("--venue", settings.venue, "--speed", settings.replay_speed)
-        command = python_module("infra.exchange.replay", *map(str, files), *speed)
+        options = ("--venue", settings.venue, "--speed", settings.replay_speed)
+        behind = ("--behind", str(settings.replay_behind_s)) if settings.replay_behind_s else ()
+        command = python_module("infra.exchange.replay", *map(str, files), *options, *behind)
     elif settings.venue != "coinbase":
         raise StackError(
             f"the simulated exchange speaks Coinbase's protocol; for {settings.venue} take "

@@ -74,6 +74,11 @@ class StackSettings(CommonSettings):
         default="", description="Recording, for source=replay; several by comma are redundant lines of one feed."
     )
     replay_speed: Literal["1", "10", "max"] = Field(default="1", description="Pace of a replay.")
+    replay_behind_s: float = Field(
+        default=0,
+        ge=0,
+        description="Seconds that the recorder's clock was behind the venue's; `tickstream up` finds out.",
+    )
     backfill_days: int = Field(default=0, ge=0, description="Days of history that the producer brings at its start.")
     gap_scan_minutes: int | None = Field(
         default=None, ge=0, description="Minutes between its scans for gaps, 0 for none; 60 of live prices."

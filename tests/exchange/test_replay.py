@@ -256,6 +256,14 @@ def test_client_is_given_the_connection_that_fits_its_subscription(
     bounded(scenario())
 
 
+def test_a_recorders_clock_that_was_behind_is_set_forward(recording: Path) -> None:
+    """Where the recording begins, and with every frame."""
+    replay = Replay(recording, behind_ns=60 * SECOND_NS)
+    assert replay.contents.began == START + 60 * SECOND_NS
+    (connection,) = replay.contents.connections
+    assert [line.ts_recv for line in replay._heard(connection)][-1] == START + 109 * SECOND_NS
+
+
 def test_clients_that_ask_alike_are_given_different_connections() -> None:
     """Where nothing tells connections apart, the next one that is not being played is taken, in the file's order."""
     contents = survey([_recv(0, "same", "a"), _recv(0, "same", "b")])

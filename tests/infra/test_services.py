@@ -43,6 +43,8 @@ def test_replay_sends_the_producer_to_the_replay_server(tmp_path: Path, venue: s
     file.touch()
     found = started(source="replay", venue=venue, replay_file=str(file), replay_speed="max")
     assert found["source"].command[-5:] == (str(file), "--venue", venue, "--speed", "max")
+    late = started(source="replay", venue=venue, replay_file=str(file), replay_behind_s=59.8)
+    assert late["source"].command[-2:] == ("--behind", "59.8")
     told = found["producer"].environment
     assert (told["TICKSTREAM_SOURCE"], told["TICKSTREAM_VENUE"]) == ("replay", venue)
     assert told[f"{venue}_WS_URL".upper()] == f"{scheme}://127.0.0.1:{Ports().exchange}"

@@ -11,10 +11,8 @@ import zstandard
 from typer.testing import CliRunner
 
 from marketdata.errors import SettingsError
-from runtime import recordings
 from tickstream.cli import app
 
-RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "recordings"
 RUN = CliRunner()
 T0 = 1_786_309_500_000_000_000
 SECOND = 1_000_000_000
@@ -137,22 +135,3 @@ def test_connection_that_ended_is_succeeded_by_the_next_with_its_books(
     assert summary["books"]["BTC-USD"]["bids"] == [[bid, "1.0"]]
     assert "reason" not in summary["books"].get("ETH-USD", {})
     assert summary["gaps"] == gaps
-
-
-@pytest.mark.parametrize(("venue", "recording"), [
-    ("binance_spot", "binance_spot_multi"), ("kraken_futures", "kraken_futures"), ("okx", "okx"),
-])  # fmt: skip
-def test_recorder_whose_clock_was_behind_loses_nothing(tmp_path: Path, venue: str, recording: str) -> None:
-    """The venue's times tell how far."""
-    given = RECORDINGS / f"{recording}.jsonl.zst"
-    if not given.exists():
-        pytest.skip(f"the recordings are absent: no {given}")
-    moved = tmp_path / "moved.jsonl"
-    with moved.open("w") as file:
-        for each in recordings.read(given):
-            ts_recv = each.ts_recv - 60 * SECOND
-            file.write(json.dumps({"t": each.t, "ts_recv": ts_recv, "conn": each.conn, "data": each.data}) + "\n")
-    right, late = (RUN.invoke(app, ["pipe", "--venue", venue, "--summary", str(path)]) for path in (given, moved))
-    assert late.stdout == right.stdout
-    assert "clock" not in right.stderr
-    assert "behind the venue's, and is set forward by that" in late.stderr
