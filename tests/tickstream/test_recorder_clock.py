@@ -54,7 +54,7 @@ def test_usual_lag_and_spoilt_times_are_no_clock_that_is_behind(tmp_path: Path) 
     assert behind_ns(moved(path, tmp_path / "near.jsonl", 4), "okx") == 0
     lines = [json.loads(line) for line in moved(path, tmp_path / "same.jsonl", 0).read_text().splitlines()]
     for line in lines[50:52]:
-        line["data"] = line["data"].replace('"ts":"16', '"ts":"40')
+        line["data"] = line["data"].replace('"ts":"16', '"ts":"17')
     spoilt = tmp_path / "spoilt.jsonl"
     spoilt.write_text("\n".join(map(json.dumps, lines)))
     assert behind_ns(spoilt, "okx") == 0
