@@ -27,6 +27,7 @@ from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent, Trade, Trades
 from marketdata.headers import INPUT, Position
 from runtime.registry import Registry
+from tests.waiting import wait_for
 
 PROJECT = Path(__file__).resolve().parents[2]
 COUNTING = Path(__file__).with_name("counting.py")
@@ -43,17 +44,6 @@ class Written(msgspec.Struct, frozen=True):
     source: str
     position: tuple[int, int]
     value: bytes
-
-
-def wait_until(condition: Callable[[], Any], what: str, limit_s: float = 60.0) -> Any:
-    """Return what the condition returns once that is true; fail when it takes longer than the limit."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    pytest.fail(f"{what}: not within {limit_s} s")
 
 
 class WorkerProcess:
@@ -231,7 +221,7 @@ class Lab:
 
     def await_written(self, name: str, count: int, limit_s: float = 60.0) -> list[Written]:
         """Return an output topic's records once there are so many."""
-        wait_until(lambda: len(self.written(name)) >= count, f"{count} records in {name}", limit_s)
+        wait_for(f"{count} records in {name}", lambda: len(self.written(name)) >= count, limit_s)
         return self.written(name)
 
 
@@ -287,7 +277,7 @@ def counting() -> ModuleType:
 @pytest.fixture
 def until() -> Callable[..., Any]:
     """Waiting for a condition, with a limit."""
-    return wait_until
+    return lambda condition, what, limit_s=60.0: wait_for(what, condition, limit_s)
 
 
 @pytest.fixture

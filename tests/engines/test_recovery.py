@@ -25,6 +25,7 @@ from stream_apps.engines.recovery import TAIL_RECORDS, Recovery
 from stream_apps.engines.task import CHECKPOINT, Record
 from stream_apps.operators.books import Books
 from stream_apps.settings import StreamSettings
+from tests.waiting import wait_for
 
 INPUT_TOPIC = "md.ingest.trades"
 
@@ -192,9 +193,7 @@ def test_an_instrument_listed_just_before_its_first_trade_is_known(lab: Any) -> 
         known.read_again("sim:B-USD")
         assert known["sim:B-USD"].tick_size == "0.05"
         listed("A-USD", "0.1")
-        deadline = time.monotonic() + 10
-        while "sim:A-USD" not in known and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for("an instrument that nobody asked for", lambda: "sim:A-USD" in known, 10)
         assert sorted(known) == ["sim:A-USD", "sim:B-USD"]
 
 

@@ -614,7 +614,7 @@ def kinds_of(case: Case) -> list[list[int]]:
 
 
 @EACH
-@settings(QUICK, max_examples=80)
+@settings(QUICK, max_examples=50)
 @given(data=st.data(), wrong=st.sampled_from(WRONG))
 def test_what_a_feed_tells_is_never_refused_behind_it(case: Case, data: st.DataObject, wrong: Any) -> None:
     """A book or trade that ingest alone finds wrong would never be asked for again: the feed is as strict."""
