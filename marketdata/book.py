@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,29 @@ class L2Book:
     def __init__(self) -> None:
         self.bids = Side(1)
         self.asks = Side(-1)
+
+    @classmethod
+    def from_columns(cls, columns: Sequence[Sequence[str]]) -> L2Book:
+        """Return the book of four columns: bid prices, bid sizes, ask prices, ask sizes; the order of levels is free.
+
+        Raises ValueError when there are not four, or two of a side differ in length, and TypeError when a price or a
+        size is no string.
+        """
+        bid_prices, bid_sizes, ask_prices, ask_sizes = columns
+        book = cls()
+        book.bids.replace(bid_prices, bid_sizes)
+        book.asks.replace(ask_prices, ask_sizes)
+        return book
+
+    def columns(self) -> list[list[str]]:
+        """Return bid prices, bid sizes, ask prices and ask sizes, best levels first: all that the book holds."""
+        bids, asks = self.bids.top(), self.asks.top()
+        return [
+            [price for price, _ in bids],
+            [size for _, size in bids],
+            [price for price, _ in asks],
+            [size for _, size in asks],
+        ]
 
     def clear(self) -> None:
         """Forget everything."""

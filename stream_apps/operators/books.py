@@ -1,79 +1,64 @@
-"""L2 books: md.book_updates to best levels, quotes and full checkpoints, with validity.
+"""L2 books: book updates to best levels and quotes, with validity.
 
 1. A snapshot replaces the book. A change sets absolute sizes; before the first snapshot, and between a clear and the
-   next one, it is counted and left out.
+   next one, it is counted and dropped.
 2. A book is invalid while it waits for a snapshot (for the reason of the clear), while its line says so (halted), and
    while it is crossed. Equal prices (locked) are valid. A halted book may be crossed: that is an auction.
 3. A quote goes out whenever the best level of a side or the validity changes. The best levels go out with a snapshot, a
    change of validity, and otherwise with the first event of each 100 ms of event time.
-4. The full book goes out after each `full_updates` updates and with the first event of each `full_ns` of event time.
 
-What goes out depends on nothing that the full book does not hold, so the full book is the checkpoint: a restart from
-any one goes on with exactly the same outputs.
+The state holds the full book. The pipeline checkpoints it; it is not published.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
+
 from marketdata.book import L2Book, Level
-from marketdata.clock import MILLISECOND_NS, SECOND_NS
-from marketdata.errors import CodecError
+from marketdata.clock import MILLISECOND_NS
 from marketdata.events import CROSSED, RESYNCING, AnyEvent, Book, BookUpdate, Quote
 
 TOP_DEPTH = 50
 TOP_NS = 100 * MILLISECOND_NS
-FULL_UPDATES = 1_000
-FULL_NS = 60 * SECOND_NS
 
 
-class BookState:
+class BooksState(msgspec.Struct):
     """One symbol's book. `updates` counts since the snapshot, which is the first; 0 means that there is none.
 
-    `marked` is why the line says not to trust the book, or, without a snapshot, why there is none.
+    `marked` is why the line says not to trust the book, or, without a snapshot, why there is none. `reason`, `bid` and
+    `ask` are those of the last quote; `ts_event` is the newest event time.
     """
 
-    __slots__ = ("best", "book", "line", "marked", "reason", "sequence", "ts_event", "ts_recv", "updates")
-
-    def __init__(self) -> None:
-        self.book = L2Book()
-        self.updates = 0
-        self.marked = RESYNCING
-        self.reason = RESYNCING
-        self.best: tuple[Level | None, Level | None] = (None, None)
-        self.line = ""
-        self.sequence: int | None = None
-        self.ts_event = 0
-        self.ts_recv = 0
+    book: L2Book
+    updates: int = 0
+    marked: str = RESYNCING
+    reason: str = RESYNCING
+    bid: Level | None = None
+    ask: Level | None = None
+    sequence: int | None = None
+    ts_event: int = 0
 
 
 class Books:
-    """The operator. `top_depth` is levels a side; `top_ns`, `full_updates` and `full_ns` say how often."""
+    """The operator. `top_depth` is levels a side, `top_ns` how often the best levels go out in event time."""
 
     name = "books"
-    inputs: tuple[str, ...] = ("md.book_updates",)
+    input = "md.book_updates"
     outputs: tuple[str, ...] = ("md.quotes", "md.books")
-    checkpoints = "md.books"
+    state = BooksState
 
-    def __init__(
-        self,
-        *,
-        top_depth: int = TOP_DEPTH,
-        top_ns: int = TOP_NS,
-        full_updates: int = FULL_UPDATES,
-        full_ns: int = FULL_NS,
-    ) -> None:
+    def __init__(self, *, top_depth: int = TOP_DEPTH, top_ns: int = TOP_NS) -> None:
         self.counts: Counter[str] = Counter()
         self._top_depth = top_depth
         self._top_ns = top_ns
-        self._full_updates = full_updates
-        self._full_ns = full_ns
 
-    def start(self, key: str) -> BookState:  # noqa: ARG002 - the protocol's
+    def start(self, key: str) -> BooksState:  # noqa: ARG002 - the protocol's
         """Return the state of a symbol that was never seen."""
-        return BookState()
+        return BooksState(book=L2Book())
 
-    def step(self, state: BookState, event: AnyEvent) -> tuple[BookState, list[AnyEvent]]:
+    def step(self, state: BooksState, event: AnyEvent) -> tuple[BooksState, list[AnyEvent]]:
         """Return the book after a change, and what of it is to be published."""
         assert isinstance(event, BookUpdate)  # noqa: S101 - the topic's schema
         kind = event.kind
@@ -82,15 +67,13 @@ class Books:
             return state, []
         before = state.ts_event
         state.ts_event = max(before, event.ts_event)
-        state.ts_recv = event.ts_recv
-        state.line = event.line
         if event.sequence is not None:
             state.sequence = event.sequence
         self._apply(state, event)
         return state, self._published(state, event, before)
 
     @staticmethod
-    def _apply(state: BookState, event: BookUpdate) -> None:
+    def _apply(state: BooksState, event: BookUpdate) -> None:
         bids, asks = state.book.bids, state.book.asks
         if event.kind == "update":
             if event.bid_prices:
@@ -110,59 +93,24 @@ class Books:
         elif event.kind == "clear":
             state.marked = event.reason or RESYNCING
 
-    def _published(self, state: BookState, event: BookUpdate, before: int) -> list[AnyEvent]:
+    def _published(self, state: BooksState, event: BookUpdate, before: int) -> list[AnyEvent]:
         out: list[AnyEvent] = []
         reason = state.marked or (CROSSED if state.book.is_crossed() else "")
-        best = state.book.best()
+        bid, ask = state.book.best()
         changed = reason != state.reason
-        if changed or best != state.best:
+        if changed or bid != state.bid or ask != state.ask:
             if reason == CROSSED and changed:
                 self.counts["crossed"] += 1
-            state.reason, state.best = reason, best
+            state.reason, state.bid, state.ask = reason, bid, ask
             out.append(_quote(state, event))
-        told = changed or event.kind == "snapshot"
-        if told or (state.updates and state.ts_event // self._top_ns > before // self._top_ns):
-            out.append(_book(state, event, "top", self._top_depth))
-        if (state.updates and event.kind == "update" and state.updates % self._full_updates == 0) or (
-            before and state.ts_event // self._full_ns > before // self._full_ns
-        ):
-            out.append(_book(state, event, "full", 0))
+        due = changed or event.kind == "snapshot"
+        if due or (state.updates and state.ts_event // self._top_ns > before // self._top_ns):
+            out.append(_top(state, event, self._top_depth))
         return out
 
-    def checkpoint(self, state: BookState, key: str, positions: dict[str, int]) -> AnyEvent:  # noqa: ARG002
-        """Return the full book; its positions are in the header of the record that carries it."""
-        venue, _, symbol = key.partition(":")
-        source = BookUpdate(
-            venue=venue,
-            symbol=symbol,
-            ts_event=state.ts_event,
-            ts_recv=state.ts_recv,
-            line=state.line,
-            kind="heartbeat",
-        )
-        return _book(state, source, "full", 0)
 
-    def restore(self, saved: AnyEvent) -> BookState:
-        """Return the state that a full book holds.
-
-        Raises CodecError when it is none.
-        """
-        if not isinstance(saved, Book) or saved.kind != "full":
-            raise CodecError(f"a {saved.schema} is no checkpoint of a book")
-        state = BookState()
-        state.book.bids.replace(saved.bid_prices, saved.bid_sizes)
-        state.book.asks.replace(saved.ask_prices, saved.ask_sizes)
-        state.updates = saved.updates
-        state.reason = saved.reason
-        state.marked = "" if saved.updates and saved.reason == CROSSED else saved.reason
-        state.best = state.book.best()
-        state.line, state.sequence = saved.line, saved.sequence
-        state.ts_event, state.ts_recv = saved.ts_event, saved.ts_recv
-        return state
-
-
-def _quote(state: BookState, event: BookUpdate) -> Quote:
-    bid, ask = state.best
+def _quote(state: BooksState, event: BookUpdate) -> Quote:
+    bid, ask = state.bid, state.ask
     return Quote(
         venue=event.venue,
         symbol=event.symbol,
@@ -181,8 +129,8 @@ def _quote(state: BookState, event: BookUpdate) -> Quote:
     )
 
 
-def _book(state: BookState, event: BookUpdate, kind: str, depth: int) -> Book:
-    bids, asks = state.book.bids.top(depth or None), state.book.asks.top(depth or None)
+def _top(state: BooksState, event: BookUpdate, depth: int) -> Book:
+    bids, asks = state.book.bids.top(depth), state.book.asks.top(depth)
     return Book(
         venue=event.venue,
         symbol=event.symbol,
@@ -193,7 +141,7 @@ def _book(state: BookState, event: BookUpdate, kind: str, depth: int) -> Book:
         origin=event.origin,
         valid=not state.reason,
         reason=state.reason,
-        kind=kind,
+        kind="top",
         depth=depth,
         updates=state.updates,
         bid_prices=[price for price, _ in bids],

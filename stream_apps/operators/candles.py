@@ -46,8 +46,7 @@ from marketdata.clock import MILLISECOND_NS, SECOND_NS, format_rfc3339
 from marketdata.decimals import EXACT, plain
 from marketdata.errors import BadEvent
 from marketdata.events import AMENDED, AMENDING, GAP, HALTED, AnyEvent, Candle, FeedStatus, Trade, Trades
-from stream_apps.operators import checkpoint
-from stream_apps.operators.validate import letter
+from stream_apps.operators.validation import letter, part
 
 MINUTE_NS = 60 * SECOND_NS
 INTERVALS: dict[str, int] = {
@@ -282,7 +281,6 @@ class CandlesState(msgspec.Struct):
     pending: Bar | None = None
     pending_start: int = 0
     flushed: int = 0
-    ts_recv: int = 0
     memory: Memory | None = None
 
 
@@ -301,9 +299,9 @@ class Candles:
     """The operator. Times are event time in nanoseconds; `keep_ns` is how late a trade may be."""
 
     name = "candles"
-    inputs: tuple[str, ...] = ("md.trades",)
+    input = "md.trades"
     outputs: tuple[str, ...] = ("md.candles", "md.status", "md.dead_letters")
-    checkpoints = checkpoint.TOPIC
+    state = CandlesState
 
     def __init__(
         self,
@@ -329,7 +327,6 @@ class Candles:
         """Return the candles after some trades or a heartbeat, and what of them is to be published."""
         assert isinstance(event, Trades)  # noqa: S101 - the topic's schema
         step = _Step(event)
-        state.ts_recv = event.ts_recv
         if state.first is None:
             if event.origin != "live":
                 self.counts["history"] += len(event.trades)
@@ -496,9 +493,8 @@ class Candles:
     def _refuse(self, step: _Step, trades: list[Trade], reason: str, field: str) -> None:
         """Put trades that no candle can take into a dead letter."""
         self.counts[reason] += len(trades)
-        part = msgspec.json.encode(msgspec.structs.replace(step.event, trades=tuple(trades)))
         error = BadEvent(reason, field, getattr(trades[0], field))
-        step.out.append(letter(step.event, error, stage=self.name, payload=part))
+        step.out.append(letter(step.event, error, stage=self.name, payload=part(step.event, trades)))
 
     def _remember(self, state: CandlesState, memory: Memory, step: _Step, trade: Trade) -> None:
         """Add and remember what a new trade counts as, after amendments that came before it."""
@@ -726,14 +722,6 @@ class Candles:
             reason=reason,
             **known,
         )
-
-    def checkpoint(self, state: CandlesState, key: str, positions: dict[str, int]) -> AnyEvent:
-        """Return the state as JSON."""
-        return checkpoint.save(self.name, key, state.ts_recv, positions, msgspec.json.encode(state))
-
-    def restore(self, saved: AnyEvent) -> CandlesState:
-        """Return the state that a checkpoint holds."""
-        return checkpoint.load(saved, CandlesState)
 
 
 def _counts(state: CandlesState, known: Known, end: int) -> bool:

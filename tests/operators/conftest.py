@@ -10,7 +10,8 @@ import pytest
 from marketdata.clock import parse_rfc3339
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent, BookUpdate, Quote, Trade, Trades
-from marketdata.operator import Operator
+from marketdata.operator import Lost, Operator, RootOperator
+from marketdata.state import pack_state, unpack_state
 
 T0 = parse_rfc3339("2026-08-09T12:00:00Z")
 SECOND = 1_000_000_000
@@ -84,9 +85,9 @@ def make() -> Make:
 
 
 def run(
-    factory: Callable[[], Operator[Any]], events: Iterable[AnyEvent], restarts: Iterable[int] = ()
+    factory: Callable[[], Operator[Any]], events: Iterable[AnyEvent | Lost], restarts: Iterable[int] = ()
 ) -> list[list[AnyEvent]]:
-    """Return what an operator publishes for each event, restarted from its own checkpoint before some of them.
+    """Return what an operator publishes for each event or loss, restarted from a checkpoint before some of them.
 
     A restart goes through the very bytes that Kafka would hold. What goes out has to fit its schema.
     """
@@ -95,10 +96,15 @@ def run(
     published = []
     for number, event in enumerate(events):
         if number in restarts:
-            saved = operator.checkpoint(state, KEY, {operator.inputs[0]: number})
+            saved = pack_state(state)
             operator = factory()
-            state = operator.restore(CODEC.decode(CODEC.encode(saved)))
-        state, outputs = operator.step(state, event)
+            state = unpack_state(saved, operator.state)
+            assert pack_state(state) == saved
+        if isinstance(event, Lost):
+            assert isinstance(operator, RootOperator)
+            state, outputs = operator.lost(state, KEY, event)
+        else:
+            state, outputs = operator.step(state, event)
         for output in outputs[:10]:
             # msgspec builds structs unchecked; decoding checks every field's type.
             assert CODEC.decode(CODEC.encode(output)) == output

@@ -17,7 +17,7 @@ from marketdata.clock import SECOND_NS
 from marketdata.events import Candle, DeadLetter, Trade, Trades
 from producers.feeds.alpaca import AlpacaFeed
 from stream_apps.operators.candles import INTERVALS, KEEP_NS, Candles
-from stream_apps.operators.ingest import IngestTrades
+from stream_apps.operators.ingest_trades import IngestTrades
 
 Run = Callable[..., list[list[Any]]]
 FROM: dict[str, Any] = {"venue": "alpaca", "symbol": "AAPL", "line": "alpaca/0"}
@@ -333,7 +333,7 @@ def test_the_day_of_the_simulated_exchange_is_that_of_the_trades_that_stand(make
     """From its own messages, through feed and de-duplication, with its corrections and cancels; nothing is refused."""
     exchange = AlpacaExchange(("AAPL",), keys={}, seed=7)
     exchange.play(1_500, since=make.ts(0), every=SECOND_NS // 5)
-    feed, ingest, candles = AlpacaFeed(line="alpaca/0", products=("AAPL",)), IngestTrades({}), Candles()
+    feed, ingest, candles = AlpacaFeed(line="alpaca/0", products=("AAPL",)), IngestTrades(), Candles()
     passed, counted, truth = ingest.start("k"), candles.start("k"), Truth()
     newest: dict[str, Candle] = {}
     for event in feed.received(encode(exchange.told, packed=False), make.ts(3600)):

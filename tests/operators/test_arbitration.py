@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from marketdata.book import L2Book
 from marketdata.events import AnyEvent, BookUpdate, DeadLetter
-from stream_apps.operators.arbitration import IngestBooks
-from stream_apps.operators.dedup import LINES_MAX
+from stream_apps.operators.arbitration import LINES_MAX
+from stream_apps.operators.ingest_books import IngestBooks
 
 Run = Callable[..., list[list[AnyEvent]]]
 Levels = tuple[list[tuple[str, str]], list[tuple[str, str]]]
@@ -19,12 +19,12 @@ Levels = tuple[list[tuple[str, str]], list[tuple[str, str]]]
 
 def by_connection() -> IngestBooks:
     """Return the operator for a venue that numbers connections."""
-    return IngestBooks({}, {})
+    return IngestBooks({})
 
 
 def by_symbol() -> IngestBooks:
     """Return the operator for a venue that numbers symbols."""
-    return IngestBooks({}, {"coinbase": "symbol"})
+    return IngestBooks({"coinbase": "symbol"})
 
 
 class Market:
@@ -263,9 +263,9 @@ def test_lines_without_end_cost_no_memory(make: Any) -> None:
         state = operator.start("key")
         for line in range(3 * LINES_MAX):
             state, _ = operator.step(state, market.snapshot(5, line))
-        assert len(state.saved.lines) <= LINES_MAX
-        assert len(state.books) <= LINES_MAX
-        assert state.saved.primary in state.saved.lines
+        assert len(state.lines.lines) <= LINES_MAX
+        assert len(state.lines.shadows) <= LINES_MAX
+        assert state.lines.primary in state.lines.lines
 
 
 def test_a_single_line_passes_as_it_is(run: Run, make: Any) -> None:
@@ -283,7 +283,7 @@ def test_a_single_line_passes_as_it_is(run: Run, make: Any) -> None:
     for event in events:
         state, out = operator.step(state, event)
         assert out == [event]
-    assert state.books == {}
+    assert state.lines.shadows == {}
 
 
 def test_a_halted_standby_takes_over_as_halted(run: Run, make: Any) -> None:

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata.errors import CodecError
 from marketdata.events import AnyEvent, Book, BookUpdate, Quote
 from stream_apps.operators.books import Books
 
@@ -100,8 +98,8 @@ def events(make: Any, steps: list[tuple[str, list[Level], list[Level], int]]) ->
 
 
 def eager() -> Books:
-    """Return an operator that publishes two levels a side, and the full book often."""
-    return Books(top_depth=2, full_updates=3)
+    """Return an operator that publishes two levels a side."""
+    return Books(top_depth=2)
 
 
 def levels(book: Book) -> tuple[list[Level], list[Level]]:
@@ -133,8 +131,8 @@ def test_what_is_published_equals_the_naive_book_at_every_step(run: Run, make: A
             assert (bid, ask, quote.reason, quote.valid) == (*best, not naive.reason)
         for book in published:
             if isinstance(book, Book):
-                depth = 2 if book.kind == "top" else None
-                assert levels(book) == (naive.bids[:depth], naive.asks[:depth])
+                assert book.kind == "top"
+                assert levels(book) == (naive.bids[:2], naive.asks[:2])
                 assert (book.reason, book.valid) == (naive.reason, not naive.reason)
         kinds = [output.kind for output in published if isinstance(output, Book)]
         if best[2] != quoted[2] or (event.kind == "snapshot"):
@@ -144,10 +142,8 @@ def test_what_is_published_equals_the_naive_book_at_every_step(run: Run, make: A
 
 @given(steps=STEPS, data=st.data())
 @settings(max_examples=60)
-def test_a_restart_from_any_full_book_changes_nothing(
-    run: Run, make: Any, steps: list[Any], data: st.DataObject
-) -> None:
-    """The full book holds all that later outputs depend on."""
+def test_a_restart_at_any_point_changes_nothing(run: Run, make: Any, steps: list[Any], data: st.DataObject) -> None:
+    """The state holds all that later outputs depend on."""
     made = events(make, steps)
     at = data.draw(st.lists(st.integers(0, max(0, len(made) - 1)), max_size=4))
     assert run(eager, made, restarts=at) == run(eager, made)
@@ -161,22 +157,6 @@ def test_best_levels_go_out_at_most_once_in_each_tenth_of_a_second(run: Run, mak
     assert len(books(published, "top")) == 10
     changed = run(Books, [snapshot, make.book("update", 0.001, [("10", "5")])])[1]
     assert [(type(event), getattr(event, "bid_size", None)) for event in changed] == [(Quote, "5")]
-
-
-def test_the_full_book_goes_out_every_so_many_updates_and_every_minute(run: Run, make: Any) -> None:
-    """Both are bounds on how much a restart has to read again."""
-    snapshot = make.book("snapshot", 0, [("10", "1")], [("11", "1")])
-    many = [snapshot, *(make.book("update", 0.001 * i, [("9", str(i))]) for i in range(1, 2500))]
-    fulls = [
-        event for events in run(Books, many) for event in events if isinstance(event, Book) and event.kind == "full"
-    ]
-    assert [book.updates for book in fulls] == [1000, 2000]
-    slow = [snapshot, *(make.book("heartbeat", 10.0 * i) for i in range(1, 14))]
-    fulls = [
-        event for events in run(Books, slow) for event in events if isinstance(event, Book) and event.kind == "full"
-    ]
-    assert len(fulls) == 2
-    assert fulls[0].key == "coinbase:BTC-USD|full"
 
 
 def test_delta_before_snapshot_is_ignored_and_counted(make: Any) -> None:
@@ -231,14 +211,3 @@ def test_a_halted_book_may_be_crossed_and_says_halted(run: Run, make: Any) -> No
     )
     quotes = [event for events in published for event in events if isinstance(event, Quote)]
     assert [quote.reason for quote in quotes] == ["", "halted", "halted", "crossed"]
-
-
-def test_only_a_full_book_restores_a_book(make: Any) -> None:
-    """The best levels are no checkpoint."""
-    operator = Books()
-    state, published = operator.step(operator.start("k"), make.book("snapshot", 0, [("10", "1")], [("11", "1")]))
-    top = next(event for event in published if isinstance(event, Book))
-    with pytest.raises(CodecError, match="no checkpoint"):
-        operator.restore(top)
-    full = operator.checkpoint(state, "coinbase:BTC-USD", {})
-    assert operator.restore(full).book.best() == (("10", "1"), ("11", "1"))

@@ -8,12 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from marketdata.events import AnyEvent, Candle, CandleHistory, DeadLetter, Instrument, Trades
-from stream_apps.operators import dedup
+from marketdata.events import AnyEvent, Candle, CandleHistory, DeadLetter
+from stream_apps.operators import trade_ids
 from stream_apps.operators.candles import Candles
-from stream_apps.operators.dedup import SeenIds
-from stream_apps.operators.history import IngestCandles
-from stream_apps.operators.ingest import IngestTrades
+from stream_apps.operators.ingest_candles import IngestCandles
+from stream_apps.operators.trade_ids import SeenIds
 
 Run = Callable[..., list[list[AnyEvent]]]
 
@@ -46,7 +45,7 @@ def test_a_page_told_again_adds_nothing_and_a_higher_revision_does(run: Run, mak
     """Over a restart too; an interval without trades is a marker without prices."""
     page, more = history(make), history(make, count=5)
     again = msgspec.structs.replace(page, revision=1, origin="repair")
-    published = run(lambda: IngestCandles({}), [page, page, more, again], restarts=[1, 3])
+    published = run(IngestCandles, [page, page, more, again], restarts=[1, 3])
     assert [len(events) for events in published] == [3, 0, 2, 3]
     first = made(published)[:3]
     assert [(one.open, one.volume, one.state, one.revision, one.origin, one.valid) for one in first] == [
@@ -61,7 +60,6 @@ def test_a_page_told_again_adds_nothing_and_a_higher_revision_does(run: Run, mak
     ("changes", "reason"),
     [
         ({"highs": ["99", "", "100.10"]}, "not_a_candle"),
-        ({"lows": ["-1", "", "100.10"]}, "not_positive"),
         ({"closes": ["", "", "100.10"]}, "incomplete"),
         ({"volumes": ["-2", "0", "2"]}, "negative"),
         ({"volumes": ["1e999", "0", "2"]}, "out_of_range"),
@@ -70,7 +68,7 @@ def test_a_page_told_again_adds_nothing_and_a_higher_revision_does(run: Run, mak
 )
 def test_a_candle_that_cannot_be_right_is_refused_alone(run: Run, make: Any, changes: Any, reason: str) -> None:
     """The dead letter holds just that candle, and those around it go on."""
-    published = run(lambda: IngestCandles({}), [history(make, **changes)])
+    published = run(IngestCandles, [history(make, **changes)])
     (letter,) = letters(published)
     assert letter.reason == reason
     alone = msgspec.json.decode(letter.payload, type=CandleHistory)
@@ -91,7 +89,7 @@ def test_a_candle_that_cannot_be_right_is_refused_alone(run: Run, make: Any, cha
 )
 def test_a_record_that_cannot_be_right_is_refused_whole(run: Run, make: Any, changes: Any, reason: str) -> None:
     """Its bytes are the engine's to add."""
-    (letter,) = letters(run(lambda: IngestCandles({}), [history(make, **changes)]))
+    (letter,) = letters(run(IngestCandles, [history(make, **changes)]))
     assert (letter.reason, letter.payload) == (reason, b"")
 
 
@@ -135,29 +133,11 @@ def test_a_repair_that_is_complete_makes_the_candles_of_a_hole_valid(run: Run, m
     ]
 
 
-def test_old_trades_need_no_tick_of_today(run: Run, make: Any) -> None:
-    """Tick sizes change over the years; a live trade off its tick is still refused."""
-    known = Instrument(
-        venue="coinbase", symbol="BTC-USD", ts_recv=1, venue_symbol="BTC-USD", base_currency="BTC",
-        quote_currency="USD", tick_size="0.5",
-    )  # fmt: skip
-    published = run(
-        lambda: IngestTrades({known.key: known}),
-        [
-            make.trades(make.trade(1, -DAY_S, "100.01"), origin="backfill"),
-            make.trades(make.trade(2, 0, "100.01")),
-            make.trades(make.trade(3, -DAY_S, "-1"), origin="backfill"),
-        ],
-    )
-    assert [letter.reason for letter in letters(published)] == ["off_tick", "not_positive"]
-    assert [event.trades[0].trade_id for events in published for event in events if isinstance(event, Trades)] == ["1"]
-
-
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> int:
     """Make the memory of ids small, and say how small."""
-    monkeypatch.setattr(dedup, "RANGES_MAX", 1_000)
-    monkeypatch.setattr(dedup, "OTHERS_MAX", 1_000)
+    monkeypatch.setattr(trade_ids, "RANGES_MAX", 1_000)
+    monkeypatch.setattr(trade_ids, "OTHERS_MAX", 1_000)
     return 1_000
 
 

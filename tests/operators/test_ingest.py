@@ -11,21 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketdata.events import AnyEvent, DeadLetter, FeedStatus, Quote, Trade, Trades
-from stream_apps.operators import dedup
-from stream_apps.operators.dedup import SeenIds
-from stream_apps.operators.ingest import IngestQuotes, IngestStatus, IngestTrades
+from marketdata.state import pack_state, unpack_state
+from stream_apps.operators import trade_ids
+from stream_apps.operators.ingest_quotes import IngestQuotes
+from stream_apps.operators.ingest_status import IngestStatus
+from stream_apps.operators.ingest_trades import IngestTrades
+from stream_apps.operators.trade_ids import SeenIds
 
 Run = Callable[..., list[list[AnyEvent]]]
 
 
 def trades_operator() -> IngestTrades:
     """Return the operator for trades."""
-    return IngestTrades({})
+    return IngestTrades()
 
 
 def quotes_operator() -> IngestQuotes:
     """Return the operator for quotes."""
-    return IngestQuotes({})
+    return IngestQuotes()
 
 
 def trades_of(published: list[list[AnyEvent]]) -> list[Trades]:
@@ -59,9 +62,9 @@ def test_numbers_that_follow_each_other_take_no_room() -> None:
 
 def test_memory_has_a_limit_and_what_lies_below_it_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids with holes push out the lowest; a trade below that may be new or not, and is told apart from both."""
-    monkeypatch.setattr(dedup, "RANGES_MAX", 3)
-    monkeypatch.setattr(dedup, "OTHERS_MAX", 3)
-    monkeypatch.setattr(dedup, "AMENDMENTS_MAX", 3)
+    monkeypatch.setattr(trade_ids, "RANGES_MAX", 3)
+    monkeypatch.setattr(trade_ids, "OTHERS_MAX", 3)
+    monkeypatch.setattr(trade_ids, "AMENDMENTS_MAX", 3)
     seen = SeenIds()
     cancels = [Trade(trade_id=name, ts_event=0, price="1", size="1", side="buy", action="cancel") for name in "abcd"]
     assert [seen.add_amendment(cancel) for cancel in [*cancels, cancels[3], cancels[0]]] == ["new"] * 4 + [
@@ -83,8 +86,8 @@ def test_a_trade_that_can_no_longer_be_told_to_be_new_is_a_dead_letter(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is neither passed twice nor lost."""
-    monkeypatch.setattr(dedup, "RANGES_MAX", 1)
-    operator = IngestTrades({})
+    monkeypatch.setattr(trade_ids, "RANGES_MAX", 1)
+    operator = IngestTrades()
     state, _ = operator.step(operator.start("k"), make.trades(make.trade(10, 0), make.trade(20, 0)))
     _, out = operator.step(state, make.trades(make.trade(5, 1)))
     assert [(event.stage, event.reason) for event in out if isinstance(event, DeadLetter)] == [("dedup", "too_old")]
@@ -106,7 +109,7 @@ def test_ids_that_are_used_again_are_never_dropped_in_silence(make: Any) -> None
     for event in steps:
         state, out = operator.step(state, event)
         assert state is not None
-        state = operator.restore(operator.checkpoint(state, "k", {}))
+        state = unpack_state(pack_state(state), operator.state)
         for told in out:
             if isinstance(told, Trades):
                 passed += [(trade.trade_id, trade.ts_event) for trade in told.trades]
@@ -159,7 +162,7 @@ def test_each_trade_of_several_lines_goes_on_once_whatever_the_interleaving(
 
 def test_a_frame_with_nothing_new_is_dropped_and_counted(make: Any) -> None:
     """Its duplicates are counted one by one."""
-    operator = IngestTrades({})
+    operator = IngestTrades()
     frame = make.trades(make.trade(1, 0), make.trade(2, 0))
     state, _ = operator.step(operator.start("k"), frame)
     _, out = operator.step(state, msgspec.structs.replace(frame, line="coinbase/1"))
@@ -296,11 +299,11 @@ def test_a_status_goes_on_once_and_a_gap_opens_and_closes_once(make: Any) -> Non
     other = msgspec.structs.replace(gap, line="l/1")
     plain = msgspec.structs.replace(gap, kind="connected", gap_id=None)
     later = msgspec.structs.replace(plain, ts_event=make.ts(5))
-    operator = IngestStatus({})
+    operator = IngestStatus()
     state = operator.start("k")
     passed: list[AnyEvent] = []
     for status in (gap, gap, closed, other, closed, plain, plain, later):
         state, out = operator.step(state, status)
-        state = operator.restore(operator.checkpoint(state, "coinbase:BTC-USD", {}))
+        state = unpack_state(pack_state(state), operator.state)
         passed += out
     assert passed == [gap, closed, other, plain, later]

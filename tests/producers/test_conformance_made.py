@@ -33,8 +33,8 @@ from producers.feeds.fix import FixFeed
 from producers.feeds.kraken import KrakenFeed
 from producers.tokens import FixLogin, KeyPair
 from producers.venue import LiveFeed
-from stream_apps.operators.arbitration import IngestBooks
-from stream_apps.operators.ingest import IngestTrades
+from stream_apps.operators.ingest_books import IngestBooks
+from stream_apps.operators.ingest_trades import IngestTrades
 
 SECOND = 1_000_000_000
 TS = 1_786_309_200 * SECOND  # 2026-08-09T21:00:00Z
@@ -60,7 +60,7 @@ class Follower:
         self.due: set[str] = set()
         self.valid: dict[str, bool] = {}
         self._instruments: dict[str, Instrument] = {}
-        self._books, self._trades = IngestBooks(self._instruments), IngestTrades(self._instruments)
+        self._books, self._trades = IngestBooks(), IngestTrades()
 
     def take(self, out: Sequence[Output]) -> Sequence[Output]:
         """Follow the outputs of one call."""
@@ -88,7 +88,7 @@ class Follower:
             _, told = self._trades.step(self._trades.start(output.key), output)
             # Behind a trade there is no book that would stay lost.
             reasons = {event.reason for event in told if isinstance(event, DeadLetter)}
-            assert reasons <= {"off_tick", "time_out_of_bounds"}
+            assert reasons <= {"time_out_of_bounds"}
 
     def _follow(self, book: BookUpdate) -> None:
         if book.kind == "clear" and book.symbol in self.valid:  # what was never there cannot be lost

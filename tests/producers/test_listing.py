@@ -14,7 +14,7 @@ from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.listing import Listing
 from producers.feeds.kraken import describe
 from producers.feeds.okx import OkxFeed
-from stream_apps.operators.ingest import IngestTrades
+from stream_apps.operators.ingest_trades import IngestTrades
 
 T0 = 1_800_000_000 * SECOND_NS
 LIST = Fetch("api/v5/public/instruments?instType=SPOT", "products")
@@ -37,7 +37,7 @@ class Line0:
     def __init__(self) -> None:
         self.feed = OkxFeed(line="okx/0", products=("BTC-USDT",))
         self.instruments: dict[str, Instrument] = {}
-        self.trades = IngestTrades(self.instruments)
+        self.trades = IngestTrades()
         self.state = self.trades.start("okx:BTC-USDT")
         self.number = 0
 
@@ -87,7 +87,7 @@ def test_no_trade_is_lost_because_the_venue_changed_its_tick() -> None:
     line.list_tick("0.05", at=73)
     assert line.trade("100.15", at=74) == ["100.15"]
     assert line.instruments["okx:BTC-USDT"].tick_size == "0.05"
-    assert line.trade("100.151", at=75) == ["off_tick"], "as the venue lists it"
+    assert line.trade("100.151", at=75) == ["100.151"], "a tick never decides what is published"
 
 
 def test_products_are_asked_for_at_most_once_a_minute_and_every_ten_at_least() -> None:

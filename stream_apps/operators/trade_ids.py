@@ -1,8 +1,4 @@
-"""Several lines of one feed become one stream: each trade, book change, quote and status once, first arrival wins.
-
-What one line says about itself (a gap, a disconnect, a halt) is true of the stream only when no other line knows
-better, so validity is arbitrated too.
-"""
+"""Which trades of one symbol have passed, by id: the memory of de-duplication."""
 
 from __future__ import annotations
 
@@ -11,18 +7,13 @@ from typing import Literal
 
 import msgspec
 
-from marketdata.clock import SECOND_NS
-from marketdata.events import GAP, HALTED, Trade
+from marketdata.events import Trade
 
 # Ids are remembered as ranges; a venue that numbers all symbols together leaves holes, so there is a limit.
 RANGES_MAX = 20_000
 # Ids that are no numbers are remembered one by one.
 OTHERS_MAX = 20_000
 AMENDMENTS_MAX = 5_000
-# A line that is this far behind the newest has no say. Heartbeats come every second.
-SILENCE_NS_MAX = 3 * SECOND_NS
-# Lines of one symbol; redundant setups have two or three. The one that is silent longest is forgotten.
-LINES_MAX = 16
 # Longer numbers do not fit the 64 bits of a checkpoint.
 _NUMBER_DIGITS_MAX = 18
 
@@ -114,33 +105,3 @@ class SeenIds(msgspec.Struct):
         if len(self.amendments) > AMENDMENTS_MAX:
             del self.amendments[next(iter(self.amendments))]
         return "new"
-
-
-class Lines(msgspec.Struct):
-    """What each line of one symbol last said: its time, and why it may not be trusted (empty when it may)."""
-
-    ts: dict[str, int] = {}
-    reasons: dict[str, str] = {}
-
-    def hear(self, line: str, ts: int, *, valid: bool, reason: str) -> str:
-        """Take what a line says and return why the stream may not be trusted, empty when it may.
-
-        Halted when any line that is alive says so: halts concern the market, and lines tell of them moments apart.
-        Otherwise trusted when any line that is alive may be.
-        """
-        mine = "" if valid else reason or GAP
-        times = self.ts
-        if len(times) == 1 and line in times:  # what nearly every stream is
-            times[line] = max(times[line], ts)
-            self.reasons[line] = mine
-            return mine
-        times[line] = max(times.get(line, ts), ts)
-        self.reasons[line] = mine
-        if len(times) > LINES_MAX:
-            oldest = min(times, key=lambda name: (times[name], name))
-            del times[oldest], self.reasons[oldest]
-        since = max(times.values()) - SILENCE_NS_MAX
-        alive = {self.reasons[name] for name, heard in times.items() if heard >= since}
-        if HALTED in alive:
-            return HALTED
-        return "" if "" in alive else mine or min(alive)

@@ -1,16 +1,15 @@
-"""Candles of history: md.ingest.candles to md.candles, validated, each revision of each candle once.
+"""Candles of history: validated, each revision of each candle once.
 
-1. Candles that the operator `candles` keeps are its own. History speaks of the others only: those before its first
-   event and those that it has forgotten. Who writes md.ingest.candles sees to that, and gives each candle the revision
+1. The operator `candles` owns the candles that it keeps. History concerns only the others: those before its first event
+   and those that it has forgotten. The writer of md.ingest.candles ensures that, and gives each candle the revision
    that follows the last one stored.
-2. A candle that came before with the same revision is a duplicate: a job that was killed tells its last page again.
-3. A candle that cannot be right is refused alone, and those around it go on.
+2. A candle that came before with the same revision is a duplicate: a job that was killed repeats its last page.
+3. A candle that cannot be right is refused alone, and those around it pass.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -18,55 +17,51 @@ import msgspec
 
 from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.errors import BadEvent
-from marketdata.events import POSITIVE_KINDS, AnyEvent, Candle, CandleHistory, DeadLetter, Instrument
-from stream_apps.operators import checkpoint
+from marketdata.events import AnyEvent, Candle, CandleHistory, DeadLetter
+from marketdata.operator import Lost
+from stream_apps.operators import losses
 from stream_apps.operators.candles import INTERVALS
-from stream_apps.operators.dedup import SeenIds
-from stream_apps.operators.validate import number
+from stream_apps.operators.trade_ids import SeenIds
+from stream_apps.operators.validation import as_json, check_frame, letter, number
 
 REVISION_MAX = 1_000_000
 _COLUMNS = ("opens", "highs", "lows", "closes", "volumes", "quote_volumes", "buy_volumes", "trades")
 _ORIGINS = frozenset({"backfill", "repair"})
 
 
-class HistoryState(msgspec.Struct):
+class IngestCandlesState(msgspec.Struct):
     """Which candles of one symbol have passed, by `interval|revision`, as ranges of their places since 1970."""
 
     seen: dict[str, SeenIds] = {}
-    ts_recv: int = 0
 
 
 class IngestCandles:
     """The operator."""
 
     name = "ingest_candles"
-    inputs: tuple[str, ...] = ("md.ingest.candles",)
-    outputs: tuple[str, ...] = ("md.candles", "md.dead_letters")
-    checkpoints = checkpoint.TOPIC
+    input = "md.ingest.candles"
+    outputs: tuple[str, ...] = ("md.candles", "md.status", "md.dead_letters")
+    state = IngestCandlesState
 
-    def __init__(self, instruments: Mapping[str, Instrument]) -> None:
+    def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self._instruments = instruments
 
-    def start(self, key: str) -> HistoryState:  # noqa: ARG002 - the protocol's
+    def start(self, key: str) -> IngestCandlesState:  # noqa: ARG002 - the protocol's
         """Return the state of a symbol that was never seen."""
-        return HistoryState()
+        return IngestCandlesState()
 
-    def step(self, state: HistoryState, event: AnyEvent) -> tuple[HistoryState, list[AnyEvent]]:
+    def step(self, state: IngestCandlesState, event: AnyEvent) -> tuple[IngestCandlesState, list[AnyEvent]]:
         """Return the candles that are right and new, and dead letters."""
         assert isinstance(event, CandleHistory)  # noqa: S101 - the topic's schema
-        state.ts_recv = event.ts_recv
         try:
             length = _frame(event)
         except BadEvent as error:
             return state, [self._letter(event, error)]
-        known = self._instruments.get(event.key)
-        positive = known is None or known.kind in POSITIVE_KINDS
         seen = state.seen.setdefault(f"{event.interval}|{event.revision}", SeenIds())
         out: list[AnyEvent] = []
         for place in range(len(event.opens)):
             try:
-                candle = _candle(event, place, length, positive=positive)
+                candle = _candle(event, place, length)
             except BadEvent as error:
                 out.append(self._letter(event, error, place, length))
                 continue
@@ -81,31 +76,18 @@ class IngestCandles:
         payload = b""
         if place is not None:
             alone = {name: getattr(event, name)[place : place + 1] for name in _COLUMNS}
-            payload = msgspec.json.encode(msgspec.structs.replace(event, start=event.start + place * length, **alone))
-        return DeadLetter(
-            venue=event.venue,
-            symbol=event.symbol,
-            ts_recv=event.ts_recv,
-            stage="validate",
-            reason=error.reason,
-            detail=str(error),
-            field=error.field,
-            value=error.value,
-            line=event.line,
-            payload=payload,
-        )
+            payload = as_json(msgspec.structs.replace(event, start=event.start + place * length, **alone))
+        return letter(event, error, payload=payload)
 
-    def checkpoint(self, state: HistoryState, key: str, positions: dict[str, int]) -> AnyEvent:
-        """Return the state as JSON."""
-        return checkpoint.save(self.name, key, state.ts_recv, positions, msgspec.json.encode(state))
-
-    def restore(self, saved: AnyEvent) -> HistoryState:
-        """Return the state that a checkpoint holds."""
-        return checkpoint.load(saved, HistoryState)
+    def lost(self, state: IngestCandlesState, key: str, loss: Lost) -> tuple[IngestCandlesState, list[AnyEvent]]:
+        """Return the ledger's entry, closed at once: a scan of the stored candles finds what is missing."""
+        self.counts["lost"] += 1
+        return state, [*losses.passed_over(losses.gap(loss, key, "candles"))]
 
 
 def _frame(event: CandleHistory) -> int:
     """Return the length of the interval when all but the candles themselves is right. Raises BadEvent."""
+    check_frame(event)
     length = INTERVALS.get(event.interval)
     if length is None:
         raise BadEvent("unknown_interval", "interval", event.interval)
@@ -121,16 +103,16 @@ def _frame(event: CandleHistory) -> int:
     return length
 
 
-def _candle(event: CandleHistory, place: int, length: int, *, positive: bool) -> Candle:
+def _candle(event: CandleHistory, place: int, length: int) -> Candle:
     """Return one of the candles. Raises BadEvent."""
     start = event.start + place * length
     prices: dict[str, Any] = {
         name: getattr(event, f"{name}s")[place] or None for name in ("open", "high", "low", "close")
     }
-    _check_prices(prices, positive=positive)
+    _check_prices(prices)
     for name in ("volumes", "quote_volumes", "buy_volumes"):
         # A sum over prices below zero may be so itself.
-        if number(getattr(event, name)[place], name) < 0 and (positive or name != "quote_volumes"):
+        if number(getattr(event, name)[place], name) < 0 and name != "quote_volumes":
             raise BadEvent("negative", name, getattr(event, name)[place])
     if event.trades[place] < 0:
         raise BadEvent("negative", "trades", event.trades[place])
@@ -153,13 +135,11 @@ def _candle(event: CandleHistory, place: int, length: int, *, positive: bool) ->
     )
 
 
-def _check_prices(prices: dict[str, str | None], *, positive: bool) -> None:
+def _check_prices(prices: dict[str, str | None]) -> None:
     given: dict[str, Decimal] = {name: number(text, name) for name, text in prices.items() if text is not None}
     if not given:
         return  # an interval without trades
     if len(given) != len(prices):
         raise BadEvent("incomplete", "open", prices["open"])
-    if positive and given["low"] <= 0:
-        raise BadEvent("not_positive", "low", prices["low"])
     if not given["low"] <= min(given["open"], given["close"]) <= max(given["open"], given["close"]) <= given["high"]:
         raise BadEvent("not_a_candle", "high", prices["high"])

@@ -1,0 +1,245 @@
+"""Anomalies of trades: price jumps, volume spikes, and silence while heartbeats go on (see `anomaly`).
+
+A trade that is taken back is neither the price that the next one is compared with nor in the minute's volume; what was
+reported because of it stays reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import log
+
+import msgspec
+
+from marketdata.clock import SECOND_NS
+from marketdata.events import AMENDING, HALTED, AnyEvent, Trades
+from stream_apps.operators.anomaly import (
+    AFTER_HALT,
+    Reports,
+    Window,
+    as_text,
+    decimal_places,
+    make_anomaly,
+    severity,
+    ticks,
+)
+
+MINUTE_NS = 60 * SECOND_NS
+
+# A normal distribution's standard deviation is 1.4826 median absolute deviations.
+SIGMA = 1.4826
+JUMP_SIGMAS = 10.0
+JUMP_FLOOR = 0.002
+JUMP_FLOOR_TICKS = 20
+RETURNS = 200
+RETURNS_MIN = 50
+
+VOLUME_TIMES = 10.0
+MINUTES = 30
+MINUTES_MIN = 10
+
+STALE_NS_MIN = 60 * SECOND_NS
+STALE_TIMES = 20.0
+PAUSES = 50
+PAUSES_MIN = 10
+
+# Trades that a correction or a cancel can find.
+RECENT = 256
+
+
+class Recent(msgspec.Struct, array_like=True, frozen=True):
+    """A trade that may still be taken back."""
+
+    ts: int
+    price: str
+    size: str
+
+
+class AnomaliesTradesState(msgspec.Struct):
+    """What is usual of one symbol's trades.
+
+    `places` is the finest decimal place of its prices so far, `quiet` counts the messages after a halt that are still
+    not judged.
+    """
+
+    returns: Window
+    minutes: Window
+    pauses: Window
+    reports: Reports
+    price: str | None = None
+    ts: int | None = None
+    minute: int | None = None
+    volume: float = 0.0
+    spiked: bool = False
+    whole: bool = False
+    stale: bool = False
+    halted: bool = False
+    quiet: int = 0
+    places: int = 0
+    recent: dict[str, Recent] = {}
+
+
+class AnomaliesTrades:
+    """The operator."""
+
+    name = "anomalies_trades"
+    input = "md.trades"
+    outputs: tuple[str, ...] = ("md.anomalies",)
+    state = AnomaliesTradesState
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def start(self, key: str) -> AnomaliesTradesState:  # noqa: ARG002 - the protocol's
+        """Return the state of a symbol that was never seen."""
+        return AnomaliesTradesState(
+            returns=Window(RETURNS), minutes=Window(MINUTES), pauses=Window(PAUSES), reports=Reports()
+        )
+
+    def step(self, state: AnomaliesTradesState, event: AnyEvent) -> tuple[AnomaliesTradesState, list[AnyEvent]]:
+        """Return what is not usual about some trades."""
+        assert isinstance(event, Trades)  # noqa: S101 - the topic's schema
+        if event.origin != "live":  # history is not news
+            return state, []
+        if not event.valid:
+            self._interrupt(state, halted=event.reason == HALTED)
+            return state, []
+        state.halted = False
+        out: list[AnyEvent] = []
+        self._minute(state, event.ts_event)
+        if event.trades:
+            self._jump(state, event, out)
+            self._volume(state, event, out)
+            if event.venue in AMENDING:
+                self._amend(state, event)
+            state.quiet = max(0, state.quiet - 1)
+        else:
+            self._silence(state, event, out)
+        return state, out
+
+    @staticmethod
+    def _interrupt(state: AnomaliesTradesState, *, halted: bool) -> None:
+        """Start anew after missing or halted trades: distances to what came before mean nothing."""
+        state.price, state.ts, state.stale, state.whole = None, None, False, False
+        state.recent.clear()
+        if halted:
+            state.halted, state.quiet = True, AFTER_HALT
+
+    @staticmethod
+    def _amend(state: AnomaliesTradesState, event: Trades) -> None:
+        """Remember trades, and go back to what was before those that are taken back."""
+        recent = state.recent
+        for trade in event.trades:
+            now = Recent(trade.ts_event, trade.price, trade.size)
+            if trade.action == "new":
+                recent[trade.trade_id] = now
+                if len(recent) > RECENT:
+                    del recent[next(iter(recent))]
+                continue
+            old = recent.pop(trade.original_id or trade.trade_id, None)
+            if old is None:
+                continue
+            volume = -float(old.size)
+            if trade.action == "correct":
+                recent[trade.trade_id] = msgspec.structs.replace(now, ts=old.ts)
+                volume += float(trade.size)
+            if state.minute is not None and old.ts >= state.minute:
+                state.volume += volume
+            if state.price is not None:
+                state.price = max(reversed(recent.values()), key=lambda one: one.ts).price if recent else None
+
+    def _jump(self, state: AnomaliesTradesState, event: Trades, out: list[AnyEvent]) -> None:
+        trades = [trade for trade in event.trades if trade.action == "new"]
+        if not trades or (state.ts is not None and trades[-1].ts_event < state.ts):
+            return
+        state.places = max(state.places, *(decimal_places(trade.price) for trade in trades))
+        if state.price is not None:
+            before = float(state.price)
+            furthest = max(trades, key=lambda trade: abs(float(trade.price) - before))
+            price, last = float(furthest.price), float(trades[-1].price)
+            if before > 0 and price > 0 and last > 0:
+                distance = abs(log(price / before))
+                enough = len(state.returns.values) >= RETURNS_MIN and not state.quiet
+                if enough and distance > JUMP_FLOOR:
+                    usual = state.returns.median()
+                    floor = max(JUMP_FLOOR, ticks(state.places, before, JUMP_FLOOR_TICKS))
+                    limit = max(JUMP_SIGMAS * SIGMA * usual, floor)
+                    if distance > limit and state.reports.is_due("price_jump", event.ts_event, self.counts):
+                        out.append(
+                            make_anomaly(
+                                event,
+                                "price_jump",
+                                severity(distance, limit),
+                                "log_return",
+                                value=as_text(distance),
+                                limit=as_text(limit),
+                                price_before=state.price,
+                                price=furthest.price,
+                                trade_id=furthest.trade_id,
+                                median_return=as_text(usual),
+                                values=str(len(state.returns.values)),
+                            )
+                        )
+                state.returns.push(abs(log(last / before)))
+        if state.ts is not None:
+            state.pauses.push(float(trades[-1].ts_event - state.ts))
+        state.price, state.ts, state.stale = trades[-1].price, trades[-1].ts_event, False
+
+    @staticmethod
+    def _minute(state: AnomaliesTradesState, ts: int) -> None:
+        """Close the minutes that are over. Only those seen from beginning to end tell what is usual."""
+        minute = ts - ts % MINUTE_NS
+        if state.minute is None:
+            state.minute = minute
+        if minute <= state.minute:
+            return
+        passed = (minute - state.minute) // MINUTE_NS
+        if state.whole:
+            state.minutes.push(state.volume)
+            for _ in range(min(passed - 1, MINUTES)):
+                state.minutes.push(0.0)
+        state.minute, state.volume, state.spiked, state.whole = minute, 0.0, False, True
+
+    def _volume(self, state: AnomaliesTradesState, event: Trades, out: list[AnyEvent]) -> None:
+        for trade in event.trades:
+            if trade.action == "new" and state.minute is not None and trade.ts_event >= state.minute:
+                state.volume += float(trade.size)
+        if state.spiked or state.quiet or len(state.minutes.values) < MINUTES_MIN:
+            return
+        usual = state.minutes.median()
+        limit = VOLUME_TIMES * usual
+        if usual > 0 and state.volume > limit:
+            state.spiked = True
+            if state.reports.is_due("volume_spike", event.ts_event, self.counts):
+                out.append(
+                    make_anomaly(
+                        event,
+                        "volume_spike",
+                        severity(state.volume, limit),
+                        "minute_volume",
+                        value=as_text(state.volume),
+                        limit=as_text(limit),
+                        median_volume=as_text(usual),
+                        minutes=str(len(state.minutes.values)),
+                    )
+                )
+
+    def _silence(self, state: AnomaliesTradesState, event: Trades, out: list[AnyEvent]) -> None:
+        if state.stale or state.ts is None or len(state.pauses.values) < PAUSES_MIN:
+            return
+        silent = event.ts_event - state.ts
+        limit = max(STALE_NS_MIN, STALE_TIMES * state.pauses.median())
+        if silent > limit:
+            state.stale = True
+            if state.reports.is_due("stale", event.ts_event, self.counts):
+                out.append(
+                    make_anomaly(
+                        event,
+                        "stale",
+                        "warning",
+                        "seconds_without_trade",
+                        value=as_text(silent / SECOND_NS),
+                        limit=as_text(limit / SECOND_NS),
+                        median_pause_seconds=as_text(state.pauses.median() / SECOND_NS),
+                    )
+                )

@@ -1,0 +1,129 @@
+"""What the anomaly operators share: rolling medians, the pause between two reports of a kind, and the tick of prices.
+
+| kind | from | when |
+|---|---|---|
+| `price_jump` | trades | a message's price is further from the last message's than a multiple of the usual distance |
+| `volume_spike` | trades | a minute's volume is more than a multiple of the median minute's |
+| `stale` | trades | no trade for long although heartbeats go on |
+| `stale` | quotes | a quote says so itself |
+| `crossed` | quotes | the best bid is above the best ask |
+| `spread_blowout` | quotes | the spread is more than a multiple of the median spread |
+| `gap` | status | the feed lost data |
+| `stale` | status | the feed receives nothing, or cannot connect |
+
+Usual values are medians of a rolling window, which one outlier cannot move. A floor keeps a market that stands still
+from making every tick an alarm. Nothing is reported while a symbol is halted, nor right after, nor before there are
+enough values, and each kind at most once in `COOLDOWN_NS`; what is held back is counted. Measured values are floats:
+they are compared, never summed up into a price.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import Counter
+from decimal import Decimal
+
+import msgspec
+
+from marketdata.clock import SECOND_NS
+from marketdata.decimals import plain
+from marketdata.events import Anomaly, FeedStatus, Quote, Trades
+
+COOLDOWN_NS = 60 * SECOND_NS
+# Values after a halt that are taken in and not judged: an auction sets a new price.
+AFTER_HALT = 20
+# A value this many times its limit is critical.
+CRITICAL_TIMES = 3.0
+
+
+class Window(msgspec.Struct):
+    """The last `size` values and their median. `oldest` is the place of the oldest of them once there are so many."""
+
+    size: int
+    values: list[float] = []
+    ordered: list[float] = []
+    oldest: int = 0
+
+    def push(self, value: float) -> None:
+        """Take in a value and forget the oldest of more than `size`."""
+        values, ordered = self.values, self.ordered
+        if len(values) < self.size:
+            values.append(value)
+        else:
+            at = self.oldest
+            del ordered[bisect_left(ordered, values[at])]
+            values[at] = value
+            self.oldest = at + 1 if at + 1 < self.size else 0
+        insort(ordered, value)
+
+    def median(self) -> float:
+        """Return the median; only for a window that is not empty."""
+        middle = len(self.ordered) // 2
+        if len(self.ordered) % 2:
+            return self.ordered[middle]
+        return (self.ordered[middle - 1] + self.ordered[middle]) / 2
+
+
+class Reports(msgspec.Struct):
+    """When each kind was reported last."""
+
+    last: dict[str, int] = {}
+
+    def is_due(self, kind: str, ts: int, counts: Counter[str]) -> bool:
+        """Return whether a kind may be reported at `ts`, and note that it is."""
+        last = self.last.get(kind)
+        if last is not None and ts - last < COOLDOWN_NS:
+            counts["held_back"] += 1
+            return False
+        self.last[kind] = ts
+        counts[kind] += 1
+        return True
+
+
+def make_anomaly(
+    event: Trades | Quote | FeedStatus,
+    kind: str,
+    severity: str,
+    metric: str,
+    *,
+    value: str,
+    limit: str,
+    **evidence: str,
+) -> Anomaly:
+    """Return the anomaly of an event: `value` of `metric` crossed `limit`, both decimal strings."""
+    return Anomaly(
+        venue=event.venue,
+        symbol=event.symbol,
+        ts_event=event.ts_event,
+        ts_recv=event.ts_recv,
+        anomaly_id=f"{event.venue}:{event.symbol}:{kind}:{metric}:{event.ts_event}",
+        kind=kind,
+        severity=severity,
+        metric=metric,
+        value=value,
+        limit=limit,
+        evidence={"line": event.line} | evidence,
+    )
+
+
+def severity(value: float, limit: float) -> str:
+    """Return how bad a value beyond its limit is."""
+    return "critical" if value >= CRITICAL_TIMES * limit else "warning"
+
+
+def as_text(value: float) -> str:
+    """Return a measured value as a decimal string of at most ten places."""
+    return plain(Decimal(repr(round(value, 10))))
+
+
+def decimal_places(price: str) -> int:
+    """Return how many decimal places a price needs, 3 for `100.10500`."""
+    if "e" in price or "E" in price:
+        price = plain(Decimal(price))
+    point = price.find(".")
+    return len(price.rstrip("0")) - point - 1 if point >= 0 else 0
+
+
+def ticks(places: int, price: float, count: int) -> float:
+    """Return `count` ticks relative to a price, where a tick is the finest of `places` decimal places."""
+    return count * 10.0**-places / price

@@ -1,0 +1,153 @@
+"""Trades: validated, each once by its id; heartbeats only when they advance time; validity of the whole stream.
+
+1. A trade whose id has passed is a duplicate, whichever line brought it (see `trade_ids`).
+2. A trade whose id has passed, but that was made after every trade that has, is no duplicate: its id was used again.
+   One such trade does not show whose it is, so it is a dead letter and its message is invalid. `REUSED_MAX` in a row
+   mean that the venue reset its ids: from then on they are new ones.
+3. A heartbeat passes when it advances time or when validity changes.
+4. When input records are lost, the stream is invalid from the last good time on, and valid again with the next valid
+   event. The gap on the ledger stays open until a repair has filled it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+
+from marketdata.clock import MILLISECOND_NS
+from marketdata.errors import BadEvent
+from marketdata.events import GAP, AnyEvent, DeadLetter, Trade, Trades
+from marketdata.operator import Lost
+from stream_apps.operators import losses
+from stream_apps.operators.arbitration import LineReports
+from stream_apps.operators.trade_ids import Seen, SeenIds
+from stream_apps.operators.validation import check_trades, letter, part
+
+# Used ids on so many trades in a row, each newer than all before it, mean that the venue reset its ids.
+REUSED_MAX = 8
+# A venue's history may state times less exactly than its stream.
+SAME_NS = MILLISECOND_NS
+
+
+class IngestTradesState(msgspec.Struct):
+    """Which trades of one symbol have passed, and the time and validity of the stream.
+
+    `newest` is when the newest trade was made. `before` has the ids of trades until `reset_at`, when the venue reset
+    its ids; `reused` counts the ids in a row that were used before. `line` is the line of what passed last.
+    """
+
+    seen: SeenIds
+    lines: LineReports
+    before: SeenIds | None = None
+    reset_at: int = 0
+    newest: int = 0
+    reused: int = 0
+    watermark: int = 0
+    reason: str = ""
+    line: str = ""
+
+
+class IngestTrades:
+    """The operator."""
+
+    name = "ingest_trades"
+    input = "md.ingest.trades"
+    outputs: tuple[str, ...] = ("md.trades", "md.status", "md.dead_letters")
+    state = IngestTradesState
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def start(self, key: str) -> IngestTradesState:  # noqa: ARG002 - the protocol's
+        """Return the state of a symbol that was never seen."""
+        return IngestTradesState(seen=SeenIds(), lines=LineReports())
+
+    def step(self, state: IngestTradesState, event: AnyEvent) -> tuple[IngestTradesState, list[AnyEvent]]:
+        """Return what of an event is right and new, and dead letters for what is wrong."""
+        assert isinstance(event, Trades)  # noqa: S101 - the topic's schema
+        good, letters = check_trades(event)
+        out: list[AnyEvent] = [*letters]
+        for refused in letters:
+            self.counts[refused.reason] += 1
+        if good is not None:
+            trades = self._new_trades(state, good, out)
+            if state.reused and any(isinstance(one, DeadLetter) and one.reason == "id_reused" for one in out):
+                # some of what was traded is missing
+                good = msgspec.structs.replace(good, valid=False, reason=GAP)
+            passed = self._arbitrated(state, good, trades)
+            if passed is not None:
+                out.insert(0, passed)
+        return state, out
+
+    def _new_trades(self, state: IngestTradesState, event: Trades, out: list[AnyEvent]) -> tuple[Trade, ...]:
+        new: list[Trade] = []
+        for trade in event.trades:
+            is_new = trade.action == "new"
+            seen = self._seen(state, trade, event.origin) if is_new else state.seen.add_amendment(trade)
+            if seen == "new":
+                new.append(trade)
+            elif seen == "duplicate":
+                self.counts["duplicates"] += 1
+            else:
+                self.counts[seen] += 1
+                error = BadEvent(seen, "trade_id", trade.trade_id)
+                out.append(letter(event, error, stage="dedup", payload=part(event, (trade,))))
+        return event.trades if len(new) == len(event.trades) else tuple(new)
+
+    @staticmethod
+    def _seen(state: IngestTradesState, trade: Trade, origin: str) -> Seen:
+        """Remember a trade, and return whether it is new."""
+        ts = trade.ts_event
+        ids = state.seen if state.before is None or ts > state.reset_at else state.before
+        seen = ids.add(trade.trade_id) if origin == "live" else ids.add_history(trade.trade_id)
+        if seen == "new":
+            state.newest = max(state.newest, ts)
+            state.reused = 0
+        elif seen == "duplicate" and origin == "live" and 0 < state.newest < ts - SAME_NS:
+            state.reused += 1
+            if state.reused < REUSED_MAX:
+                return "id_reused"
+            state.before, state.reset_at = msgspec.structs.replace(state.seen, amendments={}), state.newest
+            state.seen = SeenIds(amendments=state.seen.amendments)
+            return IngestTrades._seen(state, trade, origin)
+        return seen
+
+    def _arbitrated(self, state: IngestTradesState, event: Trades, trades: tuple[Trade, ...]) -> Trades | None:
+        if event.origin != "live":  # history says nothing about how the lines are now
+            return msgspec.structs.replace(event, trades=trades) if trades or not event.trades else None
+        reason = state.lines.update(event.line, event.ts_event, valid=event.valid, reason=event.reason)
+        moves = event.ts_event > state.watermark
+        changes = reason != state.reason
+        if not trades and not changes and (event.trades or not moves):
+            if not event.trades:
+                self.counts["heartbeats_not_newer"] += 1
+            return None
+        state.watermark = max(state.watermark, event.ts_event)
+        state.reason = reason
+        state.line = event.line
+        if trades is event.trades and event.valid == (not reason) and event.reason == reason:
+            return event
+        return msgspec.structs.replace(event, trades=trades, valid=not reason, reason=reason)
+
+    def lost(self, state: IngestTradesState, key: str, loss: Lost) -> tuple[IngestTradesState, list[AnyEvent]]:
+        """Return an empty invalid message, which makes the candles since the last good time invalid, and the gap."""
+        self.counts["lost"] += 1
+        since = state.watermark or None
+        out: list[AnyEvent] = []
+        if since is not None:
+            venue, _, symbol = key.partition(":")
+            out.append(
+                Trades(
+                    venue=venue,
+                    symbol=symbol,
+                    ts_event=since,
+                    ts_recv=loss.ts,
+                    line=state.line,
+                    valid=False,
+                    reason=GAP,
+                )
+            )
+            state.reason = GAP
+        out.append(losses.gap(loss, key, "trades", ts_from=since, ts_to=max(loss.ts, since or 0)))
+        return state, out
