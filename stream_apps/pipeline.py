@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -32,8 +32,8 @@ from marketdata import topics
 from marketdata.clock import MILLISECOND_NS
 from marketdata.errors import CodecError, TickstreamError, Unavailable
 from marketdata.events import ALL_SYMBOLS, AnyEvent, Checkpoint, DeadLetter
-from marketdata.headers import HOPS, NO_HOPS, TRACEPARENT, Hops, HopsEncoder, ce_time, constants
-from marketdata.operator import Lost
+from marketdata.headers import HOPS, NO_HOPS, TRACEPARENT, Hops, HopsEncoder, constants, event_time
+from marketdata.operator import Lost, Operator
 from marketdata.state import pack_state
 from stream_apps.chain import Chain
 
@@ -132,13 +132,17 @@ class Cadence(msgspec.Struct, frozen=True, kw_only=True):
     ms: int = 30_000
 
 
+MakeOperators = Callable[[], Sequence[Operator[Any]]]
+
+
 class Shell(msgspec.Struct, frozen=True, kw_only=True):
     """What a pipeline needs from the process around it.
 
-    `decode` raises CodecError for what is no record of ours and Unavailable when the registry is needed and away.
+    `operators` makes the operators of one pipeline. `decode` raises CodecError for what is no record of ours and Unavailable when the registry is needed and away.
     `span` is `runtime.tracing.Tracing.span`, None where no traces are collected. `clock` gives UTC nanoseconds.
     """
 
+    operators: MakeOperators
     decode: Callable[[bytes], AnyEvent]
     encode: Callable[[AnyEvent], bytes]
     clock: Callable[[], int]
@@ -389,7 +393,7 @@ class Pipeline:
         elif trace is None:
             trace = self._shell.trace()
         if received is None:
-            received = ce_time(hops.t_recv or record.timestamp_ms * MILLISECOND_NS)
+            received = event_time(hops.t_recv or record.timestamp_ms * MILLISECOND_NS)
         identity = f"{entry.physical}|{self.partition}|{record.offset}|{about}"
         for index, event in enumerate(events):
             if event is source:
@@ -420,6 +424,16 @@ class Pipeline:
         )
 
     # -- batches out
+
+    def counted(self) -> Iterator[tuple[str, Counter[str]]]:
+        """Yield what the pipeline and each operator of each chain has counted, with a name for each."""
+        yield SOURCE, self.counts
+        seen: set[int] = set()
+        for entry in self._inputs.values():
+            for operator in entry.chain.operators:
+                if id(operator) not in seen:
+                    seen.add(id(operator))
+                    yield operator.name, operator.counts
 
     @property
     def is_full(self) -> bool:
@@ -504,7 +518,7 @@ class Pipeline:
         headers: list[Header] = [
             *constants(event.schema, SOURCE).items(),
             ("ce_id", f"{entry.physical}|{self.partition}|{entry.next - 1}|{key}"),
-            ("ce_time", ce_time(event.ts_recv)),
+            ("ce_time", event_time(event.ts_recv)),
             ("ce_subject", event.key.encode()),
             (HOPS, entry.hops.encode(NO_HOPS, event.ts_recv, entry.next - 1, -1)),
         ]

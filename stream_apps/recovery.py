@@ -28,7 +28,6 @@ from marketdata.operator import Lost
 from marketdata.state import unpack_state
 from runtime.kafka import LOG, consumer_config
 from stream_apps.chain import INPUTS, make_chains
-from stream_apps.operators import make_operators
 from stream_apps.pipeline import Cadence, Mark, Pipeline, Record, Restored, Shell, Start
 from stream_apps.settings import GROUP, StreamSettings
 
@@ -130,7 +129,7 @@ class Recovery:
         is not among those `excluded`, CodecError for a checkpoint that cannot be read.
         """
         began = time.monotonic()
-        chains = make_chains(make_operators())
+        chains = make_chains(self._shell.operators())
         pipeline = Pipeline(located.partition, chains, located.starts, self._shell, cadence, excluded)
         try:
             checkpoints = self._checkpoints(located)

@@ -41,6 +41,7 @@ class Engine:
         # The next offset to take of each (topic, partition number); none before its pipeline is ready.
         self._next: dict[tuple[str, int], int] = {}
         self._paused: set[int] = set()
+        self._jumps: dict[tuple[str, int], tuple[int, int]] = {}
         self._changed = False
         self._ids: dict[str, str] = {}
         self._executor = ThreadPoolExecutor(32, thread_name_prefix="partition")
@@ -116,12 +117,17 @@ class Engine:
             low, _ = self._consumer.get_watermark_offsets(TopicPartition(topic, number), _RPC_SECONDS)
         except KafkaException as error:
             partition.restart(f"{topic}/{number}: a jump from {expected} to {offset} cannot be explained: {error}")
+            self._forget_positions(number)
             return False
         if low > expected and partition.pipeline is not None:
-            partition.log_started(topic, low)
+            partition.pipeline.log_started(topic, low)
             return True
         _log.warning("offsets skipped", topic=topic, partition=number, expected=expected, offset=offset, log_start=low)
+        if self._jumps.get((topic, number)) == (expected, offset):
+            return True  # twice the same: these offsets hold no records, but a transaction's marks
+        self._jumps[topic, number] = (expected, offset)
         partition.restart(f"{topic}/{number}: offset {offset} came where {expected} was expected")
+        self._forget_positions(number)
         return False
 
     def _take_error(self, message: Any) -> None:
@@ -164,10 +170,6 @@ class Engine:
 
     def _position(self) -> None:
         """Assign what is ready, each partition at the next offset that it is to take."""
-        self._changed = False
-        for partition in self._partitions.values():
-            if partition.phase in {"opening", "pausing"} and self._positions_of(partition.number):
-                self._forget_positions(partition.number)
         self._changed = False
         self._paused.clear()
         self._consumer.assign([TopicPartition(*at, offset) for at, offset in self._next.items()])

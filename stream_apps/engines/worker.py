@@ -26,7 +26,7 @@ from runtime.registry import Registry, decode
 from runtime.tracing import Tracing
 from stream_apps.chain import INPUTS
 from stream_apps.engines.partition import Partition
-from stream_apps.pipeline import SOURCE, Shell
+from stream_apps.pipeline import SOURCE, MakeOperators, Pipeline, Shell
 from stream_apps.settings import GROUP, StreamSettings
 
 KAFKA = "kafka"
@@ -79,8 +79,14 @@ class Worker:
     """One process, as a context manager: waits on entry until Kafka, its topics and the schemas are there."""
 
     def __init__(
-        self, settings: StreamSettings, readiness: Readiness, tracing: Tracing, stop: threading.Event
+        self,
+        settings: StreamSettings,
+        readiness: Readiness,
+        tracing: Tracing,
+        stop: threading.Event,
+        operators: MakeOperators,
     ) -> None:
+        self._operators = operators
         self.settings = settings
         self.readiness = readiness
         self.stop = stop
@@ -98,7 +104,7 @@ class Worker:
         )
         self._closing = threading.Event()
         self._watch = threading.Thread(target=self._watch_dependencies, name="dependencies", daemon=True)
-        self._counted: dict[str, Counts[str]] = {}
+        self._counted: dict[int, tuple[Pipeline, dict[str, Counts[str]]]] = {}
         self._progress: dict[int, tuple[int, int, int]] = {}
         self._recovering: dict[int, float] = {}
 
@@ -107,6 +113,7 @@ class Worker:
         self._codec: Codec = patiently(self._registry.codec, "the registry's schemas", self.stop)
         patiently(self._check_topics, "Kafka's topics", self.stop)
         self.shell = Shell(
+            operators=self._operators,
             decode=self.decode,
             encode=self._codec.encode,
             clock=time.time_ns,
@@ -176,6 +183,7 @@ class Worker:
     def forget(self, partition: Partition) -> None:
         """Take a partition that is no longer this worker's out of the metrics."""
         self._progress.pop(partition.number, None)
+        self._counted.pop(partition.number, None)
         self._recovering.pop(partition.number, None)
         for topic in self.topics:
             try:
@@ -190,14 +198,14 @@ class Worker:
     def _export_counts(self, partition: Partition) -> None:
         """Add what operators and the pipeline counted since the last call to the metrics."""
         assert partition.pipeline is not None  # noqa: S101 - `export` looked
-        for name, counts in partition.pipeline.counted():
-            at = f"{partition.number}|{id(partition.pipeline)}|{name}"
-            before = self._counted.get(at, Counts())
-            for reason, count in (counts - before).items():
-                DROPPED.labels(name.rpartition("|")[2], reason).inc(count)
-            self._counted[at] = counts.copy()
-        if len(self._counted) > 1_000:  # those of pipelines that are gone
-            self._counted = {at: counts for at, counts in self._counted.items() if f"|{id(partition.pipeline)}|" in at}
+        pipeline = partition.pipeline
+        known = self._counted.get(partition.number)
+        if known is None or known[0] is not pipeline:
+            known = self._counted[partition.number] = (pipeline, {})
+        for name, counts in pipeline.counted():
+            for reason, count in (counts - known[1].get(name, Counts())).items():
+                DROPPED.labels(name, reason).inc(count)
+            known[1][name] = counts.copy()
 
     def _watch_dependencies(self) -> None:
         while True:
