@@ -19,7 +19,7 @@ from runtime.health import HealthServer, Readiness
 from runtime.settings import load
 from runtime.tracing import Tracing
 from stream_apps.engines import direct, faust
-from stream_apps.engines.worker import KAFKA, REGISTRY, Stopped, Worker
+from stream_apps.engines.worker import KAFKA, PIPELINE, REGISTRY, Stopped, Worker
 from stream_apps.operators import make_operators
 from stream_apps.pipeline import MakeOperators
 from stream_apps.settings import StreamSettings
@@ -30,7 +30,7 @@ def run(settings: StreamSettings, operators: MakeOperators = make_operators) -> 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    readiness = Readiness(KAFKA, REGISTRY)
+    readiness = Readiness(KAFKA, REGISTRY, PIPELINE)
     with (
         HealthServer(settings.host, settings.metrics_port, readiness),
         Tracing("stream-apps", settings.otlp_endpoint) as tracing,

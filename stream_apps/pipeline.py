@@ -118,11 +118,16 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """What one transaction writes: outputs in order, and by input topic the offset to commit with its metadata."""
+    """What one transaction writes: outputs in order, and by input topic the offset to commit with its metadata.
+
+    `inputs` counts the records behind it; `t_produced` is when the last of them that has outputs was produced, 0 where
+    that is unknown.
+    """
 
     outputs: list[Output]
     offsets: dict[str, tuple[int, str]]
     inputs: int
+    t_produced: int = 0
 
 
 class Cadence(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,6 +234,7 @@ class Pipeline:
         self._outputs: list[Output] = []
         self._bytes = 0
         self._stepped = 0
+        self._t_produced = 0
         self._save_all = False
         self._committed: dict[str, tuple[int, str]] = {}
 
@@ -382,6 +388,7 @@ class Pipeline:
         if not publish:
             return
         hops, trace, received = _read(record.headers)
+        self._t_produced = hops.t_produced
         now = self._shell.clock()
         if self._shell.span is not None:
             attributes: dict[str, str | int] = {
@@ -476,7 +483,7 @@ class Pipeline:
         if not outputs and not moved:
             return None
         self._committed = offsets
-        return Batch(outputs=outputs, offsets=offsets, inputs=inputs)
+        return Batch(outputs=outputs, offsets=offsets, inputs=inputs, t_produced=self._t_produced)
 
     def _checkpoints(self, now_ms: int, *, everything: bool) -> list[Output]:
         found: list[Output] = []

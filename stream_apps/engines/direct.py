@@ -16,7 +16,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from runtime.kafka import close, consumer_config
-from stream_apps.engines.partition import WAITING_LOW, WAITING_MAX, Partition
+from stream_apps.engines.partition import Partition
 from stream_apps.engines.worker import Worker, abandon
 from stream_apps.pipeline import Record
 from stream_apps.settings import GROUP
@@ -145,10 +145,10 @@ class Engine:
     def _throttle(self) -> None:
         for partition in self._partitions.values():
             number = partition.number
-            if len(partition.waiting) >= WAITING_MAX and number not in self._paused:
+            if partition.is_full and number not in self._paused:
                 self._paused.add(number)
                 self._consumer.pause(self._positions_of(number))
-            elif len(partition.waiting) < WAITING_LOW and number in self._paused:
+            elif partition.has_room and number in self._paused:
                 self._paused.discard(number)
                 self._consumer.resume(self._positions_of(number))
 
@@ -170,9 +170,14 @@ class Engine:
 
     def _position(self) -> None:
         """Assign what is ready, each partition at the next offset that it is to take."""
+        try:
+            self._consumer.assign([TopicPartition(*at, offset) for at, offset in self._next.items()])
+        except KafkaException as error:
+            # A rebalance has begun, and comes with the next poll; else this is tried again.
+            _log.warning("not assigned yet", reason=error.args[0].str())
+            return
         self._changed = False
         self._paused.clear()
-        self._consumer.assign([TopicPartition(*at, offset) for at, offset in self._next.items()])
 
     # -- the group
 

@@ -21,15 +21,17 @@ from typing import Any, Literal
 import structlog
 
 from marketdata.errors import TickstreamError, Unavailable
+from runtime.metrics import observe_hop
 from stream_apps.engines.transactions import Failed, Transactions
 from stream_apps.pipeline import Batch, Cadence, Excluded, Pipeline, Record, Shell
 from stream_apps.recovery import EXCLUDED_MAX, Located, Recovery
 from stream_apps.settings import StreamSettings
 
 BATCH_RECORDS = 1_000
-# Records that may wait; above it the engine stops reading the partition, below the lower it reads again.
+# Records, and bytes of them, that may wait; above either the engine stops reading the partition for a while.
 WAITING_MAX = 4_000
 WAITING_LOW = 1_000
+WAITING_BYTES_MAX = 64 * 1024 * 1024
 # Offsets alone, without an output, are committed this often.
 IDLE_SECONDS = 0.5
 
@@ -65,6 +67,7 @@ class Partition:
         self.number = number
         self.phase: Phase = "opening"
         self.waiting: deque[Record] = deque()
+        self.waiting_bytes = 0
         self.pipeline: Pipeline | None = None
         self.failures = 0
         self.committed_inputs = 0
@@ -135,7 +138,19 @@ class Partition:
     def offer(self, records: Iterable[Record]) -> None:
         """Take records, in order; they wait until the pipeline can step them."""
         if self.phase in {"running", "committing"}:
-            self.waiting.extend(records)
+            for record in records:
+                self.waiting.append(record)
+                self.waiting_bytes += len(record.value or b"")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the engine should stop reading the partition."""
+        return len(self.waiting) >= WAITING_MAX or self.waiting_bytes >= WAITING_BYTES_MAX
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the engine may read the partition again."""
+        return len(self.waiting) < WAITING_LOW and self.waiting_bytes < WAITING_BYTES_MAX
 
     def work(self) -> None:
         """Do what can be done now; never waits."""
@@ -167,9 +182,14 @@ class Partition:
             if isinstance(result, Transactions):
                 self._transactions = result
             elif self._batch is not None:
-                self.committed_inputs += self._batch.inputs
-                self.committed_outputs += len(self._batch.outputs)
+                self._count(self._batch)
                 self._batch = None
+
+    def _count(self, batch: Batch) -> None:
+        self.committed_inputs += batch.inputs
+        self.committed_outputs += len(batch.outputs)
+        if batch.t_produced:
+            observe_hop("produced_to_published", batch.t_produced, time.time_ns())
 
     def _fail(self, error: TickstreamError) -> None:
         """Throw everything away and try again after a while."""
@@ -185,11 +205,15 @@ class Partition:
         self._retry_at = time.monotonic() + pause
 
     def _close(self) -> None:
-        self.waiting.clear()
+        self._drop_waiting()
         self.pipeline = self._batch = None
         if self._transactions is not None:
             self._transactions.close()
             self._transactions = None
+
+    def _drop_waiting(self) -> None:
+        self.waiting.clear()
+        self.waiting_bytes = 0
 
     def _run(self) -> None:
         """Step what waits and commit it."""
@@ -221,7 +245,7 @@ class Partition:
         waiting = self.waiting
         for _ in range(min(len(waiting), BATCH_RECORDS)):
             pipeline.step(waiting[0])
-            waiting.popleft()
+            self.waiting_bytes -= len(waiting.popleft().value or b"")
             if pipeline.is_full:
                 break
 
@@ -245,7 +269,7 @@ class Partition:
     def drain(self) -> None:
         """Begin to finish: what waits is left to the next owner, everything that was stepped is checkpointed."""
         self._draining = True
-        self.waiting.clear()
+        self._drop_waiting()
         self._at = self._retry_at = 0.0
 
     @property

@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 class Failed(TickstreamError):  # noqa: N818 - named for what happened
     """A transaction did not succeed, or nobody knows: close this producer, recover, and go on with a new one.
 
-    `is_fenced` tells that another producer of the same id was initialised.
+    `is_fenced` says that another worker has the partition, or that the group no longer knows this one.
     """
 
     def __init__(self, detail: str, *, is_fenced: bool = False) -> None:
@@ -138,5 +138,8 @@ def _failed(step: str, error: Exception) -> Failed:
         KafkaError._FENCED,  # noqa: SLF001 - its public name
         KafkaError.PRODUCER_FENCED,
         KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.FENCED_INSTANCE_ID,
     }
     return Failed(f"{step}: {kafka.name()}: {kafka.str()}" if kafka else f"{step}: {error}", is_fenced=is_fenced)

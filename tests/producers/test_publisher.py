@@ -57,7 +57,7 @@ def settings(endpoints: Endpoints, topic_prefix: str) -> CommonSettings:
     """Settings of this test's own topics, which exist."""
     admin = AdminClient({"bootstrap.servers": endpoints.kafka_brokers})
     topics = {topic.physical(topic_prefix): topic for topic in INGEST.values()}
-    created = admin.create_topics([NewTopic(name, num_partitions=topic.partitions, replication_factor=1,
+    created = admin.create_topics([NewTopic(name, num_partitions=topics.PARTITIONS, replication_factor=1,
                                             config=topic.config()) for name, topic in topics.items()])  # fmt: skip
     for future in created.values():
         future.result(timeout=LIMIT_S)

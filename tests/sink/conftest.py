@@ -239,7 +239,7 @@ class Road:
         """Return the first dead letters of the sink in Kafka, with their headers."""
         topic = next(one for one in TOPICS if one.schema == "DeadLetter")
         consumer = self._consumer("look")
-        consumer.assign([TopicPartition(topic.physical(self.prefix), number, 0) for number in range(topic.partitions)])
+        consumer.assign([TopicPartition(topic.physical(self.prefix), number, 0) for number in range(topics.PARTITIONS)])
         found: list[tuple[DeadLetter, dict[str, bytes]]] = []
 
         def look() -> bool:
@@ -267,7 +267,7 @@ class Road:
         partitions = [
             TopicPartition(topic.physical(self.prefix), number)
             for topic in TOPICS
-            for number in range(topic.partitions)
+            for number in range(topics.PARTITIONS)
         ]
         total = sum(max(0, partition.offset) for partition in consumer.committed(partitions, timeout=10))
         consumer.close()
