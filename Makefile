@@ -34,7 +34,7 @@ ifdef STACK
 export TICKSTREAM_STACK := $(STACK)
 endif
 
-.PHONY: help run up down setup ready test lint format dashboard bench-latency bench-feeds clean distclean
+.PHONY: help run up down setup ready test lint format dashboard bench-latency bench-feeds bench-stream clean distclean
 
 help: ## Show this list
 	@echo "make <goal>:"
@@ -69,6 +69,9 @@ bench-latency: setup ## Measure the latency of each hop from socket to WebSocket
 bench-feeds: setup $(STAMPS)/cryptofeed ## Measure how many frames a second each feed takes, beside cryptofeed
 	@exec $(BIN)/python -m bench.feeds $(ARGS)
 
+bench-stream: setup $(STAMPS)/quix ## Measure the stream path, beside a bare copy and Quix Streams
+	@exec $(BIN)/python -m bench.stream $(ARGS)
+
 # The environment comes first; what is left has nothing to do with each other and mostly waits for the network.
 setup: ## Install everything into .local/ and .venv/; quick when nothing has changed
 	@$(MAKE) -s $(STAMPS)/venv
@@ -100,6 +103,10 @@ $(STAMPS)/kafka-ui: infra/local/kafka_ui/pyproject.toml infra/local/kafka_ui/uv.
 
 $(STAMPS)/cryptofeed: bench/cryptofeed/pyproject.toml bench/cryptofeed/uv.lock $(STAMPS)/uv-$(UV_VERSION)
 	@$(STEP) cryptofeed
+	@touch $@
+
+$(STAMPS)/quix: bench/quix/pyproject.toml bench/quix/uv.lock $(STAMPS)/uv-$(UV_VERSION)
+	@$(STEP) quix
 	@touch $@
 
 $(STAMPS)/dashboard: $(DASHBOARD)
