@@ -126,8 +126,8 @@ class Lab:
                 self.producer.poll(0)
         self.producer.flush(60)
 
-    def arrivals(self, topic: str, count: int, ready: threading.Event | None = None) -> Iterator[tuple[int, Any]]:
-        """Yield when each committed record of a topic arrived here, and the record, until there are so many."""
+    def arrivals(self, topic: str, count: int) -> Iterator[tuple[int, Any]]:
+        """Yield when each committed record of a topic arrived here, and the record, from the first until there are so many."""
         consumer = Consumer(
             {
                 "bootstrap.servers": self.settings.kafka_brokers,
@@ -137,13 +137,7 @@ class Lab:
                 "fetch.wait.max.ms": 5,
             }
         )
-        ends = [
-            TopicPartition(topic, number, consumer.get_watermark_offsets(TopicPartition(topic, number), 10)[1])
-            for number in range(topics.PARTITIONS)
-        ]
-        consumer.assign(ends)
-        if ready is not None:
-            ready.set()
+        consumer.assign([TopicPartition(topic, number, 0) for number in range(topics.PARTITIONS)])
         deadline = time.monotonic() + LIMIT_S
         found = 0
         while found < count:
@@ -207,12 +201,11 @@ def backlog(way: Way, brokers: str, registry: str, what: Load, core: int) -> Rat
     """Return how fast a way works off a backlog."""
     lab = Lab(brokers, registry)
     lab.send_backlog(what)
-    ready = threading.Event()
     times: list[int] = []
     spent: list[float] = []
     worker: subprocess.Popen[bytes] | None = None
     try:
-        arrivals = lab.arrivals(lab.physical(what.target), what.messages, ready)
+        arrivals = lab.arrivals(lab.physical(what.target), what.messages)
         worker = started(way, lab, what, core)
         process = psutil.Process(worker.pid)
         for at, message in arrivals:
