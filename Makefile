@@ -30,6 +30,9 @@ endif
 ifdef ENGINE
 export TICKSTREAM_ENGINE := $(ENGINE)
 endif
+ifdef WORKERS
+export TICKSTREAM_WORKERS := $(WORKERS)
+endif
 ifdef STACK
 export TICKSTREAM_STACK := $(STACK)
 endif
@@ -41,7 +44,7 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | \
 	  awk -F'\t' '{ printf "%-16s %s\n", $$1, $$2 }'
 
-run: setup ## Start everything and show it live; SOURCE=sim|live|replay FILE= SPEED=1|10|max VENUE= RATE= ENGINE= STACK=docker
+run: setup ## Start everything and show it live; SOURCE=sim|live|replay FILE= SPEED=1|10|max VENUE= RATE= ENGINE= WORKERS= STACK=docker
 	@exec $(BIN)/tickstream up $(ARGS)
 
 up: setup ## Start everything in the background (see `.venv/bin/tickstream status`)
