@@ -27,6 +27,9 @@ endif
 ifdef RATE
 export TICKSTREAM_EXCHANGE_RATE := $(RATE)
 endif
+ifdef SYMBOLS
+export TICKSTREAM_EXCHANGE_SYMBOLS := $(SYMBOLS)
+endif
 ifdef ENGINE
 export TICKSTREAM_ENGINE := $(ENGINE)
 endif
@@ -44,7 +47,7 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | \
 	  awk -F'\t' '{ printf "%-16s %s\n", $$1, $$2 }'
 
-run: setup ## Start everything and show it live; SOURCE=sim|live|replay FILE= SPEED=1|10|max VENUE= RATE= ENGINE= WORKERS= STACK=docker
+run: setup ## Start everything and show it live; SOURCE=sim|live|replay FILE= SPEED=1|10|max VENUE= RATE= SYMBOLS= ENGINE= WORKERS= STACK=docker
 	@exec $(BIN)/tickstream up $(ARGS)
 
 up: setup ## Start everything in the background (see `.venv/bin/tickstream status`)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from infra.exchange.market import symbols_of
 from infra.local.errors import StackError
 from infra.local.folders import PROJECT, Folders
 from infra.local.process import Answers, Process
@@ -152,6 +153,8 @@ def _producer(settings: StackSettings, ports: Ports) -> dict[str, str]:
         venue, scheme = settings.venue.upper(), "tcp" if settings.venue in TCP_VENUES else "ws"
         environment[f"{venue}_WS_URL"] = f"{scheme}://127.0.0.1:{ports.exchange}"
         environment[f"{venue}_REST_URL"] = f"http://127.0.0.1:{ports.exchange_control}"
+    if settings.source == "sim" and settings.exchange_symbols is not None:
+        environment["COINBASE_PRODUCTS"] = ",".join(symbols_of(settings.exchange_symbols))
     return environment
 
 

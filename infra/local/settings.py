@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
+from infra.exchange.market import SYMBOLS_MAX
 from infra.local.errors import StackError
 from infra.local.folders import HOME
 from runtime.settings import PREFIX, CommonSettings
@@ -80,6 +81,9 @@ class StackSettings(CommonSettings):
 
     source: Literal["sim", "live", "replay"] = Field(default="sim", description="Where prices come from.")
     venue: str = Field(default="coinbase", description="Venue to read or replay.")
+    exchange_symbols: int | None = Field(
+        default=None, ge=1, le=SYMBOLS_MAX, description="Number of products of the simulated exchange."
+    )
     replay_file: str = Field(
         default="", description="Recording for source=replay; several, by comma, are redundant lines of one feed."
     )
