@@ -57,7 +57,7 @@ down: ## Stop what `make up` started
 	@if [ -x $(BIN)/tickstream ]; then $(BIN)/tickstream down; fi
 
 test: setup $(STAMPS)/chromium ## Run every test against a stack of its own; ARGS='-k books' chooses some
-	@exec $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 2 $(ARGS)
+	@exec $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## Check style, formatting, types and import rules
 	@$(BIN)/ruff check .

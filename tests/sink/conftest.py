@@ -199,7 +199,8 @@ class Road:
         self.processes[name].wait(10)
 
     def stop(self, name: str = "sink") -> int:
-        """Ask a sink to leave; return its exit status."""
+        """Ask a sink to leave as soon as it can be asked; return its exit status."""
+        wait_for("a handler of SIGTERM", lambda: _catches(self.processes[name].pid, signal.SIGTERM))
         self.signal(signal.SIGTERM, name)
         return self.processes[name].wait(30)
 
@@ -230,6 +231,45 @@ class Road:
     def count(self, table: str) -> int:
         """Return the number of rows of a table."""
         return int(self.rows(f"SELECT count(*) FROM {table}")[0][0])
+
+    @contextlib.contextmanager
+    def commits_held(self) -> Iterator[Callable[[], int]]:
+        """Let no transaction that stores records commit while the context lasts.
+
+        Yields a function that waits for a sink's COMMIT and returns the process id of its session in the server.
+        """
+        options = f"-c search_path={self.schema}"
+        with psycopg.connect(self.endpoints.database_url, options=options, autocommit=True) as owner:
+            key = owner.execute("SELECT hashtext(current_schema)").fetchone()
+            assert key is not None
+            owner.execute("SELECT pg_advisory_lock(%s)", key)
+            owner.execute(
+                f"CREATE OR REPLACE FUNCTION wait_for_test() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS "
+                f"'BEGIN PERFORM pg_advisory_xact_lock_shared({key[0]}); RETURN NULL; END'"
+            )
+            owner.execute(
+                "CREATE CONSTRAINT TRIGGER wait_for_test AFTER UPDATE ON kafka_offsets DEFERRABLE INITIALLY DEFERRED "
+                "FOR EACH ROW EXECUTE FUNCTION wait_for_test()"
+            )
+
+            def held() -> int | None:
+                row = owner.execute(
+                    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
+                    "AND %s = ANY(pg_blocking_pids(pid))",
+                    [owner.info.backend_pid],
+                ).fetchone()
+                return int(row[0]) if row else None
+
+            yield lambda: wait_for("a COMMIT that waits", held)
+            owner.execute("SELECT pg_advisory_unlock(%s)", key)
+            # Dropped only when no transaction uses it any more.
+            owner.execute("DROP TRIGGER wait_for_test ON kafka_offsets")
+
+    def end_session(self, pid: int) -> None:
+        """End a session of the server, and with it the transaction that it has not committed."""
+        with psycopg.connect(self.endpoints.sink_database_url, autocommit=True) as same_role:
+            ended = same_role.execute("SELECT pg_terminate_backend(%s, 30000)", [pid]).fetchone()
+        assert ended == (True,)
 
     def wait_rows(self, table: str, number: int, limit_s: float = WAIT_S) -> None:
         """Wait until a table has so many rows at least."""
@@ -272,6 +312,13 @@ class Road:
         total = sum(max(0, partition.offset) for partition in consumer.committed(partitions, timeout=10))
         consumer.close()
         return total
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    """Return whether a process has a handler of a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1]
+    return bool(int(caught, 16) & 1 << number - 1)
 
 
 @pytest.fixture(scope="session")
