@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient
 
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, Trade, Trades
+from marketdata.headers import HOPS, encode_times, hops_of
 from marketdata.topics import INGEST_TRADES, PARTITIONS, TOPICS, TRADES
 from runtime.admin import TopicAdmin
 from runtime.registry import Registry
@@ -57,7 +58,7 @@ class Bench:
             key=event.key.encode(),
             value=self.codec.encode(event),
             partition=self.sent % PARTITIONS,
-            headers=[("t_recv", str(now).encode()), ("t_produced", str(now).encode())],
+            headers=[(HOPS, encode_times(now, now))],
         )
         self.sent += 1
 
@@ -99,14 +100,14 @@ class Bench:
         worker = subprocess.Popen(command, env=environment)
         try:
             arrivals = self.outputs(topic, BACKLOG)
-            times = sorted(int(headers["t_ingested"]) for _, headers in arrivals)
+            times = sorted(hops_of(headers).t_processed for _, headers in arrivals)
             rate = len(times) / ((times[-1] - times[0]) / 1e9)
             print(f"{self.engine}: backlog of {len(times)}: {rate:,.0f} messages/s")
             pacer = threading.Timer(1.0, self._pace)
             pacer.start()
             arrivals = self.outputs(topic, RATE * PACED_SECONDS)
             pacer.join()
-            delays = [(at - int(headers["t_produced"])) / 1e6 for at, headers in arrivals]
+            delays = [(at - hops_of(headers).t_produced) / 1e6 for at, headers in arrivals]
             cuts = quantiles(delays, n=100)
             print(
                 f"{self.engine}: {RATE}/s: p50 {cuts[49]:.2f} p95 {cuts[94]:.2f} p99 {cuts[98]:.2f} ms, {len(delays)}"

@@ -91,9 +91,7 @@ INSTRUMENTS = Topic(name="md.instruments", schema="Instrument", about="What each
 DEAD_LETTERS = Topic(
     name="md.dead_letters", schema="DeadLetter", about="What could not be used, and why.", retention_ms=30 * DAY_MS
 )
-STATE = Topic(
-    name="md.state", schema="OperatorState", about="Checkpoints of the operators.", compacted=True, public=False
-)
+STATE = Topic(name="md.state", schema="Checkpoint", about="Checkpoints of the operators.", compacted=True, public=False)
 
 TOPICS: tuple[Topic, ...] = (
     RAW, INGEST_TRADES, INGEST_BOOKS, INGEST_QUOTES, INGEST_STATUS, INGEST_CANDLES,
@@ -125,7 +123,7 @@ PUBLIC: dict[str, Topic] = {
     "Candle": CANDLES,
     "Anomaly": ANOMALIES,
     "DeadLetter": DEAD_LETTERS,
-    "OperatorState": STATE,
+    "Checkpoint": STATE,
 }
 
 

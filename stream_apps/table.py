@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from marketdata.headers import T_APPLIED, T_INGESTED
 from stream_apps.engines.apps import App
 from stream_apps.engines.task import Cadence
 from stream_apps.operators import make_operators
@@ -11,15 +10,15 @@ from stream_apps.operators import make_operators
 _BOOKS = Cadence(inputs=1_000_000, seconds=30.0)
 
 
-def _app(name: str, hop: str, cadence: Cadence | None = None) -> App:
-    return App(name=name, hop=hop, build=lambda known: tuple(make_operators(known, name)), cadence=cadence)
+def _app(name: str, cadence: Cadence | None = None) -> App:
+    return App(name=name, build=lambda known: tuple(make_operators(known, name)), cadence=cadence)
 
 
 _ALL = (
-    _app("ingest", T_INGESTED),
-    _app("books", T_APPLIED, _BOOKS),
-    _app("candles", T_APPLIED),
-    _app("anomalies", T_APPLIED),
+    _app("ingest"),
+    _app("books", _BOOKS),
+    _app("candles"),
+    _app("anomalies"),
 )
 
 APPS: dict[str, App] = {app.name: app for app in _ALL}

@@ -14,13 +14,12 @@ from stream_apps.engines.task import Cadence
 
 
 class App(msgspec.Struct, frozen=True, kw_only=True):
-    """One app. `hop` is the header that gets the time when an input was done with.
+    """One app.
 
     `build` makes the operators, which may look up known instruments. `cadence` is None for the settings' own.
     """
 
     name: str
-    hop: str
     build: Callable[[Mapping[str, Instrument]], tuple[Operator[Any], ...]]
     cadence: Cadence | None = None
 

@@ -18,7 +18,7 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, To
 from marketdata import topics
 from marketdata.errors import CodecError, Unavailable
 from marketdata.events import AnyEvent
-from marketdata.headers import INPUT, Position
+from marketdata.headers import Headers, Position, hops_of
 from marketdata.operator import Operator
 from runtime.kafka import consumer_config, headers_of
 from runtime.settings import CommonSettings
@@ -64,7 +64,7 @@ class _Scan:
     def add(self, message: Any) -> None:
         """Take in one record."""
         headers = headers_of(message)
-        position = _position(headers.get(INPUT))
+        position = _position(headers)
         if position is None or message.key() is None:
             return
         by_key = self.found.setdefault(headers.get("ce_source", b""), {})
@@ -186,7 +186,7 @@ class Recovery:
             headers = headers_of(message)
             if headers.get("ce_source") != source:
                 return
-            position = _position(headers.get(INPUT))
+            position = _position(headers)
             if position is None or position.index == CHECKPOINT:
                 return
             if position.topic == first.topic and position.partition == partition:
@@ -227,10 +227,5 @@ class Recovery:
             self._reader.unassign()
 
 
-def _position(value: bytes | None) -> Position | None:
-    if value is None:
-        return None
-    try:
-        return Position.from_header(value)
-    except CodecError:
-        return None
+def _position(headers: Headers) -> Position | None:
+    return hops_of(headers).input

@@ -2,11 +2,11 @@
 
 How every output comes out exactly once, although an engine may deliver an input again:
 
-1. Each output goes to the partition number of its input and says in its header `input` which input it reflects and
+1. Each output goes to the partition number of its input and says in its header `hops` which input it reflects and
    which of that input's outputs it is. An engine writes the outputs of one partition in order, so what is in an output
    topic is always a beginning of what has to be there, and one position (the last) tells all that was written.
 2. A key's state is checkpointed now and then, always after the outputs that it reflects are safe in Kafka. The
-   checkpoint's header `input` names the last input that it reflects, with `CHECKPOINT` as its index. An output that an
+   checkpoint's header `hops` names the last input that it reflects, with `CHECKPOINT` as its index. An output that an
    operator gives under a checkpoint's key is one too, once the committed offset is beyond it: then all is safe.
 3. The committed offset never passes the oldest input that some key's checkpoint does not reflect yet.
 4. After a crash the input is read again from the committed offset. Inputs that the key's checkpoint reflects are
@@ -25,7 +25,7 @@ import structlog
 from marketdata import topics
 from marketdata.errors import CodecError, Unavailable
 from marketdata.events import ALL_SYMBOLS, AnyEvent, DeadLetter
-from marketdata.headers import HOPS, INPUT, T_RECV, TRACEPARENT, Headers, Position, cloudevent, time_of
+from marketdata.headers import HOPS, TRACEPARENT, Headers, Hops, Position, cloudevent, hops_of
 from marketdata.operator import Operator
 
 # The place of a checkpoint among the outputs of an input: it is none of them, it reflects everything up to that input.
@@ -134,7 +134,7 @@ class Task:
     """One operator on one partition. Not safe for several threads."""
 
     def __init__(
-        self, operator: Operator[Any], hop: str, partition: int, *, recovered: Recovered, shell: Shell, cadence: Cadence
+        self, operator: Operator[Any], partition: int, *, recovered: Recovered, shell: Shell, cadence: Cadence
     ) -> None:
         self.operator = operator
         self.topic = topics.topic(operator.inputs[0]).physical(shell.prefix)
@@ -143,8 +143,6 @@ class Task:
         self.outputs = 0
         self.suppressed = 0
         self.skipped = 0
-        self._hop = hop
-        self._hop_before = HOPS[HOPS.index(hop) - 1]
         self._shell = shell
         self._cadence = cadence
         self._checkpoints = recovered.checkpoints
@@ -228,7 +226,7 @@ class Task:
             return []
         outputs = []
         indexes: dict[str, int] = {}
-        common: Headers | None = None
+        common: tuple[Headers, Hops] | None = None
         for event in events:
             topic = topics.PUBLIC[event.schema].physical(self._shell.prefix)
             index = indexes.get(topic, 0)
@@ -243,9 +241,9 @@ class Task:
             outputs.append(self._output(topic, _addressed(event, record), position, common))
         return outputs
 
-    def _common_headers(self, record: Record, start: int) -> Headers:
-        """Return the hop times so far and this one's, and the trace."""
-        headers = {hop: record.headers[hop] for hop in HOPS if hop in record.headers}
+    def _common_headers(self, record: Record, start: int) -> tuple[Headers, Hops]:
+        """Return the trace, and the hop times so far and this one's."""
+        before = hops_of(record.headers)
         end = self._shell.clock()
         attributes: dict[str, str | int] = {
             "messaging.destination.name": record.topic,
@@ -253,25 +251,26 @@ class Task:
             "messaging.destination.partition.id": record.partition,
         }
         parent = record.headers.get(TRACEPARENT)
-        headers[TRACEPARENT] = self._shell.span(self.operator.name, parent, start, end, attributes)
-        headers[self._hop] = str(end).encode()
-        before = time_of(record.headers, self._hop_before)
-        if before is not None:
-            self._shell.observe(end - before)
-        return headers
+        headers = {TRACEPARENT: self._shell.span(self.operator.name, parent, start, end, attributes)}
+        last = before.t_processed or before.t_produced
+        if last:
+            self._shell.observe(end - last)
+        return headers, Hops(before.t_recv, before.t_produced, end)
 
-    def _output(self, topic: str, event: AnyEvent, position: Position, common: Headers) -> Output:
-        value = position.to_header()
+    def _output(self, topic: str, event: AnyEvent, position: Position, common: tuple[Headers, Hops]) -> Output:
+        trace, hops = common
         name = self.operator.name
+        key = event.key.encode()
+        attributes = cloudevent(event.schema, name, identity=f"{name}|{position}", subject=key, ts=event.ts_recv)
         headers: list[tuple[str, str | bytes | None]] = [
-            *common.items(),
-            *cloudevent(event.schema, name, f"{name}|{value.decode()}").items(),
-            (INPUT, value),
+            *trace.items(),
+            *attributes.items(),
+            (HOPS, msgspec.structs.replace(hops, input=position).to_header()),
         ]
         return Output(
             topic=topic,
             partition=self.partition,
-            key=event.key.encode(),
+            key=key,
             value=self._shell.encode(event),
             headers=headers,
         )
@@ -300,7 +299,7 @@ class Task:
                 continue
             if everything or self._is_due(key, now):
                 event = self.operator.checkpoint(key.state, name, {self.topic: position.offset})
-                checkpoints.append(self._output(self._checkpoints_topic, event, position, {}))
+                checkpoints.append(self._output(self._checkpoints_topic, event, position, ({}, Hops())))
                 key.record_key = event.key
                 key.saving_from, key.dirty_from = key.dirty_from, None
                 key.inputs = 0
@@ -335,11 +334,11 @@ def _addressed(event: AnyEvent, record: Record) -> AnyEvent:
 
 def _dead_letter(operator: Operator[Any], record: Record, reason: str, error: Exception) -> DeadLetter:
     venue, found, symbol = (record.key or b"").decode("utf-8", "replace").partition(":")
-    received = time_of(record.headers, T_RECV)
+    received = hops_of(record.headers).t_recv
     return DeadLetter(
         venue=venue if found else "unknown",
         symbol=symbol if found else ALL_SYMBOLS,
-        ts_recv=record.timestamp_ms * _MS if received is None else received,
+        ts_recv=received or record.timestamp_ms * _MS,
         stage=operator.name,
         reason=reason,
         detail=f"{type(error).__name__}: {error}"[:1000],

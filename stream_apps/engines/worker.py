@@ -173,7 +173,7 @@ class Worker:
         histogram = HOP_LATENCY_MS.labels(operator.name)
         # Clocks of two machines that disagree count as no time, never as negative time.
         shell = msgspec.structs.replace(self.shell, observe=lambda ns: histogram.observe(max(0, ns) / 1e6))
-        return Task(operator, app.hop, first.partition, recovered=recovered, shell=shell, cadence=cadence)
+        return Task(operator, first.partition, recovered=recovered, shell=shell, cadence=cadence)
 
     def export_counts(self, operator: Operator[Any]) -> None:
         """Add what an operator counted since the last call to the metrics."""

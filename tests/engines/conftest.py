@@ -25,7 +25,7 @@ from infra.local.table import Endpoints
 from marketdata import topics
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent, Trade, Trades
-from marketdata.headers import INPUT, Position
+from marketdata.headers import hops_of
 from runtime.registry import Registry
 from tests.waiting import wait_for
 
@@ -227,7 +227,8 @@ class Lab:
 
 def _written(name: str, message: Any) -> Written:
     headers = dict(message.headers() or ())
-    position = Position.from_header(headers[INPUT])
+    position = hops_of(headers).input
+    assert position is not None
     assert position.partition == message.partition()
     return Written(
         topic=name,

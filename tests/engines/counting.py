@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from marketdata.events import AnyEvent, Candle, DeadLetter, Instrument, OperatorState, Trades
-from marketdata.headers import T_APPLIED
+from marketdata.events import AnyEvent, Candle, DeadLetter, Instrument, Trades
 from marketdata.operator import Operator
 from runtime.settings import load
 from stream_apps.__main__ import configure_logs, run
 from stream_apps.engines.apps import App
+from stream_apps.operators import checkpoint
 from stream_apps.settings import StreamSettings
 
 
@@ -84,16 +84,11 @@ class Counting:
 
     def checkpoint(self, state: Count, key: str, positions: dict[str, int]) -> AnyEvent:
         """Return the state as JSON."""
-        venue, _, symbol = key.partition(":")
-        text = msgspec.json.encode(state).decode()
-        return OperatorState(
-            venue=venue, symbol=symbol, operator=self.name, ts_recv=state.ts_recv, positions=positions, state=text
-        )
+        return checkpoint.save(self.name, key, state.ts_recv, positions, msgspec.json.encode(state))
 
-    def restore(self, checkpoint: AnyEvent) -> Count:
+    def restore(self, saved: AnyEvent) -> Count:
         """Return the state that a checkpoint holds."""
-        assert isinstance(checkpoint, OperatorState)
-        return msgspec.json.decode(checkpoint.state, type=Count)
+        return checkpoint.load(saved, Count)
 
 
 def build(_instruments: Mapping[str, Instrument]) -> tuple[Operator[Any], ...]:
@@ -101,7 +96,7 @@ def build(_instruments: Mapping[str, Instrument]) -> tuple[Operator[Any], ...]:
     return (Counting(),)
 
 
-APP = App(name="counting", hop=T_APPLIED, build=build)
+APP = App(name="counting", build=build)
 
 
 if __name__ == "__main__":

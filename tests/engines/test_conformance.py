@@ -22,6 +22,7 @@ from marketdata.events import (
     Trade,
     Trades,
 )
+from marketdata.headers import HOPS, encode_times
 from stream_apps.engines.apps import by_input, written_topics
 from stream_apps.table import APPS
 
@@ -79,7 +80,7 @@ def _history(common: dict[str, Any], number: int, price: str) -> CandleHistory:
     prices = [price, price, ""]
     return CandleHistory(
         **common, interval="1m", start=start, revision=number % 50 // 49, opens=prices, highs=prices, lows=lows,
-        closes=prices, volumes=["1", "2", "0"], quote_volumes=["0"] * 3, buy_volumes=["0"] * 3, trades=[1, 2, 0],
+        closes=prices, volumes=["1", "2", "0"], quote_volumes=["0"] * 3, buy_volumes=[None] * 3, trades=[1, 2, 0],
     )  # fmt: skip
 
 
@@ -104,7 +105,7 @@ def feed(lab: Any, app: str) -> int:
             partition = SYMBOLS.index(event.symbol) % topics.PARTITIONS  # type: ignore[union-attr]
             lab.send(name, event, partition)
             sent += 1
-        lab.send_bytes(name, b"sim:BTC-USD", b"nobody's", 0, {"t_recv": b"1780000000000000000"})
+        lab.send_bytes(name, b"sim:BTC-USD", b"nobody's", 0, {HOPS: encode_times(1_780_000_000_000_000_000, 0)})
         sent += 1
     lab.producer.flush(30)
     return sent

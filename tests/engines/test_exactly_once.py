@@ -13,7 +13,7 @@ import pytest
 
 from marketdata import topics
 from marketdata.events import DeadLetter, Trades
-from marketdata.headers import INPUT, T_APPLIED, Position
+from marketdata.headers import HOPS, Hops
 from stream_apps.engines.task import Cadence, Record, Recovered, Shell, Task
 
 ENGINES = ["faust", "direct"]
@@ -39,7 +39,7 @@ def expected(lab: Any, counting: ModuleType, events: list[Trades], symbols: int 
     )
     seen: Seen = {}
     tasks = [
-        Task(counting.Counting(), T_APPLIED, number, recovered=Recovered(), shell=shell, cadence=Cadence())
+        Task(counting.Counting(), number, recovered=Recovered(), shell=shell, cadence=Cadence())
         for number in range(topics.PARTITIONS)
     ]
     offsets = [0] * topics.PARTITIONS
@@ -57,9 +57,10 @@ def expected(lab: Any, counting: ModuleType, events: list[Trades], symbols: int 
         )
         offsets[partition] += 1
         for output in tasks[partition].step(record):
-            header = dict(output.headers)[INPUT]
+            header = dict(output.headers)[HOPS]
             assert isinstance(header, bytes)
-            position = Position.from_header(header)
+            position = Hops.from_header(header).input
+            assert position is not None
             line = (output.key.decode(), (position.offset, position.index), output.value)
             seen.setdefault((names[output.topic], partition), []).append(line)
     return seen

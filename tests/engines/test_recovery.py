@@ -17,8 +17,8 @@ from infra.local import stack
 from infra.local.folders import Folders
 from infra.local.settings import StackSettings
 from infra.local.table import Endpoints
-from marketdata.events import BookUpdate, Instrument, OperatorState, Trades
-from marketdata.headers import INPUT, Position, cloudevent
+from marketdata.events import BookUpdate, Checkpoint, Instrument, Trades
+from marketdata.headers import HOPS, Hops, Position, cloudevent
 from runtime.settings import load
 from stream_apps.engines.instruments import Instruments
 from stream_apps.engines.recovery import TAIL_RECORDS, Recovery
@@ -56,7 +56,7 @@ def first_input(lab: Any, offset: int, topic: str = INPUT_TOPIC, age_s: float = 
 
 def put(lab: Any, topic: str, event: Any, *, at: Position, source: str, by: Producer | None = None) -> None:
     """Write an output record as an engine does."""
-    headers = cloudevent(event.schema, source, "x") | {INPUT: at.to_header()}
+    headers = cloudevent(event.schema, source, identity="x", subject=b"x", ts=0) | {HOPS: Hops(input=at).to_header()}
     (by or lab.producer).produce(
         lab.physical(topic),
         key=event.key.encode(),
@@ -74,9 +74,9 @@ def recovery(lab: Any) -> Iterator[Recovery]:
     made.close()
 
 
-def state(counting: ModuleType, symbol: str, events: int) -> OperatorState:
+def state(counting: ModuleType, symbol: str, events: int) -> Checkpoint:
     """Return a checkpoint of the counting operator."""
-    saved: OperatorState = counting.Counting().checkpoint(counting.Count(events=events), f"sim:{symbol}", {})
+    saved: Checkpoint = counting.Counting().checkpoint(counting.Count(events=events), f"sim:{symbol}", {})
     return saved
 
 

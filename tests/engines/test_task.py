@@ -14,7 +14,7 @@ from marketdata import topics
 from marketdata.codec import Codec
 from marketdata.errors import Unavailable, UnknownSchema
 from marketdata.events import EVENTS, AnyEvent, DeadLetter, Trade, Trades
-from marketdata.headers import INPUT, T_APPLIED, T_INGESTED, T_PRODUCED, T_RECV, TRACEPARENT, Position
+from marketdata.headers import HOPS, TRACEPARENT, Hops, Position
 from stream_apps.engines.task import CHECKPOINT, Cadence, Checkpoint, Output, Record, Recovered, Shell, Task
 
 TOPIC = topics.INGEST_TRADES.physical()
@@ -65,7 +65,6 @@ def make(counting: ModuleType, clock: Clock, recovered: Recovered | None = None,
     """Return a task that counts."""
     return Task(
         counting.Counting(),
-        T_APPLIED,
         2,
         recovered=recovered or Recovered(),
         shell=shell(clock),
@@ -75,15 +74,22 @@ def make(counting: ModuleType, clock: Clock, recovered: Recovered | None = None,
 
 def position(output: Output) -> Position:
     """Return the position that an output names."""
-    value = dict(output.headers)[INPUT]
+    found = hops(output).input
+    assert found is not None
+    return found
+
+
+def hops(output: Output) -> Hops:
+    """Return the hops that an output names."""
+    value = dict(output.headers)[HOPS]
     assert isinstance(value, bytes)
-    return Position.from_header(value)
+    return Hops.from_header(value)
 
 
 def test_an_output_goes_to_its_inputs_partition_and_names_its_input(counting: ModuleType) -> None:
     """Partition, key, position with an index per topic, hop times, trace and CloudEvents attributes."""
     task = make(counting, Clock())
-    headers = {T_RECV: b"1", T_PRODUCED: b"2", T_INGESTED: b"3", TRACEPARENT: b"trace", "other": b"x"}
+    headers = {HOPS: Hops(1, 2, 3).to_header(), TRACEPARENT: b"trace", "other": b"x"}
     outputs = [output for n in range(3) for output in task.step(record(n, event("A-USD", str(n)), headers))]
     third = [output for output in outputs if position(output).offset == 2]
     assert [(output.topic, position(output).index) for output in third] == [
@@ -95,11 +101,12 @@ def test_an_output_goes_to_its_inputs_partition_and_names_its_input(counting: Mo
     assert third[0].key == b"sim:A-USD"
     assert third[1].key == b"sim:A-USD|1m|0"
     told = dict(third[0].headers)
-    assert (told[T_RECV], told[T_PRODUCED], told[T_INGESTED], told[T_APPLIED]) == (b"1", b"2", b"3", b"1000000000000")
+    assert hops(third[0]) == Hops(1, 2, 1_000_000_000_000, Position("md.ingest.trades.v1", 2, 2, 0))
     assert told[TRACEPARENT] == b"trace"
     assert told["ce_source"] == b"tickstream/counting"
     assert told["ce_type"] == b"tickstream.md.Trades.v1"
     assert told["ce_id"] == b"counting|md.ingest.trades.v1|2|2|0"
+    assert told["ce_subject"] == b"sim:A-USD"
     assert "other" not in told
 
 
@@ -158,7 +165,7 @@ def test_a_registry_that_is_away_loses_nothing(counting: ModuleType) -> None:
         return CODEC.decode(data)
 
     clock = Clock()
-    task = Task(counting.Counting(), T_APPLIED, 2, recovered=Recovered(), shell=shell(clock, decode), cadence=Cadence())
+    task = Task(counting.Counting(), 2, recovered=Recovered(), shell=shell(clock, decode), cadence=Cadence())
     with pytest.raises(Unavailable):
         task.step(record(0, event("A-USD", "1")))
     assert len(task.step(record(0, event("A-USD", "1")))) == 1
@@ -171,7 +178,7 @@ def test_a_schema_that_the_registry_does_not_know_is_a_dead_letter(counting: Mod
         raise UnknownSchema("no such id", 999)
 
     clock = Clock()
-    task = Task(counting.Counting(), T_APPLIED, 2, recovered=Recovered(), shell=shell(clock, decode), cadence=Cadence())
+    task = Task(counting.Counting(), 2, recovered=Recovered(), shell=shell(clock, decode), cadence=Cadence())
     (output,) = task.step(record(0, event("A-USD", "1")))
     assert output.topic == "md.dead_letters.v1"
 
@@ -292,7 +299,7 @@ def test_an_operators_own_checkpoint_needs_no_other(counting: ModuleType) -> Non
         return state, events
 
     operator.step = step
-    task = Task(operator, T_APPLIED, 2, recovered=Recovered(), shell=shell(clock), cadence=Cadence())
+    task = Task(operator, 2, recovered=Recovered(), shell=shell(clock), cadence=Cadence())
     task.step(record(0, event("A-USD", "0")))
     due = task.checkpoint(everything=True)
     assert due is not None

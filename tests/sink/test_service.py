@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 
 from marketdata.events import Book, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.headers import HOPS, Hops
 from marketdata.topics import BOOKS, DEAD_LETTERS, QUOTES, TRADES, VENUE_CANDLES
 from runtime.health import Readiness
 from runtime.registry import Registry
@@ -297,12 +298,12 @@ def test_its_metrics_and_log_tell_what_it_does(
 ) -> None:
     """Rows, latencies and hops in /metrics; the log is JSON and never holds the database's password."""
     now = time.time_ns()
-    hops = {"t_recv": str(now).encode(), "t_produced": str(now + 1).encode(), "t_ingested": str(now + 2).encode()}
+    hops = {HOPS: Hops(now, now + 1, now + 2).to_header()}
     road.start()
     road.produce([trades(0, count=3)], hops)
     wait_for("rows counted", lambda: road.metric('tickstream_rows_stored_total{table="trades"}') == 3)
     assert road.metric("market_data_write_latency_ms_count") == road.metric("tickstream_sink_batch_rows_count")
-    for hop in ("received_to_stored", "ingested_to_stored"):
+    for hop in ("received_to_stored", "processed_to_stored"):
         assert road.metric(f'tickstream_hop_latency_ms_count{{hop="{hop}"}}') == 1
     assert road.stop() == 0
     lines = (road._folder / "sink.log").read_text().splitlines()
