@@ -27,8 +27,14 @@ endif
 ifdef RATE
 export TICKSTREAM_EXCHANGE_RATE := $(RATE)
 endif
+ifdef SYMBOLS
+export TICKSTREAM_EXCHANGE_SYMBOLS := $(SYMBOLS)
+endif
 ifdef ENGINE
 export TICKSTREAM_ENGINE := $(ENGINE)
+endif
+ifdef WORKERS
+export TICKSTREAM_WORKERS := $(WORKERS)
 endif
 ifdef STACK
 export TICKSTREAM_STACK := $(STACK)
@@ -41,7 +47,7 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | \
 	  awk -F'\t' '{ printf "%-16s %s\n", $$1, $$2 }'
 
-run: setup ## Start everything and show it live; SOURCE=sim|live|replay FILE= SPEED=1|10|max VENUE= RATE= ENGINE= STACK=docker
+run: setup ## Start everything and show it live; SOURCE=sim|live|replay FILE= SPEED=1|10|max VENUE= RATE= SYMBOLS= ENGINE= WORKERS= STACK=docker
 	@exec $(BIN)/tickstream up $(ARGS)
 
 up: setup ## Start everything in the background (see `.venv/bin/tickstream status`)
@@ -51,7 +57,7 @@ down: ## Stop what `make up` started
 	@if [ -x $(BIN)/tickstream ]; then $(BIN)/tickstream down; fi
 
 test: setup $(STAMPS)/chromium ## Run every test against a stack of its own; ARGS='-k books' chooses some
-	@exec $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 2 $(ARGS)
+	@exec $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## Check style, formatting, types and import rules
 	@$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The stream path from Kafka to Kafka: messages a second and latency of the pipeline, beside a bare copy and Quix Streams.
+"""The stream path from Kafka to Kafka: throughput and latency of the pipeline, a bare copy and Quix Streams.
 
 Starts a Kafka and a registry of its own and stops them at the end. For each way it sends a backlog, starts one worker
 on one core, and counts from the first to the last output; then it sends at a pace and measures each message's way.
@@ -48,7 +48,9 @@ LIMIT_S = 300.0
 START_NS = 1_780_000_000_000_000_000
 STEP_NS = 100_000
 PACED_S = 10
+TRACE = b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-00"
 Way = Literal["direct", "faust", "copy", "quix"]
+ALL: tuple[Way, ...] = ("direct", "faust", "copy", "quix")
 QUIX = HOME / "quix" / "bin" / "python"
 
 
@@ -114,7 +116,7 @@ class Lab:
             key=event.key.encode(),
             value=self.codec.encode(event),
             partition=number,
-            headers=[("traceparent", b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-00"), (HOPS, encode_times(now_ns, now_ns))],
+            headers=[("traceparent", TRACE), (HOPS, encode_times(now_ns, now_ns))],
         )
 
     def send_backlog(self, what: Load) -> None:
@@ -127,7 +129,7 @@ class Lab:
         self.producer.flush(60)
 
     def arrivals(self, topic: str, count: int) -> Iterator[tuple[int, Any]]:
-        """Yield when each committed record of a topic arrived here, and the record, from the first until there are so many."""
+        """Yield when each committed record of a topic arrived here, and the record, until there are so many."""
         consumer = Consumer(
             {
                 "bootstrap.servers": self.settings.kafka_brokers,
@@ -168,8 +170,8 @@ def command(way: Way, lab: Lab, what: Load) -> tuple[list[str], dict[str, str]]:
     }
     if way == "copy":
         script = str(Path(__file__).with_name("stream_copy.py"))
-        names = (lab.physical(what.source), lab.physical(what.target))
-        return [sys.executable, script, lab.settings.kafka_brokers, *names], environment
+        copied = (lab.physical(what.source), lab.physical(what.target))
+        return [sys.executable, script, lab.settings.kafka_brokers, *copied], environment
     if way == "quix":
         script = str(Path(__file__).parent / "quix" / "candles.py")
         schema = str(PROJECT / "schemas/trades.avsc")
@@ -273,46 +275,56 @@ def show_rates(what: Load, rates: dict[Way, list[Rate]]) -> None:
         ratios = ", ".join(
             f"{best[way] / best[other]:.2f} of {other}" for other in ("copy", "quix") if other in best and other != way
         )
-        print(f"  {way:7} best {best[way]:>10,.0f}/s, median {median:>10,.0f}/s{events}; {cpu:.1f} us of its core a message"
-              f"{'; ' + ratios if ratios else ''}")  # fmt: skip
+        print(f"  {way:7} best {best[way]:>10,.0f}/s, median {median:>10,.0f}/s{events}")
+        print(f"          {cpu:.1f} us of its core a message{'; ' + ratios if ratios else ''}")
 
 
-def main(
-    ways: Annotated[str, typer.Option(help="Which ways to run, by comma: direct, faust, copy, quix.")] = "direct,faust,copy,quix",
+def compare(ways: list[Way], runs: int, what: Load, brokers: str, registry: str, core: int) -> None:  # noqa: PLR0917 - one call each
+    """Run a backlog through every way in turn, so many times, and print the rates."""
+    found: dict[Way, list[Rate]] = {way: [] for way in ways if way != "quix" or what.source == LOADS[0].source}
+    for _ in range(runs):
+        for way, results in found.items():
+            results.append(backlog(way, brokers, registry, what, core))
+            print(f"  {way} {results[-1].per_second:,.0f}/s, {results[-1].cpu_us:.1f} us", flush=True)
+    show_rates(what, found)
+
+
+def delay(way: Way, runs: int, rate: int, brokers: str, registry: str, core: int) -> None:  # noqa: PLR0917 - one call each
+    """Measure a way's latency at a rate, so many times, and print it."""
+    found = []
+    for _ in range(runs):
+        cuts = statistics.quantiles(paced(way, brokers, registry, rate, core), n=100)
+        found.append((cuts[49], cuts[98]))
+    p50, p99 = min(found)
+    median = statistics.median(each for each, _ in found)
+    print(f"{way} at {rate:,}/s: best p50 {p50:.2f} ms, p99 {p99:.2f} ms; median p50 {median:.2f} ms", flush=True)
+
+
+def main(  # noqa: PLR0917 - options of the command line
+    ways: Annotated[str, typer.Option(help="Which ways to run, by comma.")] = "direct,faust,copy,quix",
     runs: Annotated[int, typer.Option(min=1, help="How many times each.")] = 3,
     scale: Annotated[float, typer.Option(min=0.01, help="Size of the backlogs, as a factor.")] = 1.0,
     loads: Annotated[str, typer.Option(help="Which backlogs, by number from 1, by comma.")] = "1,2,3",
-    rates: Annotated[str, typer.Option(help="Messages a second of the latency runs, by comma; empty for none.")] = "500,10000",
-    core: Annotated[int, typer.Option(help="The core that the worker gets.")] = -1,
+    rates: Annotated[str, typer.Option(help="Messages a second of the latency runs; empty for none.")] = "500,10000",
+    core: Annotated[int, typer.Option(help="The core that the worker gets; the last one by default.")] = -1,
 ) -> None:
     """Measure the stream path: backlog and latency of each way. Example: --ways direct,copy --runs 1 --rates ''."""
     core = core if core >= 0 else (psutil.cpu_count() or 1) - 1
-    chosen: list[Way] = [way for way in ("direct", "faust", "copy", "quix") if way in ways.split(",")]
+    chosen: list[Way] = [way for way in ALL if way in ways.split(",")]
     if "quix" in chosen and not QUIX.exists():
         print("quix is not installed (make bench-stream installs it): left out")
         chosen.remove("quix")
-    print(f"{platform.processor() or platform.machine()}, {psutil.cpu_count()} cores, Python {platform.python_version()}; "
-          f"the worker has core {core}, Kafka and the rest all")  # fmt: skip
+    machine = f"{platform.machine()}, {psutil.cpu_count()} cores, Python {platform.python_version()}"
+    print(f"{machine}; the worker has core {core}, Kafka and the rest all")
     with shared_infrastructure(HOME / "bench-stream", PORT_BASE, keep=False, report=print) as where:
         for number in [int(each) for each in loads.split(",") if each]:
             one = LOADS[number - 1]
             what = msgspec.structs.replace(one, messages=int(one.messages * scale))
-            found: dict[Way, list[Rate]] = {way: [] for way in chosen if way != "quix" or what.source == LOADS[0].source}
-            for _ in range(runs):
-                for way, results in found.items():
-                    results.append(backlog(way, where.kafka_brokers, where.registry_url, what, core))
-                    print(f"  {way} {results[-1].per_second:,.0f}/s", flush=True)
-            show_rates(what, found)
+            compare(chosen, runs, what, where.kafka_brokers, where.registry_url, core)
         for rate in [int(each) for each in rates.split(",") if each]:
             for way in chosen:
                 if way in {"direct", "faust"}:
-                    medians = []
-                    for _ in range(runs):
-                        cuts = statistics.quantiles(paced(way, where.kafka_brokers, where.registry_url, rate, core), n=100)
-                        medians.append((cuts[49], cuts[98]))
-                    p50, p99 = min(medians)
-                    print(f"{way} at {rate:,}/s: p50 {p50:.2f} ms, p99 {p99:.2f} ms (best of {runs}; median of the p50 "
-                          f"{statistics.median(each for each, _ in medians):.2f} ms)", flush=True)  # fmt: skip
+                    delay(way, runs, rate, where.kafka_brokers, where.registry_url, core)
 
 
 if __name__ == "__main__":

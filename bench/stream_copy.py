@@ -45,8 +45,11 @@ def main(brokers: str, source: str, target: str) -> None:
         producer.begin_transaction()
         offsets: dict[int, int] = {}
         for message in messages:
-            producer.produce(target, message.value(), message.key(), message.partition())
-            offsets[message.partition()] = message.offset() + 1
+            partition, offset = message.partition(), message.offset()
+            assert partition is not None
+            assert offset is not None
+            producer.produce(target, message.value(), message.key(), partition)
+            offsets[partition] = offset + 1
         positions = [TopicPartition(source, partition, offset) for partition, offset in offsets.items()]
         producer.send_offsets_to_transaction(positions, consumer.consumer_group_metadata())
         producer.commit_transaction()

@@ -56,5 +56,3 @@ def books(messages: int, start_ns: int, step_ns: int) -> Iterator[BookUpdate]:
             ask_prices=[f"{100 + level / 100 + 0.01:.2f}" for level in levels],
             ask_sizes=[f"{random.randint(1, 9999) / 100:.2f}" for _ in levels],
         )
-
-

@@ -29,7 +29,10 @@ class CommonSettings(BaseSettings):
     topic_prefix: str = Field(default="", description="Put before every topic's name, to keep environments apart.")
     group_prefix: str = Field(default="", description="Put before every consumer group's name.")
     partitions: int = Field(
-        default=PARTITIONS, ge=1, le=1_000, description="Partitions of each topic that `tickstream topics apply` creates."
+        default=PARTITIONS,
+        ge=1,
+        le=1_000,
+        description="Partitions of topics that `tickstream topics apply` creates.",
     )
     replication_factor: int = Field(
         default=-1, ge=-1, le=32, description="Replicas of each topic that it creates; -1 for the broker's own default."

@@ -143,8 +143,9 @@ MakeOperators = Callable[[], Sequence[Operator[Any]]]
 class Shell(msgspec.Struct, frozen=True, kw_only=True):
     """What a pipeline needs from the process around it.
 
-    `operators` makes the operators of one pipeline. `decode` raises CodecError for what is no record of ours and Unavailable when the registry is needed and away.
-    `span` is `runtime.tracing.Tracing.span`, None where no traces are collected. `clock` gives UTC nanoseconds.
+    `operators` makes the operators of one pipeline. `decode` raises CodecError for what is no record of ours and
+    Unavailable when the registry is needed and away. `span` is `runtime.tracing.Tracing.span`, None where no traces are
+    collected. `clock` gives UTC nanoseconds.
     """
 
     operators: MakeOperators
@@ -213,6 +214,7 @@ class Pipeline:
         chains: Mapping[str, Chain],
         starts: Mapping[str, Start],
         shell: Shell,
+        *,
         cadence: Cadence | None = None,
         excluded: Mapping[tuple[str, int], str] | None = None,
     ) -> None:
@@ -335,9 +337,7 @@ class Pipeline:
     # -- losses and dead letters
 
     def _loss(self, entry: _Input, offset: int, count: int, reason: str, ts: int) -> Lost:
-        return Lost(
-            topic=entry.chain.topic, partition=self.partition, offset=offset, count=count, ts=ts, reason=reason
-        )
+        return Lost(topic=entry.chain.topic, partition=self.partition, offset=offset, count=count, ts=ts, reason=reason)
 
     def _skip_to(self, entry: _Input, record: Record, *, publish: bool) -> None:
         """Note that records between the last one and this one are lost, where the log begins only behind them."""

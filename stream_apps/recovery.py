@@ -12,7 +12,7 @@ owner had open, so nothing that is read here can change any more.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -60,6 +60,14 @@ class Located(msgspec.Struct, frozen=True, kw_only=True):
         return {topics.topic(name).physical(prefix): start.offset for name, start in self.starts.items()}
 
 
+class _Log(msgspec.Struct, frozen=True, kw_only=True):
+    """One partition's log as it is: the topic's id, the first offset and the next one."""
+
+    topic_id: str
+    low: int
+    high: int
+
+
 class Recovery:
     """Reads commits, checkpoints and inputs of one partition after the other. For one thread; close it after use."""
 
@@ -104,7 +112,8 @@ class Recovery:
             commit = committed[physical]
             mark = Mark.parse(commit.metadata)
             offset = commit.offset if commit.offset >= 0 else None
-            start, first = _start(name, partition, ids[physical], low, high, offset, mark, self._shell.clock())
+            log = _Log(topic_id=ids[physical], low=low, high=high)
+            start, first = _start(name, partition, log, offset, mark=mark, now_ns=self._shell.clock())
             starts[name] = start
             if first is not None:
                 replay_from[name] = first
@@ -130,7 +139,7 @@ class Recovery:
         """
         began = time.monotonic()
         chains = make_chains(self._shell.operators())
-        pipeline = Pipeline(located.partition, chains, located.starts, self._shell, cadence, excluded)
+        pipeline = Pipeline(located.partition, chains, located.starts, self._shell, cadence=cadence, excluded=excluded)
         try:
             checkpoints = self._checkpoints(located)
             for (name, key), checkpoint in checkpoints.items():
@@ -198,22 +207,13 @@ class Recovery:
         self._reader.list_topics(topic, _RPC_SECONDS)
         self._reader.assign([TopicPartition(topic, partition, start)])
         try:
-            while True:
+            at = start
+            while at < end:
                 messages: list[Any] = self._reader.consume(READ_AT_ONCE, 0.2)
                 for message in messages:
-                    error, at = message.error(), message.offset()
-                    if error is None:
-                        if at < end:
-                            yield Record(
-                                topic, at, message.key(), message.value(), message.headers(), message.timestamp()[1]
-                            )
-                        if at >= end - 1:
-                            return
-                    elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
-                        if at >= end:
-                            return
-                    elif not error.retriable():
-                        raise KafkaException(error)
+                    at = max(at, _passed(message))
+                    if message.error() is None and message.offset() < end:
+                        yield _record(message)
                 if messages:
                     deadline = time.monotonic() + READ_SECONDS_MAX
                 elif time.monotonic() > deadline:
@@ -222,17 +222,32 @@ class Recovery:
             self._reader.unassign()
 
 
+def _passed(message: Any) -> int:
+    """Return the next offset behind a message, or behind the end of a partition, which the client reports as an error.
+
+    Raises KafkaException for an error that waiting does not mend.
+    """
+    error = message.error()
+    if error is None:
+        return int(message.offset()) + 1
+    if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+        return int(message.offset())
+    if not error.retriable():
+        raise KafkaException(error)
+    return 0
+
+
+def _record(message: Any) -> Record:
+    return Record(
+        message.topic(), message.offset(), message.key(), message.value(), message.headers(), message.timestamp()[1]
+    )
+
+
 def _start(
-    name: str,
-    partition: int,
-    topic_id: str,
-    low: int,
-    high: int,
-    committed: int | None,
-    mark: Mark | None,
-    now_ns: int,
+    name: str, partition: int, log: _Log, committed: int | None, *, mark: Mark | None, now_ns: int
 ) -> tuple[Start, int | None]:
     """Return where a topic goes on, and from where it is replayed; None where nothing is."""
+    topic_id, low, high = log.topic_id, log.low, log.high
 
     def lost(offset: int, count: int | None, reason: str) -> Lost:
         return Lost(topic=name, partition=partition, offset=offset, count=count, ts=now_ns, reason=reason)
@@ -246,13 +261,9 @@ def _start(
         loss = lost(high, committed - high, "truncated")
         return Start(offset=high, topic_id=topic_id, log_start=low, loss=loss), max(low, min(replay, high))
     if committed < low:
-        return Start(offset=low, topic_id=topic_id, log_start=low, loss=lost(committed, low - committed, "retention")), None
+        loss = lost(committed, low - committed, "retention")
+        return Start(offset=low, topic_id=topic_id, log_start=low, loss=loss), None
     if replay < low:  # the frontier is there, but not all that leads to it
         loss = lost(replay, low - replay, "retention")
         return Start(offset=committed, topic_id=topic_id, log_start=low, loss=loss), low
     return Start(offset=committed, topic_id=topic_id, log_start=low), replay if replay < committed else None
-
-
-def starts_of(offsets: Mapping[str, int], topic_ids: Mapping[str, str]) -> dict[str, Start]:
-    """Return plain starts at these offsets, by logical topic, for recordings and tests."""
-    return {name: Start(offset=offset, topic_id=topic_ids.get(name, "")) for name, offset in offsets.items()}

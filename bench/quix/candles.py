@@ -71,7 +71,7 @@ def main(brokers: str, source: str, trades: str, candles: str, schema_file: str)
         consumer_group=f"quix-{source}",
         auto_offset_reset="earliest",
         commit_interval=0.5,
-        state_dir=f"/tmp/{source}-quix-state",  # noqa: S108 - a benchmark's own, new each time
+        state_dir=f"/tmp/{source}-quix-state",
         auto_create_topics=True,
         use_changelog_topics=False,
         loglevel="WARNING",

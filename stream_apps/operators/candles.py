@@ -695,7 +695,7 @@ class Candles:
         event, bar = step.event, kept.bar
         length = _LENGTHS[at]
         reason = self._reason(state, start, length, bar)
-        known: dict[str, Any] = {}
+        known: dict[str, Any] = {"quote_volume": "0", "buy_volume": "0", "trades": 0}
         if bar is not None:
             known = {
                 "open": _text(bar.open),

@@ -48,8 +48,11 @@ def expected(lab: Any, counting: ModuleType, events: list[Trades], symbols: int 
         batch = pipelines[partition].batch()
         assert batch is not None
         for output in batch.outputs:
-            position = Hops.from_header(dict(output.headers)[HOPS]).input
-            line = (output.key.decode(), (position.offset, position.index), output.value)
+            header = dict(output.headers)[HOPS]
+            assert isinstance(header, bytes)
+            position = Hops.from_header(header).input
+            assert position is not None
+            line = (output.key.decode(), (position.offset, position.index), output.value or b"")
             seen.setdefault((names[output.topic], partition), []).append(line)
     return seen
 
