@@ -23,7 +23,7 @@ class Sums(NamedTuple):
     low: Decimal | None
     close: Decimal | None
     volume: Decimal
-    quote_volume: Decimal
+    quote_volume: Decimal | None
     buy_volume: Decimal | None
     trades: int | None
 
@@ -112,19 +112,27 @@ def _last(
 
 
 def same(shown: Sums, wanted: Sums) -> bool:
-    """Tell whether a candle shows what it must; what it does not know, it need not show."""
-    return all(
-        value == right
-        for name, value, right in zip(Sums._fields, shown, wanted, strict=True)
-        if not (value is None and name in {"buy_volume", "trades"})
-    )
+    """Tell whether a candle shows what it must; a sum that is null is unknown, and no price is where no trade is."""
+    if wanted.trades and shown.close is None:
+        return False
+    return all(value is None or value == right for value, right in zip(shown, wanted, strict=True))
 
 
 def _sums(candle: Candle) -> Sums:
-    prices = (candle.open, candle.high, candle.low, candle.close)
-    opened, high, low, close = (None if price is None else Decimal(price) for price in prices)
-    bought = None if candle.buy_volume is None else Decimal(candle.buy_volume)
-    return Sums(opened, high, low, close, Decimal(candle.volume), Decimal(candle.quote_volume), bought, candle.trades)
+    return Sums(
+        _number(candle.open),
+        _number(candle.high),
+        _number(candle.low),
+        _number(candle.close),
+        Decimal(candle.volume),
+        _number(candle.quote_volume),
+        _number(candle.buy_volume),
+        candle.trades,
+    )
+
+
+def _number(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
 
 
 def _text(record: Published, candle: Candle) -> str:
