@@ -40,7 +40,7 @@ ifdef STACK
 export TICKSTREAM_STACK := $(STACK)
 endif
 
-.PHONY: help run up down setup ready test lint format dashboard bench-latency bench-feeds bench-stream clean distclean
+.PHONY: help run up down setup ready test lint format dashboard chaos bench-latency bench-feeds bench-stream clean distclean
 
 help: ## Show this list
 	@echo "make <goal>:"
@@ -68,6 +68,10 @@ lint: setup ## Check style, formatting, types and import rules
 format: setup ## Format the Python code and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+chaos: setup ## Kill, freeze and stop processes of a platform of its own, then check every value; ENGINE= SEED= SECONDS= WORKERS=
+	@exec $(BIN)/python -m infra.chaos $(if $(ENGINE),--engine $(ENGINE)) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 bench-latency: setup ## Measure the latency of each hop from socket to WebSocket client
 	@exec $(BIN)/python -m bench.latency $(ARGS)

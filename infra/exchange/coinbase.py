@@ -116,6 +116,10 @@ class BookFrames:
         place = len(self._sequences) if sequence is None else bisect_right(self._sequences, sequence)
         return (self._sequences[place - 1], self._versions[place - 1]) if place else None
 
+    def all(self) -> list[tuple[int, int]]:
+        """Return (sequence, version) of each frame, oldest first."""
+        return list(zip(self._sequences, self._versions, strict=True))
+
 
 class Connection(WSListener):
     """One client: its subscriptions, its numbering, and which book each number stands for."""
@@ -228,6 +232,10 @@ class Connection(WSListener):
     def was_sent(self, symbol: str) -> bool:
         """Tell whether the client was ever sent a product's book."""
         return symbol in self._books
+
+    def book_frames(self, symbol: str) -> list[tuple[int, int]]:
+        """Return the (sequence, version) of each book frame that was sent, oldest first."""
+        return self._books[symbol].all() if symbol in self._books else []
 
     def version_at(self, symbol: str, sequence: int | None) -> tuple[int, int] | None:
         """Return the (sequence, version) of the last book frame up to a sequence; None when there was none."""

@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
 from infra.exchange import frames
+from infra.exchange.book_record import book_record
 from infra.exchange.coinbase import Connection, Exchange
 from infra.exchange.faults import Fault, Injection, Injector
 from infra.exchange.market import HistoryGone, Market
@@ -220,6 +221,15 @@ def _add_record(app: FastAPI, exchange: Exchange) -> None:
             for one in market.trades.since(since, limit)
         ]
         return Response(orjson.dumps({"symbol": symbol, "trades": trades}), media_type="application/json")
+
+    @app.get("/record/{symbol}/book")
+    async def recorded_book(symbol: str) -> Response:
+        """Every version of the book that is remembered, and which of them each connection was sent.
+
+        It takes a moment: stop the orders first (`PUT /rate`).
+        """
+        body = book_record(_market(exchange, symbol), [*exchange.past, *exchange.connections.values()])
+        return Response(orjson.dumps(body), media_type="application/json")
 
     @app.get("/book/{symbol}")
     async def book(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
+from collections.abc import Iterator
 from decimal import Decimal
 from itertools import islice, pairwise
 from typing import NamedTuple
@@ -222,6 +223,10 @@ class Market:
         self.version += 1
         self._changes.append(changes)
         return Step(ts, self.version, changes, trades)
+
+    def changes_newest_first(self) -> Iterator[list[tuple[int, int, int]]]:
+        """Yield what each version changed, (side, ticks, lots before), from the last version to the oldest kept."""
+        return self._changes.newest_first()
 
     def book_at(self, version: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Return bids and asks as (ticks, lots), best first, as they were after the step of that version.

@@ -106,3 +106,10 @@ class ChangeRecord:
         for place in range(len(self._ticks) - 1, first - 1, -1):
             ticks = self._ticks[place]
             yield (1, ticks, self._before[place]) if ticks > 0 else (-1, -ticks, self._before[place])
+
+    def newest_first(self) -> Iterator[list[tuple[int, int, int]]]:
+        """Yield the changes of each version, (side, ticks, lots before), the newest version first."""
+        for version in range(len(self) - 1, -1, -1):
+            places = range(self._starts[version], self._starts[version + 1])
+            changes = ((self._ticks[place], self._before[place]) for place in places)
+            yield [(1, ticks, before) if ticks > 0 else (-1, -ticks, before) for ticks, before in changes]
