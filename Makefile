@@ -64,6 +64,8 @@ lint: setup ## Check style, formatting, types and import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy .
 	@$(BIN)/lint-imports
+	@$(BIN)/tickstream schemas check
+	@$(BIN)/tickstream schemas docs --check
 
 format: setup ## Format the Python code and mend what can be mended
 	@$(BIN)/ruff format .
