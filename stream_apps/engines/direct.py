@@ -16,7 +16,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from runtime.kafka import close, consumer_config
-from stream_apps.engines.partition import Partition
+from stream_apps.engines.assignment import Assignment
 from stream_apps.engines.worker import Worker, abandon
 from stream_apps.pipeline import Record
 from stream_apps.settings import GROUP
@@ -27,7 +27,6 @@ _POLL_SECONDS = 0.1
 # While a partition waits for a job's end there is more to do soon.
 _POLL_BUSY_SECONDS = 0.001
 _MEASURE_SECONDS = 1.0
-_RPC_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -37,14 +36,9 @@ class Engine:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._partitions: dict[int, Partition] = {}
-        # The next offset to take of each (topic, partition number); none before its pipeline is ready.
-        self._next: dict[tuple[str, int], int] = {}
-        self._paused: set[int] = set()
-        self._jumps: dict[tuple[str, int], tuple[int, int]] = {}
-        self._changed = False
-        self._ids: dict[str, str] = {}
         self._executor = ThreadPoolExecutor(32, thread_name_prefix="partition")
+        self._assignment = Assignment(worker, self._executor, on_moved=self._moved, on_done=lambda: None)
+        self._changed = False
         self._measured = 0.0
         settings = worker.settings
         config = consumer_config(settings, GROUP) | {
@@ -67,13 +61,12 @@ class Engine:
         )
         while not self._worker.stop.is_set():
             self._offer(self._consume())
-            for partition in self._partitions.values():
-                partition.work()
+            self._assignment.work()
             if self._changed:
                 self._position()
             if time.monotonic() - self._measured >= _MEASURE_SECONDS:
                 self._measured = time.monotonic()
-                self._look()
+                self._assignment.measure(self._end)
         self._drain(self._worker.settings.drain_seconds)
         if not close(self._consumer, 5.0):
             _log.warning("left the group without an answer")
@@ -86,137 +79,90 @@ class Engine:
         messages: list[Any] = self._consumer.consume(READ_AT_ONCE, 0.0)
         if messages:
             return messages
-        is_busy = any(partition.is_busy or partition.waiting for partition in self._partitions.values())
+        partitions = self._assignment.partitions.values()
+        is_busy = any(partition.is_busy or partition.waiting for partition in partitions)
         first = self._consumer.poll(_POLL_BUSY_SECONDS if is_busy else _POLL_SECONDS)
         return [] if first is None else [first]
 
     def _offer(self, messages: list[Any]) -> None:
         found: dict[int, list[Record]] = {}
+        accepts = self._assignment.accepts
         for message in messages:
             if message.error() is not None:
                 self._take_error(message)
                 continue
             topic, number, offset = message.topic(), message.partition(), message.offset()
-            expected = self._next.get((topic, number))
-            if expected is None or offset < expected:
-                continue
-            if offset > expected and not self._is_explained(topic, number, expected, offset):
-                continue
-            self._next[topic, number] = offset + 1
-            found.setdefault(number, []).append(
-                Record(topic, offset, message.key(), message.value(), message.headers(), message.timestamp()[1])
-            )
+            if accepts(topic, number, offset):
+                found.setdefault(number, []).append(
+                    Record(topic, offset, message.key(), message.value(), message.headers(), message.timestamp()[1])
+                )
         for number, records in found.items():
-            self._partitions[number].offer(records)
-        self._throttle()
-
-    def _is_explained(self, topic: str, number: int, expected: int, offset: int) -> bool:
-        """Tell whether a jump is in the log itself; else the partition is read again from where it was expected."""
-        partition = self._partitions[number]
-        try:
-            low, _ = self._consumer.get_watermark_offsets(TopicPartition(topic, number), _RPC_SECONDS)
-        except KafkaException as error:
-            partition.restart(f"{topic}/{number}: a jump from {expected} to {offset} cannot be explained: {error}")
-            self._forget_positions(number)
-            return False
-        if low > expected and partition.pipeline is not None:
-            partition.pipeline.log_started(topic, low)
-            return True
-        _log.warning("offsets skipped", topic=topic, partition=number, expected=expected, offset=offset, log_start=low)
-        if self._jumps.get((topic, number)) == (expected, offset):
-            return True  # twice the same: these offsets hold no records, but a transaction's marks
-        self._jumps[topic, number] = (expected, offset)
-        partition.restart(f"{topic}/{number}: offset {offset} came where {expected} was expected")
-        self._forget_positions(number)
-        return False
+            self._assignment.offer(number, records)
+        pause, resume = self._assignment.throttle()
+        for number in pause:
+            self._consumer.pause(self._positions_of(number))
+        for number in resume:
+            self._consumer.resume(self._positions_of(number))
 
     def _take_error(self, message: Any) -> None:
         error = message.error()
         if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
-            partition = self._partitions.get(message.partition())
-            if partition is not None:
-                partition.restart(f"{message.topic()}/{message.partition()}: {error.str()}")
-                self._forget_positions(partition.number)
+            self._assignment.restart(message.partition(), f"{message.topic()}/{message.partition()}: {error.str()}")
             return
         if error.fatal():
             abandon(f"consumer: {error.str()}")
         _log.warning("consumer", code=error.name(), reason=error.str(), topic=message.topic())
 
-    def _throttle(self) -> None:
-        for partition in self._partitions.values():
-            number = partition.number
-            if partition.is_full and number not in self._paused:
-                self._paused.add(number)
-                self._consumer.pause(self._positions_of(number))
-            elif partition.has_room and number in self._paused:
-                self._paused.discard(number)
-                self._consumer.resume(self._positions_of(number))
-
-    def _positions_of(self, number: int) -> list[TopicPartition]:
-        return [TopicPartition(topic, each) for topic, each in self._next if each == number]
-
     # -- where to read
 
-    def _located(self, number: int, offsets: dict[str, int]) -> None:
-        """Read a partition from these offsets on; its pipeline is ready."""
-        for topic, offset in offsets.items():
-            self._next[topic, number] = offset
-        self._changed = True
+    def _positions_of(self, number: int) -> list[TopicPartition]:
+        return [TopicPartition(topic, number) for topic in self._assignment.positions(number)]
 
-    def _forget_positions(self, number: int) -> None:
-        self._next = {at: offset for at, offset in self._next.items() if at[1] != number}
-        self._paused.discard(number)
+    def _moved(self, _number: int) -> None:
         self._changed = True
 
     def _position(self) -> None:
         """Assign what is ready, each partition at the next offset that it is to take."""
         try:
-            self._consumer.assign([TopicPartition(*at, offset) for at, offset in self._next.items()])
+            self._consumer.assign([TopicPartition(*at, offset) for at, offset in self._assignment.next.items()])
         except KafkaException as error:
             # A rebalance has begun, and comes with the next poll; else this is tried again.
             _log.warning("not assigned yet", reason=error.args[0].str())
             return
         self._changed = False
-        self._paused.clear()
+        for number in self._assignment.partitions:
+            if self._assignment.is_paused(number):
+                self._consumer.pause(self._positions_of(number))
+
+    def _end(self, topic: str, number: int) -> int:
+        known: tuple[int, int] = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)
+        return known[1]
 
     # -- the group
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         consumer.assign([])
-        numbers = sorted({partition.partition for partition in partitions})
-        whole = len(numbers) * len(self._worker.topics) == len(partitions)
-        if not whole:
-            abandon(f"the group gave out different partition numbers of the input topics: {partitions}")
-        _log.info("assigned", partitions=numbers)
-        for number in numbers:
-            self._partitions[number] = Partition(
-                number,
-                self._worker.settings,
-                self._worker.shell,
-                self._executor,
-                group=self._consumer.consumer_group_metadata,
-                on_located=self._located,
-                on_done=lambda: None,
-            )
+        self._assignment.open(
+            [(partition.topic, partition.partition) for partition in partitions],
+            self._consumer.consumer_group_metadata(),
+        )
 
     def _on_revoke(self, consumer: Any, _partitions: list[TopicPartition]) -> None:
         self._drain(self._worker.settings.session_seconds / 2)
         consumer.unassign()
 
     def _on_lost(self, consumer: Any, _partitions: list[TopicPartition]) -> None:
-        _log.warning("partitions lost", partitions=sorted(self._partitions))
+        _log.warning("partitions lost", partitions=sorted(self._assignment.partitions))
         self._close()
         consumer.unassign()
 
     def _drain(self, limit_s: float) -> None:
         """Commit and checkpoint what was stepped, for so long at most, and let go of every partition."""
         deadline = time.monotonic() + limit_s
-        for partition in self._partitions.values():
-            partition.drain()
+        self._assignment.drain()
         while time.monotonic() < deadline:
-            for partition in self._partitions.values():
-                partition.work()
-            if all(partition.is_drained for partition in self._partitions.values()):
+            self._assignment.work()
+            if self._assignment.is_drained:
                 break
             time.sleep(0.001)
         else:
@@ -224,29 +170,8 @@ class Engine:
         self._close()
 
     def _close(self) -> None:
-        for partition in self._partitions.values():
-            partition.close()
-            self._worker.forget(partition)
-        self._partitions.clear()
-        self._next.clear()
-        self._paused.clear()
+        self._assignment.close()
         self._changed = False
-
-    # -- what people and machines see
-
-    def _look(self) -> None:
-        self._worker.export(self._partitions.values())
-        for (topic, number), offset in self._next.items():
-            _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)
-            waiting = len(self._partitions[number].waiting)
-            self._worker.show_lag(topic, number, max(0, high - offset) + waiting)
-        ids = dict(self._worker.topic_ids)
-        for topic, identity in ids.items():
-            if self._ids.get(topic, identity) != identity:
-                for partition in self._partitions.values():
-                    partition.restart(f"{topic} was deleted and made again")
-                    self._forget_positions(partition.number)
-        self._ids = ids
 
 
 def run(worker: Worker) -> None:

@@ -17,7 +17,7 @@ from marketdata.headers import HOPS, Hops
 from stream_apps.chain import INPUTS, make_chains
 from stream_apps.pipeline import Pipeline, Record, Shell, Start
 
-ENGINES = ["direct"]
+ENGINES = ["faust", "direct"]
 OUTPUTS = ("md.trades", "md.candles", "md.dead_letters")
 INPUT_TOPIC = "md.ingest.trades"
 START_NS = 1_780_000_000_000_000_000
