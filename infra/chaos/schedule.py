@@ -28,8 +28,10 @@ OTHER_KINDS: dict[Kind, int] = {"join": 8, "burst": 6, "load": 6}
 OTHER_SHARE = 0.2
 
 QUIET_SECONDS = 4.0
-PAUSE_SECONDS_MEAN = 2.5
+PAUSE_SECONDS_MEAN = 3.5
 PAUSE_SECONDS_MIN = 0.3
+# A process that has just been started again is left alone; else nothing would ever run.
+RESTART_SECONDS = 5.0
 FREEZE_SECONDS_MIN = 1.0
 FREEZE_SECONDS_MAX = 60.0
 # A shorter run freezes for less, so that something else happens, too.
@@ -66,7 +68,7 @@ def schedule(seed: int, seconds: float, workers: int) -> list[Fault]:
         fault = _fault(chance, now, seconds, workers, busy_until)
         if fault is not None:
             faults.append(fault)
-            busy_until[fault.target] = fault.end_s + 1
+            busy_until[fault.target] = fault.end_s + (1.0 if fault.seconds else RESTART_SECONDS)
             if fault.kind == "join":
                 faults.append(Fault(fault.end_s, "leave", fault.target))
         now += max(PAUSE_SECONDS_MIN, chance.expovariate(1 / PAUSE_SECONDS_MEAN))
