@@ -352,6 +352,8 @@ class Pipeline:
         now = self._shell.clock()
         record = Record(entry.physical, loss.offset, None, None, None, loss.ts // MILLISECOND_NS)
         for key in named:
+            if not publish and loss.offset <= entry.reflected.get(key, -1):
+                continue  # in replay: the key's checkpoint reflects it
             outputs = entry.chain.lose(loss, (key,))
             # From here the loss is seen again when it is replayed.
             self._touch(entry, key, min(loss.offset, entry.next), now)
