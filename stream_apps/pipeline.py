@@ -263,6 +263,8 @@ class Pipeline:
     def resume(self) -> None:
         """Make public what was lost before the frontier; call it once, after replay and before `step`."""
         for entry in self._inputs.values():
+            # In whatever order they were restored: the first one says how old the oldest checkpoint is.
+            entry.saved = dict(sorted(entry.saved.items(), key=lambda item: item[1].saved_ms))
             if entry.loss is not None:
                 self._lose(entry, entry.loss, None, publish=True)
                 entry.loss = None

@@ -200,6 +200,20 @@ def test_whatever_was_committed_before_each_crash_every_output_exists_once_and_i
     assert by_topic(log.written) == by_topic(undisturbed(records, log.excluded))
 
 
+def test_a_checkpoint_that_is_still_needed_is_found_after_two_recoveries() -> None:
+    """The oldest one counts, although a key that was seen before it has a newer one by now."""
+    keys = ["sim:C", "sim:A", "sim:B", "sim:A", "sim:C"]
+    log = Log([record(offset, key, trades(key, "1")) for offset, key in enumerate(keys)], Cadence(inputs=1))
+    log.run([1, 1, 1, 1], last_commits=True)
+    log.run([1], last_commits=True)
+    log.open()
+    assert {key: found["counting"]["events"] for key, found in states(log).items()} == {
+        "sim:A": 2,
+        "sim:B": 1,
+        "sim:C": 2,
+    }
+
+
 @settings(max_examples=60)
 @given(records=logs(), size=st.integers(1, 7), inputs=st.integers(1, 30))
 def test_replay_gives_the_states_that_the_records_gave(records: list[Record], size: int, inputs: int) -> None:
