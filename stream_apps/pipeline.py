@@ -265,6 +265,8 @@ class Pipeline:
     def resume(self) -> None:
         """Make public what was lost before the frontier; call it once, after replay and before `step`."""
         for entry in self._inputs.values():
+            # In whatever order they were restored: the first one says how old the oldest checkpoint is.
+            entry.saved = dict(sorted(entry.saved.items(), key=lambda item: item[1].saved_ms))
             if entry.loss is not None:
                 self._lose(entry, entry.loss, None, publish=True)
                 entry.loss = None
@@ -352,6 +354,8 @@ class Pipeline:
         now = self._shell.clock()
         record = Record(entry.physical, loss.offset, None, None, None, loss.ts // MILLISECOND_NS)
         for key in named:
+            if not publish and loss.offset <= entry.reflected.get(key, -1):
+                continue  # in replay: the key's checkpoint reflects it
             outputs = entry.chain.lose(loss, (key,))
             # From here the loss is seen again when it is replayed.
             self._touch(entry, key, min(loss.offset, entry.next), now)
