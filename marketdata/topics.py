@@ -94,7 +94,11 @@ BOOK_UPDATES = Topic(name="md.book_updates", schema="BookUpdate", about="L2 book
 QUOTES = Topic(name="md.quotes", schema="Quote", about="Best bid and offer, from the venue and from our books.")
 STATUS = Topic(name="md.status", schema="FeedStatus", about="Gaps, resyncs, halts, connections.")
 BOOKS = Topic(
-    name="md.books", schema="Book", about="Best levels of each book, with validity.", retention_ms=DAY_MS, compacted=True
+    name="md.books",
+    schema="Book",
+    about="Best levels of each book, with validity.",
+    retention_ms=DAY_MS,
+    compacted=True,
 )
 CANDLES = Topic(
     name="md.candles",
