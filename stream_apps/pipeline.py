@@ -30,6 +30,7 @@ import structlog
 
 from marketdata import topics
 from marketdata.clock import MILLISECOND_NS
+from marketdata.commit import Mark
 from marketdata.errors import CodecError, TickstreamError, Unavailable
 from marketdata.events import ALL_SYMBOLS, AnyEvent, Checkpoint, DeadLetter
 from marketdata.headers import HOPS, NO_HOPS, TRACEPARENT, Hops, HopsEncoder, constants, event_time
@@ -74,26 +75,6 @@ class Output(msgspec.Struct, frozen=True, gc=False):
     key: bytes
     value: bytes | None
     headers: list[Header]
-
-
-class Mark(msgspec.Struct, frozen=True, kw_only=True, rename={"topic_id": "topic", "replay_from": "replay"}):
-    """What a commit says besides its offset: the topic's id, where to replay from, the oldest checkpoint's time."""
-
-    topic_id: str
-    replay_from: int
-    checkpoints_since_ms: int
-
-    def text(self) -> str:
-        """Return the metadata of the commit."""
-        return msgspec.json.encode(self).decode()
-
-    @classmethod
-    def parse(cls, text: str | None) -> Mark | None:
-        """Return the mark in a commit's metadata, None where there is none."""
-        try:
-            return msgspec.json.decode(text or "", type=cls)
-        except msgspec.DecodeError:
-            return None
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
