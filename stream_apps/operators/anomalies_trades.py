@@ -13,10 +13,10 @@ import msgspec
 
 from marketdata.clock import SECOND_NS
 from marketdata.events import AMENDING, HALTED, AnyEvent, Trades
+from marketdata.windows import Window
 from stream_apps.operators.anomaly import (
     AFTER_HALT,
     Reports,
-    Window,
     as_text,
     decimal_places,
     make_anomaly,
@@ -159,7 +159,7 @@ class AnomaliesTrades:
             price, last = float(furthest.price), float(trades[-1].price)
             if before > 0 and price > 0 and last > 0:
                 distance = abs(log(price / before))
-                enough = len(state.returns.values) >= RETURNS_MIN and not state.quiet
+                enough = len(state.returns) >= RETURNS_MIN and not state.quiet
                 if enough and distance > JUMP_FLOOR:
                     usual = state.returns.median()
                     floor = max(JUMP_FLOOR, ticks(state.places, before, JUMP_FLOOR_TICKS))
@@ -177,7 +177,7 @@ class AnomaliesTrades:
                                 price=furthest.price,
                                 trade_id=furthest.trade_id,
                                 median_return=as_text(usual),
-                                values=str(len(state.returns.values)),
+                                values=str(len(state.returns)),
                             )
                         )
                 state.returns.push(abs(log(last / before)))
@@ -204,7 +204,7 @@ class AnomaliesTrades:
         for trade in event.trades:
             if trade.action == "new" and state.minute is not None and trade.ts_event >= state.minute:
                 state.volume += float(trade.size)
-        if state.spiked or state.quiet or len(state.minutes.values) < MINUTES_MIN:
+        if state.spiked or state.quiet or len(state.minutes) < MINUTES_MIN:
             return
         usual = state.minutes.median()
         limit = VOLUME_TIMES * usual
@@ -220,12 +220,12 @@ class AnomaliesTrades:
                         value=as_text(state.volume),
                         limit=as_text(limit),
                         median_volume=as_text(usual),
-                        minutes=str(len(state.minutes.values)),
+                        minutes=str(len(state.minutes)),
                     )
                 )
 
     def _silence(self, state: AnomaliesTradesState, event: Trades, out: list[AnyEvent]) -> None:
-        if state.stale or state.ts is None or len(state.pauses.values) < PAUSES_MIN:
+        if state.stale or state.ts is None or len(state.pauses) < PAUSES_MIN:
             return
         silent = event.ts_event - state.ts
         limit = max(STALE_NS_MIN, STALE_TIMES * state.pauses.median())
