@@ -27,21 +27,27 @@ endif
 ifdef RATE
 export TICKSTREAM_EXCHANGE_RATE := $(RATE)
 endif
+ifdef SYMBOLS
+export TICKSTREAM_EXCHANGE_SYMBOLS := $(SYMBOLS)
+endif
 ifdef ENGINE
 export TICKSTREAM_ENGINE := $(ENGINE)
+endif
+ifdef WORKERS
+export TICKSTREAM_WORKERS := $(WORKERS)
 endif
 ifdef STACK
 export TICKSTREAM_STACK := $(STACK)
 endif
 
-.PHONY: help run up down setup ready test lint format dashboard bench-latency bench-feeds clean distclean
+.PHONY: help run up down setup ready test lint format dashboard chaos bench-latency bench-feeds bench-stream clean distclean
 
 help: ## Show this list
 	@echo "make <goal>:"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | \
 	  awk -F'\t' '{ printf "%-16s %s\n", $$1, $$2 }'
 
-run: setup ## Start everything and show it live; SOURCE=sim|live|replay FILE= SPEED=1|10|max VENUE= RATE= ENGINE= STACK=docker
+run: setup ## Start everything and show it live; SOURCE=sim|live|replay FILE= SPEED=1|10|max VENUE= RATE= SYMBOLS= ENGINE= WORKERS= STACK=docker
 	@exec $(BIN)/tickstream up $(ARGS)
 
 up: setup ## Start everything in the background (see `.venv/bin/tickstream status`)
@@ -51,23 +57,32 @@ down: ## Stop what `make up` started
 	@if [ -x $(BIN)/tickstream ]; then $(BIN)/tickstream down; fi
 
 test: setup $(STAMPS)/chromium ## Run every test against a stack of its own; ARGS='-k books' chooses some
-	@exec $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 2 $(ARGS)
+	@exec $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## Check style, formatting, types and import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy .
 	@$(BIN)/lint-imports
+	@$(BIN)/tickstream schemas check
+	@$(BIN)/tickstream schemas docs --check
 
 format: setup ## Format the Python code and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+chaos: setup ## Kill, freeze and stop processes of a platform of its own, then check every value; ENGINE= SEED= SECONDS= WORKERS=
+	@exec $(BIN)/python -m infra.chaos $(if $(ENGINE),--engine $(ENGINE)) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 bench-latency: setup ## Measure the latency of each hop from socket to WebSocket client
 	@exec $(BIN)/python -m bench.latency $(ARGS)
 
 bench-feeds: setup $(STAMPS)/cryptofeed ## Measure how many frames a second each feed takes, beside cryptofeed
 	@exec $(BIN)/python -m bench.feeds $(ARGS)
+
+bench-stream: setup $(STAMPS)/quix ## Measure the stream path, beside a bare copy and Quix Streams
+	@exec $(BIN)/python -m bench.stream $(ARGS)
 
 # The environment comes first; what is left has nothing to do with each other and mostly waits for the network.
 setup: ## Install everything into .local/ and .venv/; quick when nothing has changed
@@ -100,6 +115,10 @@ $(STAMPS)/kafka-ui: infra/local/kafka_ui/pyproject.toml infra/local/kafka_ui/uv.
 
 $(STAMPS)/cryptofeed: bench/cryptofeed/pyproject.toml bench/cryptofeed/uv.lock $(STAMPS)/uv-$(UV_VERSION)
 	@$(STEP) cryptofeed
+	@touch $@
+
+$(STAMPS)/quix: bench/quix/pyproject.toml bench/quix/uv.lock $(STAMPS)/uv-$(UV_VERSION)
+	@$(STEP) quix
 	@touch $@
 
 $(STAMPS)/dashboard: $(DASHBOARD)

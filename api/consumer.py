@@ -28,7 +28,7 @@ from marketdata.clock import SECOND_NS
 from marketdata.codec import Codec
 from marketdata.errors import CodecError, TickstreamError, Unavailable
 from marketdata.events import RESYNCING, AnyEvent, Book
-from marketdata.headers import INPUT, Headers, Position
+from marketdata.headers import Headers, hops_of
 from runtime.health import Readiness
 from runtime.kafka import consumer_config, headers_of
 from runtime.metrics import DROPPED
@@ -306,10 +306,9 @@ class _Reader:
         """Return where to begin with md.book_updates, and note what each checkpoint reflects."""
         oldest: dict[int, int] = {}
         for message in checkpoints:
-            value = headers_of(message).get(INPUT)
-            if value is None:
+            position = hops_of(headers_of(message)).input
+            if position is None:
                 continue
-            position = Position.from_header(value)
             self._reflected[_book_key(message)] = position.offset
             oldest[position.partition] = min(position.offset + 1, oldest.get(position.partition, position.offset + 1))
         starts: Offsets = {}
@@ -325,8 +324,7 @@ class _Reader:
         """Tell of books whose next updates are not kept any more: theirs is a hole that nobody can fill."""
         lost: list[Delivery | Distrust] = []
         for key, message in self._checkpoints.items():
-            value = headers_of(message).get(INPUT)
-            position = Position.from_header(value) if value is not None else None
+            position = hops_of(headers_of(message)).input
             if position is None or position.offset + 1 < starts.get((position.topic, position.partition), 0):
                 venue, _, symbol = key.decode().partition(":")
                 lost.append(Distrust(venue, symbol))

@@ -111,9 +111,14 @@ class CandleData(_Model):
     low: Price | None
     close: Price | None
     volume: Price
-    quote_volume: Price
-    buy_volume: Price
-    trades: Annotated[int, Field(description="0: the interval is complete and had no trade.", examples=[42])]
+    quote_volume: Annotated[Price | None, Field(description="null where the venue does not send it.")]
+    buy_volume: Annotated[Price | None, Field(description="null where the venue does not send it.")]
+    trades: Annotated[
+        int | None,
+        Field(
+            description="0: the interval is complete and had no trade. null: the venue does not send it.", examples=[42]
+        ),
+    ]
     state: Annotated[str, Field(description="open, final or revised.", examples=["final"])]
     revision: Annotated[int, Field(description="One more for each later correction.", examples=[0])]
     origin: Annotated[str, Field(description="live, repair or backfill.", examples=["live"])]

@@ -16,18 +16,13 @@ from api.market import Market, Trust, fresh
 from api.settings import ApiSettings
 from marketdata.clock import SECOND_NS
 from marketdata.events import Book
-from marketdata.headers import T_APPLIED, T_INGESTED, T_PRODUCED, T_RECV, TRACEPARENT, Headers, time_of
+from marketdata.headers import TRACEPARENT, Headers, hops_of
 from runtime.health import Readiness
 from runtime.metrics import observe_hop
 from runtime.tracing import Tracing
 
 _EXPIRE_S = 1.0
 _CHECK_S = 2.0
-_HOPS = (
-    ("recv_to_produced", T_RECV, T_PRODUCED),
-    ("produced_to_ingested", T_PRODUCED, T_INGESTED),
-    ("ingested_to_applied", T_INGESTED, T_APPLIED),
-)
 HANDLED = Counter("tickstream_api_events_total", "Events that the API took in, by schema.", ["schema"])
 CAUGHT_UP = Gauge("tickstream_api_caught_up", "1 once the market is known after a start.")
 
@@ -122,15 +117,13 @@ class Service:
 
     def _measure(self, headers: Headers, consumed_ns: int, written_ns: int) -> None:
         """Note how long each hop of an event took that was written to at least one client."""
-        last: int | None = None
-        last_name = ""
-        for hop, start, end in _HOPS:
-            end_ns = time_of(headers, end)
-            if end_ns is not None:
-                observe_hop(hop, time_of(headers, start), end_ns)
-                last, last_name = end_ns, hop.rpartition("_")[2]
-        if last is not None:
-            observe_hop(f"{last_name}_to_client", last, written_ns)
+        hops = hops_of(headers)
+        observe_hop("recv_to_produced", hops.t_recv, hops.t_produced)
+        observe_hop("produced_to_processed", hops.t_produced, hops.t_processed)
+        if hops.t_processed:
+            observe_hop("processed_to_client", hops.t_processed, written_ns)
+        else:
+            observe_hop("produced_to_client", hops.t_produced, written_ns)
         observe_hop("consumed_to_client", consumed_ns, written_ns)
-        observe_hop("socket_to_client", time_of(headers, T_RECV), written_ns)
+        observe_hop("socket_to_client", hops.t_recv, written_ns)
         self._tracing.span("deliver", headers.get(TRACEPARENT), consumed_ns, written_ns)

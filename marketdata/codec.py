@@ -1,12 +1,13 @@
 """Avro in the Confluent wire format: a zero byte, the schema id in four bytes (big-endian), the Avro body.
 
-The codec is pure: schema ids come in as plain values (`Codec(ids)`), and a record written with a schema that is not
-known yet raises `UnknownSchema`, on which the shell fetches that schema once, calls `learn` and tries again.
+The codec is pure: schema ids are plain values (`Codec(ids)`). A record written with a schema that is not known yet
+raises `UnknownSchema`; the caller then fetches that schema once, calls `learn` and tries again.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
@@ -22,6 +23,13 @@ MAGIC = 0
 _PREFIX = struct.Struct(">BI")
 _CLASSES: dict[str, type[AnyEvent]] = {cls.schema: cls for cls in EVENTS}
 _PARSED: dict[str, Schema] = {name: fastavro.parse_schema(schemas.load(name)) for name in _CLASSES}
+
+# The values of Avro's primitive types in Python.
+_KINDS: dict[str, type] = {
+    "string": str, "bytes": bytes, "boolean": bool, "int": int, "long": int, "null": type(None),
+}  # fmt: skip
+_BITS = {"int": 32, "long": 64}
+_VALUE_CHARS = 100
 
 
 def as_record(event: AnyEvent) -> dict[str, Any]:
@@ -42,10 +50,10 @@ class Codec:
         }
 
     def learn(self, schema_id: int, schema: dict[str, Any]) -> None:
-        """Remember the schema that an id stands for, as the registry gave it."""
+        """Remember the schema of an id, as the registry returned it."""
         name = str(schema.get("name", "")).rpartition(".")[2]
         if name not in _CLASSES:
-            raise CodecError(f"schema id {schema_id} is a {name or 'nameless schema'}, which is no record of ours")
+            raise CodecError(f"schema id {schema_id} is not a Tickstream record: {name or 'it has no name'}")
         self._writers[schema_id] = (name, fastavro.parse_schema(schema))
 
     def encode(self, event: AnyEvent) -> bytes:
@@ -53,21 +61,25 @@ class Codec:
 
         Raises CodecError when the event does not fit its schema, naming the field.
         """
-        out = BytesIO()
         try:
-            out.write(self._prefixes[event.schema])
-            fastavro.schemaless_writer(out, _PARSED[event.schema], as_record(event))
+            prefix = self._prefixes[event.schema]
         except KeyError:
             raise CodecError(f"no schema id is known for {event.schema}: run `tickstream schemas register`") from None
-        except (ValueError, TypeError, OverflowError) as error:
-            raise CodecError(f"{event.schema} does not fit its schema: {error}") from error
+        out = BytesIO()
+        out.write(prefix)
+        try:
+            record = as_record(event)
+            fastavro.schemaless_writer(out, _PARSED[event.schema], record)
+        except (ValueError, TypeError, OverflowError, AttributeError) as error:
+            detail = misfit(schemas.load(event.schema), record) or str(error)
+            raise CodecError(f"{event.schema} does not fit its schema: {detail}") from error
         return out.getvalue()
 
     def decode(self, data: bytes) -> AnyEvent:
-        """Return the event that the bytes hold.
+        """Return the event in the bytes.
 
-        Raises UnknownSchema (its `args[1]` is the id) when the schema id was never learned, and CodecError for
-        anything that is no record of ours.
+        Raises UnknownSchema (its `args[1]` is the id) when the schema id was never learned, and CodecError for bytes
+        that are not one of our records.
         """
         if len(data) < _PREFIX.size or data[0] != MAGIC:
             raise CodecError(f"not in the Confluent wire format: starts with {data[:5]!r}")
@@ -83,3 +95,53 @@ class Codec:
             return msgspec.convert(record, _CLASSES[name])
         except (ValueError, TypeError, EOFError, IndexError, KeyError, StopIteration, msgspec.ValidationError) as error:
             raise CodecError(f"not a {name}: {error}") from error
+
+
+def misfit(schema: Any, record: dict[str, Any]) -> str | None:
+    """Return which field of a record does not fit its schema (parsed JSON), and why; None when all fit."""
+    return next(_misfits(schema, record, ""), None)
+
+
+def _misfits(schema: Any, value: Any, field: str) -> Iterator[str]:
+    kind = schema["type"] if isinstance(schema, dict) else "union" if isinstance(schema, list) else schema
+    if kind == "union":
+        problems = [next(_misfits(branch, value, field), "") for branch in schema]
+        yield from problems[-1:] if all(problems) else ()
+    elif kind == "record":
+        for each in schema["fields"]:
+            yield from _misfits(each["type"], value[each["name"]], f"{field}.{each['name']}")
+    elif kind == "array" and isinstance(value, (list, tuple)):
+        for at, item in enumerate(value):
+            yield from _misfits(schema["items"], item, f"{field}[{at}]")
+    elif kind == "map" and isinstance(value, dict):
+        for key, item in value.items():
+            yield from _misfits("string", key, field)
+            yield from _misfits(schema["values"], item, f"{field}[{key!r}]")
+    else:
+        expected = "" if _fits(kind, schema, value) else _expected(kind, schema)
+        if expected:
+            yield f"{field.removeprefix('.')} is {repr(value)[:_VALUE_CHARS]}, not {expected}"
+
+
+def _fits(kind: str, schema: Any, value: Any) -> bool:
+    if kind == "enum":
+        return value in schema["symbols"]
+    if type(value) is not _KINDS.get(kind):
+        return False
+    if kind in _BITS:
+        return bool(-(2 ** (_BITS[kind] - 1)) <= value < 2 ** (_BITS[kind] - 1))
+    return kind != "string" or _is_unicode(str(value))
+
+
+def _expected(kind: str, schema: Any) -> str:
+    if kind == "enum":
+        return " or ".join(schema["symbols"])
+    return f"an integer of {_BITS[kind]} bits" if kind in _BITS else f"of type {kind}"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,8 +1,8 @@
-"""Every event that travels through Tickstream, one class per Avro schema in `schemas/`.
+"""Every event that Tickstream publishes, one class per Avro schema in `schemas/`.
 
 Prices and sizes are the venue's own decimal strings. `ts_event` is the venue's clock and `ts_recv` ours, both integer
-UTC nanoseconds. `valid` says whether the value may be trusted and `reason` why not. What each field means is written
-once, in the `.avsc` files.
+UTC nanoseconds. `valid` says whether the value may be trusted and `reason` why not. None means that the value is
+unknown. An enum of a schema is a plain string here. The `.avsc` files document every field.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ RESYNCING = "resyncing"
 DISCONNECTED = "disconnected"
 AMENDED = "amended"
 
-# What is owned outright has a positive price; contracts have settled below zero (CME's oil in April 2020).
+# Kinds of instruments whose prices are always positive. Futures have settled below zero (CME crude oil, April 2020).
 POSITIVE_KINDS = frozenset({"spot", "equity"})
 
-# Venues whose feeds tell corrections and cancels of trades. Another one's trades are remembered for such from its first
-# amendment on.
+# Venues whose feeds send corrections and cancels of trades. For any other venue, trades are remembered for this purpose
+# only after its first amendment.
 AMENDING = frozenset({"alpaca", "fix"})
 
-# Longer than any venue's trade id; a limit so that a hostile one cannot cost us memory.
+# Longer than any venue's trade id; bounds the memory that a hostile id can use.
 TRADE_ID_LENGTH_MAX = 128
 
-# Every symbol of a connection at once, where an event concerns the connection itself.
+# The symbol of an event that concerns the whole connection.
 ALL_SYMBOLS = "*"
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What every event has: a venue and a symbol, which together key it."""
+    """What every event has: a venue and a symbol, which together are its key."""
 
     schema: ClassVar[str]
 
@@ -69,7 +69,7 @@ class RawFrame(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One execution; `side` is the aggressor's. A correction takes the place of `original_id`, a cancel its own id."""
+    """One execution. `side` is the aggressor's. A correction replaces `original_id`; a cancel removes `trade_id`."""
 
     trade_id: str
     ts_event: int
@@ -82,9 +82,9 @@ class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Trades(Event, frozen=True, kw_only=True, gc=False):
-    """The trades that one venue frame brought for one symbol, oldest first; an empty tuple is a heartbeat.
+    """The trades of one symbol in one venue frame, oldest first; an empty tuple means no trades up to `ts_event`.
 
-    `complete_from` is told by repairs: every trade of [complete_from, ts_event) is in the stream by now.
+    Repairs set `complete_from`: the stream now contains every trade of [complete_from, ts_event).
     """
 
     schema: ClassVar[str] = "Trades"
@@ -120,7 +120,7 @@ class BookUpdate(Event, frozen=True, kw_only=True, gc=False):
 
 
 class Quote(Event, frozen=True, kw_only=True, gc=False):
-    """Best bid and offer (`source` venue or book), with the venue's 24-hour statistics where it sends them."""
+    """Best bid and ask (`source` is venue or book), with the venue's 24-hour statistics where it sends them."""
 
     schema: ClassVar[str] = "Quote"
 
@@ -144,7 +144,7 @@ class Quote(Event, frozen=True, kw_only=True, gc=False):
 
 
 class FeedStatus(Event, frozen=True, kw_only=True, gc=False):
-    """What happened to a feed; a gap and the resynced that closes it share a `gap_id`."""
+    """Something that happened to a feed; a gap and the resynced that closes it have the same `gap_id`."""
 
     schema: ClassVar[str] = "FeedStatus"
 
@@ -165,7 +165,7 @@ class FeedStatus(Event, frozen=True, kw_only=True, gc=False):
 
 
 class Instrument(Event, frozen=True, kw_only=True, gc=False):
-    """What a venue trades under a symbol."""
+    """An instrument as the venue lists it."""
 
     schema: ClassVar[str] = "Instrument"
 
@@ -178,6 +178,11 @@ class Instrument(Event, frozen=True, kw_only=True, gc=False):
     min_order_size: str | None = None
     status: str = "unknown"
     kind: str = "spot"
+    expiry: int | None = None
+    strike: str | None = None
+    contract_multiplier: str | None = None
+    settlement_currency: str | None = None
+    inverse: bool | None = None
 
 
 class Book(Event, frozen=True, kw_only=True, gc=False):
@@ -192,7 +197,7 @@ class Book(Event, frozen=True, kw_only=True, gc=False):
     origin: str = "live"
     valid: bool
     reason: str = ""
-    kind: str
+    kind: str = "top"
     depth: int
     updates: int = 0
     bid_prices: list[str]
@@ -221,9 +226,9 @@ class Candle(Event, frozen=True, kw_only=True, gc=False):
     low: str | None = None
     close: str | None = None
     volume: str = "0"
-    quote_volume: str = "0"
-    buy_volume: str = "0"
-    trades: int = 0
+    quote_volume: str | None = None
+    buy_volume: str | None = None
+    trades: int | None = None
     state: str = "open"
     revision: int = 0
     origin: str = "live"
@@ -237,9 +242,9 @@ class Candle(Event, frozen=True, kw_only=True, gc=False):
 
 
 class CandleHistory(Event, frozen=True, kw_only=True, gc=False):
-    """Closed candles of one interval that follow each other from `start` on, as history tells them; columns are even.
+    """Consecutive closed candles of one interval, from `start` on, from a venue's history; columns have equal lengths.
 
-    No open (nor high, low, close) is an interval without trades. All have the same `revision`.
+    An empty open, high, low and close mark an interval without trades. All candles have the same `revision`.
     """
 
     schema: ClassVar[str] = "CandleHistory"
@@ -256,13 +261,13 @@ class CandleHistory(Event, frozen=True, kw_only=True, gc=False):
     lows: list[str]
     closes: list[str]
     volumes: list[str]
-    quote_volumes: list[str]
-    buy_volumes: list[str]
-    trades: list[int]
+    quote_volumes: list[str | None]
+    buy_volumes: list[str | None]
+    trades: list[int | None]
 
 
 class Anomaly(Event, frozen=True, kw_only=True, gc=False):
-    """Something about the market or its data that a person or a strategy should know."""
+    """An unusual market or data condition."""
 
     schema: ClassVar[str] = "Anomaly"
 
@@ -278,7 +283,7 @@ class Anomaly(Event, frozen=True, kw_only=True, gc=False):
 
 
 class DeadLetter(Event, frozen=True, kw_only=True, gc=False):
-    """Something that could not be used, with the reason and its bytes."""
+    """A frame or record that could not be used, with the reason and its bytes."""
 
     schema: ClassVar[str] = "DeadLetter"
 
@@ -295,20 +300,25 @@ class DeadLetter(Event, frozen=True, kw_only=True, gc=False):
     payload: bytes
 
 
-class OperatorState(Event, frozen=True, kw_only=True, gc=False):
-    """Checkpoint of one operator's state for one key, as JSON, with the input positions that it reflects."""
+class Checkpoint(Event, frozen=True, kw_only=True, gc=False):
+    """The states of a chain's operators for one symbol, after the input record at `offset`.
 
-    schema: ClassVar[str] = "OperatorState"
+    `chain` is the logical name of the input topic, `states` maps operator name to its state (MessagePack).
+    """
 
-    operator: str
+    schema: ClassVar[str] = "Checkpoint"
+
+    chain: str
+    partition: int
+    offset: int
+    topic_id: str
     ts_recv: int
-    positions: dict[str, int]
-    state: str
+    states: dict[str, bytes]
 
     @property
     def key(self) -> str:
-        """Kafka key, `operator|venue:symbol`."""
-        return f"{self.operator}|{self.venue}:{self.symbol}"
+        """Kafka key, `chain|venue:symbol`."""
+        return f"{self.chain}|{self.venue}:{self.symbol}"
 
 
 AnyEvent = (
@@ -323,7 +333,7 @@ AnyEvent = (
     | CandleHistory
     | Anomaly
     | DeadLetter
-    | OperatorState
+    | Checkpoint
 )
 
 EVENTS: tuple[type[AnyEvent], ...] = (
@@ -338,5 +348,5 @@ EVENTS: tuple[type[AnyEvent], ...] = (
     CandleHistory,
     Anomaly,
     DeadLetter,
-    OperatorState,
+    Checkpoint,
 )

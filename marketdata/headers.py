@@ -1,68 +1,170 @@
-"""The Kafka headers of every message: trace, CloudEvents attributes, hop times and the input position.
+"""The Kafka headers of every message: trace context, CloudEvents attributes, and the hops that it passed.
 
 | header | value |
 |---|---|
 | `traceparent` | W3C trace context |
-| `ce_specversion` `ce_id` `ce_type` `ce_source` | CloudEvents attributes |
-| `t_recv` `t_produced` `t_ingested` `t_applied` | when a hop was passed, UTC nanoseconds as ASCII digits |
-| `input` | `topic|partition|offset|index`: the input record that this output reflects, and its place among outputs |
+| `ce_specversion` `ce_type` `ce_source` `ce_dataschema` `content-type` | CloudEvents, constant for a schema and source |
+| `ce_id` | unique for each `ce_source` |
+| `ce_time` | when the data was received, RFC 3339 with nanoseconds |
+| `ce_subject` | the message's key |
+| `hops` | binary, see below |
 
-An index of -1 marks a checkpoint: it reflects every input of the partition up to that offset.
-"""
+`hops` is big-endian. The input position is absent where a message has no input record.
+
+| bytes | content |
+|---|---|
+| 0 | version, 1 |
+| 1-8, 9-16, 17-24 | `t_recv` (received from the venue), `t_produced` (handed to Kafka by the producer), `t_processed` (handed to Kafka by the pipeline): UTC nanoseconds, 0 where unknown |
+| 25-28, 29-36, 37-40 | input partition, offset, and index among the outputs of that input (signed) |
+| 41 to the end | input topic, UTF-8 |
+
+CloudEvents: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
+"""  # noqa: E501 - table rows
 
 from __future__ import annotations
 
+import struct
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+
 import msgspec
 
+from marketdata.clock import SECOND_NS
 from marketdata.errors import CodecError
 
 Headers = dict[str, bytes]
 
 TRACEPARENT = "traceparent"
-INPUT = "input"
-T_RECV = "t_recv"
-T_PRODUCED = "t_produced"
-T_INGESTED = "t_ingested"
-T_APPLIED = "t_applied"
-HOPS = (T_RECV, T_PRODUCED, T_INGESTED, T_APPLIED)
+HOPS = "hops"
+CONTENT_TYPE = b"application/avro"
+
+_VERSION = 1
+_TIMES = struct.Struct(">Bqqq")
+_TIMES_AND_INPUT = struct.Struct(">Bqqqiqi")
 
 
 class Position(msgspec.Struct, frozen=True, order=True):
-    """Where an output comes from: input topic (physical name), partition, offset, and its place among the outputs."""
+    """An output's input record (physical topic name, partition, offset) and its index among that input's outputs."""
 
     topic: str
     partition: int
     offset: int
     index: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.topic}|{self.partition}|{self.offset}|{self.index}"
+
+
+class Hops(msgspec.Struct, frozen=True):
+    """When a message passed each hop, UTC nanoseconds (0 where unknown), and its input record, if it has one."""
+
+    t_recv: int = 0
+    t_produced: int = 0
+    t_processed: int = 0
+    input: Position | None = None
+
     def to_header(self) -> bytes:
-        """Return the value of the header `input`."""
-        return f"{self.topic}|{self.partition}|{self.offset}|{self.index}".encode()
+        """Return the value of the header `hops`."""
+        if self.input is None:
+            return encode_times(self.t_recv, self.t_produced, self.t_processed)
+        position = self.input
+        return _TIMES_AND_INPUT.pack(
+            _VERSION, self.t_recv, self.t_produced, self.t_processed,
+            position.partition, position.offset, position.index,
+        ) + position.topic.encode()  # fmt: skip
 
     @classmethod
-    def from_header(cls, value: bytes) -> Position:
-        """Return the position that a header `input` holds.
+    def from_header(cls, value: bytes) -> Hops:
+        """Return the hops in the value of a header `hops`.
 
-        Raises CodecError when it holds none.
+        Raises CodecError for another version and for any other bytes.
         """
+        if len(value) == _TIMES.size and value[0] == _VERSION:
+            return cls(*_TIMES.unpack(value)[1:])
+        if len(value) <= _TIMES_AND_INPUT.size or value[0] != _VERSION:
+            raise CodecError(f"header {HOPS} is not readable: {value[:100]!r}")
+        _, t_recv, t_produced, t_processed, *numbers = _TIMES_AND_INPUT.unpack_from(value)
         try:
-            topic, partition, offset, index = value.decode().split("|")
-            return cls(topic, int(partition), int(offset), int(index))
-        except ValueError:
-            raise CodecError(f"header {INPUT} is no position: {value[:100]!r}") from None
+            topic = value[_TIMES_AND_INPUT.size :].decode()
+        except UnicodeDecodeError:
+            raise CodecError(f"header {HOPS} is not readable: {value[:100]!r}") from None
+        return cls(t_recv, t_produced, t_processed, Position(topic, *numbers))
 
 
-def cloudevent(schema: str, source: str, identity: str) -> Headers:
-    """Return the CloudEvents attributes of a record of this schema, made by `source`, unique by `identity`."""
+def encode_times(t_recv: int, t_produced: int, t_processed: int = 0) -> bytes:
+    """Return a header `hops` without an input record; times are UTC nanoseconds, 0 where unknown."""
+    return _TIMES.pack(_VERSION, t_recv, t_produced, t_processed)
+
+
+class HopsEncoder:
+    """Builds the header `hops` for the outputs of one input partition, as fast as Python can."""
+
+    __slots__ = ("_partition", "_topic")
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self._topic = topic.encode()
+        self._partition = partition
+
+    def encode(self, before: Hops, t_processed: int, offset: int, index: int) -> bytes:
+        """Return the header of output `index` of the input at `offset`, whose own hops are `before`."""
+        return (
+            _TIMES_AND_INPUT.pack(
+                _VERSION, before.t_recv, before.t_produced, t_processed, self._partition, offset, index
+            )
+            + self._topic
+        )
+
+
+NO_HOPS = Hops()
+
+
+def hops_of(headers: Headers) -> Hops:
+    """Return the hops of a message, all unknown where it has no readable header `hops`."""
+    value = headers.get(HOPS)
+    if value is None:
+        return NO_HOPS
+    try:
+        return Hops.from_header(value)
+    except CodecError:
+        return NO_HOPS
+
+
+@cache
+def constants(schema: str, source: str) -> Headers:
+    """Return the CloudEvents attributes that are the same for every record of a schema made by a source.
+
+    `source` is a component's name, for example `producer` or an operator's. Do not change the dict.
+    """
     return {
         "ce_specversion": b"1.0",
-        "ce_id": identity.encode(),
-        "ce_type": b"tickstream.md." + schema.encode() + b".v1",
-        "ce_source": b"tickstream/" + source.encode(),
+        "ce_type": f"tickstream.md.{schema}.v1".encode(),
+        "ce_source": f"tickstream/{source}".encode(),
+        "ce_dataschema": f"urn:tickstream:schema:tickstream.md.{schema}:v1".encode(),
+        "content-type": CONTENT_TYPE,
     }
 
 
-def time_of(headers: Headers, hop: str) -> int | None:
-    """Return when a hop was passed, UTC nanoseconds, or None when the message did not pass it."""
-    value = headers.get(hop)
-    return int(value) if value is not None and value.isdigit() else None
+def cloudevent(schema: str, source: str, *, identity: str, subject: bytes, ts: int) -> Headers:
+    """Return the CloudEvents attributes of one record.
+
+    `identity` is unique within `source`, `subject` is the message's key, `ts` when the data was received, UTC
+    nanoseconds.
+    """
+    return constants(schema, source) | {
+        "ce_id": identity.encode(),
+        "ce_time": event_time(ts),
+        "ce_subject": subject,
+    }
+
+
+def event_time(ts: int) -> bytes:
+    """Return UTC nanoseconds in RFC 3339, as `ce_time` has it: `2026-01-31T23:59:59.123456789Z`."""
+    seconds, rest = divmod(ts, SECOND_NS)
+    return b"%s.%09dZ" % (_second(seconds), rest)
+
+
+@lru_cache(maxsize=256)
+def _second(seconds: int) -> bytes:
+    # The years that RFC 3339 can express; no clock of ours is beyond them.
+    seconds = min(max(seconds, 0), 253_402_300_799)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}".encode()

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from marketdata.topics import TOPICS
+
 FOLDER = Path(__file__).resolve().parent.parent / "schemas"
 
 
@@ -24,5 +26,13 @@ def load(name: str) -> dict[str, Any]:
 
 
 def subject(name: str) -> str:
-    """Return the registry subject of a record: its full name, shared by every topic that carries it."""
+    """Return the registry subject of a record: its full name, the same for every topic that has it."""
     return f"tickstream.md.{name}"
+
+
+def subjects(name: str) -> tuple[str, ...]:
+    """Return every subject of a record: its own, then `<topic>-value` of each topic that has it.
+
+    Tools such as Kafka Connect and ksqlDB look for the second kind. Keys are plain strings, without a schema.
+    """
+    return (subject(name), *(f"{topic.physical()}-value" for topic in TOPICS if topic.schema == name))

@@ -6,10 +6,11 @@ import msgspec
 
 from marketdata.errors import SettingsError
 
-HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 
-# All topics keyed by `venue:symbol` have the same number, so that an output can go to its input's partition number.
+# The default. Topics keyed by `venue:symbol` all have the same number: an output goes to its input's partition number.
 PARTITIONS = 4
 
 # The largest frame recorded is a book snapshot of 5 MB, and frames are never split: this leaves room for growth.
@@ -17,15 +18,20 @@ MESSAGE_BYTES_MAX = 32 * 1024 * 1024
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
-    """One topic. `name` is logical; `physical` is what Kafka knows it by."""
+    """One topic. `name` is logical; `physical` is what Kafka knows it by.
+
+    Every topic has a retention. A compacted one also loses all but the last record of each key before that.
+    `keyed` topics have `venue:symbol` (or a longer key that begins with it) as their key.
+    """
 
     name: str
     schema: str
     about: str
-    partitions: int = PARTITIONS
-    retention_ms: int | None = 7 * DAY_MS
+    retention_ms: int = 7 * DAY_MS
     compacted: bool = False
     public: bool = True
+    keyed: bool = True
+    segment_ms: int = HOUR_MS
 
     def physical(self, prefix: str = "") -> str:
         """Return Kafka's name of the topic: a prefix (for tests), the name and the version."""
@@ -33,16 +39,24 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
 
     def config(self) -> dict[str, str]:
         """Return the topic's Kafka settings."""
-        config = {"max.message.bytes": str(MESSAGE_BYTES_MAX), "compression.type": "producer"}
+        config = {
+            "max.message.bytes": str(MESSAGE_BYTES_MAX),
+            "compression.type": "producer",
+            "cleanup.policy": "compact,delete" if self.compacted else "delete",
+            "retention.ms": str(self.retention_ms),
+        }
         if self.compacted:
-            config |= {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.3", "segment.ms": str(HOUR_MS)}
-        else:
-            config |= {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms)}
+            config |= {"min.cleanable.dirty.ratio": "0.3", "segment.ms": str(self.segment_ms)}
         return config
 
 
 RAW = Topic(
-    name="md.raw", schema="RawFrame", about="Frames as received, by connection.", retention_ms=DAY_MS, public=False
+    name="md.raw",
+    schema="RawFrame",
+    about="Frames as received, by connection.",
+    retention_ms=DAY_MS,
+    public=False,
+    keyed=False,
 )
 INGEST_TRADES = Topic(
     name="md.ingest.trades", schema="Trades", about="Trades as the feeds read them.", retention_ms=DAY_MS, public=False
@@ -64,14 +78,14 @@ INGEST_QUOTES = Topic(
 INGEST_STATUS = Topic(
     name="md.ingest.status",
     schema="FeedStatus",
-    about="Feed status as the feeds tell it; a producer that starts reads in it which gaps are open.",
+    about="Feed status as the feeds send it; a producer that starts reads in it which gaps are open.",
     retention_ms=30 * DAY_MS,
     public=False,
 )
 INGEST_CANDLES = Topic(
     name="md.ingest.candles",
     schema="CandleHistory",
-    about="Candles as the venues' history tells them, and repairs.",
+    about="Candles from the venues' history, and repairs.",
     retention_ms=DAY_MS,
     public=False,
 )
@@ -79,20 +93,47 @@ TRADES = Topic(name="md.trades", schema="Trades", about="Trades, validated, each
 BOOK_UPDATES = Topic(name="md.book_updates", schema="BookUpdate", about="L2 book changes, validated, each once.")
 QUOTES = Topic(name="md.quotes", schema="Quote", about="Best bid and offer, from the venue and from our books.")
 STATUS = Topic(name="md.status", schema="FeedStatus", about="Gaps, resyncs, halts, connections.")
-BOOKS = Topic(name="md.books", schema="Book", about="Best levels with validity, and full checkpoints.", compacted=True)
-CANDLES = Topic(name="md.candles", schema="Candle", about="Candles, every interval, with revisions.", compacted=True)
+BOOKS = Topic(
+    name="md.books",
+    schema="Book",
+    about="Best levels of each book, with validity.",
+    retention_ms=DAY_MS,
+    compacted=True,
+)
+CANDLES = Topic(
+    name="md.candles",
+    schema="Candle",
+    about="Candles of every interval, with revisions.",
+    retention_ms=30 * DAY_MS,
+    compacted=True,
+)
 VENUE_CANDLES = Topic(
-    name="md.venue_candles", schema="Candle", about="Candles as a venue itself tells them.", compacted=True
+    name="md.venue_candles",
+    schema="Candle",
+    about="Candles as a venue itself publishes them.",
+    retention_ms=30 * DAY_MS,
+    compacted=True,
 )
 ANOMALIES = Topic(
     name="md.anomalies", schema="Anomaly", about="Anomalies with their evidence.", retention_ms=30 * DAY_MS
 )
-INSTRUMENTS = Topic(name="md.instruments", schema="Instrument", about="What each venue trades.", compacted=True)
+INSTRUMENTS = Topic(
+    name="md.instruments",
+    schema="Instrument",
+    about="What each venue trades; a producer sends it again at each start.",
+    retention_ms=365 * DAY_MS,
+    compacted=True,
+)
 DEAD_LETTERS = Topic(
     name="md.dead_letters", schema="DeadLetter", about="What could not be used, and why.", retention_ms=30 * DAY_MS
 )
 STATE = Topic(
-    name="md.state", schema="OperatorState", about="Checkpoints of the operators.", compacted=True, public=False
+    name="md.state",
+    schema="Checkpoint",
+    about="Checkpoints of the pipeline.",
+    compacted=True,
+    public=False,
+    segment_ms=10 * MINUTE_MS,  # what compaction has not reached yet is read at a restart
 )
 
 TOPICS: tuple[Topic, ...] = (
@@ -125,7 +166,7 @@ PUBLIC: dict[str, Topic] = {
     "Candle": CANDLES,
     "Anomaly": ANOMALIES,
     "DeadLetter": DEAD_LETTERS,
-    "OperatorState": STATE,
+    "Checkpoint": STATE,
 }
 
 

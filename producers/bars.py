@@ -34,9 +34,9 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     low: str | None
     close: str | None
     volume: str
-    quote_volume: str
-    buy_volume: str
-    trades: int
+    quote_volume: str | None
+    buy_volume: str | None
+    trades: int | None
     ts_recv_ns: int = 0
 
 
@@ -173,6 +173,9 @@ def empty(name: Name, interval: str, start: int) -> Candle:
         ts_event=end,
         ts_recv=end,
         state="final",
+        quote_volume="0",
+        buy_volume="0",
+        trades=0,
     )
 
 
@@ -208,37 +211,40 @@ def _joined(parts: list[Candle], interval: str, start: int) -> Candle:
     traded = [part for part in parts if part.open is not None]
     if not traded:
         return candle
-    candle = msgspec.structs.replace(
+    # A sum over parts of which one is unknown is unknown, too.
+    return msgspec.structs.replace(
         candle,
         open=traded[0].open,
         high=max((part.high or "" for part in traded), key=Decimal),
         low=min((part.low or "" for part in traded), key=Decimal),
         close=traded[-1].close,
         volume=_sum(part.volume for part in traded),
-    )
-    if not all(part.trades for part in traded):
-        return candle  # a sum of what is only told in part would be wrong
-    return msgspec.structs.replace(
-        candle,
         quote_volume=_sum(part.quote_volume for part in traded),
         buy_volume=_sum(part.buy_volume for part in traded),
-        trades=sum(part.trades for part in traded),
+        trades=_count(part.trades for part in traded),
     )
 
 
-def _sum(numbers: Iterable[str]) -> str:
+def _sum(numbers: Iterable[str | None]) -> str | None:
     total = Decimal(0)
     for number in numbers:
+        if number is None:
+            return None
         total = EXACT.add(total, Decimal(number))
     return plain(total)
+
+
+def _count(numbers: Iterable[int | None]) -> int | None:
+    known = list(numbers)
+    return None if None in known else sum(number or 0 for number in known)
 
 
 def next_revision(candle: Candle, stored: Stored | None, *, changed: bool = False) -> int | None:
     """Return the revision that a candle of history would be, None when what is stored stays.
 
-    What is stored and valid is only replaced by a candle of at least as many counted trades that differs: a venue's
-    own candle, which tells no trades, never replaces one that was made here. A halt is no hole. One whose trades have
-    `changed` since it was made is replaced in any case.
+    A stored, valid candle is replaced only by one that differs and counts at least as many trades: a venue's candle
+    without a count never replaces one that was made here. A halt is not a gap. A candle whose trades have `changed`
+    since it was made is always replaced.
     """
     if stored is None:
         return 0
@@ -246,7 +252,7 @@ def next_revision(candle: Candle, stored: Stored | None, *, changed: bool = Fals
         return None
     if not stored.valid or changed:
         return stored.revision + 1
-    if candle.trades == 0 or candle.trades < stored.trades or _same(candle, stored):
+    if not candle.trades or candle.trades < (stored.trades or 0) or _same(candle, stored):
         return None
     return stored.revision + 1
 

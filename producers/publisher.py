@@ -82,19 +82,18 @@ class Publisher:
         trace = self._tracing.span("receive", None, t_recv, now, {"line": line, "events": len(records)})
         common = {
             headers.TRACEPARENT: trace,
-            headers.T_RECV: b"%d" % t_recv,
-            headers.T_PRODUCED: b"%d" % now,
+            headers.HOPS: headers.encode_times(t_recv, now),
         }
         for index, record in enumerate([*([raw] if raw is not None else []), *records]):
             # Unique over lines, restarts and records: the line, the moment, the count.
             identity = f"{line}/{t_recv}/{number}/{index}"
-            await self._hand_over(record, common, identity)
+            await self._hand_over(record, common, identity, t_recv)
         observe_hop("recv_to_produced", t_recv, time.time_ns())
         self._producer.poll(0)
         if self.buffered_bytes > BUFFER_BYTES_MAX:
             await self._drained(BUFFER_BYTES_LOW)
 
-    async def _hand_over(self, record: AnyEvent, common: headers.Headers, identity: str) -> None:
+    async def _hand_over(self, record: AnyEvent, common: headers.Headers, identity: str, t_recv: int) -> None:
         try:
             value = self._codec.encode(record)
         except CodecError as error:
@@ -104,8 +103,8 @@ class Publisher:
             DROPPED.labels(record.stage, record.reason).inc()
             _LOG.warning("dead letter", reason=record.reason, detail=record.detail, line=record.line)
         topic = self._topics[record.schema]
-        head = common | headers.cloudevent(record.schema, self._name, identity)
         key = record.key.encode()
+        head = common | headers.cloudevent(record.schema, self._name, identity=identity, subject=key, ts=t_recv)
         size = len(value) + len(key)
         waits = self._number_of(record)
         while True:

@@ -16,7 +16,7 @@ from confluent_kafka.admin import (
 )
 
 from marketdata.errors import Unavailable
-from marketdata.topics import TOPICS, Topic
+from marketdata.topics import HOUR_MS, TOPICS, Topic
 from runtime.settings import CommonSettings
 
 _TIMEOUT_S = 15.0
@@ -40,6 +40,7 @@ class TopicAdmin:
     """Compares and applies the declared topics on one Kafka, under one prefix."""
 
     def __init__(self, settings: CommonSettings) -> None:
+        self._settings = settings
         self._prefix = settings.topic_prefix
         self._brokers = settings.kafka_brokers
         self._client = AdminClient({"bootstrap.servers": settings.kafka_brokers, "client.id": "tickstream-admin"})
@@ -61,17 +62,19 @@ class TopicAdmin:
             raise Unavailable(f"Kafka at {self._brokers} does not answer: {error.args[0]}") from error
 
     def _creation(self, topic: Topic) -> Change:
-        detail = f"{topic.partitions} partitions, {'compacted' if topic.compacted else f'{topic.retention_ms} ms kept'}"
-        return Change(topic=topic.name, action="create", detail=detail)
+        kept = f"kept for {topic.retention_ms / HOUR_MS:g} h{', compacted' if topic.compacted else ''}"
+        return Change(topic=topic.name, action="create", detail=f"{self._settings.partitions} partitions, {kept}")
 
     def _partition_changes(self, topic: Topic, now: int) -> list[Change]:
-        if now == topic.partitions:
+        wanted = self._settings.partitions
+        if now == wanted:
             return []
-        detail = f"has {now} partitions, declared are {topic.partitions}"
-        if now > topic.partitions:
-            return [Change(topic=topic.name, action="refuse", detail=f"{detail}: Kafka cannot take partitions away")]
-        # Keys would move to other partitions and lose their order: never without a person's decision.
-        return [Change(topic=topic.name, action="refuse", detail=f"{detail}: growing would move keys; make a v2 topic")]
+        # Kafka cannot take partitions away, and new ones would move keys and lose their order: a person decides.
+        detail = (
+            f"has {now} partitions, TICKSTREAM_PARTITIONS is {wanted}; existing topics keep their number: set "
+            f"TICKSTREAM_PARTITIONS={now}, or delete the topics and let them be created again"
+        )
+        return [Change(topic=topic.name, action="refuse", detail=detail)]
 
     def _config_changes(self, topics: list[Topic]) -> list[Change]:
         if not topics:
@@ -80,7 +83,7 @@ class TopicAdmin:
         changes = []
         for resource, entries in _wait(self._client.describe_configs(list(resources))).items():
             topic = resources[resource]
-            for name, value in topic.config().items():
+            for name, value in self._config(topic).items():
                 now = entries[name].value if name in entries else None
                 if now != value:
                     detail = f"{name}: {now} -> {value}"
@@ -105,7 +108,17 @@ class TopicAdmin:
         return changes
 
     def _new_topic(self, topic: Topic) -> NewTopic:
-        return NewTopic(topic.physical(self._prefix), num_partitions=topic.partitions, config=topic.config())
+        return NewTopic(
+            topic.physical(self._prefix),
+            num_partitions=self._settings.partitions,
+            replication_factor=self._settings.replication_factor,
+            config=self._config(topic),
+        )
+
+    def _config(self, topic: Topic) -> dict[str, str]:
+        """Return the topic's Kafka settings, those of the cluster among them."""
+        replicas = self._settings.min_insync_replicas
+        return topic.config() | ({} if replicas is None else {"min.insync.replicas": str(replicas)})
 
     def _set_configs(self, changes: list[Change], declared: dict[str, Topic]) -> None:
         by_topic: dict[str, list[ConfigEntry]] = {}

@@ -8,7 +8,7 @@ LATENCY_BUCKETS_MS = (0.25, 0.5, 1, 2, 4, 6, 8, 10, 15, 20, 30, 40, 60, 80, 100,
 
 HOP_LATENCY_MS = Histogram(
     "tickstream_hop_latency_ms",
-    "Time that an event took for one hop of its road, milliseconds.",
+    "Time that an event took from one hop of the pipeline to the next, milliseconds.",
     ["hop"],
     buckets=LATENCY_BUCKETS_MS,
 )
@@ -30,7 +30,7 @@ DROPPED = Counter(
 )
 
 
-def observe_hop(hop: str, start_ns: int | None, end_ns: int) -> None:
-    """Record the time from one hop to the next; clocks that disagree count as no time, never as negative time."""
-    if start_ns is not None:
+def observe_hop(hop: str, start_ns: int, end_ns: int) -> None:
+    """Record the time between two hops, UTC nanoseconds, where both are known (not 0); a negative time counts as 0."""
+    if start_ns and end_ns:
         HOP_LATENCY_MS.labels(hop).observe(max(0, end_ns - start_ns) / 1e6)

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from marketdata.errors import SettingsError
+from marketdata.topics import PARTITIONS
 
 PREFIX = "TICKSTREAM_"
 
@@ -27,6 +28,18 @@ class CommonSettings(BaseSettings):
     )
     topic_prefix: str = Field(default="", description="Put before every topic's name, to keep environments apart.")
     group_prefix: str = Field(default="", description="Put before every consumer group's name.")
+    partitions: int = Field(
+        default=PARTITIONS,
+        ge=1,
+        le=1_000,
+        description="Partitions of topics that `tickstream topics apply` creates.",
+    )
+    replication_factor: int = Field(
+        default=-1, ge=-1, le=32, description="Replicas of each topic that it creates; -1 for the broker's own default."
+    )
+    min_insync_replicas: int | None = Field(
+        default=None, ge=1, le=32, description="Replicas that must have a record; the broker's default when not given."
+    )
     host: str = Field(default="127.0.0.1", description="Address to serve on; loopback unless told otherwise.")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

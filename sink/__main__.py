@@ -1,57 +1,21 @@
-"""Starts the sink: settings, logs, health, then the loop until SIGTERM or SIGINT."""
+"""Starts the sink, which works until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
-import time
-
-import structlog
-
-from marketdata.errors import SettingsError, Unavailable
-from runtime import log
-from runtime.health import HealthServer, Readiness
-from runtime.registry import Registry
-from runtime.settings import load
-from runtime.tracing import Tracing
-from sink.brokers import Letters
-from sink.service import Sink, connect_registry
-from sink.settings import SinkSettings
-from sink.writer import Writer
 
 
 def main() -> int:
     """Run the sink; return the exit status."""
-    try:
-        settings = load(SinkSettings)
-    except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - before there is a log
-        return 2
-    log.configure("sink", settings.log_level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    readiness = Readiness("kafka", "database", "registry")
-    with (
-        HealthServer(settings.host, settings.metrics_port, readiness),
-        Tracing("sink", settings.otlp_endpoint) as tracing,
-    ):
-        registry = Registry(settings.registry_url)
-        codec = connect_registry(registry, readiness, stop)
-        if codec is not None:
-            letters = Letters(settings, codec)
-            writer = Writer(
-                settings.dsn, settings.database_schema, letters.publish, time.time_ns, settings.sink_write_seconds
-            )
-            sink = Sink(settings, readiness=readiness, registry=registry, codec=codec, writer=writer, tracing=tracing)
-            try:
-                sink.run(stop)
-            except Unavailable as error:
-                structlog.get_logger().error("stopped", reason=str(error))
-                return 1
-        registry.close()
-    return 0
+    # The imports take up to a second, in which a signal may arrive.
+    from sink.process import run  # noqa: PLC0415
+
+    return run(stop)
 
 
 if __name__ == "__main__":

@@ -195,11 +195,11 @@ def _book(event: Book, source: Source) -> Record:
 def _candle(event: Candle, source: Source) -> Record:
     text = (
         f"{timestamp(event.start)}\t{event.ts_event}\t{event.ts_recv}\t{source.offset}\t{source.partition}\t"
-        f"{timestamp(event.end)}\t{event.start}\t{event.end}\t{event.trades}\t{event.revision}\t"
+        f"{timestamp(event.end)}\t{event.start}\t{event.end}\t{_integer(event.trades)}\t{event.revision}\t"
         f"{_flag(event.valid)}\t{_word(event.reason)}\t{_word(event.state)}\t{_word(event.interval)}\t"
         f"{_optional(event.open, 'open')}\t{_optional(event.high, 'high')}\t{_optional(event.low, 'low')}\t"
         f"{_optional(event.close, 'close')}\t{_number(event.volume, 'volume')}\t"
-        f"{_number(event.quote_volume, 'quote_volume')}\t{_number(event.buy_volume, 'buy_volume')}\t"
+        f"{_optional(event.quote_volume, 'quote_volume')}\t{_optional(event.buy_volume, 'buy_volume')}\t"
         f"{_word(event.venue)}\t{_word(event.symbol)}\t{_word(event.origin)}\n"
     )
     if source.topic.endswith(_VENUE_CANDLES):

@@ -83,12 +83,15 @@ class Letters:
 
         try:
             for letter in letters:
+                subject = letter.key.encode()
                 identity = f"{letter.topic}|{letter.partition}|{letter.offset}"
                 self._producer.produce(
                     self._topic,
-                    key=letter.key,
+                    key=subject,
                     value=self._codec.encode(letter),
-                    headers=dict(cloudevent(letter.schema, STAGE, identity)),
+                    headers=list(
+                        cloudevent(letter.schema, STAGE, identity=identity, subject=subject, ts=letter.ts_recv).items()
+                    ),
                     on_delivery=delivered,
                 )
             waiting = self._producer.flush(TIMEOUT_S)

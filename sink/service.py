@@ -28,7 +28,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from marketdata import topics
 from marketdata.codec import Codec
 from marketdata.errors import BadEvent, CodecError, TickstreamError, Unavailable
-from marketdata.headers import HOPS, T_RECV, TRACEPARENT, Headers, time_of
+from marketdata.headers import TRACEPARENT, Headers, hops_of
 from runtime.health import Readiness
 from runtime.kafka import close, consumer_config, headers_of
 from runtime.metrics import DROPPED, WRITE_LATENCY_MS, observe_hop
@@ -408,12 +408,14 @@ class Sink:
             log.warning("lag_not_committed", reason=str(error))
 
     def _measure(self, headers: Headers, now_ns: int) -> None:
-        received = time_of(headers, T_RECV)
-        observe_hop("received_to_stored", received, now_ns)
-        hop, last = max(((hop, time_of(headers, hop) or 0) for hop in HOPS), key=lambda one: one[1])
-        if last and hop != T_RECV:
-            observe_hop(f"{hop.removeprefix('t_')}_to_stored", last, now_ns)
+        hops = hops_of(headers)
+        observe_hop("received_to_stored", hops.t_recv, now_ns)
+        if hops.t_processed:
+            observe_hop("processed_to_stored", hops.t_processed, now_ns)
+        else:
+            observe_hop("produced_to_stored", hops.t_produced, now_ns)
         if TRACEPARENT in headers:
+            last = hops.t_processed or hops.t_produced or hops.t_recv
             self._tracing.span("store", headers[TRACEPARENT], last or now_ns, now_ns)
 
     def _show_gaps(self, gaps_open: dict[str, int]) -> None:

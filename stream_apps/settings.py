@@ -1,4 +1,4 @@
-"""Settings of the stream apps."""
+"""Settings of the stream workers."""
 
 from __future__ import annotations
 
@@ -8,27 +8,41 @@ from pydantic import Field
 
 from runtime.settings import CommonSettings
 
+# The one consumer group of the pipeline, after the group prefix.
+GROUP = "tickstream-pipeline"
+
 
 class StreamSettings(CommonSettings):
-    """What the stream apps need, whichever engine runs them."""
+    """What a stream worker needs, whichever engine runs it."""
 
     metrics_port: int = Field(
-        default=19102, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz of the stream apps."
+        default=19102, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz of the stream worker."
     )
     engine: Literal["faust", "direct"] = Field(
-        default="faust", description="What drives the operators: Faust, or the faster confluent-kafka loop."
+        default="direct", description="What fetches records and follows the consumer group: confluent-kafka, or Faust."
     )
     worker: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9._-]{0,64}$",
-        description="Name of this worker in its consumer groups, no other's: a restart under the same name gets its "
+        description="Name of this worker in its consumer group, no other's: a restart under the same name gets its "
         "partitions back at once. Without it the group waits for the session of the lost worker to end.",
     )
     checkpoint_inputs: int = Field(
-        default=500, ge=1, le=1_000_000, description="Inputs of one key after which its state is checkpointed."
+        default=20_000,
+        ge=1,
+        le=10_000_000,
+        description="Records of an input partition after which a changed state is checkpointed; a restart replays "
+        "about as many.",
     )
     checkpoint_seconds: float = Field(
-        default=5.0, gt=0, le=600, description="Seconds after which a changed state is checkpointed at the latest."
+        default=30.0, gt=0, le=600, description="Seconds after which a changed state is checkpointed at the latest."
+    )
+    commit_ms: float = Field(
+        default=3.0,
+        ge=0,
+        le=1_000,
+        description="Least time between two transactions of one partition, milliseconds: less is quicker, more is "
+        "cheaper for Kafka.",
     )
     session_seconds: float = Field(
         default=10.0, ge=6, le=300, description="Silence after which Kafka gives a worker's partitions to others."

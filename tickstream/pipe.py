@@ -10,13 +10,14 @@ from typing import Any
 
 from marketdata.book import L2Book
 from marketdata.clock import SECOND_NS
-from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Quote, Trades
 from marketdata.feed import Feed, Fetch, Output
 from marketdata.operator import Operator
 from marketdata.topics import INGEST, PUBLIC
 from producers.feeds import find_venue, make_feed
 from runtime import recordings
 from runtime.recordings import DAMAGED, KINDS, Recorded, read
+from stream_apps.chain import Chain, make_chains
 from stream_apps.operators import make_operators
 from tickstream.recorder_clock import behind_ns
 
@@ -175,39 +176,27 @@ class Connections:
 
 
 class Pipeline:
-    """The operators chained without Kafka: what one publishes goes to those that read that topic."""
+    """The chains of all input topics without Kafka."""
 
     def __init__(self) -> None:
-        self._instruments: dict[str, Instrument] = {}
-        self.operators: list[Operator[Any]] = list(make_operators(self._instruments))
-        self._readers: dict[str, list[Operator[Any]]] = {}
-        for operator in self.operators:
-            for name in operator.inputs:
-                self._readers.setdefault(name, []).append(operator)
-        self._states: dict[tuple[str, str, str], Any] = {}
+        self._chains: dict[str, Chain] = make_chains(make_operators())
+
+    @property
+    def operators(self) -> Iterable[Operator[Any]]:
+        """The operators, each once."""
+        found = {id(operator): operator for chain in self._chains.values() for operator in chain.operators}
+        return found.values()
 
     def push(self, event: AnyEvent) -> Iterator[tuple[str, AnyEvent]]:
         """Yield (topic, event) for all that follows from an event of a feed, in order."""
-        if isinstance(event, Instrument):
-            self._instruments[event.key] = event
         topic = INGEST[event.schema].name
         if event.schema == "RawFrame":
             return
         yield topic, event
-        yield from self._through(topic, event)
-
-    def _through(self, topic: str, event: AnyEvent) -> Iterator[tuple[str, AnyEvent]]:
-        for operator in self._readers.get(topic, ()):
-            key = event.key.partition("|")[0]
-            at = (operator.name, topic, key)
-            state = self._states.get(at)
-            if state is None:
-                state = operator.start(key)
-            self._states[at], outputs = operator.step(state, event)
-            for output in outputs:
-                following = PUBLIC[output.schema].name
-                yield following, output
-                yield from self._through(following, output)
+        chain = self._chains.get(topic)
+        if chain is not None:
+            for output in chain.step(event, event.key):
+                yield PUBLIC[output.schema].name, output
 
 
 class Summary:

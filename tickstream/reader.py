@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import orjson
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from marketdata.codec import as_record
 from marketdata.errors import TickstreamError, Unavailable
 from marketdata.events import AnyEvent
+from marketdata.headers import HOPS, hops_of
 from marketdata.topics import Topic
 from runtime.kafka import consumer_config, headers_of
 from runtime.registry import Registry, decode
@@ -99,11 +101,14 @@ def as_json(event: AnyEvent, message: Message | None = None) -> bytes:
     """Return an event as one JSON line; with its Kafka headers, partition and offset when a message is given."""
     record: dict[str, Any] = {"event": event.schema, **as_record(event)}
     if message is not None:
+        headers = headers_of(message)
+        hops = {"hops": msgspec.to_builtins(hops_of(headers))} if HOPS in headers else {}
         record["kafka"] = {
             "topic": message.topic(),
             "partition": message.partition(),
             "offset": message.offset(),
-            "headers": {name: value.decode("utf-8", "replace") for name, value in headers_of(message).items()},
+            "headers": {name: value.decode("utf-8", "replace") for name, value in headers.items() if name != HOPS}
+            | hops,
         }
     return orjson.dumps(record, default=lambda value: value.decode("utf-8", "replace"))
 

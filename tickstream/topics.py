@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from marketdata.topics import TOPICS, topic
+from marketdata.topics import DAY_MS, TOPICS, topic
 
 app = typer.Typer(help="Declare, compare and read the Kafka topics.", no_args_is_help=True)
 console = Console()
@@ -28,14 +28,14 @@ def _show(changes: list[object], done: str) -> None:
 
 @app.command("list")
 def list_() -> None:
-    """List the topics that Tickstream declares: schema, partitions, retention and what each is for.
+    """List the topics that Tickstream declares: schema, retention and what each is for.
 
     Example: `tickstream topics list`
     """
-    table = Table("topic", "schema", "partitions", "kept", "public", "about")
+    table = Table("topic", "schema", "kept", "public", "about")
     for one in TOPICS:
-        kept = "compacted" if one.compacted else f"{(one.retention_ms or 0) // 86_400_000} d"
-        table.add_row(one.physical(), one.schema, str(one.partitions), kept, "yes" if one.public else "no", one.about)
+        kept = f"{one.retention_ms // DAY_MS} d{', compacted' if one.compacted else ''}"
+        table.add_row(one.physical(), one.schema, kept, "yes" if one.public else "no", one.about)
     console.print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import structlog
@@ -18,15 +19,19 @@ from runtime.settings import load
 
 
 async def run(settings: ExchangeSettings) -> bool:
-    """Serve until a signal asks to stop, or until the exchange breaks; tell whether it is sound."""
+    """Serve until a signal asks to stop, or until the exchange breaks; return whether it is sound."""
     stopping = asked_to_stop()
     exchange = Exchange(
         settings.symbols,
         seed=settings.exchange_seed,
         rate=settings.exchange_rate,
         batch_ms=settings.exchange_batch_ms,
+        book_batch_ms=settings.exchange_book_batch_ms,
         faults=settings.faults,
     )
+    # The markets stay for good: the garbage collector need not walk through them again and again.
+    gc.collect()
+    gc.freeze()
     async with (
         exchange.serve(settings.host, settings.exchange_port),
         web.serve(create_app(exchange), settings.host, settings.exchange_control_port) as control_port,
@@ -35,7 +40,7 @@ async def run(settings: ExchangeSettings) -> bool:
             "the exchange is open",
             url=f"ws://{settings.host}:{exchange.port}",
             control=f"http://{settings.host}:{control_port}",
-            products=settings.symbols,
+            products=len(settings.symbols),
             rate=settings.exchange_rate,
         )
         await first_of(stopping, exchange.broken)

@@ -1,19 +1,23 @@
 """The simulated Coinbase Advanced Trade: markets, WebSocket connections and faults behind a real socket.
 
-Theory of operation. One task enters random orders at the set rate; each that changes a book goes at once to those who
-subscribed to level2 (orders that are due together share one frame per product). Trades and tickers wait for the batch,
-as on the venue. A connection numbers all that it is sent with one `sequence_num` and remembers which version of each
-book a number stands for, so that the book can be asked for as it was at that number.
+Theory of operation. One task enters random orders at the set rate. The changes of a product's book go out in one frame,
+at once when its last frame is `book_batch_ms` old, else when it is: a recorded connection gets one every 50 ms. Trades
+and tickers wait for the batch, as on the venue; products take turns within it, so that the frames are spread over time.
+A connection numbers every frame with one `sequence_num` and remembers which version of each book a number stands for,
+so that the book can be asked for as it was at that number.
 
-1. A client has five seconds to subscribe; one channel a message; snapshots come first, then `subscriptions`.
-2. A client that reads too slowly is cut off when its buffer is full; nothing waits for it.
+1. A client has five seconds to subscribe, with one message per channel; snapshots come first, then `subscriptions`.
+2. A client that reads too slowly is disconnected when its buffer is full; nothing waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import math
 import random
 import time
+from array import array
 from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -37,8 +41,10 @@ from prometheus_client import Counter, Gauge
 from infra.exchange import frames
 from infra.exchange.ends import reset
 from infra.exchange.faults import Fault, Hit, Injection, Injector
-from infra.exchange.market import HistoryGone, Market, Step, Trade, product
+from infra.exchange.market import TRADES_KEPT, VERSIONS_KEPT, HistoryGone, Market, Step, product
 from infra.exchange.matching import ASK, BID
+from infra.exchange.outbox import Outbox
+from infra.exchange.record import Trade
 from marketdata.clock import SECOND_NS
 
 BOOK, TRADES, TICKER, TICKER_BATCH = "level2", "market_trades", "ticker", "ticker_batch"
@@ -52,16 +58,27 @@ WRITE_BUFFER_BYTES_MAX = 64 * 1024 * 1024
 REQUEST_BYTES_MAX = 64 * 1024
 CONNECTIONS_MAX = 256
 CONNECTIONS_KEPT = 32
-VERSIONS_MAX = 100_000
+# What is remembered over all products: trades, book versions, and which version each book frame of a connection led to.
+TRADES_KEPT_ALL = 4_000_000
+VERSIONS_KEPT_ALL = 2_000_000
+FRAMES_KEPT_ALL = 1_000_000
 STEPS_AT_ONCE_MAX = 1_000
 BEHIND_S_MAX = 1.0
 RATE_NOTICED_S = 0.1
+# A shorter sleep is none: the event loop's timers count milliseconds.
+SLEEP_S_MIN = 0.001
+TURN_MS = 5
 STATUS_EVERY_S = 10
 TICKER_BATCH_EVERY_S = 5
 
 _LOG = structlog.get_logger()
 _FRAMES = Counter("tickstream_exchange_frames_total", "Frames that the simulated exchange made.", ["channel"])
+_FRAMES_OF = {
+    wire: _FRAMES.labels(wire) for wire in (*(WIRE.get(channel, channel) for channel in CHANNELS), "subscriptions")
+}
 _ORDERS = Counter("tickstream_exchange_orders_total", "Orders that the simulated exchange's markets entered.")
+_CHANGES = Counter("tickstream_exchange_book_changes_total", "Levels that changed in the simulated exchange's books.")
+_TRADES = Counter("tickstream_exchange_trades_total", "Trades of the simulated exchange.")
 _BEHIND = Counter("tickstream_exchange_skipped_seconds_total", "Seconds of the order flow that were skipped for time.")
 _CLIENTS = Gauge("tickstream_exchange_connections", "Open connections of the simulated exchange.")
 _CUT_OFF = Counter("tickstream_exchange_cut_off_total", "Connections that the simulated exchange ended.", ["reason"])
@@ -78,6 +95,32 @@ class Request(msgspec.Struct, frozen=True):
 _REQUEST = msgspec.json.Decoder(Request)
 
 
+class BookFrames:
+    """Which version of one book each frame of a connection led to, newest last; at most twice `kept` frames."""
+
+    def __init__(self, kept: int) -> None:
+        self._kept = kept
+        self._sequences = array("q")
+        self._versions = array("q")
+
+    def add(self, sequence: int, version: int) -> None:
+        """Add the next frame."""
+        if len(self._sequences) >= 2 * self._kept:
+            del self._sequences[: self._kept]
+            del self._versions[: self._kept]
+        self._sequences.append(sequence)
+        self._versions.append(version)
+
+    def last(self, sequence: int | None) -> tuple[int, int] | None:
+        """Return (sequence, version) of the last frame up to a sequence; None when there was none."""
+        place = len(self._sequences) if sequence is None else bisect_right(self._sequences, sequence)
+        return (self._sequences[place - 1], self._versions[place - 1]) if place else None
+
+    def all(self) -> list[tuple[int, int]]:
+        """Return (sequence, version) of each frame, oldest first."""
+        return list(zip(self._sequences, self._versions, strict=True))
+
+
 class Connection(WSListener):
     """One client: its subscriptions, its numbering, and which book each number stands for."""
 
@@ -85,18 +128,19 @@ class Connection(WSListener):
         super().__init__()
         self._exchange = exchange
         self._transport: WSTransport | None = None
+        self._outbox: Outbox | None = None
         self.id = number
         self.sequence = 0
-        self.channels: dict[str, list[str]] = {}
+        self.channels: dict[str, dict[str, None]] = {}
         self.opened = exchange.clock()
         self.closed: int | None = None
         self.peer = ""
-        self._versions: dict[str, deque[tuple[int, int]]] = {}
+        self._books: dict[str, BookFrames] = {}
         self._deadline: asyncio.TimerHandle | None = None
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Begin; the client now has its time to subscribe."""
-        self._transport = transport
+        self._transport, self._outbox = transport, Outbox(transport)
         host, port, *_ = transport.underlying_transport.get_extra_info("peername") or ("?", 0)
         self.peer = f"{host}:{port}"
         self._exchange.joined(self)
@@ -107,6 +151,8 @@ class Connection(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Answer one message of the client."""
         if frame.msg_type == WSMsgType.CLOSE:
+            if self._outbox is not None:
+                self._outbox.flush()
             transport.send_close(frame.get_close_code(), frame.get_close_message())
             transport.disconnect()
         elif frame.msg_type in {WSMsgType.TEXT, WSMsgType.BINARY}:
@@ -120,7 +166,7 @@ class Connection(WSListener):
         if self._deadline is not None:
             self._deadline.cancel()
         self.closed = self._exchange.clock()
-        self._transport = None
+        self._transport = self._outbox = None
         self._exchange.left(self)
 
     def _request(self, payload: bytes) -> str | None:
@@ -154,14 +200,15 @@ class Connection(WSListener):
             self._deadline = None
         symbols = [HEARTBEATS] if channel == HEARTBEATS else list(dict.fromkeys(wanted)) or list(self._exchange.markets)
         self._exchange.send_snapshots(self, channel, symbols)
-        self.channels[channel] = list(dict.fromkeys([*self.channels.get(channel, ()), *symbols]))
+        self.channels.setdefault(channel, {}).update(dict.fromkeys(symbols))
         self.send("subscriptions", "", frames.subscriptions(self.channels))
 
     def _unsubscribe(self, channel: str, wanted: list[str]) -> None:
         left = [symbol for symbol in self.channels.get(channel, ()) if wanted and symbol not in wanted]
-        self.channels[channel] = [] if channel == HEARTBEATS else left
-        if not self.channels[channel]:
-            del self.channels[channel]
+        if left and channel != HEARTBEATS:
+            self.channels[channel] = dict.fromkeys(left)
+        else:
+            self.channels.pop(channel, None)
         self.send("subscriptions", "", frames.subscriptions(self.channels))
 
     def wants(self, channel: str, symbol: str) -> bool:
@@ -173,45 +220,47 @@ class Connection(WSListener):
         sequence, now = self.sequence, self._exchange.clock()
         self.sequence += 1
         if version is not None:
-            self._versions.setdefault(symbol, deque(maxlen=VERSIONS_MAX)).append((sequence, version))
+            if symbol not in self._books:
+                self._books[symbol] = BookFrames(self._exchange.frames_kept)
+            self._books[symbol].add(sequence, version)
         wire = WIRE.get(channel, channel)
-        _FRAMES.labels(wire).inc()
+        _FRAMES_OF[wire].inc()
         frame = frames.frame(wire, now, sequence, events)
         for data in self._exchange.injector.frames(Hit(self.id, sequence, wire, symbol, now), frame):
             self._write(data)
 
     def was_sent(self, symbol: str) -> bool:
         """Tell whether the client was ever sent a product's book."""
-        return symbol in self._versions
+        return symbol in self._books
+
+    def book_frames(self, symbol: str) -> list[tuple[int, int]]:
+        """Return the (sequence, version) of each book frame that was sent, oldest first."""
+        return self._books[symbol].all() if symbol in self._books else []
 
     def version_at(self, symbol: str, sequence: int | None) -> tuple[int, int] | None:
         """Return the (sequence, version) of the last book frame up to a sequence; None when there was none."""
-        known = list(self._versions.get(symbol, ()))
-        if sequence is None:
-            return known[-1] if known else None
-        place = bisect_right(known, sequence, key=lambda entry: entry[0])
-        return known[place - 1] if place else None
+        return self._books[symbol].last(sequence) if symbol in self._books else None
 
     def end(self, reason: str, code: WSCloseCode) -> None:
         """Close the connection from our side."""
-        if self._transport is None:
+        if self._transport is None or self._outbox is None:
             return
         _CUT_OFF.labels(reason).inc()
         _LOG.info("connection ended", connection=self.id, reason=reason)
-        self._transport.send_close(code, reason.encode())
+        self._outbox.close(code, reason.encode())
         self._transport.disconnect()
 
     def reset(self) -> None:
-        """Break the connection without a word: TCP reset."""
+        """Break the connection without a close frame: TCP reset."""
         if self._transport is not None:
             reset(self._transport.underlying_transport)
 
     def _write(self, data: bytes) -> None:
-        transport = self._transport
-        if transport is None or transport.is_close_frame_sent:
+        outbox = self._outbox
+        if outbox is None:
             return
-        transport.send(WSMsgType.TEXT, data)
-        if transport.underlying_transport.get_write_buffer_size() > self._exchange.write_buffer_bytes_max:
+        outbox.send(WSMsgType.TEXT, data)
+        if outbox.buffered_bytes > self._exchange.write_buffer_bytes_max:
             _CUT_OFF.labels("slow").inc()
             _LOG.warning("client reads too slowly, connection reset", connection=self.id, peer=self.peer)
             self.reset()
@@ -227,6 +276,7 @@ class Exchange:
         seed: int = 1,
         rate: float = 100.0,
         batch_ms: int = 50,
+        book_batch_ms: int = 0,
         faults: Iterable[Fault] = (),
         subscribe_timeout_s: float = SUBSCRIBE_TIMEOUT_S,
         write_buffer_bytes_max: int = WRITE_BUFFER_BYTES_MAX,
@@ -238,18 +288,28 @@ class Exchange:
         self.write_buffer_bytes_max = write_buffer_bytes_max
         # Ten microseconds a trade since 1970: a restart goes on above every id that an earlier run has used.
         first_id = self.started // 10_000
-        self.markets = {symbol: Market(product(symbol), seed, self.started, first_id) for symbol in symbols}
+        symbols = list(symbols)
+        kept = {
+            "trades_kept": min(TRADES_KEPT, TRADES_KEPT_ALL // max(1, len(symbols))),
+            "versions_kept": min(VERSIONS_KEPT, VERSIONS_KEPT_ALL // max(1, len(symbols))),
+        }
+        self.frames_kept = min(VERSIONS_KEPT, FRAMES_KEPT_ALL // max(1, len(symbols)))
+        self.markets = {symbol: Market(product(symbol), seed, self.started, first_id, **kept) for symbol in symbols}
         self.connections: dict[int, Connection] = {}
         self.past: deque[Connection] = deque(maxlen=CONNECTIONS_KEPT)
         self.injector = Injector(seed)
         self.port = 0
         self.broken = asyncio.Event()
         self._batch_s = batch_ms / 1_000
+        self.book_batch_ms = book_batch_ms
         self._random = random.Random(seed)
         self._rate = rate
         self._rate_changed = asyncio.Event()
         self._next_connection = 1
         self._pending_trades: dict[str, list[Trade]] = {symbol: [] for symbol in self.markets}
+        self._pending_books: dict[str, list[Step]] = {}
+        self._books_due: list[tuple[float, str]] = []  # a heap of when the products of `_pending_books` are due
+        self._book_sent: dict[str, float] = {}
         self._tickers: set[str] = set()
         self._traded: set[str] = set()
         self._best: dict[str, tuple[Any, ...]] = {}
@@ -328,6 +388,7 @@ class Exchange:
         for symbol in symbols:
             market = self.markets[symbol]
             if channel == BOOK:
+                self._flush_book(symbol)
                 connection.send(BOOK, symbol, frames.book_snapshot(market), market.version)
             elif channel == TRADES:
                 # Others must have what waits, and this client must not get it twice.
@@ -355,16 +416,42 @@ class Exchange:
             market = self.markets[symbol]
             self._broadcast(TRADES, symbol, partial(frames.trades, market, "update", reversed(pending)))
 
-    def _book_changed(self, market: Market, steps: list[Step]) -> None:
-        symbol = market.product.symbol
-        if any(step.changes for step in steps):
+    def _flush_book(self, symbol: str) -> None:
+        steps = self._pending_books.pop(symbol, None)
+        if steps:
+            self._book_sent[symbol] = time.monotonic()
+            market = self.markets[symbol]
             self._broadcast(BOOK, symbol, partial(frames.book_update, market, steps), market.version)
-        traded = [trade for step in steps for trade in step.trades]
+
+    def _flush_due_books(self, now: float) -> None:
+        due = self._books_due
+        while due and due[0][0] <= now:
+            self._flush_book(heapq.heappop(due)[1])
+
+    def _stepped(self, market: Market, steps: list[Step]) -> None:
+        """Take in what a market did: changes and trades wait for their turn, which may be now."""
+        symbol, book = market.product.symbol, market.book
+        changes = 0
+        traded: list[Trade] = []
+        for step in steps:
+            changes += len(step.changes)
+            if step.trades:
+                traded += step.trades
+        if changes:
+            _CHANGES.inc(changes)
+            pending = self._pending_books.get(symbol)
+            if pending is not None:
+                pending += steps
+            else:
+                self._pending_books[symbol] = steps
+                due = self._book_sent.get(symbol, 0.0) + self.book_batch_ms / 1_000
+                heapq.heappush(self._books_due, (due, symbol))
         if traded:
-            self._pending_trades[symbol].extend(traded)
+            _TRADES.inc(len(traded))
+            self._pending_trades[symbol] += traded
             self._traded.add(symbol)
-        bid, ask = market.book.best(BID), market.book.best(ASK)
-        best = (bid, ask, bid and market.book.size_at(BID, bid), ask and market.book.size_at(ASK, ask))
+        bid, ask = book.best(BID), book.best(ASK)
+        best = (bid, ask, bid and book.size_at(BID, bid), ask and book.size_at(ASK, ask))
         if traded or best != self._best.get(symbol):
             self._best[symbol] = best
             self._tickers.add(symbol)
@@ -372,49 +459,55 @@ class Exchange:
     # --- what drives it
 
     async def _trade(self) -> None:
-        loop = asyncio.get_running_loop()
-        due = loop.time()
+        due = time.monotonic()
         markets = list(self.markets.values())
         while True:
             if not self._rate:
+                self._flush_due_books(math.inf)
                 await self._rate_changed.wait()
             if self._rate_changed.is_set():
                 self._rate_changed.clear()
-                due = loop.time()
-            wait_s = due - loop.time()
+                due = time.monotonic()
+            now = time.monotonic()
+            wait_s = min(due, self._books_due[0][0] if self._books_due else due) - now
             if wait_s > 0:
-                await asyncio.sleep(min(wait_s, RATE_NOTICED_S))
-            elif wait_s < -BEHIND_S_MAX:
-                _BEHIND.inc(-wait_s)
-                due = loop.time()
-            due = self._steps_until(due, loop.time(), markets)
+                await asyncio.sleep(max(SLEEP_S_MIN, min(wait_s, RATE_NOTICED_S)))
+            elif due < now - BEHIND_S_MAX:
+                _BEHIND.inc(now - due)
+                due = now
+            due = self._steps_until(due, time.monotonic(), markets)
+            self._flush_due_books(time.monotonic())
             # Sockets get their turn also when we are behind.
             await asyncio.sleep(0)
 
     def _steps_until(self, due: float, now: float, markets: list[Market]) -> float:
-        """Enter every order that is due, tell the subscribers, and return when the next one is due."""
+        """Enter every order that is due, and return when the next one is due."""
         if not self._rate:
             return due
         stepped: dict[str, list[Step]] = {}
-        entered = 0
+        entered, chance, products = 0, self._random.random, len(markets)
         while due <= now and entered < STEPS_AT_ONCE_MAX:
-            market = self._random.choice(markets)
+            market = markets[int(chance() * products)]
             stepped.setdefault(market.product.symbol, []).append(market.step(self.clock()))
             entered += 1
-            due += self._random.expovariate(self._rate)
+            due -= math.log(1.0 - chance()) / self._rate
         _ORDERS.inc(entered)
         for symbol, steps in stepped.items():
-            self._book_changed(self.markets[symbol], steps)
+            self._stepped(self.markets[symbol], steps)
         return due
 
     async def _batch(self) -> None:
+        """Send each product's trades and ticker once a batch; the products take turns."""
+        symbols = list(self.markets)
+        turns = max(1, min(len(symbols), int(self._batch_s * 1_000) // TURN_MS))
         while True:
-            await asyncio.sleep(self._batch_s)
-            for symbol in self.markets:
-                self._flush_trades(symbol)
-            tickers, self._tickers = self._tickers, set()
-            for symbol in sorted(tickers):
-                self._broadcast(TICKER, symbol, partial(frames.ticker, self.markets[symbol], "update"))
+            for turn in range(turns):
+                await asyncio.sleep(self._batch_s / turns)
+                for symbol in symbols[turn::turns]:
+                    self._flush_trades(symbol)
+                    if symbol in self._tickers:
+                        self._tickers.discard(symbol)
+                        self._broadcast(TICKER, symbol, partial(frames.ticker, self.markets[symbol], "update"))
 
     async def _seconds(self) -> None:
         loop = asyncio.get_running_loop()
@@ -477,7 +570,8 @@ class Exchange:
         symbol = injection.fault.symbol
         symbols = [symbol] if symbol else list(self.markets)
         for name in symbols:
-            # What happened before the halt is told before it.
+            # What happened before the halt is sent before it.
+            self._flush_book(name)
             self._flush_trades(name)
             self.markets[name].halted = halted
             ends = now + int(injection.fault.seconds * SECOND_NS) if halted and injection.fault.seconds else None

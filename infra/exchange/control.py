@@ -16,10 +16,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
 from infra.exchange import frames
+from infra.exchange.book_record import book_record
 from infra.exchange.coinbase import Connection, Exchange
 from infra.exchange.faults import Fault, Injection, Injector
 from infra.exchange.market import HistoryGone, Market
 from infra.exchange.matching import ASK, BID
+from infra.exchange.settings import RATE_MAX
 from marketdata.clock import SECOND_NS
 
 MARKET = "/api/v3/brokerage/market"
@@ -36,12 +38,21 @@ GRANULARITIES = {
 CANDLES_MAX = 350
 TRADES_LIMIT_MAX = 1_000
 FAULTS_SHOWN = 100
+RECORDED_TRADES_MAX = 100_000
+
+_AGGRESSORS = {BID: "sell", ASK: "buy"}
 
 
 class Rate(BaseModel):
     """How many orders are entered a second, all products together."""
 
-    events_per_s: float = Field(ge=0, le=20_000, examples=[500])
+    events_per_s: float = Field(ge=0, le=RATE_MAX, examples=[500])
+
+
+class BookBatch(BaseModel):
+    """How long the changes of a book wait for its next frame at most, in milliseconds; 0 sends them at once."""
+
+    book_batch_ms: int = Field(ge=0, le=60_000, examples=[50])
 
 
 def _view(injection: Injection) -> dict[str, Any]:
@@ -62,7 +73,7 @@ def _connection_view(connection: Connection) -> dict[str, Any]:
         "opened": connection.opened,
         "closed": connection.closed,
         "last_sequence": connection.sequence - 1,
-        "channels": connection.channels,
+        "channels": {name: list(symbols) for name, symbols in connection.channels.items()},
     }
 
 
@@ -78,6 +89,7 @@ def create_app(exchange: Exchange) -> FastAPI:
     app = FastAPI(title="Simulated Coinbase Advanced Trade", docs_url="/docs", redoc_url=None)
     _add_rest(app, exchange)
     _add_control(app, exchange)
+    _add_record(app, exchange)
     add_faults(app, exchange)
     return app
 
@@ -159,6 +171,65 @@ def _add_control(app: FastAPI, exchange: Exchange) -> None:
         """Enter more or fewer orders from now on."""
         exchange.rate = rate.events_per_s
         return rate
+
+    @app.get("/book_batch")
+    async def book_batch() -> BookBatch:
+        """How long the changes of a book wait for its next frame."""
+        return BookBatch(book_batch_ms=exchange.book_batch_ms)
+
+    @app.put("/book_batch")
+    async def set_book_batch(batch: BookBatch) -> BookBatch:
+        """Let them wait for another time from now on."""
+        exchange.book_batch_ms = batch.book_batch_ms
+        return batch
+
+
+def _add_record(app: FastAPI, exchange: Exchange) -> None:
+    @app.get("/record")
+    async def record() -> list[dict[str, Any]]:
+        """What has happened in each market, and from which trade and which version of the book on it is recorded.
+
+        Trade ids rise by one from the first to the last.
+        """
+        return [
+            {
+                "symbol": symbol,
+                "first_trade_id": market.first_trade_id,
+                "last_trade_id": market.next_trade_id - 1,
+                "version": market.version,
+                "trades_kept_from": market.trades.first_id,
+                "versions_kept_from": market.versions_kept_from,
+                "halted": market.halted,
+            }
+            for symbol, market in exchange.markets.items()
+        ]
+
+    @app.get("/record/{symbol}/trades")
+    async def recorded_trades(
+        symbol: str,
+        since: Annotated[int, Query(ge=0, description="The first trade id.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=RECORDED_TRADES_MAX)] = RECORDED_TRADES_MAX,
+    ) -> Response:
+        """The market's trades from an id on, oldest first, each once: `[id, UTC ns, price, size, aggressor's side]`.
+
+        Times are cut to microseconds, as in the frames; `side` is `buy` or `sell`.
+        """
+        market = _market(exchange, symbol)
+        price, size = market.price.string, market.size.string
+        trades = [
+            (str(one.trade_id), one.ts // 1_000 * 1_000, price(one.ticks), size(one.lots), _AGGRESSORS[one.maker_side])
+            for one in market.trades.since(since, limit)
+        ]
+        return Response(orjson.dumps({"symbol": symbol, "trades": trades}), media_type="application/json")
+
+    @app.get("/record/{symbol}/book")
+    async def recorded_book(symbol: str) -> Response:
+        """Every version of the book that is remembered, and which of them each connection was sent.
+
+        It takes a moment: stop the orders first (`PUT /rate`).
+        """
+        body = book_record(_market(exchange, symbol), [*exchange.past, *exchange.connections.values()])
+        return Response(orjson.dumps(body), media_type="application/json")
 
     @app.get("/book/{symbol}")
     async def book(

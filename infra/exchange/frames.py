@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
-from infra.exchange.market import Bar, Market, Step, Trade
+from infra.exchange.market import Bar, Market, Step
 from infra.exchange.matching import ASK, BID
+from infra.exchange.record import Trade
 from marketdata.clock import SECOND_NS
 from marketdata.decimals import plain
 
@@ -28,11 +30,16 @@ _MAKERS = {BID: "BUY", ASK: "SELL"}
 _YEAR_LOW, _YEAR_HIGH = 3, 5
 
 
+@lru_cache(maxsize=16)
+def _second_text(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+
+
 def time_text(ts: int, digits: int = 9) -> str:
     """Return RFC 3339 with at most `digits` of a second's fraction, trailing zeros cut off."""
     seconds, rest = divmod(ts, SECOND_NS)
     fraction = f"{rest:09d}"[:digits].rstrip("0")
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}{'.' if fraction else ''}{fraction}Z"
+    return f"{_second_text(seconds)}.{fraction}Z" if fraction else f"{_second_text(seconds)}Z"
 
 
 def go_time_text(ts: int, up_ns: int) -> str:
@@ -56,9 +63,9 @@ def error(message: str) -> bytes:
     return orjson.dumps({"type": "error", "message": message})
 
 
-def subscriptions(channels: Mapping[str, Sequence[str]]) -> bytes:
+def subscriptions(channels: Mapping[str, Iterable[str]]) -> bytes:
     """Return the events of the answer to every subscribe and unsubscribe: all that is subscribed now."""
-    return orjson.dumps([{"subscriptions": {name: channels[name] for name in sorted(channels)}}])
+    return orjson.dumps([{"subscriptions": {name: list(channels[name]) for name in sorted(channels)}}])
 
 
 def book_snapshot(market: Market) -> bytes:
@@ -75,14 +82,17 @@ def book_snapshot(market: Market) -> bytes:
 def book_update(market: Market, steps: Iterable[Step]) -> bytes:
     """Return the events of a level2 update: every level that the steps touched, with its new size."""
     price, size = market.price.string, market.size.string
-    latest = {
-        (change.side, change.ticks): (time_text(step.ts, 6), change.after) for step in steps for change in step.changes
-    }
-    updates = [
-        {"side": _SIDES[side], "event_time": time, "price_level": price(ticks), "new_quantity": size(lots)}
+    latest: dict[tuple[int, int], tuple[str, int]] = {}
+    for step in steps:
+        time = time_text(step.ts, 6)
+        for side, ticks, _, after in step.changes:
+            latest[side, ticks] = time, after
+    # Names, times and decimals need no escaping, so that the bytes can be put together here.
+    updates = ",".join([
+        f'{{"side":"{_SIDES[side]}","event_time":"{time}","price_level":"{price(ticks)}","new_quantity":"{size(lots)}"}}'
         for (side, ticks), (time, lots) in latest.items()
-    ]
-    return orjson.dumps([{"type": "update", "product_id": market.product.symbol, "updates": updates}])
+    ])  # fmt: skip
+    return f'[{{"type":"update","product_id":"{market.product.symbol}","updates":[{updates}]}}]'.encode()
 
 
 def trades(market: Market, kind: str, newest_first: Iterable[Trade]) -> bytes:

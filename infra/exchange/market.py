@@ -20,6 +20,7 @@ from itertools import islice, pairwise
 from typing import NamedTuple
 
 from infra.exchange.matching import ASK, BID, Change, Fill, Matching
+from infra.exchange.record import ChangeRecord, Trade, TradeRecord
 from marketdata.clock import SECOND_NS
 from marketdata.errors import SettingsError, TickstreamError
 
@@ -30,10 +31,10 @@ DAY_S = 86_400
 ORDERS_TARGET = 1_200
 LEVELS_MIN = 20
 
-# Bounds of what is remembered: bars of two days, trades for REST and snapshots, steps for `book_at`.
+# What is remembered at least, and at most twice as much: trades for REST and the record, book versions for `book_at`.
 BARS_MAX = 2 * DAY_S // MINUTE_S
-TRADES_MAX = 50_000
-STEPS_MAX = 50_000
+TRADES_KEPT = 100_000
+VERSIONS_KEPT = 50_000
 
 # Events before the start, within the minute before it, so that a new client finds recent trades.
 _WARM_EVENTS = 2_500
@@ -97,6 +98,12 @@ _PRODUCTS = {
         Product("XRP-USD", "XRP", "USD", "XRP", "US Dollar", "2.1347", tick="0.0001", lot="0.000001"),
     )
 }
+# Where the prices of made-up products begin, and their ticks: tens of thousands of ticks each.
+_PRICES = (
+    ("0.82134", "0.00001"), ("3.4471", "0.0001"), ("12.871", "0.0001"), ("47.362", "0.001"), ("118.525", "0.001"),
+    ("352.19", "0.01"), ("905.44", "0.01"), ("2731.08", "0.01"),
+)  # fmt: skip
+SYMBOLS_MAX = 500
 
 
 def product(symbol: str) -> Product:
@@ -109,17 +116,18 @@ def product(symbol: str) -> Product:
     base, dash, quote = symbol.partition("-")
     if not (dash and base.isalnum() and quote.isalnum() and symbol == symbol.upper()):
         raise SettingsError(f"COINBASE_PRODUCTS: {symbol!r} is no product; they look like BTC-USD")
+    number = base.removeprefix("SIM")
+    if number != base and number.isdigit():
+        # Prices of four orders of magnitude, each with as many ticks as a market of that price has.
+        price, tick = _PRICES[int(number) % len(_PRICES)]
+        return Product(symbol, base, quote, f"Simulated {number}", "US Dollar", price, tick)
     return Product(symbol, base, quote, base, quote, "100")
 
 
-class Trade(NamedTuple):
-    """One execution, `ts` in UTC nanoseconds, `maker_side` BID or ASK."""
-
-    trade_id: int
-    ts: int
-    ticks: int
-    lots: int
-    maker_side: int
+def symbols_of(count: int) -> tuple[str, ...]:
+    """Return the symbols of a number of products: the known ones first, then SIM005-USD and so on."""
+    known = list(_PRODUCTS)[:count]
+    return (*known, *(f"SIM{number:03d}-USD" for number in range(len(known) + 1, count + 1)))
 
 
 class Bar(NamedTuple):
@@ -158,7 +166,16 @@ class Market:
     `ts` is the time at which it begins, UTC nanoseconds; trades are numbered up from `first_trade_id` without a hole.
     """
 
-    def __init__(self, product: Product, seed: int, ts: int, first_trade_id: int = 1) -> None:
+    def __init__(
+        self,
+        product: Product,
+        seed: int,
+        ts: int,
+        first_trade_id: int = 1,
+        *,
+        trades_kept: int = TRADES_KEPT,
+        versions_kept: int = VERSIONS_KEPT,
+    ) -> None:
         self.product = product
         self.price = Increment(product.tick)
         self.size = Increment(product.lot)
@@ -166,13 +183,15 @@ class Market:
         self.halted = False
         self.version = 0
         self.ts = ts
-        self.next_trade_id = first_trade_id
-        self.trades: deque[Trade] = deque(maxlen=TRADES_MAX)
+        self.first_trade_id = first_trade_id
+        self.trades = TradeRecord(first_trade_id, trades_kept)
         self.bars: deque[Bar] = deque(maxlen=BARS_MAX)
         self._random = random.Random(f"{seed}:{product.symbol}")
-        self._anchor = math.log(float(product.price) / float(self.price.value))
+        self._tick = float(self.price.value)
+        self._lots_per_unit = 1 / float(self.size.value)
+        self._anchor = math.log(float(product.price) / self._tick)
         self._fair = self._anchor
-        self._history: deque[Step] = deque(maxlen=STEPS_MAX)
+        self._changes = ChangeRecord(versions_kept)
         self._closed_at = -1
         self._closed: tuple[int, int, int, int] = (0, 0, 0, 0)
         self._invent_bars(ts - _WARM_NS)
@@ -182,6 +201,16 @@ class Market:
         for place in range(_WARM_EVENTS):
             self.step(ts - _WARM_NS + place * _WARM_NS // _WARM_EVENTS)
 
+    @property
+    def next_trade_id(self) -> int:
+        """The id that the next trade gets."""
+        return self.trades.first_id + len(self.trades)
+
+    @property
+    def versions_kept_from(self) -> int:
+        """The oldest version for which `book_at` has an answer."""
+        return self.version - len(self._changes)
+
     def step(self, ts: int) -> Step:
         """Enter one random order at `ts` and return what it did; nothing happens while the product is halted."""
         self.ts = ts
@@ -189,28 +218,30 @@ class Market:
             return Step(ts, self.version, [], [])
         self._fair += self._random.gauss(0, _STEP_DEVIATION) + _PULL * (self._anchor - self._fair)
         fills = self._enter()
-        trades = [self._record(ts, fill) for fill in fills]
+        trades = [self._record(ts, fill) for fill in fills] if fills else []
         changes = self.book.take_changes()
         self.version += 1
-        step = Step(ts, self.version, changes, trades)
-        self._history.append(step)
-        return step
+        self._changes.append(changes)
+        return Step(ts, self.version, changes, trades)
+
+    def changes_newest_first(self) -> Iterator[list[tuple[int, int, int]]]:
+        """Yield what each version changed, (side, ticks, lots before), from the last version to the oldest kept."""
+        return self._changes.newest_first()
 
     def book_at(self, version: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Return bids and asks as (ticks, lots), best first, as they were after the step of that version.
 
         Raises HistoryGone when that is too long ago.
         """
-        oldest = self._history[0].version - 1 if self._history else self.version
+        oldest = self.versions_kept_from
         if not oldest <= version <= self.version:
             raise HistoryGone(f"{self.product.symbol}: book versions {oldest} to {self.version} are at hand")
         sides = {BID: dict(self.book.levels(BID)), ASK: dict(self.book.levels(ASK))}
-        for step in islice(reversed(self._history), self.version - version):
-            for change in step.changes:
-                if change.before:
-                    sides[change.side][change.ticks] = change.before
-                else:
-                    sides[change.side].pop(change.ticks, None)
+        for side, ticks, before in self._changes.undone(self.version - version):
+            if before:
+                sides[side][ticks] = before
+            else:
+                sides[side].pop(ticks, None)
         return sorted(sides[BID].items(), reverse=True), sorted(sides[ASK].items())
 
     def day(self) -> Day:
@@ -248,36 +279,32 @@ class Market:
 
     def recent(self, count: int, start_ns: int = 0, end_ns: int | None = None) -> list[Trade]:
         """Return at most `count` trades with `start_ns <= ts < end_ns`, newest first."""
-        return list(islice(self._between(start_ns, end_ns), count))
-
-    def _between(self, start_ns: int, end_ns: int | None) -> Iterator[Trade]:
-        for trade in reversed(self.trades):
-            if trade.ts < start_ns:
-                return
-            if end_ns is None or trade.ts < end_ns:
-                yield trade
+        return list(islice(self.trades.newest_first(start_ns, end_ns), count))
 
     def _enter(self) -> list[Fill]:
-        for side in (BID, ASK):
-            if self.book.depth(side) < LEVELS_MIN:
-                return self._enter_limit(side)
-        pressure = min(1.15, len(self.book) / ORDERS_TARGET)
+        book = self.book
+        if book.depth(BID) < LEVELS_MIN:
+            return self._enter_limit(BID)
+        if book.depth(ASK) < LEVELS_MIN:
+            return self._enter_limit(ASK)
+        resting = len(book)
+        pressure = min(1.15, resting / ORDERS_TARGET)
         choice = self._random.random()
         if choice < _CANCEL_SHARE * pressure * pressure:
-            self.book.cancel(self.book.order_id(self._random.randrange(len(self.book))))
+            book.cancel(book.order_id(int(self._random.random() * resting)))
             return []
         if choice < _LIMIT_SHARE + _CANCEL_SHARE:
-            return self._enter_limit(self._random.choice((BID, ASK)))
+            return self._enter_limit(BID if self._random.random() < 0.5 else ASK)
         return self._enter_market()
 
     def _enter_limit(self, side: int) -> list[Fill]:
         fair = math.exp(self._fair)
         choice = self._random.random()
-        mean = next(mean for share, mean in _DISTANCES if choice <= share)
-        distance = 0.5 + self._random.expovariate(1 / max(0.5, mean * fair))
+        near, middling, deep = _DISTANCES
+        mean = near[1] if choice <= near[0] else middling[1] if choice <= middling[0] else deep[1]
+        distance = 0.5 - math.log(1.0 - self._random.random()) * max(0.5, mean * fair)
         ticks = max(1, math.floor(fair - distance) if side == BID else math.ceil(fair + distance))
-        _, fills = self.book.limit(side, ticks, self._lots(fair))
-        return fills
+        return self.book.limit(side, ticks, self._lots(fair))[1]
 
     def _enter_market(self) -> list[Fill]:
         fair = math.exp(self._fair)
@@ -287,17 +314,15 @@ class Market:
         return self.book.market(side, self._lots(fair))
 
     def _lots(self, fair: float) -> int:
-        value = _VALUE_MEDIAN * self._random.lognormvariate(0, _VALUE_SPREAD)
-        size = Decimal(min(value, 200 * _VALUE_MEDIAN)) / (Decimal(fair) * self.price.value)
+        value = _VALUE_MEDIAN * min(200.0, math.exp(self._random.gauss(0, _VALUE_SPREAD)))
+        size = value / (fair * self._tick)
         # People trade round sizes now and then.
         if self._random.random() < 0.15:
             size = round(size, 2)
-        return max(1, int(size / self.size.value))
+        return max(1, round(size * self._lots_per_unit))
 
     def _record(self, ts: int, fill: Fill) -> Trade:
-        trade = Trade(self.next_trade_id, ts, fill.ticks, fill.lots, fill.maker_side)
-        self.next_trade_id += 1
-        self.trades.append(trade)
+        trade = self.trades.append(ts, fill.ticks, fill.lots, fill.maker_side)
         second = ts // SECOND_NS
         start = second - second % MINUTE_S
         last = self.bars[-1]

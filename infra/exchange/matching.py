@@ -161,10 +161,11 @@ class Matching:
 
     def take_changes(self) -> list[Change]:
         """Return every level whose size differs from what it was at the last call, and begin anew."""
+        sides = self._sides
         changes = [
             Change(side, ticks, before, after)
             for (side, ticks), before in self._before.items()
-            if (after := self.size_at(side, ticks)) != before
+            if (after := sides[side].sizes.get(ticks, 0)) != before
         ]
         self._before.clear()
         return changes

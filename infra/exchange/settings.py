@@ -6,23 +6,38 @@ import msgspec
 from pydantic import Field
 
 from infra.exchange.faults import Fault
+from infra.exchange.market import SYMBOLS_MAX, symbols_of
 from marketdata.errors import SettingsError
 from runtime.settings import CommonSettings
 
+RATE_MAX = 100_000
+
 
 class ExchangeSettings(CommonSettings):
-    """What the simulated exchange can be told."""
+    """What can be chosen of the simulated exchange."""
 
     exchange_port: int = Field(default=18765, ge=0, le=65535, description="Port of the WebSocket; 0 takes a free one.")
     exchange_control_port: int = Field(
         default=18766, ge=0, le=65535, description="Port of REST, faults, health and metrics; 0 takes a free one."
     )
     exchange_rate: float = Field(
-        default=100.0, ge=0, le=20_000, description="Orders entered a second, all products together; 0 is none."
+        default=100.0, ge=0, le=RATE_MAX, description="Orders entered a second, all products together; 0 is none."
     )
     exchange_seed: int = Field(default=1, description="Seed of the order flow.")
     exchange_batch_ms: int = Field(
         default=50, ge=1, le=60_000, description="Trades and tickers go out this often; the venue itself takes 250 ms."
+    )
+    exchange_book_batch_ms: int = Field(
+        default=50,
+        ge=0,
+        le=60_000,
+        description="A book's changes go out at most this often, as at the venue; 0 is at once.",
+    )
+    exchange_symbols: int | None = Field(
+        default=None,
+        ge=1,
+        le=SYMBOLS_MAX,
+        description="Number of products, in place of those that COINBASE_PRODUCTS lists.",
     )
     exchange_faults: str = Field(default="[]", description="JSON array of faults to begin with, as POST /faults takes.")
     products: str = Field(
@@ -50,6 +65,8 @@ class ExchangeSettings(CommonSettings):
 
         Raises SettingsError when there are none.
         """
+        if self.exchange_symbols is not None:
+            return symbols_of(self.exchange_symbols)
         symbols = tuple(dict.fromkeys(part.strip() for part in self.products.split(",") if part.strip()))
         if not symbols:
             raise SettingsError("COINBASE_PRODUCTS: name at least one product, such as BTC-USD")

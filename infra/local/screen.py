@@ -33,10 +33,21 @@ SERVICES = ("producer", "stream_apps", "sink", "api")
 ROAD = ("producer", "recv", "ingest", "valid", "dedup", "book", "candle", "anomal", "sink", "store", "api", "client")
 
 
+def service_ports(known: State) -> dict[str, str]:
+    """Return the metrics port of each service, of every stream worker too (`stream_apps`, `stream_apps_2`, ...)."""
+    ports: dict[str, str] = {}
+    for name in SERVICES:
+        ports[name] = known.endpoints[f"port_{name}"]
+        if name == "stream_apps":
+            found = {key.removeprefix("port_"): port for key, port in known.endpoints.items()}
+            ports |= {key: port for key, port in found.items() if key.startswith("stream_apps_")}
+    return ports
+
+
 def addresses(known: State) -> dict[str, str]:
     """Return where a person can look, by what they find there."""
-    port = {name: known.endpoints[f"port_{name}"] for name in SERVICES}
-    metrics = " ".join(f"{name.replace('_', '-')}:{port[name]}" for name in SERVICES)
+    port = service_ports(known)
+    metrics = " ".join(f"{name.replace('_', '-')}:{port[name]}" for name in port)
     has_ui = any(row.name == "kafka-ui" for row in known.rows)
     return {
         "Dashboard": f"http://127.0.0.1:{port['api']}",
@@ -84,7 +95,7 @@ def run(settings: StackSettings, report: Callable[[str], None]) -> None:
 
 
 def _show(known: State, rows: Callable[[], list[Row]]) -> None:
-    metrics = {name: f"http://127.0.0.1:{known.endpoints[f'port_{name}']}/metrics" for name in SERVICES}
+    metrics = {name: f"http://127.0.0.1:{port}/metrics" for name, port in service_ports(known).items()}
     reader = Reader(known.endpoints["kafka_brokers"], metrics)
     reader.read()
     if not sys.stdout.isatty():

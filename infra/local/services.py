@@ -1,7 +1,10 @@
-"""How our own services start: one row each, with the addresses and rights that it needs and no more."""
+"""How our own services start: one row each, with the addresses and database role that it needs and no others."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from infra.exchange.market import symbols_of
 from infra.local.errors import StackError
 from infra.local.folders import PROJECT, Folders
 from infra.local.process import Answers, Process
@@ -17,11 +20,11 @@ TCP_VENUES = frozenset({"databento", "fix"})
 
 
 def services(settings: StackSettings, folders: Folders, ports: Ports, where: Endpoints) -> list[Process]:
-    """Return the steps and the services in the order of the road."""
-    kafka = {f"{PREFIX}KAFKA_BROKERS": where.kafka_brokers, f"{PREFIX}REGISTRY_URL": where.registry_url}
-    # Empty means not given: no service inherits a right that another one has.
-    no_database = {f"{PREFIX}{role}DATABASE_URL": "" for role in ("", "SINK_", "API_", "HISTORY_")}
-    common = {**kafka, **no_database, f"{PREFIX}REDIS_URL": ""}
+    """Return the steps and the services in the order in which data passes them.
+
+    Raises StackError when the source of prices is not usable.
+    """
+    common = _common(where)
 
     def database(role: str, url: str) -> dict[str, str]:
         return {**common, f"{PREFIX}DATABASE_URL": url, f"{PREFIX}{role}DATABASE_URL": url}
@@ -46,18 +49,23 @@ def services(settings: StackSettings, folders: Folders, ports: Ports, where: End
             ports={f"{PREFIX}{name.replace('-', '_').upper()}_PORT": port},
         )
 
+    def worker(number: int, port: int) -> Process:
+        environment = worker_environment(where, number, port)
+        made = service(worker_name(number), port, environment=environment, module="stream_apps")
+        # The ports of further workers have no settings of their own; they follow this one.
+        return made if number == 1 else replace(made, ports={f"{PREFIX}PORT_BASE": port})
+
     rows = [
         step("topics", "topics", "apply", after="kafka", environment=common),
         step("schemas", "schemas", "register", after="registry", environment=common),
         step("migrations", "db", "migrate", after="database-roles", environment=database("", where.database_url)),
-        # A worker with a name gets its partitions back at once when it is started again after a crash.
         service(
             "sink",
             ports.sink,
             "migrations",
             environment={**database("SINK_", where.sink_database_url), f"{PREFIX}SINK_WORKER": "embedded"},
         ),
-        service("stream-apps", ports.stream_apps, environment={**common, f"{PREFIX}WORKER": "embedded"}),
+        *(worker(number, port) for number, port in enumerate(settings.worker_ports(ports), 1)),
         service(
             "api",
             ports.api,
@@ -83,8 +91,29 @@ def services(settings: StackSettings, folders: Folders, ports: Ports, where: End
     return rows
 
 
+def worker_name(number: int) -> str:
+    """Return the name of a stream worker in the process table; workers are numbered from 1."""
+    return "stream-apps" if number == 1 else f"stream-apps-{number}"
+
+
+def worker_environment(where: Endpoints, number: int, port: int) -> dict[str, str]:
+    """Return the settings of a stream worker that serves its metrics on `port`.
+
+    A worker keeps its name when it is restarted after a crash, so that the group gives its partitions back at once.
+    """
+    name = "embedded" if number == 1 else f"embedded-{number}"
+    return {**_common(where), f"{PREFIX}WORKER": name, f"{PREFIX}METRICS_PORT": str(port)}
+
+
+def _common(where: Endpoints) -> dict[str, str]:
+    kafka = {f"{PREFIX}KAFKA_BROKERS": where.kafka_brokers, f"{PREFIX}REGISTRY_URL": where.registry_url}
+    # Empty means not configured: no service inherits the database role of another.
+    no_database = {f"{PREFIX}{role}DATABASE_URL": "" for role in ("", "SINK_", "API_", "HISTORY_")}
+    return {**kafka, **no_database, f"{PREFIX}REDIS_URL": ""}
+
+
 def _source(settings: StackSettings, ports: Ports) -> list[Process]:
-    """Return what prices come from, where it is ours: the simulated exchange or a recording."""
+    """Return the process that prices come from, unless they are live: the simulated exchange or a replay."""
     if settings.source == "live":
         return []
     command = python_module("infra.exchange")
@@ -100,7 +129,7 @@ def _source(settings: StackSettings, ports: Ports) -> list[Process]:
         command = python_module("infra.exchange.replay", *map(str, files), *options, *behind)
     elif settings.venue != "coinbase":
         raise StackError(
-            f"the simulated exchange speaks Coinbase's protocol; for {settings.venue} take "
+            f"the simulated exchange uses Coinbase's protocol; for {settings.venue} use "
             f"SOURCE=live VENUE={settings.venue}, or SOURCE=replay VENUE={settings.venue} FILE=recording.jsonl.zst"
         )
     return [
@@ -118,26 +147,28 @@ def _source(settings: StackSettings, ports: Ports) -> list[Process]:
 
 
 def _producer(settings: StackSettings, ports: Ports) -> dict[str, str]:
-    """Return what the producer is told: our own server's addresses in place of the venue's, unless it is live."""
+    """Return the producer's settings: the addresses of our own server in place of the venue's, unless it is live."""
     environment = {f"{PREFIX}SOURCE": settings.source, f"{PREFIX}VENUE": settings.venue}
     if settings.source != "live":
         venue, scheme = settings.venue.upper(), "tcp" if settings.venue in TCP_VENUES else "ws"
         environment[f"{venue}_WS_URL"] = f"{scheme}://127.0.0.1:{ports.exchange}"
         environment[f"{venue}_REST_URL"] = f"http://127.0.0.1:{ports.exchange_control}"
+    if settings.source == "sim" and settings.exchange_symbols is not None:
+        environment["COINBASE_PRODUCTS"] = ",".join(symbols_of(settings.exchange_symbols))
     return environment
 
 
 def source_addresses(settings: StackSettings, ports: Ports) -> dict[str, str]:
-    """Return what commands of history are told: where prices come from, and whose REST tells the past of those."""
+    """Return the settings of history commands: the source of prices, and the address and venue of its REST history."""
     if settings.source == "live":
         return {"source": "live"}
-    serves = settings.source == "sim"  # a recording has no past but itself
+    serves = settings.source == "sim"  # a recording has no history besides itself
     url = f"http://127.0.0.1:{ports.exchange_control}" if serves else ""
     return {"source": settings.source, "history_venue": settings.venue, "history_url": url}
 
 
 def _history(settings: StackSettings, where: Endpoints) -> dict[str, str]:
-    """Return the address of the database where the producer is to look for what is missing, else nothing."""
+    """Return the address of the database in which the producer scans for gaps; nothing when it does not scan."""
     scans = settings.source == "live" if settings.gap_scan_minutes is None else settings.gap_scan_minutes > 0
     wanted = scans or settings.backfill_days
     return {f"{PREFIX}HISTORY_DATABASE_URL": where.history_database_url} if wanted else {}

@@ -1,4 +1,4 @@
-"""What a person can choose about the stack: where things listen, what is given from outside, where prices come from."""
+"""Settings of the stack: ports, servers that run elsewhere, number of stream workers, and the source of prices."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
+from infra.exchange.market import SYMBOLS_MAX
 from infra.local.errors import StackError
 from infra.local.folders import HOME
 from runtime.settings import PREFIX, CommonSettings
 
+# A worker without a partition has nothing to do, and topics have fewer partitions than this.
+WORKERS_MAX = 64
+# Metrics port of the second stream worker; the others follow it.
+MORE_WORKERS_PORT = 19110
+
 
 @dataclass(frozen=True)
 class Ports:
-    """Where each process listens, always on loopback; the order is that of `TICKSTREAM_PORT_BASE`."""
+    """The port of each process, always on loopback; with `TICKSTREAM_PORT_BASE` they are consecutive in this order."""
 
     kafka: int = 19092
     controller: int = 19093
@@ -39,7 +45,7 @@ class Ports:
 
 
 class StackSettings(CommonSettings):
-    """Settings of the supervisor; empty addresses mean that the embedded stack starts its own server."""
+    """Settings of the supervisor; it starts each server whose address is empty."""
 
     kafka_brokers: str = Field(default="", description="Use this Kafka instead of starting one.")
     registry_url: str = Field(default="", description="Use this Confluent-compatible registry instead.")
@@ -53,7 +59,12 @@ class StackSettings(CommonSettings):
 
     stack: Literal["embedded", "docker"] = Field(default="embedded", description="What runs the servers.")
     folder: Path = Field(default=HOME, description="Where this stack keeps data, logs and state.")
-    port_base: int | None = Field(default=None, ge=1024, le=65500, description="First of consecutive ports for all.")
+    port_base: int | None = Field(
+        default=None, ge=1024, le=65400, description="First of the consecutive ports that all processes get."
+    )
+    workers: int = Field(
+        default=1, ge=1, le=WORKERS_MAX, description="Stream workers to start; they share the partitions."
+    )
     kafka_port: int | None = Field(default=None, ge=0, le=65535)
     controller_port: int | None = Field(default=None, ge=0, le=65535)
     registry_port: int | None = Field(default=None, ge=0, le=65535)
@@ -70,18 +81,21 @@ class StackSettings(CommonSettings):
 
     source: Literal["sim", "live", "replay"] = Field(default="sim", description="Where prices come from.")
     venue: str = Field(default="coinbase", description="Venue to read or replay.")
+    exchange_symbols: int | None = Field(
+        default=None, ge=1, le=SYMBOLS_MAX, description="Number of products of the simulated exchange."
+    )
     replay_file: str = Field(
-        default="", description="Recording, for source=replay; several by comma are redundant lines of one feed."
+        default="", description="Recording for source=replay; several, by comma, are redundant lines of one feed."
     )
     replay_speed: Literal["1", "10", "max"] = Field(default="1", description="Pace of a replay.")
     replay_behind_s: float = Field(
         default=0,
         ge=0,
-        description="Seconds that the recorder's clock was behind the venue's; `tickstream up` finds out.",
+        description="Seconds by which the recorder's clock was behind the venue's; `tickstream up` measures it.",
     )
-    backfill_days: int = Field(default=0, ge=0, description="Days of history that the producer brings at its start.")
+    backfill_days: int = Field(default=0, ge=0, description="Days of history that the producer backfills at its start.")
     gap_scan_minutes: int | None = Field(
-        default=None, ge=0, description="Minutes between its scans for gaps, 0 for none; 60 of live prices."
+        default=None, ge=0, description="Minutes between scans for gaps, 0 for none; 60 when prices are live."
     )
     kafka_ui: bool = Field(default=True, description="Start the Kafka UI.")
 
@@ -91,7 +105,10 @@ class StackSettings(CommonSettings):
         return tuple(Path(name.strip()) for name in self.replay_file.split(",") if name.strip())
 
     def ports(self) -> Ports:
-        """Return every port: a given one, else one from the base, else the usual; 0 becomes a free one."""
+        """Return every port: the configured one, else one from the base, else the default; 0 becomes a free one.
+
+        Raises StackError when two processes have the same port.
+        """
         usual = Ports() if self.port_base is None else Ports.from_base(self.port_base)
         chosen = {}
         for field in fields(Ports):
@@ -101,8 +118,18 @@ class StackSettings(CommonSettings):
         twice = {port for port in chosen.values() if list(chosen.values()).count(port) > 1}
         if twice:
             names = ", ".join(f"{PREFIX}{name.upper()}_PORT" for name, port in chosen.items() if port in twice)
-            raise StackError(f"one port is given to several processes: {names}. Choose different ones.")
+            raise StackError(f"several processes have the same port: {names}. Choose different ones.")
         return Ports(**chosen)
+
+    def worker_ports(self, ports: Ports) -> tuple[int, ...]:
+        """Return the metrics port of each stream worker; `ports` are those of `ports()`."""
+        more = range(self.workers - 1)
+        if self.port_base is not None:
+            first = self.port_base + len(fields(Ports))
+            return (ports.stream_apps, *(first + number for number in more))
+        if self.stream_apps_port == 0:
+            return (ports.stream_apps, *(free_port() for _ in more))
+        return (ports.stream_apps, *(MORE_WORKERS_PORT + number for number in more))
 
 
 def free_port() -> int:

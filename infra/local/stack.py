@@ -78,6 +78,8 @@ def prepare(settings: StackSettings, *, services: bool, report: Report) -> tuple
     addresses = vars(where) | {f"port_{name}": str(port) for name, port in vars(ports).items()}
     if services:
         rows += own_services(settings, folders, ports, where)
+        more_workers = enumerate(settings.worker_ports(ports)[1:], 2)
+        addresses |= {f"port_stream_apps_{number}": str(port) for number, port in more_workers}
         addresses |= source_addresses(settings, ports)
     # What is given from outside needs no waiting for.
     names = {row.name for row in rows}

@@ -123,7 +123,7 @@ class _Bar(msgspec.Struct, tag_field="T", tag="b", gc=False):
     c: Any
     v: Any
     t: Time
-    n: Number = 0
+    n: Number | None = None
     vw: Any = 0
 
 

@@ -769,8 +769,8 @@ class DatabentoFeed:
             CandleHistory(
                 venue=self.venue, symbol=instrument.product.symbol, ts_event=start + length, ts_recv=call.ts,
                 line=self._line.name, interval=interval, start=start, opens=columns[0], highs=columns[1],
-                lows=columns[2], closes=columns[3], volumes=[str(volume)], quote_volumes=["0"], buy_volumes=["0"],
-                trades=[0],
+                lows=columns[2], closes=columns[3], volumes=[str(volume)], quote_volumes=[None], buy_volumes=[None],
+                trades=[None],
             )
         )  # fmt: skip
 

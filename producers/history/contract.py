@@ -18,9 +18,9 @@ Theory of operation.
    asking again does not help. A minute without a bar is none of them: see `sparse`.
 6. Rows are those of the live feeds: `Candle` with `state="final"` and `origin="backfill"`; `Trade` with the id which
    the live feed gives to the same execution, so that de-duplication joins the two, and with the aggressor's side.
-   Numbers are the venue's own digits. What the venue does not tell of a candle stays "0" (`volume` is always told;
-   `quote_volume`, `buy_volume` and `trades` only by the venues whose adapters have them in `candle_fields`). An
-   interval for which the venue says that nothing traded is the marker that the live candles have: no prices.
+   Numbers are the venue's own digits. What the venue does not send of a candle is null (every venue sends `volume`;
+   `quote_volume`, `buy_volume` and `trades` come only from venues whose adapters list them in `candle_fields`). An
+   interval for which the venue says that nothing traded is the marker that live candles use: no prices, zero sums.
 
 Errors. `instrument`, `candles` and `trades` raise BadEvent for a symbol (`bad_symbol`) or an interval
 (`bad_interval`) that the venue does not have. The parsers raise BadEvent that names the field and the value for
@@ -152,7 +152,7 @@ class History(Protocol):
     sparse: bool
     """Whether an interval without a trade has no candle: then its absence is no gap."""
     candle_fields: frozenset[str]
-    """Which of quote_volume, buy_volume, trades its candles tell."""
+    """Which of quote_volume, buy_volume and trades its candles have; the others are null."""
     candles_kept: int | None
     """How many candles of an interval, counted back from now, the venue tells; None is all that there were."""
 

@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 VALUE_CHARS = 200
 DETAIL_CHARS = 80
+
+# The sums of an interval that is known to have no trades.
+NOTHING_TRADED: dict[str, Any] = {"quote_volume": "0", "buy_volume": "0", "trades": 0}
 _PATH = re.compile(r"`\$(.*)`")
 _STEPS = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 
@@ -55,9 +58,12 @@ def candle(
     volume: str,
     *,
     empty: bool = False,
-    **told: Any,
+    **counted: Any,
 ) -> Candle:
-    """Return a final candle of checked decimals (`prices` are open, high, low, close); `empty` has no prices.
+    """Return a final candle of checked decimals (`prices` are open, high, low, close).
+
+    `counted` is what the venue sends of quote_volume, buy_volume and trades; the others are null. An `empty` candle had
+    no trades: it has no prices, and its sums are zero.
 
     Raises BadEvent when it does not begin where candles of this interval do, or at a time that cannot be.
     """
@@ -70,7 +76,7 @@ def candle(
     return Candle(venue=instrument.venue, symbol=instrument.symbol, interval=asked.interval, start=start,
                   end=start + length, ts_event=start + length, ts_recv=ts, open=opened, high=high, low=low,
                   close=closed, volume="0" if empty else volume, state="final", origin="backfill",
-                  **({} if empty else told))  # fmt: skip
+                  **(NOTHING_TRADED if empty else counted))  # fmt: skip
 
 
 def check_time(at: int, ts: int, field: str) -> None:

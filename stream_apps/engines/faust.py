@@ -1,26 +1,20 @@
-"""Runs the operators on Faust: at-least-once delivery, made exactly once by the tasks.
+"""Runs the pipeline on Faust: Faust is the group's member, fetches, and supervises; batches go to the pipeline.
 
-What Faust does here: group membership, rebalancing, fetching, flow control, and the agents (one per input topic). What
-it does not do, and why:
+Why Faust used to idle (66,000 quotes took 97 s for 15 s of CPU time):
 
-- Commits. Faust commits the longest run of acknowledged messages. Acknowledging only what is checkpointed would mean to
-  hold every message until then, so the topics are declared with `acks=False` and the engine commits the tasks' own
-  offsets through Faust's consumer.
-- Outputs. Faust's producer is idempotent only in its exactly-once mode, which stalls, and fails single batches on a
-  time-out, which would leave a hole in the order that recovery relies on. `writer` (librdkafka) keeps the order, waits
-  an outage out, and works off the event loop.
-- State. Windowed tables expire by the wall clock and are lost on a rebalance; the tasks' checkpoints are neither.
+1. Its driver asks Kafka for records with a wait of 1.5 s that no setting changes. One request is open at a time, and
+   lacks each partition whose last answer still waits to be read. When it has been read, nothing of that partition is
+   fetched before the open request ends, which asks about the quiet partitions only: 1.5 s for each fetch of a backlog.
+2. Answers wait to be read for as long as a full buffer of one stream blocks the loop that reads for all, and as long as
+   a partition is left out of a read aiokafka sends no request for 0.1 s.
+3. Each message costs an asynchronous generator's step, two tasks (`wait_first`), a lock, an event and a queue.
 
-A round, twice a second and before partitions are given away:
+So `Transport` (Faust's public place for a driver) has a consumer with a short wait, everything that arrives is read at
+once and whole, and a partition whose records wait for the pipeline is paused in the client. `Fetcher` gives batches to
+the engine. What remains of Faust: the application and its services, the group's membership, rebalances and their
+signals, the conductor that subscribes. There are no agents and no tables, and Faust's producer is not started.
 
-1. take the checkpoints that are due, and the offset that may be committed with them;
-2. wait until all outputs before are safe;
-3. commit the offset of the round before: this proves that the partitions are still ours, so that a worker that lost
-   them cannot put an old checkpoint over a newer one;
-4. write the checkpoints and wait until they are safe;
-5. commit.
-
-When a Faust service crashes the process ends with an error, its supervisor starts it again, and recovery does the rest.
+When a service of Faust crashes, the process ends; its supervisor starts it again, and recovery does the rest.
 """
 
 from __future__ import annotations
@@ -28,164 +22,66 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import faust
 import structlog
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
-from faust.transport.consumer import ThreadDelegateConsumer
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
+from faust.app.base import BootStrategy
 from faust.types import TP
-from mode import Service
-from mode.utils.futures import maybe_async
 
-from marketdata.errors import Unavailable
-from marketdata.topics import topic
-from stream_apps.engines.apps import App, by_input
-from stream_apps.engines.task import Output, Record, Task
-from stream_apps.engines.worker import LAG, Tally, Worker, abandon
-from stream_apps.engines.writer import Writer
+from stream_apps.engines.assignment import Assignment
+from stream_apps.engines.faust_transport import Batch, Consumer, Transport
+from stream_apps.engines.worker import Worker, abandon
+from stream_apps.pipeline import Record
+from stream_apps.settings import GROUP
 
-ROUND_SECONDS = 0.5
-# Kept free of a session's time for what is already on the wire when the writer gives up.
-PATIENCE_MARGIN_SECONDS = 3.0
-# Messages that may wait for an agent; with what the consumer has fetched this bounds the memory of a backlog.
-BUFFER_MESSAGES = 256
-# Messages that an agent takes before others, the one that fetches among them, get their turn.
-TURN_MESSAGES = 32
-# What is fetched of one partition at once; what was fetched is worked off before other partitions' messages.
-FETCH_BYTES = 256 * 1024
-
-_COMMIT_SECONDS = 5.0
-_REVOKE_SECONDS = 5.0
-_ROOM_SECONDS = 0.002
-_RETRY_SECONDS = 0.5
+_WAIT_SECONDS = 0.1
+# While a partition has records but must not commit yet, or waits to recover, there is more to do soon.
+_WAIT_BUSY_SECONDS = 0.001
+_MEASURE_SECONDS = 1.0
 
 _log = structlog.get_logger(__name__)
 
 
-class _ConsumerThread(AIOKafkaConsumerThread):
-    """Faust's Kafka client, on the loop of the agents instead of a thread of its own.
-
-    The thread is there for agents that block. Ours do not, and with a thread each fetch would cross twice between two
-    loops that fight for the interpreter. So everything that `mode` lets a thread do differently is a service's usual
-    way again.
-    """
-
-    wait_for_shutdown = False
-    maybe_start = Service.maybe_start
-    start = Service.start
-    stop = Service.stop
-    crash = Service.crash  # type: ignore[assignment]  # its parameter has another name
-    _stopped_set = Service._stopped_set  # noqa: SLF001 - as above
-    _stop_children = Service._stop_children  # noqa: SLF001 - as above
-    _stop_futures = Service._stop_futures  # noqa: SLF001 - as above
-    _stop_exit_stacks = Service._stop_exit_stacks  # noqa: SLF001 - as above
-
-    def __init__(self, consumer: ThreadDelegateConsumer, *, loop: asyncio.AbstractEventLoop, beacon: Any) -> None:
-        super().__init__(consumer, loop=loop, thread_loop=loop, beacon=beacon)
-
-    async def on_stop(self) -> None:
-        """Leave the group and close the sockets."""
-        await self.on_thread_stop()
-
-    async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-        """Call at once what a thread would be asked to."""
-        return await maybe_async(fun(*args, **kwargs))
-
-    def _create_worker_consumer(self, transport: Transport) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        # Faust reads committed records only in its exactly-once mode; the direct engine's inputs need it always.
-        consumer._isolation_level = "read_committed"  # noqa: SLF001 - Faust takes no setting for it
-        return consumer
+class _Boot(BootStrategy):
+    enable_kafka_producer = False
+    enable_sensors = False
+    enable_web = False
 
 
-class _Consumer(Consumer):
-    def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
-        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+class _App(faust.App):
+    BootStrategy = _Boot
 
-    async def wait_first(self, *coros: Any, **limits: Any) -> Any:
-        """Hand a message to its agent; without two tasks for each where there is room and so nothing to wait for."""
-        if len(coros) == 2 and self.flow_active and not any(channel.queue.full() for channel in self.app.topics):
-            delivery, suspension = coros
-            suspension.close()
-            return await delivery
-        return await super().wait_first(*coros, **limits)
+    async def on_first_start(self) -> None:
+        """Make no folders: there are no tables."""
 
 
-class _Transport(Transport):
-    Consumer = _Consumer
+class Engine:
+    """One worker on Faust. Everything runs on its event loop but the jobs of its partitions."""
 
-
-class _FaustApp(faust.App):
-    def _create_directories(self) -> None:
-        """Make none: there are no tables."""
-
-    def on_init_dependencies(self) -> Any:
-        """Leave the monitor out: what it counts for every message is in our own metrics."""
-        found = list(super().on_init_dependencies())
-        self.sensors.remove(self.monitor)
-        return [service for service in found if service is not self.monitor]
-
-    def on_rebalance_start(self) -> None:
-        """Say that there is a sensors' state, or Faust warns at each rebalance that there is none."""
-        super().on_rebalance_start()
-        self._rebalancing_sensor_state = {"sensors": 0}
-
-    def _new_transport(self) -> Any:
-        return _Transport(self.conf.broker_consumer, self, loop=self.loop)
-
-
-class _Revoked(Exception):  # noqa: N818 - no error: the partitions went to another worker
-    """The partitions were taken away while something waited."""
-
-
-class AppEngine:
-    """One app on Faust. Everything runs on one event loop but the writer's answers."""
-
-    def __init__(self, app: App, worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
-        self.app = app
+    def __init__(self, worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
         self._worker = worker
-        self._group = app.group(worker.settings.group_prefix)
-        self._operators = {
-            topic(name).physical(worker.settings.topic_prefix): found
-            for name, found in by_input(app, worker.instruments).items()
-        }
-        self._tasks: dict[tuple[str, int], list[Task]] = {}
-        self._tallies: dict[int, Tally] = {}
-        self._committed: dict[TP, int] = {}
-        self._assignment = 0
-        self._draining = False
-        self._rounds = asyncio.Lock()
-        self.failed: asyncio.Future[None] = loop.create_future()
-        patience_s = worker.settings.session_seconds - PATIENCE_MARGIN_SECONDS
-        self._writer = Writer(worker.settings, f"tickstream-{app.name}", patience_s, abandon)
-        self.faust = self._make_faust(loop)
+        self._wake = asyncio.Event()
+        self._executor = ThreadPoolExecutor(32, thread_name_prefix="partition")
+        self._assignment = Assignment(
+            worker,
+            self._executor,
+            on_moved=self._moved,
+            on_done=lambda: self._call_soon(loop),
+        )
+        self.app = self._make_app(loop)
 
-    def _make_faust(self, loop: asyncio.AbstractEventLoop) -> faust.App:
+    def _make_app(self, loop: asyncio.AbstractEventLoop) -> faust.App:
         settings = self._worker.settings
-        app = _FaustApp(
-            self._group,
+        session = settings.session_seconds
+        app = _App(
+            f"{settings.group_prefix}{GROUP}",
             broker="aiokafka://" + ";".join(settings.kafka_brokers.split(",")),
-            broker_client_id=f"tickstream-{self.app.name}",
-            broker_session_timeout=settings.session_seconds,
-            broker_heartbeat_interval=1.0,
-            broker_request_timeout=max(20.0, settings.session_seconds),
-            broker_rebalance_timeout=max(20.0, settings.session_seconds),
-            broker_max_poll_records=BUFFER_MESSAGES,
-            # Faust looks for messages without a commit; the commits are ours, and a quiet topic is no fault.
-            broker_commit_livelock_soft_timeout=86_400.0,
-            stream_processing_timeout=86_400.0,
-            # A larger message comes alone; and a backlog in one topic does not keep the others waiting for long.
-            consumer_max_fetch_size=FETCH_BYTES,
-            consumer_auto_offset_reset="earliest",
-            consumer_group_instance_id=f"{self.app.name}-{settings.worker}" if settings.worker else None,
-            stream_buffer_maxsize=BUFFER_MESSAGES,
+            broker_client_id=f"tickstream-pipeline{'-' + settings.worker if settings.worker else ''}",
+            broker_session_timeout=session,
+            broker_request_timeout=max(20.0, session),
             stream_wait_empty=False,
-            # Without standby tables Faust assigns round robin, as the direct engine does: both can share a group.
-            table_standby_replicas=0,
             topic_allow_declare=False,
             topic_disable_leader=True,
             web_enabled=False,
@@ -193,223 +89,133 @@ class AppEngine:
             store="memory://",
             loop=loop,
         )
+        app.transport = Transport(app, settings, on_batch=self._take, on_missing=self._restart)
+        app.on_partitions_assigned.connect(self._on_assigned, weak=False)
         app.on_partitions_revoked.connect(self._on_revoked, weak=False)
-        for name in self._operators:
-            source = app.topic(
-                name,
-                key_type=bytes,
-                value_type=bytes,
-                key_serializer="raw",
-                value_serializer="raw",
-                allow_empty=True,
-                acks=False,
-            )
-            app.agent(source, name=f"{self.app.name}-{name}")(self._agent)
+        for name in self._worker.topics:
+            app.topics.add(app.topic(name, key_serializer="raw", value_serializer="raw", acks=False))
         return app
 
-    async def _agent(self, stream: Any) -> None:
-        try:
-            await self._pump(stream.noack())
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            if not self.failed.done():
-                self.failed.set_exception(error)
-            raise
+    def _call_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            loop.call_soon_threadsafe(self._wake.set)
 
-    async def _pump(self, stream: Any) -> None:
-        """Take every input, and with it what else waits: Faust gives an agent one message a turn of the loop."""
-        waiting = stream.channel.queue
-        async for event in stream.events():
-            await self._take(event.message)
-            for _ in range(TURN_MESSAGES):
-                if waiting.empty():
-                    break
-                await self._take(waiting.get_nowait().message)
+    @property
+    def _consumer(self) -> Consumer:
+        consumer: Any = self.app.consumer
+        assert isinstance(consumer, Consumer)  # noqa: S101 - the transport makes it
+        return consumer
 
-    async def _take(self, message: Any) -> None:
-        """Step one input. Between the last look at the assignment and the last write nothing is awaited."""
+    # -- records
+
+    def _take(self, batch: Batch) -> None:
+        """Give the partitions what was fetched."""
+        accepts = self._assignment.accepts
+        for tp, fetched in batch.items():
+            topic, number = tp.topic, tp.partition
+            records = [
+                Record(topic, record.offset, record.key, record.value, record.headers, record.timestamp)
+                for record in fetched
+                if accepts(topic, number, record.offset)
+            ]
+            if records:
+                self._assignment.offer(number, records)
+        self._throttle()
+        self._wake.set()
+
+    def _throttle(self) -> None:
+        pause, resume = self._assignment.throttle()
+        for number in pause:
+            self._consumer.hold(self._worker.topics, number)
+        for number in resume:
+            self._moved(number)
+
+    def _restart(self, error: Exception) -> None:
+        """Recover the partition of which Kafka does not have the next offset."""
+        asked = error.args[0] if error.args else None
+        for tp in asked if isinstance(asked, dict) else [asked]:
+            if tp is not None and self._assignment.positions(tp.partition):
+                self._assignment.restart(tp.partition, f"{tp.topic}/{tp.partition}: {type(error).__name__}")
+
+    def _moved(self, number: int) -> None:
+        """Read a partition from its next offsets on, or no more while it recovers."""
+        offsets = self._assignment.positions(number)
+        if offsets:
+            self._consumer.read({(topic, number): offset for topic, offset in offsets.items()})
+        else:
+            self._consumer.hold(self._worker.topics, number)
+
+    # -- the loop
+
+    async def work(self) -> None:
+        """Step and commit what arrives, for ever."""
         assignment = self._assignment
-        if self._draining or message.generation_id != self.faust.consumer_generation_id:
-            return
-        record = Record(
-            topic=message.topic,
-            partition=message.partition,
-            offset=message.offset,
-            key=message.key,
-            value=message.value,
-            headers=dict(message.headers or ()),
-            timestamp_ms=int(message.timestamp * 1000),
-        )
-        try:
-            tasks = self._tasks.get((record.topic, record.partition))
-            if tasks is None:
-                tasks = await self._recover(record, assignment)
-            while not self._writer.has_room():
-                await asyncio.sleep(_ROOM_SECONDS)
-                self._check(assignment)
-            for task in tasks:
-                await self._step(task, record, assignment)
-        except _Revoked:
-            return
-
-    def _check(self, assignment: int) -> None:
-        if self._assignment != assignment:
-            raise _Revoked
-
-    async def _recover(self, first: Record, assignment: int) -> list[Task]:
-        def tasks() -> list[Task]:
-            return [self._worker.task(self.app, operator, first) for operator in self._operators[first.topic]]
-
+        measured = 0.0
         while True:
-            try:
-                found = await asyncio.to_thread(tasks)
-            except Unavailable as error:
-                await self._wait(error, assignment)
-            else:
-                self._check(assignment)
-                self._tasks[first.topic, first.partition] = found
-                return found
+            self._wake.clear()
+            for partition in list(assignment.partitions.values()):
+                partition.work()
+                await asyncio.sleep(0)
+            self._throttle()
+            if time.monotonic() - measured >= _MEASURE_SECONDS:
+                measured = time.monotonic()
+                assignment.measure(lambda topic, number: self._consumer.highwater(TP(topic, number)))
+            is_due = any(each.waiting and not each.is_busy for each in assignment.partitions.values())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WAIT_BUSY_SECONDS if is_due else _WAIT_SECONDS):
+                    await self._wake.wait()
 
-    async def _step(self, task: Task, record: Record, assignment: int) -> None:
-        while True:
-            try:
-                outputs = task.step(record)
-            except Unavailable as error:
-                await self._wait(error, assignment)
-            else:
-                if outputs:
-                    self._writer.write(outputs)
-                return
+    # -- the group
 
-    async def _wait(self, error: Unavailable, assignment: int) -> None:
-        _log.warning("waiting", app=self.app.name, error=str(error))
-        await asyncio.sleep(_RETRY_SECONDS)
-        self._check(assignment)
+    async def _on_assigned(self, _app: Any, /, *args: Any, signal: Any, **_kwargs: Any) -> None:  # noqa: ARG002
+        assigned: set[TP] = args[0]
+        self._assignment.open([(tp.topic, tp.partition) for tp in assigned], self._consumer.group_metadata())
 
-    async def _on_revoked(self, *_args: Any, **_kwargs: Any) -> None:
-        """Hand over: checkpoint everything, commit, and forget the tasks."""
-        self._assignment += 1
-        if not self._draining:
-            await self._finish(_REVOKE_SECONDS)
-
-    async def _finish(self, limit_s: float) -> None:
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._round(everything=True)
-        except TimeoutError:
-            # What is not committed is done again by the next owner, which suppresses what was written.
-            _log.warning("partitions given away without a last checkpoint", app=self.app.name)
-        for name, partition in self._tasks:
-            with contextlib.suppress(KeyError):
-                LAG.remove(self._group, name, str(partition))
-        self._tasks.clear()
-        self._tallies.clear()
-        self._committed = {}
-
-    async def _round(self, *, everything: bool = False) -> None:
-        async with self._rounds:
-            assignment = self._assignment
-            checkpoints: list[Output] = []
-            offsets: dict[TP, int] = {}
-            tasks = [task for found in self._tasks.values() for task in found]
-            for task in tasks:
-                due = task.checkpoint(everything=everything)
-                if due is not None:
-                    checkpoints += due.checkpoints
-                    tp = TP(task.topic, task.partition)
-                    offsets[tp] = min(offsets.get(tp, due.offset), due.offset)
-            await asyncio.wrap_future(self._writer.safe())
-            if checkpoints:
-                if not await self._commit(self._committed, assignment):
-                    return
-                self._writer.write(checkpoints)
-                await asyncio.wrap_future(self._writer.safe())
-                for task in tasks:
-                    task.saved()
-            if offsets != self._committed and await self._commit(offsets, assignment):
-                self._committed = offsets
-
-    async def _commit(self, offsets: dict[TP, int], assignment: int) -> bool:
-        """Commit; False when the partitions are no longer ours. An outage of Kafka is waited out."""
-        if not offsets:
-            return True
-        consumer_: Any = self.faust.consumer
-        thread = consumer_._thread  # noqa: SLF001 - Faust's own commits go this way too
-        wanted = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(at, "") for tp, at in offsets.items()}
-        while self._assignment == assignment:
-            try:
-                async with asyncio.timeout(_COMMIT_SECONDS):
-                    await thread._ensure_consumer().commit(wanted)  # noqa: SLF001 - as above
-            except (CommitFailedError, IllegalStateError) as error:
-                _log.warning("not committed: the partitions went elsewhere", app=self.app.name, error=str(error))
-                return False
-            except (KafkaError, TimeoutError) as error:
-                _log.warning("not committed: trying again", app=self.app.name, error=repr(error))
-                await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                return True
-        return False
-
-    async def keep_rounds(self) -> None:
-        """Do a round twice a second, for ever."""
-        while True:
-            await asyncio.sleep(ROUND_SECONDS)
-            await self._round()
-            self._measure()
-
-    def _measure(self) -> None:
-        for operators in self._operators.values():
-            for operator in operators:
-                self._worker.export_counts(operator)
-        for (name, partition), tasks in self._tasks.items():
-            end = self.faust.consumer.highwater(TP(name, partition))
-            done = min(task.position for task in tasks)
-            for task in tasks:
-                self._tallies.setdefault(id(task), Tally()).export(task)
-            if end is not None:
-                LAG.labels(self._group, name, str(partition)).set(max(0, end - done))
+    async def _on_revoked(self, _app: Any, /, *_args: Any, signal: Any, **_kwargs: Any) -> None:  # noqa: ARG002
+        await self.drain(self._worker.settings.session_seconds / 2)
 
     async def drain(self, limit_s: float) -> None:
-        """Take no more input, checkpoint everything, commit, leave the group."""
-        self._draining = True
-        self._assignment += 1
+        """Commit and checkpoint what was stepped, for so long at most, and let go of every partition."""
+        deadline = time.monotonic() + limit_s
+        self._assignment.drain()
+        self._wake.set()
+        while not self._assignment.is_drained:
+            if time.monotonic() > deadline:
+                _log.warning("partitions given away before everything was checkpointed")
+                break
+            self._assignment.work()
+            await asyncio.sleep(0.001)
+        self._assignment.close()
+
+    async def stop(self, limit_s: float) -> None:
+        """Finish what was begun and leave the group."""
         began = time.monotonic()
-        await self._finish(limit_s * 0.6)
+        await self.drain(limit_s * 0.6)
         try:
-            async with asyncio.timeout(max(0.5, limit_s - (time.monotonic() - began))):
-                await self.faust.stop()
+            async with asyncio.timeout(max(1.0, limit_s - (time.monotonic() - began))):
+                await self.app.stop()
         except TimeoutError:
-            _log.warning("left the group without a word", app=self.app.name)
-        self._writer.close()
+            _log.warning("left the group without an answer")
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 async def run(worker: Worker) -> None:
-    """Run all apps of a worker until it is told to stop. When one of them fails the process ends."""
-    loop = asyncio.get_running_loop()
-    engines = [AppEngine(app, worker, loop) for app in worker.apps]
-    rounds: list[asyncio.Future[None]] = []
-    ends: list[asyncio.Future[None]] = []
-    await asyncio.gather(*(engine.faust.start() for engine in engines))
-    for engine in engines:
-        rounds.append(asyncio.ensure_future(engine.keep_rounds()))
-        ends += [asyncio.ensure_future(engine.faust.wait_until_stopped()), engine.failed]
-    stopping = asyncio.ensure_future(_told_to_stop(worker))
-    await asyncio.wait([*rounds, *ends, stopping], return_when=asyncio.FIRST_COMPLETED)
-    if not stopping.done():
-        for future in [*rounds, *ends]:
-            if future.done() and future.exception() is not None:
-                _log.error("engine failed", exc_info=future.exception())
-        crashed = {engine.app.name: repr(engine.faust.crash_reason) for engine in engines if engine.faust.crashed}
-        abandon(f"an app failed; crashed: {crashed}")
-    for future in rounds:
-        future.cancel()
-    await asyncio.gather(*(engine.drain(worker.settings.drain_seconds) for engine in engines))
-    for future in ends:
-        future.cancel()
+    """Run the engine until the process is asked to stop. When it fails the process ends."""
+    try:
+        engine = Engine(worker, asyncio.get_running_loop())
+        await engine.app.start()
+        work = asyncio.ensure_future(engine.work())
+        crash = asyncio.ensure_future(engine.app.wait_until_stopped())
+        stop = asyncio.ensure_future(asyncio.to_thread(worker.stop.wait))
+        await asyncio.wait([work, crash, stop], return_when=asyncio.FIRST_COMPLETED)
+        if not stop.done():
+            if work.done():
+                work.result()
+            abandon(f"Faust has ended: {engine.app.crash_reason!r}")
+        await engine.stop(worker.settings.drain_seconds)
+        work.cancel()
+        crash.cancel()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the process must not go on half alive
+        _log.exception("engine failed")
+        abandon(str(error))
     _log.info("drained")
-
-
-async def _told_to_stop(worker: Worker) -> None:
-    while not worker.stop.is_set():  # noqa: ASYNC110 - set by a signal, which belongs to no event loop
-        await asyncio.sleep(0.05)

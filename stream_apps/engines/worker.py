@@ -1,4 +1,4 @@
-"""What a worker process needs whichever engine it runs: registry, instruments, recovery, readiness, metrics."""
+"""What a worker process needs whichever engine it runs: registry, topics, readiness, metrics."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import os
 import threading
 import time
 from collections import Counter as Counts
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-import msgspec
 import structlog
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 from prometheus_client import Counter, Gauge
 
@@ -20,33 +19,30 @@ from marketdata import topics
 from marketdata.codec import Codec
 from marketdata.errors import TickstreamError, Unavailable
 from marketdata.events import AnyEvent
-from marketdata.operator import Operator
 from runtime.health import Readiness
 from runtime.kafka import LOG
-from runtime.metrics import DROPPED, HOP_LATENCY_MS
+from runtime.metrics import DROPPED
 from runtime.registry import Registry, decode
 from runtime.tracing import Tracing
-from stream_apps.engines.apps import App, written_topics
-from stream_apps.engines.instruments import Instruments
-from stream_apps.engines.recovery import Recovery
-from stream_apps.engines.task import Cadence, Record, Shell, Task
-from stream_apps.settings import StreamSettings
+from stream_apps.chain import INPUTS
+from stream_apps.engines.partition import Partition
+from stream_apps.pipeline import SOURCE, MakeOperators, Pipeline, Shell
+from stream_apps.settings import GROUP, StreamSettings
 
 KAFKA = "kafka"
 REGISTRY = "registry"
+PIPELINE = "pipeline"
 
-INPUTS = Counter("tickstream_operator_inputs_total", "Input records that an operator is done with.", ["operator"])
-OUTPUTS = Counter("tickstream_operator_outputs_total", "Records that an operator wrote.", ["operator"])
-SUPPRESSED = Counter(
-    "tickstream_operator_suppressed_total",
-    "Outputs not written because an earlier run had written them, after a restart or rebalance.",
-    ["operator"],
-)
-LAG = Gauge("tickstream_consumer_lag_messages", "Input records not consumed yet.", ["group", "topic", "partition"])
+_INPUTS = Counter("tickstream_pipeline_inputs_total", "Input records that were committed, by partition.", ["partition"])
+_OUTPUTS = Counter("tickstream_pipeline_outputs_total", "Records that were written, by partition.", ["partition"])
+_RECOVERIES = Counter("tickstream_pipeline_recoveries_total", "Partitions rebuilt after a failure.", ["partition"])
+_LAG = Gauge("tickstream_consumer_lag_messages", "Input records not consumed yet.", ["group", "topic", "partition"])
 
 _BACKOFF_SECONDS_MAX = 5.0
 _WATCH_SECONDS = 2.0
 _ASK_SECONDS = 2.0
+# A partition that recovers for longer than this makes the worker not ready.
+_RECOVERY_SECONDS = 20.0
 
 _log = structlog.get_logger(__name__)
 
@@ -54,7 +50,7 @@ _Result = TypeVar("_Result")
 
 
 class Stopped(Exception):  # noqa: N818 - no error: told to stop while waiting
-    """The process was told to stop before it had started."""
+    """The process was asked to stop before it had started."""
 
 
 def abandon(reason: str) -> None:
@@ -66,7 +62,7 @@ def abandon(reason: str) -> None:
 def patiently(attempt: Callable[[], _Result], what: str, stop: threading.Event) -> _Result:
     """Return what the attempt returns, trying again with growing pauses for as long as something is not there.
 
-    Raises Stopped when told to stop meanwhile.
+    Raises Stopped when the process is asked to stop meanwhile.
     """
     pause = 0.25
     while not stop.is_set():
@@ -80,20 +76,22 @@ def patiently(attempt: Callable[[], _Result], what: str, stop: threading.Event) 
 
 
 class Worker:
-    """One process: the parts that all its apps share, as a context manager."""
+    """One process, as a context manager: waits on entry until Kafka, its topics and the schemas are there."""
 
     def __init__(
         self,
         settings: StreamSettings,
-        apps: tuple[App, ...],
         readiness: Readiness,
         tracing: Tracing,
         stop: threading.Event,
+        operators: MakeOperators,
     ) -> None:
+        self._operators = operators
         self.settings = settings
-        self.apps = apps
         self.readiness = readiness
         self.stop = stop
+        self.topics = {topics.topic(name).physical(settings.topic_prefix): name for name in INPUTS}
+        self.topic_ids: dict[str, str] = {}
         self._tracing = tracing
         self._registry = Registry(settings.registry_url, timeout_s=_ASK_SECONDS)
         self._admin = AdminClient(
@@ -106,44 +104,31 @@ class Worker:
         )
         self._closing = threading.Event()
         self._watch = threading.Thread(target=self._watch_dependencies, name="dependencies", daemon=True)
-        self._counted: dict[str, Counts[str]] = {}
+        self._counted: dict[int, tuple[Pipeline, dict[str, Counts[str]]]] = {}
+        self._progress: dict[int, tuple[int, int, int]] = {}
+        self._recovering: dict[int, float] = {}
 
     def __enter__(self) -> Self:
-        """Wait until Kafka, its topics and the registry's schemas are there."""
         self._watch.start()
         self._codec: Codec = patiently(self._registry.codec, "the registry's schemas", self.stop)
         patiently(self._check_topics, "Kafka's topics", self.stop)
         self.shell = Shell(
+            operators=self._operators,
             decode=self.decode,
             encode=self._codec.encode,
-            span=self._tracing.span,
             clock=time.time_ns,
-            seconds=time.monotonic,
-            observe=lambda _: None,
+            span=self._tracing.span if self._tracing.provider is not None else None,
+            trace=lambda: self._tracing.span(SOURCE, None, 0, 0),
             prefix=self.settings.topic_prefix,
         )
-        self.recovery = Recovery(self.settings, self.decode)
-        names = {
-            name
-            for app in self.apps
-            for operator in app.build({})
-            for name in (operator.checkpoints, *written_topics(operator))
-        }
-        threading.Thread(target=self.recovery.warm, args=(sorted(names),), name="warm", daemon=True).start()
-        self.instruments = patiently(self._start_instruments, "known instruments", self.stop)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closing.set()
-        self.instruments.__exit__(kind, error, trace)
-        self.recovery.close()
         self._watch.join()
         self._registry.close()
-
-    def _start_instruments(self) -> Instruments:
-        return Instruments(self.settings, self.decode).__enter__()
 
     def decode(self, data: bytes) -> AnyEvent:
         """Return the event that the bytes hold; a schema not known yet is fetched."""
@@ -154,46 +139,90 @@ class Worker:
             there = self._admin.list_topics(timeout=_ASK_SECONDS).topics
         except KafkaException as error:
             raise Unavailable(f"Kafka at {self.settings.kafka_brokers} does not answer: {error.args[0]}") from error
+        counts = set()
         for topic in topics.TOPICS:
             name = topic.physical(self.settings.topic_prefix)
             if name not in there:
                 raise Unavailable(f"there is no topic {name}: run `tickstream topics apply`")
-            if len(there[name].partitions) != topic.partitions:
-                raise Unavailable(f"{name} has {len(there[name].partitions)} partitions and needs {topic.partitions}")
+            if topic.keyed:
+                counts.add(len(there[name].partitions))
+        if len(counts) > 1:
+            raise Unavailable(
+                f"topics differ in their number of partitions ({sorted(counts)}): those that are keyed by symbol must "
+                "have the same; see `tickstream topics plan`"
+            )
 
-    def task(self, app: App, operator: Operator[Any], first: Record) -> Task:
-        """Return the task for the partition of which `first` is the first input, as earlier runs left it.
+    # -- what people and machines see
 
-        Raises Unavailable when Kafka or the registry does not answer.
-        """
-        recovered = self.recovery.recover(operator, first)
-        cadence = app.cadence or Cadence(
-            inputs=self.settings.checkpoint_inputs, seconds=self.settings.checkpoint_seconds
-        )
-        histogram = HOP_LATENCY_MS.labels(operator.name)
-        # Clocks of two machines that disagree count as no time, never as negative time.
-        shell = msgspec.structs.replace(self.shell, observe=lambda ns: histogram.observe(max(0, ns) / 1e6))
-        return Task(operator, app.hop, first.partition, recovered=recovered, shell=shell, cadence=cadence)
+    def export(self, partitions: Iterable[Partition]) -> None:
+        """Bring the metrics and the readiness up to date with the partitions of this worker."""
+        now = time.monotonic()
+        late = []
+        for partition in partitions:
+            number = str(partition.number)
+            inputs, outputs, failures = self._progress.get(partition.number, (0, 0, 0))
+            _INPUTS.labels(number).inc(max(0, partition.committed_inputs - inputs))
+            _OUTPUTS.labels(number).inc(max(0, partition.committed_outputs - outputs))
+            _RECOVERIES.labels(number).inc(max(0, partition.failures - failures))
+            self._progress[partition.number] = (
+                partition.committed_inputs,
+                partition.committed_outputs,
+                partition.failures,
+            )
+            if not partition.why:
+                self._recovering.pop(partition.number, None)
+            elif now - self._recovering.setdefault(partition.number, now) > _RECOVERY_SECONDS:
+                late.append(f"partition {number}: {partition.why}")
+            if partition.pipeline is not None:
+                self._export_counts(partition)
+        if late:
+            self.readiness.down(PIPELINE, "; ".join(late))
+        else:
+            self.readiness.up(PIPELINE)
 
-    def export_counts(self, operator: Operator[Any]) -> None:
-        """Add what an operator counted since the last call to the metrics."""
-        counts = operator.counts.copy()
-        before = self._counted.get(operator.name, Counts())
-        for reason, count in (counts - before).items():
-            DROPPED.labels(operator.name, reason).inc(count)
-        self._counted[operator.name] = counts
+    def forget(self, partition: Partition) -> None:
+        """Take a partition that is no longer this worker's out of the metrics."""
+        self._progress.pop(partition.number, None)
+        self._counted.pop(partition.number, None)
+        self._recovering.pop(partition.number, None)
+        for topic in self.topics:
+            try:
+                _LAG.remove(self.settings.group_prefix + GROUP, topic, str(partition.number))
+            except KeyError:
+                continue
+
+    def show_lag(self, topic: str, partition: int, lag: int) -> None:
+        """Show how many records of an input partition wait."""
+        _LAG.labels(self.settings.group_prefix + GROUP, topic, str(partition)).set(lag)
+
+    def _export_counts(self, partition: Partition) -> None:
+        """Add what operators and the pipeline counted since the last call to the metrics."""
+        assert partition.pipeline is not None  # noqa: S101 - `export` looked
+        pipeline = partition.pipeline
+        known = self._counted.get(partition.number)
+        if known is None or known[0] is not pipeline:
+            known = self._counted[partition.number] = (pipeline, {})
+        for name, counts in pipeline.counted():
+            for reason, count in (counts - known[1].get(name, Counts())).items():
+                DROPPED.labels(name, reason).inc(count)
+            known[1][name] = counts.copy()
 
     def _watch_dependencies(self) -> None:
         while True:
-            self._try(KAFKA, lambda: self._admin.list_topics(timeout=_ASK_SECONDS))
+            self._try(KAFKA, self._look_at_topics)
             self._try(REGISTRY, lambda: self._registry.lookup("Trades"))
             if self._closing.wait(_WATCH_SECONDS):
                 return
 
+    def _look_at_topics(self) -> None:
+        described = self._admin.describe_topics(TopicCollection(list(self.topics)), request_timeout=_ASK_SECONDS)
+        for name, future in described.items():
+            self.topic_ids[name] = str(future.result(_ASK_SECONDS).topic_id)
+
     def _try(self, dependency: str, ask: Callable[[], object]) -> None:
         try:
             ask()
-        except (KafkaException, TickstreamError) as error:
+        except (KafkaException, TickstreamError, TimeoutError) as error:
             if self.readiness.is_up(dependency):
                 _log.warning("dependency lost", dependency=dependency, error=str(error))
             self.readiness.down(dependency, str(error))
@@ -201,18 +230,3 @@ class Worker:
             if not self.readiness.is_up(dependency):
                 _log.info("dependency answers", dependency=dependency)
             self.readiness.up(dependency)
-
-
-class Tally(msgspec.Struct):
-    """What of a task's counts is in the metrics already."""
-
-    inputs: int = 0
-    outputs: int = 0
-    suppressed: int = 0
-
-    def export(self, task: Task) -> None:
-        """Add what a task did since the last call to the metrics."""
-        INPUTS.labels(task.operator.name).inc(task.inputs - self.inputs)
-        OUTPUTS.labels(task.operator.name).inc(task.outputs - self.outputs)
-        SUPPRESSED.labels(task.operator.name).inc(task.suppressed - self.suppressed)
-        self.inputs, self.outputs, self.suppressed = task.inputs, task.outputs, task.suppressed

@@ -115,11 +115,13 @@ def _candle(event: CandleHistory, place: int, length: int) -> Candle:
     }
     _check_prices(prices)
     for name in ("volumes", "quote_volumes", "buy_volumes"):
-        # A sum over prices below zero may be so itself.
-        if number(getattr(event, name)[place], name) < 0 and name != "quote_volumes":
-            raise BadEvent("negative", name, getattr(event, name)[place])
-    if event.trades[place] < 0:
-        raise BadEvent("negative", "trades", event.trades[place])
+        text = getattr(event, name)[place]
+        # A sum over prices below zero may be negative itself.
+        if text is not None and number(text, name) < 0 and name != "quote_volumes":
+            raise BadEvent("negative", name, text)
+    trades = event.trades[place]
+    if trades is not None and trades < 0:
+        raise BadEvent("negative", "trades", trades)
     return Candle(
         venue=event.venue,
         symbol=event.symbol,
@@ -131,7 +133,7 @@ def _candle(event: CandleHistory, place: int, length: int) -> Candle:
         volume=event.volumes[place],
         quote_volume=event.quote_volumes[place],
         buy_volume=event.buy_volumes[place],
-        trades=event.trades[place],
+        trades=trades,
         state="revised" if event.revision else "final",
         revision=event.revision,
         origin=event.origin,

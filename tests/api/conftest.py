@@ -29,7 +29,7 @@ from infra.local.settings import free_port
 from infra.local.table import Endpoints
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent
-from marketdata.headers import INPUT, Position
+from marketdata.headers import HOPS, Hops, Position
 from marketdata.topics import BOOK_UPDATES, INSTRUMENTS, PUBLIC, TOPICS
 from runtime.admin import TopicAdmin
 from runtime.kafka import producer_config
@@ -85,7 +85,7 @@ class Stage:
             topic = INSTRUMENTS if event.schema == "Instrument" else PUBLIC[event.schema]
             extra: dict[str, str | bytes | None] = dict(headers or {})
             if event.schema == "Book":
-                extra[INPUT] = self.positions[event.key.removesuffix("|full")].to_header()
+                extra[HOPS] = Hops(input=self.positions[event.key.removesuffix("|full")]).to_header()
             # A candle goes where its market goes, as the platform writes it.
             key = event.key.encode()
             self.producer.produce(

@@ -25,7 +25,7 @@ from infra.local.table import Endpoints
 from marketdata import topics
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent, Trade, Trades
-from marketdata.headers import INPUT, Position
+from marketdata.headers import hops_of
 from runtime.registry import Registry
 from tests.waiting import wait_for
 
@@ -41,7 +41,7 @@ class Written(msgspec.Struct, frozen=True):
     topic: str
     partition: int
     key: str
-    source: str
+    input: str
     position: tuple[int, int]
     value: bytes
 
@@ -130,13 +130,13 @@ class Lab:
         """Create every topic, small: hundreds of segments are no part of these tests."""
         admin = AdminClient({"bootstrap.servers": self.endpoints.kafka_brokers})
         new = [
-            NewTopic(self.physical(topic.name), num_partitions=topic.partitions, config=topic.config())
+            NewTopic(self.physical(topic.name), num_partitions=topics.PARTITIONS, config=topic.config())
             for topic in topics.TOPICS
         ]
         for created in admin.create_topics(new).values():
             created.result(timeout=30)
         for topic in topics.TOPICS:
-            for partition in range(topic.partitions):
+            for partition in range(topics.PARTITIONS):
                 self._end(self.physical(topic.name), partition)
 
     def send(self, name: str, event: AnyEvent, partition: int, headers: dict[str, bytes] | None = None) -> None:
@@ -227,13 +227,14 @@ class Lab:
 
 def _written(name: str, message: Any) -> Written:
     headers = dict(message.headers() or ())
-    position = Position.from_header(headers[INPUT])
+    position = hops_of(headers).input
+    assert position is not None
     assert position.partition == message.partition()
     return Written(
         topic=name,
         partition=message.partition(),
         key=message.key().decode(),
-        source=headers["ce_source"].decode(),
+        input=position.topic,
         position=(position.offset, position.index),
         value=message.value(),
     )

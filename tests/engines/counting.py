@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from marketdata.events import AnyEvent, Candle, DeadLetter, Instrument, OperatorState, Trades
-from marketdata.headers import T_APPLIED
-from marketdata.operator import Operator
+from marketdata.events import GAP, AnyEvent, Candle, DeadLetter, Trades
+from marketdata.operator import Lost, Operator
 from runtime.settings import load
 from stream_apps.__main__ import configure_logs, run
-from stream_apps.engines.apps import App
 from stream_apps.settings import StreamSettings
 
 
 class Count(msgspec.Struct):
-    """How many trades came, and a hash over all their ids in order."""
+    """How many events came, and a hash over all their trades' ids in order."""
 
     events: int = 0
     chain: str = ""
-    ts_recv: int = 0
 
 
 class Counting:
-    """Gives the chain so far for each event; a candle for each third, a dead letter for each seventh."""
+    """Returns the chain so far for each event; two candles for each third, a dead letter for each seventh."""
 
     name = "counting"
-    inputs: tuple[str, ...] = ("md.ingest.trades",)
+    input = "md.ingest.trades"
     outputs: tuple[str, ...] = ("md.trades", "md.candles", "md.dead_letters")
-    checkpoints = "md.state"
+    state = Count
 
     def __init__(self) -> None:
         """Count nothing yet."""
@@ -46,7 +42,6 @@ class Counting:
         """Add an event's trades to the chain."""
         assert isinstance(event, Trades)
         state.events += 1
-        state.ts_recv = event.ts_recv
         for trade in event.trades:
             if trade.trade_id == "boom":
                 raise ValueError("boom")
@@ -58,6 +53,14 @@ class Counting:
             self.counts["seventh"] += 1
             out.append(self._letter(event, state))
         return state, out
+
+    def lost(self, state: Count, key: str, loss: Lost) -> tuple[Count, list[AnyEvent]]:
+        """Say so with an empty invalid event."""
+        venue, _, symbol = key.partition(":")
+        state.chain = f"lost {loss.reason} {loss.offset}"
+        event = Trades(venue=venue, symbol=symbol, ts_event=loss.ts, ts_recv=loss.ts, line=state.chain, valid=False,
+                       reason=GAP, sequence=state.events)  # fmt: skip
+        return state, [event]
 
     def _candle(self, event: Trades, state: Count, interval: str) -> Candle:
         return Candle(
@@ -82,29 +85,13 @@ class Counting:
             payload=b"",
         )
 
-    def checkpoint(self, state: Count, key: str, positions: dict[str, int]) -> AnyEvent:
-        """Return the state as JSON."""
-        venue, _, symbol = key.partition(":")
-        text = msgspec.json.encode(state).decode()
-        return OperatorState(
-            venue=venue, symbol=symbol, operator=self.name, ts_recv=state.ts_recv, positions=positions, state=text
-        )
 
-    def restore(self, checkpoint: AnyEvent) -> Count:
-        """Return the state that a checkpoint holds."""
-        assert isinstance(checkpoint, OperatorState)
-        return msgspec.json.decode(checkpoint.state, type=Count)
-
-
-def build(_instruments: Mapping[str, Instrument]) -> tuple[Operator[Any], ...]:
+def make_operators() -> tuple[Operator[Any], ...]:
     """Return the one operator."""
     return (Counting(),)
-
-
-APP = App(name="counting", hop=T_APPLIED, build=build)
 
 
 if __name__ == "__main__":
     settings = load(StreamSettings)
     configure_logs(settings)
-    run(settings, (APP,))
+    run(settings, make_operators)

@@ -13,12 +13,14 @@ import pytest
 
 from marketdata import topics
 from marketdata.events import DeadLetter, Trades
-from marketdata.headers import INPUT, T_APPLIED, Position
-from stream_apps.engines.task import Cadence, Record, Recovered, Shell, Task
+from marketdata.headers import HOPS, Hops
+from stream_apps.chain import INPUTS, make_chains
+from stream_apps.pipeline import Pipeline, Record, Shell, Start
 
 ENGINES = ["faust", "direct"]
 OUTPUTS = ("md.trades", "md.candles", "md.dead_letters")
 INPUT_TOPIC = "md.ingest.trades"
+START_NS = 1_780_000_000_000_000_000
 
 # Rounds come fast here, so that a kill meets every phase of them.
 FAST = {"checkpoint_seconds": "0.3", "checkpoint_inputs": "20"}
@@ -27,40 +29,30 @@ Seen = dict[tuple[str, int], list[tuple[str, tuple[int, int], bytes]]]
 
 
 def expected(lab: Any, counting: ModuleType, events: list[Trades], symbols: int = 6) -> Seen:
-    """Return what an undisturbed run writes, by topic and partition, from the operator alone."""
-    shell = Shell(
-        decode=lab.codec.decode,
-        encode=lab.codec.encode,
-        span=lambda *_: b"",
-        clock=lambda: 0,
-        seconds=lambda: 0.0,
-        observe=lambda _: None,
-        prefix=lab.prefix,
-    )
+    """Return what an undisturbed run writes, by topic and partition, from the pipeline alone."""
     seen: Seen = {}
-    tasks = [
-        Task(counting.Counting(), T_APPLIED, number, recovered=Recovered(), shell=shell, cadence=Cadence())
-        for number in range(topics.PARTITIONS)
+    shell = Shell(operators=counting.make_operators, decode=lab.codec.decode, encode=lab.codec.encode,
+                  clock=lambda: START_NS, prefix=lab.prefix)  # fmt: skip
+    starts = {name: Start(offset=0, topic_id="") for name in INPUTS}
+    pipelines = [
+        Pipeline(number, make_chains(counting.make_operators()), starts, shell) for number in range(topics.PARTITIONS)
     ]
     offsets = [0] * topics.PARTITIONS
     names = {lab.physical(name): name for name in OUTPUTS}
     for event in events:
         partition = int(event.symbol[1 : event.symbol.index("-")]) % symbols % topics.PARTITIONS
-        record = Record(
-            topic=lab.physical(INPUT_TOPIC),
-            partition=partition,
-            offset=offsets[partition],
-            key=event.key.encode(),
-            value=lab.codec.encode(event),
-            headers={},
-            timestamp_ms=0,
-        )
+        value = lab.codec.encode(event)
+        record = Record(lab.physical(INPUT_TOPIC), offsets[partition], event.key.encode(), value, None, 0)
         offsets[partition] += 1
-        for output in tasks[partition].step(record):
-            header = dict(output.headers)[INPUT]
+        pipelines[partition].step(record)
+        batch = pipelines[partition].batch()
+        assert batch is not None
+        for output in batch.outputs:
+            header = dict(output.headers)[HOPS]
             assert isinstance(header, bytes)
-            position = Position.from_header(header)
-            line = (output.key.decode(), (position.offset, position.index), output.value)
+            position = Hops.from_header(header).input
+            assert position is not None
+            line = (output.key.decode(), (position.offset, position.index), output.value or b"")
             seen.setdefault((names[output.topic], partition), []).append(line)
     return seen
 
@@ -155,7 +147,7 @@ def test_partitions_that_move_between_workers_lose_and_double_nothing(
         until(lambda: len(lab.written("md.trades")) >= sent, f"{sent} outputs", 90)
 
     def shares(worker: Any) -> bool:
-        return '"recovered"' in worker.log.read_text()
+        return '"rebuilt"' in worker.log.read_text()
 
     first = lab.worker(engine, worker="", **FAST)
     send_and_wait(200)
@@ -204,7 +196,7 @@ def test_bad_inputs_become_dead_letters_and_the_rest_goes_on(
         ("undecodable", 1),
         ("undecodable", 2),
         ("operator_error", 3),
-        ("seventh", 9),
+        ("seventh", 10),
     ]
     assert letters[0].payload == b"not avro"
     assert letters[0].topic == lab.physical(INPUT_TOPIC)

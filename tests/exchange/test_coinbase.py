@@ -357,6 +357,65 @@ def test_rest_trades_and_candles_are_those_of_the_market(venue: Opens, bounded: 
     bounded(scenario())
 
 
+def test_book_changes_that_wait_share_a_frame_and_lose_nothing(venue: Opens, bounded: Bounded) -> None:
+    """With a batch of book changes there are few frames, and each leads to the exchange's own book at its sequence."""
+
+    async def scenario() -> None:
+        async with venue(rate=2_000, book_batch_ms=50) as exchange, exchange.client() as client:
+            await client.subscribe("level2", BTC, ETH)
+            for _ in range(40):
+                frame = await client.next()
+                for symbol in (BTC, ETH):
+                    own = await exchange.book(symbol, sequence=frame["sequence_num"], connection=1)
+                    assert client.books[symbol] == own
+            updates = [len(event["updates"]) for frame in client.frames[3:] for event in frame["events"]]
+            assert sum(updates) > 10 * len(updates)
+            await exchange.http.put("/book_batch", json={"book_batch_ms": 0})
+            assert (await exchange.get("/book_batch")) == {"book_batch_ms": 0}
+
+    bounded(scenario())
+
+
+def test_newcomer_and_others_agree_while_changes_wait(venue: Opens, bounded: Bounded) -> None:
+    """A snapshot is of the moment; changes that waited go to earlier subscribers before it."""
+
+    async def scenario() -> None:
+        async with venue(rate=2_000, book_batch_ms=500) as exchange, exchange.client() as early:
+            await early.subscribe("level2", BTC)
+            await early.until(lambda _: len(early.frames) > 3)
+            async with exchange.client() as late:
+                await late.subscribe("level2", BTC)
+                last = await late.until(lambda _: len(late.frames) > 5)
+                own = await exchange.book(BTC, sequence=last["sequence_num"], connection=2)
+                assert late.books[BTC] == own
+
+    bounded(scenario())
+
+
+def test_the_exchanges_record_holds_each_trade_that_was_sent(venue: Opens, bounded: Bounded) -> None:
+    """The record's ids rise by one, and each trade is the sent one: price, size, time and the aggressor's side."""
+
+    async def scenario() -> None:
+        async with venue(rate=2_000) as exchange, exchange.client() as client:
+            await client.subscribe("market_trades", BTC)
+            await client.until(lambda _: len(client.frames) > 30)
+            await exchange.http.put("/rate", json={"events_per_s": 0})
+            (btc, _) = await exchange.get("/record")
+            record = (await exchange.get(f"/record/{BTC}/trades"))["trades"]
+            assert [int(trade[0]) for trade in record] == list(range(btc["first_trade_id"], btc["last_trade_id"] + 1))
+            own = {trade[0]: trade for trade in record}
+            for frame in client.frames:
+                for event in frame["events"]:
+                    for sent in event.get("trades", ()):
+                        side = {"BUY": "sell", "SELL": "buy"}[sent["side"]]
+                        ts = parse_rfc3339(sent["time"])
+                        assert own[sent["trade_id"]] == [sent["trade_id"], ts, sent["price"], sent["size"], side]
+            some = await exchange.get(f"/record/{BTC}/trades", since=btc["last_trade_id"] - 4, limit=3)
+            assert some["trades"] == record[-5:-2]
+
+    bounded(scenario())
+
+
 def test_random_sequences_map_to_the_book_frame_before_them(venue: Opens, bounded: Bounded) -> None:
     """A sequence between two book frames stands for the book of the earlier one."""
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.exchange.market import DAY_S, STEPS_MAX, HistoryGone, Increment, Market, Step, product
+from infra.exchange.market import DAY_S, VERSIONS_KEPT, HistoryGone, Increment, Market, Step, product, symbols_of
 from infra.exchange.matching import ASK, BID
 from marketdata.clock import SECOND_NS
 from marketdata.errors import SettingsError
@@ -89,7 +89,7 @@ def test_book_too_long_ago_is_refused() -> None:
     with pytest.raises(HistoryGone):
         market.book_at(market.version + 1)
     with pytest.raises(HistoryGone):
-        market.book_at(market.version - STEPS_MAX - 1)
+        market.book_at(market.version - 2 * VERSIONS_KEPT - 1)
 
 
 def test_halted_market_stands_still() -> None:
@@ -139,3 +139,40 @@ def test_what_is_no_product_is_refused() -> None:
     """A symbol that no venue would write names the setting at fault."""
     with pytest.raises(SettingsError, match="COINBASE_PRODUCTS"):
         product("btcusd")
+
+
+def test_a_number_of_products_begins_with_the_known_ones() -> None:
+    """Each symbol is a product of its own, and a larger number only adds some."""
+    symbols = symbols_of(100)
+    assert symbols[:2] == ("BTC-USD", "ETH-USD")
+    assert len(set(symbols)) == 100
+    assert symbols_of(3) == symbols[:3]
+    assert len({product(symbol).price for symbol in symbols}) > 10
+
+
+@pytest.mark.parametrize("symbol", symbols_of(12)[4:])
+def test_made_up_products_have_books_of_the_usual_size(symbol: str) -> None:
+    """Whatever its price, a market keeps a spread, depth on both sides, and trades at many prices."""
+    market = Market(product(symbol), 1, START)
+    _steps(market, 2_000)
+    bid, ask = market.book.best(BID), market.book.best(ASK)
+    assert bid is not None
+    assert ask is not None
+    assert 0 < ask - bid < bid / 100
+    assert min(market.book.depth(BID), market.book.depth(ASK)) > 50
+    assert len({trade.ticks for trade in market.trades}) > 5
+
+
+def test_the_record_is_bounded_and_says_from_where_it_is_kept() -> None:
+    """What is kept is right, what is not is left out, and ids and versions go on as if all were kept."""
+    short = Market(product("ETH-USD"), 7, START, trades_kept=100, versions_kept=200)
+    whole = Market(product("ETH-USD"), 7, START)
+    assert _steps(short, 3_000) == _steps(whole, 3_000)
+    assert 100 <= len(short.trades) <= 200
+    assert 200 <= short.version - short.versions_kept_from <= 400
+    assert list(short.trades) == list(whole.trades)[-len(short.trades) :]
+    assert short.next_trade_id == whole.next_trade_id
+    for version in range(short.versions_kept_from, short.version + 1, 50):
+        assert short.book_at(version) == whole.book_at(version)
+    with pytest.raises(HistoryGone):
+        short.book_at(short.versions_kept_from - 1)

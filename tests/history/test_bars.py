@@ -41,11 +41,12 @@ def test_trades_make_the_candles_that_the_venue_has(minutes: dict[int, Candle], 
         prices = (candle.open, candle.high, candle.low, candle.close)
         assert prices == ((one.open, one.high, one.low, one.close) if one.trades else (None,) * 4)
         sums = (candle.volume, candle.quote_volume, candle.buy_volume)
-        assert list(map(Decimal, sums)) == list(map(Decimal, (one.volume, one.quote_volume, one.buy_volume)))
+        expected = (one.volume, one.quote_volume, one.buy_volume)
+        assert [Decimal(each or -1) for each in sums] == list(map(Decimal, expected))
         assert candle.trades == one.trades
 
 
-def made_of(*trades: Trade) -> list[tuple[str | None, str | None, str, int]]:
+def made_of(*trades: Trade) -> list[tuple[str | None, str | None, str, int | None]]:
     """Return open and close, volume and trades of two minutes."""
     made = Minutes(*NAME)
     made.add(trades)
@@ -103,6 +104,19 @@ def test_neighbours_share_a_record_and_revisions_do_not(minutes: dict[int, Candl
     parts = records(candles[:-1], "x", START)
     assert [(len(one.opens), one.revision) for one in parts] == [(700, 0), (1, 1), (738, 0)]
     assert [one.start for one in parts] == [START, START + 700 * MINUTE_NS, START + 701 * MINUTE_NS]
+
+
+def test_a_sum_with_an_unknown_part_is_unknown() -> None:
+    """Unknown is null, zero is zero: a minute without trades adds nothing, one without a count hides the sum."""
+    known = msgspec.structs.replace(
+        empty(NAME, "1m", START), open="1", high="1", low="1", close="1", volume="5", quote_volume="5", trades=2
+    )
+    parts = {START + place * MINUTE_NS: empty(NAME, "1m", START + place * MINUTE_NS) for place in range(5)}
+    (counted,) = roll_up(parts | {START: known}, "1m", "5m").values()
+    assert (counted.volume, counted.quote_volume, counted.buy_volume, counted.trades) == ("5", "5", "0", 2)
+    uncounted = msgspec.structs.replace(known, start=START + MINUTE_NS, buy_volume=None, trades=None)
+    (partly,) = roll_up(parts | {START: known, START + MINUTE_NS: uncounted}, "1m", "5m").values()
+    assert (partly.volume, partly.quote_volume, partly.buy_volume, partly.trades) == ("10", "10", None, None)
 
 
 def stored(**changes: Any) -> Stored:

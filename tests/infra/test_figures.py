@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from rich.console import Console
 
 from infra.local.figures import Figures, Reader, quantile
-from infra.local.screen import SERVICES, addresses, draw, summary
+from infra.local.screen import SERVICES, addresses, draw, service_ports, summary
 from infra.local.settings import free_port
 from infra.local.state import Row, State
 from infra.local.table import Endpoints
@@ -131,3 +131,11 @@ def test_only_what_runs_has_an_address() -> None:
     where = {f"port_{name}": "1" for name in (*SERVICES, "kafka_ui")} | {"kafka_brokers": "", "registry_url": ""}
     for rows, shown in (([Row("kafka-ui")], True), ([Row("kafka")], False)):
         assert ("Kafka UI" in addresses(State(None, True, "", rows, where))) == shown
+
+
+def test_metrics_of_every_stream_worker_are_shown() -> None:
+    """The first worker has the usual port; the others are named by their number."""
+    where = {f"port_{name}": "1" for name in SERVICES} | {"port_stream_apps_2": "2"}
+    known = State(None, True, "", [], where | {"kafka_brokers": "", "registry_url": ""})
+    assert service_ports(known)["stream_apps_2"] == "2"
+    assert "stream-apps-2:2" in addresses(known)["Metrics"]

@@ -104,3 +104,20 @@ def test_the_upkeep_gets_the_role_of_history_and_nobody_the_owners() -> None:
         environment = process["producer"].environment
         assert environment["TICKSTREAM_HISTORY_DATABASE_URL"] == wanted
         assert environment["TICKSTREAM_DATABASE_URL"] == ""
+
+
+def test_each_stream_worker_has_a_name_and_a_port_of_its_own() -> None:
+    """A worker that is restarted under its name gets its partitions back at once."""
+    found = [process for name, process in started(workers=3).items() if name.startswith("stream-apps")]
+    assert [process.name for process in found] == ["stream-apps", "stream-apps-2", "stream-apps-3"]
+    for setting in ("TICKSTREAM_WORKER", "TICKSTREAM_METRICS_PORT"):
+        assert len({process.environment[setting] for process in found}) == 3
+    assert [list(process.ports.values()) for process in found] == [[19102], [19110], [19111]]
+    assert {process.command[-1] for process in found} == {"stream_apps"}
+
+
+def test_ports_of_more_workers_come_after_those_of_the_stack() -> None:
+    """With a base, two stacks beside each other need only keep their bases apart."""
+    settings = StackSettings(port_base=30_000, workers=3)
+    ports = settings.ports()
+    assert settings.worker_ports(ports) == (ports.stream_apps, *(max(vars(ports).values()) + at for at in (1, 2)))

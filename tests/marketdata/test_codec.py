@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Any
 
 import fastavro
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,46 +15,40 @@ from hypothesis import strategies as st
 from marketdata import schemas
 from marketdata.codec import Codec, as_record
 from marketdata.errors import CodecError, UnknownSchema
-from marketdata.events import EVENTS, AnyEvent, Book, Candle, FeedStatus, OperatorState, RawFrame, Trade, Trades
+from marketdata.events import EVENTS, AnyEvent, Book, Candle, Checkpoint, FeedStatus, RawFrame, Trade, Trades
 
 IDS = {cls.schema: number for number, cls in enumerate(EVENTS, start=101)}
 
-# Kafka and JSON hold Unicode text; a lone surrogate is none.
+# Kafka and JSON hold Unicode text; a lone surrogate is not.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-LONG = st.integers(-(2**63), 2**63 - 1)
-BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
-    "str": TEXT,
-    "int": LONG,
-    "bool": st.booleans(),
+PRIMITIVES: dict[str, st.SearchStrategy[Any]] = {
+    "null": st.none(),
+    "boolean": st.booleans(),
+    "int": st.integers(-(2**31), 2**31 - 1),
+    "long": st.integers(-(2**63), 2**63 - 1) | st.integers(-200, 200),
+    "string": TEXT,
     "bytes": st.binary(max_size=50),
-    "str | None": st.none() | TEXT,
-    "int | None": st.none() | LONG,
-    "list[int]": st.lists(LONG, max_size=5),
-    "list[str]": st.lists(TEXT, max_size=5),
-    "dict[str, str]": st.dictionaries(TEXT, TEXT, max_size=5),
-    "dict[str, int]": st.dictionaries(TEXT, LONG, max_size=5),
 }
-# Avro `int` fields have 32 bits.
-NARROW = {("Book", "depth"), ("Candle", "revision"), ("CandleHistory", "revision"), ("DeadLetter", "partition")}
-INT32 = st.integers(-(2**31), 2**31 - 1)
+CLASSES: dict[str, type[Any]] = {cls.schema: cls for cls in EVENTS} | {"Trade": Trade}
 
 
-def fields(cls: type[Any], name: str) -> dict[str, st.SearchStrategy[Any]]:
-    """Return a strategy for each field of an event, by its annotation."""
-    annotations: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        annotations |= {
-            field: kind for field, kind in vars(base).get("__annotations__", {}).items() if "ClassVar" not in kind
-        }
-    known = BY_TYPE | {"tuple[Trade, ...]": st.lists(st.deferred(lambda: TRADE), max_size=3).map(tuple)}
-    return {
-        field: (st.none() | INT32 if "None" in kind else INT32) if (name, field) in NARROW else known[kind]
-        for field, kind in annotations.items()
-    }
+def values(schema: Any) -> st.SearchStrategy[Any]:
+    """Return every value that an Avro schema allows."""
+    kind = schema["type"] if isinstance(schema, dict) else "union" if isinstance(schema, list) else schema
+    if kind == "union":
+        return st.one_of([values(branch) for branch in schema])
+    if kind == "record":
+        fields = {field["name"]: values(field["type"]) for field in schema["fields"]}
+        return st.builds(CLASSES[schema["name"]], **fields)
+    if kind == "array":
+        items = st.lists(values(schema["items"]), max_size=5)
+        return items.map(tuple) if isinstance(schema["items"], dict) else items
+    if kind == "map":
+        return st.dictionaries(TEXT, values(schema["values"]), max_size=5)
+    return st.sampled_from(schema["symbols"]) if kind == "enum" else PRIMITIVES[kind]
 
 
-TRADE = st.builds(Trade, **fields(Trade, "Trade"))
-EVENT = st.one_of([st.builds(cls, **fields(cls, cls.schema)) for cls in EVENTS])
+EVENT = st.one_of([values(schemas.load(cls.schema)) for cls in EVENTS])
 
 
 @given(event=EVENT)
@@ -137,7 +132,29 @@ def test_a_cut_or_corrupted_record_is_refused_or_an_event_but_never_a_crash(
 def test_an_event_that_does_not_fit_its_schema_is_refused() -> None:
     """A field of the wrong type is an error of ours that must not reach Kafka."""
     wrong: Any = Trades(venue="v", symbol="S", ts_event="noon", ts_recv=1, line="v/0")  # type: ignore[arg-type]
-    with pytest.raises(CodecError, match="Trades"):
+    with pytest.raises(CodecError, match="Trades does not fit its schema: ts_event is 'noon', not an integer"):
+        Codec(IDS).encode(wrong)
+
+
+TRADES = Trades(venue="v", symbol="S", ts_event=1, ts_recv=1, line="v/0", trades=(
+    Trade(trade_id="1", ts_event=1, price="1", size="1", side="buy"),
+))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"side": "bid"}, r"trades\[0\].side is 'bid', not buy or sell or unknown"),
+        ({"action": "busted"}, r"trades\[0\].action is 'busted', not new or correct or cancel"),
+        ({"price": "\ud800"}, r"trades\[0\].price is '.ud800', not of type string"),
+        ({"ts_event": 2**63}, r"trades\[0\].ts_event is 9223372036854775808, not an integer of 64 bits"),
+        ({"size": None}, r"trades\[0\].size is None, not of type string"),
+    ],
+)
+def test_a_value_outside_its_type_is_refused_by_field(changes: dict[str, Any], problem: str) -> None:
+    """The error says which field of which item, its value and what the schema allows."""
+    wrong = msgspec.structs.replace(TRADES, trades=(msgspec.structs.replace(TRADES.trades[0], **changes),))
+    with pytest.raises(CodecError, match=problem):
         Codec(IDS).encode(wrong)
 
 
@@ -154,13 +171,15 @@ def test_a_schema_of_somebody_else_is_not_learned() -> None:
 
 
 def test_keys_name_what_compaction_keeps() -> None:
-    """A key is venue and symbol; candles add interval and start, full books and states say what they are."""
+    """A key is venue and symbol; candles add interval and start, checkpoints their chain."""
     common: dict[str, Any] = {"venue": "v", "symbol": "S", "ts_event": 1, "ts_recv": 2}
     sides: dict[str, Any] = {"bid_prices": [], "bid_sizes": [], "ask_prices": [], "ask_sizes": []}
     book = Book(**common, **sides, line="v/0", valid=True, kind="top", depth=50)
     full = Book(**common, **sides, line="v/0", valid=True, kind="full", depth=0)
     candle = Candle(**common, interval="1m", start=60, end=120)
-    state = OperatorState(venue="v", symbol="S", operator="candles", ts_recv=1, positions={}, state="{}")
+    state = Checkpoint(
+        venue="v", symbol="S", chain="md.ingest.trades", partition=0, offset=1, topic_id="", ts_recv=1, states={}
+    )
     raw = RawFrame(venue="v", line="v/0", number=1, ts_recv=1, kind="recv", data=b"")
     keys = [event.key for event in (Trades(**common, line="v/0"), book, full, candle, state, raw)]
-    assert keys == ["v:S", "v:S", "v:S|full", "v:S|1m|60", "candles|v:S", "v/0"]
+    assert keys == ["v:S", "v:S", "v:S|full", "v:S|1m|60", "md.ingest.trades|v:S", "v/0"]

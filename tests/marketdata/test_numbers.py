@@ -20,7 +20,7 @@ from marketdata.decimals import (
     plain,
 )
 from marketdata.errors import BadEvent, CodecError
-from marketdata.headers import Position, cloudevent, time_of
+from marketdata.headers import HOPS, Hops, HopsEncoder, Position, cloudevent, encode_times, hops_of
 
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**20), max_value=10**20)
 
@@ -143,25 +143,43 @@ def test_a_time_without_a_zone_or_that_never_was_is_refused(text: str) -> None:
 def test_a_position_survives_its_header(topic: str, partition: int, offset: int, index: int) -> None:
     """Positions come back as they were written, and order as their inputs came."""
     position = Position(topic, partition, offset, index)
-    assert Position.from_header(position.to_header()) == position
+    assert Hops.from_header(Hops(1, 2, 3, position).to_header()) == Hops(1, 2, 3, position)
+    assert HopsEncoder(topic, partition).encode(Hops(1, 2, 9), 3, offset, index) == Hops(1, 2, 3, position).to_header()
     assert Position(topic, partition, offset, index + 1) > position
     assert Position(topic, partition, offset + 1, 0) > position
 
 
-@pytest.mark.parametrize("value", [b"", b"a|1|2", b"a|1|2|3|4", b"a|b|c|d", b"\xff|1|2|3"])
-def test_a_header_that_holds_no_position_is_refused(value: bytes) -> None:
-    """Another program's header of the same name does no harm."""
-    with pytest.raises(CodecError, match="no position"):
-        Position.from_header(value)
+TIMES = Hops(1, 2, 3).to_header()
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"1", b"\x02" + TIMES[1:], TIMES[:-1], TIMES + b"x", TIMES + bytes(16), TIMES + bytes(16) + b"\xff"]
+)
+def test_a_hops_header_of_another_form_is_refused(value: bytes) -> None:
+    """Another program's header of the same name does no harm: its hops are unknown."""
+    with pytest.raises(CodecError, match="hops"):
+        Hops.from_header(value)
+    assert hops_of({HOPS: value}) == Hops()
 
 
 def test_hop_times_are_read_from_headers() -> None:
-    """A hop that was not passed, or a header that is no number, is no time."""
-    headers = cloudevent("Trades", "producer", "1") | {"t_recv": b"17", "t_applied": b"soon"}
-    assert time_of(headers, "t_recv") == 17
-    assert time_of(headers, "t_applied") is None
-    assert time_of(headers, "t_produced") is None
-    assert headers["ce_type"] == b"tickstream.md.Trades.v1"
+    """A hop that was not passed is 0, as is every hop of a message without the header."""
+    assert hops_of({HOPS: encode_times(17, 18)}) == Hops(17, 18, 0)
+    assert hops_of({}) == Hops()
+
+
+def test_the_cloudevents_attributes_are_complete() -> None:
+    """Required and optional attributes of CloudEvents 1.0, as the Kafka binding writes them in binary mode."""
+    assert cloudevent("Trades", "producer", identity="1", subject=b"v:S", ts=1_769_904_000_000_000_001) == {
+        "ce_specversion": b"1.0",
+        "ce_type": b"tickstream.md.Trades.v1",
+        "ce_source": b"tickstream/producer",
+        "ce_dataschema": b"urn:tickstream:schema:tickstream.md.Trades:v1",
+        "content-type": b"application/avro",
+        "ce_id": b"1",
+        "ce_time": b"2026-02-01T00:00:00.000000001Z",
+        "ce_subject": b"v:S",
+    }
 
 
 @given(st.lists(st.sampled_from(["0", "0.00", "-0", "0e-8", "1", "0.1", "10", "1.0", "100"]), min_size=1))

@@ -24,7 +24,7 @@ def history(make: Any, count: int = 3, **changes: Any) -> CandleHistory:
         "venue": "coinbase", "symbol": "BTC-USD", "ts_event": make.ts(60 * count), "ts_recv": make.ts(DAY_S),
         "line": "coinbase/history", "interval": "1m", "start": make.ts(0), "opens": prices, "highs": prices,
         "lows": prices, "closes": prices, "volumes": ["0" if place == 1 else "2" for place in range(count)],
-        "quote_volumes": ["0"] * count, "buy_volumes": ["0"] * count, "trades": [0] * count,
+        "quote_volumes": [None] * count, "buy_volumes": ["0"] * count, "trades": [None] * count,
     }  # fmt: skip
     return CandleHistory(**(fields | changes))
 

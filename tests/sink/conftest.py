@@ -22,7 +22,7 @@ from infra.local.settings import free_port
 from infra.local.table import Endpoints
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent, DeadLetter, Trade, Trades
-from marketdata.topics import INSTRUMENTS, PUBLIC, Topic
+from marketdata.topics import INSTRUMENTS, PARTITIONS, PUBLIC, Topic
 from runtime.admin import TopicAdmin
 from runtime.kafka import headers_of, producer_config
 from runtime.registry import Registry
@@ -199,7 +199,8 @@ class Road:
         self.processes[name].wait(10)
 
     def stop(self, name: str = "sink") -> int:
-        """Ask a sink to leave; return its exit status."""
+        """Ask a sink to leave as soon as it can be asked; return its exit status."""
+        wait_for("a handler of SIGTERM", lambda: _catches(self.processes[name].pid, signal.SIGTERM))
         self.signal(signal.SIGTERM, name)
         return self.processes[name].wait(30)
 
@@ -231,6 +232,45 @@ class Road:
         """Return the number of rows of a table."""
         return int(self.rows(f"SELECT count(*) FROM {table}")[0][0])
 
+    @contextlib.contextmanager
+    def commits_held(self) -> Iterator[Callable[[], int]]:
+        """Let no transaction that stores records commit while the context lasts.
+
+        Yields a function that waits for a sink's COMMIT and returns the process id of its session in the server.
+        """
+        options = f"-c search_path={self.schema}"
+        with psycopg.connect(self.endpoints.database_url, options=options, autocommit=True) as owner:
+            key = owner.execute("SELECT hashtext(current_schema)").fetchone()
+            assert key is not None
+            owner.execute("SELECT pg_advisory_lock(%s)", key)
+            owner.execute(
+                f"CREATE OR REPLACE FUNCTION wait_for_test() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS "
+                f"'BEGIN PERFORM pg_advisory_xact_lock_shared({key[0]}); RETURN NULL; END'"
+            )
+            owner.execute(
+                "CREATE CONSTRAINT TRIGGER wait_for_test AFTER UPDATE ON kafka_offsets DEFERRABLE INITIALLY DEFERRED "
+                "FOR EACH ROW EXECUTE FUNCTION wait_for_test()"
+            )
+
+            def held() -> int | None:
+                row = owner.execute(
+                    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
+                    "AND %s = ANY(pg_blocking_pids(pid))",
+                    [owner.info.backend_pid],
+                ).fetchone()
+                return int(row[0]) if row else None
+
+            yield lambda: wait_for("a COMMIT that waits", held)
+            owner.execute("SELECT pg_advisory_unlock(%s)", key)
+            # Dropped only when no transaction uses it any more.
+            owner.execute("DROP TRIGGER wait_for_test ON kafka_offsets")
+
+    def end_session(self, pid: int) -> None:
+        """End a session of the server, and with it the transaction that it has not committed."""
+        with psycopg.connect(self.endpoints.sink_database_url, autocommit=True) as same_role:
+            ended = same_role.execute("SELECT pg_terminate_backend(%s, 30000)", [pid]).fetchone()
+        assert ended == (True,)
+
     def wait_rows(self, table: str, number: int, limit_s: float = WAIT_S) -> None:
         """Wait until a table has so many rows at least."""
         wait_for(f"{number} rows in {table}, {self.count(table)} now", lambda: self.count(table) >= number, limit_s)
@@ -239,7 +279,7 @@ class Road:
         """Return the first dead letters of the sink in Kafka, with their headers."""
         topic = next(one for one in TOPICS if one.schema == "DeadLetter")
         consumer = self._consumer("look")
-        consumer.assign([TopicPartition(topic.physical(self.prefix), number, 0) for number in range(topic.partitions)])
+        consumer.assign([TopicPartition(topic.physical(self.prefix), number, 0) for number in range(PARTITIONS)])
         found: list[tuple[DeadLetter, dict[str, bytes]]] = []
 
         def look() -> bool:
@@ -265,13 +305,18 @@ class Road:
         """Return how many records the group has committed in Kafka, over all partitions."""
         consumer = self._consumer(GROUP)
         partitions = [
-            TopicPartition(topic.physical(self.prefix), number)
-            for topic in TOPICS
-            for number in range(topic.partitions)
+            TopicPartition(topic.physical(self.prefix), number) for topic in TOPICS for number in range(PARTITIONS)
         ]
         total = sum(max(0, partition.offset) for partition in consumer.committed(partitions, timeout=10))
         consumer.close()
         return total
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    """Return whether a process has a handler of a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1]
+    return bool(int(caught, 16) & 1 << number - 1)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from infra.local.table import Endpoints
 from marketdata.errors import BadEvent
-from marketdata.events import Book, DeadLetter, OperatorState, Quote, Trades
+from marketdata.events import Book, Checkpoint, DeadLetter, Quote, Trades
 from sink.batch import STAGE, Batch, Source, Span, refused, stored, timestamp
 
 SOURCE = Source("md.trades.v1", 2, 41, b"coinbase:BTC-USD", b"payload")
@@ -137,7 +137,12 @@ def test_full_checkpoints_of_a_book_have_no_rows() -> None:
 def test_an_event_without_a_table_is_refused() -> None:
     """An operator's state is for no table."""
     with pytest.raises(BadEvent, match="wrong_schema"):
-        stored(OperatorState(venue="v", symbol="s", operator="books", ts_recv=1, positions={}, state="{}"), SOURCE)
+        stored(
+            Checkpoint(
+                venue="v", symbol="s", chain="md.ingest.books", partition=0, offset=1, topic_id="", ts_recv=1, states={}
+            ),
+            SOURCE,
+        )
 
 
 def test_a_refused_record_keeps_its_bytes_and_place() -> None:

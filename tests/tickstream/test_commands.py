@@ -55,6 +55,11 @@ def test_every_schema_is_compatible_with_each_published_version(event: type) -> 
     assert check_history(event.schema) == []  # type: ignore[attr-defined]
 
 
+def test_the_reference_of_schemas_is_up_to_date() -> None:
+    """`docs/reference/schemas.md` is what `tickstream schemas docs` writes."""
+    assert RUN.invoke(app, ["schemas", "docs", "--check"]).exit_code == 0
+
+
 def test_a_new_field_without_a_default_is_refused() -> None:
     """A schema that old records cannot fill is not FULL compatible, and the field is named."""
     changed = json.loads(json.dumps(schemas.load("Trades")))

@@ -3,6 +3,7 @@
 from tickstream_client.book import Book, Level
 from tickstream_client.client import Event, MarketDataClient
 from tickstream_client.errors import ApiError, ClientError, Refused
+from tickstream_client.kafka import Hops, decode_hops
 from tickstream_client.messages import Disconnected, Hole, Message
 
 __all__ = [
@@ -12,8 +13,10 @@ __all__ = [
     "Disconnected",
     "Event",
     "Hole",
+    "Hops",
     "Level",
     "MarketDataClient",
     "Message",
     "Refused",
+    "decode_hops",
 ]

@@ -45,9 +45,10 @@ export interface CandleData {
   low: string | null;
   close: string | null;
   volume: string;
-  quote_volume: string;
-  buy_volume: string;
-  trades: number;
+  /** Null where the venue does not send it; so are the next two. */
+  quote_volume: string | null;
+  buy_volume: string | null;
+  trades: number | null;
   state: "open" | "final" | "revised";
   /** Grows with every correction. */
   revision: number;

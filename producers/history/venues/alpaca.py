@@ -48,7 +48,7 @@ class _Bar(msgspec.Struct):
     l: Any  # noqa: E741 - the venue's name
     c: Any
     v: Any
-    n: Number = 0
+    n: Number | None = None
 
 
 class _Bars(msgspec.Struct):

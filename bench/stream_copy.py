@@ -1,0 +1,60 @@
+"""A bare transactional copy from one topic to another with librdkafka: what `bench.stream` measures beside.
+
+`python bench/stream_copy.py BROKERS SOURCE TARGET`, until it is terminated.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import uuid
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+BATCH = 1_000
+
+
+def main(brokers: str, source: str, target: str) -> None:
+    """Copy until terminated."""
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    consumer = Consumer(
+        {
+            "bootstrap.servers": brokers,
+            "group.id": f"copy-{source}",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+        }
+    )
+    consumer.subscribe([source])
+    producer = Producer(
+        {
+            "bootstrap.servers": brokers,
+            "transactional.id": f"copy-{uuid.uuid4().hex}",
+            "compression.type": "zstd",
+            "linger.ms": 0,
+            "queue.buffering.max.messages": 1_000_000,
+        }
+    )
+    producer.init_transactions(30)
+    while not stopped:
+        messages = [message for message in consumer.consume(BATCH, 0.05) if message.error() is None]
+        if not messages:
+            continue
+        producer.begin_transaction()
+        offsets: dict[int, int] = {}
+        for message in messages:
+            partition, offset = message.partition(), message.offset()
+            assert partition is not None
+            assert offset is not None
+            producer.produce(target, message.value(), message.key(), partition)
+            offsets[partition] = offset + 1
+        positions = [TopicPartition(source, partition, offset) for partition, offset in offsets.items()]
+        producer.send_offsets_to_transaction(positions, consumer.consumer_group_metadata())
+        producer.commit_transaction()
+    consumer.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

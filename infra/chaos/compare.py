@@ -1,0 +1,89 @@
+"""Compares everything that was published, stored and answered with the exchange's record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from infra.chaos import books, candles, ledger, trades
+from infra.chaos.findings import Findings
+from infra.chaos.ledger import Happened
+from infra.chaos.published import Places, Published, Topics, query
+from infra.chaos.published import ledger as read_ledger
+from infra.chaos.record import Record
+from infra.chaos.settle import Live, until
+from marketdata.events import DeadLetter
+from marketdata.topics import BOOK_UPDATES, BOOKS, CANDLES, DEAD_LETTERS, QUOTES, STATUS, TRADES, Topic
+
+# What the sink keeps of these topics in these tables, one row for each place.
+TABLES: dict[str, Topic] = {
+    "trades": TRADES,
+    "candles": CANDLES,
+    "books": BOOKS,
+    "quotes": QUOTES,
+    "feed_status": STATUS,
+}
+
+
+def compare(live: Live, records: Mapping[str, Record], happened: list[Happened], sink_limit_s: float) -> None:
+    """Compare; the tables are waited for until they hold what the topics held when they were read."""
+    findings, url = live.findings, live.platform.endpoints.database_url
+    topic_trades, kept = _compare_topics(live.topics, records, findings)
+    books.compare_shown(live.watch.shown, records, findings)
+    kept["trades"] = topic_trades.rows
+    for table in TABLES:
+        _compare_table(url, table, kept[table], sink_limit_s, findings)
+    twice = query(url, "SELECT symbol, trade_id, count(*) FROM trades GROUP BY 1, 2 HAVING count(*) > 1")
+    for symbol, number, count in twice:
+        findings.add("trade_doubled_in_table", f"{symbol} {number}: {count} rows")
+    findings.set("trades", doubled_table=len(twice))
+    gaps = read_ledger(url)
+    trades.compare(topic_trades, records, gaps, findings)
+    ledger.compare(gaps, happened, findings)
+
+
+def _compare_topics(
+    topics: Topics, records: Mapping[str, Record], findings: Findings
+) -> tuple[trades.TopicTrades, dict[str, Places]]:
+    """Compare the topics; return the trades, and the rows that the sink must have by table and place."""
+    topic_trades = trades.TopicTrades(topics.read(TRADES))
+    kept = {"candles": candles.compare(topics.read(CANDLES), topic_trades, records, findings)}
+    books.compare_updates(topics.read(BOOK_UPDATES), records, findings)
+    kept["books"] = books.compare_tops(topics.read(BOOKS), records, findings)
+    kept["quotes"] = books.compare_quotes(topics.read(QUOTES), records, findings)
+    kept["feed_status"] = {(one.partition, one.offset): 1 for one in topics.read(STATUS) if one.event is not None}
+    _count_dead_letters(topics.read(DEAD_LETTERS), findings)
+    return topic_trades, kept
+
+
+def _compare_table(url: str, table: str, kept: Places, limit_s: float, findings: Findings) -> None:
+    """Wait until the sink has passed the last kept record of each partition; then compare row counts by place."""
+    ends: dict[int, int] = {}
+    for partition, offset in kept:
+        ends[partition] = max(ends.get(partition, 0), offset + 1)
+    name = TABLES[table].physical()
+
+    def is_behind() -> dict[int, int]:
+        rows = query(url, f"SELECT partition, next_offset FROM kafka_offsets WHERE topic = '{name}'")  # noqa: S608
+        offsets = dict(rows)
+        return {partition: end - offsets.get(partition, 0) for partition, end in ends.items()}
+
+    if not until(lambda: not any(behind > 0 for behind in is_behind().values()), limit_s):
+        findings.add("sink_behind", f"table {table}: records of {name} not stored, by partition: {is_behind()}")
+    rows = query(url, f"SELECT kafka_partition, kafka_offset, count(*) FROM {table} GROUP BY 1, 2")  # noqa: S608
+    stored = {(partition, offset): count for partition, offset, count in rows if offset < ends.get(partition, 0)}
+    for place in kept.keys() | stored.keys():
+        if kept.get(place, 0) != stored.get(place, 0):
+            text = f"{table} of {name}[{place[0]}]@{place[1]}: {stored.get(place, 0)} rows, not {kept.get(place, 0)}"
+            findings.add("table_differs_from_topic", text)
+    findings.set("tables", **{table: sum(stored.values())})
+
+
+def _count_dead_letters(published: Iterable[Published], findings: Findings) -> None:
+    """Count what was refused; no fault of the schedule spoils a record, so each is a violation."""
+    count = 0
+    for record in published:
+        letter = record.event
+        if isinstance(letter, DeadLetter):
+            count += 1
+            findings.add("dead_letter", f"{letter.symbol} {letter.stage} {letter.reason} {letter.detail[:200]}")
+    findings.set("dead_letters", all=count)

@@ -1,0 +1,99 @@
+"""One run: load, faults as scheduled, settling, and the comparison of everything with the exchange's record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from typing import Any, NamedTuple
+
+from infra.chaos.compare import compare
+from infra.chaos.findings import Findings
+from infra.chaos.ledger import Happened
+from infra.chaos.perform import Performer
+from infra.chaos.platform import JOINED, PRODUCTS, Platform, Report
+from infra.chaos.published import Topics
+from infra.chaos.record import Control
+from infra.chaos.schedule import schedule
+from infra.chaos.settle import Live, await_first_trades, settle
+from infra.chaos.watch import Watch
+from marketdata.clock import SECOND_NS
+
+# These have no process that recovers.
+_WITHOUT_RECOVERY = frozenset({"join", "leave", "burst", "load"})
+
+
+class Options(NamedTuple):
+    """What a run is asked for; `settle_s` is how long the platform may take to be whole after the last fault."""
+
+    engine: str
+    seed: int
+    seconds: float
+    workers: int
+    rate: float
+    port_base: int
+    settle_s: float
+
+
+def run(options: Options, report: Report) -> dict[str, Any]:
+    """Run and return the result: figures, violations by kind and `ok`.
+
+    Raises StackError when the platform cannot be started, TickstreamError when what it published cannot be read.
+    """
+    planned = schedule(options.seed, options.seconds, options.workers)
+    findings = Findings()
+    began = time.monotonic()
+    wanted = options._asdict() | {"report": report}
+    with (
+        Platform(**{name: wanted[name] for name in ("engine", "workers", "rate", "seed", "port_base", "report")}) as up,
+        closing(Control(up.ports["exchange_control"])) as control,
+        closing(Topics(up.kafka())) as topics,
+        (up.log_folder / "chaos.log").open("w") as log,
+    ):
+        await_first_trades(up)
+        report(f"loaded; {len(planned)} faults in {options.seconds:.0f} s, see {log.name}")
+        with Watch(up, options.seed) as watch:
+            live = Live(up, control, topics, watch, findings, report)
+            happened = Performer(up, control, options.rate, log, report).perform(planned, options.seconds)
+            last_ns = max([one.ended for one in happened], default=time.time_ns())
+            settled_s = settle(live, last_ns, options.settle_s)
+        happened = [_recovered(one, watch) for one in happened]
+        report(f"settled after {settled_s} s; comparing")
+        compare(live, {symbol: control.fetch(symbol) for symbol in PRODUCTS}, happened, options.settle_s)
+    _note_faults(happened, findings)
+    return {
+        **{name: value for name, value in options._asdict().items() if name != "port_base"},
+        "ok": not findings.violations,
+        "violations": dict(findings.violations),
+        **findings.figures,
+        "memory": {name: memory._asdict() for name, memory in watch.memory().items()},
+        "settled_s": settled_s,
+        "took_s": round(time.monotonic() - began, 1),
+        "examples": findings.examples,
+    }
+
+
+def _recovered(one: Happened, watch: Watch) -> Happened:
+    if one.fault.kind in _WITHOUT_RECOVERY or one.fault.target == JOINED:
+        return one._replace(recovered=one.ended)
+    after_s = watch.recovered_after(one.fault.target, one.ended)
+    return one._replace(recovered=None if after_s is None else one.ended + int(after_s * SECOND_NS))
+
+
+def _note_faults(happened: Iterable[Happened], findings: Findings) -> None:
+    """Note what was done, and the slowest recovery: of all, and of those that no other fault overlapped."""
+    faults = list(happened)
+    kinds: dict[str, int] = {}
+    slowest = alone = (0.0, "")
+    for one in faults:
+        name = f"{one.fault.kind} {one.fault.target}"
+        kinds[name] = kinds.get(name, 0) + 1
+        if one.recovered is None:
+            findings.add("never_recovered", one.fault.text())
+            continue
+        took = (round((one.recovered - one.ended) / SECOND_NS, 1), one.fault.text())
+        slowest = max(slowest, took)
+        if not any(other is not one and other.began < one.recovered and other.ended > one.began for other in faults):
+            alone = max(alone, took)
+    findings.set("faults", all=len(faults), kinds=dict(sorted(kinds.items())))
+    findings.set("recovery", slowest_s=slowest[0], slowest=slowest[1], slowest_alone_s=alone[0], slowest_alone=alone[1])

@@ -1,0 +1,50 @@
+"""The sink's process: settings, logs, health, then the loop until `stop` is set."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import structlog
+
+from marketdata.errors import SettingsError, Unavailable
+from runtime import log
+from runtime.health import HealthServer, Readiness
+from runtime.registry import Registry
+from runtime.settings import load
+from runtime.tracing import Tracing
+from sink.brokers import Letters
+from sink.service import Sink, connect_registry
+from sink.settings import SinkSettings
+from sink.writer import Writer
+
+
+def run(stop: threading.Event) -> int:
+    """Run the sink until `stop` is set; return the exit status."""
+    try:
+        settings = load(SinkSettings)
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - before there is a log
+        return 2
+    log.configure("sink", settings.log_level)
+    readiness = Readiness("kafka", "database", "registry")
+    with (
+        HealthServer(settings.host, settings.metrics_port, readiness),
+        Tracing("sink", settings.otlp_endpoint) as tracing,
+    ):
+        registry = Registry(settings.registry_url)
+        codec = connect_registry(registry, readiness, stop)
+        if codec is not None:
+            letters = Letters(settings, codec)
+            writer = Writer(
+                settings.dsn, settings.database_schema, letters.publish, time.time_ns, settings.sink_write_seconds
+            )
+            sink = Sink(settings, readiness=readiness, registry=registry, codec=codec, writer=writer, tracing=tracing)
+            try:
+                sink.run(stop)
+            except Unavailable as error:
+                structlog.get_logger().error("stopped", reason=str(error))
+                return 1
+        registry.close()
+    return 0

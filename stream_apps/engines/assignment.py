@@ -1,0 +1,171 @@
+"""The partition numbers that the consumer group gave to one worker: what runs on each, and which offset comes next.
+
+A record is taken only at the offset that is expected next, and none before its pipeline is ready. An earlier offset
+is a repetition and is dropped. A later one is a jump: the partition recovers, which compares its offsets with the log
+as it is now (`Recovery.locate`). When the same jump comes again after that, the offsets between hold no records: they
+are a transaction's marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from typing import Any
+
+import structlog
+
+from stream_apps.engines.partition import Partition
+from stream_apps.engines.worker import Worker, abandon
+from stream_apps.pipeline import Record
+
+_log = structlog.get_logger(__name__)
+
+
+class Assignment:
+    """The partitions of one worker. Belongs to the engine's thread."""
+
+    def __init__(
+        self, worker: Worker, executor: Executor, *, on_moved: Callable[[int], None], on_done: Callable[[], None]
+    ) -> None:
+        """Assign nothing yet.
+
+        `on_moved` is called with a partition number when its next offsets were set, or forgotten while it recovers.
+        `on_done` is called by another thread when a job has ended.
+        """
+        self.partitions: dict[int, Partition] = {}
+        # The next offset to take of each (topic, partition number); none before its pipeline is ready.
+        self.next: dict[tuple[str, int], int] = {}
+        self._worker = worker
+        self._executor = executor
+        self._on_moved = on_moved
+        self._on_done = on_done
+        self._paused: set[int] = set()
+        self._jumps: dict[tuple[str, int], tuple[int, int]] = {}
+        self._topic_ids: dict[str, str] = {}
+
+    def open(self, assigned: Iterable[tuple[str, int]], group: Any) -> None:
+        """Open what was assigned, pairs of a topic and a partition number.
+
+        `group` is the metadata of the group's generation that assigned it: what is committed later under any other
+        generation is refused by Kafka. Ends the process when numbers of the input topics differ.
+        """
+        pairs = sorted(assigned)
+        numbers = sorted({number for _, number in pairs})
+        if len(numbers) * len(self._worker.topics) != len(pairs):
+            abandon(f"the group assigned different partition numbers of the input topics: {pairs}")
+        _log.info("assigned", partitions=numbers)
+        for number in numbers:
+            self.partitions[number] = Partition(
+                number,
+                self._worker.settings,
+                self._worker.shell,
+                self._executor,
+                group=lambda: group,
+                on_located=self._located,
+                on_done=self._on_done,
+            )
+
+    # -- records
+
+    def accepts(self, topic: str, number: int, offset: int) -> bool:
+        """Return whether a record is the next one to take; if so, the one behind it comes next."""
+        at = (topic, number)
+        expected = self.next.get(at)
+        if offset != expected and (expected is None or offset < expected or not self._is_known_jump(at, offset)):
+            return False
+        self.next[at] = offset + 1
+        return True
+
+    def offer(self, number: int, records: Iterable[Record]) -> None:
+        """Give a partition the records that it has to take."""
+        self.partitions[number].offer(records)
+
+    def restart(self, number: int, reason: str) -> None:
+        """Recover a partition and read it again from its committed offsets."""
+        partition = self.partitions.get(number)
+        if partition is not None:
+            self._forget(number)
+            partition.restart(reason)
+
+    def work(self) -> None:
+        """Do what can be done now; never waits."""
+        for partition in self.partitions.values():
+            partition.work()
+
+    def throttle(self) -> tuple[list[int], list[int]]:
+        """Return the partition numbers to read no more for a while because enough records wait, and to read again."""
+        pause, resume = [], []
+        for number, partition in self.partitions.items():
+            if partition.is_full and number not in self._paused:
+                self._paused.add(number)
+                pause.append(number)
+            elif partition.has_room and number in self._paused:
+                self._paused.discard(number)
+                resume.append(number)
+        return pause, resume
+
+    def positions(self, number: int) -> dict[str, int]:
+        """Return the next offset of each topic of a partition, none while it recovers."""
+        return {topic: offset for (topic, each), offset in self.next.items() if each == number}
+
+    def is_paused(self, number: int) -> bool:
+        """Return whether a partition is not read at present because enough records wait."""
+        return number in self._paused
+
+    def _is_known_jump(self, at: tuple[str, int], offset: int) -> bool:
+        expected = self.next[at]
+        if self._jumps.get(at) == (expected, offset):
+            return True
+        self._jumps[at] = (expected, offset)
+        topic, number = at
+        self.restart(number, f"{topic}/{number}: offset {offset} came where {expected} was expected")
+        return False
+
+    def _located(self, number: int, offsets: dict[str, int]) -> None:
+        for topic, offset in offsets.items():
+            self.next[topic, number] = offset
+        self._on_moved(number)
+
+    def _forget(self, number: int) -> None:
+        self.next = {at: offset for at, offset in self.next.items() if at[1] != number}
+        self._paused.discard(number)
+        self._on_moved(number)
+
+    # -- the end of an assignment
+
+    def drain(self) -> None:
+        """Begin to finish: call `work` until `is_drained`."""
+        for partition in self.partitions.values():
+            partition.drain()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all that was stepped is committed and checkpointed, or cannot be."""
+        return all(partition.is_drained for partition in self.partitions.values())
+
+    def close(self) -> None:
+        """Let go of every partition. What was not committed is stepped again by the next owner."""
+        for partition in self.partitions.values():
+            partition.close()
+            self._worker.forget(partition)
+        self.partitions.clear()
+        self.next.clear()
+        self._paused.clear()
+
+    # -- what people and machines see
+
+    def measure(self, end: Callable[[str, int], int]) -> None:
+        """Bring metrics and readiness up to date, and recover where an input topic was made again under its name.
+
+        `end` returns the end of a topic's partition; what is less than the offset to take next is not known yet.
+        """
+        self._worker.export(self.partitions.values())
+        for (topic, number), offset in self.next.items():
+            waiting = len(self.partitions[number].waiting)
+            self._worker.show_lag(topic, number, max(0, end(topic, number) - offset) + waiting)
+        ids = dict(self._worker.topic_ids)
+        for topic, identity in ids.items():
+            if self._topic_ids.get(topic, identity) != identity:
+                for number in self.partitions:
+                    self.restart(number, f"{topic} was deleted and made again")
+        self._topic_ids = ids

@@ -1,0 +1,145 @@
+"""One partition's transactional producer: a batch is in Kafka whole or not at all, and only by the partition's owner.
+
+Theory of operation.
+
+1. The transactional id names the partition. Whoever initialises it fences every earlier producer of that id and ends
+   the transaction that it left open, so a new owner reads commits that nobody can change any more.
+2. Every transaction contains the offsets of its batch. Kafka refuses them from a worker that is no longer a member of
+   the group, and with them the whole transaction.
+3. A transaction whose outcome is not known, or that failed in any way, is the end of the producer (`Failed`): the
+   owner opens a new one, and finds out by the committed offsets what happened.
+4. A commit that needed more than one try may leave a late request in the network, which an older transaction protocol
+   would apply to the next transaction (https://cwiki.apache.org/confluence/x/B4nGDQ, KIP-890). Where the connection had
+   trouble during a transaction, the producer is replaced before the next one (`is_doubtful`): its id gets a new epoch,
+   and the broker refuses what comes late.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from marketdata.errors import TickstreamError, Unavailable
+from runtime.kafka import producer_config
+from stream_apps.pipeline import Batch
+from stream_apps.settings import GROUP, StreamSettings
+
+# A worker that dies leaves its transaction open for this long when nobody takes over its partitions.
+TRANSACTION_SECONDS = 10
+INIT_SECONDS = 10.0
+COMMIT_SECONDS = 15.0
+
+_RETRY_SECONDS = 0.05
+
+_log = structlog.get_logger(__name__)
+
+
+class Failed(TickstreamError):  # noqa: N818 - named for what happened
+    """A transaction did not succeed, or nobody knows: close this producer, recover, and go on with a new one.
+
+    `is_fenced` says that another worker has the partition, or that the group no longer knows this one.
+    """
+
+    def __init__(self, detail: str, *, is_fenced: bool = False) -> None:
+        self.is_fenced = is_fenced
+        super().__init__(detail)
+
+
+class Transactions:
+    """The producer of one partition number. `begin` and `commit` alternate; `commit` may run on another thread."""
+
+    def __init__(self, settings: StreamSettings, partition: int) -> None:
+        """Open the producer, which fences every earlier one of this partition.
+
+        Raises Unavailable when Kafka does not answer.
+        """
+        self.partition = partition
+        self._errors = 0
+        self._errors_before = 0
+        config = producer_config(settings, f"tickstream-pipeline-{partition}")
+        config.pop("message.timeout.ms")  # a transaction's own time limit takes its place
+        config |= {
+            "transactional.id": f"{settings.group_prefix}{GROUP}-{partition}",
+            "transaction.timeout.ms": TRANSACTION_SECONDS * 1_000,
+            # A batch is bounded already, and must never be cut in two by a full queue.
+            "queue.buffering.max.messages": 0,
+            "queue.buffering.max.kbytes": 2**31 - 1,
+            "linger.ms": 0,
+            "error_cb": self._erred,
+        }
+        try:
+            self._producer = Producer(config)
+            self._producer.init_transactions(INIT_SECONDS)
+        except KafkaException as error:
+            raise Unavailable(f"no transactions for partition {partition}: {error.args[0]}") from error
+
+    def _erred(self, error: KafkaError) -> None:
+        self._errors += 1
+        _log.warning("kafka", partition=self.partition, code=error.name(), reason=error.str())
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the connection had trouble since the last transaction began: replace the producer."""
+        self._producer.poll(0)
+        return self._errors != self._errors_before
+
+    def begin(self, batch: Batch) -> None:
+        """Open a transaction and hand the batch's outputs to the client, in order.
+
+        Raises Failed.
+        """
+        producer, partition = self._producer, self.partition
+        self._errors_before = self._errors
+        try:
+            producer.begin_transaction()
+            produce = producer.produce
+            for output in batch.outputs:
+                produce(output.topic, output.value, output.key, partition, headers=output.headers)
+        except (KafkaException, BufferError) as error:
+            raise _failed("begin", error) from error
+
+    def commit(self, batch: Batch, group: Any) -> None:
+        """Commit outputs and offsets, for the member of the consumer group that `group` describes.
+
+        Raises Failed.
+        """
+        deadline = time.monotonic() + COMMIT_SECONDS
+        offsets = [
+            TopicPartition(topic, self.partition, offset, metadata)
+            for topic, (offset, metadata) in batch.offsets.items()
+        ]
+        self._retried("offsets", lambda: self._producer.send_offsets_to_transaction(offsets, group, 5.0), deadline)
+        self._retried("commit", lambda: self._producer.commit_transaction(5.0), deadline)
+
+    def _retried(self, step: str, attempt: Any, deadline: float) -> None:
+        while True:
+            try:
+                attempt()
+            except KafkaException as error:
+                self._errors += 1
+                if not error.args[0].retriable() or time.monotonic() > deadline:
+                    raise _failed(step, error) from error
+                time.sleep(_RETRY_SECONDS)
+            else:
+                return
+
+    def close(self) -> None:
+        """Give up: what is open is ended by the next producer of this id, or by Kafka after its time limit."""
+        self._producer.purge()
+        self._producer.poll(0)
+
+
+def _failed(step: str, error: Exception) -> Failed:
+    kafka = error.args[0] if error.args and isinstance(error.args[0], KafkaError) else None
+    is_fenced = kafka is not None and kafka.code() in {
+        KafkaError._FENCED,  # noqa: SLF001 - its public name
+        KafkaError.PRODUCER_FENCED,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.FENCED_INSTANCE_ID,
+    }
+    return Failed(f"{step}: {kafka.name()}: {kafka.str()}" if kafka else f"{step}: {error}", is_fenced=is_fenced)

@@ -1,0 +1,269 @@
+"""Where a partition's pipeline goes on after a start, a rebalance or a failure, and how its states come back.
+
+1. `locate` reads what the group committed: the frontier of what was published. It compares that with the log as it is:
+   a topic that was made again, a log that retention or a broker's loss cut short is a loss that the pipeline publishes.
+2. `rebuild` reads the checkpoints of the partition, and steps the records from the oldest one that is still needed up
+   to the frontier, without publishing.
+
+Call both only after the partition's transactional producer was initialised: that ends whatever transaction the previous
+owner had open, so nothing that is read here can change any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from marketdata import topics
+from marketdata.clock import MILLISECOND_NS
+from marketdata.errors import CodecError, Unavailable
+from marketdata.events import Checkpoint
+from marketdata.operator import Lost
+from marketdata.state import unpack_state
+from runtime.kafka import LOG, consumer_config
+from stream_apps.chain import INPUTS, make_chains
+from stream_apps.pipeline import Cadence, Mark, Pipeline, Record, Restored, Shell, Start
+from stream_apps.settings import GROUP, StreamSettings
+
+# Clocks of two machines may differ by this much where a checkpoint is looked up by its time.
+CLOCK_SLACK_MS = 60_000
+# Without a record for this long a read has failed; a transaction of another writer may hold it up for a while.
+READ_SECONDS_MAX = 60.0
+READ_AT_ONCE = 1_000
+# Records that made an operator raise, in one rebuilding.
+EXCLUDED_MAX = 1_000
+
+_RPC_SECONDS = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Located(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one partition goes on: starts by logical topic, where each topic's replay begins, how old checkpoints are.
+
+    `replay_from` has no entry for a topic of which nothing has to be replayed.
+    """
+
+    partition: int
+    starts: dict[str, Start]
+    replay_from: dict[str, int]
+    checkpoints_since_ms: int
+
+    def offsets(self, prefix: str) -> dict[str, int]:
+        """Return the frontier by physical topic."""
+        return {topics.topic(name).physical(prefix): start.offset for name, start in self.starts.items()}
+
+
+class _Log(msgspec.Struct, frozen=True, kw_only=True):
+    """One partition's log as it is: the topic's id, the first offset and the next one."""
+
+    topic_id: str
+    low: int
+    high: int
+
+
+class Recovery:
+    """Reads commits, checkpoints and inputs of one partition after the other. For one thread; close it after use."""
+
+    def __init__(self, settings: StreamSettings, shell: Shell) -> None:
+        self._settings = settings
+        self._shell = shell
+        # The group's own name: its commits are read. It never joins.
+        self._reader = Consumer(
+            consumer_config(settings, GROUP)
+            | {"client.id": "tickstream-recovery", "enable.partition.eof": True, "fetch.wait.max.ms": 1}
+        )
+        self._admin = AdminClient(
+            {"bootstrap.servers": settings.kafka_brokers, "client.id": "tickstream-recovery"}, logger=LOG
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._reader.close()
+
+    def locate(self, partition: int) -> Located:
+        """Return where a partition goes on.
+
+        Raises Unavailable when Kafka does not answer.
+        """
+        names = {name: topics.topic(name).physical(self._settings.topic_prefix) for name in INPUTS}
+        try:
+            wanted = [TopicPartition(physical, partition) for physical in names.values()]
+            committed = {each.topic: each for each in self._reader.committed(wanted, _RPC_SECONDS)}
+            described = self._admin.describe_topics(TopicCollection(list(names.values())), request_timeout=_RPC_SECONDS)
+            ids = {physical: str(future.result(_RPC_SECONDS).topic_id) for physical, future in described.items()}
+            logs = {
+                physical: self._reader.get_watermark_offsets(TopicPartition(physical, partition), _RPC_SECONDS)
+                for physical in names.values()
+            }
+        except (KafkaException, TimeoutError) as error:
+            raise Unavailable(f"Kafka does not say where partition {partition} stands: {error}") from error
+        starts: dict[str, Start] = {}
+        replay_from: dict[str, int] = {}
+        since: list[int] = []
+        for name, physical in names.items():
+            low, high = logs[physical]
+            commit = committed[physical]
+            mark = Mark.parse(commit.metadata)
+            offset = commit.offset if commit.offset >= 0 else None
+            log = _Log(topic_id=ids[physical], low=low, high=high)
+            start, first = _start(name, partition, log, offset, mark=mark, now_ns=self._shell.clock())
+            starts[name] = start
+            if first is not None:
+                replay_from[name] = first
+            if mark is not None:
+                since.append(mark.checkpoints_since_ms)
+            if start.loss is not None:
+                _log.error("the log is not as it was", topic=physical, partition=partition, committed=offset,
+                           log_start=low, log_end=high, reason=start.loss.reason)  # fmt: skip
+        return Located(
+            partition=partition,
+            starts=starts,
+            replay_from=replay_from,
+            checkpoints_since_ms=min(since, default=0),
+        )
+
+    def rebuild(
+        self, located: Located, cadence: Cadence, excluded: dict[tuple[str, int], str] | None = None
+    ) -> Pipeline:
+        """Return the pipeline as it was at the frontier.
+
+        Raises Unavailable when Kafka or the registry does not answer, Excluded when an operator raised at a record that
+        is not among those `excluded`, CodecError for a checkpoint that cannot be read.
+        """
+        began = time.monotonic()
+        chains = make_chains(self._shell.operators())
+        pipeline = Pipeline(located.partition, chains, located.starts, self._shell, cadence=cadence, excluded=excluded)
+        try:
+            checkpoints = self._checkpoints(located)
+            for (name, key), checkpoint in checkpoints.items():
+                operators = {operator.name: operator for operator in chains[name].operators}
+                states = {
+                    operator: unpack_state(packed, operators[operator].state)
+                    for operator, packed in checkpoint.states.items()
+                    if operator in operators
+                }
+                # A checkpoint of an earlier topic of the same name says nothing of the offsets of this one.
+                offset = checkpoint.offset if checkpoint.topic_id == located.starts[name].topic_id else -1
+                physical = topics.topic(name).physical(self._settings.topic_prefix)
+                restored = Restored(offset=offset, states=states, saved_ms=checkpoint.ts_recv // MILLISECOND_NS)
+                pipeline.restore(physical, key, restored)
+            replayed = {}
+            for name, first in located.replay_from.items():
+                physical = topics.topic(name).physical(self._settings.topic_prefix)
+                end = located.starts[name].offset
+                pipeline.replay(physical, first, self._read(physical, located.partition, first, end))
+                replayed[name] = end - first
+        except KafkaException as error:
+            raise Unavailable(f"partition {located.partition} cannot be rebuilt: {error.args[0]}") from error
+        _log.info(
+            "rebuilt",
+            partition=located.partition,
+            checkpoints=len(checkpoints),
+            replayed=replayed,
+            seconds=round(time.monotonic() - began, 3),
+        )
+        pipeline.resume()
+        return pipeline
+
+    def _checkpoints(self, located: Located) -> dict[tuple[str, str], Checkpoint]:
+        """Return the last checkpoint of each chain (logical input topic) and key."""
+        topic, partition = topics.STATE.physical(self._settings.topic_prefix), located.partition
+        low, high = self._reader.get_watermark_offsets(TopicPartition(topic, partition), _RPC_SECONDS)
+        since = TopicPartition(topic, partition, max(0, located.checkpoints_since_ms - CLOCK_SLACK_MS))
+        first = self._reader.offsets_for_times([since], _RPC_SECONDS)[0]
+        if first.error is not None:
+            raise KafkaException(first.error)
+        start = high if first.offset < 0 else max(low, first.offset)
+        found: dict[bytes, bytes] = {}
+        for record in self._read(topic, partition, start, high):
+            if record.key is None:
+                continue
+            if record.value is None:
+                found.pop(record.key, None)
+            else:
+                found[record.key] = record.value
+        checkpoints = {}
+        for value in found.values():
+            event = self._shell.decode(value)
+            if not isinstance(event, Checkpoint):
+                raise CodecError(f"{topic} holds a {event.schema}, which is no checkpoint")
+            if event.chain in located.starts:
+                checkpoints[event.chain, f"{event.venue}:{event.symbol}"] = event
+        return checkpoints
+
+    def _read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
+        """Yield the committed records of [start, end)."""
+        if start >= end:
+            return
+        deadline = time.monotonic() + READ_SECONDS_MAX
+        # Known before it is assigned: the client would take a second to notice the topic by itself.
+        self._reader.list_topics(topic, _RPC_SECONDS)
+        self._reader.assign([TopicPartition(topic, partition, start)])
+        try:
+            at = start
+            while at < end:
+                messages: list[Any] = self._reader.consume(READ_AT_ONCE, 0.2)
+                for message in messages:
+                    at = max(at, _passed(message))
+                    if message.error() is None and message.offset() < end:
+                        yield _record(message)
+                if messages:
+                    deadline = time.monotonic() + READ_SECONDS_MAX
+                elif time.monotonic() > deadline:
+                    raise Unavailable(f"{topic}/{partition} could not be read from {start} to {end}")
+        finally:
+            self._reader.unassign()
+
+
+def _passed(message: Any) -> int:
+    """Return the next offset behind a message, or behind the end of a partition, which the client reports as an error.
+
+    Raises KafkaException for an error that waiting does not mend.
+    """
+    error = message.error()
+    if error is None:
+        return int(message.offset()) + 1
+    if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+        return int(message.offset())
+    if not error.retriable():
+        raise KafkaException(error)
+    return 0
+
+
+def _record(message: Any) -> Record:
+    return Record(
+        message.topic(), message.offset(), message.key(), message.value(), message.headers(), message.timestamp()[1]
+    )
+
+
+def _start(
+    name: str, partition: int, log: _Log, committed: int | None, *, mark: Mark | None, now_ns: int
+) -> tuple[Start, int | None]:
+    """Return where a topic goes on, and from where it is replayed; None where nothing is."""
+    topic_id, low, high = log.topic_id, log.low, log.high
+
+    def lost(offset: int, count: int | None, reason: str) -> Lost:
+        return Lost(topic=name, partition=partition, offset=offset, count=count, ts=now_ns, reason=reason)
+
+    if committed is None:
+        return Start(offset=low, topic_id=topic_id, log_start=low), None
+    if mark is not None and mark.topic_id != topic_id:
+        return Start(offset=low, topic_id=topic_id, log_start=low, loss=lost(low, None, "recreated")), None
+    replay = committed if mark is None else min(mark.replay_from, committed)
+    if committed > high:
+        loss = lost(high, committed - high, "truncated")
+        return Start(offset=high, topic_id=topic_id, log_start=low, loss=loss), max(low, min(replay, high))
+    if committed < low:
+        loss = lost(committed, low - committed, "retention")
+        return Start(offset=low, topic_id=topic_id, log_start=low, loss=loss), None
+    if replay < low:  # the frontier is there, but not all that leads to it
+        loss = lost(replay, low - replay, "retention")
+        return Start(offset=committed, topic_id=topic_id, log_start=low, loss=loss), low
+    return Start(offset=committed, topic_id=topic_id, log_start=low), replay if replay < committed else None
