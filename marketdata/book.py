@@ -29,11 +29,11 @@ class L2Book:
         self.asks = Side(-1)
 
     @classmethod
-    def from_columns(cls, columns: Sequence[Sequence[str]]) -> L2Book:
-        """Return the book of four columns: bid prices, bid sizes, ask prices, ask sizes; the order of levels is free.
+    def unpack(cls, columns: Sequence[Sequence[str]]) -> L2Book:
+        """Return the book of four columns, as `pack` gives them: bid prices and sizes, ask prices and sizes.
 
-        Raises ValueError when there are not four, or two of a side differ in length, and TypeError when a price or a
-        size is no string.
+        The order of levels is free. Raises ValueError when there are not four, or two of a side differ in length, and
+        TypeError when a price or a size is no string.
         """
         bid_prices, bid_sizes, ask_prices, ask_sizes = columns
         book = cls()
@@ -41,7 +41,7 @@ class L2Book:
         book.asks.replace(ask_prices, ask_sizes)
         return book
 
-    def columns(self) -> list[list[str]]:
+    def pack(self) -> list[list[str]]:
         """Return bid prices, bid sizes, ask prices and ask sizes, best levels first: all that the book holds."""
         bids, asks = self.bids.top(), self.asks.top()
         return [

@@ -1,7 +1,8 @@
-"""Operator states as msgpack bytes: exact, with order books as columns.
+"""Operator states as msgpack bytes: exact, with compact forms of the types that msgspec does not know.
 
-msgspec encodes structs, integers, texts, bytes, dicts (in their order) and Decimals (as text) itself. A book becomes
-four columns, best levels first; a book made of them gives the same levels, in the same spelling, for every change.
+msgspec encodes structs, integers, texts, bytes, dicts (in their order) and Decimals (as text) itself. Any other type of
+a state's field has two methods: `pack` returns its value as plain values, and the class method `unpack` makes an equal
+value of them, which behaves the same for everything that comes later. A book packs into four columns.
 """
 
 from __future__ import annotations
@@ -11,30 +12,33 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from marketdata.book import L2Book
 from marketdata.errors import CodecError
 
 State = TypeVar("State", bound=msgspec.Struct)
 
 
 def enc_hook(value: Any) -> Any:
-    """Return what msgspec encodes in place of a value it does not know: the columns of a book.
+    """Return what msgspec encodes in place of a value that it does not know.
 
-    Raises NotImplementedError for any other type, as msgspec expects.
+    Raises NotImplementedError for a type without `pack`, as msgspec expects.
     """
-    if type(value) is L2Book:
-        return value.columns()
-    raise NotImplementedError(f"a state cannot hold a {type(value).__name__}")
+    try:
+        pack = type(value).pack
+    except AttributeError:
+        raise NotImplementedError(f"a state cannot hold a {type(value).__name__}") from None
+    return pack(value)
 
 
-def dec_hook(kind: type, value: Any) -> Any:
-    """Return the value of a type that msgspec does not know: a book from its columns.
+def dec_hook(kind: Any, value: Any) -> Any:
+    """Return the value of a type that msgspec does not know from what `pack` returned.
 
-    Raises NotImplementedError for any other type, and ValueError for columns that are not those of a book.
+    Raises NotImplementedError for a type without `unpack`; ValueError and TypeError come from `unpack`.
     """
-    if kind is L2Book:
-        return L2Book.from_columns(value)
-    raise NotImplementedError(f"a state cannot hold a {kind.__name__}")
+    try:
+        unpack = kind.unpack
+    except AttributeError:
+        raise NotImplementedError(f"a state cannot hold a {kind!r}") from None
+    return unpack(value)
 
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=enc_hook)

@@ -12,10 +12,10 @@ import msgspec
 
 from marketdata.decimals import EXACT, plain
 from marketdata.events import CROSSED, HALTED, STALE, AnyEvent, Quote
+from marketdata.windows import Window
 from stream_apps.operators.anomaly import (
     AFTER_HALT,
     Reports,
-    Window,
     as_text,
     decimal_places,
     make_anomaly,
@@ -109,7 +109,7 @@ class AnomaliesQuotes:
         middle = (bid + ask) / 2
         spread = (ask - bid) / middle
         window = state.spreads
-        if spread > SPREAD_FLOOR and len(window.values) >= SPREADS_MIN and not state.quiet:
+        if spread > SPREAD_FLOOR and len(window) >= SPREADS_MIN and not state.quiet:
             usual = window.median()
             limit = max(SPREAD_TIMES * usual, SPREAD_FLOOR, ticks(state.places, middle, SPREAD_FLOOR_TICKS))
             if spread > limit and state.reports.is_due("spread_blowout", event.ts_event, self.counts):
@@ -124,7 +124,7 @@ class AnomaliesQuotes:
                         bid=event.bid or "",
                         ask=event.ask or "",
                         median_spread=as_text(usual),
-                        values=str(len(window.values)),
+                        values=str(len(window)),
                     )
                 )
         window.push(spread)

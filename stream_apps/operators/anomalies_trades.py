@@ -13,10 +13,11 @@ import msgspec
 
 from marketdata.clock import SECOND_NS
 from marketdata.events import AMENDING, HALTED, AnyEvent, Trades
+from marketdata.prices import Survey, survey
+from marketdata.windows import Window
 from stream_apps.operators.anomaly import (
     AFTER_HALT,
     Reports,
-    Window,
     as_text,
     decimal_places,
     make_anomaly,
@@ -106,10 +107,16 @@ class AnomaliesTrades:
             return state, []
         state.halted = False
         out: list[AnyEvent] = []
-        self._minute(state, event.ts_event)
+        ts = event.ts_event
+        if state.minute is None or ts - state.minute >= MINUTE_NS:
+            _minute(state, ts)
         if event.trades:
-            self._jump(state, event, out)
-            self._volume(state, event, out)
+            found = survey(event.trades, state.price, state.minute or 0, state.volume)
+            state.volume = found[5]
+            if found[0] >= 0:
+                self._jump(state, event, found, out)
+            if not (state.spiked or state.quiet or len(state.minutes) < MINUTES_MIN):
+                self._volume(state, event, out)
             if event.venue in AMENDING:
                 self._amend(state, event)
             state.quiet = max(0, state.quiet - 1)
@@ -148,64 +155,42 @@ class AnomaliesTrades:
             if state.price is not None:
                 state.price = max(reversed(recent.values()), key=lambda one: one.ts).price if recent else None
 
-    def _jump(self, state: AnomaliesTradesState, event: Trades, out: list[AnyEvent]) -> None:
-        trades = [trade for trade in event.trades if trade.action == "new"]
-        if not trades or (state.ts is not None and trades[-1].ts_event < state.ts):
+    def _jump(self, state: AnomaliesTradesState, event: Trades, found: Survey, out: list[AnyEvent]) -> None:
+        at_last, last, at_furthest, price, before, _, places = found
+        trade = event.trades[at_last]
+        if state.ts is not None and trade.ts_event < state.ts:
             return
-        state.places = max(state.places, *(decimal_places(trade.price) for trade in trades))
-        if state.price is not None:
-            before = float(state.price)
-            furthest = max(trades, key=lambda trade: abs(float(trade.price) - before))
-            price, last = float(furthest.price), float(trades[-1].price)
-            if before > 0 and price > 0 and last > 0:
-                distance = abs(log(price / before))
-                enough = len(state.returns.values) >= RETURNS_MIN and not state.quiet
-                if enough and distance > JUMP_FLOOR:
-                    usual = state.returns.median()
-                    floor = max(JUMP_FLOOR, ticks(state.places, before, JUMP_FLOOR_TICKS))
-                    limit = max(JUMP_SIGMAS * SIGMA * usual, floor)
-                    if distance > limit and state.reports.is_due("price_jump", event.ts_event, self.counts):
-                        out.append(
-                            make_anomaly(
-                                event,
-                                "price_jump",
-                                severity(distance, limit),
-                                "log_return",
-                                value=as_text(distance),
-                                limit=as_text(limit),
-                                price_before=state.price,
-                                price=furthest.price,
-                                trade_id=furthest.trade_id,
-                                median_return=as_text(usual),
-                                values=str(len(state.returns.values)),
-                            )
+        if places < 0:
+            places = max(decimal_places(one.price) for one in event.trades if one.action == "new")
+        state.places = max(state.places, places)
+        if state.price is not None and before > 0 and price > 0 and last > 0:
+            distance = abs(log(price / before))
+            if distance > JUMP_FLOOR and len(state.returns) >= RETURNS_MIN and not state.quiet:
+                usual = state.returns.median()
+                floor = max(JUMP_FLOOR, ticks(state.places, before, JUMP_FLOOR_TICKS))
+                limit = max(JUMP_SIGMAS * SIGMA * usual, floor)
+                if distance > limit and state.reports.is_due("price_jump", event.ts_event, self.counts):
+                    out.append(
+                        make_anomaly(
+                            event,
+                            "price_jump",
+                            severity(distance, limit),
+                            "log_return",
+                            value=as_text(distance),
+                            limit=as_text(limit),
+                            price_before=state.price,
+                            price=event.trades[at_furthest].price,
+                            trade_id=event.trades[at_furthest].trade_id,
+                            median_return=as_text(usual),
+                            values=str(len(state.returns)),
                         )
-                state.returns.push(abs(log(last / before)))
+                    )
+            state.returns.push(distance if at_last == at_furthest else abs(log(last / before)))
         if state.ts is not None:
-            state.pauses.push(float(trades[-1].ts_event - state.ts))
-        state.price, state.ts, state.stale = trades[-1].price, trades[-1].ts_event, False
-
-    @staticmethod
-    def _minute(state: AnomaliesTradesState, ts: int) -> None:
-        """Close the minutes that are over. Only those seen from beginning to end tell what is usual."""
-        minute = ts - ts % MINUTE_NS
-        if state.minute is None:
-            state.minute = minute
-        if minute <= state.minute:
-            return
-        passed = (minute - state.minute) // MINUTE_NS
-        if state.whole:
-            state.minutes.push(state.volume)
-            for _ in range(min(passed - 1, MINUTES)):
-                state.minutes.push(0.0)
-        state.minute, state.volume, state.spiked, state.whole = minute, 0.0, False, True
+            state.pauses.push(float(trade.ts_event - state.ts))
+        state.price, state.ts, state.stale = trade.price, trade.ts_event, False
 
     def _volume(self, state: AnomaliesTradesState, event: Trades, out: list[AnyEvent]) -> None:
-        for trade in event.trades:
-            if trade.action == "new" and state.minute is not None and trade.ts_event >= state.minute:
-                state.volume += float(trade.size)
-        if state.spiked or state.quiet or len(state.minutes.values) < MINUTES_MIN:
-            return
         usual = state.minutes.median()
         limit = VOLUME_TIMES * usual
         if usual > 0 and state.volume > limit:
@@ -220,12 +205,12 @@ class AnomaliesTrades:
                         value=as_text(state.volume),
                         limit=as_text(limit),
                         median_volume=as_text(usual),
-                        minutes=str(len(state.minutes.values)),
+                        minutes=str(len(state.minutes)),
                     )
                 )
 
     def _silence(self, state: AnomaliesTradesState, event: Trades, out: list[AnyEvent]) -> None:
-        if state.stale or state.ts is None or len(state.pauses.values) < PAUSES_MIN:
+        if state.stale or state.ts is None or len(state.pauses) < PAUSES_MIN:
             return
         silent = event.ts_event - state.ts
         limit = max(STALE_NS_MIN, STALE_TIMES * state.pauses.median())
@@ -243,3 +228,18 @@ class AnomaliesTrades:
                         median_pause_seconds=as_text(state.pauses.median() / SECOND_NS),
                     )
                 )
+
+
+def _minute(state: AnomaliesTradesState, ts: int) -> None:
+    """Close the minutes that are over. Only those seen from beginning to end tell what is usual."""
+    minute = ts - ts % MINUTE_NS
+    if state.minute is None:
+        state.minute = minute
+    if minute <= state.minute:
+        return
+    passed = (minute - state.minute) // MINUTE_NS
+    if state.whole:
+        state.minutes.push(state.volume)
+        for _ in range(min(passed - 1, MINUTES)):
+            state.minutes.push(0.0)
+    state.minute, state.volume, state.spiked, state.whole = minute, 0.0, False, True

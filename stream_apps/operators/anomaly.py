@@ -19,7 +19,6 @@ they are compared, never summed up into a price.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import Counter
 from decimal import Decimal
 
@@ -34,34 +33,6 @@ COOLDOWN_NS = 60 * SECOND_NS
 AFTER_HALT = 20
 # A value this many times its limit is critical.
 CRITICAL_TIMES = 3.0
-
-
-class Window(msgspec.Struct):
-    """The last `size` values and their median. `oldest` is the place of the oldest of them once there are so many."""
-
-    size: int
-    values: list[float] = []
-    ordered: list[float] = []
-    oldest: int = 0
-
-    def push(self, value: float) -> None:
-        """Take in a value and forget the oldest of more than `size`."""
-        values, ordered = self.values, self.ordered
-        if len(values) < self.size:
-            values.append(value)
-        else:
-            at = self.oldest
-            del ordered[bisect_left(ordered, values[at])]
-            values[at] = value
-            self.oldest = at + 1 if at + 1 < self.size else 0
-        insort(ordered, value)
-
-    def median(self) -> float:
-        """Return the median; only for a window that is not empty."""
-        middle = len(self.ordered) // 2
-        if len(self.ordered) % 2:
-            return self.ordered[middle]
-        return (self.ordered[middle - 1] + self.ordered[middle]) / 2
 
 
 class Reports(msgspec.Struct):

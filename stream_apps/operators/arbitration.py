@@ -183,7 +183,7 @@ class BookLines(msgspec.Struct):
         counts["line_switches"] += 1
         self.primary = name
         line = self.lines[name]
-        bid_prices, bid_sizes, ask_prices, ask_sizes = self.shadows[name].columns()
+        bid_prices, bid_sizes, ask_prices, ask_sizes = self.shadows[name].pack()
         return BookUpdate(
             venue=event.venue,
             symbol=event.symbol,

@@ -3,7 +3,8 @@
 1. The operator `candles` owns the candles that it keeps. History concerns only the others: those before its first event
    and those that it has forgotten. The writer of md.ingest.candles ensures that, and gives each candle the revision
    that follows the last one stored.
-2. A candle that came before with the same revision is a duplicate: a job that was killed repeats its last page.
+2. A candle that came before with the same revision or a higher one is a duplicate: a job that was killed repeats its
+   last page. What is remembered is bounded (see `revisions`); where a candle may have passed it is a dead letter.
 3. A candle that cannot be right is refused alone, and those around it pass.
 """
 
@@ -21,7 +22,7 @@ from marketdata.events import AnyEvent, Candle, CandleHistory, DeadLetter
 from marketdata.operator import Lost
 from stream_apps.operators import losses
 from stream_apps.operators.candles import INTERVALS
-from stream_apps.operators.trade_ids import SeenIds
+from stream_apps.operators.revisions import Revisions
 from stream_apps.operators.validation import as_json, check_frame, letter, number
 
 REVISION_MAX = 1_000_000
@@ -30,9 +31,9 @@ _ORIGINS = frozenset({"backfill", "repair"})
 
 
 class IngestCandlesState(msgspec.Struct):
-    """Which candles of one symbol have passed, by `interval|revision`, as ranges of their places since 1970."""
+    """Which revisions of one symbol's candles have passed, by interval: at most 10 KB each."""
 
-    seen: dict[str, SeenIds] = {}
+    passed: dict[str, Revisions] = {}
 
 
 class IngestCandles:
@@ -57,7 +58,7 @@ class IngestCandles:
             length = _frame(event)
         except BadEvent as error:
             return state, [self._letter(event, error)]
-        seen = state.seen.setdefault(f"{event.interval}|{event.revision}", SeenIds())
+        passed = state.passed.setdefault(event.interval, Revisions())
         out: list[AnyEvent] = []
         for place in range(len(event.opens)):
             try:
@@ -65,10 +66,13 @@ class IngestCandles:
             except BadEvent as error:
                 out.append(self._letter(event, error, place, length))
                 continue
-            if seen.add(str(candle.start // length)) == "new":
+            seen = passed.add(candle.start // length, event.revision)
+            if seen == "new":
                 out.append(candle)
-            else:
+            elif seen == "duplicate":
                 self.counts["duplicates"] += 1
+            else:
+                out.append(self._letter(event, BadEvent(seen, "start", candle.start), place, length))
         return state, out
 
     def _letter(self, event: CandleHistory, error: BadEvent, place: int | None = None, length: int = 0) -> DeadLetter:

@@ -17,11 +17,12 @@ import msgspec
 
 from marketdata.clock import MILLISECOND_NS
 from marketdata.errors import BadEvent
-from marketdata.events import GAP, AnyEvent, DeadLetter, Trade, Trades
+from marketdata.events import GAP, HALTED, AnyEvent, DeadLetter, Trade, Trades
 from marketdata.operator import Lost
+from marketdata.prices import add_consecutive
 from stream_apps.operators import losses
 from stream_apps.operators.arbitration import LineReports
-from stream_apps.operators.trade_ids import Seen, SeenIds
+from stream_apps.operators.trade_ids import Coverage, RecentKeys, Seen, SeenIds, amendment_key, no_ids, no_keys
 from stream_apps.operators.validation import check_trades, letter, part
 
 # Used ids on so many trades in a row, each newer than all before it, mean that the venue reset its ids.
@@ -38,7 +39,9 @@ class IngestTradesState(msgspec.Struct):
     """
 
     seen: SeenIds
+    amendments: RecentKeys
     lines: LineReports
+    coverage: Coverage
     before: SeenIds | None = None
     reset_at: int = 0
     newest: int = 0
@@ -61,30 +64,33 @@ class IngestTrades:
 
     def start(self, key: str) -> IngestTradesState:  # noqa: ARG002 - the protocol's
         """Return the state of a symbol that was never seen."""
-        return IngestTradesState(seen=SeenIds(), lines=LineReports())
+        return IngestTradesState(seen=no_ids(), amendments=no_keys(), lines=LineReports(), coverage=Coverage())
 
     def step(self, state: IngestTradesState, event: AnyEvent) -> tuple[IngestTradesState, list[AnyEvent]]:
         """Return what of an event is right and new, and dead letters for what is wrong."""
         assert isinstance(event, Trades)  # noqa: S101 - the topic's schema
+        if _add_at_once(state, event):
+            return state, [event]
         good, letters = check_trades(event)
         out: list[AnyEvent] = [*letters]
         for refused in letters:
             self.counts[refused.reason] += 1
-        if good is not None:
-            trades = self._new_trades(state, good, out)
-            if state.reused and any(isinstance(one, DeadLetter) and one.reason == "id_reused" for one in out):
-                # some of what was traded is missing
-                good = msgspec.structs.replace(good, valid=False, reason=GAP)
-            passed = self._arbitrated(state, good, trades)
-            if passed is not None:
-                out.insert(0, passed)
-        return state, out
+        if good is None:
+            return state, out
+        if good.origin == "live" and not good.valid and good.reason != HALTED:
+            state.coverage.interrupted = True
+        unsure: list[DeadLetter] = []
+        trades = self._new_trades(state, good, unsure)
+        if any(refused.reason == "id_reused" for refused in unsure):  # some of what was traded is missing
+            good = msgspec.structs.replace(good, valid=False, reason=GAP)
+        passed = self._arbitrated(state, good, trades)
+        return state, [*out, *unsure] if passed is None else [passed, *out, *unsure]
 
-    def _new_trades(self, state: IngestTradesState, event: Trades, out: list[AnyEvent]) -> tuple[Trade, ...]:
+    def _new_trades(self, state: IngestTradesState, event: Trades, unsure: list[DeadLetter]) -> tuple[Trade, ...]:
+        """Return the trades that are new; `unsure` gets a dead letter for each that may be new or not."""
         new: list[Trade] = []
         for trade in event.trades:
-            is_new = trade.action == "new"
-            seen = self._seen(state, trade, event.origin) if is_new else state.seen.add_amendment(trade)
+            seen = _seen_trade(state, trade, event.origin) if trade.action == "new" else _seen_amendment(state, trade)
             if seen == "new":
                 new.append(trade)
             elif seen == "duplicate":
@@ -92,29 +98,13 @@ class IngestTrades:
             else:
                 self.counts[seen] += 1
                 error = BadEvent(seen, "trade_id", trade.trade_id)
-                out.append(letter(event, error, stage="dedup", payload=part(event, (trade,))))
+                unsure.append(letter(event, error, stage="dedup", payload=part(event, (trade,))))
         return event.trades if len(new) == len(event.trades) else tuple(new)
-
-    @staticmethod
-    def _seen(state: IngestTradesState, trade: Trade, origin: str) -> Seen:
-        """Remember a trade, and return whether it is new."""
-        ts = trade.ts_event
-        ids = state.seen if state.before is None or ts > state.reset_at else state.before
-        seen = ids.add(trade.trade_id) if origin == "live" else ids.add_history(trade.trade_id)
-        if seen == "new":
-            state.newest = max(state.newest, ts)
-            state.reused = 0
-        elif seen == "duplicate" and origin == "live" and 0 < state.newest < ts - SAME_NS:
-            state.reused += 1
-            if state.reused < REUSED_MAX:
-                return "id_reused"
-            state.before, state.reset_at = msgspec.structs.replace(state.seen, amendments={}), state.newest
-            state.seen = SeenIds(amendments=state.seen.amendments)
-            return IngestTrades._seen(state, trade, origin)
-        return seen
 
     def _arbitrated(self, state: IngestTradesState, event: Trades, trades: tuple[Trade, ...]) -> Trades | None:
         if event.origin != "live":  # history says nothing about how the lines are now
+            if event.complete_from is not None and event.complete_from < event.ts_event:
+                state.coverage.add(event.complete_from, event.ts_event - 1)
             return msgspec.structs.replace(event, trades=trades) if trades or not event.trades else None
         reason = state.lines.update(event.line, event.ts_event, valid=event.valid, reason=event.reason)
         moves = event.ts_event > state.watermark
@@ -149,5 +139,74 @@ class IngestTrades:
                 )
             )
             state.reason = GAP
+        state.coverage.interrupted = True
         out.append(losses.gap(loss, key, "trades", ts_from=since, ts_to=max(loss.ts, since or 0)))
         return state, out
+
+
+def _add_at_once(state: IngestTradesState, event: Trades) -> bool:
+    """Take in an event as it is, the same as the general way does, when it is what nearly all are.
+
+    That is: a valid message of the only line, of new trades that are right and have the next numbers. False when it is
+    anything else; then nothing has changed. The names of the key and the line were checked when the line first passed.
+    """
+    line, sequence, coverage, ends = event.line, event.sequence, state.coverage, state.seen.numbers.ends
+    if (
+        line != state.line
+        or state.reason
+        or event.reason
+        or not event.valid
+        or event.origin != "live"
+        or event.complete_from is not None
+        or coverage.interrupted
+        or not ends
+        or state.before is not None
+        or not coverage.live_from
+    ):
+        return False
+    times = state.lines.ts
+    if len(times) != 1 or not (sequence is None or (type(sequence) is int and -(2**63) <= sequence < 2**63)):
+        return False
+    ts = event.ts_event
+    newest = add_consecutive(event.trades, ts, event.ts_recv, coverage.live_from, ends)
+    if newest < 0:
+        return False
+    state.reused = 0
+    state.newest = max(state.newest, newest)
+    coverage.newest = max(coverage.newest, newest)
+    state.watermark = max(state.watermark, ts)
+    times[line] = max(times[line], ts)
+    return True
+
+
+def _seen_trade(state: IngestTradesState, trade: Trade, origin: str) -> Seen:
+    """Remember a trade, and return whether it is new."""
+    ts = trade.ts_event
+    ids = state.seen if state.before is None or ts > state.reset_at else state.before
+    if origin != "live":
+        seen = ids.add_history(trade.trade_id, ts, passed=state.coverage.has(ts))
+    else:
+        seen = ids.add(trade.trade_id, ts)
+    if seen == "new":
+        state.newest = max(state.newest, ts)
+        state.reused = 0
+        if origin == "live":
+            state.coverage.add_live(ts)
+    elif seen == "duplicate" and origin == "live" and 0 < state.newest < ts - SAME_NS:
+        state.reused += 1
+        if state.reused < REUSED_MAX:
+            return "id_reused"
+        state.before, state.reset_at = state.seen, state.newest
+        state.seen = no_ids()
+        state.reused = 0
+        return _seen_trade(state, trade, origin)
+    return seen
+
+
+def _seen_amendment(state: IngestTradesState, trade: Trade) -> Seen:
+    """Remember a correction or a cancel, and return whether it is new."""
+    key = amendment_key(trade)
+    if state.amendments.has(key):
+        return "duplicate"
+    state.amendments.add(key, 0)
+    return "new"

@@ -46,6 +46,6 @@ def closed(opened: FeedStatus, *, ts: int, ts_recv: int, reason: str = "", detai
     )
 
 
-def passed_over(opened: FeedStatus) -> list[FeedStatus]:
+def passed_over(opened: FeedStatus, detail: str = "nothing to repair") -> list[FeedStatus]:
     """Return an entry and its end: it is on the ledger, and nobody waits for a repair."""
-    return [opened, msgspec.structs.replace(opened, kind="resynced", reason=PASSED_OVER, detail="nothing to repair")]
+    return [opened, msgspec.structs.replace(opened, kind="resynced", reason=PASSED_OVER, detail=detail)]

@@ -1,57 +1,110 @@
-"""Which trades of one symbol have passed, by id: the memory of de-duplication."""
+"""Which trades of one symbol have passed, by id: the memory of de-duplication, bounded by size and by time.
+
+Ids that are numbers are remembered as ranges, exactly and for ever where the numbers are consecutive. A venue that
+numbers all its symbols together leaves gaps, so there are at most `RANGES_MAX` ranges: then the lowest is forgotten,
+and numbers below `floor` are older than what is remembered.
+
+Other ids (UUIDs, and what a venue makes up) are remembered as keys of 16 bytes: a UUID's own bytes, or a digest. Keys
+are kept in two generations. When the young one holds `KEYS_MAX / 2` keys or is `KEYS_NS / 2` old in event time, it
+becomes the old one, and the old one is forgotten with all trades up to the newest time in it. So at least the last
+2,048 trades or the last hour is remembered, and at most 4,096 trades.
+
+What happens at the bound:
+
+1. A live trade that is older than what is remembered, with an id that is not known, may have passed. It is never
+   published as new: it is counted and becomes a dead letter, `too_old`.
+2. A trade of history or of a repair that is older than what is remembered is new where nothing can have passed before:
+   before the first live trade, and within an interruption of the live stream (see `Coverage`). Elsewhere it is
+   `too_old`. What a job repeats is recognised among the last ids of history, and a job that is done states from when to
+   when it was complete; from then on that time has passed too. Whoever writes history also leaves out what is stored.
+
+In a checkpoint a symbol takes a few bytes where ids are consecutive numbers, and at most 64 KB for each of ranges,
+keys, keys of history, and amendments.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from typing import Literal
+import sys
+from array import array
+from bisect import bisect_left, bisect_right
+from hashlib import blake2b
+from typing import Any, Literal
 
 import msgspec
 
+from marketdata.clock import SECOND_NS
 from marketdata.events import Trade
 
-# Ids are remembered as ranges; a venue that numbers all symbols together leaves holes, so there is a limit.
-RANGES_MAX = 20_000
-# Ids that are no numbers are remembered one by one.
-OTHERS_MAX = 20_000
-AMENDMENTS_MAX = 5_000
-# Longer numbers do not fit the 64 bits of a checkpoint.
+RANGES_MAX = 4_096
+KEYS_MAX = 4_096
+KEYS_NS = 2 * 3_600 * SECOND_NS
+# Times that have passed: interruptions of the live stream and completed jobs of history, with room for many.
+SPANS_MAX = 256
+
+_KEY_BYTES = 16
+_EMPTY = bytes(_KEY_BYTES)
+_HEX = frozenset("0123456789abcdef")
+# Longer numbers do not fit 64 bits.
 _NUMBER_DIGITS_MAX = 18
 
 Seen = Literal["new", "duplicate", "too_old", "id_reused"]
 
 
-class SeenIds(msgspec.Struct):
-    """Ids that have passed: numbers as merged ranges, exactly and for ever; others the last `OTHERS_MAX`.
+def as_number(identity: str) -> int:
+    """Return the number that an id is, -1 for any other id; "007" is another id than "7"."""
+    if (
+        len(identity) <= _NUMBER_DIGITS_MAX
+        and identity.isdigit()
+        and identity.isascii()
+        and (identity[0] != "0" or identity == "0")
+    ):
+        return int(identity)
+    return -1
 
-    When there are more than `RANGES_MAX` ranges, the lowest is given up, and numbers below `floor` can no longer be
-    told to be new.
-    """
 
-    starts: list[int] = []
-    ends: list[int] = []
-    floor: int = -1
-    others: dict[str, None] = {}
-    amendments: dict[str, None] = {}
+def key_of(identity: str) -> bytes:
+    """Return the key of an id: a UUID's own 16 bytes where it is written as usual, else a digest of 128 bits."""
+    if len(identity) == 36 and identity[8] == identity[13] == identity[18] == identity[23] == "-":
+        digits = identity.replace("-", "")
+        if len(digits) == 32 and _HEX.issuperset(digits):
+            key = bytes.fromhex(digits)
+            if key != _EMPTY:
+                return key
+    return blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
 
-    def add(self, identity: str) -> Seen:
-        """Remember an id and tell whether it is new."""
-        # "007" is another id than "7".
-        if (
-            len(identity) <= _NUMBER_DIGITS_MAX
-            and identity.isascii()
-            and identity.isdigit()
-            and (identity[0] != "0" or identity == "0")
-        ):
-            return self._add_number(int(identity))
-        return self.add_other(identity)
 
-    def _add_number(self, n: int) -> Seen:
-        starts, ends = self.starts, self.ends
+def amendment_key(trade: Trade) -> bytes:
+    """Return the key of a correction or a cancel, by which it is recognised; apart from the ids of what they amend."""
+    parts = [trade.action, trade.trade_id]
+    if trade.action != "cancel":  # which comes once; a trade that keeps its id may be corrected more than once
+        parts.append(trade.original_id)
+        if not trade.original_id:
+            parts += [str(trade.ts_event), trade.price, trade.size, trade.side]
+    return key_of("\0".join(parts))
+
+
+class NumberRanges:
+    """A set of numbers below 2**63 as sorted ranges that do not touch, at most `RANGES_MAX`; packs into bytes."""
+
+    __slots__ = ("ends", "floor", "starts")
+
+    def __init__(self) -> None:
+        self.starts = array("q")
+        self.ends = array("q")
+        self.floor = -1
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def add(self, n: int) -> Seen:
+        """Remember a number and return whether it is new, or lower than what is remembered."""
+        ends = self.ends
         if ends and n == ends[-1] + 1:  # what nearly every trade is
             ends[-1] = n
             return "new"
         if n < self.floor:
             return "too_old"
+        starts = self.starts
         at = bisect_right(starts, n)
         if at and n <= ends[at - 1]:
             return "duplicate"
@@ -72,36 +125,231 @@ class SeenIds(msgspec.Struct):
                 del starts[0], ends[0]
         return "new"
 
-    def add_history(self, identity: str) -> Seen:
-        """Remember the id of an old trade: it may lie below `floor`, where only the last ones can be told apart.
+    def pack(self) -> list[Any]:
+        """Return the floor, and starts and ends as little-endian integers of eight bytes."""
+        return [self.floor, _little(self.starts).tobytes(), _little(self.ends).tobytes()]
 
-        Ids that leave holes are remembered one by one as well, before their ranges are given up.
+    @classmethod
+    def unpack(cls, packed: list[Any]) -> NumberRanges:
+        """Return the ranges that `pack` gave. Raises ValueError when it did not."""
+        ranges = cls()
+        ranges.floor, starts, ends = packed
+        ranges.starts.frombytes(starts)
+        ranges.ends.frombytes(ends)
+        if len(ranges.starts) != len(ranges.ends):
+            raise ValueError("ranges of ids have as many starts as ends")
+        ranges.starts, ranges.ends = _little(ranges.starts), _little(ranges.ends)
+        return ranges
+
+
+def _little(numbers: array[int]) -> array[int]:
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers
+
+
+class KeySet:
+    """A set of 16-byte keys in one table of bytes, at most half full: 32 to 64 bytes a key, 16 when packed.
+
+    The table uses open addressing: a key is in the first free slot from its hash on. All zeros is an empty slot and no
+    key. Where a key is in the table has no influence on anything.
+    """
+
+    __slots__ = ("_mask", "_table", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mask = 7
+        self._table = bytearray(8 * _KEY_BYTES)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __contains__(self, key: bytes) -> bool:
+        start = self._slot(key)
+        return self._table[start : start + _KEY_BYTES] == key
+
+    def _slot(self, key: bytes) -> int:
+        """Return where a key is, or the empty slot where it belongs."""
+        table, mask = self._table, self._mask
+        at = hash(key) & mask
+        while True:
+            start = at * _KEY_BYTES
+            found = table[start : start + _KEY_BYTES]
+            if found in (key, _EMPTY):
+                return start
+            at = (at + 1) & mask
+
+    def add(self, key: bytes) -> None:
+        """Add a key; one that is there already changes nothing."""
+        start = self._slot(key)
+        table = self._table
+        if table[start : start + _KEY_BYTES] == key:
+            return
+        table[start : start + _KEY_BYTES] = key
+        self.count += 1
+        if 2 * self.count > self._mask:
+            self._fill(self._keys(), 2 * (self._mask + 1))
+
+    def _keys(self) -> list[bytes]:
+        table = bytes(self._table)
+        keys = [table[start : start + _KEY_BYTES] for start in range(0, len(table), _KEY_BYTES)]
+        return [key for key in keys if key != _EMPTY]
+
+    def _fill(self, keys: list[bytes], slots: int) -> None:
+        self._mask = slots - 1
+        self._table = bytearray(slots * _KEY_BYTES)
+        for key in keys:
+            start = self._slot(key)
+            self._table[start : start + _KEY_BYTES] = key
+        self.count = len(keys)
+
+    def pack(self) -> bytes:
+        """Return the keys, sorted, one after the other."""
+        return b"".join(sorted(self._keys()))
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> KeySet:
+        """Return the set that `pack` gave. Raises ValueError when it did not."""
+        keys = [packed[start : start + _KEY_BYTES] for start in range(0, len(packed), _KEY_BYTES)]
+        if len(packed) % _KEY_BYTES or _EMPTY in keys:
+            raise ValueError("a set of keys has 16 bytes for each, and none of zeros only")
+        found = cls()
+        slots = 8
+        while 2 * len(keys) >= slots:
+            slots *= 2
+        found._fill(keys, slots)
+        return found
+
+
+class RecentKeys(msgspec.Struct):
+    """The last keys in two generations, with the time of the newest trade of each; `floor` is that of the forgotten."""
+
+    young: KeySet
+    old: KeySet
+    began: int = 0
+    young_newest: int = 0
+    old_newest: int = 0
+    floor: int = 0
+
+    def has(self, key: bytes) -> bool:
+        """Return whether a key is remembered."""
+        return key in self.young or key in self.old
+
+    def add(self, key: bytes, ts: int, span_ns: int = 2**63) -> None:
+        """Remember a new key, of a trade made at `ts`, for at most `span_ns` of the trades' time."""
+        if 2 * len(self.young) >= KEYS_MAX or ts - self.began > span_ns // 2:
+            if len(self.old):
+                self.floor = max(self.floor, self.old_newest)
+            if len(self.young) or len(self.old):
+                self.old, self.old_newest = self.young, self.young_newest
+                self.young, self.young_newest = KeySet(), 0
+            self.began = ts
+        self.young.add(key)
+        self.young_newest = max(self.young_newest, ts)
+
+
+def no_keys() -> RecentKeys:
+    """Return an empty memory of keys."""
+    return RecentKeys(young=KeySet(), old=KeySet())
+
+
+class SeenIds(msgspec.Struct):
+    """The ids of one symbol's trades that have passed, since its venue reset its ids last."""
+
+    numbers: NumberRanges
+    keys: RecentKeys
+    history: RecentKeys
+
+    def add(self, identity: str, ts: int) -> Seen:
+        """Remember the id of a live trade made at `ts`, and return whether it is new."""
+        number = as_number(identity)
+        if number >= 0:
+            return self.numbers.add(number)
+        key = key_of(identity)
+        keys = self.keys
+        if keys.has(key) or self.history.has(key):
+            return "duplicate"
+        if ts <= keys.floor or ts <= self.history.floor:
+            return "too_old"
+        keys.add(key, ts, KEYS_NS)
+        return "new"
+
+    def add_history(self, identity: str, ts: int, *, passed: bool) -> Seen:
+        """Remember the id of a trade that history brings, and return whether it is new.
+
+        `passed`: other trades of its time have passed, so that it is new only when its id would be remembered.
         """
-        told = self.add(identity)
-        if told == "too_old" or (told == "new" and len(self.starts) > RANGES_MAX // 2):
-            other = self.add_other(f"history|{identity}")
-            return other if told == "too_old" else told
-        return told
-
-    def add_other(self, identity: str) -> Seen:
-        """Remember an id that is no number, and tell whether it is new."""
-        if identity in self.others:
-            return "duplicate"
-        self.others[identity] = None
-        if len(self.others) > OTHERS_MAX:
-            del self.others[next(iter(self.others))]
+        number = as_number(identity)
+        if number >= 0:
+            seen = self.numbers.add(number)
+            if seen == "duplicate" or (seen == "new" and 2 * len(self.numbers) <= RANGES_MAX):
+                return seen
+            key = key_of(identity)
+            if self.history.has(key):
+                return "duplicate"
+            if seen == "too_old" and passed:
+                return "too_old"
+        else:
+            key = key_of(identity)
+            if self.keys.has(key) or self.history.has(key):
+                return "duplicate"
+            if passed and ts <= self.keys.floor:
+                return "too_old"
+        self.history.add(key, ts)
         return "new"
 
-    def add_amendment(self, trade: Trade) -> Seen:
-        """Remember a correction or a cancel and tell whether it is new; apart from the ids of what they amend."""
-        same = f"{trade.action}|{trade.trade_id}"
-        if trade.action != "cancel":  # which comes once; a trade that keeps its id may be corrected more than once
-            same += f"|{trade.original_id}"
-            if not trade.original_id:
-                same += f"|{trade.ts_event}|{trade.price}|{trade.size}|{trade.side}"
-        if same in self.amendments:
-            return "duplicate"
-        self.amendments[same] = None
-        if len(self.amendments) > AMENDMENTS_MAX:
-            del self.amendments[next(iter(self.amendments))]
-        return "new"
+
+def no_ids() -> SeenIds:
+    """Return an empty memory of ids."""
+    return SeenIds(numbers=NumberRanges(), keys=no_keys(), history=no_keys())
+
+
+class Coverage(msgspec.Struct):
+    """The times of trades that have passed, as spans [start, end] in UTC nanoseconds.
+
+    The live span reaches from `live_from` to the newest live trade. An interruption (a gap, lost records, a
+    disconnect) ends it, and the next newer trade begins another one, so that a repair can fill the time between. The
+    spans before are in `starts` and `ends`, sorted and apart. When there are too many, the two that are closest become
+    one: then the time between counts as passed, and nothing is ever published twice for it.
+    """
+
+    live_from: int = 0
+    newest: int = 0
+    interrupted: bool = False
+    starts: list[int] = []
+    ends: list[int] = []
+
+    def has(self, ts: int) -> bool:
+        """Return whether trades of this time have passed."""
+        if self.live_from and self.live_from <= ts <= self.newest:
+            return True
+        at = bisect_right(self.starts, ts)
+        return at > 0 and ts <= self.ends[at - 1]
+
+    def add_live(self, ts: int) -> None:
+        """Note a live trade."""
+        if ts <= self.newest:
+            if not self.has(ts):
+                self.add(ts, ts)
+            return
+        if self.interrupted or not self.live_from:
+            if self.live_from:
+                self.add(self.live_from, self.newest)
+            self.live_from = ts
+            self.interrupted = False
+        self.newest = ts
+
+    def add(self, start: int, end: int) -> None:
+        """Note that all trades of [start, end] have passed."""
+        starts, ends = self.starts, self.ends
+        first = bisect_left(ends, start)
+        last = bisect_right(starts, end)
+        if first < last:
+            start, end = min(start, starts[first]), max(end, ends[last - 1])
+        starts[first:last], ends[first:last] = [start], [end]
+        if len(starts) > SPANS_MAX:
+            at = min(range(len(starts) - 1), key=lambda at: starts[at + 1] - ends[at])
+            ends[at : at + 2] = [ends[at + 1]]
+            del starts[at + 1]

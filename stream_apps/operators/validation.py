@@ -40,6 +40,7 @@ Checked = TypeVar("Checked", BookUpdate, Quote, FeedStatus)
 SIDES = frozenset({"buy", "sell", "unknown"})
 ACTIONS = frozenset({"new", "correct", "cancel"})
 ORIGINS = frozenset({"live", "repair", "backfill"})
+SOURCES = frozenset({"venue", "book"})
 KINDS = frozenset({"snapshot", "update", "clear", "heartbeat"})
 
 # Longer than any name of a connection, a symbol, a channel or a reason, and than any gap id.
@@ -270,7 +271,7 @@ def check_quote(event: Quote) -> BadEvent | None:
 def _quote(event: Quote) -> None:
     check_frame(event)
     _text(event.reason, "reason")
-    _text(event.source, "source")
+    _one_of(event.source, SOURCES, "source")
     _long(event.sequence, "sequence")
     prices: list[Any] = [
         value

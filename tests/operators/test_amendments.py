@@ -16,13 +16,13 @@ from infra.exchange.alpaca import AlpacaExchange, encode
 from marketdata.clock import SECOND_NS
 from marketdata.events import Candle, DeadLetter, Trade, Trades
 from producers.feeds.alpaca import AlpacaFeed
-from stream_apps.operators.candles import INTERVALS, KEEP_NS, Candles
+from stream_apps.operators.candles import INTERVALS, KEEP_NS, Candles, Limits
 from stream_apps.operators.ingest_trades import IngestTrades
 
 Run = Callable[..., list[list[Any]]]
 FROM: dict[str, Any] = {"venue": "alpaca", "symbol": "AAPL", "line": "alpaca/0"}
-PATIENT = partial(Candles, silence_ns=3600 * SECOND_NS)
-TINY = partial(PATIENT, keep_ns=300 * SECOND_NS, remembered_max=12)
+PATIENT = partial(Candles, Limits(silence_ns=3600 * SECOND_NS))
+TINY = partial(Candles, Limits(silence_ns=3600 * SECOND_NS, keep_ns=300 * SECOND_NS, remembered_max=12))
 
 
 class Truth:
@@ -221,7 +221,7 @@ def test_where_the_other_trades_are_forgotten_only_a_price_between_the_others_st
     """Sums are right in any case; a candle that may have lost its high is not valid, and says why."""
     for name, price, valid in (("c", "6", True), ("d", "7", False)):
         frames = [*minute(make), amend(make, 64, name, "cancel", price), make.heartbeat(65, venue="alpaca")]
-        published = run(partial(Candles, remembered_max=2), frames)
+        published = run(partial(Candles, Limits(remembered_max=2)), frames)
         for interval in ("1m", "5m"):
             candle = last(published, interval, at=-1)
             expected = (3, Decimal(6), valid, "" if valid else "amended")
@@ -232,14 +232,14 @@ def test_a_longer_candle_is_not_made_anew_of_a_minute_that_is_not_right(run: Run
     """The second of its minutes has lost its close; the first is as it was."""
     more = [make.trades(make.trade(at, 64 + at, price), venue="alpaca") for at, price in enumerate(["5", "9", "7"])]
     frames = [*minute(make), *more, amend(make, 68, "2", "cancel", "7"), make.heartbeat(69, venue="alpaca")]
-    published = run(partial(Candles, remembered_max=2), frames)
+    published = run(partial(Candles, Limits(remembered_max=2)), frames)
     candles = [last(published, "1m", at=-1), last(published, "5m", at=-1)]
     assert [(one.trades, one.valid, one.reason) for one in candles] == [(2, False, "amended"), (6, False, "amended")]
 
 
 def test_an_amendment_of_a_forgotten_trade_is_a_letter_and_its_candles_are_not_valid(run: Run, make: Any) -> None:
     """Nobody knows any more where it was, so every candle that may hold it says so."""
-    published = run(partial(Candles, remembered_max=2), [*minute(make), amend(make, 64, "a", "cancel")])
+    published = run(partial(Candles, Limits(remembered_max=2)), [*minute(make), amend(make, 64, "a", "cancel")])
     assert letters(published) == ["unknown_original"]
     candle = last(published, at=-1)
     assert (candle.start, candle.revision, candle.valid, candle.reason) == (make.ts(0), 1, False, "amended")
@@ -249,7 +249,7 @@ def test_a_repair_closes_holes_but_not_what_an_amendment_left_unknown(run: Run, 
     """It only adds trades, so it cannot tell which of them stand."""
     frames = [*minute(make), amend(make, 64, "a", "cancel")]
     whole = make.trades(seconds=60, venue="alpaca", origin="repair", complete_from=make.ts(-120))
-    published = run(partial(Candles, remembered_max=2), [*frames, whole])
+    published = run(partial(Candles, Limits(remembered_max=2)), [*frames, whole])
     candle = last(published, at=-1)
     assert (candle.start, candle.valid, candle.reason) == (make.ts(0), False, "amended")
     assert [one.valid for one in published[-1] if isinstance(one, Candle) and one.interval == "1m"] == [True]
@@ -267,7 +267,7 @@ def test_nothing_is_told_of_a_candle_that_was_given_up(run: Run, make: Any) -> N
         make.trades(make.trade("n", 77, "3", "2"), venue="alpaca"),
         *[make.heartbeat(second, venue="alpaca") for second in range(78, 128, 4)],
     ]
-    published = run(partial(Candles, remembered_max=2), [*early, *later], restarts=[len(early)])
+    published = run(partial(Candles, Limits(remembered_max=2)), [*early, *later], restarts=[len(early)])
     found = [[one for one in out if isinstance(one, Candle) and one.start == make.ts(0)] for out in published]
     own = [[one for one in out if one.interval == "1m"] for out in found]
     assert [one.reason for out in own[: len(early)] for one in out if one.state != "open"][-1] == "amended"
@@ -280,7 +280,9 @@ def test_a_trade_too_old_to_be_kept_spoils_only_the_candles_that_are(run: Run, m
     """Its minute is history's; the day that it is in is not over, and is not valid any more."""
     later = KEEP_NS // SECOND_NS + 200
     frames = [*minute(make), make.heartbeat(later, venue="alpaca"), amend(make, later + 1, "b", "cancel", "9")]
-    published = run(partial(Candles, silence_ns=KEEP_NS * 2), [*frames, make.heartbeat(later + 99, venue="alpaca")])
+    published = run(
+        partial(Candles, Limits(silence_ns=KEEP_NS * 2)), [*frames, make.heartbeat(later + 99, venue="alpaca")]
+    )
     assert letters(published) == ["unknown_original"]
     assert last(published, at=-1).valid
     whole = [event for event in published[-1] if isinstance(event, Candle) and event.interval == "1d"]
@@ -311,7 +313,7 @@ def test_a_correction_that_history_brings_again_counts_once(run: Run, make: Any)
     repaired = make.trades(make.trade("e", 3.5, "4", "1"), venue="alpaca", origin="repair")
     for later in ([], [make.trades(make.trade(at, 65 + at), venue="alpaca") for at in range(3)]):
         again = [*minute(make), amend(make, 64, "e", "correct", "4", original_id="d", size="1"), *later, repaired]
-        published = run(partial(Candles, remembered_max=2), again)
+        published = run(partial(Candles, Limits(remembered_max=2)), again)
         found = [e for out in published for e in out if isinstance(e, Candle) and e.interval == "1m"]
         assert [candle.trades for candle in found if candle.start == make.ts(0)][-1] == 4
 

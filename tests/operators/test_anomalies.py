@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketdata.events import Anomaly, AnyEvent, FeedStatus
+from marketdata.windows import Window
 from stream_apps.operators.anomalies_quotes import AnomaliesQuotes
 from stream_apps.operators.anomalies_status import AnomaliesStatus
 from stream_apps.operators.anomalies_trades import AnomaliesTrades
-from stream_apps.operators.anomaly import Window, decimal_places
+from stream_apps.operators.anomaly import decimal_places
 
 Run = Callable[..., list[list[AnyEvent]]]
 HALT: dict[str, Any] = {"valid": False, "reason": "halted"}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata.events import AnyEvent, Candle, DeadLetter, FeedStatus, Trade, Trades
-from stream_apps.operators.candles import INTERVALS, KEEP_NS, MARKERS_MAX, Candles
+from stream_apps.operators.candles import INTERVALS, KEEP_NS, MARKERS_MAX, Candles, Limits
 
 Run = Callable[..., list[list[AnyEvent]]]
 SECOND = 1_000_000_000
@@ -118,7 +118,7 @@ def frame(trades: list[Trade], ts: int) -> Trades:
 
 def patient() -> Candles:
     """Return an operator that takes no silence for a hole."""
-    return Candles(silence_ns=10**18)
+    return Candles(Limits(silence_ns=10**18))
 
 
 @given(case=shuffled_frames())

@@ -9,10 +9,8 @@ import msgspec
 import pytest
 
 from marketdata.events import AnyEvent, Candle, CandleHistory, DeadLetter
-from stream_apps.operators import trade_ids
 from stream_apps.operators.candles import Candles
 from stream_apps.operators.ingest_candles import IngestCandles
-from stream_apps.operators.trade_ids import SeenIds
 
 Run = Callable[..., list[list[AnyEvent]]]
 
@@ -131,32 +129,3 @@ def test_a_repair_that_is_complete_makes_the_candles_of_a_hole_valid(run: Run, m
         (minute, 1, 1, False, "gap"),
         (minute, 2, 1, True, ""),
     ]
-
-
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Make the memory of ids small, and say how small."""
-    monkeypatch.setattr(trade_ids, "RANGES_MAX", 1_000)
-    monkeypatch.setattr(trade_ids, "OTHERS_MAX", 1_000)
-    return 1_000
-
-
-def test_history_below_what_ids_can_tell_is_taken_once(few: int) -> None:
-    """A venue that numbers all symbols together soon gives up the lowest ids; history may still bring them, once."""
-    seen = SeenIds()
-    for number in range(few + 10):
-        seen.add(str(1_000_000 + 2 * number))
-    assert seen.add("5") == "too_old"
-    page = [str(2 * number + 1) for number in range(few)]
-    assert {seen.add_history(identity) for identity in page} == {"new"}
-    assert {seen.add_history(identity) for identity in page} == {"duplicate"}
-    assert len(seen.others) <= few
-
-
-def test_a_sparse_backfill_told_again_is_told_apart_after_its_ranges_were_given_up(few: int) -> None:
-    """Ids that leave holes push each other out of the ranges; the last page of a job is known all the same."""
-    seen = SeenIds()
-    seen.add("1000000000")
-    page = [str(3 * number) for number in range(3 * few)]
-    assert {seen.add_history(identity) for identity in page} == {"new"}
-    assert {seen.add_history(identity) for identity in page[-few // 2 :]} == {"duplicate"}

@@ -6,17 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata.events import AnyEvent, DeadLetter, FeedStatus, Quote, Trade, Trades
+from marketdata.events import AnyEvent, DeadLetter, FeedStatus, Quote, Trades
 from marketdata.state import pack_state, unpack_state
-from stream_apps.operators import trade_ids
 from stream_apps.operators.ingest_quotes import IngestQuotes
 from stream_apps.operators.ingest_status import IngestStatus
 from stream_apps.operators.ingest_trades import IngestTrades
-from stream_apps.operators.trade_ids import SeenIds
 
 Run = Callable[..., list[list[AnyEvent]]]
 
@@ -34,63 +31,6 @@ def quotes_operator() -> IngestQuotes:
 def trades_of(published: list[list[AnyEvent]]) -> list[Trades]:
     """Return the frames of trades that were published."""
     return [event for events in published for event in events if isinstance(event, Trades)]
-
-
-IDS = st.integers(0, 40).map(str) | st.sampled_from(["007", "7a", "", "٣", "abc", "10000000000000000000000", "-1"])
-
-
-@given(ids=st.lists(IDS, max_size=80))
-def test_an_id_is_new_exactly_once(ids: list[str]) -> None:
-    """In any order, and also after going through JSON at every step."""
-    seen, naive = SeenIds(), set()
-    for identity in ids:
-        assert (seen.add(identity) == "new") == (identity not in naive)
-        naive.add(identity)
-        seen = msgspec.json.decode(msgspec.json.encode(seen), type=SeenIds)
-    assert all(end < start - 1 for end, start in zip(seen.ends, seen.starts[1:], strict=False))
-    numbers = [n for start, end in zip(seen.starts, seen.ends, strict=True) for n in range(start, end + 1)]
-    assert {str(n) for n in numbers} | set(seen.others) == naive
-
-
-def test_numbers_that_follow_each_other_take_no_room() -> None:
-    """A million trades in order are one range."""
-    seen = SeenIds()
-    for n in range(100_000, 110_000):
-        assert seen.add(str(n)) == "new"
-    assert (seen.starts, seen.ends) == ([100_000], [109_999])
-
-
-def test_memory_has_a_limit_and_what_lies_below_it_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ids with holes push out the lowest; a trade below that may be new or not, and is told apart from both."""
-    monkeypatch.setattr(trade_ids, "RANGES_MAX", 3)
-    monkeypatch.setattr(trade_ids, "OTHERS_MAX", 3)
-    monkeypatch.setattr(trade_ids, "AMENDMENTS_MAX", 3)
-    seen = SeenIds()
-    cancels = [Trade(trade_id=name, ts_event=0, price="1", size="1", side="buy", action="cancel") for name in "abcd"]
-    assert [seen.add_amendment(cancel) for cancel in [*cancels, cancels[3], cancels[0]]] == ["new"] * 4 + [
-        "duplicate", "new"]  # fmt: skip
-    assert [seen.add(str(n)) for n in (10, 20, 30, 40)] == ["new"] * 4
-    assert seen.add("5") == "too_old"
-    assert seen.add("10") == "too_old"
-    assert seen.add("15") == "new"
-    assert [seen.add(name) for name in ("a", "b", "c", "a", "d", "b")] == ["new"] * 3 + [
-        "duplicate",
-        "new",
-        "duplicate",
-    ]
-    assert seen.add("a") == "new"
-    assert len(seen.others) == 3
-
-
-def test_a_trade_that_can_no_longer_be_told_to_be_new_is_a_dead_letter(
-    make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is neither passed twice nor lost."""
-    monkeypatch.setattr(trade_ids, "RANGES_MAX", 1)
-    operator = IngestTrades()
-    state, _ = operator.step(operator.start("k"), make.trades(make.trade(10, 0), make.trade(20, 0)))
-    _, out = operator.step(state, make.trades(make.trade(5, 1)))
-    assert [(event.stage, event.reason) for event in out if isinstance(event, DeadLetter)] == [("dedup", "too_old")]
 
 
 def test_ids_that_are_used_again_are_never_dropped_in_silence(make: Any) -> None:

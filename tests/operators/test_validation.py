@@ -170,7 +170,8 @@ def test_every_decimal_within_the_limits_is_a_price(make: Any, price: str) -> No
 
 BAD_QUOTES: list[tuple[dict[str, Any], str]] = [
     ({"bid": "0,0"}, "not_a_decimal"),
-    ({"source": "\x7f"}, "bad_text"),
+    ({"source": "\x7f"}, "unknown_source"),
+    ({"reason": "\x7f"}, "bad_text"),
     ({"ask": f"0.{'1' * 41}"}, "out_of_range"),
     ({"last": "x"}, "not_a_decimal"),
     ({"bid_size": "-1"}, "negative"),

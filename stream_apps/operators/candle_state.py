@@ -1,0 +1,105 @@
+"""The state of one symbol's candles, and what one step finds out about them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from marketdata.bars import Bar
+from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.events import AnyEvent, Trades
+from stream_apps.operators.amendments import TradeMemory
+
+MINUTE_NS = 60 * SECOND_NS
+INTERVALS: dict[str, int] = {
+    "1m": MINUTE_NS,
+    "5m": 5 * MINUTE_NS,
+    "15m": 15 * MINUTE_NS,
+    "1h": 60 * MINUTE_NS,
+    "4h": 240 * MINUTE_NS,
+    "1d": 1440 * MINUTE_NS,
+}
+NAMES = tuple(INTERVALS)
+LENGTHS = tuple(INTERVALS.values())
+
+INTERRUPTIONS_MAX = 256
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Event times in nanoseconds: how long candles wait for late trades, how often open ones are published.
+
+    A stream with heartbeats may be silent for `silence_ns`. Candles are kept for `keep_ns`. Amendments find the last
+    `remembered_max` trades.
+    """
+
+    grace_ns: int = 2 * SECOND_NS
+    open_ns: int = 250 * MILLISECOND_NS
+    silence_ns: int = 5 * SECOND_NS
+    keep_ns: int = 120 * MINUTE_NS
+    remembered_max: int = 5_000
+
+
+class Kept(msgspec.Struct, array_like=True, gc=False):
+    """One candle: its trades, if any, its last revision (-1 before the first final), whether it was published.
+
+    `given_up` is a closed one that history recomputes; its trades still count in longer candles.
+    """
+
+    bar: Bar | None
+    revision: int = -1
+    shown: bool = False
+    given_up: bool = False
+
+
+class Interruption(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Event time [start, end) in which trades may be missing, or trading was halted."""
+
+    start: int
+    end: int
+    reason: str
+
+
+class Interval(msgspec.Struct):
+    """The candles of one interval. Those that start before `next` are closed; `changed` are open and unpublished."""
+
+    next: int = 0
+    candles: dict[int, Kept] = {}
+    changed: list[int] = []
+    published: int = 0
+
+
+class CandlesState(msgspec.Struct):
+    """One symbol's candles.
+
+    `now` is the newest event time, `first` the oldest, `vouched` the last heartbeat's. `bad_since` is when the
+    interruption began that is not over yet. `pending` are trades of one minute that are not in its candles yet.
+    """
+
+    intervals: list[Interval]
+    first: int | None = None
+    now: int = 0
+    vouched: int | None = None
+    bad_since: int | None = None
+    bad_reason: str = ""
+    interruptions: list[Interruption] = []
+    pending: Bar | None = None
+    pending_start: int = 0
+    flushed: int = 0
+    memory: TradeMemory | None = None
+
+
+class Step:
+    """One step: its event, closed candles that changed as (place of the interval, start), and what to publish."""
+
+    __slots__ = ("event", "limits", "out", "revised")
+
+    def __init__(self, event: Trades, limits: Limits) -> None:
+        self.event = event
+        self.limits = limits
+        self.revised: set[tuple[int, int]] = set()
+        self.out: list[AnyEvent] = []
+
+
+def kept_from(state: CandlesState, limits: Limits) -> int:
+    """Return the start of the oldest minute that is kept."""
+    since = state.now - limits.keep_ns
+    return since - since % MINUTE_NS

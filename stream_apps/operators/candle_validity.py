@@ -1,0 +1,119 @@
+"""Which candles may be trusted: interruptions of the trades, and what closes them.
+
+1. Interruptions are: everything before the first event; from the last heartbeat before a `gap` or `disconnected` to the
+   next valid event; halts; and silence longer than `silence_ns` of a stream that has heartbeats.
+2. A candle that an interruption touches is invalid even when it has trades; a halt invalidates only intervals without
+   any.
+3. A repair that is complete from one time to another closes the interruptions between them.
+"""
+
+from __future__ import annotations
+
+from marketdata.bars import Bar
+from marketdata.events import AMENDED, GAP, HALTED
+from stream_apps.operators.candle_state import (
+    INTERRUPTIONS_MAX,
+    LENGTHS,
+    CandlesState,
+    Interruption,
+    Kept,
+    Step,
+    kept_from,
+)
+
+Reasons = dict[tuple[int, int], str]
+
+
+def judge(state: CandlesState, step: Step) -> None:
+    """Find out whether data is missing between what came before and this event, or is missing no more."""
+    event, limits = step.event, step.limits
+    if event.origin != "live":
+        if event.complete_from is not None:
+            _complete(state, step, event.complete_from, event.ts_event)
+        return
+    if state.bad_since is not None and (event.valid or event.reason != state.bad_reason):
+        since = state.bad_since
+        _interrupt(state, step, Interruption(since, max(event.ts_event, state.now, since + 1), state.bad_reason))
+        state.bad_since = None
+    if state.vouched is not None and event.ts_event - state.now > limits.silence_ns:
+        _interrupt(state, step, Interruption(state.now, event.ts_event, GAP))
+    if event.valid:
+        if not event.trades:
+            state.vouched = max(state.vouched or 0, event.ts_event)
+    elif state.bad_since is None:
+        state.bad_reason = event.reason or GAP
+        # Trades that are missing may be older than the newest that came, but not than the last heartbeat.
+        complete = state.now - limits.grace_ns if state.vouched is None else state.vouched
+        since = event.ts_event if event.reason == HALTED else min(complete, event.ts_event)
+        before = closed_reasons(state, step, since, state.now)
+        state.bad_since = since
+        revise(state, step, before)
+
+
+def closed_reasons(state: CandlesState, step: Step, start: int, end: int) -> Reasons:
+    """Return what is published of the closed candles that [start, end) touches."""
+    start = max(start, state.first or 0, kept_from(state, step.limits))
+    reasons = {}
+    for at, (interval, length) in enumerate(zip(state.intervals, LENGTHS, strict=True)):
+        for label in range(start - start % length, min(end, interval.next), length):
+            kept = interval.candles.get(label)
+            if kept is None or not kept.given_up:
+                reasons[at, label] = reason_of(state, label, length, kept.bar if kept else None)
+    return reasons
+
+
+def revise(state: CandlesState, step: Step, before: Reasons) -> None:
+    """Mark the closed candles whose reason is another one than `before`."""
+    for (at, label), reason in before.items():
+        kept = state.intervals[at].candles.get(label)
+        if reason_of(state, label, LENGTHS[at], kept.bar if kept else None) != reason:
+            if kept is None:
+                state.intervals[at].candles[label] = Kept(None, revision=0, shown=True)
+            step.revised.add((at, label))
+
+
+def reason_of(state: CandlesState, start: int, length: int, bar: Bar | None) -> str:
+    """Return why a candle may not be trusted, empty when it may."""
+    end = start + length
+    halted = False
+    if state.bad_since is not None and state.bad_since < end:
+        if state.bad_reason != HALTED:
+            return state.bad_reason
+        halted = True
+    for one in state.interruptions:
+        if one.start < end and one.end > start:
+            if one.reason != HALTED:
+                return one.reason
+            halted = True
+    if bar is not None:
+        uncertain = bar.amended or (state.memory is not None and start < state.memory.uncertain_until)
+        return AMENDED if uncertain else ""
+    if halted:
+        return HALTED
+    return GAP if state.vouched is None else ""
+
+
+def _interrupt(state: CandlesState, step: Step, one: Interruption) -> None:
+    before = closed_reasons(state, step, one.start, one.end)
+    state.interruptions.append(one)
+    if len(state.interruptions) > INTERRUPTIONS_MAX:
+        older, newer = state.interruptions[1:3]  # the first is what came before the first event, if that still matters
+        joined = Interruption(min(older.start, newer.start), max(older.end, newer.end), GAP)
+        state.interruptions[1:3] = [joined]
+    revise(state, step, before)
+
+
+def _complete(state: CandlesState, step: Step, start: int, end: int) -> None:
+    """Take [start, end) out of the interruptions; what a halt left empty stays so."""
+    before = closed_reasons(state, step, start, end)
+    left: list[Interruption] = []
+    for one in state.interruptions:
+        if one.reason == HALTED or one.end <= start or end <= one.start:
+            left.append(one)
+            continue
+        if one.start < start:
+            left.append(Interruption(one.start, start, one.reason))
+        if end < one.end:
+            left.append(Interruption(end, one.end, one.reason))
+    state.interruptions = left[:1] + left[1:][-INTERRUPTIONS_MAX:]
+    revise(state, step, before)
