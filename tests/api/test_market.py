@@ -23,7 +23,9 @@ from api.market import (
     Trust,
     fresh,
 )
-from marketdata.events import Anomaly, Book, BookUpdate, Candle, FeedStatus, Quote, Trade, Trades
+from marketdata.book import L2Book
+from marketdata.book_state import BooksState
+from marketdata.events import Anomaly, BookUpdate, Candle, FeedStatus, Quote, Trade, Trades
 
 TS = 1_786_309_548_228_568_123
 WHO: dict[str, Any] = {"venue": "coinbase", "symbol": "BTC-USD"}
@@ -127,10 +129,9 @@ def test_a_checkpoint_is_the_state_of_its_stream(valid: bool, reason: str, updat
     """A restored book goes on as the one that was saved: after a clear it waits for a snapshot."""
     market = Market()
     levels = ["100"] if updates else []
-    market.restore(
-        Book(**FROM, ts_event=TS, ts_recv=TS, valid=valid, reason=reason, kind="full", depth=0, updates=updates,
-             bid_prices=levels, bid_sizes=levels, ask_prices=[], ask_sizes=[])
-    )  # fmt: skip
+    saved = BooksState(book=L2Book.unpack([levels, levels, [], []]), updates=updates, marked=reason, reason=reason,
+                       ts_event=TS, ts_recv=TS, line="sim/0")  # fmt: skip
+    market.restore(WHO["venue"], WHO["symbol"], saved)
     assert state(market).book.trust == Trust(valid, reason)
     market.apply(update("update", {"99": "1"}))
     assert state(market).book.trust == follows

@@ -45,7 +45,7 @@ Columns = list[list[str]]
 def change(symbol: str, kind: str, bids: Levels | None = None, asks: Levels | None = None, **more: Any) -> BookUpdate:
     """Return a change of a book."""
     bids, asks = bids or {}, asks or {}
-    fields = {"line": "sim/0", "ts_event": TS, "ts_recv": time.time_ns()} | more
+    fields: dict[str, Any] = {"line": "sim/0", "ts_event": TS, "ts_recv": time.time_ns()} | more
     return BookUpdate(
         venue="sim", symbol=symbol, kind=kind, bid_prices=list(bids), bid_sizes=list(bids.values()),
         ask_prices=list(asks), ask_sizes=list(asks.values()), **fields,
@@ -54,7 +54,7 @@ def change(symbol: str, kind: str, bids: Levels | None = None, asks: Levels | No
 
 def state(bids: Levels, asks: Levels) -> BooksState:
     """Return the state of a valid book."""
-    book = L2Book.from_columns([list(bids), list(bids.values()), list(asks), list(asks.values())])
+    book = L2Book.unpack([list(bids), list(bids.values()), list(asks), list(asks.values())])
     return BooksState(book=book, updates=3, marked="", reason="", ts_event=TS, ts_recv=time.time_ns(), line="sim/0")
 
 
@@ -206,7 +206,7 @@ class Follower:
     def columns(self, symbol: str) -> Columns:
         """Return a book's levels."""
         found = self.market.find("sim", symbol)
-        return found.book.book.columns() if found is not None else []
+        return found.book.book.pack() if found is not None else []
 
     def trust(self, symbol: str) -> str | None:
         """Return why a book is invalid; empty when it is valid, None for a symbol that is unknown."""
@@ -404,7 +404,7 @@ def states_of(messages: list[Any], codec: Codec) -> dict[str, dict[int, Columns]
         position = hops_of(headers_of(message)).input
         assert position is not None
         assert position.offset not in found[event.symbol], "an update was published twice"
-        found[event.symbol][position.offset] = book.columns()
+        found[event.symbol][position.offset] = book.pack()
     return found
 
 

@@ -13,13 +13,14 @@ from structlog.testing import capture_logs
 
 from marketdata import topics
 from marketdata.codec import Codec
+from marketdata.commit import Mark
 from marketdata.errors import Unavailable
 from marketdata.events import EVENTS, Checkpoint, DeadLetter, Trade, Trades
 from marketdata.headers import HOPS, Hops
 from marketdata.operator import Lost
 from marketdata.state import unpack_state
 from stream_apps.chain import INPUTS, make_chains
-from stream_apps.pipeline import Batch, Cadence, Excluded, Mark, Pipeline, Record, Restored, Shell, Start
+from stream_apps.pipeline import Batch, Cadence, Excluded, Pipeline, Record, Restored, Shell, Start
 from tests.engines import counting
 
 INPUT = "md.ingest.trades"
@@ -87,7 +88,7 @@ class Log:
         starts = {name: Start(offset=0, topic_id="t") for name in INPUTS}
         starts[INPUT] = Start(offset=frontier, topic_id="t", loss=loss)
         self.chains = make_chains(counting.make_operators())
-        pipeline = Pipeline(0, self.chains, starts, self.shell, self.cadence, self.excluded)
+        pipeline = Pipeline(0, self.chains, starts, self.shell, cadence=self.cadence, excluded=self.excluded)
         for checkpoint in self._checkpoints(mark.checkpoints_since_ms if mark else 0):
             states = {name: unpack_state(packed, counting.Count) for name, packed in checkpoint.states.items()}
             restored = Restored(offset=checkpoint.offset, states=states, saved_ms=checkpoint.ts_recv // 1_000_000)
@@ -113,7 +114,9 @@ class Log:
             if topic == "md.state":
                 self.states.append((self._now // 1_000_000, output.key, output.value))
             else:
-                at = Hops.from_header(dict(output.headers)[HOPS]).input
+                header = dict(output.headers)[HOPS]
+                assert isinstance(header, bytes)
+                at = Hops.from_header(header).input
                 assert at is not None
                 self.written.append((topic, output.key.decode(), (at.offset, at.index), output.value))
         self.commits |= batch.offsets
