@@ -34,11 +34,12 @@ from marketdata.headers import Headers
 from runtime.health import Readiness
 from runtime.kafka import consumer_config, headers_of
 from runtime.metrics import DROPPED
-from runtime.registry import Registry, decode
+from runtime.registry import Registry, RegistryFailing, decode
 from runtime.settings import CommonSettings
 
 KAFKA = "kafka"
 REGISTRY = "registry"
+DATABASE = "database"
 
 BATCH_MAX = 200
 # Batches that the loop has not handled yet; more would only use memory.
@@ -46,7 +47,7 @@ _OUTSTANDING_MAX = 8
 _POLL_S = 0.1
 _RETRY_S = 1.0
 _CALL_TIMEOUT_S = 5.0
-_CHECK_S = 5.0
+_CHECK_S = 2.0
 
 _TAIL_RECORDS_MAX = 10_000
 _TAIL_S = 600
@@ -152,13 +153,22 @@ class MarketConsumer:
 
     def _watch_registry(self) -> None:
         registry = Registry(self._settings.registry_url, timeout_s=_CALL_TIMEOUT_S)
+        was_failing = False
         while not self._stop.wait(_CHECK_S):
+            is_failing = False
             try:
                 registry.lookup(topics.TRADES.schema)
+            except RegistryFailing as error:
+                # It usually keeps its schemas in our database. When that is away, the database is what is missing;
+                # between two failures its own check has noticed.
+                is_failing = True
+                if was_failing and self._readiness.is_up(DATABASE):
+                    self._readiness.down(REGISTRY, str(error))
             except TickstreamError as error:
                 self._readiness.down(REGISTRY, str(error))
             else:
                 self._readiness.up(REGISTRY)
+            was_failing = is_failing
         registry.close()
 
     # Reading

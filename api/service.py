@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from prometheus_client import Counter, Gauge
 
 from api.checkpoints import RestoredBook
-from api.consumer import KAFKA, REGISTRY, BookInvalidated, Delivery, Item, MarketConsumer
+from api.consumer import DATABASE, KAFKA, REGISTRY, BookInvalidated, Delivery, Item, MarketConsumer
 from api.gateway import Gateway, Limits
-from api.history import DATABASE, History
+from api.history import History
 from api.market import Market, Trust, fresh
 from api.settings import ApiSettings
 from marketdata.clock import SECOND_NS
@@ -22,7 +22,7 @@ from runtime.metrics import observe_hop
 from runtime.tracing import Tracing
 
 _EXPIRE_S = 1.0
-_CHECK_S = 2.0
+_CHECK_S = 1.0
 HANDLED = Counter("tickstream_api_events_total", "Events that the API took in, by schema.", ["schema"])
 CAUGHT_UP = Gauge("tickstream_api_caught_up", "1 once the market is known after a start.")
 

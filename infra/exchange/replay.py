@@ -51,7 +51,7 @@ from infra.exchange.settings import ExchangeSettings
 from infra.exchange.wires import AGAIN_REASON, WRITE_BUFFER_BYTES_MAX, Client, Wire
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.errors import CodecError, SettingsError
-from runtime import log, recordings
+from runtime import garbage, log, recordings
 from runtime.settings import load
 
 END_REASON = "end of recording"
@@ -430,6 +430,7 @@ def player(files: list[Path], *, venue: str, speed: float, loop: bool, behind_ns
 async def run(replay: Replay | Gateway, settings: ExchangeSettings, venue: str) -> None:
     """Serve until a signal asks to stop."""
     stopping = asked_to_stop()
+    garbage.freeze()
     async with (
         replay.serve(settings.host, settings.exchange_port),
         web.serve(replay.app(venue), settings.host, settings.exchange_control_port) as control_port,
