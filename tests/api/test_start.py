@@ -10,12 +10,13 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from api.checkpoints import NEAR_RECORDS, RestoredBook
@@ -33,6 +34,7 @@ from marketdata.state import pack_state
 from runtime.health import Readiness
 from runtime.kafka import consumer_config, headers_of
 from runtime.settings import CommonSettings
+from tests.waiting import wait_for
 
 PROJECT = Path(__file__).resolve().parents[2]
 INGEST, UPDATES, STATE = topics.INGEST_BOOKS, topics.BOOK_UPDATES, topics.STATE
@@ -79,6 +81,17 @@ class World:
         new = [NewTopic(each.physical(self.prefix), num_partitions=4, config=each.config()) for each in topics.TOPICS]
         for created in self.admin.create_topics(new).values():
             created.result(timeout=30)
+        wait_for("leaders", lambda: all(self.has_leaders(each) for each in topics.TOPICS))
+
+    def has_leaders(self, topic: topics.Topic) -> bool:
+        """Return whether every partition of a topic answers."""
+        with suppress(KafkaException):
+            consumer = Consumer(consumer_config(self.settings, "test"))
+            for number in range(4):
+                consumer.get_watermark_offsets(TopicPartition(topic.physical(self.prefix), number), timeout=10)
+            consumer.close()
+            return True
+        return False
 
     def write(self, topic: topics.Topic, event: AnyEvent, partition: int = PARTITION, **more: Any) -> None:
         """Write an event."""
@@ -348,10 +361,11 @@ def test_input_offsets_that_restart_void_the_restored_books(world: World, wait_f
 
 
 class Load:
-    """Changes of many books, written to the pipeline's input as fast as it may be, until it is stopped."""
+    """Changes of many books, written to the pipeline's input until it is stopped, so many a second at most."""
 
-    def __init__(self, world: World, symbols: int, seed: int) -> None:
+    def __init__(self, world: World, symbols: int, seed: int, rate: int) -> None:
         self._world = world
+        self._pause_s = 100 / rate
         self._symbols = [f"S{number}" for number in range(symbols)]
         self._random = random.Random(seed)
         self._stop = threading.Event()
@@ -376,8 +390,9 @@ class Load:
             self._world.write(INGEST, self._next(symbol, counts[symbol]), index % 4)
             counts[symbol] += 1
             self.sent += 1
-            if self.sent % 500 == 0:
+            if self.sent % 100 == 0:
                 self._world.producer.flush(30)
+                self._stop.wait(self._pause_s)
 
     def _next(self, symbol: str, number: int) -> BookUpdate:
         """Return the next change: one level appears, the one of 20 changes ago goes; at times all is new."""
@@ -415,10 +430,10 @@ def test_starts_under_load_give_the_books_of_the_log_at_every_update(world: Worl
     chance = random.Random(seed)
     worker = world.worker()
     followers: list[Follower] = []
-    with Load(world, symbols=16, seed=seed) as load:
+    with Load(world, symbols=16, seed=seed, rate=3_000) as load:
         wait_for("the pipeline's first checkpoints", lambda: world_has_checkpoints(world))
         for number in range(6):
-            begin = load.sent + chance.randrange(200, 6_000)
+            begin = load.sent + chance.randrange(100, 3_000)
             wait_for("a random moment", lambda begin=begin: load.sent >= begin)
             if number == 3:
                 worker.kill()
@@ -426,6 +441,7 @@ def test_starts_under_load_give_the_books_of_the_log_at_every_update(world: Worl
                 worker = world.worker()
             with Follower(world) as follower:
                 wait_for("the market", lambda follower=follower: follower.caught_up)
+                sys.stdout.write(f"{time.monotonic():.1f}: {load.sent} sent, {follower.applied.total()} applied\n")
                 more = follower.applied.total() + 200
                 wait_for("more", lambda follower=follower, more=more: follower.applied.total() >= more)
             followers.append(follower)
