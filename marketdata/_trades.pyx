@@ -571,42 +571,50 @@ cdef inline bint is_usual(object text, bint is_size) noexcept:
     return digits > 0 and (is_positive or not is_size)
 
 
+cdef bint is_usual_trade(object trade, int64_t since, int64_t latest, int64_t *moment) except -1:
+    """Whether a trade is new and right in every way that does not depend on its id, and made in [since, latest]."""
+    cdef object ts = trade.ts_event, side
+    if type(ts) is not int:
+        return False
+    moment[0] = ts
+    if moment[0] < since or moment[0] > latest or trade.action != "new" or trade.original_id != "":
+        return False
+    side = trade.side
+    if side != "buy" and side != "sell" and side != "unknown":
+        return False
+    return is_usual(trade.price, False) and is_usual(trade.size, True)
+
+
+cdef bint is_usual_time(object ts_event, object ts_recv, int64_t *latest) except -1:
+    """Whether a message's times are right; `latest` becomes the newest time that its trades can have."""
+    if type(ts_event) is not int or type(ts_recv) is not int:
+        return False
+    if not TS_MIN <= ts_recv <= TS_RECV_MAX:
+        return False
+    latest[0] = <int64_t>ts_recv + AHEAD_NS_MAX
+    return TS_MIN <= ts_event <= latest[0]
+
+
 def add_consecutive(tuple trades, ts_event, ts_recv, int64_t since, array ends not None):
     """Take in new trades that are right in every way, made since a time, and whose ids continue the last range.
 
     `ends` are the ends of the ranges (array "q", not empty); its last is moved. Return the newest time, or -1 and
     change nothing where a trade is anything else: then the general way has to look at all of them.
     """
-    cdef int64_t newest = -1, latest, ts, last, number, received
+    cdef int64_t newest = -1, latest = 0, ts = 0, last, number
     cdef Py_ssize_t length = 0
     cdef const char *start
-    cdef object trade, side
-    if type(ts_event) is not int or type(ts_recv) is not int:
+    if not is_usual_time(ts_event, ts_recv, &latest):
         return -1
-    received = ts_recv
-    if received > TS_RECV_MAX or received < TS_MIN:
-        return -1
-    latest = received + AHEAD_NS_MAX
-    ts = ts_event
-    if ts < TS_MIN or ts > latest:
-        return -1
+    since = max(since, TS_MIN)
     last = ends.data.as_longlongs[len(ends) - 1]
     for trade in trades:
-        moment = trade.ts_event
-        if type(moment) is not int:
-            return -1
-        ts = moment
-        if ts < since or ts < TS_MIN or ts > latest or trade.action != "new" or trade.original_id != "":
-            return -1
-        side = trade.side
-        if side != "buy" and side != "sell" and side != "unknown":
-            return -1
         identity = trade.trade_id
         number = order_of(identity)
         start = ascii(identity, &length)
         if number != last + 1 or (start[0] == b"0" and length > 1):
             return -1
-        if not is_usual(trade.price, False) or not is_usual(trade.size, True):
+        if not is_usual_trade(trade, since, latest, &ts):
             return -1
         last = number
         if ts > newest:
@@ -614,3 +622,41 @@ def add_consecutive(tuple trades, ts_event, ts_recv, int64_t since, array ends n
     if newest >= 0:
         ends.data.as_longlongs[len(ends) - 1] = last
     return newest
+
+
+def are_usual_trades(tuple trades, ts_event, ts_recv):
+    """Return whether a message's times and trades are right as all usual ones are; others may be right as well."""
+    cdef int64_t latest = 0, ts = 0
+    cdef Py_ssize_t length = 0, at
+    cdef const char *start
+    if not is_usual_time(ts_event, ts_recv, &latest):
+        return False
+    for trade in trades:
+        start = ascii(trade.trade_id, &length)
+        if start == NULL or not 0 < length <= TRADE_ID_LENGTH_MAX:
+            return False
+        for at in range(length):
+            if start[at] < 32 or start[at] == 127:
+                return False
+        if not is_usual_trade(trade, TS_MIN, latest, &ts):
+            return False
+    return True
+
+
+def are_usual_prices(list prices not None):
+    """Return whether all are decimals of the usual notation; others may be right as well."""
+    for price in prices:
+        if not is_usual(price, False):
+            return False
+    return True
+
+
+def are_usual_sizes(list sizes not None):
+    """Return whether all are decimals of the usual notation and none is negative; others may be right as well."""
+    cdef Py_ssize_t length = 0
+    cdef const char *start
+    for size in sizes:
+        start = ascii(size, &length)
+        if start == NULL or (length and start[0] == b"-") or not is_usual(size, False):
+            return False
+    return True

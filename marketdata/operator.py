@@ -12,8 +12,9 @@ Rules that both sides follow:
    the pipeline replays records from a checkpoint and gets the outputs that it published before.
 3. A state is a msgspec Struct that holds all that later outputs depend on. The pipeline encodes it with `pack_state`
    and `unpack_state` of `marketdata.state`; a state that went through both gives the same outputs from there on.
-4. `step` raises on no event that its input's schema allows. What it cannot use comes back as a `DeadLetter`. Should it
-   raise all the same, its state may be half changed: the pipeline discards it and rebuilds it from the checkpoint.
+4. `step` of an operator on an ingest topic raises on no event that the schema allows: what it cannot use comes back as
+   a `DeadLetter`. Other operators raise on none that an operator before them publishes. Should one raise all the same,
+   its state may be half changed: the pipeline discards it and rebuilds it from the checkpoint.
 5. A `DeadLetter` with an empty `payload` concerns the whole input record: the pipeline puts in the record's bytes. One
    with a payload concerns a part of it, which the operator wrote there as JSON (a `Trades` with the bad trade alone),
    so that a redrive repeats nothing that was good. The pipeline sets `topic`, `partition` and `offset` in both.

@@ -8,9 +8,18 @@ from marketdata import compiled
 from marketdata.plain_prices import Survey
 
 if TYPE_CHECKING or compiled.trades is None:
-    from marketdata.plain_prices import add_consecutive, survey
+    from marketdata.plain_prices import (
+        add_consecutive,
+        are_usual_prices,
+        are_usual_sizes,
+        are_usual_trades,
+        survey,
+    )
 else:
     add_consecutive = compiled.trades.add_consecutive
+    are_usual_prices = compiled.trades.are_usual_prices
+    are_usual_sizes = compiled.trades.are_usual_sizes
+    are_usual_trades = compiled.trades.are_usual_trades
     survey = compiled.trades.survey
 
-__all__ = ["Survey", "add_consecutive", "survey"]
+__all__ = ["Survey", "add_consecutive", "are_usual_prices", "are_usual_sizes", "are_usual_trades", "survey"]

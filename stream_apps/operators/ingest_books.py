@@ -16,7 +16,7 @@ from marketdata.events import GAP, AnyEvent, BookUpdate, FeedStatus
 from marketdata.operator import Lost
 from stream_apps.operators import losses
 from stream_apps.operators.arbitration import SEQUENCE_SCOPES, BookLines, Scope
-from stream_apps.operators.validation import check_book, letter
+from stream_apps.operators.validation import check_book, letter, time_or
 
 # Gaps that wait for one snapshot. Further losses before it are covered by the last of these.
 GAPS_MAX = 16
@@ -60,7 +60,7 @@ class IngestBooks:
                 venue=event.venue,
                 symbol=event.symbol,
                 ts_event=broken.ts,
-                ts_recv=event.ts_recv,
+                ts_recv=time_or(event.ts_recv, broken.ts),
                 line=event.line,
                 valid=False,
                 reason=GAP,

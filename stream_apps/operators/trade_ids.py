@@ -235,7 +235,7 @@ class RecentKeys(msgspec.Struct):
 
     def has(self, key: bytes) -> bool:
         """Return whether a key is remembered."""
-        return key in self.young or key in self.old
+        return (self.young.count > 0 and key in self.young) or (self.old.count > 0 and key in self.old)
 
     def add(self, key: bytes, ts: int, span_ns: int = 2**63) -> None:
         """Remember a new key, of a trade made at `ts`, for at most `span_ns` of the trades' time."""
@@ -269,7 +269,7 @@ class SeenIds(msgspec.Struct):
             return self.numbers.add(number)
         key = key_of(identity)
         keys = self.keys
-        if keys.has(key) or self.history.has(key):
+        if keys.has(key) or (self.history.young.count and self.history.has(key)):
             return "duplicate"
         if ts <= keys.floor or ts <= self.history.floor:
             return "too_old"

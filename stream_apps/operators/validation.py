@@ -17,12 +17,13 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
 
 from marketdata.clock import AHEAD_NS_MAX, TS_MIN
-from marketdata.decimals import LENGTH_MAX, WHOLE_DIGITS_MAX, decimal
+from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
 from marketdata.events import (
     TRADE_ID_LENGTH_MAX,
@@ -34,6 +35,8 @@ from marketdata.events import (
     Trade,
     Trades,
 )
+from marketdata.plain_prices import USUAL
+from marketdata.prices import are_usual_prices, are_usual_sizes, are_usual_trades
 
 Checked = TypeVar("Checked", BookUpdate, Quote, FeedStatus)
 
@@ -51,13 +54,8 @@ DETAIL_LENGTH_MAX = 16_384
 # Avro's long.
 _LONG_MIN, _LONG_END = -(2**63), 2**63
 
-# Any usual number is at most `LENGTH_MAX` long; others are checked exactly.
-_FRACTION = LENGTH_MAX - WHOLE_DIGITS_MAX - 2
-_USUAL = rf"\d{{1,{WHOLE_DIGITS_MAX}}}(?:\.\d{{1,{_FRACTION}}})?"
-_PRICES = re.compile(rf"(?:-?{_USUAL},)*+", re.ASCII)
-_SIZES = re.compile(rf"(?:{_USUAL},)*+", re.ASCII)
-_PRICE = re.compile(rf"-?{_USUAL}", re.ASCII)
-_POSITIVE = re.compile(rf"(?=[0.]*[1-9]){_USUAL}", re.ASCII)
+_PRICE = re.compile(rf"-?{USUAL}", re.ASCII)
+_POSITIVE = re.compile(rf"(?=[0.]*[1-9]){USUAL}", re.ASCII)
 
 # Control characters break terminals, logs and PostgreSQL (NUL); lone surrogates are no Unicode text.
 _UNCLEAN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -100,7 +98,7 @@ def letter(
     return DeadLetter(
         venue=_shown(event.venue),
         symbol=_shown(event.symbol),
-        ts_recv=event.ts_recv,
+        ts_recv=time_or(event.ts_recv, 0),
         stage=stage,
         reason=error.reason,
         detail=escaped(str(error)),
@@ -109,6 +107,11 @@ def letter(
         line=_shown(event.line),
         payload=payload,
     )
+
+
+def time_or(ts: object, other: int) -> int:
+    """Return a time when it is an integer of 64 bits, else another one."""
+    return ts if type(ts) is int and _LONG_MIN <= ts < _LONG_END else other
 
 
 def part(event: Trades, trades: Sequence[Trade]) -> bytes:
@@ -132,22 +135,14 @@ def _shown(text: object) -> str:
 # --- Parts of events ---
 
 
-def _matches(pattern: re.Pattern[str], column: Sequence[str]) -> bool:
-    try:
-        text = ",".join(column) + "," if column else ""
-    except TypeError:  # one is no string
-        return False
-    return pattern.fullmatch(text) is not None and text.count(",") == len(column)
-
-
 def _prices(prices: Sequence[str], field: str) -> None:
-    if not _matches(_PRICES, prices):
+    if not are_usual_prices(prices):
         for price in prices:
             number(price, field)
 
 
 def _sizes(sizes: Sequence[str], field: str) -> None:
-    if not _matches(_SIZES, sizes):
+    if not are_usual_sizes(sizes):
         for size in sizes:
             if number(size, field) < 0:
                 raise BadEvent("negative", field, size)
@@ -191,11 +186,25 @@ def check_frame(event: Trades | BookUpdate | Quote | FeedStatus | CandleHistory)
 
     Raises BadEvent.
     """
-    _text(event.venue, "venue")
-    _text(event.symbol, "symbol")
-    _text(event.line, "line")
-    _one_of(event.origin, ORIGINS, "origin")
+    try:
+        known = _is_frame(event.venue, event.symbol, event.line, event.origin)
+    except TypeError:  # one cannot be a key: no string
+        known = False
+    if not known:
+        _text(event.venue, "venue")
+        _text(event.symbol, "symbol")
+        _text(event.line, "line")
+        _one_of(event.origin, ORIGINS, "origin")
     _time(event.ts_event, event.ts_recv)
+
+
+# A process has few of these, and each of them again and again.
+@lru_cache(maxsize=4_096)
+def _is_frame(venue: object, symbol: object, line: object, origin: object) -> bool:
+    names = (venue, symbol, line)
+    return origin in ORIGINS and all(
+        type(one) is str and len(one) <= NAME_LENGTH_MAX and is_clean(one) for one in names
+    )
 
 
 # --- Events ---
@@ -205,11 +214,16 @@ def check_trades(event: Trades) -> tuple[Trades | None, list[DeadLetter]]:
     """Return the event without its bad trades (None when nothing of it can be used) and a dead letter for each."""
     try:
         check_frame(event)
-        _text(event.reason, "reason")
-        _long(event.sequence, "sequence")
-        _long(event.complete_from, "complete_from")
+        if event.reason != "":
+            _text(event.reason, "reason")
+        if event.sequence is not None:
+            _long(event.sequence, "sequence")
+        if event.complete_from is not None:
+            _long(event.complete_from, "complete_from")
     except BadEvent as error:
         return None, [letter(event, error)]
+    if are_usual_trades(event.trades, event.ts_event, event.ts_recv):
+        return event, []
     letters: list[DeadLetter] = []
     good: list[Trade] = []
     for trade in event.trades:
@@ -279,7 +293,7 @@ def _quote(event: Quote) -> None:
         if value is not None
     ]
     sizes: list[Any] = [value for value in (event.bid_size, event.ask_size, event.volume_24h) if value is not None]
-    if _matches(_PRICES, prices) and _matches(_SIZES, sizes):
+    if are_usual_prices(prices) and are_usual_sizes(sizes):
         return
     for field in ("bid", "ask", "last", "high_24h", "low_24h", "change_24h"):
         value = getattr(event, field)

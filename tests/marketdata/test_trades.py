@@ -147,6 +147,14 @@ def test_prices_are_surveyed_the_same_compiled_and_plain(
 
 
 @NEEDS_COMPILED
+@given(column=st.lists(decimals() | st.sampled_from(["", "-", "1,2", "٣", " 1", "9" * 31, f"1.{'5' * 33}", 5, None])))
+def test_columns_are_usual_for_the_compiled_code_when_they_are_for_the_plain(column: list[Any]) -> None:
+    """Prices of either sign, sizes not below zero."""
+    assert compiled.trades.are_usual_prices(column) == plain_prices.are_usual_prices(column)
+    assert compiled.trades.are_usual_sizes(column) == plain_prices.are_usual_sizes(column)
+
+
+@NEEDS_COMPILED
 @pytest.mark.parametrize(
     ("change", "fits"),
     [
@@ -183,6 +191,9 @@ def test_only_consecutive_trades_without_a_fault_are_taken_at_once(change: dict[
     first = Trade(trade_id="9", ts_event=TS_MIN + 10**9, price="1", size="1", side="buy")
     second = msgspec.structs.replace(first, **({"trade_id": "10", "ts_event": TS_MIN + 10**9 + 5} | change))
     ends = array("q", [3, 8])
+    together = compiled.trades.are_usual_trades((first, second), TS_MIN + 10**9, TS_MIN + 10**9)
+    assert together == (fits or change in ({"trade_id": "12"}, {"trade_id": "010"}, {"trade_id": "10 "},
+                                           {"ts_event": TS_MIN + 999}))  # fmt: skip
     newest = add((first, second), TS_MIN + 10**9, TS_MIN + 10**9, TS_MIN + 1000, ends)
     assert (newest >= 0) == fits
     assert newest == (second.ts_event if fits else -1)

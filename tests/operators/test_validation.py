@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marketdata import plain_prices
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent, BookUpdate, DeadLetter, FeedStatus, Quote, Trades
 from marketdata.operator import Operator
-from stream_apps.operators import validation
 from stream_apps.operators.ingest_books import IngestBooks
 from stream_apps.operators.ingest_quotes import IngestQuotes
 from stream_apps.operators.ingest_status import IngestStatus
@@ -25,8 +25,8 @@ CODEC = Codec({cls.schema: number for number, cls in enumerate(EVENTS, start=1)}
 def test_a_long_column_with_one_unusual_price_is_read_in_no_time() -> None:
     """A thousand prices before the wrong one: checked once each, not in every combination."""
     prices = [f"0.35{number % 100:02}0000" for number in range(1_000)]
-    assert not validation._matches(validation._PRICES, [*prices, "1e5"])
-    assert validation._matches(validation._PRICES, prices)
+    assert not plain_prices.are_usual_prices([*prices, "1e5"])
+    assert plain_prices.are_usual_prices(prices)
 
 
 BAD_TRADES: list[tuple[dict[str, Any], str, str]] = [
