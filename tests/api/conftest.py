@@ -30,7 +30,7 @@ from infra.local.table import Endpoints
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent
 from marketdata.headers import HOPS, Hops, Position
-from marketdata.topics import STATE, BOOK_UPDATES, INSTRUMENTS, PUBLIC, TOPICS
+from marketdata.topics import BOOK_UPDATES, INSTRUMENTS, PUBLIC, STATE, TOPICS
 from runtime.admin import TopicAdmin
 from runtime.kafka import producer_config
 from runtime.registry import Registry

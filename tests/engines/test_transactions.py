@@ -89,7 +89,7 @@ class Writer:
             }
         )
         consumer.assign([TopicPartition(self.lab.physical("md.trades"), PARTITION, 0)])
-        values = []
+        values: list[Any] = []
         while True:
             message = consumer.poll(10)
             assert message is not None
