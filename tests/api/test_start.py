@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +20,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from api.checkpoints import NEAR_RECORDS, RestoredBook
+from api.checkpoints import NEAR_RECORDS, BookStart, Commit, RestoredBook
 from api.consumer import KAFKA, REGISTRY, BookInvalidated, Item, MarketConsumer
 from api.market import Market
 from infra.local.table import Endpoints
@@ -163,7 +164,7 @@ class World:
         for process in self.processes:
             process.kill()
             process.wait(10)
-        self.producer.purge()
+        self.producer.flush(10)
 
 
 @pytest.fixture
@@ -179,7 +180,10 @@ def world(endpoints: Endpoints, topic_prefix: str, codec: Codec, tmp_path: Path)
 
 
 class Follower:
-    """The part of the API that keeps books, as a context manager; notes each state of each book with its offset."""
+    """The part of the API that keeps books, as a context manager.
+
+    `restored` has the input offset of each checkpoint, `seen` each state of each book with its input offset.
+    """
 
     def __init__(self, world: World) -> None:
         self.market = Market()
@@ -265,25 +269,42 @@ def test_a_start_reads_only_as_far_back_as_it_must(world: World, wait_for: Wait)
         assert follower.applied == {"A": 9}
 
 
-@pytest.mark.parametrize("replay_from", [500, 5_000, 60_000])
-def test_the_position_is_before_the_first_needed_update_and_near_it(world: World, replay_from: int) -> None:
+def test_the_position_is_before_the_first_needed_update_and_near_it(world: World) -> None:
     """However far back that is; the log's own start where nothing is before it."""
-    from api.checkpoints import BookStart, Commit  # noqa: PLC0415 - of this test only
-
-    records = 64_000
-    for offset in range(1_000, 1_000 + records):
+    first, records = 1_000, 16 * NEAR_RECORDS
+    for offset in range(first, first + records):
         world.publish(offset, change("A", "heartbeat"))
     assert world.producer.flush(60) == 0
-    start = BookStart(world.settings)
-    try:
-        mark = Mark(topic_id="id", replay_from=replay_from, checkpoints_since_ms=0)
-        found = start.updates(PARTITION, Commit(1_000 + records, mark))
-    finally:
-        start.close()
-    wanted = max(0, replay_from - 1_000)
-    assert found.offset <= max(0, wanted - 1)
-    assert wanted - found.offset <= max(NEAR_RECORDS, (records - wanted) // 2)
-    assert found.complete_from == 0
+    with closing(BookStart(world.settings)) as start:
+        for needed in (-500, 0, 1, records // 16, records // 2, records - 5, records):
+            mark = Mark(topic_id="id", replay_from=first + needed, checkpoints_since_ms=0)
+            found = start.updates(PARTITION, Commit(first + records, mark))
+            assert found.complete_from == 0
+            assert found.offset < max(1, needed)
+            assert needed - found.offset <= max(NEAR_RECORDS, (records - needed) // 2)
+
+
+def test_checkpoints_that_an_open_transaction_hides_are_waited_for(world: World) -> None:
+    """The commit that relies on them may be visible before they are."""
+    producer = Producer({"bootstrap.servers": world.endpoints.kafka_brokers, "transactional.id": world.prefix})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(STATE.physical(world.prefix), key=b"key", value=b"value", partition=PARTITION)
+    assert producer.flush(30) == 0
+    world.commit(7, 7)
+    waits: list[str] = []
+
+    def commit() -> None:
+        if not waits:
+            producer.commit_transaction(30)
+        waits.append("")
+
+    with closing(BookStart(world.settings)) as start:
+        commits = start.commits([0, 1, 2, 3])
+        assert [(number, commit.offset) for number, commit in commits.items()] == [(PARTITION, 7)]
+        (found,) = start.checkpoints(commits, commit)
+        assert (found.partition, found.offset) == (PARTITION, 0)
+    assert waits
 
 
 def test_a_book_whose_updates_are_not_kept_waits_for_its_snapshot(world: World, wait_for: Wait) -> None:
@@ -432,16 +453,15 @@ def test_starts_under_load_give_the_books_of_the_log_at_every_update(world: Worl
     followers: list[Follower] = []
     with Load(world, symbols=16, seed=seed, rate=3_000) as load:
         wait_for("the pipeline's first checkpoints", lambda: world_has_checkpoints(world))
-        for number in range(6):
+        for number in range(4):
             begin = load.sent + chance.randrange(100, 3_000)
             wait_for("a random moment", lambda begin=begin: load.sent >= begin)
-            if number == 3:
+            if number == 2:
                 worker.kill()
                 worker.wait(10)
                 worker = world.worker()
             with Follower(world) as follower:
                 wait_for("the market", lambda follower=follower: follower.caught_up)
-                sys.stdout.write(f"{time.monotonic():.1f}: {load.sent} sent, {follower.applied.total()} applied\n")
                 more = follower.applied.total() + 200
                 wait_for("more", lambda follower=follower, more=more: follower.applied.total() >= more)
             followers.append(follower)
@@ -453,20 +473,12 @@ def test_starts_under_load_give_the_books_of_the_log_at_every_update(world: Worl
         wait_for("the last update", lambda: {symbol: last.columns(symbol) for symbol in ends} == ends)
     assert any(follower.restored for follower in followers)
     assert last.restored.keys() == truth.keys()
+    inputs = {symbol: sorted(states) for symbol, states in truth.items()}
     for follower in [*followers, last]:
-        before: dict[str, int] = {}
+        assert follower.seen
         for symbol, offset, columns in follower.seen:
-            known = truth[symbol]
-            if symbol in before or follower.restored.get(symbol) != offset:
-                nexts = [each for each in (offset,) if each in known]
-                assert nexts, (symbol, offset)
-                at = offset
-            else:
-                at = max(each for each in known if each <= offset)
-            assert columns == known[at], (symbol, offset)
-            before[symbol] = at
-        for symbol, at in before.items():
-            assert follower.columns(symbol) == truth[symbol][at]
+            at = inputs[symbol][bisect_right(inputs[symbol], offset) - 1]
+            assert columns == truth[symbol][at], (symbol, offset, at)
 
 
 def world_has_checkpoints(world: World) -> bool:
