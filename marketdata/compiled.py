@@ -1,4 +1,4 @@
-"""The compiled code of books, where `make setup` could build it; without it they run in plain Python, slower."""
+"""The compiled code of books and codec, where `make setup` could build it; without it they run in Python, slower."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import os
 from importlib import import_module
 from typing import Any
 
-# Set to anything, this makes books run in plain Python, as on a machine without a C compiler.
-PLAIN = "TICKSTREAM_PLAIN_BOOKS"
+# Set to anything, these select the Python code, as on a machine without a C compiler.
+PLAIN_BOOKS = "TICKSTREAM_PLAIN_BOOKS"
+PLAIN_CODEC = "TICKSTREAM_PLAIN_CODEC"
 
 
-def _load() -> Any:
-    if os.environ.get(PLAIN):
+def _load(module: str, plain: str) -> Any:
+    if os.environ.get(plain):
         return None
     try:
-        return import_module("marketdata._compiled")
+        return import_module(module)
     except ImportError:
         return None
 
 
-code = _load()
+code = _load("marketdata._compiled", PLAIN_BOOKS)
+codec = _load("marketdata._codec", PLAIN_CODEC)
 
 # For the logs: which of the two this process runs.
 BOOKS = "plain Python" if code is None else "compiled"
+CODEC = "fastavro" if codec is None else "compiled"
