@@ -1,4 +1,4 @@
-"""The compiled code, where `make setup` could build it; without it the same runs in plain Python, slower."""
+"""The compiled code of the hot loops, where `make setup` could build it; without it they run in Python, slower."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import os
 from importlib import import_module
 from typing import Any
 
-# Set to anything, this makes books and trades run in plain Python, as on a machine without a C compiler.
-PLAIN = "TICKSTREAM_PLAIN_BOOKS"
+# Set to anything, these select the Python code, as on a machine without a C compiler.
+PLAIN_BOOKS = "TICKSTREAM_PLAIN_BOOKS"
+PLAIN_CODEC = "TICKSTREAM_PLAIN_CODEC"
 
 
-def _load(name: str) -> Any:
-    if os.environ.get(PLAIN):
+def _load(module: str, plain: str) -> Any:
+    if os.environ.get(plain):
         return None
     try:
-        return import_module(f"marketdata.{name}")
+        return import_module(module)
     except ImportError:
         return None
 
 
-code = _load("_compiled")
-trades = _load("_trades")
+code = _load("marketdata._compiled", PLAIN_BOOKS)
+trades = _load("marketdata._trades", PLAIN_BOOKS)
+codec = _load("marketdata._codec", PLAIN_CODEC)
 
 # For the logs: which of the two this process runs.
 BOOKS = "plain Python" if code is None else "compiled"
+CODEC = "fastavro" if codec is None else "compiled"
