@@ -244,6 +244,7 @@ class _Reader:
 
     def restore(self) -> Offsets:
         """Read checkpoints, instruments and candles, hand them over, and return where to go on in each partition."""
+        began = time.monotonic()
         instruments = self._partitions(topics.INSTRUMENTS)
         candles = self._by_time(self._partitions(topics.CANDLES), _DAY_S)
         self._partitions(topics.STATE)
@@ -262,6 +263,8 @@ class _Reader:
         for number, begin in updates.items():
             start[updates_topic, number] = begin.offset
             self._ends[updates_topic, number] = self._watermarks(TopicPartition(updates_topic, number))[1]
+        behind = sum(self._ends[updates_topic, number] - begin.offset for number, begin in updates.items())
+        _LOG.info("checkpoints read", books=len(states), updates=behind, seconds=round(time.monotonic() - began, 3))
         # Everything that may fail was asked for: from here on nothing is handed over twice.
         self._hand_over(self._deliveries(last))
         self._hand_over(self._books(states, commits, updates))
