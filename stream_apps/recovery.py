@@ -116,8 +116,8 @@ class Recovery:
             starts[name] = start
             if first is not None:
                 replay_from[name] = first
-            if mark is not None:
-                since.append(mark.checkpoints_since_ms)
+            # Without a commit (Kafka forgets those of a deleted topic) every checkpoint counts.
+            since.append(0 if mark is None else mark.checkpoints_since_ms)
             if start.loss is not None:
                 _log.error("the log is not as it was", topic=physical, partition=partition, committed=offset,
                            log_start=low, log_end=high, reason=start.loss.reason)  # fmt: skip
@@ -138,9 +138,10 @@ class Recovery:
         """
         began = time.monotonic()
         chains = make_chains(self._shell.operators())
-        pipeline = Pipeline(located.partition, chains, located.starts, self._shell, cadence=cadence, excluded=excluded)
         try:
             checkpoints = self._checkpoints(located)
+            starts = self._starts(located, checkpoints)
+            pipeline = Pipeline(located.partition, chains, starts, self._shell, cadence=cadence, excluded=excluded)
             for (name, key), checkpoint in checkpoints.items():
                 operators = {operator.name: operator for operator in chains[name].operators}
                 states = {
@@ -170,6 +171,20 @@ class Recovery:
         )
         pipeline.resume()
         return pipeline
+
+    def _starts(self, located: Located, checkpoints: dict[tuple[str, str], Checkpoint]) -> dict[str, Start]:
+        """Return the starts, with a loss where a checkpoint is of an earlier topic of the same name.
+
+        Kafka forgets a topic's commits when it is deleted, so that often only the checkpoints show it.
+        """
+        starts = dict(located.starts)
+        for (name, _), checkpoint in checkpoints.items():
+            start = starts[name]
+            if checkpoint.topic_id != start.topic_id and start.loss is None:
+                loss = Lost(topic=name, partition=located.partition, offset=start.offset, count=None,
+                            ts=self._shell.clock(), reason="recreated")  # fmt: skip
+                starts[name] = msgspec.structs.replace(start, loss=loss)
+        return starts
 
     def _checkpoints(self, located: Located) -> dict[tuple[str, str], Checkpoint]:
         """Return the last checkpoint of each chain (logical input topic) and key."""

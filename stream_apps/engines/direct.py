@@ -178,11 +178,18 @@ def run(worker: Worker) -> None:
     """Run the engine until the process is asked to stop. When it fails the process ends."""
 
     def work() -> None:
+        reason = "the engine failed"
         try:
             Engine(worker).run()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the process must not go on half alive
+            reason = ""
+        except BaseException as error:
             _log.exception("engine failed")
-            abandon(str(error))
+            reason = str(error)
+            raise
+        finally:
+            # Whatever it is (the Kafka client can raise what is no exception), the process must not go on half alive.
+            if reason:
+                abandon(reason)
 
     thread = threading.Thread(target=work, name="engine", daemon=True)
     thread.start()

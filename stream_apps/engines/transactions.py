@@ -102,7 +102,7 @@ class Transactions:
     @property
     def is_doubtful(self) -> bool:
         """Whether the connection had trouble since the last transaction began: replace the producer."""
-        self._producer.poll(0)
+        self._poll()
         return self._trouble != self._trouble_before
 
     @property
@@ -152,7 +152,14 @@ class Transactions:
     def close(self) -> None:
         """Give up: what is open is ended by the next producer of this id, or by Kafka after its time limit."""
         self._producer.purge()
-        self._producer.poll(0)
+        self._poll()
+
+    def _poll(self) -> None:
+        """Let the client report; it raises what it calls fatal, such as that a newer producer fenced this one."""
+        try:
+            self._producer.poll(0)
+        except KafkaException:
+            self._errors += 1
 
 
 def _failed(step: str, error: Exception) -> Failed:

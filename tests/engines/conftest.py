@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -11,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
@@ -263,18 +261,6 @@ def lab(endpoints: Endpoints, topic_prefix: str, codec: Codec, tmp_path: Path) -
                 sys.stdout.write(f"--- {log.name}\n{log.read_text()[-6000:]}\n")
 
 
-@pytest.fixture(scope="session")
-def counting() -> ModuleType:
-    """The test's operator, as the worker processes run it."""
-    spec = importlib.util.spec_from_file_location("counting_worker", COUNTING)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["counting_worker"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def until() -> Callable[..., Any]:
     """Waiting for a condition, with a limit."""
@@ -297,3 +283,13 @@ def free_port() -> int:
 def free_ports() -> tuple[int, int]:
     """Two of them."""
     return settings.free_port(), settings.free_port()
+
+
+@pytest.fixture
+def events(lab: Any) -> Callable[[range], list[Trades]]:
+    """The events that `lab.send_trades` sends for a range of numbers."""
+
+    def made(numbers: range) -> list[Trades]:
+        return [lab.trades(f"S{number % 6}-USD", number) for number in numbers]
+
+    return made

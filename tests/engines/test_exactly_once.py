@@ -5,87 +5,18 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import msgspec
 import pytest
 
-from marketdata import topics
-from marketdata.events import DeadLetter, Trades
-from marketdata.headers import HOPS, Hops
-from stream_apps.chain import INPUTS, make_chains
-from stream_apps.pipeline import Pipeline, Record, Shell, Start
-
-ENGINES = ["faust", "direct"]
-OUTPUTS = ("md.trades", "md.candles", "md.dead_letters")
-INPUT_TOPIC = "md.ingest.trades"
-START_NS = 1_780_000_000_000_000_000
-
-# Rounds come fast here, so that a kill meets every phase of them.
-FAST = {"checkpoint_seconds": "0.3", "checkpoint_inputs": "20"}
-
-Seen = dict[tuple[str, int], list[tuple[str, tuple[int, int], bytes]]]
-
-
-def expected(lab: Any, counting: ModuleType, events: list[Trades], symbols: int = 6) -> Seen:
-    """Return what an undisturbed run writes, by topic and partition, from the pipeline alone."""
-    seen: Seen = {}
-    shell = Shell(operators=counting.make_operators, decode=lab.codec.decode, encode=lab.codec.encode,
-                  clock=lambda: START_NS, prefix=lab.prefix)  # fmt: skip
-    starts = {name: Start(offset=0, topic_id="") for name in INPUTS}
-    pipelines = [
-        Pipeline(number, make_chains(counting.make_operators()), starts, shell) for number in range(topics.PARTITIONS)
-    ]
-    offsets = [0] * topics.PARTITIONS
-    names = {lab.physical(name): name for name in OUTPUTS}
-    for event in events:
-        partition = int(event.symbol[1 : event.symbol.index("-")]) % symbols % topics.PARTITIONS
-        value = lab.codec.encode(event)
-        record = Record(lab.physical(INPUT_TOPIC), offsets[partition], event.key.encode(), value, None, 0)
-        offsets[partition] += 1
-        pipelines[partition].step(record)
-        batch = pipelines[partition].batch()
-        assert batch is not None
-        for output in batch.outputs:
-            header = dict(output.headers)[HOPS]
-            assert isinstance(header, bytes)
-            position = Hops.from_header(header).input
-            assert position is not None
-            line = (output.key.decode(), (position.offset, position.index), output.value or b"")
-            seen.setdefault((names[output.topic], partition), []).append(line)
-    return seen
-
-
-def seen(lab: Any) -> Seen:
-    """Return what was written, by topic and partition, in order."""
-    found: Seen = {}
-    for name in OUTPUTS:
-        for written in lab.written(name):
-            found.setdefault((name, written.partition), []).append((written.key, written.position, written.value))
-    return found
-
-
-def await_exactly(lab: Any, until: Callable[..., Any], wanted: Seen) -> None:
-    """Wait until there are as many outputs as there must be, then compare."""
-    count = sum(len(lines) for lines in wanted.values())
-    until(lambda: sum(len(lines) for lines in seen(lab).values()) >= count, f"{count} outputs", 90)
-    assert seen(lab) == wanted
-
-
-@pytest.fixture
-def events(lab: Any) -> Callable[[range], list[Trades]]:
-    """The events that `lab.send_trades` sends for a range of numbers."""
-
-    def made(numbers: range) -> list[Trades]:
-        return [lab.trades(f"S{number % 6}-USD", number) for number in numbers]
-
-    return made
+from marketdata.events import DeadLetter
+from tests.engines.outputs import ENGINES, FAST, INPUT_TOPIC, await_exactly, expected
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_worker_killed_again_and_again_writes_everything_once(
-    lab: Any, counting: ModuleType, until: Callable[..., Any], events: Any, engine: str
+    lab: Any, until: Callable[..., Any], events: Any, engine: str
 ) -> None:
     """Kill -9 at different points of its work, before and between checkpoints; the last life finishes."""
     sent = 0
@@ -98,17 +29,17 @@ def test_a_worker_killed_again_and_again_writes_everything_once(
         until(lambda enough=enough: len(lab.written("md.trades")) >= enough, f"{enough} outputs", 60)
         worker.kill()
     lab.worker(engine, **FAST)
-    await_exactly(lab, until, expected(lab, counting, events(range(sent))))
+    await_exactly(lab, until, expected(lab, events(range(sent))))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_drained_worker_leaves_nothing_to_do_again(
-    lab: Any, counting: ModuleType, until: Callable[..., Any], events: Any, engine: str
+    lab: Any, until: Callable[..., Any], events: Any, engine: str
 ) -> None:
     """SIGTERM ends with exit code 0 in ten seconds, everything is checkpointed, and the next worker goes on."""
     worker = lab.worker(engine)
     lab.send_trades(range(300))
-    await_exactly(lab, until, expected(lab, counting, events(range(300))))
+    await_exactly(lab, until, expected(lab, events(range(300))))
     began = time.monotonic()
     assert worker.terminate() == 0
     assert time.monotonic() - began < 10
@@ -116,12 +47,10 @@ def test_a_drained_worker_leaves_nothing_to_do_again(
     assert len(saved) == 6
     lab.worker(engine)
     lab.send_trades(range(300, 360))
-    await_exactly(lab, until, expected(lab, counting, events(range(360))))
+    await_exactly(lab, until, expected(lab, events(range(360))))
 
 
-def test_the_engines_take_over_from_each_other(
-    lab: Any, counting: ModuleType, until: Callable[..., Any], events: Any
-) -> None:
+def test_the_engines_take_over_from_each_other(lab: Any, until: Callable[..., Any], events: Any) -> None:
     """Checkpoints, offsets and positions mean the same to both, also after a kill."""
     for life, engine in enumerate(["faust", "direct", "faust", "direct"]):
         worker = lab.worker(engine, **FAST)
@@ -130,12 +59,12 @@ def test_the_engines_take_over_from_each_other(
         until(lambda enough=enough: len(lab.written("md.trades")) >= enough, f"{enough} outputs", 60)
         worker.kill()
     lab.worker("faust", **FAST)
-    await_exactly(lab, until, expected(lab, counting, events(range(800))))
+    await_exactly(lab, until, expected(lab, events(range(800))))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_partitions_that_move_between_workers_lose_and_double_nothing(
-    lab: Any, counting: ModuleType, until: Callable[..., Any], events: Any, engine: str
+    lab: Any, until: Callable[..., Any], events: Any, engine: str
 ) -> None:
     """A second worker joins, the first drains, a third joins and the second is killed."""
     sent = 0
@@ -169,7 +98,7 @@ def test_partitions_that_move_between_workers_lose_and_double_nothing(
     second.kill()
     send_and_wait(100)
     assert third.alive()
-    await_exactly(lab, until, expected(lab, counting, events(range(sent))))
+    await_exactly(lab, until, expected(lab, events(range(sent))))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -224,7 +153,7 @@ def test_an_event_of_five_megabytes_passes(lab: Any, engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_worker_that_was_suspended_for_too_long_writes_nothing_more(
-    lab: Any, counting: ModuleType, until: Callable[..., Any], events: Any, engine: str
+    lab: Any, until: Callable[..., Any], events: Any, engine: str
 ) -> None:
     """Its partitions belong to another worker by then; when it wakes up, no record is doubled or lost."""
     first = lab.worker(engine, worker="", **FAST)
@@ -236,4 +165,38 @@ def test_a_worker_that_was_suspended_for_too_long_writes_nothing_more(
     until(lambda: len(lab.written("md.trades")) >= 500, "500 outputs", 60)
     first.signal(signal.SIGCONT)
     lab.send_trades(range(500, 800))
-    await_exactly(lab, until, expected(lab, counting, events(range(800))))
+    await_exactly(lab, until, expected(lab, events(range(800))))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_workers_frozen_amid_a_backlog_five_times_lose_and_double_nothing(
+    lab: Any, until: Callable[..., Any], engine: str
+) -> None:
+    """Each time for longer than a session, so that the other worker takes over; twelve symbols in four partitions."""
+    workers = [lab.worker(engine, worker="", **FAST) for _ in range(2)]
+    sent = 0
+
+    def send(count: int) -> int:
+        nonlocal sent
+        lab.send_trades(range(sent, sent + count), symbols=12)
+        sent += count
+        return sent
+
+    def await_outputs(count: int) -> None:
+        until(lambda: len(lab.written("md.trades")) >= count, f"{count} outputs", 90)
+
+    def rebuilt(worker: Any) -> int:
+        count: int = worker.log.read_text().count('"rebuilt"')
+        return count
+
+    await_outputs(send(240))
+    for turn in range(5):
+        frozen = workers[turn % 2]
+        before = rebuilt(frozen)
+        await_outputs(send(600) - 500)
+        frozen.signal(signal.SIGSTOP)
+        await_outputs(send(120))
+        frozen.signal(signal.SIGCONT)
+        until(lambda frozen=frozen, before=before: rebuilt(frozen) > before, "its share again", 60)
+    await_exactly(lab, until, expected(lab, [lab.trades(f"S{each % 12}-USD", each) for each in range(sent)], 12))
+    assert all(worker.alive() for worker in workers)

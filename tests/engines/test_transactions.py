@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,8 +13,8 @@ from stream_apps.engines.faust_transport import group_metadata
 from stream_apps.engines.transactions import Failed, Transactions
 from stream_apps.pipeline import Batch, Output
 from stream_apps.settings import GROUP, StreamSettings
+from tests.engines.outputs import ENGINES, FAST, await_exactly, expected
 from tests.engines.proxy import END_TRANSACTION, INIT_PRODUCER_ID, Fault, Proxy
-from tests.engines.test_exactly_once import ENGINES, FAST, await_exactly, expected
 
 PARTITION = 1
 FAULTS: tuple[Fault, ...] = ("cut", "lost answer", "slow answer", "late request")
@@ -141,8 +140,8 @@ def test_a_commit_that_comes_late_does_not_touch_the_next_transaction(lab: Any, 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_worker_whose_connection_fails_as_it_commits_loses_and_doubles_nothing(  # noqa: PLR0917 - fixtures
-    lab: Any, proxy: Proxy, counting: ModuleType, until: Callable[..., Any], events: Any, engine: str
+def test_a_worker_whose_connection_fails_as_it_commits_loses_and_doubles_nothing(
+    lab: Any, proxy: Proxy, until: Callable[..., Any], events: Any, engine: str
 ) -> None:
     """Every second commit of a backlog is disturbed in one way or another."""
     for fault in FAULTS * 3:
@@ -155,4 +154,4 @@ def test_a_worker_whose_connection_fails_as_it_commits_loses_and_doubles_nothing
         sent += 50
         before = sent
         until(lambda before=before: len(lab.written("md.trades")) >= before, f"{sent} outputs", 90)
-    await_exactly(lab, until, expected(lab, counting, events(range(sent))))
+    await_exactly(lab, until, expected(lab, events(range(sent))))
