@@ -252,10 +252,6 @@ class Pipeline:
                 self._lose(entry, entry.loss, None, publish=True)
                 entry.loss = None
 
-    def log_started(self, topic: str, offset: int) -> None:
-        """Say that the log of a topic begins at `offset` now: records before it that were not stepped are lost."""
-        self._inputs[topic].log_start = offset
-
     def step(self, record: Record) -> None:
         """Take one record; one that was taken before is ignored.
 
@@ -548,15 +544,12 @@ def _letter(record: Record, reason: str, detail: str) -> DeadLetter:
 
 def _read(headers: Sequence[tuple[str, Any]] | None) -> tuple[Hops, bytes | None, bytes | None]:
     """Return the hops, the trace and the time of an input's headers."""
-    hops, trace, received = NO_HOPS, None, None
-    for name, value in headers or ():
-        if name == HOPS:
-            try:
-                hops = Hops.from_header(value or b"")
-            except CodecError:
-                hops = NO_HOPS
-        elif name == TRACEPARENT:
-            trace = value
-        elif name == "ce_time":
-            received = value
-    return hops, trace, received
+    if not headers:
+        return NO_HOPS, None, None
+    found = dict(headers)
+    value = found.get(HOPS)
+    try:
+        hops = NO_HOPS if value is None else Hops.from_header(value)
+    except CodecError:
+        hops = NO_HOPS
+    return hops, found.get(TRACEPARENT), found.get("ce_time")
