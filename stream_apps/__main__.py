@@ -24,7 +24,6 @@ from stream_apps.operators import make_operators
 from stream_apps.pipeline import MakeOperators
 from stream_apps.settings import StreamSettings
 
-
 # Objects that may be added before the collector looks for cycles among the youngest.
 GARBAGE_THRESHOLD = 200_000
 
