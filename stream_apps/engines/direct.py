@@ -109,7 +109,7 @@ class Engine:
         if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
             self._assignment.restart(message.partition(), f"{message.topic()}/{message.partition()}: {error.str()}")
             return
-        if error.fatal():
+        if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - as above; it comes without the flag
             abandon(f"consumer: {error.str()}")
         _log.warning("consumer", code=error.name(), reason=error.str(), topic=message.topic())
 
