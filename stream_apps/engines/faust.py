@@ -2,17 +2,18 @@
 
 Why Faust used to idle (66,000 quotes took 97 s for 15 s of CPU time):
 
-1. Its driver asks Kafka for records with a wait of 1.5 s that no setting changes. One request is open at a time, and
-   lacks each partition whose last answer still waits to be read. When it has been read, nothing of that partition is
-   fetched before the open request ends, which asks about the quiet partitions only: 1.5 s for each fetch of a backlog.
-2. Answers wait to be read for as long as a full buffer of one stream blocks the loop that reads for all, and as long as
-   a partition is left out of a read aiokafka sends no request for 0.1 s.
-3. Each message costs an asynchronous generator's step, two tasks (`wait_first`), a lock, an event and a queue.
+1. Its driver lets Kafka wait for 1.5 s for a first record, which no setting changes. One fetch request is open at a
+   time. When an answer is not read to its end within 0.1 s, aiokafka sends the next request without that partition; it
+   asks about the quiet partitions only, and the busy one is fetched again when its 1.5 s are over. At 256 KB a fetch,
+   66,000 quotes of 250 bytes are 64 fetches, and 64 times 1.5 s are 96 s. A reader that needs 3.0 s for 20,000 records
+   gets them in 8.8 s with a wait of 1.5 s, and in 3.2 s with one of 0.05 s.
+2. Answers were not read in 0.1 s, as each message costs a step of an asynchronous generator, two tasks (`wait_first`),
+   a lock, an event and a queue, and as the full buffer of one stream blocks the loop that reads for all.
 
-So `Transport` (Faust's public place for a driver) has a consumer with a short wait, everything that arrives is read at
-once and whole, and a partition whose records wait for the pipeline is paused in the client. `Fetcher` gives batches to
-the engine. What remains of Faust: the application and its services, the group's membership, rebalances and their
-signals, the conductor that subscribes. There are no agents and no tables, and Faust's producer is not started.
+So `Transport` (Faust's public place for a driver) has a consumer with a short wait; all that arrives is read at once,
+and a partition whose records wait for the pipeline is paused in the client. `Fetcher` gives whole batches to the
+engine. What remains of Faust: the application and its services, the group's membership, rebalances and their signals,
+and the conductor that subscribes. There are no agents and no tables, and Faust's producer is not started.
 
 When a service of Faust crashes, the process ends; its supervisor starts it again, and recovery does the rest.
 """
