@@ -116,6 +116,7 @@ class Candles:
         for trade in step.event.trades:
             ts = trade.ts_event
             if trade.action != "new":
+                _merge(state, step)
                 if not amend(state, step, trade, self.counts):
                     unknown.append(trade)
                 continue
@@ -343,4 +344,4 @@ def _jump(event: Trades, start: int, end: int) -> list[FeedStatus]:
         ts_from=start,
         ts_to=end,
     )
-    return passed_over(opened, "time went on")
+    return passed_over(opened, "time passed without data")

@@ -277,7 +277,7 @@ class SeenIds(msgspec.Struct):
         return "new"
 
     def add_history(self, identity: str, ts: int, *, passed: bool) -> Seen:
-        """Remember the id of a trade that history brings, and return whether it is new.
+        """Remember the id of a trade from history, and return whether it is new.
 
         `passed`: other trades of its time have passed, so that it is new only when its id would be remembered.
         """

@@ -62,7 +62,7 @@ BAD_TRADES: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("wrong", "reason", "field"), BAD_TRADES)
-def test_a_bad_trade_is_refused_and_the_others_of_its_frame_go_on(
+def test_a_bad_trade_is_refused_and_the_others_of_its_frame_pass(
     make: Any, wrong: dict[str, Any], reason: str, field: str
 ) -> None:
     """The letter names the field and holds the trade alone, so that a redrive repeats nothing."""
@@ -192,7 +192,7 @@ def test_a_bad_quote_is_refused(make: Any, wrong: dict[str, Any], reason: str) -
     assert len(out) == 1
 
 
-def test_a_quote_with_statistics_and_a_falling_price_goes_on(make: Any) -> None:
+def test_a_quote_with_statistics_and_a_falling_price_passes(make: Any) -> None:
     """Statistics need not fall on a tick, and a change may be negative."""
     quote = make.quote(0, volume_24h="1e3", high_24h="101.12345", low_24h="98.999", change_24h="-1.25", last="100.10")
     operator = IngestQuotes()
