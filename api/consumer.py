@@ -1,15 +1,16 @@
 """Reads the public topics on a thread of its own and hands events, in batches, to the event loop.
 
-Every API process reads every partition itself; no consumer group divides them and no offset is committed. A start:
+Every API process reads every partition itself; it joins no consumer group and commits no offset. A start:
 
-1. Read the compacted topics to their end (md.books for its full checkpoints, md.candles of the last day,
-   md.instruments) and keep the last record of each key, undecoded.
-2. Hand over what matters of them.
-3. Read md.book_updates from where the oldest checkpoint stands, leaving out, per symbol, what its checkpoint already
-   reflects; the other topics from a bounded tail; md.candles and md.instruments from where step 1 ended.
-4. When the end of each partition was seen once, the market is known: `caught_up`.
+1. Read the checkpoints of the books (see `api.checkpoints`), md.instruments, and md.candles of the last day to their
+   end. Keep the last record of each key, undecoded.
+2. Hand them over.
+3. Read on: md.book_updates from a position before the first update that no checkpoint contains, without those that the
+   symbol's checkpoint contains; md.candles and md.instruments from where step 1 ended; the other topics from a bounded
+   tail.
+4. When everything that the topics held at the start was handed over, the market is known: `caught_up`.
 
-Kafka or the registry missing or going away is waited out, and readiness says so.
+While Kafka or the registry is away the thread waits, and readiness says so.
 """
 
 from __future__ import annotations
@@ -23,37 +24,34 @@ import msgspec
 import structlog
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from api.checkpoints import KEY_PREFIX, BookStart, Commit, Reflected, RestoredBook, UpdatesStart, restored, symbol_of
 from marketdata import topics
 from marketdata.clock import SECOND_NS
 from marketdata.codec import Codec
 from marketdata.errors import CodecError, TickstreamError, Unavailable
-from marketdata.events import RESYNCING, AnyEvent, Book
-from marketdata.headers import Headers, hops_of
+from marketdata.events import RESYNCING, AnyEvent
+from marketdata.headers import Headers
 from runtime.health import Readiness
 from runtime.kafka import consumer_config, headers_of
 from runtime.metrics import DROPPED
-from runtime.registry import Registry, decode
+from runtime.registry import Registry, RegistryFailing, decode
 from runtime.settings import CommonSettings
 
 KAFKA = "kafka"
 REGISTRY = "registry"
+DATABASE = "database"
 
 BATCH_MAX = 200
-# Batches that the loop has not handled yet; more would only be memory.
+# Batches that the loop has not handled yet; more would only use memory.
 _OUTSTANDING_MAX = 8
 _POLL_S = 0.1
 _RETRY_S = 1.0
 _CALL_TIMEOUT_S = 5.0
-_CHECK_S = 5.0
+_CHECK_S = 2.0
 
 _TAIL_RECORDS_MAX = 10_000
 _TAIL_S = 600
 _DAY_S = 25 * 3600
-# Book updates that may be read again at a start, a partition. Most are left out by their key alone, undecoded.
-_UPDATES_MAX = 2_000_000
-# Read at least what came within this time, so that a symbol too young for a checkpoint is found by its snapshot: a
-# book that changes is checkpointed every few seconds.
-_YOUNG_S = 120
 
 _TAIL = (topics.QUOTES, topics.TRADES, topics.ANOMALIES, topics.STATUS)
 
@@ -61,29 +59,30 @@ _LOG = structlog.get_logger()
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """One event with where it stood and the headers that it came with. `restored` marks a checkpoint."""
+    """One event with its offset and headers. `live` is false for what the topics held before the start."""
 
     event: AnyEvent
     offset: int
     headers: Headers
-    restored: bool = False
     live: bool = True
 
 
-class Distrust(msgspec.Struct, frozen=True):
-    """A book whose updates after its checkpoint are not kept any more."""
+class BookInvalidated(msgspec.Struct, frozen=True):
+    """A book that is not to be trusted until its next snapshot: its checkpoint or updates after it are missing."""
 
     venue: str
     symbol: str
     reason: str = RESYNCING
 
 
-Deliver = Callable[[list[Delivery | Distrust]], None]
-Offsets = dict[tuple[str, int], int]
+Item = Delivery | RestoredBook | BookInvalidated
+Deliver = Callable[[list[Item]], None]
+Where = tuple[str, int]  # topic and partition
+Offsets = dict[Where, int]
 
 
-class _Stopped(Exception):  # noqa: N818 - not an error: the way out of a thread that is told to stop
-    """The consumer was told to stop."""
+class _Stopped(Exception):  # noqa: N818 - not an error: how the thread leaves when the process stops
+    """The consumer was asked to stop."""
 
 
 class MarketConsumer:
@@ -107,7 +106,7 @@ class MarketConsumer:
 
     @property
     def caught_up(self) -> bool:
-        """Tell whether everything that the topics held at the start was handed over."""
+        """Whether everything that the topics held at the start was handed over."""
         return self._caught_up
 
     def __enter__(self) -> Self:
@@ -135,7 +134,7 @@ class MarketConsumer:
                     return
                 except (KafkaException, TickstreamError) as error:
                     self._readiness.down(KAFKA, str(error))
-                    _LOG.warning("the market is not readable; trying again", error=str(error))
+                    _LOG.warning("the market cannot be read; trying again", error=str(error))
                     self._stop.wait(_RETRY_S)
         finally:
             registry.close()
@@ -154,13 +153,22 @@ class MarketConsumer:
 
     def _watch_registry(self) -> None:
         registry = Registry(self._settings.registry_url, timeout_s=_CALL_TIMEOUT_S)
+        was_failing = False
         while not self._stop.wait(_CHECK_S):
+            is_failing = False
             try:
                 registry.lookup(topics.TRADES.schema)
+            except RegistryFailing as error:
+                # It usually keeps its schemas in our database. When that is away, the database is what is missing;
+                # between two failures its own check has noticed.
+                is_failing = True
+                if was_failing and self._readiness.is_up(DATABASE):
+                    self._readiness.down(REGISTRY, str(error))
             except TickstreamError as error:
                 self._readiness.down(REGISTRY, str(error))
             else:
                 self._readiness.up(REGISTRY)
+            was_failing = is_failing
         registry.close()
 
     # Reading
@@ -171,23 +179,22 @@ class MarketConsumer:
             | {"enable.partition.eof": True, "client.id": "tickstream-api", "error_cb": self._kafka_error}
         )
         try:
-            reader = _Reader(self, consumer, registry, codec, self._settings.topic_prefix)
-            start = reader.compacted()
-            reader.follow(start)
+            reader = _Reader(self, consumer, registry, codec, self._settings)
+            reader.follow(reader.restore())
         finally:
             consumer.close()
 
     def _kafka_error(self, error: KafkaError) -> None:
-        if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - the client's own name of it
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - its public name
             self._readiness.down(KAFKA, error.str())
             self._brokers_down = error.str()
 
     def progress(self, consumer: Any, *, caught_up: bool) -> None:
-        """Note that the market is known, once the end of each partition was seen, and that Kafka answers again."""
+        """Note that Kafka answers again, and that the market is known once it was read up to its end at the start."""
         if caught_up and not self._caught_up:
             self._caught_up = True
             _LOG.info("the market is known")
-            # Behind all that was handed over: only when the loop has handled that is the market known to clients.
+            # The loop handles this empty batch after all that was handed over: only then do clients see the market.
             self._room.acquire()
             self._deliver([])
         elif self._brokers_down:
@@ -199,8 +206,8 @@ class MarketConsumer:
             if self._caught_up:
                 self._readiness.up(KAFKA)
 
-    def hand_over(self, batch: list[Delivery | Distrust]) -> None:
-        """Give a batch to the loop, waiting while it has too many; raises _Stopped when told to stop."""
+    def hand_over(self, batch: list[Item]) -> None:
+        """Give a batch to the loop, waiting while it has too many; raises _Stopped when asked to stop."""
         if not batch:
             return
         self._room.acquire()
@@ -209,73 +216,143 @@ class MarketConsumer:
         self._deliver(batch)
 
     def wait_for_registry(self, why: str) -> None:
-        """Note that the registry does not answer, and wait a little; raises _Stopped when told to stop."""
+        """Note that the registry does not answer, and wait a little; raises _Stopped when asked to stop."""
         self._readiness.down(REGISTRY, why)
         if self._stop.wait(_RETRY_S):
             raise _Stopped
 
     def check_stop(self) -> None:
-        """Raise _Stopped when told to stop."""
+        """Raise _Stopped when asked to stop."""
         if self._stop.is_set():
             raise _Stopped
 
 
 class _Reader:
-    """One pass from start to the loss of Kafka."""
+    """One pass from the start to the loss of Kafka."""
 
-    def __init__(self, owner: MarketConsumer, consumer: Any, registry: Registry, codec: Codec, prefix: str) -> None:
+    def __init__(
+        self, owner: MarketConsumer, consumer: Any, registry: Registry, codec: Codec, settings: CommonSettings
+    ) -> None:
         self._owner = owner
         self._consumer = consumer
         self._registry = registry
         self._codec = codec
-        self._prefix = prefix
-        self._reflected: dict[bytes, int] = {}  # book key -> last offset that its checkpoint reflects
-        self._checkpoints: dict[bytes, Message] = {}
+        self._settings = settings
+        self._prefix = settings.topic_prefix
+        self._reflected = Reflected(settings.topic_prefix)
+        self._ends: Offsets = {}  # of what the topics held at the start
 
-    def compacted(self) -> Offsets:
-        """Read the compacted topics, hand over what matters, and return where to go on with each partition."""
-        books, instruments = self._partitions(topics.BOOKS), self._partitions(topics.INSTRUMENTS)
+    def restore(self) -> Offsets:
+        """Read checkpoints, instruments and candles, hand them over, and return where to go on in each partition."""
+        instruments = self._partitions(topics.INSTRUMENTS)
         candles = self._by_time(self._partitions(topics.CANDLES), _DAY_S)
-        last: dict[tuple[str, bytes], Message] = {}
-        ends: Offsets = {}
-        books_topic = topics.BOOKS.physical(self._prefix)
-        for message in self._to_end([*books, *instruments, *candles], ends):
-            topic, key = str(message.topic()), message.key() or b""
-            if topic != books_topic or key.endswith(b"|full"):
-                last[topic, key] = message
-        start = self._update_starts(
-            [message for (topic, _), message in last.items() if topic == books_topic and message.value()]
-        )
-        tails = {(each.topic, each.partition): each.offset for each in self._tails()}
-        # All that may fail was asked for: from here on nothing is handed over twice.
-        self._hand_over_decoded((message for message in last.values() if message.value()), restored=True)
-        self._distrust(start)
-        return start | tails | {where: offset for where, offset in ends.items() if where[0] != books_topic}
+        self._partitions(topics.STATE)
+        updates_topic = topics.BOOK_UPDATES.physical(self._prefix)
+        numbers = [each.partition for each in self._partitions(topics.BOOK_UPDATES)]
+        books = BookStart(self._settings)
+        try:
+            commits = books.commits(numbers)
+            checkpoints = books.checkpoints(commits, self._owner.check_stop)
+            ends: Offsets = {}
+            states, last = self._last_of_each_key([*checkpoints, *instruments, *candles], ends)
+            updates = {number: books.updates(number, commits.get(number)) for number in numbers}
+        finally:
+            books.close()
+        start = ends | self._tails()
+        for number, begin in updates.items():
+            start[updates_topic, number] = begin.offset
+            self._ends[updates_topic, number] = self._watermarks(TopicPartition(updates_topic, number))[1]
+        # Everything that may fail was asked for: from here on nothing is handed over twice.
+        self._hand_over(self._deliveries(last))
+        self._hand_over(self._books(states, commits, updates))
+        return start
 
     def follow(self, start: Offsets) -> None:
-        """Read on from there, for ever."""
+        """Read on from there, until the process stops."""
         self._consumer.assign([TopicPartition(topic, number, offset) for (topic, number), offset in start.items()])
         behind = set(start)
         updates_topic = topics.BOOK_UPDATES.physical(self._prefix)
         while True:
             self._owner.check_stop()
-            batch: list[Delivery | Distrust] = []
+            batch: list[Item] = []
             live = not behind
             for message in self._poll():
-                if message.error() is not None:
-                    self._end_of_partition(message, behind)
-                elif message.topic() != updates_topic or not self._is_reflected(message):
-                    delivery = self._decode(message, live=live)
-                    if delivery is not None:
-                        batch.append(delivery)
+                where = self._end_of_partition(message)
+                if where is None and message.error() is None:
+                    if message.topic() == updates_topic:
+                        invalid = self._reflected.take(message)
+                        if invalid is not None:
+                            batch += [BookInvalidated(*symbol_of(key)) for key in invalid]
+                            batch += self._decoded(message, live=live)
+                    else:
+                        batch += self._decoded(message, live=live)
+                    if behind:
+                        where = self._end_reached(message)
+                if where in behind:
+                    behind.discard(where)
+                    if where[0] == updates_topic:
+                        self._reflected.at_end(where[1])
             self._owner.hand_over(batch)
             self._owner.progress(self._consumer, caught_up=not behind)
 
-    def _is_reflected(self, message: Message) -> bool:
-        """Tell whether the checkpoint that the start began with holds this book update already."""
-        return int(message.offset() or 0) <= self._reflected.get(message.key() or b"", -1)
+    # What a start hands over
 
-    # The parts of both
+    def _last_of_each_key(
+        self, partitions: list[TopicPartition], ends: Offsets
+    ) -> tuple[dict[bytes, Message], list[Message]]:
+        """Return the last checkpoint of each book's key and the last other record of each key; note the others' ends.
+
+        A key whose last record is a tombstone is left out.
+        """
+        states: dict[bytes, Message] = {}
+        last: dict[tuple[str, bytes], Message] = {}
+        state_topic = topics.STATE.physical(self._prefix)
+        for message in self._to_end(partitions, ends):
+            topic, key = str(message.topic()), message.key() or b""
+            if topic != state_topic:
+                last[topic, key] = message
+            elif key.startswith(KEY_PREFIX):
+                states[key.removeprefix(KEY_PREFIX)] = message
+        for where in [where for where in ends if where[0] == state_topic]:
+            del ends[where]
+        return (
+            {key: message for key, message in states.items() if message.value() is not None},
+            [message for message in last.values() if message.value() is not None],
+        )
+
+    def _deliveries(self, messages: Iterable[Message]) -> Iterator[Item]:
+        for message in messages:
+            yield from self._decoded(message, live=False)
+
+    def _books(
+        self, states: dict[bytes, Message], commits: dict[int, Commit], updates: dict[int, UpdatesStart]
+    ) -> Iterator[Item]:
+        """Yield each book as its checkpoint has it, or that it is not to be trusted."""
+        for key, message in states.items():
+            partition = int(message.partition() or 0)
+            try:
+                book = restored(self._event(message.value() or b""), commits[partition])
+            except CodecError as error:
+                self._undecodable(message, error)
+                yield BookInvalidated(*symbol_of(key))
+                continue
+            if book is None:
+                continue
+            self._reflected.add(partition, key, book.offset)
+            yield book
+            if book.offset + 1 < updates[partition].complete_from:
+                yield BookInvalidated(book.venue, book.symbol)
+
+    def _hand_over(self, items: Iterable[Item]) -> None:
+        batch: list[Item] = []
+        for item in items:
+            batch.append(item)
+            if len(batch) >= BATCH_MAX:
+                self._owner.hand_over(batch)
+                batch = []
+        self._owner.hand_over(batch)
+
+    # Positions
 
     def _partitions(self, topic: topics.Topic) -> list[TopicPartition]:
         name = topic.physical(self._prefix)
@@ -294,41 +371,18 @@ class _Reader:
         low, high = self._consumer.get_watermark_offsets(partition, timeout=_CALL_TIMEOUT_S)
         return low, high
 
-    def _tails(self) -> Iterator[TopicPartition]:
+    def _tails(self) -> Offsets:
+        """Return where to begin with the topics of which only the newest records matter, and note their ends."""
+        starts: Offsets = {}
         for topic in _TAIL:
             for partition in self._by_time(self._partitions(topic), _TAIL_S):
                 low, high = self._watermarks(partition)
                 since = high if partition.offset in {OFFSET_END, -1} else partition.offset
-                offset = max(low, since, high - _TAIL_RECORDS_MAX)
-                yield TopicPartition(partition.topic, partition.partition, offset)
-
-    def _update_starts(self, checkpoints: list[Message]) -> Offsets:
-        """Return where to begin with md.book_updates, and note what each checkpoint reflects."""
-        oldest: dict[int, int] = {}
-        for message in checkpoints:
-            position = hops_of(headers_of(message)).input
-            if position is None:
-                continue
-            self._reflected[_book_key(message)] = position.offset
-            oldest[position.partition] = min(position.offset + 1, oldest.get(position.partition, position.offset + 1))
-        starts: Offsets = {}
-        for young in self._by_time(self._partitions(topics.BOOK_UPDATES), _YOUNG_S):
-            low, high = self._watermarks(young)
-            since = high if young.offset in {OFFSET_END, -1} else young.offset
-            wanted = min(oldest.get(young.partition, since), since)
-            starts[young.topic, young.partition] = max(low, wanted, high - _UPDATES_MAX)
-        self._checkpoints = {_book_key(message): message for message in checkpoints}
+                starts[partition.topic, partition.partition] = max(low, since, high - _TAIL_RECORDS_MAX)
+                self._ends[partition.topic, partition.partition] = high
         return starts
 
-    def _distrust(self, starts: Offsets) -> None:
-        """Tell of books whose next updates are not kept any more: theirs is a hole that nobody can fill."""
-        lost: list[Delivery | Distrust] = []
-        for key, message in self._checkpoints.items():
-            position = hops_of(headers_of(message)).input
-            if position is None or position.offset + 1 < starts.get((position.topic, position.partition), 0):
-                venue, _, symbol = key.decode().partition(":")
-                lost.append(Distrust(venue, symbol))
-        self._owner.hand_over(lost)
+    # Records
 
     def _to_end(self, partitions: list[TopicPartition], ends: Offsets) -> Iterator[Message]:
         """Yield the records of these partitions up to their end, and note where that is."""
@@ -337,12 +391,12 @@ class _Reader:
         while behind:
             self._owner.check_stop()
             for message in self._poll():
-                if message.error() is None:
+                where = self._end_of_partition(message)
+                if where is not None:
+                    behind.discard(where)
+                    ends.setdefault(where, int(message.offset() or 0))
+                elif message.error() is None:
                     yield message
-                else:
-                    where = self._end_of_partition(message, behind)
-                    if where is not None:
-                        ends.setdefault(where, int(message.offset() or 0))
             self._owner.progress(self._consumer, caught_up=False)
         self._consumer.unassign()
 
@@ -354,49 +408,47 @@ class _Reader:
         return [first, *self._consumer.consume(BATCH_MAX - 1, 0)]
 
     @staticmethod
-    def _end_of_partition(message: Message, behind: set[tuple[str, int]]) -> tuple[str, int] | None:
+    def _end_of_partition(message: Message) -> Where | None:
+        """Return the partition whose end this is; None for a record and for an error that passes."""
         error = message.error()
-        if error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's own name of it
-            where = (str(message.topic()), int(message.partition() or 0))
-            behind.discard(where)
-            return where
-        if error is not None and not error.retriable() and error.fatal():
+        if error is None:
+            return None
+        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+            return str(message.topic()), int(message.partition() or 0)
+        if not error.retriable() and error.fatal():
             raise KafkaException(error)
         return None
 
-    def _decode(self, message: Message, *, live: bool, restored: bool = False) -> Delivery | None:
+    def _end_reached(self, message: Message) -> Where | None:
+        """Return the partition of a record with which all is read that the partition held at the start.
+
+        Under load a partition may never report its end.
+        """
+        where = str(message.topic()), int(message.partition() or 0)
+        end = self._ends.get(where)
+        return where if end is not None and int(message.offset() or 0) + 1 >= end else None
+
+    def _decoded(self, message: Message, *, live: bool) -> list[Delivery]:
+        """Return the delivery of a record, nothing for one that cannot be decoded."""
         try:
             event = self._event(message.value() or b"")
         except CodecError as error:
-            DROPPED.labels("api", "undecodable").inc()
-            _LOG.warning(
-                "a record is not readable", topic=message.topic(), partition=message.partition(),
-                offset=message.offset(), error=str(error),
-            )  # fmt: skip
-            return None
-        return Delivery(event, int(message.offset() or 0), headers_of(message), restored=restored, live=live)
+            self._undecodable(message, error)
+            return []
+        return [Delivery(event, int(message.offset() or 0), headers_of(message), live=live)]
 
     def _event(self, data: bytes) -> AnyEvent:
-        """Return the event that the bytes hold; a registry that is needed and does not answer is waited for."""
+        """Return the event in the bytes; waits for the registry where it is needed and away."""
         while True:
             try:
                 return decode(self._codec, self._registry, data)
             except Unavailable as error:
                 self._owner.wait_for_registry(str(error))
 
-    def _hand_over_decoded(self, messages: Iterable[Message], *, restored: bool) -> None:
-        batch: list[Delivery | Distrust] = []
-        for message in messages:
-            delivery = self._decode(message, live=False, restored=restored)
-            if delivery is None or (isinstance(delivery.event, Book) and delivery.event.kind != "full"):
-                continue
-            batch.append(delivery)
-            if len(batch) >= BATCH_MAX:
-                self._owner.hand_over(batch)
-                batch = []
-        self._owner.hand_over(batch)
-
-
-def _book_key(checkpoint: Message) -> bytes:
-    key: bytes = checkpoint.key() or b""
-    return key.removesuffix(b"|full")
+    @staticmethod
+    def _undecodable(message: Message, error: CodecError) -> None:
+        DROPPED.labels("api", "undecodable").inc()
+        _LOG.warning(
+            "a record cannot be decoded", topic=message.topic(), partition=message.partition(),
+            offset=message.offset(), error=str(error),
+        )  # fmt: skip

@@ -17,13 +17,13 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
+from api.consumer import DATABASE
 from api.parameters import Range, moment
 from api.problems import Problem
 from api.settings import ApiSettings
 from marketdata.errors import TickstreamError, Unavailable
 from runtime.health import Readiness
 
-DATABASE = "database"
 Row = dict[str, Any]
 # Whose candles: made here of the venue's trades, or the venue's own.
 Source = Literal["trades", "venue"]
@@ -58,6 +58,8 @@ class History:
             max_waiting=_WAITING_MAX,
             timeout=_POOL_TIMEOUT_S,
             reconnect_timeout=_CONNECT_TIMEOUT_S,
+            # A connection that a restart of the database broke is replaced before it costs a request.
+            check=AsyncConnectionPool.check_connection,
             open=False,
         )
 

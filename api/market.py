@@ -23,6 +23,7 @@ from api.depth import Edges
 from api.statistics import INTERVAL as STATISTICS_INTERVAL
 from api.statistics import Day
 from marketdata.book import L2Book, Level
+from marketdata.book_state import BooksState
 from marketdata.events import (
     ALL_SYMBOLS,
     CROSSED,
@@ -31,7 +32,6 @@ from marketdata.events import (
     STALE,
     Anomaly,
     AnyEvent,
-    Book,
     BookUpdate,
     Candle,
     FeedStatus,
@@ -270,23 +270,22 @@ class Market:
                 changes = []
         return changes
 
-    def restore(self, checkpoint: Book) -> None:
-        """Take a full book in, as its stream was when the checkpoint was taken."""
-        state = self.state(checkpoint.venue, checkpoint.symbol)
+    def restore(self, venue: str, symbol: str, saved: BooksState) -> None:
+        """Take in a book as the pipeline saved it; the market keeps `saved.book`."""
+        state = self.state(venue, symbol)
         if state is None:
             return
         book = state.book
-        book.book.bids.replace(checkpoint.bid_prices, checkpoint.bid_sizes)
-        book.book.asks.replace(checkpoint.ask_prices, checkpoint.ask_sizes)
-        book.known = checkpoint.updates > 0
-        book.trust = Trust(checkpoint.valid, checkpoint.reason)
-        book.ts_event, book.ts_recv = checkpoint.ts_event, checkpoint.ts_recv
-        book.line, book.sequence = checkpoint.line, checkpoint.sequence
+        book.book = saved.book
+        book.known = saved.updates > 0
+        book.trust = Trust(not saved.reason, saved.reason)
+        book.ts_event, book.ts_recv = saved.ts_event, saved.ts_recv
+        book.line, book.sequence = saved.line, saved.sequence
         book.levels_changed += 1
 
-    def distrust(self, venue: str, symbol: str, reason: str) -> None:
-        """Make a book unknown: what is missing between its checkpoint and its stream cannot be read any more."""
-        state = self._states.get((venue, symbol))
+    def invalidate(self, venue: str, symbol: str, reason: str) -> None:
+        """Clear a book until its next snapshot: it cannot be known before."""
+        state = self.state(venue, symbol)
         if state is not None:
             state.book.book.clear()
             state.book.known = False
@@ -381,9 +380,6 @@ class Market:
             if event.start < oldest:
                 return []
             del kept[oldest]
-        known = kept.get(event.start)
-        if known is not None and known.candle.revision > event.revision:
-            return []
         state.candle_numbers[event.interval] += 1
         kept[event.start] = candle = NumberedCandle(state.candle_numbers[event.interval], event)
         return [CandleChanged(state, candle)]

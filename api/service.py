@@ -9,20 +9,20 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import Counter, Gauge
 
-from api.consumer import KAFKA, REGISTRY, Delivery, Distrust, MarketConsumer
+from api.checkpoints import RestoredBook
+from api.consumer import DATABASE, KAFKA, REGISTRY, BookInvalidated, Delivery, Item, MarketConsumer
 from api.gateway import Gateway, Limits
-from api.history import DATABASE, History
+from api.history import History
 from api.market import Market, Trust, fresh
 from api.settings import ApiSettings
 from marketdata.clock import SECOND_NS
-from marketdata.events import Book
 from marketdata.headers import TRACEPARENT, Headers, hops_of
 from runtime.health import Readiness
 from runtime.metrics import observe_hop
 from runtime.tracing import Tracing
 
 _EXPIRE_S = 1.0
-_CHECK_S = 2.0
+_CHECK_S = 1.0
 HANDLED = Counter("tickstream_api_events_total", "Events that the API took in, by schema.", ["schema"])
 CAUGHT_UP = Gauge("tickstream_api_caught_up", "1 once the market is known after a start.")
 
@@ -90,23 +90,23 @@ class Service:
 
     # From Kafka's thread to the loop
 
-    def _deliver(self, batch: list[Delivery | Distrust]) -> None:
+    def _deliver(self, batch: list[Item]) -> None:
         loop = self._loop
         if loop is not None:
             loop.call_soon_threadsafe(self._handle, batch, time.time_ns())
 
-    def _handle(self, batch: list[Delivery | Distrust], consumed_ns: int) -> None:
+    def _handle(self, batch: list[Item], consumed_ns: int) -> None:
         sent: list[Delivery] = []
         try:
-            for delivery in batch:
-                if isinstance(delivery, Distrust):
-                    self.market.distrust(delivery.venue, delivery.symbol, delivery.reason)
-                elif isinstance(delivery.event, Book):
-                    self.market.restore(delivery.event)
+            for item in batch:
+                if isinstance(item, RestoredBook):
+                    self.market.restore(item.venue, item.symbol, item.state)
+                elif isinstance(item, BookInvalidated):
+                    self.market.invalidate(item.venue, item.symbol, item.reason)
                 else:
-                    HANDLED.labels(delivery.event.schema).inc()
-                    if self.gateway.handle(delivery.event, delivery.offset) and delivery.live:
-                        sent.append(delivery)
+                    HANDLED.labels(item.event.schema).inc()
+                    if self.gateway.handle(item.event, item.offset) and item.live:
+                        sent.append(item)
             self.gateway.flush()
         finally:
             self._consumer.handled()

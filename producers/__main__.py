@@ -32,7 +32,7 @@ from producers.settling import Gaps, Settling
 from producers.succession import Succession
 from producers.tokens import CoinbaseTokens, ExchangeKey, FixLogin, KeyPair, Tokens
 from producers.venue import Venue
-from runtime import log
+from runtime import garbage, log
 from runtime.health import HealthServer, Readiness
 from runtime.registry import Registry
 from runtime.tracing import Tracing
@@ -296,6 +296,7 @@ async def produce(settings: ProducerSettings, venue: Venue, readiness: Readiness
     now = time.time_ns()
     gaps.left_over(past.gaps)
     await publisher.write(venue.name, gaps.cut_off(past.last, now), now)
+    garbage.freeze()
     tasks = [asyncio.create_task(line.run(), name=line.line) for line in running]
     tasks.append(asyncio.create_task(publisher.serve(), name="publisher"))
     stopped = asyncio.create_task(stop.wait(), name="stop")

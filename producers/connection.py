@@ -25,7 +25,7 @@ import time
 from collections import Counter as Counts
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, TypeGuard
 from urllib.parse import urlsplit
 
 import msgspec
@@ -118,6 +118,7 @@ class Connection:
         self._fetches: dict[Fetch, asyncio.Task[None]] = {}
         self._counted: Counts[str] = Counts()
         self._frames_here = 0
+        self._frames_counted = 0
         self._number = 0
         self._reconnect: str | None = None
         self._refused: Refused | None = None
@@ -213,7 +214,7 @@ class Connection:
 
     async def _attempt(self, rest: Rest) -> str:
         """Make one connection, live through it, and return why it ended."""
-        self._frames_here = self._number = 0
+        self._frames_here = self._frames_counted = self._number = 0
         self._reconnect = None
         self._breaker.attempted()
         _BREAKER.labels(self._feed.venue, self.line).set(self._breaker.state)
@@ -275,6 +276,7 @@ class Connection:
             if now >= tick:
                 tick = now + self._options.tick_s
                 self._inbox_bytes.set(inbox.bytes)
+                self._count()
                 # What waits to be worked on is no silence, nor is what we did not read.
                 if not inbox.items and not inbox.paused and now - inbox.read_since > QUIET_S * self._options.tick_s:
                     ts = self._now()
@@ -287,8 +289,10 @@ class Connection:
             raw = self._raw("http", item.data, ts, self._options.rest_url + "/" + item.request.path)
             await self._perform(self._feed.fetched(item.request, item.data, ts), ts, rest, raw)
             return
+        if item.kind == "caught_up":
+            self._answer_caught_up(item)
+            return
         self._frames_here += 1
-        self._frames_total.inc()
         outputs = self._feed.received(item.data, item.ts)
         if self._frames_here == 1:
             self._options.on_state(self.line, "ok")
@@ -296,7 +300,20 @@ class Connection:
         venue_ts = self._feed.ts_venue
         if venue_ts is not None and not self._options.replay:
             self._latency.observe(max(0, item.ts - venue_ts) / 1e6)
-        await self._perform(outputs, item.ts, rest, self._raw("recv", item.data, item.ts))
+        raw = self._raw("recv", item.data, item.ts)
+        if _are_events(outputs):
+            await self._write(outputs, item.ts, raw)
+        else:
+            await self._perform(outputs, item.ts, rest, raw)
+
+    def _answer_caught_up(self, item: Item) -> None:
+        """Answer a replay server that all is worked on, once no request of ours is under way and its answer is."""
+        if self._fetches:
+            done = asyncio.gather(*self._fetches.values(), return_exceptions=True)
+            inbox = self._inbox
+            done.add_done_callback(lambda _: inbox.put(item))
+        elif self._wire is not None:
+            self._wire.report_caught_up()
 
     async def _perform(self, outputs: list[Output], ts: int, rest: Rest, raw: RawFrame | None = None) -> None:
         """Do what the feed wants: sending comes first, so that a repair does not wait for Kafka."""
@@ -314,7 +331,6 @@ class Connection:
                 self.restart(output.reason)
             else:
                 events.append(output)
-        self._count()
         if events or raw is not None:
             await self._write(events, ts, raw)
         for frame in sent:
@@ -364,7 +380,8 @@ class Connection:
                         await self._work(self._inbox.take(), self._rest)
 
     async def _end(self, reason: str) -> str:
-        """Tell that the connection is over."""
+        """Report that the connection is over."""
+        self._count()
         is_over = reason == END_REASON and self._options.replay
         if is_over:
             await self._last_answers()
@@ -410,7 +427,9 @@ class Connection:
         )
 
     def _count(self) -> None:
-        """Export what the feed counted since the last time."""
+        """Export what was counted since the last time."""
+        self._frames_total.inc(self._frames_here - self._frames_counted)
+        self._frames_counted = self._frames_here
         counts = self._feed.counts
         for name in _LEFT_OUT:
             if counts[name] != self._counted[name]:
@@ -419,6 +438,14 @@ class Connection:
         if counts["gaps"] != self._counted["gaps"]:
             self._gaps_total.inc(counts["gaps"] - self._counted["gaps"])
             self._counted["gaps"] = counts["gaps"]
+
+
+_ORDERS = frozenset({Send, Fetch, Reconnect, Refused})
+
+
+def _are_events(outputs: list[Output]) -> TypeGuard[list[AnyEvent]]:
+    """Return whether all that a feed wants is to publish."""
+    return all(type(output) not in _ORDERS for output in outputs)
 
 
 def _events(outputs: list[Output]) -> list[AnyEvent]:

@@ -28,6 +28,9 @@ class Wire(Protocol):
     def send(self, frame: bytes) -> None:
         """Send one frame of ours."""
 
+    def report_caught_up(self) -> None:
+        """Answer a replay server that asked whether all that it sent is worked on."""
+
     def goodbye(self) -> None:
         """Tell the other side, where there is a way to, that the end is meant."""
 
@@ -42,9 +45,9 @@ class Wire(Protocol):
 
 
 class Item(msgspec.Struct, gc=False):
-    """What waits in the inbox: a frame, or a REST answer with its request, or the end with its reason."""
+    """What waits in the inbox: a frame, a REST answer with its request, a replay server's question, or the end."""
 
-    kind: Literal["frame", "answer", "end"]
+    kind: Literal["frame", "answer", "caught_up", "end"]
     ts: int
     data: bytes = b""
     request: Fetch | None = None

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -33,7 +34,7 @@ from marketdata.events import AnyEvent, DeadLetter, Instrument, RawFrame
 from marketdata.topics import INGEST
 from runtime.health import Readiness
 from runtime.kafka import producer_config
-from runtime.metrics import DROPPED, observe_hop
+from runtime.metrics import DROPPED, HOP_LATENCY_MS
 from runtime.settings import CommonSettings
 from runtime.tracing import Tracing
 
@@ -41,10 +42,13 @@ from runtime.tracing import Tracing
 BUFFER_BYTES_MAX = 64 * 1024 * 1024
 BUFFER_BYTES_LOW = 48 * 1024 * 1024
 POLL_S = 0.02
+
+Attributes = tuple[tuple[str, bytes], ...]
 WATCH_S = 5.0
 
 _LOG = structlog.get_logger()
 _PRODUCED = Counter("tickstream_produced_total", "Records handed to Kafka, by topic.", ["topic"])
+_HOP = HOP_LATENCY_MS.labels("recv_to_produced")
 _QUEUE = Gauge("tickstream_producer_queue_bytes", "Bytes handed to Kafka and not yet acknowledged.")
 
 
@@ -63,77 +67,95 @@ class Publisher:
         # No book and no candle is made from these: a loss there is no reason to begin anew.
         self._besides = {self._topics["RawFrame"], self._topics["DeadLetter"]}
         self._fatal: KafkaError | None = None
-        self._waiting: set[int] = set()
+        self._constants = {schema: tuple(headers.constants(schema, name).items()) for schema in INGEST}
+        self._handed_over: Counts[str] = Counts()
+        self._unacknowledged = 0  # instruments
         self._numbers = 0
         self.buffered_bytes = 0
         self.failures = 0
         self.on_failure: Callable[[], None] = lambda: None
         self._producer: Producer = Producer(producer_config(settings, f"tickstream-{name}") | {"error_cb": self._erred})
+        _QUEUE.set_function(lambda: self.buffered_bytes)
 
     async def write(self, line: str, events: Iterable[AnyEvent], t_recv: int, raw: RawFrame | None = None) -> None:
-        """Hand over what one frame brought; `t_recv` is when it came.
+        """Publish one frame and its events; `t_recv` is when the frame was received, UTC nanoseconds.
 
-        Raises Unavailable when the producer is beyond repair.
+        Raises Unavailable when the Kafka client cannot continue.
         """
-        records = list(events)
+        records: list[AnyEvent] = [*events] if raw is None else [raw, *events]
         number = self._numbers
         self._numbers += 1
         now = time.time_ns()
         trace = self._tracing.span("receive", None, t_recv, now, {"line": line, "events": len(records)})
-        common = {
-            headers.TRACEPARENT: trace,
-            headers.HOPS: headers.encode_times(t_recv, now),
-        }
-        for index, record in enumerate([*([raw] if raw is not None else []), *records]):
+        common = (
+            (headers.TRACEPARENT, trace),
+            (headers.HOPS, headers.encode_times(t_recv, now)),
+            ("ce_time", headers.event_time(t_recv)),
+        )
+        for index, record in enumerate(records):
             # Unique over lines, restarts and records: the line, the moment, the count.
-            identity = f"{line}/{t_recv}/{number}/{index}"
-            await self._hand_over(record, common, identity, t_recv)
-        observe_hop("recv_to_produced", t_recv, time.time_ns())
+            identity = f"{line}/{t_recv}/{number}/{index}".encode()
+            value, record = self._encode(record)  # noqa: PLW2901 - a dead letter takes the place of what does not fit
+            if not self._produce(record, value, common, identity):
+                await self._produce_when_possible(record, value, common, identity)
+            if type(record) is Instrument:
+                await self._acknowledged()
+        _HOP.observe(max(0, now - t_recv) / 1e6)
         self._producer.poll(0)
         if self.buffered_bytes > BUFFER_BYTES_MAX:
             await self._drained(BUFFER_BYTES_LOW)
 
-    async def _hand_over(self, record: AnyEvent, common: headers.Headers, identity: str, t_recv: int) -> None:
+    def _encode(self, record: AnyEvent) -> tuple[bytes, AnyEvent]:
+        """Return a record's bytes and the record, or those of a dead letter in place of one that does not fit."""
         try:
             value = self._codec.encode(record)
         except CodecError as error:
             record = _unfit(record, error)
             value = self._codec.encode(record)
-        if isinstance(record, DeadLetter):
+        if type(record) is DeadLetter:
             DROPPED.labels(record.stage, record.reason).inc()
             _LOG.warning("dead letter", reason=record.reason, detail=record.detail, line=record.line)
-        topic = self._topics[record.schema]
-        key = record.key.encode()
-        head = common | headers.cloudevent(record.schema, self._name, identity=identity, subject=key, ts=t_recv)
-        size = len(value) + len(key)
-        waits = self._number_of(record)
-        while True:
+        return value, record
+
+    def _produce(self, record: AnyEvent, value: bytes, common: Attributes, identity: bytes) -> bool:
+        """Hand a record to the Kafka client; return False when its queue is full. Raises Unavailable."""
+        if self._fatal is not None:
             self._check()
-            try:
-                self._producer.produce(
-                    topic, value, key, headers=list(head.items()), on_delivery=partial(self._delivered, size, waits)
-                )
-            except BufferError:
-                await self._polled()
-            except KafkaException as error:
-                self._failed(topic, error.args[0])
-                self._waiting.discard(waits)
-                return
-            else:
-                break
+        schema = record.schema
+        topic, key = self._topics[schema], record.key.encode()
+        head: list[tuple[str, str | bytes | None]] = [
+            *common,
+            *self._constants[schema],
+            ("ce_id", identity),
+            ("ce_subject", key),
+        ]
+        size = len(value) + len(key)
+        done = partial(self._delivered, size)
+        if type(record) is Instrument:
+            self._unacknowledged += 1
+            done = partial(self._instrument_delivered, size)
+        try:
+            self._producer.produce(topic, value, key, headers=head, on_delivery=done)
+        except BufferError:
+            self._unacknowledged -= type(record) is Instrument
+            return False
+        except KafkaException as error:
+            self._unacknowledged -= type(record) is Instrument
+            self._failed(topic, error.args[0])
+            return True
         self.buffered_bytes += size
-        _QUEUE.set(self.buffered_bytes)
-        self._produced[topic].inc()
-        while waits in self._waiting:
+        self._handed_over[topic] += 1
+        return True
+
+    async def _produce_when_possible(self, record: AnyEvent, value: bytes, common: Attributes, identity: bytes) -> None:
+        await self._polled()
+        while not self._produce(record, value, common, identity):
             await self._polled()
 
-    def _number_of(self, record: AnyEvent) -> int:
-        """Return 0, or a number that is in `_waiting` until the record is acknowledged."""
-        if not isinstance(record, Instrument):
-            return 0
-        self._numbers += 1
-        self._waiting.add(self._numbers)
-        return self._numbers
+    async def _acknowledged(self) -> None:
+        """Wait until Kafka has every instrument."""
+        while self._unacknowledged:
+            await self._polled()
 
     async def _drained(self, bytes_max: int) -> None:
         _LOG.warning("kafka is slow, reading stops", buffered_bytes=self.buffered_bytes)
@@ -153,10 +175,12 @@ class Publisher:
 
     # --- What librdkafka tells, from within poll ---
 
-    def _delivered(self, size: int, waits: int, error: KafkaError | None, message: Message) -> None:
+    def _instrument_delivered(self, size: int, error: KafkaError | None, message: Message) -> None:
+        self._unacknowledged -= 1
+        self._delivered(size, error, message)
+
+    def _delivered(self, size: int, error: KafkaError | None, message: Message) -> None:
         self.buffered_bytes -= size
-        _QUEUE.set(self.buffered_bytes)
-        self._waiting.discard(waits)
         if error is not None:
             self._failed(message.topic() or "?", error)
 
@@ -187,10 +211,17 @@ class Publisher:
         while True:
             self._check()
             self._producer.poll(0)
+            self._export()
             if time.monotonic() - watched >= WATCH_S:
                 watched = time.monotonic()
                 await self._watch()
             await asyncio.sleep(POLL_S)
+
+    def _export(self) -> None:
+        """Export what was counted since the last time."""
+        for topic, count in self._handed_over.items():
+            self._produced[topic].inc(count)
+        self._handed_over.clear()
 
     async def _watch(self) -> None:
         try:

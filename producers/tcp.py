@@ -68,6 +68,9 @@ class Tcp:
         if self.is_up:
             self._transport.write(frame)
 
+    def report_caught_up(self) -> None:
+        """Do nothing: only replays over WebSocket ask."""
+
     def goodbye(self) -> None:
         """Say nothing: TCP has no word for it, and a venue's protocol that has one sends it by itself."""
 

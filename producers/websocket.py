@@ -15,6 +15,11 @@ END_REASON = "end of recording"
 FRAME_BYTES_MAX = 64 * 1024 * 1024
 PING_S = 10.0
 TIME_DIGITS_MAX = 19
+CAUGHT_UP_QUESTION, CAUGHT_UP = b"caught up?", b"caught up"
+
+# Looked up once: reading an attribute of an enumeration costs as much as the rest of receiving a frame.
+_TEXT, _BINARY, _CONTINUATION = WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION
+_PONG, _CLOSE = WSMsgType.PONG, WSMsgType.CLOSE
 
 
 class _Listener(WSListener):
@@ -33,11 +38,14 @@ class _Listener(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Stamp and keep a frame; a message in several frames is put together."""
-        ts = self._now()
         kind = frame.msg_type
-        if kind in {WSMsgType.TEXT, WSMsgType.BINARY} and frame.fin:
+        if kind is _PONG:
+            self._pong(frame.get_payload_as_bytes())
+            return
+        ts = self._now()
+        if (kind is _TEXT or kind is _BINARY) and frame.fin:
             self._inbox.put(Item("frame", ts, frame.get_payload_as_bytes()))
-        elif kind in {WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION}:
+        elif kind is _TEXT or kind is _BINARY or kind is _CONTINUATION:
             self._parts.append(frame.get_payload_as_bytes())
             self._parts_bytes += len(self._parts[-1])
             if self._parts_bytes > FRAME_BYTES_MAX:
@@ -48,12 +56,20 @@ class _Listener(WSListener):
             if frame.fin or self._parts_bytes > FRAME_BYTES_MAX:
                 self._parts.clear()
                 self._parts_bytes = 0
-        elif kind == WSMsgType.PONG and self._inbox.ts_recorded is not None:
-            self._inbox.ts_recorded = _recorded(frame.get_payload_as_bytes()) or self._inbox.ts_recorded
-        elif kind == WSMsgType.CLOSE:
+        elif kind is _CLOSE:
             self._reason = _close_reason(frame)
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
+
+    def _pong(self, text: bytes) -> None:
+        """Take the recorded time ahead of a frame, or a replay server's question; other pongs mean nothing."""
+        inbox = self._inbox
+        if inbox.ts_recorded is None:
+            return
+        if text.isdigit() and len(text) <= TIME_DIGITS_MAX:
+            inbox.ts_recorded = int(text)
+        elif text == CAUGHT_UP_QUESTION:
+            inbox.put(Item("caught_up", inbox.ts_recorded))
 
     def _now(self) -> int:
         return time.time_ns() if self._inbox.ts_recorded is None else self._inbox.ts_recorded
@@ -61,11 +77,6 @@ class _Listener(WSListener):
     def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows calls it so
         """Keep the end behind the frames that came before it."""
         self._inbox.put(Item("end", self._now(), reason=self._reason))
-
-
-def _recorded(text: bytes) -> int | None:
-    """Return the time that a replay server tells ahead of a frame, None when a pong is something else."""
-    return int(text) if text.isdigit() and len(text) <= TIME_DIGITS_MAX else None
 
 
 def _close_reason(frame: WSFrame) -> str:
@@ -90,6 +101,11 @@ class WebSocket:
     def send(self, frame: bytes) -> None:
         """Send one message."""
         self._transport.send(self._kind, frame)
+
+    def report_caught_up(self) -> None:
+        """Answer a replay server's question."""
+        if self.is_up:
+            self._transport.send_pong(CAUGHT_UP)
 
     def goodbye(self) -> None:
         """Send a close frame."""

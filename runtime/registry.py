@@ -17,6 +17,10 @@ _NOT_FOUND = 404
 _CONFLICT = 409
 
 
+class RegistryFailing(Unavailable):
+    """The registry responds with an error of its own: usually the database is away in which it keeps its schemas."""
+
+
 class Registry:
     """A client of one registry; every call has a time limit and raises Unavailable when it does not respond."""
 
@@ -39,7 +43,7 @@ class Registry:
             raise Unavailable(f"the schema registry at {self._url} does not respond: {error}") from error
         if response.is_server_error:
             problem = f"{response.status_code}: {response.text[:200]}"
-            raise Unavailable(f"the schema registry at {self._url} responds with {problem}")
+            raise RegistryFailing(f"the schema registry at {self._url} responds with {problem}")
         return response
 
     def _field(self, response: httpx.Response, name: str) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from typing import Any
 
-from confluent_kafka import KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from marketdata.codec import Codec
@@ -28,6 +30,7 @@ class Brokers:
     """Answers where each partition's log begins and ends."""
 
     def __init__(self, settings: CommonSettings) -> None:
+        self._asked: dict[TopicPartition, Future[Any]] = {}
         self._admin = AdminClient(
             {
                 "bootstrap.servers": settings.kafka_brokers,
@@ -42,6 +45,8 @@ class Brokers:
         Raises BrokersUnavailable when Kafka does not answer.
         """
         keys = sorted(partitions)
+        if not keys:
+            return {}
         try:
             described = self._admin.describe_topics(
                 TopicCollection(sorted({topic for topic, _ in keys})), request_timeout=TIMEOUT_S
@@ -50,8 +55,31 @@ class Brokers:
             lows = self._offsets(keys, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
             highs = self._offsets(keys, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         except (KafkaException, TimeoutError) as error:
-            raise BrokersUnavailable(f"Kafka does not tell where the topics stand: {error}") from error
+            raise BrokersUnavailable(f"Kafka does not state where the logs begin and end: {error}") from error
         return {key: Log(ids[key[0]], lows[key], highs[key]) for key in keys}
+
+    def ask_ends(self, partitions: Iterable[Partition]) -> None:
+        """Ask where the logs end, without waiting for the answer."""
+        asked = {TopicPartition(*partition): OffsetSpec.latest() for partition in partitions}  # type: ignore[no-untyped-call]
+        self._asked = (
+            self._admin.list_offsets(asked, request_timeout=TIMEOUT_S, isolation_level=IsolationLevel.READ_COMMITTED)
+            if asked
+            else {}
+        )
+
+    def ends(self) -> dict[Partition, int] | None:
+        """Return the ends last asked for, those that Kafka has stated; None while it has not answered.
+
+        A log ends here after the last record of a finished transaction.
+        """
+        if not all(future.done() for future in self._asked.values()):
+            return None
+        asked, self._asked = self._asked, {}
+        return {
+            (partition.topic, partition.partition): future.result().offset
+            for partition, future in asked.items()
+            if future.exception() is None
+        }
 
     def _offsets(self, keys: list[Partition], which: OffsetSpec) -> dict[Partition, int]:
         asked = {TopicPartition(topic, partition): which for topic, partition in keys}

@@ -28,7 +28,7 @@ def run(stop: threading.Event) -> int:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2
     log.configure("sink", settings.log_level)
-    readiness = Readiness("kafka", "database", "registry")
+    readiness = Readiness("kafka", "database", "registry", "reading")
     with (
         HealthServer(settings.host, settings.metrics_port, readiness),
         Tracing("sink", settings.otlp_endpoint) as tracing,

@@ -1,10 +1,16 @@
 """The sink's loop: reads Kafka, collects batches and hands them to the writer, which works on a thread of its own.
 
-Theory of operation. There is one way to get going and one to recover, and it is the same: *rewind*. Everything read but
-not stored is forgotten, the database says where each partition stands (`kafka_offsets`), and reading goes on there. It
-happens on every assignment of partitions and after any failure: the database or the registry gone, another sink in our
-place, a commit whose fate nobody knows. Kafka's own committed offsets are written for those who watch the lag; they are
-never read.
+Theory of operation. There is one way to start and to recover: *rewind*.
+
+1. Everything read but not stored is forgotten, and nothing is read any more.
+2. The database states where each partition stands (`kafka_offsets`).
+3. Reading starts there, by one call that names every offset. Nothing else ever moves the reader: no logical offset
+   (such as the log's end, whose answer may come late), no seek, no reset.
+
+It happens on every assignment of partitions and after any failure: the database or the registry gone, another sink in
+our place, a commit whose fate nobody knows, a record that was passed over (`sink.positions`), a partition that is not
+read although its log goes on. Kafka's own committed offsets are written for those who watch the lag; they are never
+read.
 
 While the writer stores one batch, the next one is collected, so a slow database makes larger batches. When the batch in
 waiting reaches 80 % of its limit, the partitions are paused until it was taken.
@@ -22,7 +28,7 @@ from typing import Any, NamedTuple
 
 import orjson
 import structlog
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from prometheus_client import Counter, Gauge, Histogram
 
 from marketdata import topics
@@ -36,6 +42,8 @@ from runtime.registry import Registry, decode
 from runtime.tracing import Tracing
 from sink.batch import STAGE, Batch, Partition, Record, Source, refused, stored
 from sink.brokers import Brokers, BrokersUnavailable
+from sink.positions import Positions
+from sink.rereading import Rereader, Skipped
 from sink.settings import SinkSettings
 from sink.writer import Superseded, Writer, Written
 
@@ -56,12 +64,14 @@ _BATCH_ROWS = Histogram(
 )
 _QUEUE_ROWS = Gauge("tickstream_sink_queue_rows", "Rows read and not stored yet.")
 _GAPS_OPEN = Gauge("tickstream_gaps_open", "Gaps of the ledger that are not repaired, by venue.", ["venue"])
+_STALLED = Gauge("tickstream_sink_partitions_stalled", "Partitions that are not read although their log goes on.")
 _REWINDS = Counter("tickstream_sink_rewinds_total", "Returns to what the database says, by reason.", ["reason"])
 
 _QUEUE_PAUSE_AT = 0.8
 _BATCH_BYTES = 8 * 1024 * 1024
 _READ_AT_ONCE = 1_000
-_BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 10.0
+# Short, because what was away may be back any moment, and one attempt costs a server next to nothing.
+_BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 2.0
 # Below this many records a batch's hop times are all measured, above it each 16th: at 1 us each they would cost.
 _MEASURE_ALL, _MEASURE_EACH = 64, 16
 _LOOK_EVERY_S = 1.0
@@ -99,17 +109,16 @@ class Sink:
         self._writer = writer
         self._tracing = tracing
         self._brokers = Brokers(settings)
+        self._rereader = Rereader(settings)
         self._schemas = {topic.physical(settings.topic_prefix): topic.schema for topic in TOPICS}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._job: _Job | None = None
         self._batch = Batch()
+        self._is_collecting = False  # something was read that is not handed over yet, were it only deletion marks
         self._batch_since = 0.0
         self._headers: list[Headers] = []
         self._assigned: set[Partition] = set()
-        # The next offset to read of each partition; empty until the database has said.
-        self._next: dict[Partition, int] = {}
-        self._stored: dict[Partition, int] = {}
-        self._at_end: set[Partition] = set()
+        self._positions = Positions()
         self._paused = False
         self._registry_down = False
         self._topics_missing = ""
@@ -153,6 +162,7 @@ class Sink:
                 log.warning("left_without_a_word", reason="Kafka does not answer")
             self._worker.shutdown(wait=True, cancel_futures=True)
             self._writer.close()
+            self._rereader.close()
 
     # One turn of the loop.
 
@@ -160,11 +170,11 @@ class Sink:
         self._finish()
         now = time.monotonic()
         if self._job is None:
-            if self._retry_at is not None and now >= self._retry_at and self._assigned:
+            if self._retry_at is not None and now >= self._retry_at:
                 self._locate()
             elif self._is_due(now):
                 self._hand_over()
-            elif self._next and now - self._asked_at >= _ASK_EVERY_S:
+            elif self._positions and now - self._asked_at >= _ASK_EVERY_S:
                 self._do(self._writer.gaps_open, self._show_gaps)
         elif now - self._job.started > self._settings.sink_write_seconds:
             self._writer.abandon()
@@ -173,21 +183,23 @@ class Sink:
             self._looked_at = now
             self._look()
         # The first message of a batch starts its window at once; the rest may come together.
-        count = min(_READ_AT_ONCE, self._settings.sink_batch_rows) if self._batch else 1
-        for message in self._consumer.consume(count, self._patience(now)):
-            self._take(message)
+        count = min(_READ_AT_ONCE, self._settings.sink_batch_rows) if self._is_collecting else 1
+        messages = self._consumer.consume(count, self._patience(now))
+        now = time.monotonic()
+        for message in messages:
+            self._take(message, now)
 
     def _patience(self, now: float) -> float:
         if self._job is not None:
             return 0.005  # it may be done any moment
         window = self._settings.sink_window_ms / 1000
-        if self._batch:
+        if self._is_collecting:
             window -= now - self._batch_since
         return max(0.0, min(window, 0.1))
 
     def _is_due(self, now: float) -> bool:
         batch = self._batch
-        return bool(batch) and (
+        return self._is_collecting and (
             batch.rows >= self._settings.sink_batch_rows
             or batch.size_bytes >= _BATCH_BYTES
             or now - self._batch_since >= self._settings.sink_window_ms / 1000
@@ -198,24 +210,25 @@ class Sink:
             self._batch.rows >= _QUEUE_PAUSE_AT * self._settings.sink_queue_rows
             or self._batch.size_bytes >= _QUEUE_PAUSE_AT * self._settings.sink_queue_bytes
         )
-        self._pause(full or not self._next)
+        self._pause(full)
 
     def _pause(self, pause: bool) -> None:
-        if pause != self._paused and self._assigned:
+        if pause != self._paused and self._positions:
             partitions = [TopicPartition(*partition) for partition in self._assigned]
             (self._consumer.pause if pause else self._consumer.resume)(partitions)
             self._paused = pause
+            if not pause:
+                self._positions.resume(time.monotonic())
 
     # What Kafka says.
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: Message, now: float) -> None:
         error = message.error()
         partition, offset = (message.topic() or "", message.partition() or 0), message.offset() or 0
         if error is not None:
-            self._take_error(error, partition, offset)
+            self._take_error(error, partition, offset, now)
             return
-        expected = self._next.get(partition)
-        if expected is None or offset < expected:
+        if not self._positions.take(partition, offset, now):
             return  # read before a rewind; it comes again
         try:
             self._collect(message, partition, offset)
@@ -224,11 +237,9 @@ class Sink:
             self._readiness.down("registry", str(unavailable))
             self._rewind("registry", str(unavailable))
             return
-        if not self._batch:
-            self._batch_since = time.monotonic()
-        self._batch.passed(partition, expected, offset + 1)
-        self._next[partition] = offset + 1
-        self._at_end.discard(partition)
+        if not self._is_collecting:
+            self._is_collecting = True
+            self._batch_since = now
 
     def _collect(self, message: Message, partition: Partition, offset: int) -> None:
         """Put what a message stores in the batch.
@@ -258,10 +269,10 @@ class Sink:
             raise BadEvent("wrong_schema", "schema", event.schema)
         return stored(event, source)
 
-    def _take_error(self, error: KafkaError, partition: Partition, offset: int) -> None:
+    def _take_error(self, error: KafkaError, partition: Partition, offset: int, now: float) -> None:
         code = error.code()
         if code == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's name
-            self._at_end.add(partition)
+            self._positions.reach(partition, offset, now)
         elif code in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
             self._rewind("offset_out_of_range", f"{partition} has no offset {offset}: {error.str()}")
         else:
@@ -284,16 +295,11 @@ class Sink:
         elif not self._topics_missing:
             self._readiness.up("kafka")
 
-    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # Where to read is for the database to say; until then nothing that arrives is taken.
-        for partition in partitions:
-            partition.offset = OFFSET_END
-        consumer.assign(partitions)
+    def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._assigned = {(partition.topic, partition.partition) for partition in partitions}
         self._topics_missing = ""
         self._readiness.up("kafka")
         log.info("assigned", partitions=len(partitions))
-        self._paused = False
         self._rewind("assigned", "", failed=False)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -304,7 +310,6 @@ class Sink:
             self._finish()
         log.info("revoked", partitions=len(partitions))
         self._forget()
-        self._stored.clear()
         self._retry_at = None
         consumer.unassign()
 
@@ -312,15 +317,16 @@ class Sink:
 
     def _forget(self) -> None:
         self._batch = Batch()
+        self._is_collecting = False
         self._headers = []
-        self._next.clear()
-        self._at_end.clear()
+        self._positions.clear()
+        self._paused = False
 
     def _rewind(self, reason: str, detail: str, *, failed: bool = True) -> None:
         """Forget what is not stored and go on from where the database stands, after a while when something failed."""
         _REWINDS.labels(reason).inc()
         self._forget()
-        self._pause(True)
+        self._consumer.assign([])  # where to read is for the database to say; until then nothing is read
         delay = 0.0
         if failed:
             self._failures += 1
@@ -341,17 +347,19 @@ class Sink:
         if self._retry_at is not None or set(offsets) != self._assigned:
             return  # something happened while the database was asked; it will be asked again
         self._asked_at = 0.0  # soon, for the open gaps that the ledger has already
-        self._consumer.assign([TopicPartition(*partition, offset) for partition, offset in offsets.items()])
-        self._next = dict(offsets)
-        self._stored = dict(offsets)
-        self._paused = True
-        self._pause(False)
+        partitions = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
+        self._consumer.assign(partitions)
+        self._consumer.resume(partitions)  # to librdkafka one that was paused stays so
+        self._positions.start(offsets, time.monotonic())
+        if not self._positions.stalled:
+            self._readiness.up("reading")
         log.info("reading", partitions=len(offsets))
 
     # The writer's work.
 
     def _hand_over(self) -> None:
-        batch, self._batch = self._batch, Batch()
+        batch, self._batch, self._is_collecting = self._batch, Batch(), False
+        batch.spans, jumps = self._positions.hand_over()
         headers, self._headers = self._headers, []
         started = time.monotonic()
 
@@ -359,7 +367,11 @@ class Sink:
             WRITE_LATENCY_MS.observe((time.monotonic() - started) * 1000)
             self._written(batch, headers, written)
 
-        self._do(lambda: self._writer.write(batch), done, batch.rows)
+        def work() -> Written:
+            self._rereader.check(jumps)
+            return self._writer.write(batch)
+
+        self._do(work, done, batch.rows)
 
     def _do(self, work: Callable[[], Any], done: Callable[[Any], None], rows: int = 0) -> None:
         self._job = _Job(self._worker.submit(work), done, time.monotonic(), rows)
@@ -372,8 +384,8 @@ class Sink:
         self._job = None
         try:
             result = job.future.result()
-        except Superseded as error:
-            self._rewind("superseded", str(error))
+        except (Superseded, Skipped) as error:
+            self._rewind(type(error).__name__.lower(), str(error))
             return
         except TickstreamError as error:
             which = "kafka" if isinstance(error, BrokersUnavailable) else "database"
@@ -397,8 +409,7 @@ class Sink:
             self._show_gaps(written.gaps_open)
         for one in headers:
             self._measure(one, now_ns)
-        for partition in self._assigned & batch.spans.keys():
-            self._stored[partition] = batch.spans[partition].next
+        self._positions.store(batch.spans)
         try:
             self._consumer.commit(
                 offsets=[TopicPartition(*partition, span.next) for partition, span in batch.spans.items()],
@@ -425,21 +436,34 @@ class Sink:
     def _look(self) -> None:
         """Show the queue and how far behind we are."""
         _QUEUE_ROWS.set(self._batch.rows + (self._job.rows if self._job else 0))
+        ends = self._brokers.ends()
+        if ends is not None:
+            self._positions.see_ends(ends)
+            self._brokers.ask_ends(self._assigned)
         lags: Counts[str] = Counts(dict.fromkeys(self._schemas, 0))
-        for partition, offset in self._stored.items():
-            # At the end of a log there may be marks of transactions, which are no messages.
-            if partition in self._at_end and self._next.get(partition) == offset:
-                continue
-            _, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
-            lags[partition[0]] += max(0, high - offset)
+        for partition, lag in self._positions.lags():
+            lags[partition[0]] += lag
         for topic, lag in lags.items():
             _LAG.labels(topic).set(lag)
+        if not self._paused:
+            self._look_for_stalls()
+
+    def _look_for_stalls(self) -> None:
+        stalls = self._positions.find_stalls(time.monotonic(), self._settings.sink_stall_seconds)
+        stalled = self._positions.stalled
+        _STALLED.set(len(stalled))
+        if stalled:
+            self._readiness.down("reading", "; ".join(map(str, stalled[:3])))
+        elif self._positions:
+            self._readiness.up("reading")
+        if stalls:
+            self._rewind("stalled", str(stalls[0]))
 
     def _drain(self) -> None:
         """Store what was read, within the time limit; what is not stored is read again after the next start."""
         deadline = time.monotonic() + self._settings.sink_drain_seconds
         self._pause(True)
-        while (self._job or self._batch) and time.monotonic() < deadline:
+        while (self._job or self._is_collecting) and time.monotonic() < deadline:
             if self._job is None:
                 self._hand_over()
             elif not wait([self._job.future], timeout=0.1).done and time.monotonic() >= deadline:

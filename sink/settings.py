@@ -40,6 +40,13 @@ class SinkSettings(DatabaseSettings):
     sink_session_seconds: float = Field(
         default=6.0, ge=6, le=300, description="Silence after which Kafka gives a sink's partitions to others."
     )
+    sink_stall_seconds: float = Field(
+        default=15.0,
+        gt=0,
+        le=600,
+        description="Time without progress after which a partition with more to read is "
+        "reported and read again from where it is stored.",
+    )
     sink_drain_seconds: float = Field(default=20.0, gt=0, le=300, description="Time to finish in when told to stop.")
 
     @property

@@ -30,6 +30,7 @@ import structlog
 
 from marketdata import topics
 from marketdata.clock import MILLISECOND_NS
+from marketdata.commit import Mark
 from marketdata.errors import CodecError, TickstreamError, Unavailable
 from marketdata.events import ALL_SYMBOLS, AnyEvent, Checkpoint, DeadLetter
 from marketdata.headers import HOPS, NO_HOPS, TRACEPARENT, Hops, HopsEncoder, constants, event_time
@@ -74,26 +75,6 @@ class Output(msgspec.Struct, frozen=True, gc=False):
     key: bytes
     value: bytes | None
     headers: list[Header]
-
-
-class Mark(msgspec.Struct, frozen=True, kw_only=True, rename={"topic_id": "topic", "replay_from": "replay"}):
-    """What a commit says besides its offset: the topic's id, where to replay from, the oldest checkpoint's time."""
-
-    topic_id: str
-    replay_from: int
-    checkpoints_since_ms: int
-
-    def text(self) -> str:
-        """Return the metadata of the commit."""
-        return msgspec.json.encode(self).decode()
-
-    @classmethod
-    def parse(cls, text: str | None) -> Mark | None:
-        """Return the mark in a commit's metadata, None where there is none."""
-        try:
-            return msgspec.json.decode(text or "", type=cls)
-        except msgspec.DecodeError:
-            return None
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,6 +246,8 @@ class Pipeline:
     def resume(self) -> None:
         """Make public what was lost before the frontier; call it once, after replay and before `step`."""
         for entry in self._inputs.values():
+            # In whatever order they were restored: the first one says how old the oldest checkpoint is.
+            entry.saved = dict(sorted(entry.saved.items(), key=lambda item: item[1].saved_ms))
             if entry.loss is not None:
                 self._lose(entry, entry.loss, None, publish=True)
                 entry.loss = None
@@ -352,6 +335,8 @@ class Pipeline:
         now = self._shell.clock()
         record = Record(entry.physical, loss.offset, None, None, None, loss.ts // MILLISECOND_NS)
         for key in named:
+            if not publish and loss.offset <= entry.reflected.get(key, -1):
+                continue  # in replay: the key's checkpoint reflects it
             outputs = entry.chain.lose(loss, (key,))
             # From here the loss is seen again when it is replayed.
             self._touch(entry, key, min(loss.offset, entry.next), now)

@@ -22,17 +22,16 @@ from confluent_kafka.admin import AdminClient
 
 from marketdata import topics
 from marketdata.clock import MILLISECOND_NS
+from marketdata.commit import CLOCK_SLACK_MS, Mark
 from marketdata.errors import CodecError, Unavailable
 from marketdata.events import Checkpoint
 from marketdata.operator import Lost
 from marketdata.state import unpack_state
 from runtime.kafka import LOG, consumer_config
 from stream_apps.chain import INPUTS, make_chains
-from stream_apps.pipeline import Cadence, Mark, Pipeline, Record, Restored, Shell, Start
+from stream_apps.pipeline import Cadence, Pipeline, Record, Restored, Shell, Start
 from stream_apps.settings import GROUP, StreamSettings
 
-# Clocks of two machines may differ by this much where a checkpoint is looked up by its time.
-CLOCK_SLACK_MS = 60_000
 # Without a record for this long a read has failed; a transaction of another writer may hold it up for a while.
 READ_SECONDS_MAX = 60.0
 READ_AT_ONCE = 1_000
@@ -185,9 +184,8 @@ class Recovery:
         for record in self._read(topic, partition, start, high):
             if record.key is None:
                 continue
-            if record.value is None:
-                found.pop(record.key, None)
-            else:
+            found.pop(record.key, None)  # the order is that of the writing, as `Pipeline.restore` needs it
+            if record.value is not None:
                 found[record.key] = record.value
         checkpoints = {}
         for value in found.values():

@@ -6,10 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from marketdata.commit import PIPELINE_GROUP
 from runtime.settings import CommonSettings
 
 # The one consumer group of the pipeline, after the group prefix.
-GROUP = "tickstream-pipeline"
+GROUP = PIPELINE_GROUP
 
 
 class StreamSettings(CommonSettings):

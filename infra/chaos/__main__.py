@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from infra.chaos.run import Options, run
 from infra.chaos.schedule import schedule
 from infra.local.errors import StackError
 from marketdata.errors import TickstreamError
+from runtime.kafka import LOG
 
 # Beside the time of the faults and of settling: a start, the comparison and the stop, on a slow machine.
 OTHER_SECONDS_MAX = 1_200.0
@@ -44,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         for fault in schedule(options.seed, options.seconds, options.workers):
             print(f"{fault.at_s:8.2f} s  {fault.text()}")
         return 0
+    # The clients' own comments on servers that are away would hide what matters.
+    LOG.setLevel(logging.CRITICAL)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     limit_s = options.seconds + 2 * options.settle_s + OTHER_SECONDS_MAX

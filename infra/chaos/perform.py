@@ -12,7 +12,7 @@ from infra.chaos.record import Control
 from infra.chaos.schedule import Fault
 from marketdata.clock import SECOND_NS
 
-BURST_FACTOR = 5
+BURST_FACTOR = 8
 
 End = Callable[[], None]
 

@@ -26,10 +26,18 @@ PROCESS_KINDS: dict[Kind, int] = {"kill": 45, "freeze": 40, "term": 15}
 # What happens instead of hitting a process.
 OTHER_KINDS: dict[Kind, int] = {"join": 8, "burst": 6, "load": 6}
 OTHER_SHARE = 0.2
+# Now and then all workers are frozen together under a burst of orders, so that a backlog piles up; amid it, soon after
+# they continue, one of them is frozen for longer than its session, or killed.
+PILE_UP_SHARE = 0.12
+PILE_UP_SECONDS = (3.0, 9.0)
+AMID_SECONDS = (0.05, 1.5)
+AMID_FREEZE_SECONDS = (8.0, 25.0)
 
 QUIET_SECONDS = 4.0
-PAUSE_SECONDS_MEAN = 2.5
+PAUSE_SECONDS_MEAN = 3.5
 PAUSE_SECONDS_MIN = 0.3
+# A process that has just been started again is left alone; else nothing would ever run.
+RESTART_SECONDS = 5.0
 FREEZE_SECONDS_MIN = 1.0
 FREEZE_SECONDS_MAX = 60.0
 # A shorter run freezes for less, so that something else happens, too.
@@ -63,37 +71,49 @@ def schedule(seed: int, seconds: float, workers: int) -> list[Fault]:
     busy_until: dict[str, float] = {}
     now = QUIET_SECONDS
     while now < seconds - 1:
-        fault = _fault(chance, now, seconds, workers, busy_until)
-        if fault is not None:
+        is_pile_up = chance.random() < PILE_UP_SHARE
+        begun = _pile_up(chance, now, workers) if is_pile_up else [_fault(chance, now, seconds, workers)]
+        free = all(busy_until.get(fault.target, 0.0) <= now for fault in begun)
+        for fault in begun if free and max(fault.end_s for fault in begun) < seconds else ():
             faults.append(fault)
-            busy_until[fault.target] = fault.end_s + 1
+            busy_until[fault.target] = fault.end_s + (1.0 if fault.seconds else RESTART_SECONDS)
             if fault.kind == "join":
                 faults.append(Fault(fault.end_s, "leave", fault.target))
-        now += max(PAUSE_SECONDS_MIN, chance.expovariate(1 / PAUSE_SECONDS_MEAN))
+        now = round(now + max(PAUSE_SECONDS_MIN, chance.expovariate(1 / PAUSE_SECONDS_MEAN)), 2)
     return sorted(faults, key=lambda fault: fault.at_s)
 
 
-def _fault(
-    chance: random.Random, now: float, seconds: float, workers: int, busy_until: dict[str, float]
-) -> Fault | None:
-    """Return a fault that begins now; None when what was chosen is still busy with another one."""
+def _pile_up(chance: random.Random, now: float, workers: int) -> list[Fault]:
+    """Return a backlog of all workers, and what happens to one of them amid it."""
+    lasting = round(chance.uniform(*PILE_UP_SECONDS), 2)
+    frozen = [Fault(now, "freeze", _worker(number), lasting) for number in range(1, workers + 1)]
+    amid = round(now + lasting + chance.uniform(*AMID_SECONDS), 2)
+    victim = _worker(chance.randint(1, workers))
+    long = round(chance.uniform(*AMID_FREEZE_SECONDS), 2)
+    hit = Fault(amid, "freeze", victim, long) if chance.random() < 0.6 else Fault(amid, "kill", victim)
+    return [*frozen, Fault(now, "burst", "source", lasting), hit]
+
+
+def _fault(chance: random.Random, now: float, seconds: float, workers: int) -> Fault:
+    """Return a fault that begins now."""
+    left = seconds - now - 0.5
     if chance.random() < OTHER_SHARE:
         kind = _choice(chance, OTHER_KINDS)
-        lasting = min(chance.uniform(3, 15), seconds - now - 0.5)
         target = {"join": "joined-worker", "burst": "source", "load": "machine"}[kind]
-    else:
-        target = _choice(chance, WEIGHTS)
-        if target == "stream-apps":
-            number = chance.randint(1, workers)
-            target = target if number == 1 else f"{target}-{number}"
-        kind = _choice(chance, PROCESS_KINDS)
-        lasting = 0.0
-        if kind == "freeze":
-            longest = min(FREEZE_SECONDS_MAX, max(2.0, FREEZE_SHARE_MAX * seconds))
-            drawn = math.exp(chance.uniform(math.log(FREEZE_SECONDS_MIN), math.log(longest)))
-            lasting = min(drawn, seconds - now - 0.5)
-    free = busy_until.get(target, 0.0) <= now
-    return Fault(round(now, 2), kind, target, round(lasting, 2)) if free else None
+        return Fault(now, kind, target, round(min(chance.uniform(3, 15), left), 2))
+    target = _choice(chance, WEIGHTS)
+    if target == "stream-apps":
+        target = _worker(chance.randint(1, workers))
+    kind = _choice(chance, PROCESS_KINDS)
+    if kind != "freeze":
+        return Fault(now, kind, target)
+    longest = min(FREEZE_SECONDS_MAX, max(2.0, FREEZE_SHARE_MAX * seconds))
+    drawn = math.exp(chance.uniform(math.log(FREEZE_SECONDS_MIN), math.log(longest)))
+    return Fault(now, kind, target, round(min(drawn, left), 2))
+
+
+def _worker(number: int) -> str:
+    return "stream-apps" if number == 1 else f"stream-apps-{number}"
 
 
 def _choice(chance: random.Random, weights: dict[Name, int]) -> Name:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 
 import structlog
@@ -14,7 +13,7 @@ from infra.exchange.control import create_app
 from infra.exchange.ends import asked_to_stop, first_of
 from infra.exchange.settings import ExchangeSettings
 from marketdata.errors import SettingsError
-from runtime import log
+from runtime import garbage, log
 from runtime.settings import load
 
 
@@ -29,9 +28,7 @@ async def run(settings: ExchangeSettings) -> bool:
         book_batch_ms=settings.exchange_book_batch_ms,
         faults=settings.faults,
     )
-    # The markets stay for good: the garbage collector need not walk through them again and again.
-    gc.collect()
-    gc.freeze()
+    garbage.freeze()
     async with (
         exchange.serve(settings.host, settings.exchange_port),
         web.serve(create_app(exchange), settings.host, settings.exchange_control_port) as control_port,

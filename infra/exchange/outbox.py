@@ -1,7 +1,7 @@
 """The frames that a WebSocket server sends within one turn of the event loop, which leave together in one write.
 
 A write to a client that waits for data wakes it, which costs more than the frame itself: thousands of frames a second
-need to share their writes. Nothing waits longer than the turn lasts.
+need to share their writes. Nothing waits longer than the turn lasts, and at most `WAITING_BYTES_MAX` wait.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import asyncio
 import struct
 
 from picows import WSCloseCode, WSMsgType, WSTransport
+
+WAITING_BYTES_MAX = 64 * 1024
 
 _FIN = 0x80
 _SHORT_MAX, _MEDIUM_MAX = 125, 0xFFFF
@@ -33,6 +35,7 @@ class Outbox:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes] = []
+        self._waiting_bytes = 0
         self.buffered_bytes = 0
 
     def send(self, kind: WSMsgType, payload: bytes) -> None:
@@ -43,10 +46,14 @@ class Outbox:
             self._loop.call_soon(self.flush)
         self._parts.append(header(kind, len(payload)))
         self._parts.append(payload)
+        self._waiting_bytes += len(payload)
+        if self._waiting_bytes > WAITING_BYTES_MAX:
+            self.flush()
 
     def flush(self) -> None:
         """Send now what waits, and note how many bytes the socket has not yet taken."""
         parts, self._parts = self._parts, []
+        self._waiting_bytes = 0
         if not parts or self._transport.is_disconnected:
             return
         socket = self._transport.underlying_transport

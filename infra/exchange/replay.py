@@ -10,7 +10,9 @@ for each client, so that their size does not matter. Each recorded connection, o
    the client reads slowly, we wait for it. What the client says later is not answered. Clients that are played
    different connections go abreast, as it was when they were recorded.
 3. REST answers of the recording are served over HTTP at their recorded path and query. Where one lies between the
-   frames, they wait until it was asked for, for a while: a snapshot has to join the changes around it.
+   frames, they wait until it was asked for: a snapshot has to join the changes around it. They wait no longer than
+   `ASKED_S`, and no longer than it takes the clients to work on all frames before it: an unsolicited pong `caught up?`
+   asks for that, and our producer answers with a pong `caught up` when it has done so and has no request under way.
 4. The recorded time goes ahead of a frame as an unsolicited pong of ASCII digits, UTC nanoseconds, which other clients
    ignore (RFC 6455, 5.5.3). Whoever takes it for its own clock tells what the recorder would have told.
 5. A damaged line with frames behind it is played as what it is, a frame that cannot be read: it may have been a change.
@@ -43,17 +45,19 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from infra.exchange import fix_replay, web
 from infra.exchange.databento import Gateway
 from infra.exchange.ends import asked_to_stop
+from infra.exchange.outbox import Outbox
 from infra.exchange.recording import Contents, RecordedConnection, survey
 from infra.exchange.settings import ExchangeSettings
 from infra.exchange.wires import AGAIN_REASON, WRITE_BUFFER_BYTES_MAX, Client, Wire
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.errors import CodecError, SettingsError
-from runtime import log, recordings
+from runtime import garbage, log, recordings
 from runtime.settings import load
 
 END_REASON = "end of recording"
 REQUEST_BYTES_MAX = 1024 * 1024
 # How long a client's silence, the other recorded connections, and a request for a recorded answer are waited for.
+CAUGHT_UP_QUESTION, CAUGHT_UP = b"caught up?", b"caught up"
 SILENCE_S = 0.5
 TOGETHER_S = 1.0
 ASKED_S = 2.0
@@ -76,12 +80,13 @@ class WebSocket(Wire, WSListener):
         super().__init__()
         self._server = server
         self._path = path
-        self._told: int | None = None
+        self._ts_sent: int | None = None
+        self._outbox: Outbox | None = None
         self.transport: WSTransport | None = None
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Begin to wait for the first message."""
-        self.transport = transport
+        self.transport, self._outbox = transport, Outbox(transport)
         transport.underlying_transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
         self.client = self._server.joined(self, self._path)
 
@@ -95,6 +100,8 @@ class WebSocket(Wire, WSListener):
         elif frame.msg_type in {WSMsgType.TEXT, WSMsgType.BINARY} and client is not None and not client.began.is_set():
             client.asked += " " + frame.get_payload_as_bytes().decode(errors="replace")
             client.began.set()
+        elif frame.msg_type == WSMsgType.PONG and client is not None and frame.get_payload_as_bytes() == CAUGHT_UP:
+            self._server.caught_up(client)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows' signature
         """Stop playing."""
@@ -103,23 +110,29 @@ class WebSocket(Wire, WSListener):
 
     def send(self, line: recordings.Recorded) -> None:
         """Send a recorded frame, and ahead of it the time when it came."""
-        if self.transport is None:
+        if self._outbox is None:
             return
-        if line.ts_recv != self._told:
-            self._told = line.ts_recv
-            self.transport.send_pong(b"%d" % line.ts_recv)
-        self.transport.send(WSMsgType.TEXT, line.frame)
+        if line.ts_recv != self._ts_sent:
+            self._ts_sent = line.ts_recv
+            self._outbox.send(WSMsgType.PONG, b"%d" % line.ts_recv)
+        self._outbox.send(WSMsgType.TEXT, line.frame)
+
+    def ask_whether_caught_up(self) -> bool:
+        """Ask, behind the frames that were sent."""
+        if self._outbox is not None:
+            self._outbox.send(WSMsgType.PONG, CAUGHT_UP_QUESTION)
+        return True
 
     def end(self, *, again: bool) -> None:
         """Close; the close waits its turn behind the last frame in the socket's buffer."""
         code, reason = (WSCloseCode.SERVICE_RESTART, AGAIN_REASON) if again else (WSCloseCode.OK, END_REASON)
-        if self.transport is not None:
-            self.transport.send_close(code, reason.encode())
+        if self._outbox is not None:
+            self._outbox.close(code, reason.encode())
 
     def leave(self) -> None:
         """Close because we are going away."""
-        if self.transport is not None:
-            self.transport.send_close(WSCloseCode.GOING_AWAY, b"going away")
+        if self.transport is not None and self._outbox is not None:
+            self._outbox.close(WSCloseCode.GOING_AWAY, b"going away")
             self.transport.disconnect()
 
     def drop(self) -> None:
@@ -205,6 +218,11 @@ class Replay:
         self.clients.pop(client.id, None)
         self._pulse()
 
+    def caught_up(self, client: Client) -> None:
+        """Note that a client has worked on all that it was sent, and has asked for what it wants."""
+        client.caught_up = True
+        self._pulse()
+
     def _pulse(self) -> None:
         """Let whoever waits for other clients, or for a request, look again."""
         self._moved.set()
@@ -238,8 +256,10 @@ class Replay:
                 await self._sleep(wait_s)
             elif client.sent % FRAMES_AT_ONCE_MAX == 0:
                 await asyncio.sleep(0)
-            await self._until_abreast(client, line.ts_recv)
-            await client.writable.wait()
+            if len(self.contents.connections) > 1:
+                await self._until_abreast(client, line.ts_recv)
+            if not client.writable.is_set():
+                await client.writable.wait()
             if client.gone.is_set():
                 _LOG.info("client left", client=client.id, sent=client.sent)
                 return
@@ -291,8 +311,6 @@ class Replay:
 
     async def _until_abreast(self, client: Client, ts: int) -> None:
         """Wait while a client of another connection has not yet heard what came before this time."""
-        if len(self.contents.connections) == 1:
-            return
         client.at = ts
         self._pulse()
         while not client.gone.is_set() and any(
@@ -302,12 +320,20 @@ class Replay:
             await self._moved.wait()
 
     async def _until_asked(self, client: Client, address: str | None, times: int) -> None:
-        """Wait until a recorded answer has been asked for as often as it was by now; not for ever."""
-        try:
+        """Wait until a recorded answer has been requested as often as it was by now, or nobody will request it."""
+        answers = self.contents.answers
+        if answers.given(address) >= times:
+            return
+        for one in self.clients.values():
+            one.caught_up = False
+            one.wire.ask_whether_caught_up()
+        with suppress(TimeoutError):
             async with asyncio.timeout(ASKED_S):
-                while self.contents.answers.given(address) < times and not client.gone.is_set():
+                while answers.given(address) < times and not client.gone.is_set():
+                    if all(one.caught_up for one in self.clients.values()):
+                        break
                     await self._moved.wait()
-        except TimeoutError:
+        if answers.given(address) < times:
             _LOG.info("nobody asked for a recorded answer", address=address)
 
     async def _finish(self, client: Client) -> None:
@@ -404,6 +430,7 @@ def player(files: list[Path], *, venue: str, speed: float, loop: bool, behind_ns
 async def run(replay: Replay | Gateway, settings: ExchangeSettings, venue: str) -> None:
     """Serve until a signal asks to stop."""
     stopping = asked_to_stop()
+    garbage.freeze()
     async with (
         replay.serve(settings.host, settings.exchange_port),
         web.serve(replay.app(venue), settings.host, settings.exchange_control_port) as control_port,

@@ -35,6 +35,13 @@ class Wire(ABC):
     def send(self, line: recordings.Recorded) -> None:
         """Send a recorded frame."""
 
+    def ask_whether_caught_up(self) -> bool:
+        """Ask the client whether it has worked on all that was sent; return False where the protocol has no question.
+
+        Clients that do not know the question ignore it.
+        """
+        return False
+
     @abstractmethod
     def end(self, *, again: bool) -> None:
         """Say that the recording is over, or that it starts again for whoever comes back."""
@@ -60,6 +67,7 @@ class Client:
         self.at: int | None = None
         self.sent = 0
         self.finished = False
+        self.caught_up = False
         self.began = asyncio.Event()
         self.gone = asyncio.Event()
         self.writable = asyncio.Event()

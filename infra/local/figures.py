@@ -43,7 +43,7 @@ class Figures:
 
 
 class Reader:
-    """Reads figures again and again; keeps the reading before to tell rates."""
+    """Reads figures repeatedly; rates are relative to the previous reading."""
 
     def __init__(self, brokers: str, metrics: dict[str, str]) -> None:
         self._admin = AdminClient({"bootstrap.servers": brokers, "log_level": 0})

@@ -1,4 +1,4 @@
-"""What the supervisor knows of a process, as plain data, and the checks that tell when it is ready."""
+"""A process as the supervisor starts it, as plain data, and the checks that decide when it is ready."""
 
 from __future__ import annotations
 

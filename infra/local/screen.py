@@ -29,8 +29,8 @@ REFRESH_SECONDS = 1.0
 PLAIN_SECONDS = 5.0
 SERVICES = ("producer", "stream_apps", "sink", "api")
 
-# Roughly in the order of the road, so that the eye can follow it.
-ROAD = ("producer", "recv", "ingest", "valid", "dedup", "book", "candle", "anomal", "sink", "store", "api", "client")
+# Roughly the order in which data passes them, so that the eye can follow it.
+STAGES = ("producer", "recv", "ingest", "valid", "dedup", "book", "candle", "anomal", "sink", "store", "api", "client")
 
 
 def service_ports(known: State) -> dict[str, str]:
@@ -45,7 +45,7 @@ def service_ports(known: State) -> dict[str, str]:
 
 
 def addresses(known: State) -> dict[str, str]:
-    """Return where a person can look, by what they find there."""
+    """Return the addresses that a person can open, by what is shown there."""
     port = service_ports(known)
     metrics = " ".join(f"{name.replace('_', '-')}:{port[name]}" for name in port)
     has_ui = any(row.name == "kafka-ui" for row in known.rows)
@@ -72,7 +72,7 @@ def run(settings: StackSettings, report: Callable[[str], None]) -> None:
     stopped = threading.Event()
 
     def ask_to_stop(*_: object) -> None:
-        # A second Ctrl-C changes nothing: the order of stopping is what keeps the data whole.
+        # A second Ctrl-C changes nothing: processes must stop in order, so that no data is lost.
         if not stopped.is_set():
             stopped.set()
             raise KeyboardInterrupt
@@ -124,7 +124,7 @@ def summary(figures: Figures, rows: list[Row]) -> str:
 
 
 def draw(figures: Figures, rows: list[Row], where: dict[str, str]) -> Group:
-    """Return the whole screen as a value."""
+    """Return the screen as a value."""
     processes = Table("process", "state", "restarts", box=None)
     for row in rows:
         if row.state != "done":
@@ -162,6 +162,6 @@ def _ms(value: float) -> str:
 
 def _in_order(figures: Figures) -> list[Hop]:
     def place(name: str) -> int:
-        return next((index for index, word in enumerate(ROAD) if word in name), len(ROAD))
+        return next((index for index, stage in enumerate(STAGES) if stage in name), len(STAGES))
 
     return sorted(figures.hops, key=lambda hop: (place(hop.name), hop.name))

@@ -197,6 +197,11 @@ def registry(folders: Folders, ports: Ports, secret: Passwords, *, database: boo
         "APICURIO_DATASOURCE_URL": f"jdbc:postgresql://127.0.0.1:{ports.database}/registry",
         "APICURIO_DATASOURCE_USERNAME": "registry",
         "APICURIO_DATASOURCE_PASSWORD": secret.registry,
+        # Its pool of 20 fails once for each connection that a restart of the database broke, unless it asks first.
+        "QUARKUS_DATASOURCE_POSTGRESQL_JDBC_VALIDATE_ON_BORROW": "true",
+        "APICURIO_DATASOURCE_JDBC_INITIAL_SIZE": "1",
+        "APICURIO_DATASOURCE_JDBC_MIN_SIZE": "1",
+        "APICURIO_DATASOURCE_JDBC_MAX_SIZE": "10",
     }
     storage = in_database if database else registry_in_file(folders.data / "registry", secret.registry)
     return Process(

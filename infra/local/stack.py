@@ -58,13 +58,13 @@ def folders_of(settings: StackSettings) -> Folders:
 
 
 def prepare(settings: StackSettings, *, services: bool, report: Report) -> tuple[list[Process], dict[str, str]]:
-    """Fetch components, write configurations, and return the process table and what `state.json` tells of addresses.
+    """Fetch components, write configurations, and return the process table and the addresses for `state.json`.
 
     Raises StackError when a port is taken or something is missing.
     """
     folders = folders_of(settings)
     if settings.source == "replay":
-        # A recording is mostly older than what was replayed before: beside newer events its trades would be late.
+        # A recording may be older than the previous one, and its trades would be late after newer events.
         erase_data(folders)
     folders.make()
     ports = settings.ports()
@@ -81,7 +81,7 @@ def prepare(settings: StackSettings, *, services: bool, report: Report) -> tuple
         more_workers = enumerate(settings.worker_ports(ports)[1:], 2)
         addresses |= {f"port_stream_apps_{number}": str(port) for number, port in more_workers}
         addresses |= source_addresses(settings, ports)
-    # What is given from outside needs no waiting for.
+    # Servers that run elsewhere are not waited for.
     names = {row.name for row in rows}
     rows = [replace(row, after=tuple(name for name in row.after if name in names)) for row in rows]
     require_free(rows)
@@ -120,7 +120,7 @@ def _stop_whole(supervisor: Supervisor) -> None:
 
 
 def clean_up(folders: Folders, report: Report) -> None:
-    """Stop what a supervisor that was killed has left running; the caller holds the lock."""
+    """Stop the processes that a killed supervisor left running; the caller holds the lock."""
     known = written.load(folders)
     if known is None:
         return
@@ -132,7 +132,7 @@ def clean_up(folders: Folders, report: Report) -> None:
 
 
 def start_detached(settings: StackSettings, *, services: bool, report: Report) -> Endpoints:
-    """Start a supervisor of its own and return when all is ready; raises StackError with the reason when not."""
+    """Start a supervisor in the background and return when all is ready; raises StackError with the reason if not."""
     folders = folders_of(settings)
     folders.make()
     known = written.load(folders)
@@ -154,7 +154,7 @@ def start_detached(settings: StackSettings, *, services: bool, report: Report) -
 
 
 def is_of_this_version(state: State) -> bool:
-    """Tell whether a supervisor knows every address that this program asks for: it may have been started by another."""
+    """Return whether a supervisor's state has every address that this version needs; an older one may lack some."""
     return all(field.name in state.endpoints for field in fields(Endpoints))
 
 
@@ -184,7 +184,7 @@ def _await_start(folders: Folders, child: subprocess.Popen[bytes], report: Repor
 
 
 def environment(settings: StackSettings) -> dict[str, str]:
-    """Return this program's environment with the settings on top, for a supervisor of its own.
+    """Return this program's environment with the settings added, for a supervisor in the background.
 
     Settings of the services, such as the engine or the exchange's rate, are theirs to read and pass through.
     """

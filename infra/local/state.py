@@ -1,6 +1,6 @@
-"""What a supervisor writes down about its processes, so that another program can show, stop or clean up after them.
+"""The state file of a supervisor, from which another program shows, stops or cleans up its processes.
 
-A process is known by its id and its start time together: an id alone may by now belong to somebody else.
+A process is identified by its id and its start time together, because ids are reused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from infra.local.folders import Folders
 
 @dataclass(frozen=True)
 class Identity:
-    """A process for sure: `started` is in clock ticks since boot `boot`."""
+    """Identifies one process; `started` is in clock ticks since boot `boot`."""
 
     pid: int
     started: int
@@ -30,19 +30,19 @@ class Identity:
 
     @classmethod
     def of(cls, pid: int) -> Identity | None:
-        """Return who has this id now; None when nobody, or only a process that has ended."""
+        """Return the process that has this id now; None when there is none, or only one that has ended."""
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
         except OSError:
             return None
-        # Fields after the name, which stands in parentheses and may hold anything: state is the third of all.
+        # The fields after the name, which is in parentheses and may contain anything; the state comes first.
         fields = stat.rpartition(")")[2].split()
         if fields[0] in "ZX":
             return None
         return cls(pid, int(fields[19]), Path("/proc/sys/kernel/random/boot_id").read_text().strip())
 
     def alive(self) -> bool:
-        """Tell whether that very process still runs."""
+        """Return whether this process still runs."""
         return Identity.of(self.pid) == self
 
 
@@ -62,7 +62,7 @@ class Row:
 
 @dataclass
 class State:
-    """The whole stack, as kept in `state.json`; `rows` stand in starting order."""
+    """The stack as `state.json` stores it; `rows` are in starting order."""
 
     supervisor: Identity | None
     ready: bool
@@ -72,7 +72,7 @@ class State:
 
 
 def save(folders: Folders, state: State) -> None:
-    """Write the state so that a reader sees the old or the new one, never a part."""
+    """Write the state so that a reader sees the old or the new one, never part of one."""
     draft = folders.run / "state.draft"
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(asdict(state), file)
@@ -80,7 +80,7 @@ def save(folders: Folders, state: State) -> None:
 
 
 def load(folders: Folders) -> State | None:
-    """Return what the last supervisor of this stack wrote; None when there is nothing."""
+    """Return the state that the last supervisor of this stack wrote; None when there is none."""
     try:
         raw = json.loads((folders.run / "state.json").read_text())
     except FileNotFoundError:
@@ -104,7 +104,7 @@ def take_lock(folders: Folders) -> TextIOWrapper | None:
 
 
 def end_group(identity: Identity, stop_signal: int, seconds_max: float) -> bool:
-    """Stop a process and its group: politely, then for sure. Return False when it had to be killed."""
+    """Stop a process and its group: by the signal, then by SIGKILL. Return False when it had to be killed."""
     if not signal_group(identity, stop_signal):
         return True
     deadline = time.monotonic() + seconds_max
@@ -122,9 +122,10 @@ def end_group(identity: Identity, stop_signal: int, seconds_max: float) -> bool:
 
 
 def signal_group(identity: Identity, number: int) -> bool:
-    """Send a signal to a process we started and its group; False when none of it is left.
+    """Send a signal to a process that we started and its group; False when none of them is left.
 
-    A leader gets a polite signal alone (its children are its own to stop); a group without its leader, all of it.
+    Only the leader gets the signal, since it stops its own children. When the signal is SIGKILL, or the leader is gone,
+    the whole group gets it.
     """
     if identity.alive() and number != signal.SIGKILL:
         with suppress(ProcessLookupError):
@@ -138,10 +139,10 @@ def signal_group(identity: Identity, number: int) -> bool:
 
 
 def group_alive(identity: Identity) -> bool:
-    """Tell whether any process of the group that `identity` leads still runs.
+    """Return whether any process of the group that `identity` leads still runs.
 
-    A group's id is not given to another process while a member lives, so a living stranger under that id means
-    that our group is gone.
+    The system does not reuse a group's id while a member lives, so another process with that id means that the
+    group is gone.
     """
     current = Identity.of(identity.pid)
     if current is not None:

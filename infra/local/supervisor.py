@@ -1,15 +1,15 @@
-"""Starts the process table in order, keeps each process alive, and stops all in reverse.
+"""Starts the processes of a table in order, restarts each one that dies, and stops all in reverse order.
 
 Theory of operation. Each process has a thread that walks one row through these states:
 
 1. `waiting` until every process named in `after` is ready (a step: done).
 2. `starting`: spawned in a session of its own, output to its log, until its check passes.
 3. `ready` until it dies; then `restarting` after a pause of 0.5 s, doubled up to 10 s, and again from 2.
-   Thirty seconds of good health reset the pause. A step that ends well is `done`; one that fails is tried again,
-   and when its tries are used up the whole start has failed.
+   Thirty seconds without a death reset the pause. A step that succeeds is `done`; one that fails is retried, and
+   when its retries are exhausted the start has failed.
 4. `stopping`, once everything that needs it has stopped: its stop signal, ten seconds, then SIGKILL to its group.
 
-Each change is written to `state.json` before anybody is told of it.
+Each change is written to `state.json` before anyone is notified.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Supervisor:
                 self._set(process, state="done", identity=None, note="")
                 self._report(f"{process.name}: done in {time.monotonic() - began:.1f} s")
                 return
-            # What the dead leader left behind would keep its ports and files.
+            # Children of the dead process would keep its ports and files.
             self._sweep(process)
             deaths += 1
             if deaths >= (process.tries if process.once else DEATHS_BEFORE_READY_MAX) and not was_ready:

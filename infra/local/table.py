@@ -1,4 +1,4 @@
-"""The process table: every process of the platform, in the order of the road, as plain data."""
+"""The process table: every process of the platform, in the order in which data passes them, as plain data."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Endpoints:
     redis_url: str
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that tell a service of ours about these servers."""
+        """Return the environment variables with which our services find these servers."""
         return {f"{PREFIX}{name.upper()}": value for name, value in vars(self).items()}
 
 
 def endpoints(settings: StackSettings, ports: Ports, secret: Passwords) -> Endpoints:
-    """Return the given address of each server, or that of the embedded one."""
+    """Return the configured address of each server, or that of the embedded one."""
 
     def database(role: str, password: str) -> str:
         if settings.database_url is not None:
@@ -57,7 +57,7 @@ def endpoints(settings: StackSettings, ports: Ports, secret: Passwords) -> Endpo
 
 
 def infrastructure(settings: StackSettings, folders: Folders, ports: Ports) -> list[Process]:
-    """Return the servers that are not given from outside, configured and with their data folders made."""
+    """Configure the servers that have no configured address, create their data folders, and return them."""
     secret = passwords(folders)
     own_database = settings.database_url is None
     # Formatting Kafka and making the database take a second each, the first time.
@@ -75,6 +75,6 @@ def infrastructure(settings: StackSettings, folders: Folders, ports: Ports) -> l
 
 
 def needs_components(settings: StackSettings) -> bool:
-    """Tell whether any server is ours to run."""
+    """Return whether we run any of the servers."""
     given = (settings.kafka_brokers, settings.registry_url, settings.database_url, settings.redis_url)
     return not all(given)

@@ -23,7 +23,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from marketdata.errors import TickstreamError, Unavailable
-from runtime.kafka import producer_config
+from runtime.kafka import LOG, producer_config
 from stream_apps.pipeline import Batch
 from stream_apps.settings import GROUP, StreamSettings
 
@@ -48,6 +48,23 @@ class Failed(TickstreamError):  # noqa: N818 - named for what happened
         super().__init__(detail)
 
 
+class _Comments:
+    """Passes the client's comments on, and counts those on requests that may have been lost on their way.
+
+    librdkafka repeats such requests by itself, and reports them nowhere else.
+    """
+
+    def __init__(self) -> None:
+        self.losses = 0
+
+    def log(self, level: int, form: str, *args: str) -> None:
+        """Take one comment: the facility, the client's name and the text."""
+        facility, _, text = args
+        if facility == "REQTMOUT" or (facility == "FAIL" and "in state UP" in text):
+            self.losses += 1
+        LOG.log(level, form, *args)
+
+
 class Transactions:
     """The producer of one partition number. `begin` and `commit` alternate; `commit` may run on another thread."""
 
@@ -58,7 +75,8 @@ class Transactions:
         """
         self.partition = partition
         self._errors = 0
-        self._errors_before = 0
+        self._comments = _Comments()
+        self._trouble_before = 0
         config = producer_config(settings, f"tickstream-pipeline-{partition}")
         config.pop("message.timeout.ms")  # a transaction's own time limit takes its place
         config |= {
@@ -69,6 +87,7 @@ class Transactions:
             "queue.buffering.max.kbytes": 2**31 - 1,
             "linger.ms": 0,
             "error_cb": self._erred,
+            "logger": self._comments,
         }
         try:
             self._producer = Producer(config)
@@ -84,7 +103,11 @@ class Transactions:
     def is_doubtful(self) -> bool:
         """Whether the connection had trouble since the last transaction began: replace the producer."""
         self._producer.poll(0)
-        return self._errors != self._errors_before
+        return self._trouble != self._trouble_before
+
+    @property
+    def _trouble(self) -> int:
+        return self._errors + self._comments.losses
 
     def begin(self, batch: Batch) -> None:
         """Open a transaction and hand the batch's outputs to the client, in order.
@@ -92,7 +115,7 @@ class Transactions:
         Raises Failed.
         """
         producer, partition = self._producer, self.partition
-        self._errors_before = self._errors
+        self._trouble_before = self._trouble
         try:
             producer.begin_transaction()
             produce = producer.produce

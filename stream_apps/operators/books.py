@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-import msgspec
-
-from marketdata.book import L2Book, Level
+from marketdata.book import L2Book
+from marketdata.book_state import OPERATOR, BooksState
 from marketdata.clock import MILLISECOND_NS
 from marketdata.events import CROSSED, RESYNCING, AnyEvent, Book, BookUpdate, Quote
 
@@ -24,27 +23,10 @@ TOP_DEPTH = 50
 TOP_NS = 100 * MILLISECOND_NS
 
 
-class BooksState(msgspec.Struct):
-    """One symbol's book. `updates` counts since the snapshot, which is the first; 0 means that there is none.
-
-    `marked` is why the line says not to trust the book, or, without a snapshot, why there is none. `reason`, `bid` and
-    `ask` are those of the last quote; `ts_event` is the newest event time.
-    """
-
-    book: L2Book
-    updates: int = 0
-    marked: str = RESYNCING
-    reason: str = RESYNCING
-    bid: Level | None = None
-    ask: Level | None = None
-    sequence: int | None = None
-    ts_event: int = 0
-
-
 class Books:
     """The operator. `top_depth` is levels a side, `top_ns` how often the best levels go out in event time."""
 
-    name = "books"
+    name = OPERATOR
     input = "md.book_updates"
     outputs: tuple[str, ...] = ("md.quotes", "md.books")
     state = BooksState
@@ -67,6 +49,7 @@ class Books:
             return state, []
         before = state.ts_event
         state.ts_event = max(before, event.ts_event)
+        state.ts_recv, state.line = event.ts_recv, event.line
         if event.sequence is not None:
             state.sequence = event.sequence
         self._apply(state, event)

@@ -11,28 +11,36 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import httpx
+import msgspec
 import psycopg
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 from websockets.asyncio.client import ClientConnection, connect
 
 from infra.local.settings import free_port
 from infra.local.table import Endpoints
+from marketdata.book_state import CHAIN, OPERATOR, BooksState
+from marketdata.clock import MILLISECOND_NS
 from marketdata.codec import Codec
-from marketdata.events import EVENTS, AnyEvent
+from marketdata.commit import PIPELINE_GROUP, Mark
+from marketdata.events import EVENTS, AnyEvent, Checkpoint
 from marketdata.headers import HOPS, Hops, Position
-from marketdata.topics import BOOK_UPDATES, INSTRUMENTS, PUBLIC, TOPICS
+from marketdata.state import pack_state
+from marketdata.topics import INGEST_BOOKS, INSTRUMENTS, PARTITIONS, PUBLIC, TOPICS
 from runtime.admin import TopicAdmin
-from runtime.kafka import producer_config
+from runtime.kafka import consumer_config, producer_config
 from runtime.registry import Registry
 from runtime.settings import CommonSettings
 from sink import migrations
@@ -61,41 +69,66 @@ class Stage:
         self.log = folder / "api.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
-        self.positions: dict[str, Position] = {}
+        self.inputs: Counter[int] = Counter()
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
 
     def make_topics(self) -> None:
-        """Make every topic that the API reads."""
-        TopicAdmin(self.kafka).apply(tuple(topic for topic in TOPICS if topic.public))
+        """Make every topic."""
+        TopicAdmin(self.kafka).apply(TOPICS)
 
     def make_tables(self) -> None:
         """Make every table."""
         migrations.upgrade(self.endpoints.database_url, self.schema)
 
     def produce(self, *events: AnyEvent, headers: dict[str, bytes] | None = None) -> None:
-        """Write events to their topics; remembers where the last book update of each key went."""
+        """Write events to their topics."""
 
-        def delivered(error: Any, message: Any) -> None:
+        def delivered(error: Any, _: Any) -> None:
             assert error is None, error
-            if message.topic() == BOOK_UPDATES.physical(self.prefix):
-                key = message.key().decode()
-                self.positions[key] = Position(message.topic(), message.partition(), message.offset())
 
         for event in events:
             topic = INSTRUMENTS if event.schema == "Instrument" else PUBLIC[event.schema]
             extra: dict[str, str | bytes | None] = dict(headers or {})
-            if event.schema == "Book":
-                extra[HOPS] = Hops(input=self.positions[event.key.removesuffix("|full")]).to_header()
-            # A candle goes where its market goes, as the platform writes it.
-            key = event.key.encode()
+            partition = self.partition(event)
+            if event.schema == "BookUpdate":
+                position = Position(INGEST_BOOKS.physical(self.prefix), partition, self.inputs[partition])
+                extra.setdefault(HOPS, Hops(input=position).to_header())
+                self.inputs[partition] += 1
             self.producer.produce(
                 topic.physical(self.prefix),
-                key=key,
+                key=event.key.encode(),
                 value=self.codec.encode(event),
                 headers=extra,
+                partition=partition,
                 on_delivery=delivered,
             )
         assert self.producer.flush(30) == 0
+
+    @staticmethod
+    def partition(event: AnyEvent) -> int:
+        """Return the partition of an event's market: a candle goes where its market goes."""
+        return crc32(f"{event.venue}:{getattr(event, 'symbol', '')}".encode()) % PARTITIONS
+
+    def save(self, venue: str, symbol: str, state: BooksState) -> None:
+        """Write a book's checkpoint, which reflects all updates so far, and commit it, as the pipeline does."""
+        event = Checkpoint(
+            venue=venue,
+            symbol=symbol,
+            chain=CHAIN,
+            partition=0,
+            offset=0,
+            topic_id="id",
+            ts_recv=time.time_ns(),
+            states={OPERATOR: pack_state(state)},
+        )
+        partition = self.partition(event)
+        end = self.inputs[partition]
+        self.produce(msgspec.structs.replace(event, partition=partition, offset=end - 1))
+        mark = Mark(topic_id="id", replay_from=end, checkpoints_since_ms=event.ts_recv // MILLISECOND_NS)
+        group = Consumer(consumer_config(self.kafka, PIPELINE_GROUP))
+        where = TopicPartition(INGEST_BOOKS.physical(self.prefix), partition, end, mark.text())
+        group.commit(offsets=[where], asynchronous=False)
+        group.close()
 
     def start(self, **env: str) -> None:
         """Start the API process; it may not be ready yet."""

@@ -23,7 +23,9 @@ from api.market import (
     Trust,
     fresh,
 )
-from marketdata.events import Anomaly, Book, BookUpdate, Candle, FeedStatus, Quote, Trade, Trades
+from marketdata.book import L2Book
+from marketdata.book_state import BooksState
+from marketdata.events import Anomaly, BookUpdate, Candle, FeedStatus, Quote, Trade, Trades
 
 TS = 1_786_309_548_228_568_123
 WHO: dict[str, Any] = {"venue": "coinbase", "symbol": "BTC-USD"}
@@ -120,18 +122,21 @@ def test_a_crossed_book_is_invalid_and_a_locked_one_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("valid", "reason", "updates", "follows"),
-    [(True, "", 7, TRUSTED), (False, "gap", 0, Trust(False, "gap")), (False, "halted", 7, TRUSTED)],
+    ("reason", "updates", "follows"),
+    [("", 7, TRUSTED), ("gap", 0, Trust(False, "gap")), ("halted", 7, TRUSTED)],
 )
-def test_a_checkpoint_is_the_state_of_its_stream(valid: bool, reason: str, updates: int, follows: Trust) -> None:
+def test_a_checkpoint_is_the_state_of_its_stream(reason: str, updates: int, follows: Trust) -> None:
     """A restored book goes on as the one that was saved: after a clear it waits for a snapshot."""
     market = Market()
     levels = ["100"] if updates else []
-    market.restore(
-        Book(**FROM, ts_event=TS, ts_recv=TS, valid=valid, reason=reason, kind="full", depth=0, updates=updates,
-             bid_prices=levels, bid_sizes=levels, ask_prices=[], ask_sizes=[])
+    saved = BooksState(
+        book=L2Book.unpack([levels, levels, [], []]), updates=updates, marked=reason, reason=reason,
+        sequence=7, ts_event=TS, ts_recv=TS + 1, line="coinbase/0",
     )  # fmt: skip
-    assert state(market).book.trust == Trust(valid, reason)
+    market.restore("coinbase", "BTC-USD", saved)
+    book = state(market).book
+    assert book.trust == Trust(not reason, reason)
+    assert (book.sequence, book.ts_event, book.ts_recv, book.line) == (7, TS, TS + 1, "coinbase/0")
     market.apply(update("update", {"99": "1"}))
     assert state(market).book.trust == follows
 
@@ -212,12 +217,16 @@ def candle(minute: int, interval: str = "1m", **fields: Any) -> Candle:
     return Candle(**WHO, interval=interval, start=start, end=start + 60_000_000_000, ts_event=TS, ts_recv=TS, **fields)
 
 
-def test_an_older_revision_of_a_candle_is_ignored() -> None:
-    """Records may be read twice at a start; a candle never goes back."""
+def test_a_book_whose_checkpoint_is_missing_is_known_and_not_trusted() -> None:
+    """It waits for its next snapshot, also where nothing was known of the symbol before."""
     market = Market()
-    assert kinds(market.apply(candle(1, revision=1, state="revised", close="5"))) == [CandleChanged]
-    assert market.apply(candle(1, revision=0, state="final", close="4")) == []
-    assert state(market).candles["1m"][60_000_000_000].candle.close == "5"
+    market.invalidate("coinbase", "BTC-USD", "resyncing")
+    assert state(market).book.trust == Trust(False, "resyncing")
+    assert market.apply(update("update", {"100": "1"})) == []
+    market.apply(SNAPSHOT)
+    assert state(market).book.trust == TRUSTED
+    market.invalidate("coinbase", "BTC-USD", "resyncing")
+    assert state(market).book.book.pack() == [[], [], [], []]
 
 
 def test_everything_is_bounded() -> None:

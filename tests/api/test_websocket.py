@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from marketdata.book import L2Book
-from marketdata.events import Anomaly, Book, BookUpdate, Candle, FeedStatus, Quote, Trade, Trades
+from marketdata.book_state import BooksState
+from marketdata.events import Anomaly, BookUpdate, Candle, FeedStatus, Quote, Trade, Trades
 from marketdata.headers import HOPS, Hops
 
 TS = 1_786_309_548_228_568_123
@@ -561,10 +562,10 @@ def test_a_restart_says_goodbye_and_restores_the_book(stage: Any, open_socket: A
 
     asyncio.run(goodbye())
     # The checkpoint holds levels that no update in the topic has: only who reads it can know them.
-    stage.produce(
-        full_book("BTC-USD", {"100": "1", "99": "2", "42": "42"}, {"101": "1"}),
-        book("BTC-USD", "update", {"98": "3"}, {"101": "0", "102": "4"}),
-    )
+    saved = L2Book.unpack([["100", "99", "42"], ["1", "2", "42"], ["101"], ["1"]])
+    state = BooksState(book=saved, updates=2, marked="", reason="", ts_event=TS, ts_recv=time.time_ns())
+    stage.save("coinbase", "BTC-USD", state)
+    stage.produce(book("BTC-USD", "update", {"98": "3"}, {"101": "0", "102": "4"}))
     want = {"bids": [["100", "1"], ["99", "2"], ["98", "3"], ["42", "42"]], "asks": [["102", "4"]]}
     for _ in range(2):
         stage.start()
@@ -572,14 +573,6 @@ def test_a_restart_says_goodbye_and_restores_the_book(stage: Any, open_socket: A
         wait_for("the book", lambda: stage.get("/api/v1/market/BTC-USD/orderbook")["data"] == want)
         assert stage.get("/api/v1/market/BTC-USD/orderbook")["valid"]
         stage.kill()
-
-
-def full_book(symbol: str, bids: dict[str, str], asks: dict[str, str]) -> Book:
-    """Return a full checkpoint; the stage adds which update it reflects."""
-    return Book(
-        **source(symbol), valid=True, kind="full", depth=0, updates=2, bid_prices=list(bids),
-        bid_sizes=list(bids.values()), ask_prices=list(asks), ask_sizes=list(asks.values()),
-    )  # fmt: skip
 
 
 def test_an_api_without_kafka_starts_says_so_and_recovers(bare_stage: Any, open_socket: Any, wait_for: Any) -> None:

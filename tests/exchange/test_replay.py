@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,15 @@ from infra.exchange.replay import END_REASON, Replay, WebSocket, speed_of
 from infra.exchange.wires import AGAIN_REASON, WRITE_BUFFER_BYTES_MAX
 from marketdata.clock import SECOND_NS
 from marketdata.errors import CodecError
+from marketdata.events import AnyEvent, RawFrame
+from producers.connection import Connection, Options
+from producers.feeds import make_feed
 from runtime.recordings import Recorded, read, write
 
 RECORDING = Path(__file__).parents[3] / "shared" / "recordings" / "coinbase_advanced.jsonl.zst"
 SUBSCRIBE = json.dumps({"type": "subscribe", "channel": "level2", "product_ids": ["BTC-USD"]})
 START = 1_786_309_548_000_000_000
+MS = START // 1_000_000
 
 Bounded = Callable[[Any], None]
 Plays = Callable[..., AbstractAsyncContextManager[Replay]]
@@ -295,6 +299,60 @@ def test_recorded_answers_are_served_at_their_address_in_order(plays: Plays, bou
             assert (await http.get("/depth?symbol=C&limit=5")).status_code == 404
             assert (await http.get("/healthz")).json()["venue"] == "venue"
             assert (await http.get("/progress")).json()["recorded"] == [{"connection": "one", "frames": 1}]
+
+    bounded(scenario())
+
+
+class _Kept:
+    """A sink that keeps the raw frames."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+
+    async def write(self, line: str, events: Iterable[AnyEvent], t_recv: int, raw: RawFrame | None = None) -> None:
+        """Keep a received frame."""
+        if raw is not None and raw.kind in {"recv", "http"}:
+            self.frames.append(raw.data)
+
+
+def test_answers_that_our_producer_does_not_request_cost_no_time(
+    plays: Plays, bounded: Bounded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The producer reports that it has caught up, so the replay goes on; what it does request is still waited for."""
+    monkeypatch.setattr("infra.exchange.replay.ASKED_S", 10_000.0)
+    file = tmp_path / "made.jsonl.zst"
+    depth = {"e": "depthUpdate", "E": MS, "T": MS, "s": "BTCUSDT", "U": 9, "u": 12, "pu": 8, "b": [], "a": [["2", "1"]]}
+    snapshot = {"lastUpdateId": 10, "E": MS, "T": MS, "bids": [["1", "1"]], "asks": [["3", "1"]]}
+    ticker = {"e": "bookTicker", "u": 400, "s": "BTCUSDT", "b": "1", "B": "1", "a": "2", "A": "1", "T": MS, "E": MS}
+    others = [
+        line
+        for number in range(1, 100)
+        for line in (
+            Recorded("http", START + number, f"https://venue/fapi/v1/other?n={number}", "{}"),
+            Recorded("recv", START + number, "one", json.dumps(ticker | {"u": 400 + number})),
+        )
+    ]
+    lines = [
+        Recorded("recv", START, "one", json.dumps(depth)),
+        Recorded("http", START, "https://venue/fapi/v1/depth?symbol=BTCUSDT&limit=1000", json.dumps(snapshot)),
+        *others,
+    ]
+    write(file, lines)
+
+    async def scenario() -> None:
+        sink = _Kept()
+        async with plays(file) as replay, web.serve(replay.app("binance_usdm"), "127.0.0.1", 0) as port:
+            options = Options(
+                ws_url=f"ws://127.0.0.1:{replay.port}", rest_url=f"http://127.0.0.1:{port}", replay=True, began=START
+            )
+            line = Connection(make_feed("binance_usdm"), "binance_usdm/0", sink, options)
+            running = asyncio.create_task(line.run())
+            await line.ended.wait()
+            line.stop()
+            await running
+        received = [frame for frame in sink.frames if b"depthUpdate" in frame or b"bookTicker" in frame]
+        assert received == [one.data.encode() for one in lines if one.t == "recv"]
+        assert json.dumps(snapshot).encode() in sink.frames[: len(lines) // 2]
 
     bounded(scenario())
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -16,11 +19,16 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from infra.local import stack
 from infra.local import state as written
-from infra.local.folders import Folders
-from infra.local.settings import StackSettings
+from infra.local.folders import HOME, Folders
+from infra.local.settings import StackSettings, free_port
 from infra.local.state import Row
 from infra.local.table import Endpoints
-from runtime.settings import load
+from marketdata.events import EVENTS
+from marketdata.topics import TOPICS
+from runtime.admin import TopicAdmin
+from runtime.registry import Registry
+from runtime.settings import CommonSettings, load
+from sink import migrations
 
 # Beside the shared test stack, which other runs may be using.
 PORT_BASE = int(os.environ.get("TICKSTREAM_TEST_PORT_BASE", "28100")) + 100
@@ -124,6 +132,49 @@ def test_killed_database_keeps_what_was_committed(own: Stack, kill: Callable[[st
         one.close()
     with psycopg.connect(url) as again:
         assert again.execute("SELECT n FROM kept").fetchall() == [(1,)]
+
+
+def test_registry_answers_as_soon_as_its_database_is_back(own: Stack, kill: Callable[[str], None]) -> None:
+    """The connections that broke cost no request: every answer after the restart is right, the first as well."""
+    with httpx.Client(base_url=own[0].registry_url, timeout=10) as registry:
+        assert [registry.get("/subjects").status_code for _ in range(3)] == [200] * 3
+        kill("database")
+        assert [registry.get("/subjects").status_code for _ in range(5)] == [200] * 5
+
+
+def test_api_names_the_database_and_not_the_registry_that_depends_on_it(
+    own: Stack, kill: Callable[[str], None], wait_for: Callable[..., Any]
+) -> None:
+    """While the database is away the registry cannot answer either; /readyz blames the database alone."""
+    where, port = own[0], free_port()
+    kafka = CommonSettings(kafka_brokers=where.kafka_brokers, registry_url=where.registry_url)
+    TopicAdmin(kafka).apply(tuple(topic for topic in TOPICS if topic.public))
+    registry = Registry(where.registry_url)
+    for event in EVENTS:
+        registry.register(event.schema)
+    registry.close()
+    migrations.upgrade(where.database_url, "tickstream")
+    environment = os.environ | where.environment() | {"TICKSTREAM_API_PORT": str(port)}
+    api = subprocess.Popen([sys.executable, "-m", "api"], env=environment, cwd=HOME)
+    missing: set[str] = set()
+
+    def is_ready() -> bool:
+        checks = httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).json()["checks"]
+        missing.update(name for name, state in checks.items() if state != "ok")
+        return all(state == "ok" for state in checks.values())
+
+    try:
+        wait_for("the API to be ready", is_ready)
+        missing.clear()
+        with ThreadPoolExecutor(1) as pool:
+            killing = pool.submit(kill, "database")
+            wait_for("the database to be missing", lambda: not is_ready())
+            killing.result()
+        wait_for("the API to be ready again", is_ready)
+    finally:
+        api.kill()
+        api.wait(10)
+    assert missing == {"database"}
 
 
 def test_killed_redis_keeps_its_values(own: Stack, kill: Callable[[str], None]) -> None:

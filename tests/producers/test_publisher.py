@@ -291,7 +291,7 @@ def test_producer_waits_for_registry_and_says_so() -> None:
     """Nothing is there: it is alive, not ready, names what it misses, and still stops at once."""
     nowhere = {"TICKSTREAM_REGISTRY_URL": "http://127.0.0.1:9", "TICKSTREAM_KAFKA_BROKERS": "127.0.0.1:9"}
     with producer(nowhere) as running:
-        running.until(lambda: "does not answer" in running.get("/readyz")[1])
+        running.until(lambda: "does not respond" in running.get("/readyz")[1])
         assert running.get("/healthz")[0] == 200
         status, body = running.get("/readyz")
         assert status == 503

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import httpx
 import psycopg
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from infra.local.settings import free_port
 from infra.local.table import Endpoints
@@ -24,11 +26,16 @@ from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent, DeadLetter, Trade, Trades
 from marketdata.topics import INSTRUMENTS, PARTITIONS, PUBLIC, Topic
 from runtime.admin import TopicAdmin
+from runtime.health import Readiness
 from runtime.kafka import headers_of, producer_config
 from runtime.registry import Registry
 from runtime.settings import CommonSettings
+from runtime.tracing import Tracing
 from sink import migrations
-from sink.service import GROUP, TOPICS
+from sink.brokers import Letters
+from sink.service import GROUP, TOPICS, Sink
+from sink.settings import SinkSettings
+from sink.writer import Writer
 from tests.waiting import WAIT_S, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -169,25 +176,53 @@ class Road:
         self.producer.produce(topic.physical(self.prefix), key=key, value=value, headers=dict(headers or {}))
 
     def start(self, name: str = "sink", **env: str) -> None:
-        """Start a sink process with small windows, so that a test sees many transactions."""
+        """Start a sink process."""
         self.ports[name] = free_port()
-        variables = (
-            os.environ
-            | self.endpoints.environment()
-            | {
-                "TICKSTREAM_TOPIC_PREFIX": self.prefix,
-                "TICKSTREAM_GROUP_PREFIX": self.prefix,
-                "TICKSTREAM_DATABASE_SCHEMA": self.schema,
-                "TICKSTREAM_METRICS_PORT": str(self.ports[name]),
-                "TICKSTREAM_SINK_WINDOW_MS": "10",
-                "TICKSTREAM_SINK_WORKER": name,
-            }
-            | env
-        )
+        variables = os.environ | self.environment(self.ports[name]) | {"TICKSTREAM_SINK_WORKER": name} | env
         with (self._folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "sink"], env=variables, stdout=log, stderr=log, cwd=ROOT
             )
+
+    def delete_before(self, partition: TopicPartition) -> None:
+        """Delete a partition's records below an offset, as retention does."""
+        admin = AdminClient({"bootstrap.servers": self.endpoints.kafka_brokers})
+        for deletion in admin.delete_records([partition]).values():
+            deletion.result(30)
+
+    def environment(self, port: int) -> dict[str, str]:
+        """Return the settings of a sink, with small windows, so that a test sees many transactions."""
+        return self.endpoints.environment() | {
+            "TICKSTREAM_TOPIC_PREFIX": self.prefix,
+            "TICKSTREAM_GROUP_PREFIX": self.prefix,
+            "TICKSTREAM_DATABASE_SCHEMA": self.schema,
+            "TICKSTREAM_METRICS_PORT": str(port),
+            "TICKSTREAM_SINK_WINDOW_MS": "10",
+        }
+
+    @contextlib.contextmanager
+    def inside(self, **changes: Any) -> Iterator[Sink]:
+        """Run a sink in this process, for a test that reaches into it."""
+        given = {name.removeprefix("TICKSTREAM_").lower(): value for name, value in self.environment(0).items()}
+        fields = {name: value for name, value in given.items() if name in SinkSettings.model_fields}
+        settings = SinkSettings(**(fields | changes))
+        readiness = Readiness("kafka", "database", "registry", "reading")
+        readiness.up("registry")
+        writer = Writer(settings.dsn, self.schema, Letters(settings, self.codec).publish, time.time_ns)
+        registry, stop = Registry(self.endpoints.registry_url), threading.Event()
+        with Tracing("sink", None) as tracing:
+            sink = Sink(
+                settings, readiness=readiness, registry=registry, codec=self.codec, writer=writer, tracing=tracing
+            )
+            thread = threading.Thread(target=sink.run, args=[stop])
+            thread.start()
+            try:
+                yield sink
+            finally:
+                stop.set()
+                thread.join(60)
+                registry.close()
+        assert not thread.is_alive()
 
     def signal(self, number: signal.Signals, name: str = "sink") -> None:
         """Send a signal to a sink."""

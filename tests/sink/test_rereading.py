@@ -1,0 +1,140 @@
+"""Records that the sink's reader passes over are found and read, on the real Kafka; where there are none, none is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
+
+from marketdata.events import Trades
+from marketdata.topics import TRADES
+from runtime.kafka import producer_config
+from sink import service
+from sink.positions import Jump
+from sink.rereading import Rereader, Skipped
+
+SYMBOL = "BTC-USD"
+
+
+def append(road: Any, events: list[Trades], *, commit: bool = True) -> list[int]:
+    """Write events in one transaction, which then is committed or aborted; return their offsets, all of partition 0."""
+    producer = Producer(producer_config(road.kafka, "test") | {"transactional.id": f"{road.prefix}test"})
+    offsets: list[int] = []
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for event in events:
+        producer.produce(
+            TRADES.physical(road.prefix), road.codec.encode(event), event.key.encode(), partition=0,
+            on_delivery=lambda _, message: offsets.append(message.offset() or 0),
+        )  # fmt: skip
+    producer.flush(30)
+    (producer.commit_transaction if commit else producer.abort_transaction)(30)
+    return offsets
+
+
+@pytest.fixture
+def rereader(road: Any) -> Iterator[Rereader]:
+    """A second reader of the test's topics."""
+    one = Rereader(road.kafka)
+    yield one
+    one.close()
+
+
+def test_marks_and_aborted_records_are_no_records(road: Any, rereader: Rereader, trades: Callable[..., Trades]) -> None:
+    """Two committed transactions with an aborted one between them: the gap of both marks and its records is empty."""
+    (first,) = append(road, [trades(0)])
+    append(road, [trades(1), trades(2)], commit=False)
+    (last,) = append(road, [trades(3)])
+    partition = (TRADES.physical(road.prefix), 0)
+    assert (first, last) == (0, 5)
+    rereader.check([Jump(partition, first + 1, last)])
+    # At the end of the log, and several at once.
+    rereader.check([Jump(partition, first + 1, last), Jump(partition, last + 1, last + 2)])
+    for jump in (Jump(partition, 0, last), Jump(partition, first + 1, last + 1), Jump(partition, last, last + 2)):
+        with pytest.raises(Skipped, match="passed over"):
+            rereader.check([Jump(partition, first + 1, last), jump] if jump.start > first else [jump])
+
+
+def test_what_the_log_no_longer_has_cannot_be_proved_to_be_nothing(
+    road: Any, rereader: Rereader, trades: Callable[..., Trades]
+) -> None:
+    """Where retention has deleted the range meanwhile, the sink must ask the database and Kafka once more."""
+    append(road, [trades(number) for number in range(5)])
+    partition = (TRADES.physical(road.prefix), 0)
+    road.delete_before(TopicPartition(*partition, 4))
+    with pytest.raises(Skipped, match="has no offset 2 any more"):
+        rereader.check([Jump(partition, 2, 4)])
+
+
+def test_a_reader_that_is_moved_forward_loses_no_record(
+    road: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
+) -> None:
+    """As by a late answer to an earlier question: what it passed over is found before the next batch is stored."""
+    append(road, [trades(0)])
+    partition = TopicPartition(TRADES.physical(road.prefix), 0)
+    with road.inside() as sink:
+        road.wait_rows("trades", 1)
+        sink._consumer.pause([partition])
+        last = append(road, [trades(number) for number in range(1, 11)])[-1]
+        sink._consumer.seek(TopicPartition(partition.topic, 0, last))
+        sink._consumer.resume([partition])
+        road.wait_rows("trades", 11)
+        append(road, [trades(11)])
+        road.wait_rows("trades", 12)
+    assert [row[0] for row in road.rows("SELECT sequence FROM trades ORDER BY sequence")] == list(range(12))
+
+
+def test_reading_starts_only_where_the_database_stands(
+    road: Any, trades: Callable[..., Trades], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call that gives the reader partitions names a stored offset of each; none asks Kafka where to start."""
+    assigned: list[TopicPartition] = []
+
+    class Noting(Consumer):
+        def assign(self, partitions: list[TopicPartition]) -> None:
+            """Note the partitions, then read them."""
+            assigned.extend(partitions)
+            super().assign(partitions)
+
+    monkeypatch.setattr(service, "Consumer", Noting)
+    append(road, [trades(0)])
+    for rows in (1, 2):
+        with road.inside():
+            road.wait_rows("trades", rows)
+        append(road, [trades(rows)])
+    with road.inside():
+        road.wait_rows("trades", 3)
+    assert {(one.topic, one.partition) for one in assigned if one.offset == OFFSET_END} == set()
+    starts = [one.offset for one in assigned if one.topic == TRADES.physical(road.prefix) and one.partition == 0]
+    assert starts == [0, 1, 3]
+
+
+def test_a_partition_that_is_not_read_is_reported_and_read_again(
+    road: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
+) -> None:
+    """Its lag grows while it does not move: /readyz names it until it moves, and it is read again from its place."""
+    partition = TopicPartition(TRADES.physical(road.prefix), 0)
+    with road.inside(sink_stall_seconds=1.0) as sink:
+        append(road, [trades(0)])
+        road.wait_rows("trades", 1)
+        wait_for("readiness", lambda: sink._readiness.report()[0])
+        reports: list[str] = []
+        seen = threading.Event()
+        down = sink._readiness.down
+
+        def note(dependency: str, why: str) -> None:
+            down(dependency, why)
+            if dependency == "reading":
+                reports.append(why)
+                seen.set()
+
+        sink._readiness.down = note
+        sink._consumer.pause([partition])  # as if Kafka's answer to a fetch never came
+        append(road, [trades(1)])
+        assert seen.wait(60)
+        road.wait_rows("trades", 2)
+        wait_for("readiness again", lambda: sink._readiness.report()[0])
+    assert reports[0].startswith(f"{partition.topic}[0] is not read: it stands at ")
