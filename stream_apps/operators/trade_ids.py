@@ -156,10 +156,11 @@ class KeySet:
     key. Where a key is in the table has no influence on anything.
     """
 
-    __slots__ = ("_mask", "_table", "count")
+    __slots__ = ("_mask", "_packed", "_table", "count")
 
     def __init__(self) -> None:
         self.count = 0
+        self._packed: bytes | None = None
         self._mask = 7
         self._table = bytearray(8 * _KEY_BYTES)
 
@@ -189,6 +190,7 @@ class KeySet:
             return
         table[start : start + _KEY_BYTES] = key
         self.count += 1
+        self._packed = None
         if 2 * self.count > self._mask:
             self._fill(self._keys(), 2 * (self._mask + 1))
 
@@ -207,7 +209,9 @@ class KeySet:
 
     def pack(self) -> bytes:
         """Return the keys, sorted, one after the other."""
-        return b"".join(sorted(self._keys()))
+        if self._packed is None:  # an old generation is packed once
+            self._packed = b"".join(sorted(self._keys()))
+        return self._packed
 
     @classmethod
     def unpack(cls, packed: bytes) -> KeySet:

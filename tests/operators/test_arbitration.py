@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketdata.book import L2Book
-from marketdata.events import AnyEvent, BookUpdate, DeadLetter
+from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus
 from stream_apps.operators.arbitration import LINES_MAX
 from stream_apps.operators.ingest_books import IngestBooks
 
@@ -230,7 +230,8 @@ def test_a_change_that_cannot_be_used_costs_the_line_its_book(make: Any) -> None
         assert [type(event) for event in out] == [DeadLetter]
         state, _ = operator.step(state, market.snapshot(5, 0))
         state, out = operator.step(state, bad)
-        assert [(type(event), getattr(event, "kind", "")) for event in out] == [(DeadLetter, ""), (BookUpdate, "clear")]
+        assert [(type(event), getattr(event, "kind", "")) for event in out] == [
+            (DeadLetter, ""), (BookUpdate, "clear"), (FeedStatus, "gap")]  # fmt: skip
         assert operator.step(state, market.update(7, 0))[1] == []
 
 

@@ -135,7 +135,7 @@ BAD_BOOKS: list[tuple[dict[str, Any], str]] = [
 def test_one_bad_level_spoils_the_change_and_the_book_until_the_next_snapshot(
     make: Any, wrong: dict[str, Any], reason: str
 ) -> None:
-    """The change is refused, the book is cleared in the same step, and later changes wait for a snapshot."""
+    """The book is cleared in the same step, with a gap on the ledger, until a snapshot closes it."""
     operator = IngestBooks()
     state = operator.start("coinbase:BTC-USD")
     good = make.book("snapshot", 0, [("99", "1")], [("101", "1")])
@@ -143,15 +143,18 @@ def test_one_bad_level_spoils_the_change_and_the_book_until_the_next_snapshot(
     state, out = operator.step(state, good)
     assert out == [good]
     state, out = operator.step(state, bad)
-    letter, clear = out
+    letter, clear, gap = out
     assert isinstance(letter, DeadLetter)
     assert isinstance(clear, BookUpdate)
+    assert isinstance(gap, FeedStatus)
+    assert (gap.kind, gap.channel, gap.ts_from) == ("gap", "books", make.ts(0))
     assert (letter.reason, letter.payload) == (reason, b"")
     assert (clear.kind, clear.valid, clear.reason) == ("clear", False, "gap")
     state, out = operator.step(state, make.book("update", 2, [("97", "1")]))
     assert out == []
-    state, out = operator.step(state, make.book("snapshot", 3, [("97", "1")]))
-    assert len(out) == 1
+    state, (_, end) = operator.step(state, make.book("snapshot", 3, [("97", "1")]))
+    assert isinstance(end, FeedStatus)
+    assert (end.kind, end.gap_id, end.ts_from, end.ts_to) == ("resynced", gap.gap_id, make.ts(0), make.ts(3))
 
 
 @pytest.mark.parametrize("price", ["-37.63", "0", "0.00", "-0", "1e-40", "-1e29", f"{'9' * 30}.{'9' * 33}"])
