@@ -40,7 +40,7 @@ ifdef STACK
 export TICKSTREAM_STACK := $(STACK)
 endif
 
-.PHONY: help run up down setup ready test lint format dashboard chaos bench-latency bench-feeds bench-stream clean distclean
+.PHONY: help run up down setup ready test lint format dashboard chaos bench-latency bench-platform bench-feeds bench-stream clean distclean
 
 help: ## Show this list
 	@echo "make <goal>:"
@@ -77,6 +77,11 @@ chaos: setup ## Kill, freeze and stop processes of a platform of its own, then c
 
 bench-latency: setup ## Measure the latency of each hop from socket to WebSocket client
 	@exec $(BIN)/python -m bench.latency $(ARGS)
+
+bench-platform: setup ## Time a replay through the whole platform, then hold RATE= (10,000 orders/s) for MINUTES= (3)
+	@$(BIN)/python -m bench.throughput replay
+	@exec $(BIN)/python -m bench.throughput sustained --rate $(or $(RATE),10000) --symbols $(or $(SYMBOLS),100) \
+	  --minutes $(or $(MINUTES),3) $(ARGS)
 
 bench-feeds: setup $(STAMPS)/cryptofeed ## Measure how many frames a second each feed takes, beside cryptofeed
 	@exec $(BIN)/python -m bench.feeds $(ARGS)

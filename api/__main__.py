@@ -15,7 +15,7 @@ from api.app import create
 from api.service import Service
 from api.settings import ApiSettings
 from api.websocket import protocol
-from marketdata.compiled import BOOKS
+from marketdata.compiled import BOOKS, CODEC
 from marketdata.errors import SettingsError
 from runtime import log
 from runtime.settings import load
@@ -76,7 +76,7 @@ def main() -> int:
         return 2
     log.configure("api", settings.log_level)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    structlog.get_logger().info("starting", host=settings.host, port=settings.api_port, books=BOOKS)
+    structlog.get_logger().info("starting", host=settings.host, port=settings.api_port, books=BOOKS, codec=CODEC)
     with Tracing("api", settings.otlp_endpoint) as tracing:
         server(Service(settings, tracing), settings, tracing).run()
     return 0

@@ -6,21 +6,25 @@ import os
 from importlib import import_module
 from typing import Any
 
-# Set to anything, this makes books and trades run in plain Python, as on a machine without a C compiler.
-PLAIN = "TICKSTREAM_PLAIN_BOOKS"
+# Set to anything, these select the Python code, as on a machine without a C compiler.
+PLAIN_BOOKS = "TICKSTREAM_PLAIN_BOOKS"
+PLAIN_CODEC = "TICKSTREAM_PLAIN_CODEC"
+PLAIN_TRADES = "TICKSTREAM_PLAIN_TRADES"
 
 
-def _load(name: str) -> Any:
-    if os.environ.get(PLAIN):
+def _load(module: str, plain: str) -> Any:
+    if os.environ.get(plain):
         return None
     try:
-        return import_module(f"marketdata.{name}")
+        return import_module(module)
     except ImportError:
         return None
 
 
-code = _load("_compiled")
-trades = _load("_trades")
+code = _load("marketdata._compiled", PLAIN_BOOKS)
+codec = _load("marketdata._codec", PLAIN_CODEC)
+trades = _load("marketdata._trades", PLAIN_TRADES)
 
 # For the logs: which of the two this process runs.
 BOOKS = "plain Python" if code is None else "compiled"
+CODEC = "fastavro" if codec is None else "compiled"

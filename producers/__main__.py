@@ -18,7 +18,7 @@ import structlog
 import uvloop
 
 from marketdata.codec import Codec
-from marketdata.compiled import BOOKS
+from marketdata.compiled import BOOKS, CODEC
 from marketdata.errors import SettingsError, Unavailable, UnknownSchema
 from producers import upkeep
 from producers.backoff import Backoff
@@ -330,7 +330,7 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2
     log.configure("producer", settings.log_level)
-    structlog.get_logger().info("starting", books=BOOKS)
+    structlog.get_logger().info("starting", books=BOOKS, codec=CODEC)
     readiness = Readiness("kafka", "registry", "venue")
     with (
         HealthServer(settings.host, settings.metrics_port, readiness),

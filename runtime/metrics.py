@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import Counter, Histogram
 
 LATENCY_BUCKETS_MS = (0.25, 0.5, 1, 2, 4, 6, 8, 10, 15, 20, 30, 40, 60, 80, 100, 150, 250, 500, 1000, 2500, 5000, 10000)
@@ -33,4 +35,9 @@ DROPPED = Counter(
 def observe_hop(hop: str, start_ns: int, end_ns: int) -> None:
     """Record the time between two hops, UTC nanoseconds, where both are known (not 0); a negative time counts as 0."""
     if start_ns and end_ns:
-        HOP_LATENCY_MS.labels(hop).observe(max(0, end_ns - start_ns) / 1e6)
+        _histogram(hop).observe(max(0, end_ns - start_ns) / 1e6)
+
+
+@cache
+def _histogram(hop: str) -> Histogram:
+    return HOP_LATENCY_MS.labels(hop)

@@ -12,7 +12,7 @@ import threading
 import structlog
 import uvloop
 
-from marketdata.compiled import BOOKS
+from marketdata.compiled import BOOKS, CODEC
 from marketdata.errors import SettingsError
 from runtime import log
 from runtime.health import HealthServer, Readiness
@@ -50,7 +50,7 @@ def run(settings: StreamSettings, operators: MakeOperators = make_operators) -> 
 def configure_logs(settings: StreamSettings) -> None:
     """Send logs as JSON; the libraries' own only from `warning` on, as they comment on every step."""
     log.configure("stream-apps", settings.log_level)
-    structlog.get_logger().info("starting", engine=settings.engine, books=BOOKS)
+    structlog.get_logger().info("starting", engine=settings.engine, books=BOOKS, codec=CODEC)
     if settings.log_level != "debug":
         for library in ("aiokafka", "faust", "mode", "httpx"):
             logging.getLogger(library).setLevel(logging.WARNING)

@@ -11,11 +11,11 @@ import threading
 import time
 from typing import NoReturn
 
+import httpx
 import orjson
 
 from infra.chaos.run import Options, run
 from infra.chaos.schedule import schedule
-from infra.local.errors import StackError
 from marketdata.errors import TickstreamError
 from runtime.kafka import LOG
 
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     limit.start()
     try:
         result = run(options, report)
-    except (StackError, TickstreamError) as error:
+    except (TickstreamError, httpx.HTTPError) as error:
         report(f"chaos: {error}")
         return UNUSABLE
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
@@ -70,6 +72,7 @@ class Platform:
 
     def __enter__(self) -> Self:
         """Start everything with fresh data and return when all is ready; raises StackError when it cannot be."""
+        self._end_left_behind()
         stack.down(self._folders, self._report)
         stack.erase(self._folders)
         try:
@@ -90,6 +93,16 @@ class Platform:
         self.release()
         stack.down(self._folders, self._report)
         stack.erase_data(self._folders)
+
+    @property
+    def _joined_file(self) -> Path:
+        """The worker that joined, for the next run: the supervisor cannot end it when this run is killed."""
+        return self._folders.run / "joined.json"
+
+    def _end_left_behind(self) -> None:
+        if self._joined_file.exists():
+            identity = Identity(**json.loads(self._joined_file.read_text()))
+            written.end_group(identity, signal.SIGTERM, STOP_SECONDS_MAX)
 
     def kafka(self) -> CommonSettings:
         """Return the settings of a client of this platform's Kafka and registry."""
@@ -161,6 +174,9 @@ class Platform:
                 cwd=PROJECT,
                 start_new_session=True,
             )
+        identity = Identity.of(self._joined.pid)
+        if identity is not None:
+            self._joined_file.write_text(json.dumps(asdict(identity)))
 
     def leave(self) -> bool:
         """Ask the worker that joined to end, and see that it does; False when it has ended already."""
@@ -176,6 +192,7 @@ class Platform:
                 joined.kill()
                 joined.wait()
         self._joined = None
+        self._joined_file.unlink(missing_ok=True)
         return was_running
 
     def burn(self, seconds: float) -> None:

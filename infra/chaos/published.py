@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import psycopg
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from marketdata.errors import CodecError, TickstreamError
+from marketdata.errors import CodecError, TickstreamError, Unavailable
 from marketdata.events import AnyEvent
 from marketdata.topics import Topic
 from runtime.kafka import close, consumer_config
@@ -64,13 +64,16 @@ class Topics:
         self._registry.close()
 
     def ends(self, topic: Topic) -> dict[int, tuple[int, int]]:
-        """Return partition -> (first offset, end)."""
+        """Return partition -> (first offset, end); raises Unavailable when Kafka does not answer."""
         name = topic.physical(self._settings.topic_prefix)
-        partitions = self._consumer.list_topics(name, timeout=TIMEOUT_SECONDS).topics[name].partitions
-        return {
-            number: self._consumer.get_watermark_offsets(TopicPartition(name, number), timeout=TIMEOUT_SECONDS)
-            for number in partitions
-        }
+        try:
+            partitions = self._consumer.list_topics(name, timeout=TIMEOUT_SECONDS).topics[name].partitions
+            return {
+                number: self._consumer.get_watermark_offsets(TopicPartition(name, number), timeout=TIMEOUT_SECONDS)
+                for number in partitions
+            }
+        except KafkaException as error:
+            raise Unavailable(f"Kafka does not answer: {error.args[0]}") from error
 
     def read(self, topic: Topic) -> Iterator[Published]:
         """Yield every committed record up to the end as it is now, each partition in order.

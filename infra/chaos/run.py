@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from contextlib import closing
 from typing import Any, NamedTuple
 
+import psycopg
+
 from infra.chaos.compare import compare
 from infra.chaos.findings import Findings
 from infra.chaos.ledger import Happened
@@ -18,6 +20,7 @@ from infra.chaos.schedule import schedule
 from infra.chaos.settle import Live, await_first_trades, settle
 from infra.chaos.watch import Watch
 from marketdata.clock import SECOND_NS
+from marketdata.errors import TickstreamError
 
 # These have no process that recovers.
 _WITHOUT_RECOVERY = frozenset({"join", "leave", "burst", "load"})
@@ -38,7 +41,8 @@ class Options(NamedTuple):
 def run(options: Options, report: Report) -> dict[str, Any]:
     """Run and return the result: figures, violations by kind and `ok`.
 
-    Raises StackError when the platform cannot be started, TickstreamError when what it published cannot be read.
+    Raises StackError when the platform cannot be started, Unavailable when nothing is stored before any fault, and
+    httpx.HTTPError when the exchange does not answer.
     """
     planned = schedule(options.seed, options.seconds, options.workers)
     findings = Findings()
@@ -59,7 +63,12 @@ def run(options: Options, report: Report) -> dict[str, Any]:
             settled_s = settle(live, last_ns, options.settle_s)
         happened = [_recovered(one, watch) for one in happened]
         report(f"settled after {settled_s} s; comparing")
-        compare(live, {symbol: control.fetch(symbol) for symbol in PRODUCTS}, happened, options.settle_s)
+        records = {symbol: control.fetch(symbol) for symbol in PRODUCTS}
+        try:
+            compare(live, records, happened, options.settle_s)
+        except (TickstreamError, psycopg.Error) as error:
+            # Bytes that are no record, a transaction that stays open, a server that does not return.
+            findings.add("not_comparable", str(error))
     _note_faults(happened, findings)
     return {
         **{name: value for name, value in options._asdict().items() if name != "port_base"},

@@ -17,7 +17,7 @@ from infra.local.state import Identity
 
 EVERY_SECONDS = 0.5
 # A slope over less than this is the warming up of a process.
-SLOPE_SECONDS_MIN = 60.0
+SLOPE_SECONDS_MIN = 120.0
 DEPTH = 20
 _STORED = "SELECT symbol, max(ts_event_ns) FROM trades WHERE ts > now() - interval '5 minutes' GROUP BY symbol"
 

@@ -53,7 +53,7 @@ def test_feeds_say_the_same_with_and_without_compiled_books() -> None:
     for plain in ("", "1"):
         feeds = [f"{venue} {RECORDINGS / name}.jsonl.zst" for venue, name in map(str.split, FEEDS)]
         done = subprocess.run(
-            [sys.executable, "-c", PLAY, *feeds], env=os.environ | {compiled.PLAIN: plain}, capture_output=True,
+            [sys.executable, "-c", PLAY, *feeds], env=os.environ | {compiled.PLAIN_BOOKS: plain}, capture_output=True,
             text=True, timeout=60, check=True,
         )  # fmt: skip
         told.append(done.stdout.splitlines())
