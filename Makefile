@@ -40,7 +40,8 @@ ifdef STACK
 export TICKSTREAM_STACK := $(STACK)
 endif
 
-.PHONY: help run up down setup ready test lint format dashboard chaos bench-latency bench-platform bench-feeds bench-stream clean distclean
+.PHONY: help run up down setup ready test lint format dashboard chaos bench-latency bench-platform bench-feeds bench-stream \
+  clean distclean
 
 help: ## Show this list
 	@echo "make <goal>:"

@@ -1,6 +1,6 @@
 """What the operators alone cost: microseconds of CPU for a message, without Kafka and without the codec.
 
-`python bench/operators.py [--json]` takes about ten seconds; TICKSTREAM_PLAIN_TRADES=1 measures plain Python. Times are
+`python bench/operators.py [--json]` takes about ten seconds; TICKSTREAM_PLAIN_BOOKS=1 measures plain Python. Times are
 CPU times of this process, the best of three runs, so that other work on the machine matters little.
 """
 

@@ -1,4 +1,4 @@
-"""The compiled code, where `make setup` could build it; without it the same runs in plain Python, slower."""
+"""The compiled code of the hot loops, where `make setup` could build it; without it they run in Python, slower."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 # Set to anything, these select the Python code, as on a machine without a C compiler.
 PLAIN_BOOKS = "TICKSTREAM_PLAIN_BOOKS"
 PLAIN_CODEC = "TICKSTREAM_PLAIN_CODEC"
-PLAIN_TRADES = "TICKSTREAM_PLAIN_TRADES"
 
 
 def _load(module: str, plain: str) -> Any:
@@ -22,8 +21,8 @@ def _load(module: str, plain: str) -> Any:
 
 
 code = _load("marketdata._compiled", PLAIN_BOOKS)
+trades = _load("marketdata._trades", PLAIN_BOOKS)
 codec = _load("marketdata._codec", PLAIN_CODEC)
-trades = _load("marketdata._trades", PLAIN_TRADES)
 
 # For the logs: which of the two this process runs.
 BOOKS = "plain Python" if code is None else "compiled"

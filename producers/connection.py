@@ -1,20 +1,21 @@
-"""One line of a venue: owns the connection and the clock, drives a feed and performs what it asks for.
+"""One line of a venue: owns the connection and the clock, drives a feed and performs its outputs.
 
 Theory of operation.
 
-1. Connect (at most `CONNECT_S`), tell the feed `opened`, and at once send what it wants sent.
+1. Connect (at most `CONNECT_S`), call the feed's `opened`, and at once send what it returns.
 2. The socket's callback only stamps a frame with the time and puts it into the inbox; one task takes from the inbox,
    so that the feed is called in order. Answers of REST requests and the seconds come the same way.
 3. When Kafka is slow the task waits in the sink's `write`, the inbox fills, and at `INBOX_BYTES_MAX` the socket is no
-   longer read: TCP tells the venue. It is read again when the inbox is nearly empty. Silence is no sign of death
-   meanwhile.
-4. When the connection ends, whoever ended it, the feed is told `closed` once, and after a backoff a new one is made.
+   longer read: TCP makes the venue wait. It is read again when the inbox is nearly empty. Silence is no sign of a
+   dead connection meanwhile.
+4. When either side ends the connection, the feed's `closed` is called once, and a new connection follows a backoff.
    A connection that brought no frame is a failure for the breaker; one that lasted `STABLE_S` resets the backoff.
-5. A replay that is over says so when it closes: then books stay as they are, and nothing reconnects. Its clock is the
-   recorder's, as far as the replay server tells it, so that the feed says what it would have said then.
-6. A connection that another line goes on for is retired: it tells its end, and clears its books, but opens no gap.
-6. Where the feed is refused for good, or the venue's backoff allows no further try, nothing reconnects either: the line
-   says why and stays down until the process is started anew.
+5. A replay server closes with a reason of its own when the recording is over: then books stay as they are, and nothing
+   reconnects. The clock is the recorder's, which the replay server sends, so that the feed publishes what it would have
+   published live. When the server asks whether all frames are handled, the answer waits for requests under way.
+6. A connection that another line continues is retired: it reports its end and clears its books, but opens no gap.
+7. Where the feed is refused for good, or the venue's backoff allows no further try, nothing reconnects either: the line
+   reports why and stays down until the process is restarted.
 """
 
 from __future__ import annotations
@@ -88,14 +89,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     binary: bool = False
     """Whether what is sent goes as binary messages of a WebSocket."""
     headers: tuple[tuple[str, str], ...] = ()
-    """What a WebSocket's handshake says beside the usual."""
+    """Additional headers of a WebSocket's handshake."""
     ping_s: float | None = None
-    """After this long without a word a WebSocket is pinged; without an answer in as long again it is dead."""
+    """After this long without a frame a WebSocket is pinged; without an answer in as long again it is dead."""
     inbox_bytes_max: int = INBOX_BYTES_MAX
     splitter: Callable[[], Splitter] | None = None
     redact: Callable[[bytes], bytes] = bytes
     on_state: Callable[[str, str], None] = lambda _line, _state: None
-    """Told the line and `ok`, or why the line is down, or nothing when it is no more."""
+    """Called with the line and `ok`, or why the line is down, or nothing when it has ended."""
 
 
 class Connection:
@@ -144,7 +145,7 @@ class Connection:
         self._inbox.filled.set()
 
     def retire(self) -> None:
-        """End the connection in order, with nothing lost: another line goes on for it."""
+        """End the connection in order, with nothing lost: another line continues it."""
         self._retiring = True
         self.stop()
 
@@ -154,7 +155,7 @@ class Connection:
         return 0.0 if self._since_s is None else time.monotonic() - self._since_s
 
     def is_beside(self, other: Connection) -> bool:
-        """Tell whether this line is up and has every book that the other one has."""
+        """Return whether this line is up and has every book that the other one has."""
         return self._since_s is not None and self._frames_here > 0 and self._whole >= other._whole
 
     def restart(self, reason: str) -> None:
@@ -166,7 +167,7 @@ class Connection:
     async def run(self) -> None:
         """Keep the line up until `stop`, or until a replay is over, or until trying is useless.
 
-        Raises what the sink raises when it cannot go on.
+        Raises what the sink raises when it cannot continue.
         """
         async with self._rest as rest:
             while not self._stopping.is_set():
@@ -203,7 +204,7 @@ class Connection:
             await asyncio.wait_for(self._stopping.wait(), wait_s)
 
     async def _stay_down(self, kind: str, reason: str, advice: str) -> None:
-        """Say that nothing will be tried any more, and why, until told to stop."""
+        """Report that the line stays down, and why, and wait until it is stopped."""
         self._options.on_state(self.line, f"{kind}, {reason}: {advice}")
         _LOG.error(kind, line=self.line, reason=reason, advice=advice)
         _DOWN.labels(self._feed.venue, self.line, reason).inc()
@@ -337,7 +338,7 @@ class Connection:
             await self._write((), frame.ts_recv, frame)
 
     async def _write(self, events: Collection[AnyEvent], ts: int, raw: RawFrame | None = None) -> None:
-        """Hand over; how long the road takes is measured by today's clock, whatever the feed's is."""
+        """Publish; latency is measured by the real clock, also in a replay."""
         for event in events:
             if type(event) is BookUpdate and event.kind != "update":
                 if event.kind == "clear":
@@ -406,7 +407,7 @@ class Connection:
         return reason
 
     async def _tell(self, kind: str | None, reason: str) -> None:
-        """Tell of the breaker's change, if there was one."""
+        """Report the breaker's change, if there was one."""
         _BREAKER.labels(self._feed.venue, self.line).set(self._breaker.state)
         if kind is not None:
             log = _LOG.error if kind == "breaker_open" else _LOG.info

@@ -29,16 +29,16 @@ class Wire(Protocol):
         """Send one frame of ours."""
 
     def report_caught_up(self) -> None:
-        """Answer a replay server that asked whether all that it sent is worked on."""
+        """Answer a replay server that asked whether all that it sent has been handled."""
 
     def goodbye(self) -> None:
-        """Tell the other side, where there is a way to, that the end is meant."""
+        """Send a close message where the protocol has one."""
 
     def disconnect(self) -> None:
         """Close, after what was sent has gone or could not go for a while."""
 
     def pause(self) -> None:
-        """Read no more: TCP makes the other side wait."""
+        """Stop reading: TCP makes the other side wait."""
 
     def resume(self) -> None:
         """Read again."""

@@ -1,16 +1,16 @@
-"""Writes what feeds say to Kafka: idempotent, in order, bounded, and nothing that was accepted is lost unseen.
+"""Publishes the feeds' events to Kafka: idempotent, in order, bounded; every loss is counted and repaired.
 
 Theory of operation.
 
-1. An event goes to the topic of its kind, keyed, with trace and hop times in its headers; the frame that it came from
-   goes to md.raw. What does not fit its schema becomes a dead letter.
-2. librdkafka holds what is not yet acknowledged. `write` waits while that is more than `BUFFER_BYTES_MAX`, so that the
-   connection stops reading its socket; an outage of Kafka is waited out.
-3. An Instrument is acknowledged before anything that follows it is handed over: whoever reads a symbol's first trade
-   can know the instrument.
-4. A delivery that fails for good is a hole in a stream. It is counted and logged, and the connections start anew, so
-   that books are cleared and filled again. When the producer itself is beyond repair, `write` raises Unavailable, and
-   the process ends for its supervisor to start again.
+1. An event goes to the topic of its kind, keyed, with trace and hop times in its headers; its frame goes to md.raw. An
+   event that does not fit its schema becomes a dead letter.
+2. librdkafka holds the records that are not yet acknowledged. `write` waits while they are more than
+   `BUFFER_BYTES_MAX`, so that the connection stops reading its socket; it waits as long as Kafka is away.
+3. An Instrument is acknowledged before later records are handed over: a consumer of a symbol's first trade can know
+   the instrument.
+4. A delivery that fails for good is a gap in a stream. It is counted and logged, and the connections restart, so that
+   books are cleared and filled again. When the Kafka client cannot continue, `write` raises Unavailable, and the
+   process ends so that its supervisor restarts it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _QUEUE = Gauge("tickstream_producer_queue_bytes", "Bytes handed to Kafka and not
 
 
 class Publisher:
-    """The way to Kafka for every line of this process."""
+    """Publishes for every line of this process."""
 
     def __init__(
         self, settings: CommonSettings, codec: Codec, tracing: Tracing, readiness: Readiness, *, name: str = "producer"
@@ -64,7 +64,7 @@ class Publisher:
         self._name = name
         self._topics = {schema: topic.physical(settings.topic_prefix) for schema, topic in INGEST.items()}
         self._produced = {topic: _PRODUCED.labels(topic) for topic in self._topics.values()}
-        # No book and no candle is made from these: a loss there is no reason to begin anew.
+        # No book and no candle is made from these: after a loss there the connections need not restart.
         self._besides = {self._topics["RawFrame"], self._topics["DeadLetter"]}
         self._fatal: KafkaError | None = None
         self._constants = {schema: tuple(headers.constants(schema, name).items()) for schema in INGEST}
@@ -161,19 +161,19 @@ class Publisher:
         _LOG.warning("kafka is slow, reading stops", buffered_bytes=self.buffered_bytes)
         while self.buffered_bytes > bytes_max:
             await self._polled()
-        _LOG.info("reading goes on", buffered_bytes=self.buffered_bytes)
+        _LOG.info("reading continues", buffered_bytes=self.buffered_bytes)
 
     async def _polled(self) -> None:
-        """Let acknowledgements in, and everything else in this process run."""
+        """Handle acknowledgements, or let other tasks run when there are none."""
         self._check()
         if self._producer.poll(0) == 0:
             await asyncio.sleep(0.001)
 
     def _check(self) -> None:
         if self._fatal is not None:
-            raise Unavailable(f"the Kafka producer is beyond repair, start this process again: {self._fatal.str()}")
+            raise Unavailable(f"the Kafka client cannot continue, restart this process: {self._fatal.str()}")
 
-    # --- What librdkafka tells, from within poll ---
+    # --- librdkafka's callbacks, called from within poll ---
 
     def _instrument_delivered(self, size: int, error: KafkaError | None, message: Message) -> None:
         self._unacknowledged -= 1
@@ -196,16 +196,16 @@ class Publisher:
     def _erred(self, error: KafkaError) -> None:
         if error.fatal():
             self._fatal = error
-            _LOG.error("kafka producer beyond repair", error=error.str(), code=error.name())
+            _LOG.error("the kafka client cannot continue", error=error.str(), code=error.name())
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - librdkafka's local codes are named so
             self._readiness.down("kafka", error.str())
 
     # --- For the process around it ---
 
     async def serve(self) -> None:
-        """Let acknowledgements in while nothing is written, and watch Kafka, for ever.
+        """Handle acknowledgements while nothing is written, and watch Kafka, until cancelled.
 
-        Raises Unavailable when the producer is beyond repair.
+        Raises Unavailable when the Kafka client cannot continue.
         """
         watched = 0.0
         while True:
@@ -234,12 +234,12 @@ class Publisher:
     async def missing_topics(self) -> list[str]:
         """Return which of the topics that are written do not exist.
 
-        Raises Unavailable when Kafka does not answer.
+        Raises Unavailable when Kafka does not respond.
         """
         try:
             known: Any = await asyncio.to_thread(self._producer.list_topics, None, WATCH_S)
         except KafkaException as error:
-            raise Unavailable(f"Kafka does not answer: {error.args[0].str()}") from error
+            raise Unavailable(f"Kafka does not respond: {error.args[0].str()}") from error
         return sorted(set(self._topics.values()) - set(known.topics))
 
     async def close(self, timeout_s: float) -> int:
@@ -248,7 +248,7 @@ class Publisher:
 
 
 def _unfit(record: AnyEvent, error: CodecError) -> DeadLetter:
-    """Return the dead letter of an event that its schema cannot hold; what it was is kept as JSON."""
+    """Return the dead letter of an event that does not fit its schema; its payload is the event as JSON."""
     payload = record.payload if isinstance(record, DeadLetter) else msgspec.json.encode(record)
     return DeadLetter(
         venue=record.venue,

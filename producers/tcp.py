@@ -72,16 +72,16 @@ class Tcp:
         """Do nothing: only replays over WebSocket ask."""
 
     def goodbye(self) -> None:
-        """Say nothing: TCP has no word for it, and a venue's protocol that has one sends it by itself."""
+        """Do nothing: TCP has no close message, and a venue's protocol that has one sends it itself."""
 
     def disconnect(self) -> None:
-        """Close the socket, after CLOSE_S even if the other side reads no more."""
+        """Close the socket, after CLOSE_S even if the other side has stopped reading."""
         if self.is_up:
             self._transport.close()
             asyncio.get_running_loop().call_later(CLOSE_S, self._transport.abort)
 
     def pause(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if self.is_up:
             self._transport.pause_reading()
 

@@ -117,7 +117,7 @@ class WebSocket:
         self._transport.disconnect()
 
     def pause(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if self.is_up:
             self._transport.underlying_transport.pause_reading()
 
@@ -137,7 +137,7 @@ async def connect(
 ) -> WebSocket:
     """Connect to `ws://` or `wss://`; what comes goes to the inbox.
 
-    After `ping_s` without a word the venue is pinged, and after as long again without an answer the socket is closed.
+    After `ping_s` without a frame the venue is pinged, and after as long again without an answer the socket is closed.
     Raises OSError, which TLS's and the handshake's refusals are made into.
     """
     try:

@@ -212,7 +212,7 @@ class Connection(WSListener):
         self.send("subscriptions", "", frames.subscriptions(self.channels))
 
     def wants(self, channel: str, symbol: str) -> bool:
-        """Tell whether the client subscribed to a product's channel."""
+        """Return whether the client subscribed to a product's channel."""
         return symbol in self.channels.get(channel, ())
 
     def send(self, channel: str, symbol: str, events: bytes, version: int | None = None) -> None:
@@ -230,7 +230,7 @@ class Connection(WSListener):
             self._write(data)
 
     def was_sent(self, symbol: str) -> bool:
-        """Tell whether the client was ever sent a product's book."""
+        """Return whether the client was ever sent a product's book."""
         return symbol in self._books
 
     def book_frames(self, symbol: str) -> list[tuple[int, int]]:
@@ -286,7 +286,7 @@ class Exchange:
         self.started = clock()
         self.subscribe_timeout_s = subscribe_timeout_s
         self.write_buffer_bytes_max = write_buffer_bytes_max
-        # Ten microseconds a trade since 1970: a restart goes on above every id that an earlier run has used.
+        # Ten microseconds a trade since 1970: a restart continues above every id that an earlier run has used.
         first_id = self.started // 10_000
         symbols = list(symbols)
         kept = {

@@ -26,7 +26,7 @@ async def first_of(*events: asyncio.Event) -> None:
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Break a connection without a word: TCP reset."""
+    """Break a connection with a TCP reset."""
     with suppress(OSError):
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()

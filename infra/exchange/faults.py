@@ -39,7 +39,7 @@ _DECIMALS = ("new_quantity", "size", "price", "best_bid", "volume")
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What shall go wrong. Empty `channel`, `symbol` and `connection` mean any.
 
-    `count` frames are hit, each with `probability`; with a `count` of 0 it goes on until it is taken back. `seconds` is
+    `count` frames are hit, each with `probability`; with a `count` of 0 it stays until it is removed. `seconds` is
     how long a mute lasts and after how long a halt ends by itself (0: when resumed).
     """
 
@@ -119,7 +119,7 @@ class Injector:
         return ended
 
     def frames(self, sent: Hit, frame: bytes) -> list[bytes]:
-        """Return what to send in a frame's place, in order; `sent` says what the frame is."""
+        """Return what to send in a frame's place, in order; `sent` describes the frame."""
         injection = self._matching(sent) if self.active else None
         out = [frame]
         if injection is not None:
@@ -186,7 +186,7 @@ def spoil(frame: bytes, variant: Variant) -> bytes:
 
 
 def _replace(value: object, names: tuple[str, ...], new: object) -> bool:
-    """Put `new` in the place of the first field of one of the names, however deep; tell whether there was one."""
+    """Put `new` in the place of the first field of one of the names, however deep; return whether there was one."""
     if isinstance(value, dict):
         for name in names:
             if name in value:

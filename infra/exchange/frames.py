@@ -165,7 +165,7 @@ def heartbeat(ts: int, up_ns: int) -> bytes:
 
 
 def status(kind: str, markets: Iterable[Market]) -> bytes:
-    """Return the events of a status frame; a halted product's status is `offline` and its message says why."""
+    """Return the events of a status frame; a halted product's status is `offline` and its message gives the reason."""
     return orjson.dumps(
         [
             {

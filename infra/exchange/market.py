@@ -27,7 +27,7 @@ from marketdata.errors import SettingsError, TickstreamError
 MINUTE_S = 60
 DAY_S = 86_400
 
-# Resting orders that the flow settles at, both sides together; and the levels below which a side gets no more takers.
+# The flow keeps about this many resting orders on both sides together; a side with fewer levels gets limit orders only.
 ORDERS_TARGET = 1_200
 LEVELS_MIN = 20
 
@@ -163,7 +163,7 @@ class Day(NamedTuple):
 class Market:
     """One product's market.
 
-    `ts` is the time at which it begins, UTC nanoseconds; trades are numbered up from `first_trade_id` without a hole.
+    `ts` is the time at which it begins, UTC nanoseconds; trade ids are consecutive from `first_trade_id`.
     """
 
     def __init__(

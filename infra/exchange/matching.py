@@ -160,7 +160,7 @@ class Matching:
         return True
 
     def take_changes(self) -> list[Change]:
-        """Return every level whose size differs from what it was at the last call, and begin anew."""
+        """Return every level whose size differs from what it was at the last call, and start the next list."""
         sides = self._sides
         changes = [
             Change(side, ticks, before, after)

@@ -3,7 +3,7 @@
 A recording may hold several connections (`conn` of its `recv` lines), and several files may be played as one. A client
 is given the connection that fits best:
 
-1. Only connections that nobody is being played now, or all of them when each is.
+1. Only connections that no client is being played now, or all of them when each is.
 2. Among these the one that shares most words with what the client asked for (its address and its first message). The
    words of a connection are those of the subscriptions recorded under its name and of the beginning of its own frames.
 3. Among equals the first in the file.
@@ -38,8 +38,8 @@ class RecordedConnection:
     frames: int = 0
     words: set[str] = field(default_factory=set)
 
-    def hear(self, frame: str) -> None:
-        """Count a frame, and learn the words of the first ones."""
+    def add(self, frame: str) -> None:
+        """Count a frame, and note the words of the first ones."""
         self.frames += 1
         if self.frames <= WORDS_FRAMES_MAX:
             self.words |= _words(frame[:WORDS_BYTES_MAX])
@@ -131,7 +131,7 @@ def survey(*files: Iterable[Recorded]) -> Contents:
                 if connection is None:
                     connection = found[line.conn] = RecordedConnection(line.conn, number)
                     began.append(line.ts_recv)
-                connection.hear(line.data)
+                connection.add(line.data)
             elif line.t == "http":
                 answers.add(line.conn, line.data)
             elif line.t == DAMAGED:

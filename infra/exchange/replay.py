@@ -1,23 +1,23 @@
-"""`python -m infra.exchange.replay FILE...`: plays recordings over real sockets to whoever subscribes.
+"""`python -m infra.exchange.replay FILE...`: plays recordings over real sockets to any client.
 
 Theory of operation. The files are read once at the start to learn what they hold (see `recording`), then streamed again
 for each client, so that their size does not matter. Each recorded connection, of each file, is one for a client.
 
-1. A client connects and sends its first message; its recording starts from its beginning with the first received frame.
-   A client that says nothing (venues that take subscriptions in the address; a feed that takes whatever was recorded)
-   is played to after a moment. Where several connections were recorded, they wait a moment for each other.
-2. Frames go out byte for byte, in order, at the recorded distances divided by the speed. Nothing is ever dropped: when
-   the client reads slowly, we wait for it. What the client says later is not answered. Clients that are played
-   different connections go abreast, as it was when they were recorded.
+1. A client connects and sends its first message; then its recording starts with the first received frame. A client
+   that sends nothing (the subscription may be in the address) is served after `SILENCE_S`. Where several connections
+   were recorded, the server waits up to `TOGETHER_S` for a client of each.
+2. Frames are sent byte for byte, in order, at the recorded distances divided by the speed. Nothing is dropped: the
+   server waits for a client that reads slowly. Later messages of a client are not answered. Clients of different
+   connections stay within `ABREAST_NS` of each other, in recorded time.
 3. REST answers of the recording are served over HTTP at their recorded path and query. Where one lies between the
    frames, they wait until it was asked for: a snapshot has to join the changes around it. They wait no longer than
    `ASKED_S`, and no longer than it takes the clients to work on all frames before it: an unsolicited pong `caught up?`
    asks for that, and our producer answers with a pong `caught up` when it has done so and has no request under way.
 4. The recorded time goes ahead of a frame as an unsolicited pong of ASCII digits, UTC nanoseconds, which other clients
-   ignore (RFC 6455, 5.5.3). Whoever takes it for its own clock tells what the recorder would have told.
-5. A damaged line with frames behind it is played as what it is, a frame that cannot be read: it may have been a change.
+   ignore (RFC 6455, 5.5.3). A client that uses it as its clock publishes what it would have published live.
+5. A damaged line is sent as it is, ahead of the next frame: the client must learn that it cannot read something.
 6. After the last frame comes the close code 1000 with the reason `end of recording`; with `--loop` 1012 instead, so
-   that the client connects anew and hears it again.
+   that the client reconnects and receives the recording again.
 
 Recorded FIX sessions are played over TCP (see `fix_replay`), Databento's files by its own gateway (see `databento`).
 """
@@ -91,7 +91,7 @@ class WebSocket(Wire, WSListener):
         self.client = self._server.joined(self, self._path)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Take what the client says; only its first message and its close matter."""
+        """Take a frame of the client; its first message, its close and its answers matter."""
         client = self.client
         if frame.msg_type == WSMsgType.CLOSE:
             if not transport.is_close_frame_sent:
@@ -202,7 +202,7 @@ class Replay:
             await server.wait_closed()
 
     def joined(self, wire: Wire, asked: str = "", *, silence_s: float | None = SILENCE_S) -> Client:
-        """Begin to play to a new client, after its first word or when it has said nothing for a while."""
+        """Start playing to a new client, after its first message or after `silence_s` seconds."""
         client = Client(self._next, wire, asked, silence_s)
         self._next += 1
         self.clients[client.id] = client
@@ -224,7 +224,7 @@ class Replay:
         self._pulse()
 
     def _pulse(self) -> None:
-        """Let whoever waits for other clients, or for a request, look again."""
+        """Wake all tasks that wait for other clients or for a request."""
         self._moved.set()
         self._moved.clear()
 
@@ -282,7 +282,7 @@ class Replay:
                 yield line
 
     def _choose(self, client: Client) -> RecordedConnection:
-        """Give a client its connection; where nobody else is played to, all begins anew."""
+        """Give a client its connection; the first client of all starts with the first recorded answers again."""
         busy = [one.recorded for one in self.clients.values() if one.recorded is not None and not one.finished]
         if not busy:
             self.contents.answers.rewind()
@@ -310,7 +310,7 @@ class Replay:
                     await self._moved.wait()
 
     async def _until_abreast(self, client: Client, ts: int) -> None:
-        """Wait while a client of another connection has not yet heard what came before this time."""
+        """Wait while a client of another connection has not yet received the frames before this time."""
         client.at = ts
         self._pulse()
         while not client.gone.is_set() and any(
@@ -320,7 +320,7 @@ class Replay:
             await self._moved.wait()
 
     async def _until_asked(self, client: Client, address: str | None, times: int) -> None:
-        """Wait until a recorded answer has been requested as often as it was by now, or nobody will request it."""
+        """Wait until a recorded answer has been requested as often as it was by now, or until no client will."""
         answers = self.contents.answers
         if answers.given(address) >= times:
             return
@@ -334,10 +334,10 @@ class Replay:
                         break
                     await self._moved.wait()
         if answers.given(address) < times:
-            _LOG.info("nobody asked for a recorded answer", address=address)
+            _LOG.info("no client requested a recorded answer", address=address)
 
     async def _finish(self, client: Client) -> None:
-        """Say that it is over, and wait until the client has heard it."""
+        """Close the connection as one whose recording is over, and wait until the client has read all."""
         client.finished = True
         client.at = None
         self._pulse()
@@ -364,7 +364,7 @@ class Replay:
 
         @app.get("/progress")
         async def progress() -> dict[str, Any]:
-            """What is there to hear, since when, how far each client is, and how many heard a whole connection."""
+            """The recorded connections, the first frame's time, how far each client is, and how many received all."""
             held = [{"connection": one.name, "frames": one.frames} for one in self.contents.connections]
             return {
                 "recorded": held,
@@ -409,12 +409,12 @@ def speed_of(text: str) -> float:
 
 
 def can_play(venue: str, transport: str) -> bool:
-    """Tell whether a venue's recordings can be played: any over WebSocket, and what has a server of its own."""
+    """Return whether a venue's recordings can be played: over WebSocket, or by a server of its own protocol."""
     return transport == "websocket" or venue in {"databento", "fix"}
 
 
 def player(files: list[Path], *, venue: str, speed: float, loop: bool, behind_ns: int = 0) -> Replay | Gateway:
-    """Return what speaks a venue's protocol; over TCP no recorded time is told, and `behind_ns` is of no use.
+    """Return the server of a venue's protocol; over TCP no recorded time is sent, and `behind_ns` has no effect.
 
     Raises CodecError or OSError when a file cannot be played, typer.BadParameter for several where one is taken.
     """
@@ -464,10 +464,10 @@ def main(
     control_port: Annotated[
         int | None, typer.Option(help="Port of the recorded REST answers [TICKSTREAM_EXCHANGE_CONTROL_PORT, 18766].")
     ] = None,
-    loop: Annotated[bool, typer.Option("--loop", help="At the end ask the client to connect anew.")] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="At the end ask the client to reconnect.")] = False,
     behind: Annotated[float, typer.Option(help="Seconds that the recorder's clock was behind the venue's.")] = 0.0,
 ) -> None:
-    """Play a recording in its venue's protocol to whoever subscribes, until SIGTERM or SIGINT.
+    """Play a recording in its venue's protocol to any client, until SIGTERM or SIGINT.
 
     Example: `python -m infra.exchange.replay recording.jsonl.zst --venue kraken --speed max`
     """

@@ -21,7 +21,7 @@ class _Server(uvicorn.Server):
         self.answering = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
+        """Start, and set the event."""
         await super().startup(sockets)
         self.answering.set()
 
@@ -37,7 +37,7 @@ def listen(host: str, port: int) -> socket.socket:
     Raises SettingsError when the port is taken.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's delay off only for sockets that say they are TCP.
+    # asyncio turns Nagle's delay off only for sockets whose protocol number is TCP's.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

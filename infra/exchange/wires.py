@@ -1,4 +1,4 @@
-"""Who recordings are played to: a client, and the wire that carries frames to it, whatever the protocol."""
+"""The clients of a replay, and the connections that carry frames to them in any protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WRITE_BUFFER_BYTES_MAX = 1024 * 1024
 
 
 class Wire(ABC):
-    """What carries frames to a client, and lets them wait while the client reads more slowly than we write.
+    """Carries frames to a client, and makes the replay wait while the client reads more slowly than we write.
 
     The transport calls `pause_writing` when it holds more than its limit, and `resume_writing` when it was written out.
     """
@@ -27,7 +27,7 @@ class Wire(ABC):
             self.client.writable.clear()
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Continue."""
         if self.client is not None:
             self.client.writable.set()
 
@@ -44,7 +44,7 @@ class Wire(ABC):
 
     @abstractmethod
     def end(self, *, again: bool) -> None:
-        """Say that the recording is over, or that it starts again for whoever comes back."""
+        """Close because the recording is over, or because it starts again for a client that reconnects."""
 
     @abstractmethod
     def leave(self) -> None:
@@ -52,11 +52,11 @@ class Wire(ABC):
 
     @abstractmethod
     def drop(self) -> None:
-        """Close without a word."""
+        """Close without a close frame."""
 
 
 class Client:
-    """One client: what it asked for, and how far it is; waits for its first message, then is played to."""
+    """One client: what it asked for, and how far its replay is."""
 
     def __init__(self, number: int, wire: Wire, asked: str, silence_s: float | None) -> None:
         self.wire = wire
