@@ -26,6 +26,7 @@ cdef extern from "Python.h":
     void *PyUnicode_DATA(object text)
     bint PyUnicode_IS_COMPACT_ASCII(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    int64_t PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
 
 cdef extern from *:
     """
@@ -682,10 +683,11 @@ cdef inline bint is_usual(object text, bint is_size) noexcept:
 cdef bint is_usual_trade(object trade, int64_t since, int64_t latest, int64_t *moment) except -1:
     """Whether a trade is new and right in every way that does not depend on its id, and made in [since, latest]."""
     cdef object ts = trade.ts_event, side
+    cdef int overflow = 0
     if type(ts) is not int:
         return False
-    moment[0] = ts
-    if moment[0] < since or moment[0] > latest or trade.action != "new" or trade.original_id != "":
+    moment[0] = PyLong_AsLongLongAndOverflow(ts, &overflow)
+    if overflow or moment[0] < since or moment[0] > latest or trade.action != "new" or trade.original_id != "":
         return False
     side = trade.side
     if side != "buy" and side != "sell" and side != "unknown":
