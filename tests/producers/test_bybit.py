@@ -337,7 +337,7 @@ def test_recent_trades_that_do_not_reach_back_before_the_loss_leave_it_on_the_le
     (request,) = [o for o in feed.received(trade("a-3"), T0) if isinstance(o, Fetch)]
     out = feed.fetched(request, listed("a-4", "a-3"), T0)
     assert [(e.valid, [t.trade_id for t in e.trades]) for e in out if isinstance(e, Trades)] == [
-        (True, ["a-4"]), (False, [])]  # fmt: skip
+        (False, ["a-4"]), (False, [])]  # fmt: skip
     opened, closed = [o for o in out if isinstance(o, FeedStatus)]
     assert (opened.kind, opened.ts_from, closed.kind) == ("gap", MS * 1_000_000, "resynced")
     assert opened.gap_id != closed.gap_id
