@@ -20,8 +20,8 @@ from cryptography.x509.oid import NameOID
 
 from marketdata.events import ALL_SYMBOLS, AnyEvent, FeedStatus, RawFrame
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feed_kit.published import PreviousRun
 from producers.connection import Connection, Options
+from producers.feed_kit.published import PreviousRun
 from producers.venue import FrameError, Venue
 
 LIMIT_S = 30.0
