@@ -22,15 +22,15 @@ VENUE = find_venue("coinbase")
 def trades(*numbers: int, symbol: str = "BTC-USD", **more: Any) -> Trades:
     """Return a message of these trades, each made a nanosecond after the one before."""
     made = tuple(Trade(trade_id=str(n), ts_event=NOW + n, price="1", size="1", side="buy") for n in numbers)
-    values: dict[str, Any] = {"venue": "coinbase", "symbol": symbol, "ts_event": NOW + max(numbers, default=0), "ts_recv": NOW,
-              "line": "coinbase/0", "trades": made}  # fmt: skip
+    values: dict[str, Any] = {"venue": "coinbase", "symbol": symbol, "line": "coinbase/0", "ts_recv": NOW,
+                              "ts_event": NOW + max(numbers, default=0), "trades": made}  # fmt: skip
     return Trades(**(values | more))
 
 
 def status(kind: str, gap_id: str, **more: Any) -> FeedStatus:
     """Return a gap, or its end."""
-    values: dict[str, Any] = {"venue": "coinbase", "symbol": "BTC-USD", "ts_event": NOW, "ts_recv": NOW, "line": "coinbase/0",
-              "kind": kind, "gap_id": gap_id, "ts_from": NOW - 5}  # fmt: skip
+    values: dict[str, Any] = {"venue": "coinbase", "symbol": "BTC-USD", "ts_event": NOW, "ts_recv": NOW,
+                              "line": "coinbase/0", "kind": kind, "gap_id": gap_id, "ts_from": NOW - 5}  # fmt: skip
     return FeedStatus(**(values | more))
 
 
