@@ -155,7 +155,7 @@ def test_trades_that_cannot_be_delivered_end_the_process(settings: CommonSetting
     async def scenario() -> None:
         async with publishing(settings, codec) as publisher:
             await publisher.write("coinbase/0", [trades(1, symbol="x" * 40_000_000)], NOW)
-            with pytest.raises(Unavailable, match="beyond repair"):
+            with pytest.raises(Unavailable, match="cannot continue"):
                 await publisher.write("coinbase/0", [trades(2)], NOW)
 
     asyncio.run(scenario())
