@@ -232,6 +232,8 @@ class RestProduct(msgspec.Struct):
     baseAsset: str = ""  # noqa: N815 - the venue's own name, here and below
     quoteAsset: str = ""  # noqa: N815
     contractType: str = ""  # noqa: N815
+    marginAsset: str = ""  # noqa: N815
+    deliveryDate: int = 0  # noqa: N815
     filters: list[dict[str, Any]] = []
 
 
@@ -736,6 +738,12 @@ def rest_fields(sent: RestProduct) -> dict[str, Any]:
         learned |= {"base_currency": sent.baseAsset, "quote_currency": sent.quoteAsset}
     if sent.contractType:
         learned["kind"] = "perpetual" if "PERPETUAL" in sent.contractType else "future"
+        if learned["kind"] == "future" and sent.deliveryDate:  # a perpetual's is in the year 2100
+            learned["expiry"] = _ns(sent.deliveryDate, "deliveryDate")
+    if sent.marginAsset:
+        learned["settlement_currency"] = sent.marginAsset
+        if sent.baseAsset:
+            learned["inverse"] = sent.marginAsset == sent.baseAsset
     for rule in sent.filters:
         if rule.get("filterType") == "LOT_SIZE":
             learned["size_increment"] = _increment(rule.get("stepSize"), "stepSize")

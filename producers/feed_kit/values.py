@@ -174,6 +174,15 @@ def ms_ns(value: int, field: str) -> int:
     return in_range(value * MILLISECOND_NS, value, field)
 
 
+def expiry_ns(ms: str, field: str) -> int | None:
+    """Return UTC nanoseconds of an expiry in milliseconds as text, None for an empty text or 0. Raises BadEvent."""
+    if not ms or ms == "0":
+        return None
+    if not (ms.isascii() and ms.isdigit() and len(ms) < 20):
+        raise BadEvent("bad_time", field, ms[:200])
+    return ms_ns(int(ms), field)
+
+
 def seconds_ns(text: str, field: str) -> int:
     """Return UTC nanoseconds of a time in decimal seconds, exactly. Raises BadEvent."""
     return in_range(int(decimal(text, field).scaleb(9)), text, field)

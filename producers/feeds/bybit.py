@@ -49,7 +49,7 @@ from producers.feed_kit.products import Product
 from producers.feed_kit.published import PreviousRun
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
-from producers.feed_kit.values import Columns, Number, Text, check_decimals, check_trade, given, ms_ns, price
+from producers.feed_kit.values import Columns, Number, Text, check_decimals, check_trade, expiry_ns, given, ms_ns, price
 from producers.venue import LiveFeed, Signer, Venue
 
 PING_NS = 20 * SECOND_NS
@@ -140,6 +140,10 @@ class _Filter(msgspec.Struct):
 class _Listed(msgspec.Struct):
     symbol: str
     status: str = ""
+    contract: str = msgspec.field(name="contractType", default="")
+    option: str = msgspec.field(name="optionsType", default="")
+    settled_in: str = msgspec.field(name="settleCoin", default="")
+    delivered_ms: str = msgspec.field(name="deliveryTime", default="")
     prices: _Filter = msgspec.field(name="priceFilter", default_factory=_Filter)
     sizes: _Filter = msgspec.field(name="lotSizeFilter", default_factory=_Filter)
 
@@ -511,6 +515,11 @@ class BybitFeed:
                 "size_increment": price(sent.sizes.step or sent.sizes.precision, "qtyStep"),
                 "min_order_size": price(sent.sizes.min_size, "minOrderQty"),
                 "status": _STATES.get(sent.status, "unknown"),
+                "expiry": expiry_ns(sent.delivered_ms, "deliveryTime"),
+                # An option is named for it: BTC-27DEC24-70000-C.
+                "strike": given(sent.symbol.split("-")[2], "symbol") if sent.option else None,
+                "settlement_currency": sent.settled_in or None,
+                "inverse": sent.contract.startswith("Inverse") if sent.contract else None,
             }
 
         learn_each(call, result.items, _LISTED, learn)

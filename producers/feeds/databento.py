@@ -843,7 +843,15 @@ class DatabentoFeed:
             tick_size=self._prices.text(tick) if regular and 0 < tick < dbn.UNDEF_PRICE else None,
             status="delisted" if _letter(record.security_update_action) == "D" else before.status,
             kind=kind,
+            expiry=record.expiration if 0 < record.expiration <= dbn.INT64_MAX else None,
+            strike=self._size_of(record.strike_price) if kind == "option" else None,
+            contract_multiplier=self._size_of(record.unit_of_measure_qty),
+            settlement_currency=record.settl_currency or None,
         )
+
+    def _size_of(self, value: int) -> str | None:
+        """Return a value of a definition in units of 1e-9, None where there is none."""
+        return self._prices.text(value) if 0 < value < dbn.UNDEF_PRICE else None
 
     def _mapping(self, call: Call, frame: bytes, at: int) -> None:
         """Take which symbol a number means from now on."""

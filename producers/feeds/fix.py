@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -572,13 +572,18 @@ class FixFeed:
     def _learn(self, call: Call, message: Message) -> None:
         entries = message.entries(146, {55}, (893,)) if message.kind == "y" else [dict(reversed(message.fields))]
         for entry in entries:
-            learned: dict[str, str] = {}
-            for field, tag in (("tick_size", 969), ("size_increment", 561), ("min_order_size", 562)):
+            learned: dict[str, Any] = {}
+            for field, tag in (("tick_size", 969), ("size_increment", 561), ("min_order_size", 562), ("strike", 202),
+                               ("contract_multiplier", 231)):  # fmt: skip
                 if tag in entry:
                     decimal(entry[tag], str(tag))
                     learned[field] = entry[tag]
             if entry.get(167) in _KINDS:
                 learned["kind"] = _KINDS[entry[167]]
+            if 541 in entry:  # MaturityDate, with MaturityTime where the venue sends it
+                learned["expiry"] = utc_ns(f"{entry[541]}-{entry.get(1079, '00:00:00').removesuffix('Z')}", "541")
+            if 120 in entry:
+                learned["settlement_currency"] = entry[120]
             if 15 in entry and _PAIR.fullmatch(entry.get(55, "")) is None:
                 learned["quote_currency"] = entry[15]
             self._products.know(call, entry.get(55, ""), **learned)

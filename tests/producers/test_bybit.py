@@ -79,6 +79,13 @@ def test_same_name_is_another_symbol_on_each_market(played: dict[str, tuple[Bybi
         ("BTC-USDT-PERP", "BTCUSDT", "perpetual", "BTC", "USDT", "0.10", "online"),
         ("SOL-USDT-PERP", "SOLUSDT", "perpetual", "SOL", "USDT", "0.010", "online"),
     }
+    contracts = {(i.symbol, i.expiry, i.settlement_currency, i.inverse)
+                 for _, out in played.values() for i in out if isinstance(i, Instrument)}  # fmt: skip
+    assert contracts == {
+        ("BTC-USDT", None, None, None),
+        ("BTC-USDT-PERP", None, "USDT", False),
+        ("SOL-USDT-PERP", None, "USDT", False),
+    }
 
 
 @pytest.mark.parametrize("conn", [SPOT, LINEAR])

@@ -175,6 +175,9 @@ def test_books_and_trades_are_the_venues_own(variant: dict[str, Any]) -> None:
     assert {t.side for o in talk.out if isinstance(o, Trades) for t in o.trades} == {"buy", "sell"}
     tick = {o.symbol: (o.tick_size, o.min_order_size) for o in talk.out if isinstance(o, Instrument)}
     assert tick == dict.fromkeys(OURS.values(), ("0.50", "0.01"))
+    contracts = {(o.contract_multiplier, o.settlement_currency, o.expiry)
+                 for o in talk.out if isinstance(o, Instrument) and o.tick_size}  # fmt: skip
+    assert contracts == {("50", "USD", 1_923_955_200_000_000_000)}, "the maturity date 2030-12-20, at midnight"
 
 
 @VARIANTS

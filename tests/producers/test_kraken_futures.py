@@ -142,6 +142,9 @@ def test_products_are_announced_with_their_increments(played: tuple[Counter[str]
     assert (perpetual.symbol, perpetual.kind, perpetual.status) == ("ETH-USD-PI", "perpetual", "online")
     assert (perpetual.tick_size, perpetual.size_increment) == ("0.05", "1")
     assert (future.symbol, future.kind, future.base_currency) == ("BTC-USD-FI-210924", "future", "BTC")
+    for one, expiry in ((perpetual, None), (future, 1_632_495_600_000_000_000)):
+        assert (one.expiry, one.contract_multiplier, one.inverse) == (expiry, "1", True)
+        assert one.settlement_currency == one.base_currency
 
 
 # --- Frames made by hand ---
