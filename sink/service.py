@@ -40,10 +40,11 @@ from runtime.kafka import close, consumer_config, headers_of
 from runtime.metrics import DROPPED, WRITE_LATENCY_MS, observe_hop
 from runtime.registry import Registry, decode
 from runtime.tracing import Tracing
-from sink.batch import STAGE, Batch, Partition, Record, Source, refused, stored
+from sink.batch import Batch, Partition, Record, Source
 from sink.brokers import Brokers, BrokersUnavailable
 from sink.positions import Positions
 from sink.rereading import Rereader, Skipped
+from sink.rows import STAGE, refused, stored
 from sink.settings import SinkSettings
 from sink.writer import Superseded, Writer, Written
 
@@ -176,7 +177,7 @@ class Sink:
                 self._hand_over()
             elif self._positions and now - self._asked_at >= _ASK_EVERY_S:
                 self._do(self._writer.gaps_open, self._show_gaps)
-        elif now - self._job.started > self._settings.sink_write_seconds:
+        elif now - max(self._job.started, self._writer.since) > self._settings.sink_write_seconds:
             self._writer.abandon()
         self._throttle()
         if now - self._looked_at >= _LOOK_EVERY_S:
@@ -251,23 +252,24 @@ class Sink:
             return  # a deletion mark for compaction, and the books operator's own checkpoints
         source = Source(*partition, offset, key, value)
         try:
-            record = self._read(source)
+            records = self._read(source)
         except BadEvent as bad:
-            record = refused(source, bad.reason, str(bad), ts=time.time_ns(), field=bad.field, value=bad.value)
+            records = [refused(source, bad.reason, str(bad), ts=time.time_ns(), field=bad.field, value=bad.value)]
         except CodecError as bad:
-            record = refused(source, "undecodable", str(bad.args[0])[:1000], ts=time.time_ns())
+            records = [refused(source, "undecodable", str(bad.args[0]), ts=time.time_ns())]
         if self._registry_down:
             self._registry_down = False
             self._readiness.up("registry")
-        self._batch.add(record)
+        for record in records:
+            self._batch.add(record)
         if len(self._headers) < _MEASURE_ALL or offset % _MEASURE_EACH == 0:
             self._headers.append(headers_of(message))
 
-    def _read(self, source: Source) -> Record:
+    def _read(self, source: Source) -> list[Record]:
         event = decode(self._codec, self._registry, source.payload)
         if event.schema != self._schemas[source.topic]:
             raise BadEvent("wrong_schema", "schema", event.schema)
-        return stored(event, source)
+        return stored(event, source, time.time_ns())
 
     def _take_error(self, error: KafkaError, partition: Partition, offset: int, now: float) -> None:
         code = error.code()
