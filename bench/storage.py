@@ -171,8 +171,7 @@ def main() -> None:
     def ours(work: list[tuple[Trades, Source]], number: int) -> None:
         batch = Batch()
         for event, source in work:
-            for record in stored(event, source, START):
-                batch.add(record)
+            batch.add(stored(event, source, START)[0])
         batch.passed((TOPIC, 0), number * len(work), (number + 1) * len(work))
         writer.write(batch)
 
