@@ -34,6 +34,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from marketdata import topics
 from marketdata.codec import Codec
 from marketdata.errors import BadEvent, CodecError, TickstreamError, Unavailable
+from marketdata.events import Trades
 from marketdata.headers import TRACEPARENT, Headers, hops_of
 from runtime.health import Readiness
 from runtime.kafka import close, consumer_config, headers_of
@@ -42,6 +43,7 @@ from runtime.registry import Registry, decode
 from runtime.tracing import Tracing
 from sink.batch import Batch, Partition, Record, Source
 from sink.brokers import Brokers, BrokersUnavailable
+from sink.compiled import trade_rows
 from sink.positions import Positions
 from sink.rereading import Rereader, Skipped
 from sink.rows import STAGE, refused, stored
@@ -71,6 +73,7 @@ _REWINDS = Counter("tickstream_sink_rewinds_total", "Returns to what the databas
 _QUEUE_PAUSE_AT = 0.8
 _BATCH_BYTES = 8 * 1024 * 1024
 _READ_AT_ONCE = 1_000
+PREFIX_BYTES = 5  # of the Confluent wire format
 # Short, because what was away may be back any moment, and one attempt costs a server next to nothing.
 _BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 2.0
 # Below this many records a batch's hop times are all measured, above it each 16th: at 1 us each they would cost.
@@ -112,6 +115,10 @@ class Sink:
         self._brokers = Brokers(settings)
         self._rereader = Rereader(settings)
         self._schemas = {topic.physical(settings.topic_prefix): topic.schema for topic in TOPICS}
+        self._trades = topics.TRADES.physical(settings.topic_prefix)
+        # What records start with that were written with our own schema of trades: the wire format's id of it.
+        empty = Trades(venue="", symbol="", ts_event=0, ts_recv=0, line="")
+        self._trades_prefix = codec.encode(empty)[:PREFIX_BYTES]
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._job: _Job | None = None
         self._batch = Batch()
@@ -266,6 +273,10 @@ class Sink:
             self._headers.append(headers_of(message))
 
     def _read(self, source: Source) -> list[Record]:
+        if source.topic == self._trades and trade_rows is not None and source.payload.startswith(self._trades_prefix):
+            found = trade_rows(source.payload, source.partition, source.offset)
+            if found is not None:
+                return [Record(source, "trades", *found)]
         event = decode(self._codec, self._registry, source.payload)
         if event.schema != self._schemas[source.topic]:
             raise BadEvent("wrong_schema", "schema", event.schema)
