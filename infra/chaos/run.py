@@ -28,7 +28,11 @@ _WITHOUT_RECOVERY = frozenset({"join", "leave", "burst", "load"})
 
 
 class Options(NamedTuple):
-    """What a run is asked for; `settle_s` is how long the platform may take to be whole after the last fault."""
+    """What a run is asked for.
+
+    `settle_s` is how long the platform may take to be whole after the last fault; `keep` keeps its data after a
+    violation.
+    """
 
     engine: str
     seed: int
@@ -37,6 +41,7 @@ class Options(NamedTuple):
     rate: float
     port_base: int
     settle_s: float
+    keep: bool
 
 
 def run(options: Options, report: Report) -> dict[str, Any]:
@@ -70,9 +75,10 @@ def run(options: Options, report: Report) -> dict[str, Any]:
         except (TickstreamError, psycopg.Error) as error:
             # Bytes that are no record, a transaction that stays open, a server that does not return.
             findings.add("not_comparable", str(error))
+        up.keeps_data = options.keep and bool(findings.violations)
     _note_faults(happened, findings)
     return {
-        **{name: value for name, value in options._asdict().items() if name != "port_base"},
+        **{name: value for name, value in options._asdict().items() if name not in {"port_base", "keep"}},
         "ok": not findings.violations,
         "violations": dict(findings.violations),
         **findings.figures,
