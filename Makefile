@@ -108,7 +108,7 @@ $(STAMPS)/venv: $(STAMPS)/uv-$(UV_VERSION) pyproject.toml uv.lock
 	@touch $@
 
 # Everything works without it, too; then the next setup tries again.
-$(STAMPS)/compiled: $(wildcard marketdata/_*.pyx) $(STAMPS)/venv
+$(STAMPS)/compiled: $(wildcard marketdata/_*.pyx sink/_*.pyx) $(STAMPS)/venv
 	@if $(STEP) compiled; then touch $@; fi
 
 $(STAMPS)/components: infra/local/components.lock infra/local/components.py $(STAMPS)/venv

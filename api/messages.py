@@ -115,7 +115,7 @@ def status(value: FeedStatus) -> Json:
 
 
 def instrument(value: Instrument) -> Json:
-    """Return what a venue trades under a symbol."""
+    """Return an instrument; what the venue does not list is null."""
     return {
         "venue": value.venue,
         "symbol": value.symbol,
@@ -127,4 +127,9 @@ def instrument(value: Instrument) -> Json:
         "size_increment": value.size_increment,
         "status": value.status,
         "kind": value.kind,
+        "expiry": None if value.expiry is None else format_rfc3339(value.expiry),
+        "strike": value.strike,
+        "contract_multiplier": value.contract_multiplier,
+        "settlement_currency": value.settlement_currency,
+        "inverse": value.inverse,
     }

@@ -137,7 +137,7 @@ class CandlesAnswer(_Answer):
 
 
 class SymbolData(_Model):
-    """What a venue trades under a symbol."""
+    """An instrument; what the venue does not list is null."""
 
     venue: Venue
     symbol: Symbol
@@ -148,7 +148,17 @@ class SymbolData(_Model):
     tick_size: Annotated[str | None, Field(examples=["0.01"])]
     size_increment: Annotated[str | None, Field(examples=["0.00000001"])]
     status: Annotated[str, Field(examples=["online"])]
-    kind: Annotated[str, Field(description="spot, future, perpetual, equity or option.", examples=["spot"])]
+    kind: Annotated[str, Field(description="spot, future, perpetual, equity, option or unknown.", examples=["spot"])]
+    expiry: Annotated[Time | None, Field(description="Of a future or option.")]
+    strike: Annotated[Price | None, Field(description="Of an option.")]
+    contract_multiplier: Annotated[
+        str | None,
+        Field(
+            description="Units of the underlying (of the quote currency where inverse) in one contract.", examples=["1"]
+        ),
+    ]
+    settlement_currency: Annotated[str | None, Field(examples=["USDT"])]
+    inverse: Annotated[bool | None, Field(description="Whether it is settled in its base currency.", examples=[False])]
     valid: Annotated[bool, Field(description="Whether its book or ticker may be trusted now.", examples=[True])]
     reason: Annotated[str, Field(examples=[""])]
 

@@ -28,7 +28,8 @@ from marketdata.errors import TickstreamError
 from marketdata.events import EVENTS, Quote, Trade, Trades
 from runtime.settings import DatabaseSettings, load
 from sink import migrations
-from sink.batch import COLUMNS, Batch, Source, stored, timestamp
+from sink.batch import Batch, Source
+from sink.rows import COLUMNS, stored, timestamp
 from sink.writer import Log, Writer
 
 SECONDS_EACH = 4.0
@@ -130,7 +131,10 @@ def decode_and_build() -> None:
     )  # fmt: skip
     for event, rows in ((trades, TRADES_EACH), (quote, 1)):
         data = codec.encode(event)
-        for name, work in (("decode", lambda d=data: codec.decode(d)), ("rows", lambda e=event: stored(e, source))):
+        for name, work in (
+            ("decode", lambda d=data: codec.decode(d)),
+            ("rows", lambda e=event: stored(e, source, START)),
+        ):
             start, count = time.process_time(), 0
             while time.process_time() - start < 0.5:
                 work()
@@ -160,13 +164,14 @@ def main() -> None:
     insert = sql.SQL("INSERT INTO trades ({}) VALUES ({})").format(
         columns, sql.SQL(", ").join(sql.Placeholder() * len(COLUMNS["trades"]))
     )
-    writer = Writer(url, schema, lambda _: None, time.time_ns)
+    codec = Codec({event.schema: number for number, event in enumerate(EVENTS, 1)})
+    writer = Writer(url, schema, publish=lambda _: None, decode=codec.decode, now=time.time_ns)
     writer.locate({(TOPIC, 0): Log("bench", 0, 1)})
 
     def ours(work: list[tuple[Trades, Source]], number: int) -> None:
         batch = Batch()
         for event, source in work:
-            batch.add(stored(event, source))
+            batch.add(stored(event, source, START)[0])
         batch.passed((TOPIC, 0), number * len(work), (number + 1) * len(work))
         writer.write(batch)
 
@@ -190,7 +195,7 @@ def main() -> None:
     try:
         decode_and_build()
         pid = connection.info.backend_pid
-        sink = measure("sink: events to COPY text, offsets, commit", ours, newest_session(connection))
+        sink = measure("sink: events to rows, offsets, commit", ours, newest_session(connection))
         measure("psycopg: COPY text, write_row", text_rows, pid)
         measure("psycopg: COPY binary, write_row, Decimal", binary_rows, pid)
         plain = measure("psycopg: executemany INSERT (pipelined)", executemany, pid)

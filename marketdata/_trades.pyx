@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """The hot loops of trades, compiled by `make setup` where a C compiler is.
 
-They do what `plain_bar.py`, `plain_window.py` and `plain_prices.py` do.
+They do what `plain_bar.py`, `plain_window.py`, `plain_keys.py` and `plain_prices.py` do.
 
 Theory of operation. A decimal of at most 18 significant digits and 18 places is a 64-bit integer and a number of
 places; the product of two fits 128 bits. A sum is a 128-bit integer and its places, exact: where an addition or a
@@ -10,10 +10,12 @@ to a plain one, which is exact for every decimal, and asks that from then on.
 """
 
 from cpython.array cimport array
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from libc.math cimport fabs
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memmove
+from libc.string cimport memcmp, memcpy, memmove
 
 from marketdata import plain_bar
 from marketdata.clock import AHEAD_NS_MAX as _AHEAD_NS_MAX, TS_MIN as _TS_MIN
@@ -24,6 +26,7 @@ cdef extern from "Python.h":
     void *PyUnicode_DATA(object text)
     bint PyUnicode_IS_COMPACT_ASCII(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    int64_t PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
 
 cdef extern from *:
     """
@@ -489,6 +492,112 @@ cdef class Window:
         return window
 
 
+# --- Keys ---
+
+cdef enum:
+    KEY_BYTES = 16
+
+cdef const char *NO_KEY = "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+
+
+cdef class KeySet:
+    """A set of 16-byte keys in one table, at most half full: 32 to 64 bytes a key, 16 when packed.
+
+    The table uses open addressing: a key is in the first free slot from its hash on. All zeros is an empty slot and no
+    key.
+    """
+
+    cdef char *table
+    cdef readonly Py_ssize_t count
+    cdef Py_ssize_t mask
+    cdef object packed
+
+    def __cinit__(self):
+        self.resize(8)
+
+    def __dealloc__(self):
+        PyMem_Free(self.table)
+
+    def __len__(self):
+        return self.count
+
+    cdef int resize(self, Py_ssize_t slots) except -1:
+        """Move the keys to a new table."""
+        cdef char *old = self.table
+        cdef Py_ssize_t at, old_slots = self.mask + 1 if old != NULL else 0
+        cdef char *table = <char *>PyMem_Calloc(slots, KEY_BYTES)
+        if table == NULL:
+            raise MemoryError
+        self.table = table
+        self.mask = slots - 1
+        for at in range(old_slots):
+            if memcmp(old + at * KEY_BYTES, NO_KEY, KEY_BYTES):
+                memcpy(self.slot(old + at * KEY_BYTES), old + at * KEY_BYTES, KEY_BYTES)
+        PyMem_Free(old)
+        return 0
+
+    cdef char *slot(self, const char *key) noexcept:
+        """Return where a key is, or the empty slot where it belongs."""
+        cdef uint64_t first, second
+        cdef Py_ssize_t at
+        cdef char *found
+        memcpy(&first, key, 8)
+        memcpy(&second, key + 8, 8)
+        at = <Py_ssize_t>(((first ^ second) * <uint64_t>0x9E3779B97F4A7C15) >> 32) & self.mask
+        while True:
+            found = self.table + at * KEY_BYTES
+            if not memcmp(found, key, KEY_BYTES) or not memcmp(found, NO_KEY, KEY_BYTES):
+                return found
+            at = (at + 1) & self.mask
+
+    cdef const char *key(self, bytes key) except NULL:
+        if PyBytes_GET_SIZE(key) != KEY_BYTES:
+            raise ValueError("a key has 16 bytes")
+        return PyBytes_AS_STRING(key)
+
+    def __contains__(self, bytes key not None):
+        cdef const char *start = self.key(key)
+        return not memcmp(self.slot(start), start, KEY_BYTES)
+
+    def add(self, bytes key not None):
+        """Add a key; one that is there already changes nothing."""
+        cdef const char *start = self.key(key)
+        cdef char *found = self.slot(start)
+        if not memcmp(found, start, KEY_BYTES):
+            return
+        memcpy(found, start, KEY_BYTES)
+        self.count += 1
+        self.packed = None
+        if 2 * self.count > self.mask:
+            self.resize(2 * (self.mask + 1))
+
+    def pack(self):
+        """Return the keys, sorted, one after the other."""
+        cdef Py_ssize_t at
+        cdef list keys = []
+        if self.packed is None:  # an old generation is packed once
+            for at in range(self.mask + 1):
+                if memcmp(self.table + at * KEY_BYTES, NO_KEY, KEY_BYTES):
+                    keys.append(PyBytes_FromStringAndSize(self.table + at * KEY_BYTES, KEY_BYTES))
+            keys.sort()
+            self.packed = b"".join(keys)
+        return self.packed
+
+    @classmethod
+    def unpack(cls, bytes packed not None):
+        """Return the set that `pack` gave. Raises ValueError when it did not."""
+        cdef KeySet found = KeySet()
+        cdef Py_ssize_t at, length = PyBytes_GET_SIZE(packed)
+        cdef const char *start = PyBytes_AS_STRING(packed)
+        if length % KEY_BYTES:
+            raise ValueError("a set of keys has 16 bytes for each, and none of zeros only")
+        for at in range(0, length, KEY_BYTES):
+            if not memcmp(start + at, NO_KEY, KEY_BYTES):
+                raise ValueError("a set of keys has 16 bytes for each, and none of zeros only")
+            found.add(packed[at:at + KEY_BYTES])
+        return found
+
+
 # --- Prices of one message ---
 
 cdef double as_float(object text) except? -1:
@@ -574,10 +683,11 @@ cdef inline bint is_usual(object text, bint is_size) noexcept:
 cdef bint is_usual_trade(object trade, int64_t since, int64_t latest, int64_t *moment) except -1:
     """Whether a trade is new and right in every way that does not depend on its id, and made in [since, latest]."""
     cdef object ts = trade.ts_event, side
+    cdef int overflow = 0
     if type(ts) is not int:
         return False
-    moment[0] = ts
-    if moment[0] < since or moment[0] > latest or trade.action != "new" or trade.original_id != "":
+    moment[0] = PyLong_AsLongLongAndOverflow(ts, &overflow)
+    if overflow or moment[0] < since or moment[0] > latest or trade.action != "new" or trade.original_id != "":
         return False
     side = trade.side
     if side != "buy" and side != "sell" and side != "unknown":

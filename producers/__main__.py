@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from itertools import product
 from typing import TypeVar
@@ -24,12 +24,13 @@ from producers import upkeep
 from producers.backoff import Backoff
 from producers.connection import Connection, Options, Sink
 from producers.families import databento
-from producers.past import Past, read_past
+from producers.feed_kit.published import PreviousRun
+from producers.handover import Handover
+from producers.orphaned_gaps import ClosingSink, OrphanedGaps
+from producers.previous_run import read_previous_run
 from producers.publisher import Publisher
 from producers.rest import Rest
 from producers.settings import ProducerSettings, Stream, load_for_venue
-from producers.settling import Gaps, Settling
-from producers.succession import Succession
 from producers.tokens import CoinbaseTokens, ExchangeKey, FixLogin, KeyPair, Tokens
 from producers.venue import Venue
 from runtime import garbage, log
@@ -176,7 +177,7 @@ async def find_recorded(settings: ProducerSettings, venue: Venue) -> Recorded:
 
 def connections(
     settings: ProducerSettings, venue: Venue, recorded: Recorded, sink: Sink, lines: Lines
-) -> list[Connection | Succession]:
+) -> list[Connection | Handover]:
     """Return what keeps every line up, not yet running.
 
     Raises SettingsError when the key cannot be used.
@@ -196,13 +197,14 @@ def connections(
         redact=tokens.redact if tokens is not None else bytes,
         on_state=lines.told,
     )
-    made: list[Connection | Succession] = []
+    made: list[Connection | Handover] = []
     # What a recording answers costs the venue nothing.
     rest = Rest(venue.name, options.rest_url, None if options.replay else venue.budget)
 
     def connect(stream: Stream, line: str) -> Connection:
         feed = venue.make(line=line, products=stream.products, token=tokens)
-        return Connection(feed, line, sink, msgspec.structs.replace(options, ws_url=stream.url), rest)
+        market = next((name for name, url in venue.markets.items() if url == stream.url), "")
+        return Connection(feed, line, sink, msgspec.structs.replace(options, ws_url=stream.url, market=market), rest)
 
     for stream, number in product(settings.streams_of(venue), range(recorded.lines)):
         line = f"{stream.name}/{number}"
@@ -211,8 +213,24 @@ def connections(
             made.append(connect(stream, line))
         else:
             # Not all lines of a venue are replaced at once.
-            made.append(Succession(line, partial(connect, stream), venue.lifetime_s - number * APART_S))
+            made.append(Handover(line, partial(connect, stream), venue.lifetime_s - number * APART_S))
     return made
+
+
+def restart(lines: Iterable[Connection | Handover], reason: str) -> None:
+    """Replace the connections of these lines."""
+    for line in lines:
+        line.restart(reason)
+
+
+def symbols_of(lines: Iterable[Connection | Handover]) -> frozenset[str] | None:
+    """Return our symbols of all that these lines subscribe; None where only frames tell those of one."""
+    symbols: frozenset[str] = frozenset()
+    for line in lines:
+        if line.symbols is None:
+            return None
+        symbols |= line.symbols
+    return symbols
 
 
 async def until(
@@ -249,15 +267,19 @@ async def find_codec(settings: ProducerSettings) -> Codec:
         registry.close()
 
 
-async def find_past(settings: ProducerSettings, venue: Venue, codec: Codec, publisher: Publisher) -> Past:
-    """Return what the last producer of the venue left.
+async def find_previous_run(
+    settings: ProducerSettings, venue: Venue, codec: Codec, publisher: Publisher, symbols: frozenset[str] | None
+) -> PreviousRun:
+    """Return what earlier producers of the venue published.
 
     Raises Unavailable until every topic exists.
     """
     missing = await publisher.missing_topics()
     if missing:
         raise Unavailable(f"these topics do not exist, run `tickstream topics apply`: {', '.join(missing)}")
-    return Past() if settings.source == "replay" else await read_past(settings, codec, venue)
+    if settings.source == "replay":
+        return PreviousRun()
+    return await read_previous_run(settings, codec, venue, symbols)
 
 
 async def find_lines(
@@ -271,31 +293,44 @@ async def find_lines(
     return recorded
 
 
+def stop_event() -> asyncio.Event:
+    """Return what SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
 async def produce(settings: ProducerSettings, venue: Venue, readiness: Readiness, tracing: Tracing) -> int:
     """Run until told to stop; return the exit status."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_event()
     codec = await until(lambda: find_codec(settings), "registry", readiness, stop)
     recorded = await find_lines(settings, venue, readiness, stop) if codec is not None else None
     if codec is None or recorded is None:
         return 0
     publisher = Publisher(settings, codec, tracing, readiness)
-    gaps = Gaps()
-    running = connections(settings, venue, recorded, Settling(publisher, gaps), Lines(readiness))
+    gaps = OrphanedGaps()
+    running = connections(settings, venue, recorded, ClosingSink(publisher, gaps), Lines(readiness))
+    symbols = symbols_of(running)
 
-    def begin_anew() -> None:
-        for line in running:
-            line.restart("delivery_failed")
-
-    publisher.on_failure = begin_anew
-    past = await until(lambda: find_past(settings, venue, codec, publisher), "kafka", readiness, stop)
-    if past is None:
+    publisher.on_failure = partial(restart, running, "delivery_failed")
+    previous = await until(
+        lambda: find_previous_run(settings, venue, codec, publisher, symbols), "kafka", readiness, stop
+    )
+    if previous is None:
         return 0
     now = time.time_ns()
-    gaps.left_over(past.gaps)
-    await publisher.write(venue.name, gaps.cut_off(past.last, now), now)
+    left = gaps.start(previous, symbols, {line.line for line in running}, venue.name, now)
+    await publisher.write(venue.name, left, now)
+    for line in running:
+        line.resume(previous)
+    return await run_lines(settings, running, publisher, stop)
+
+
+async def run_lines(
+    settings: ProducerSettings, running: list[Connection | Handover], publisher: Publisher, stop: asyncio.Event
+) -> int:
+    """Run lines until told to stop, or until one fails; return the exit status."""
     garbage.freeze()
     tasks = [asyncio.create_task(line.run(), name=line.line) for line in running]
     tasks.append(asyncio.create_task(publisher.serve(), name="publisher"))
@@ -311,10 +346,10 @@ async def produce(settings: ProducerSettings, venue: Venue, readiness: Readiness
     for task in [*tasks, stopped]:
         task.cancel()
     await asyncio.gather(*tasks, stopped, return_exceptions=True)
-    left = await publisher.close(settings.drain_seconds / 2)
-    if left:
-        _LOG.error("records were not acknowledged in time", records=left)
-    return 1 if left or failed is not None else 0
+    unsent = await publisher.close(settings.drain_seconds / 2)
+    if unsent:
+        _LOG.error("records were not acknowledged in time", records=unsent)
+    return 1 if unsent or failed is not None else 0
 
 
 def main() -> int:

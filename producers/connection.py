@@ -38,6 +38,7 @@ from marketdata.events import ALL_SYMBOLS, AnyEvent, BookUpdate, FeedStatus, Raw
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from producers import tcp, websocket
 from producers.backoff import Backoff, Breaker, Policy, State
+from producers.feed_kit.published import PreviousRun
 from producers.inbox import Inbox, Item, Wire
 from producers.rest import Rest
 from producers.venue import LiveFeed, Splitter
@@ -79,6 +80,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ws_url: str
     rest_url: str
     replay: bool = False
+    market: str = ""
+    """Of a venue with several, where the address shows it."""
     began: int | None = None
     """In a replay, when its recording begins; the clock is the recorder's then."""
     tick_s: float = TICK_S
@@ -125,6 +128,7 @@ class Connection:
         self._refused: Refused | None = None
         self._ts_recorded = options.began
         self._retiring = False
+        self._previous: PreviousRun | None = None
         self._since_s: float | None = None
         self._whole: set[str] = set()  # symbols whose book consumers have, from this line
         self.ended = asyncio.Event()
@@ -138,6 +142,16 @@ class Connection:
 
     def _now(self) -> int:
         return time.time_ns() if self._ts_recorded is None else self._ts_recorded
+
+    @property
+    def symbols(self) -> frozenset[str] | None:
+        """Our symbols of the products to subscribe; None where only frames tell them."""
+        return self._feed.symbols()
+
+    def resume(self, previous: PreviousRun) -> None:
+        """Continue, once `run` is called, what earlier processes published."""
+        market = self._options.market
+        self._previous = msgspec.structs.replace(previous, market=market) if market else previous
 
     def stop(self) -> None:
         """End the connection in order; `run` returns soon."""
@@ -170,6 +184,9 @@ class Connection:
         Raises what the sink raises when it cannot continue.
         """
         async with self._rest as rest:
+            if self._previous is not None:
+                ts = self._now()
+                await self._perform(self._feed.resume(self._previous, ts), ts, rest)
             while not self._stopping.is_set():
                 began = time.monotonic()
                 reason = await self._attempt(rest)

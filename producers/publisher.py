@@ -9,8 +9,8 @@ Theory of operation.
 3. An Instrument is acknowledged before later records are handed over: a consumer of a symbol's first trade can know
    the instrument.
 4. A delivery that fails for good is a gap in a stream. It is counted and logged, and the connections restart, so that
-   books are cleared and filled again. When the Kafka client cannot continue, `write` raises Unavailable, and the
-   process ends so that its supervisor restarts it.
+   books are cleared and filled again. Trades that were not delivered end the process instead (`write` raises
+   Unavailable), and so does a Kafka client that cannot continue: the next process reads from the topic what is missing.
 """
 
 from __future__ import annotations
@@ -188,9 +188,9 @@ class Publisher:
         self.failures += 1
         DROPPED.labels("produce", error.name()).inc()
         _LOG.error("a record could not be delivered", topic=topic, error=error.str(), code=error.name())
-        if error.fatal():
+        if error.fatal() or topic == self._topics["Trades"]:
             self._fatal = error
-        if topic not in self._besides:
+        elif topic not in self._besides:
             self.on_failure()
 
     def _erred(self, error: KafkaError) -> None:

@@ -190,7 +190,9 @@ class Keeper:
             raise Refused(f"{gap.channel or 'a connection'} has no history to repair it from")
         start, end = gap.ts_from_ns, gap.ts_to_ns
         if gap.expected is not None and gap.received is not None:
-            around = await self._tables.times_around(gap.venue, gap.symbol, gap.expected, gap.received)
+            around = await self._tables.times_around(
+                gap.venue, gap.symbol, gap.expected, gap.received, (gap.ts_from_ns, gap.ts_to_ns)
+            )
             start, end = around or (start, end)
         if start is None or end is None:
             raise Refused("nobody can tell from when to when it is")

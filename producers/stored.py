@@ -13,6 +13,9 @@ from producers.bars import Stored
 from producers.history.contract import MINUTE_NS
 from producers.jobs import Database
 
+# A feed's gap names when its neighbours were traded or received, by the venue's clock or by ours.
+AROUND_NS = 3_600 * SECOND_NS
+_LONG_AGO, _FAR_AHEAD = datetime(1900, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 AMENDMENTS_MAX = 10_000
@@ -223,13 +226,21 @@ class Tables:
         )
         return int(rows[0]["found"])
 
-    async def times_around(self, venue: str, symbol: str, first: int, end: int) -> tuple[int, int] | None:
-        """Return the times of the last trade before the id `first` and of the first from `end` on."""
+    async def times_around(
+        self, venue: str, symbol: str, first: int, end: int, span: tuple[int | None, int | None] = (None, None)
+    ) -> tuple[int, int] | None:
+        """Return the times of the last trade before the id `first` and of the first from `end` on.
+
+        `span` is about when they were traded, where that is known: trades are stored by time, not by id.
+        """
+        start, stop = span
         rows = await self._rows(
             "SELECT max(ts_event_ns) FILTER (WHERE trade_id = %s) AS before, "
             "min(ts_event_ns) FILTER (WHERE trade_id = %s) AS after FROM trades "
-            "WHERE venue = %s AND symbol = %s AND trade_id IN (%s, %s)",
+            "WHERE venue = %s AND symbol = %s AND trade_id IN (%s, %s) AND ts >= %s AND ts <= %s",
             *(str(first - 1), str(end), venue, symbol, str(first - 1), str(end)),
+            _LONG_AGO if start is None else moment(start - AROUND_NS),
+            _FAR_AHEAD if stop is None else moment(stop + AROUND_NS),
         )
         before, after = rows[0]["before"], rows[0]["after"]
         return None if before is None or after is None else (before, after)

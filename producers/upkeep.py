@@ -29,6 +29,8 @@ from runtime import log
 
 RETRY_S = 60.0
 _PR_SET_PDEATHSIG = 1
+# Before the venue: the process to end with.
+_PARENT = "--parent="
 
 _LOG = structlog.get_logger()
 
@@ -101,7 +103,7 @@ def beside(venue: str, products: Iterable[str]) -> AbstractContextManager[None]:
     if not settings.backfill_days and not settings.gap_scan_minutes:
         return contextlib.nullcontext()
     check_history(settings, venue)
-    return _running([sys.executable, "-m", "producers.upkeep", venue, *products])
+    return _running([sys.executable, "-m", "producers.upkeep", f"{_PARENT}{os.getpid()}", venue, *products])
 
 
 @contextlib.contextmanager
@@ -115,12 +117,17 @@ def _running(command: list[str]) -> Iterator[None]:
 
 def main() -> int:
     """Run until it is done or told to stop; return the exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # When the producer is killed there is nobody left to end this process (Linux; elsewhere it finishes its work).
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments = sys.argv[1:]
+    if arguments and arguments[0].startswith(_PARENT):
+        parent = arguments.pop(0).removeprefix(_PARENT)
+        if parent != str(os.getppid()):  # it was killed while this process started
+            return 0
     try:
-        venue, *products = sys.argv[1:]
+        venue, *products = arguments
         settings = load_upkeep(venue)
         check_history(settings, venue)
     except (SettingsError, ValueError) as error:

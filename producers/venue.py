@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from marketdata.feed import Feed
+from marketdata.feed import Feed, Output
 from producers.backoff import Policy
+from producers.feed_kit.published import PreviousRun
 from producers.history.contract import Budget
 
 # Signs one message: takes the time in UTC nanoseconds, gives the token that goes into the message.
@@ -18,10 +19,16 @@ Signer = Callable[[int], str]
 
 
 class LiveFeed(Feed, Protocol):
-    """A feed as the shell sees it: besides the events it keeps counts, and the venue's time of the last frame."""
+    """A feed as the shell sees it: it keeps counts and the venue's time of the last frame, and continues others."""
 
     counts: Counter[str]
     ts_venue: int | None
+
+    def symbols(self) -> frozenset[str] | None:
+        """Return our symbols of the products to subscribe; None where only frames tell them."""
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Return what to publish at once of what may be missing since earlier processes; called before `opened`."""
 
 
 class FrameError(Exception):

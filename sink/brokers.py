@@ -11,12 +11,12 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from marketdata.codec import Codec
 from marketdata.errors import Unavailable
-from marketdata.events import DeadLetter
 from marketdata.headers import cloudevent
 from marketdata.topics import DEAD_LETTERS
 from runtime.kafka import producer_config
 from runtime.settings import CommonSettings
-from sink.batch import STAGE, Partition
+from sink.batch import Partition, Record
+from sink.rows import STAGE
 from sink.writer import Log
 
 TIMEOUT_S = 10.0
@@ -98,8 +98,10 @@ class Letters:
         self._codec = codec
         self._producer = Producer(producer_config(settings, "tickstream-sink"))
 
-    def publish(self, letters: Sequence[DeadLetter]) -> None:
-        """Deliver dead letters; each one's `ce_id` names the record refused, so a second delivery is known as such.
+    def publish(self, records: Sequence[Record]) -> None:
+        """Deliver the dead letters of records.
+
+        The `ce_id` names the Kafka record that was refused, and the item of it, so that a second delivery has the same.
 
         Raises BrokersUnavailable when not all were delivered in time.
         """
@@ -110,9 +112,14 @@ class Letters:
                 failures.append(str(error))
 
         try:
-            for letter in letters:
+            for record in records:
+                letter = record.dead_letter
+                if letter is None:
+                    continue
                 subject = letter.key.encode()
                 identity = f"{letter.topic}|{letter.partition}|{letter.offset}"
+                if record.item is not None:
+                    identity += f"|{record.item}"
                 self._producer.produce(
                     self._topic,
                     key=subject,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from functools import partial
 
 import structlog
 
 from marketdata.errors import SettingsError, Unavailable
 from runtime import log
 from runtime.health import HealthServer, Readiness
-from runtime.registry import Registry
+from runtime.registry import Registry, decode
 from runtime.settings import load
 from runtime.tracing import Tracing
 from sink.brokers import Letters
@@ -38,7 +39,12 @@ def run(stop: threading.Event) -> int:
         if codec is not None:
             letters = Letters(settings, codec)
             writer = Writer(
-                settings.dsn, settings.database_schema, letters.publish, time.time_ns, settings.sink_write_seconds
+                settings.dsn,
+                settings.database_schema,
+                publish=letters.publish,
+                decode=partial(decode, codec, registry),
+                now=time.time_ns,
+                write_seconds=settings.sink_write_seconds,
             )
             sink = Sink(settings, readiness=readiness, registry=registry, codec=codec, writer=writer, tracing=tracing)
             try:

@@ -28,12 +28,13 @@ def grant(connection: Connection, schema: str) -> None:
         text("SELECT rolname FROM pg_roles WHERE rolname = ANY(:names) AND rolcanlogin"),
         {"names": [SINK, API, READONLY, HISTORY]},
     ).all()
+    database = connection.scalar(text("SELECT quote_ident(current_database())"))
     for role in roles:
         connection.execute(text(f'REVOKE ALL ON ALL TABLES IN SCHEMA "{schema}" FROM {role}'))
         connection.execute(text(f'REVOKE ALL ON SCHEMA "{schema}" FROM {role}'))
         connection.execute(text(f'GRANT USAGE ON SCHEMA "{schema}" TO {role}'))
         for statement in _RIGHTS.get(role, _READER):
-            connection.execute(text(statement.format(schema=f'"{schema}"', role=role)))
+            connection.execute(text(statement.format(schema=f'"{schema}"', role=role, database=database)))
 
 
 def _on(rights: str, tables: tuple[str, ...]) -> str:
@@ -45,6 +46,8 @@ _SINK = (
     _on("SELECT, INSERT, UPDATE", _UPSERT),
     _on("SELECT, INSERT, UPDATE, DELETE", _REPLACE),
     _on("SELECT", ("alembic_version",)),
+    # Rows that a COPY refuses are sifted in a temporary table.
+    "GRANT TEMPORARY ON DATABASE {database} TO {role}",
 )
 _READER = (
     "GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}",

@@ -34,16 +34,19 @@ from prometheus_client import Counter, Gauge, Histogram
 from marketdata import topics
 from marketdata.codec import Codec
 from marketdata.errors import BadEvent, CodecError, TickstreamError, Unavailable
+from marketdata.events import Trades
 from marketdata.headers import TRACEPARENT, Headers, hops_of
 from runtime.health import Readiness
 from runtime.kafka import close, consumer_config, headers_of
 from runtime.metrics import DROPPED, WRITE_LATENCY_MS, observe_hop
 from runtime.registry import Registry, decode
 from runtime.tracing import Tracing
-from sink.batch import STAGE, Batch, Partition, Record, Source, refused, stored
+from sink.batch import Batch, Partition, Record, Source
 from sink.brokers import Brokers, BrokersUnavailable
+from sink.compiled import trade_rows
 from sink.positions import Positions
 from sink.rereading import Rereader, Skipped
+from sink.rows import STAGE, refused, stored
 from sink.settings import SinkSettings
 from sink.writer import Superseded, Writer, Written
 
@@ -70,6 +73,7 @@ _REWINDS = Counter("tickstream_sink_rewinds_total", "Returns to what the databas
 _QUEUE_PAUSE_AT = 0.8
 _BATCH_BYTES = 8 * 1024 * 1024
 _READ_AT_ONCE = 1_000
+PREFIX_BYTES = 5  # of the Confluent wire format
 # Short, because what was away may be back any moment, and one attempt costs a server next to nothing.
 _BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 2.0
 # Below this many records a batch's hop times are all measured, above it each 16th: at 1 us each they would cost.
@@ -111,6 +115,10 @@ class Sink:
         self._brokers = Brokers(settings)
         self._rereader = Rereader(settings)
         self._schemas = {topic.physical(settings.topic_prefix): topic.schema for topic in TOPICS}
+        self._trades = topics.TRADES.physical(settings.topic_prefix)
+        # What records start with that were written with our own schema of trades: the wire format's id of it.
+        empty = Trades(venue="", symbol="", ts_event=0, ts_recv=0, line="")
+        self._trades_prefix = codec.encode(empty)[:PREFIX_BYTES]
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._job: _Job | None = None
         self._batch = Batch()
@@ -176,7 +184,7 @@ class Sink:
                 self._hand_over()
             elif self._positions and now - self._asked_at >= _ASK_EVERY_S:
                 self._do(self._writer.gaps_open, self._show_gaps)
-        elif now - self._job.started > self._settings.sink_write_seconds:
+        elif now - max(self._job.started, self._writer.since) > self._settings.sink_write_seconds:
             self._writer.abandon()
         self._throttle()
         if now - self._looked_at >= _LOOK_EVERY_S:
@@ -251,23 +259,28 @@ class Sink:
             return  # a deletion mark for compaction, and the books operator's own checkpoints
         source = Source(*partition, offset, key, value)
         try:
-            record = self._read(source)
+            records = self._read(source)
         except BadEvent as bad:
-            record = refused(source, bad.reason, str(bad), ts=time.time_ns(), field=bad.field, value=bad.value)
+            records = [refused(source, bad.reason, str(bad), ts=time.time_ns(), field=bad.field, value=bad.value)]
         except CodecError as bad:
-            record = refused(source, "undecodable", str(bad.args[0])[:1000], ts=time.time_ns())
+            records = [refused(source, "undecodable", str(bad.args[0]), ts=time.time_ns())]
         if self._registry_down:
             self._registry_down = False
             self._readiness.up("registry")
-        self._batch.add(record)
+        for record in records:
+            self._batch.add(record)
         if len(self._headers) < _MEASURE_ALL or offset % _MEASURE_EACH == 0:
             self._headers.append(headers_of(message))
 
-    def _read(self, source: Source) -> Record:
+    def _read(self, source: Source) -> list[Record]:
+        if source.topic == self._trades and trade_rows is not None and source.payload.startswith(self._trades_prefix):
+            found = trade_rows(source.payload, source.partition, source.offset)
+            if found is not None:
+                return [Record(source, "trades", *found)]
         event = decode(self._codec, self._registry, source.payload)
         if event.schema != self._schemas[source.topic]:
             raise BadEvent("wrong_schema", "schema", event.schema)
-        return stored(event, source)
+        return stored(event, source, time.time_ns())
 
     def _take_error(self, error: KafkaError, partition: Partition, offset: int, now: float) -> None:
         code = error.code()

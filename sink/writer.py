@@ -8,8 +8,10 @@ Theory of operation. One transaction does, in this order:
 2. COPY the rows; then the few statements of tables that are kept up to date (gaps, instruments, open candles).
 3. COMMIT. When the connection is lost during it, nobody knows whether it happened; the offsets read afterwards do.
 
-A record that PostgreSQL refuses for what it holds fails the transaction; the batch is then written again in halves
-under savepoints until that record is found. It becomes a dead letter and the rest is stored.
+Rows are checked before (`sink.rows`), so that PostgreSQL refuses none unless somebody added a constraint. When it does,
+the transaction fails. The batch is then written again in parts, each in a transaction of its own that moves the offsets
+as far as it goes, row by row (`sink.sifting`). Bad rows become dead letters and all others are stored. However many
+rows are refused, each part takes a bounded time and is progress.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,9 +28,13 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from marketdata.errors import TickstreamError, Unavailable
-from marketdata.events import Candle, DeadLetter, FeedStatus, Instrument
-from sink.batch import COLUMNS, Batch, Partition, Record, refused, timestamp
+from marketdata.errors import BadEvent, TickstreamError, Unavailable
+from marketdata.events import AnyEvent, Candle, DeadLetter, FeedStatus, Instrument
+from sink.batch import Batch, Partition, Record
+from sink.binary import HEADER, TRAILER
+from sink.current import clear_open_candles, count_open_gaps, keep_gaps, keep_instruments
+from sink.rows import BINARY, COLUMNS, refused, refused_item
+from sink.sifting import store_one_by_one
 
 CONNECT_TIMEOUT_S = 5
 _MS = 1000
@@ -36,7 +43,14 @@ _APPLICATION = "tickstream-sink"  # by which the server shows our sessions
 # SQLSTATE classes that blame the data: 22 data exception, 23 integrity violation, 54 program limit exceeded (such as a
 # text too long for an index). https://www.postgresql.org/docs/17/errcodes-appendix.html
 _DATA_CLASSES = ("22", "23", "54")
-_NOT_MIGRATED = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName)
+# So many are stored one by one in some seconds at the worst, far below the limit of a transaction.
+_SIFTED_ROWS_MAX = 200
+_NOT_MIGRATED = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.InsufficientPrivilege,
+)
 
 
 class Superseded(TickstreamError):  # noqa: N818 - named for what it is about, like the others
@@ -66,20 +80,30 @@ class Writer:
         self,
         dsn: str,
         schema: str,
-        publish: Callable[[Sequence[DeadLetter]], None],
+        *,
+        publish: Callable[[Sequence[Record]], None],
+        decode: Callable[[bytes], AnyEvent],
         now: Callable[[], int],
         write_seconds: float = 30.0,
     ) -> None:
-        """Take the address and schema; `publish` delivers dead letters to Kafka or raises Unavailable."""
+        """Take the address and schema, and how to do what is not the database's.
+
+        `publish` delivers dead letters to Kafka or raises Unavailable, `decode` returns the event of a Kafka record,
+        `now` is UTC in nanoseconds.
+        """
         self._dsn = dsn
         self._schema = schema
         self._publish = publish
+        self._decode = decode
         self._now = now
         self._limit_ms = int(write_seconds * _MS)
         self._connection: psycopg.Connection[Any] | None = None
+        self.since = 0.0  # when the last transaction began, a monotonic time
         self._copies = {
-            table: sql.SQL("COPY {} ({}) FROM STDIN").format(
-                sql.Identifier(schema, table), sql.SQL(", ").join(map(sql.Identifier, columns))
+            table: sql.SQL("COPY {} ({}) FROM STDIN {}").format(
+                sql.Identifier(schema, table),
+                sql.SQL(", ").join(map(sql.Identifier, columns)),
+                sql.SQL("(FORMAT BINARY)" if table in BINARY else ""),
             )
             for table, columns in COLUMNS.items()
         }
@@ -148,37 +172,48 @@ class Writer:
     def write(self, batch: Batch) -> Written:
         """Store a batch and its offsets.
 
-        Raises Superseded when another sink was faster, Unavailable when it cannot be told whether the batch is stored;
-        after both, `locate` tells where to go on.
+        Raises Superseded when another sink was faster, Unavailable when nobody knows whether the batch is stored;
+        after both, `locate` states where to go on.
         """
         try:
-            with self._transaction() as cursor:
-                self._advance(cursor, batch)
-                records: Sequence[Record] = batch.records
-                self._apply(cursor, records)
-                letters = self._deliver(records)
-                gaps_open = self._count_gaps(cursor, records)
+            return self._store(batch, sift=False)
         except psycopg.Error as error:
             if not _blames_data(error):
                 raise
-            with self._transaction() as cursor:
-                self._advance(cursor, batch)
-                records = self._sift(cursor, batch.records)
-                letters = self._deliver(records)
-                gaps_open = self._count_gaps(cursor, records)
+        written = Written(Counter(), [], None)
+        for part in batch.parts(_SIFTED_ROWS_MAX):
+            more = self._store(part, sift=True)
+            written = Written(written.rows + more.rows, written.refused + more.refused, more.gaps_open)
+        return written
+
+    def _store(self, batch: Batch, *, sift: bool) -> Written:
+        with self._transaction() as cursor:
+            self._advance(cursor, batch)
+            records: Sequence[Record] = batch.records
+            if sift:
+                records = self._sift(cursor, records)
+            else:
+                self._apply(cursor, records)
+            letters = [record for record in records if record.dead_letter is not None]
+            if letters:
+                # Before the commit: after a crash in between, Kafka has the letter twice (with one ce_id), never not.
+                self._publish(letters)
+            has_gaps = any(record.table == "feed_status" and record.event is not None for record in records)
+            gaps_open = count_open_gaps(cursor) if has_gaps else None
         rows: Counter[str] = Counter()
         for record in records:
             rows[record.table] += record.rows
-        return Written(rows, letters, gaps_open)
+        return Written(rows, [letter for record in letters if (letter := record.dead_letter)], gaps_open)
 
     def gaps_open(self) -> dict[str, int]:
         """Return the number of open gaps by venue."""
         with self._transaction() as cursor:
-            return _gaps_open(cursor)
+            return count_open_gaps(cursor)
 
     @contextmanager
     def _transaction(self) -> Iterator[psycopg.Cursor[Any]]:
         """Run one transaction; on any error but one of the data, give the connection up and say Unavailable."""
+        self.since = time.monotonic()
         try:
             connection = self._connected()
             with connection.transaction(), connection.cursor() as cursor:
@@ -271,179 +306,66 @@ class Writer:
                 "another sink has them"
             )
 
-    def _sift(self, cursor: psycopg.Cursor[Any], records: Sequence[Record]) -> list[Record]:
-        """Store what can be stored, halving until each culprit stands alone; return what was stored in its place."""
-        try:
-            with cursor.connection.transaction():
-                self._apply(cursor, records)
-            return list(records)
-        except psycopg.Error as error:
-            if not _blames_data(error) or self._is_broken():
-                raise
-            if len(records) > 1:
-                middle = len(records) // 2
-                return self._sift(cursor, records[:middle]) + self._sift(cursor, records[middle:])
-            letter = refused(
-                records[0].source,
-                "refused_by_database",
-                " ".join(str(error).split())[:1000],
-                ts=self._now(),
-                field=error.diag.column_name,
-            )
-            with cursor.connection.transaction():
-                self._apply(cursor, [letter])
-            return [letter]
-
-    def _deliver(self, records: Sequence[Record]) -> list[DeadLetter]:
-        letters = [record.dead_letter for record in records if record.dead_letter is not None]
-        if letters:
-            # Before the commit: after a crash in between, Kafka has the letter twice (with the same ce_id), never not.
-            self._publish(letters)
-        return letters
-
     def _apply(self, cursor: psycopg.Cursor[Any], records: Sequence[Record]) -> None:
-        texts: dict[str, list[str]] = {}
-        candles: dict[str, tuple[Candle, Record]] = {}
-        ledger: list[Record] = []
-        instruments: dict[str, Instrument] = {}
-        for record in records:
-            event = record.event
-            if isinstance(event, Candle):
-                candles[event.key] = event, record
-            elif isinstance(event, FeedStatus):
-                ledger.append(record)
-            elif isinstance(event, Instrument):
-                instruments[event.key] = event
-            if record.text and record.table != "candles_open":
-                texts.setdefault(record.table, []).append(record.text)
-        still_open = [record.text for _, record in candles.values() if record.table == "candles_open"]
-        if still_open:  # the last state of each
-            texts["candles_open"] = still_open
-        _keep_candles(cursor, [candle for candle, _ in candles.values()])
-        for table, lines in texts.items():
+        """Store records, all or none."""
+        clear_open_candles(cursor, [record.event for record in records if isinstance(record.event, Candle)])
+        for table, some in _by_table(records).items():
+            data = b"".join([record.data for record in some])
             with cursor.copy(self._copies[table]) as copy:
-                copy.write("".join(lines))
-        _keep_gaps(cursor, ledger)
-        _keep_instruments(cursor, list(instruments.values()))
+                copy.write(HEADER + data + TRAILER if table in BINARY else data)
+        keep_gaps(cursor, [record for record in records if isinstance(record.event, FeedStatus)])
+        keep_instruments(cursor, [record.event for record in records if isinstance(record.event, Instrument)])
 
-    @staticmethod
-    def _count_gaps(cursor: psycopg.Cursor[Any], records: Sequence[Record]) -> dict[str, int] | None:
-        if any(record.table == "feed_status" and record.event is not None for record in records):
-            return _gaps_open(cursor)
-        return None
+    def _sift(self, cursor: psycopg.Cursor[Any], records: Sequence[Record]) -> list[Record]:
+        """Store what can be stored; return it, with the dead letters of what cannot."""
+        letters: list[Record] = []
+        refused_rows: Counter[int] = Counter()
+        clear_open_candles(cursor, [record.event for record in records if isinstance(record.event, Candle)])
+        for table, some in _by_table(records).items():
+            rows = [
+                (record, item if record.rows > 1 else record.item) for record in some for item in range(record.rows)
+            ]
+            data = b"".join([record.data for record in some])
+            for problem in store_one_by_one(cursor, self._schema, table, data):
+                record, item = rows[problem.place]
+                letters.append(self._refuse(record, item, problem.reason, problem.column))
+                refused_rows[id(record)] += 1
+        for record in records:
+            try:
+                with cursor.connection.transaction():
+                    if isinstance(record.event, FeedStatus):
+                        keep_gaps(cursor, [record])
+                    elif isinstance(record.event, Instrument):
+                        keep_instruments(cursor, [record.event])
+            except psycopg.Error as error:
+                if not _blames_data(error) or self._is_broken():
+                    raise
+                letters.append(self._refuse(record, None, str(error), error.diag.column_name))
+        self._apply(cursor, letters)
+        return [record._replace(rows=record.rows - refused_rows[id(record)]) for record in records] + letters
 
-
-def _gaps_open(cursor: psycopg.Cursor[Any]) -> dict[str, int]:
-    # Venues whose gaps are all repaired are in the answer with 0, so that their gauge goes down.
-    cursor.execute("SELECT venue, count(*) FILTER (WHERE state = 'open') FROM gaps GROUP BY venue")
-    return dict(cursor.fetchall())
-
-
-def _keep_candles(cursor: psycopg.Cursor[Any], candles: list[Candle]) -> None:
-    """Forget the open state of these candles; those still open are copied anew, those closed are in the history."""
-    if candles:
-        cursor.execute(
-            "DELETE FROM candles_open AS o USING unnest(%s::text[], %s::text[], %s::text[], %s::bigint[]) "
-            "AS n (venue, symbol, interval, start_ns) "
-            "WHERE (o.venue, o.symbol, o.interval, o.start_ns) = (n.venue, n.symbol, n.interval, n.start_ns)",
-            (
-                [candle.venue for candle in candles],
-                [candle.symbol for candle in candles],
-                [candle.interval for candle in candles],
-                [candle.start for candle in candles],
-            ),
-        )
-
-
-# A gap and what closes it may come in either order: a gap of a whole connection and the resync of one of its symbols
-# are in different partitions. Either statement completes what the other left.
-_OPEN_GAP = """
-INSERT INTO gaps AS g (gap_id, venue, symbol, channel, line, reason, detail, state, ts_from, ts_to, ts_from_ns,
-    ts_to_ns, expected, received, found_by, detected_at)
-VALUES (%(gap_id)s, %(venue)s, %(symbol)s, %(channel)s, %(line)s, %(reason)s, %(detail)s, 'open', %(ts_from)s,
-    %(ts_to)s, %(ts_from_ns)s, %(ts_to_ns)s, %(expected)s, %(received)s, %(found_by)s, %(at)s)
-ON CONFLICT (gap_id) DO UPDATE SET
-    channel = excluded.channel, reason = excluded.reason, detail = excluded.detail,
-    ts_from = excluded.ts_from, ts_from_ns = excluded.ts_from_ns,
-    ts_to = coalesce(g.ts_to, excluded.ts_to), ts_to_ns = coalesce(g.ts_to_ns, excluded.ts_to_ns),
-    expected = excluded.expected, received = excluded.received, detected_at = excluded.detected_at
-"""
-_CLOSE_GAP = """
-INSERT INTO gaps AS g (gap_id, venue, symbol, channel, line, reason, detail, state, ts_from, ts_to, ts_from_ns,
-    ts_to_ns, expected, received, found_by, detected_at, repaired_at, repaired_by)
-VALUES (%(gap_id)s, %(venue)s, %(symbol)s, %(channel)s, %(line)s, %(reason)s, %(detail)s, 'repaired', %(ts_from)s,
-    %(ts_to)s, %(ts_from_ns)s, %(ts_to_ns)s, %(expected)s, %(received)s, %(found_by)s, %(at)s, %(at)s, %(repaired_by)s)
-ON CONFLICT (gap_id) DO UPDATE SET
-    state = 'repaired', repaired_at = excluded.repaired_at, repaired_by = excluded.repaired_by,
-    ts_to = coalesce(excluded.ts_to, g.ts_to), ts_to_ns = coalesce(excluded.ts_to_ns, g.ts_to_ns)
-"""
+    def _refuse(self, record: Record, item: int | None, problem: str, column: str | None) -> Record:
+        """Return the dead letter of what PostgreSQL refused: one row of a record, or all of it."""
+        error = BadEvent("refused_by_database", column or "*", " ".join(problem.split()))
+        if item is None:
+            return refused(record.source, error.reason, error.value, ts=self._now(), field=column)
+        event = self._decode(record.source.payload)
+        return refused_item(event, record.source, item, error, self._now())
 
 
-# Who tells of a gap: a feed on its line, the scan of what is stored, or a backfill that the venue could not answer.
-_FINDERS = {"live": "feed", "repair": "scan", "backfill": "history"}
-# A feed closes its own gaps without another word: a new snapshot came, or the trades that were missing.
-_RESYNC = "resync"
-
-
-def _keep_gaps(cursor: psycopg.Cursor[Any], ledger: list[Record]) -> None:
-    """Enter gaps in the ledger and close those that are repaired, in the order in which they came."""
-    for record in ledger:
-        event = record.event
-        assert isinstance(event, FeedStatus)  # noqa: S101 - `_apply` sorted them so
-        gap_id = event.gap_id
-        if gap_id is None:
-            if event.kind == "resynced":  # it closes no gap that anybody named
-                continue
-            gap_id = f"{record.source.topic}|{record.source.partition}|{record.source.offset}"
-        cursor.execute(
-            _OPEN_GAP if event.kind == "gap" else _CLOSE_GAP,
-            {
-                "gap_id": gap_id,
-                "venue": event.venue,
-                "symbol": event.symbol,
-                "channel": event.channel,
-                "line": event.line,
-                "reason": event.reason,
-                "detail": event.detail,
-                "ts_from": _timestamp(event.ts_from),
-                "ts_to": _timestamp(event.ts_to),
-                "ts_from_ns": event.ts_from,
-                "ts_to_ns": event.ts_to,
-                "expected": event.expected,
-                "received": event.received,
-                "at": timestamp(event.ts_recv),
-                "found_by": _FINDERS.get(event.origin, event.origin),
-                "repaired_by": event.reason or _RESYNC,
-            },
-        )
-
-
-def _keep_instruments(cursor: psycopg.Cursor[Any], instruments: list[Instrument]) -> None:
-    if instruments:
-        cursor.executemany(
-            """
-            INSERT INTO instruments (venue, symbol, venue_symbol, base_currency, quote_currency, tick_size,
-                size_increment, min_order_size, status, kind, ts_recv_ns, updated_at)
-            VALUES (%s, %s, %s, %s, %s, %s::numeric, %s::numeric, %s::numeric, %s, %s, %s, %s)
-            ON CONFLICT (venue, symbol) DO UPDATE SET
-                venue_symbol = excluded.venue_symbol, base_currency = excluded.base_currency,
-                quote_currency = excluded.quote_currency, tick_size = excluded.tick_size,
-                size_increment = excluded.size_increment, min_order_size = excluded.min_order_size,
-                status = excluded.status, kind = excluded.kind, ts_recv_ns = excluded.ts_recv_ns,
-                updated_at = excluded.updated_at
-            """,
-            [
-                (
-                    one.venue, one.symbol, one.venue_symbol, one.base_currency, one.quote_currency, one.tick_size,
-                    one.size_increment, one.min_order_size, one.status, one.kind, one.ts_recv, timestamp(one.ts_recv),
-                )
-                for one in instruments
-            ],
-        )  # fmt: skip
-
-
-def _timestamp(ts: int | None) -> str | None:
-    return None if ts is None else timestamp(ts)
+def _by_table(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return the records that have rows, by table; of candles that are still open the last state of each."""
+    tables: dict[str, list[Record]] = {}
+    candles: dict[str, Record] = {}
+    for record in records:
+        if isinstance(record.event, Candle):
+            candles[record.event.key] = record
+        if record.data and record.table != "candles_open":
+            tables.setdefault(record.table, []).append(record)
+    still_open = [record for record in candles.values() if record.table == "candles_open"]
+    if still_open:
+        tables["candles_open"] = still_open
+    return tables
 
 
 def _blames_data(error: psycopg.Error) -> bool:
@@ -453,5 +375,5 @@ def _blames_data(error: psycopg.Error) -> bool:
 def _explain(error: psycopg.Error) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, _NOT_MIGRATED):
-        return f"the tables are missing or old, run `tickstream db migrate`: {reason}"
+        return f"the tables or rights are missing or old, run `tickstream db migrate`: {reason}"
     return reason

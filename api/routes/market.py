@@ -17,7 +17,7 @@ from api.problems import Problem, bad_value
 from api.routes.common import CursorQuery, EndQuery, StartQuery, SymbolPath, VenueQuery, ledger, problems
 from api.service import Service
 from marketdata.clock import format_rfc3339
-from marketdata.events import ALL_SYMBOLS, Candle
+from marketdata.events import ALL_SYMBOLS, Candle, Instrument
 
 router = APIRouter(prefix="/api/v1/market", tags=["market"])
 
@@ -256,18 +256,11 @@ def _instrument(state: SymbolState) -> messages.Json:
     if state.instrument is not None:
         return messages.instrument(state.instrument)
     base, _, quote = state.symbol.partition("-")
-    return {
-        "venue": state.venue,
-        "symbol": state.symbol,
-        "venue_symbol": state.symbol,
-        "base_currency": base,
-        "quote_currency": quote,
-        "min_order_size": None,
-        "tick_size": None,
-        "size_increment": None,
-        "status": "unknown",
-        "kind": "spot",
-    }
+    unlisted = Instrument(
+        venue=state.venue, symbol=state.symbol, ts_recv=0, venue_symbol=state.symbol, base_currency=base,
+        quote_currency=quote, kind="unknown",
+    )  # fmt: skip
+    return messages.instrument(unlisted)
 
 
 def _recent(state: SymbolState) -> list[tuple[tuple[int, int, int], NumberedTrade]]:

@@ -96,6 +96,7 @@ def _parse(arguments: list[str] | None) -> tuple[Options, bool]:
     parser.add_argument("--rate", type=float, default=200.0, help="orders a second at the exchange (default: 200)")
     parser.add_argument("--settle-s", type=float, default=180.0, help="seconds to be whole again (default: 180)")
     parser.add_argument("--port-base", type=int, default=28_800, help="first of the ports to use (default: 28800)")
+    parser.add_argument("--keep", action="store_true", help="after a violation keep the data in .local/chaos/PORT_BASE")
     parser.add_argument("--schedule", action="store_true", help="print the schedule of the seed and do nothing")
     given = parser.parse_args(arguments)
     if not 5 <= given.seconds <= 86_400:
@@ -113,6 +114,7 @@ def _parse(arguments: list[str] | None) -> tuple[Options, bool]:
         rate=given.rate,
         port_base=given.port_base,
         settle_s=given.settle_s,
+        keep=given.keep,
     )
     return options, given.schedule
 

@@ -62,6 +62,7 @@ class Platform:
         self._stopped: set[Identity] = set()
         self._burners: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
+        self.keeps_data = False
         self.endpoints: Endpoints
         self.ports: dict[str, int] = {}
 
@@ -89,10 +90,11 @@ class Platform:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop everything that was started and remove its data; logs stay."""
+        """Stop everything that was started, and remove its data unless `keeps_data`; logs stay."""
         self.release()
         stack.down(self._folders, self._report)
-        stack.erase_data(self._folders)
+        if not self.keeps_data:
+            stack.erase_data(self._folders)
 
     @property
     def _joined_file(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -27,7 +28,11 @@ _WITHOUT_RECOVERY = frozenset({"join", "leave", "burst", "load"})
 
 
 class Options(NamedTuple):
-    """What a run is asked for; `settle_s` is how long the platform may take to be whole after the last fault."""
+    """What a run is asked for.
+
+    `settle_s` is how long the platform may take to be whole after the last fault; `keep` keeps its data after a
+    violation.
+    """
 
     engine: str
     seed: int
@@ -36,6 +41,7 @@ class Options(NamedTuple):
     rate: float
     port_base: int
     settle_s: float
+    keep: bool
 
 
 def run(options: Options, report: Report) -> dict[str, Any]:
@@ -69,9 +75,10 @@ def run(options: Options, report: Report) -> dict[str, Any]:
         except (TickstreamError, psycopg.Error) as error:
             # Bytes that are no record, a transaction that stays open, a server that does not return.
             findings.add("not_comparable", str(error))
+        up.keeps_data = options.keep and bool(findings.violations)
     _note_faults(happened, findings)
     return {
-        **{name: value for name, value in options._asdict().items() if name != "port_base"},
+        **{name: value for name, value in options._asdict().items() if name not in {"port_base", "keep"}},
         "ok": not findings.violations,
         "violations": dict(findings.violations),
         **findings.figures,
@@ -90,19 +97,23 @@ def _recovered(one: Happened, watch: Watch) -> Happened:
 
 
 def _note_faults(happened: Iterable[Happened], findings: Findings) -> None:
-    """Note what was done, and the slowest recovery: of all, and of those that no other fault overlapped."""
+    """Note what was done, and how long the platform took to be whole again.
+
+    `slowest_s` counts from the end of the last fault before it was whole, `longest_outage_s` from the end of the first.
+    """
     faults = list(happened)
-    kinds: dict[str, int] = {}
-    slowest = alone = (0.0, "")
+    kinds: Counter[str] = Counter()
+    slowest = longest = (0.0, "")
     for one in faults:
-        name = f"{one.fault.kind} {one.fault.target}"
-        kinds[name] = kinds.get(name, 0) + 1
-        if one.recovered is None:
+        kinds[f"{one.fault.kind} {one.fault.target}"] += 1
+        whole = one.recovered
+        if whole is None:
             findings.add("never_recovered", one.fault.text())
             continue
-        took = (round((one.recovered - one.ended) / SECOND_NS, 1), one.fault.text())
-        slowest = max(slowest, took)
-        if not any(other is not one and other.began < one.recovered and other.ended > one.began for other in faults):
-            alone = max(alone, took)
+        last = max((other for other in faults if other.ended <= whole), key=lambda other: other.ended)
+        slowest = max(slowest, (round((whole - last.ended) / SECOND_NS, 1), last.fault.text()))
+        longest = max(longest, (round((whole - one.ended) / SECOND_NS, 1), one.fault.text()))
     findings.set("faults", all=len(faults), kinds=dict(sorted(kinds.items())))
-    findings.set("recovery", slowest_s=slowest[0], slowest=slowest[1], slowest_alone_s=alone[0], slowest_alone=alone[1])
+    findings.set(
+        "recovery", slowest_s=slowest[0], slowest=slowest[1], longest_outage_s=longest[0], longest_outage=longest[1]
+    )

@@ -210,7 +210,8 @@ class FixVenue:
         symbol, number = message.get(55), message.get(262)
         if message.kind == "x" and symbol in self.markets:
             return self.tell("y", [(320, message.get(320)), (322, "1"), (560, "0"), (146, "1"), (55, symbol),
-                                   (15, "USD"), (969, f"{TICK}"), (562, "0.01")], ts)  # fmt: skip
+                                   (15, "USD"), (120, "USD"), (541, "20301220"), (231, "50"), (969, f"{TICK}"),
+                                   (562, "0.01")], ts)  # fmt: skip
         if message.kind == "e" and symbol in self.markets:
             return self.tell("f", [(324, message.get(324)), (55, symbol), (326, "17"), (60, utc(ts))], ts)
         if message.kind != "V":

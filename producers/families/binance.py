@@ -56,6 +56,7 @@ from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
+from producers.feed_kit.published import PreviousRun
 from producers.feed_kit.requests import Requests
 from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_decimals, check_trade, in_range
 
@@ -231,6 +232,8 @@ class RestProduct(msgspec.Struct):
     baseAsset: str = ""  # noqa: N815 - the venue's own name, here and below
     quoteAsset: str = ""  # noqa: N815
     contractType: str = ""  # noqa: N815
+    marginAsset: str = ""  # noqa: N815
+    deliveryDate: int = 0  # noqa: N815
     filters: list[dict[str, Any]] = []
 
 
@@ -313,6 +316,16 @@ class BinanceFeed:
 
     # --- The contract of marketdata.feed.Feed ---
 
+    def symbols(self) -> frozenset[str] | None:
+        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        return None if self._wanted is None else self._products.symbols(self._wanted)
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Continue what an earlier process published."""
+        call = self._call(ts)
+        self._products.resume(call, self._ledger, previous, self._wanted or ())
+        return call.out
+
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every stream and ask for the products' increments."""
         self._ts_opened = ts
@@ -322,6 +335,10 @@ class BinanceFeed:
         for start in range(0, len(self._streams), STREAMS_A_MESSAGE):
             call.out.append(self._order("SUBSCRIBE", self._streams[start : start + STREAMS_A_MESSAGE]))
         self._quiet = set(self._wanted or ())
+        for product in self._products if self._wanted else ():
+            state = self._state(call, product.name)
+            if state is not None and self._ledger.is_pending(product, _TRADES):
+                self._ask_trades(state)
         self._products.asked(ts)
         self._ask_products()
         return self._done(call)
@@ -469,6 +486,8 @@ class BinanceFeed:
             if product is None:
                 return None
             state = self._states[name] = _State(product)
+            if self._liveness.is_open and self._ledger.is_pending(product, _TRADES):
+                self._ask_trades(state)
         return state
 
     def _heard(self, call: Call, ms: int) -> None:
@@ -642,15 +661,18 @@ class BinanceFeed:
         product = state.product
         skipped = numbered_trades.take(call, product, self._ledger, batch, snapshot=listed)
         self.counts["gaps"] += skipped
-        if not listed and product.trade_ids.holes and (skipped or self._ledger.is_pending(product, _TRADES)):
+        is_missing = product.trade_ids.holes or product.unproven
+        if not listed and is_missing and (skipped or self._ledger.is_pending(product, _TRADES)):
             self._ask_trades(state)
 
     def _ask_trades(self, state: _State) -> None:
         market, name = self._market, state.product.name
         path, weight = f"{market.rest}/trades?symbol={name}&limit=1000", market.trades_weight
-        if state.trades == "aggTrade":
-            first = state.product.trade_ids.holes[0][0]
-            path = f"{market.rest}/aggTrades?symbol={name}&fromId={first}&limit=1000"
+        ids = state.product.trade_ids
+        if (state.trades or _kind_of(market)) == "aggTrade":
+            first = ids.holes[0][0] if ids.holes else None if ids.last is None else ids.last + 1
+            since = "" if first is None else f"&fromId={first}"
+            path = f"{market.rest}/aggTrades?symbol={name}{since}&limit=1000"
             weight = market.agg_trades_weight
         self._requests.ask(Fetch(path, "trades", name, weight))
 
@@ -659,8 +681,12 @@ class BinanceFeed:
         batch = sorted(((sent.number, read_trade(sent)) for sent in decoder.decode(call.payload)), key=itemgetter(0))
         state = self._state(call, request.symbol)
         self._requests.came(request)
-        if state is not None and batch and state.product.ts_trade is not None:
+        if state is None or state.product.ts_trade is None:
+            return
+        if batch:
             self._trades(call, state, batch, listed=True)
+        elif not state.product.unproven and not state.product.trade_ids.holes:  # none since the last
+            self._ledger.account(call, state.product, _TRADES, call.now)
 
     # --- Quotes and products ---
 
@@ -712,11 +738,22 @@ def rest_fields(sent: RestProduct) -> dict[str, Any]:
         learned |= {"base_currency": sent.baseAsset, "quote_currency": sent.quoteAsset}
     if sent.contractType:
         learned["kind"] = "perpetual" if "PERPETUAL" in sent.contractType else "future"
+        if learned["kind"] == "future" and sent.deliveryDate:  # a perpetual's is in the year 2100
+            learned["expiry"] = _ns(sent.deliveryDate, "deliveryDate")
+    if sent.marginAsset:
+        learned["settlement_currency"] = sent.marginAsset
+        if sent.baseAsset:
+            learned["inverse"] = sent.marginAsset == sent.baseAsset
     for rule in sent.filters:
         if rule.get("filterType") == "LOT_SIZE":
             learned["size_increment"] = _increment(rule.get("stepSize"), "stepSize")
             learned["min_order_size"] = _increment(rule.get("minQty"), "minQty")
     return learned
+
+
+def _kind_of(market: Market) -> str:
+    """Return the kind of trades that is subscribed."""
+    return "aggTrade" if "aggTrade" in market.streams else "trade"
 
 
 def split(name: str) -> tuple[str, str, str]:

@@ -100,7 +100,9 @@ def clear(call: Call, product: Product, reason: str) -> None:
 
 def heartbeat(call: Call, product: Product, ts_event: int) -> None:
     """Tell that the book is what it was, at `ts_event` or at its last change."""
-    call.out.append(_event(call, product, "heartbeat", max(ts_event, product.ts_book or 0), ([], [], [], [])))
+    vouched = max(ts_event, product.ts_book or 0)
+    product.ts_book_vouched = max(product.ts_book_vouched or 0, vouched)
+    call.out.append(_event(call, product, "heartbeat", vouched, ([], [], [], [])))
 
 
 def _event(call: Call, product: Product, kind: str, ts_event: int, columns: Columns) -> BookUpdate:

@@ -13,10 +13,13 @@ from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, DeadLetter, FeedStatus
 from marketdata.feed import Output
 from producers.feed_kit.products import Gap
-from producers.feed_kit.values import UNREADABLE
+from producers.feed_kit.values import UNREADABLE, escaped
 
 # What makes a frame a dead letter: it cannot be read, or holds a value that no event may hold.
 REFUSED = (BadEvent, *UNREADABLE)
+
+# Fields of a status that may hold a venue's own words.
+_TEXTS = frozenset({"reason", "detail"})
 
 _ERROR_PATH = re.compile(r"`\$(.*)`")
 
@@ -68,6 +71,8 @@ class Call:
         """Tell what happened to the feed; a `gap` gives its id and where it began."""
         if gap is not None:
             fields |= {"gap_id": gap.gap_id, "ts_from": gap.ts_from}
+        for name in _TEXTS & fields.keys():
+            fields[name] = escaped(fields[name])
         self.out.append(
             FeedStatus(venue=self.line.venue, symbol=symbol, ts_event=self.now, ts_recv=self.ts, line=self.line.name,
                        sequence=self.sequence, kind=kind, **fields)
@@ -81,7 +86,8 @@ class Call:
             field = path.group(1).lstrip(".") if path else None
         self.out.append(
             DeadLetter(venue=self.line.venue, symbol=ALL_SYMBOLS, ts_recv=self.ts, stage="feed", reason=reason,
-                       detail=detail[:1000], field=field, value=value, line=self.line.name, payload=self.payload)
+                       detail=escaped(detail[:1000]), field=None if field is None else escaped(field),
+                       value=None if value is None else escaped(value), line=self.line.name, payload=self.payload)
         )  # fmt: skip
 
     def dead_value(self, error: BadEvent) -> None:

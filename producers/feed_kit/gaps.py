@@ -7,7 +7,7 @@ from typing import Any
 
 from marketdata.clock import SECOND_NS
 from marketdata.events import GAP
-from producers.feed_kit import books
+from producers.feed_kit import books, trades
 from producers.feed_kit.calls import Call
 from producers.feed_kit.products import Gap, Product
 
@@ -20,8 +20,8 @@ LOSSES_WINDOW_NS = 60 * SECOND_NS
 class Ledger:
     """The gaps of one line; `book` and `trades` are the venue's names of the channels, as the ledger shows them.
 
-    A product has one gap over channels, which closes when each channel is accounted for, and one for trades whose ids
-    were skipped, open until they come.
+    A product has one gap over channels, which closes when each channel is complete again, and one for each run of trade
+    ids that were skipped, open until they come.
     """
 
     __slots__ = ("_count", "book", "trades")
@@ -40,14 +40,22 @@ class Ledger:
         """Clear the product's book and open its gap, or widen the one that is open."""
         if product.book_valid and self.book in channels:
             books.clear(call, product, reason)
-        if self.trades in channels and not self.is_pending(product, self.trades):
-            product.told.mark()
-            product.ts_whole = product.ts_trade
+        ts_from = self._last_good(product, channels)
+        if self.trades in channels:
+            trades.lose(call, product)
         if product.gap is not None:
             product.gap.pending.update(channels)
         elif channels:
-            product.gap = self._open(call, product, product.ts_last, channels)
+            product.gap = self._open(call, product, ts_from, channels)
             call.status(product.symbol, "gap", product.gap, reason=reason, **fields)
+
+    def _last_good(self, product: Product, channels: Collection[str]) -> int | None:
+        """Return until when all of these channels are known to be complete; None where that was never so."""
+        ends = (
+            product.ts_book_whole if self.book in channels else None,
+            product.ts_trades_whole if self.trades in channels else None,
+        )
+        return min((ts for ts in ends if ts is not None), default=None)
 
     def lose_all(
         self, call: Call, products: Iterable[Product], reason: str, *, subscribed: bool, **fields: Any
@@ -57,11 +65,13 @@ class Ledger:
             self.lose(call, product, reason, self.channels(product, subscribed=subscribed), **fields)
 
     def account(self, call: Call, product: Product, channel: str, ts_to: int) -> None:
-        """Note that a channel of the product is whole again, and close the gap when it was the last."""
+        """Note that a channel of the product is complete again, and close the gap when it was the last."""
         gap = product.gap
         if gap is None or channel not in gap.pending:
             return
         gap.pending.discard(channel)
+        if channel == self.trades:
+            trades.found(product)
         if not gap.pending:
             product.gap = None
             call.status(product.symbol, "resynced", gap, ts_to=ts_to)
@@ -69,29 +79,39 @@ class Ledger:
     def channels(self, product: Product, *, subscribed: bool) -> set[str]:
         """Return the channels by which consumers know a product, and which the loss of a connection touches."""
         channels = {self.book} if product.book_seen or subscribed else set()
-        return channels | {self.trades} if product.ts_trade is not None else channels
+        return channels | {self.trades} if product.ts_trades_whole is not None else channels
 
     def is_pending(self, product: Product, channel: str) -> bool:
-        """Tell whether an open gap still waits for this channel."""
+        """Return whether an open gap still waits for this channel."""
         return product.gap is not None and channel in product.gap.pending
 
-    def note_holes(self, call: Call, product: Product) -> None:
-        """Open a gap for trade ids that were skipped, if there are any and none is open."""
-        holes = product.trade_ids.holes
-        if holes and product.trade_gap is None:
-            product.trade_gap = self._open(call, product, product.ts_trade, {self.trades})
-            call.status(product.symbol, "gap", product.trade_gap, reason=GAP, channel=self.trades,
-                        detail="trade ids were skipped", expected=holes[0][0], received=holes[-1][1] + 1)  # fmt: skip
+    def note_skipped(self, call: Call, product: Product) -> None:
+        """Open a gap for trade ids that were skipped and are in none yet."""
+        noted = product.trade_gaps[-1].last if product.trade_gaps else -1
+        skipped = [hole for hole in product.trade_ids.holes if hole[1] > noted]
+        if skipped:
+            gap = self._open(call, product, product.ts_trades_whole, {self.trades})
+            gap.first, gap.last = max(skipped[0][0], noted + 1), skipped[-1][1]
+            product.trade_gaps.append(gap)
+            call.status(product.symbol, "gap", gap, reason=GAP, channel=self.trades, detail="trade ids were skipped",
+                        expected=gap.first, received=gap.last + 1)  # fmt: skip
 
-    def lose_trades(self, call: Call, product: Product, detail: str, *, since: int | None = None) -> None:
-        """Tell of trades since the last that may be missing and have no ids to show it: open until a backfill."""
-        gap = self._open(call, product, product.ts_trade if since is None else since, {self.trades})
+    def lose_trades(self, call: Call, product: Product, detail: str) -> None:
+        """Enter trades that may be missing since they were complete, without ids to show it: open until a backfill."""
+        gap = self._open(call, product, product.ts_trades_whole, {self.trades})
         call.status(product.symbol, "gap", gap, reason=GAP, channel=self.trades, detail=detail, ts_to=call.now)
 
-    def close_holes(self, call: Call, product: Product) -> None:
-        """Close the gap of skipped trade ids when none is missing any more."""
-        if product.trade_gap is not None and not product.trade_ids.holes:
-            gap, product.trade_gap = product.trade_gap, None
+    def close_filled(self, call: Call, product: Product) -> None:
+        """Close the gaps of skipped trade ids of which none is missing any more."""
+        holes = product.trade_ids.holes
+        filled = [g for g in product.trade_gaps if not any(h[0] <= g.last and g.first <= h[1] for h in holes)]
+        if not filled:
+            return
+        product.trade_gaps = [gap for gap in product.trade_gaps if gap not in filled]
+        if not holes and not self.is_pending(product, self.trades):
+            trades.found(product)
+            trades.found_late(product)
+        for gap in filled:
             call.status(product.symbol, "resynced", gap, channel=self.trades, ts_to=call.now)
 
 

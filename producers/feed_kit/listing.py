@@ -15,9 +15,12 @@ import msgspec
 from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
 from marketdata.events import Instrument
-from producers.feed_kit import books, trades
+from producers.feed_kit import books, published, trades
 from producers.feed_kit.calls import Call
+from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.products import LISTED_NS, MATCHING, Product
+from producers.feed_kit.published import PreviousRun
+from producers.feed_kit.values import clean
 
 PRODUCTS_MAX = 5_000  # the largest venue has about 3,000
 
@@ -43,6 +46,7 @@ class Listing:
         self._products: dict[str, Product] = {}
         self._known: dict[str, Instrument] = {}
         self._ts_asked: int | None = None
+        self._resume: Callable[[Call, Product], None] | None = None
 
     def __len__(self) -> int:
         return len(self._products)
@@ -67,6 +71,29 @@ class Listing:
     def accepts(self, name: str) -> bool:
         """Tell whether this product was asked for."""
         return self._accepted is None or name in self._accepted
+
+    def symbols(self, names: Iterable[str]) -> frozenset[str]:
+        """Return our symbols of these products. Raises BadEvent for a name that is none."""
+        return frozenset(self._describe(name).symbol for name in names)
+
+    def resume(
+        self, call: Call, ledger: Ledger, previous: PreviousRun, names: Iterable[str], *, has_book: bool = True,
+        by_sequence: bool = False,
+    ) -> None:  # fmt: skip
+        """Continue what an earlier process published: of these products now, of others on first sight.
+
+        Raises BadEvent for a name that is none.
+        """
+
+        def continue_one(on: Call, product: Product) -> None:
+            found = previous.of(product.symbol)
+            if found is not None:
+                published.resume(on, product, ledger, found, has_book=has_book, by_sequence=by_sequence)
+
+        self._resume = continue_one
+        for name in names:
+            if self._describe(name).symbol in previous.symbols:
+                self.find(call, name)
 
     def asked(self, ts: int) -> None:
         """Note that the venue is asked for its products now."""
@@ -96,16 +123,22 @@ class Listing:
             return None
         if len(self._products) >= self._limit:
             raise BadEvent("too_many_symbols", "product", name[:200])
-        known = self._known.get(name) or self._describe(name)
+        known = self._known.get(name) or self._describe(clean(name, "product"))
         product = self._products[name] = Product(msgspec.structs.replace(known, ts_recv=call.ts))
+        product.is_played = self._accepted is None
         product.ts_listed = None if self._ts_asked is None else known.ts_recv
         call.out.append(product.instrument)
         if known.status not in MATCHING:
             call.status(product.symbol, "halted", reason=known.status)
+        if self._resume is not None:
+            self._resume(call, product)
         return product
 
     def know(self, call: Call, name: str, **learned: Any) -> None:
         """Keep what REST tells of a product, for when it is seen, or tell it now where it was seen."""
+        for field, value in learned.items():
+            if isinstance(value, str):
+                clean(value, field)
         product = self._products.get(name)
         if product is not None:
             self.learn(call, product, **learned)

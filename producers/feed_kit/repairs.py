@@ -49,9 +49,9 @@ class Repairs:
         self._losses.clear()
         self._losses_of.clear()
 
-    def wait(self, channel: str, name: str, ts: int) -> None:
-        """Wait for a snapshot that a subscription brings."""
-        self._asked.ask(channel, name, ts)
+    def wait(self, channel: str, name: str, ts: int, *, tries: int = 0) -> None:
+        """Wait for a snapshot that a subscription (or REST) brings; after `tries` it is not asked for again."""
+        self._asked.ask(channel, name, ts, tries=tries)
 
     def came(self, channel: str, name: str) -> None:
         """Stop waiting: it is here."""
@@ -84,7 +84,8 @@ class Repairs:
             product = self._products.get(name)
             if product is None:
                 continue
-            gap = (product.trade_gap if channel == self._ledger.trades else None) or product.gap
+            skipped = product.trade_gaps[-1:] if channel == self._ledger.trades else []
+            gap = skipped[0] if skipped else product.gap
             if gap is not None:
                 call.status(product.symbol, "resync", gap, reason=reason, channel=channel)
 
@@ -94,7 +95,7 @@ class Repairs:
             product = self._products.get(name)
             if channel == self._ledger.trades and (tries or product is None):
                 if product is not None:
-                    numbered_trades.give_up(call, product, self._ledger)
+                    numbered_trades.give_up(call, product, self._ledger, answered=False)
             elif tries and product is not None and product.book_seen:
                 call.out.append(Reconnect("no_snapshot"))
             else:

@@ -15,25 +15,47 @@ OLD_RUN_MAX = 8
 class TradeIds:
     """Numbers of one product's trades that rise by one: a skipped one is a hole, until the trade comes after all."""
 
-    __slots__ = ("_old", "holes", "last")
+    __slots__ = ("_old", "first", "holes", "is_open_below", "last")
 
     def __init__(self) -> None:
         self.last: int | None = None
+        self.first = 0
+        self.is_open_below = False
         self.holes: list[tuple[int, int]] = []
         self._old: list[tuple[int, Trade]] = []
 
+    def resume(self, last: int, later: Iterable[int]) -> None:
+        """Begin after `last`; of the numbers above it only those of `later` were sent."""
+        self.last, self.holes = last, []
+        for number in sorted(later):
+            if number > self.last + 1:
+                self.skip_to(number - 1)
+            self.last = max(self.last, number)
+
     def unsent(self, batch: Iterable[tuple[int, Trade]]) -> list[tuple[int, Trade]]:
-        """Return those (by rising number) that were not sent before; note the numbers that were skipped or filled."""
+        """Return those (by rising number) that were not sent before; note the numbers that were skipped or filled.
+
+        Where it `is_open_below`, numbers below the first that was taken may be of trades that were not sent.
+        """
         fresh: list[tuple[int, Trade]] = []
+        below: list[int] = []
         for number, trade in batch:
             last = self.last
             if last is None or number > last:
-                if last is not None and number > last + 1:
+                if last is None:
+                    self.first = number
+                elif number > last + 1:
                     self.skip_to(number - 1)
                 self.last = number
+            elif self.is_open_below and number < self.first:
+                below.append(number)
             elif not self._fill(number):
                 continue
             fresh.append((number, trade))
+        if below:
+            if below[-1] < self.first - 1:
+                self.holes.insert(0, (below[-1] + 1, self.first - 1))
+            self.first = below[0]
         self._bound()  # to fill a hole may have made two of it
         return fresh
 
@@ -53,8 +75,8 @@ class TradeIds:
         """Forget the holes in [first, final]: the venue listed all of its trades there, so these ids never were any."""
         self.holes = [hole for hole in self.holes if not (first <= hole[0] and hole[1] <= final)]
 
-    def of_new_numbering(self, batch: Iterable[tuple[int, Trade]], ts_last: int) -> list[tuple[int, Trade]]:
-        """Return the trades that show that the venue began to number anew, once there are enough; `batch` is all old.
+    def after_reset(self, batch: Iterable[tuple[int, Trade]], ts_last: int) -> list[tuple[int, Trade]]:
+        """Return the trades that show that the venue reset its numbers, once there are enough; `batch` is all old.
 
         They are numbers that rise one after the other, of trades that were all made after `ts_last`, when the newest
         known one was: such trades cannot have come before.

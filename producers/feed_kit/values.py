@@ -27,6 +27,7 @@ UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 # No longer than what needs no look at its digits.
 _PLAIN_DECIMALS = re.compile(r"\d{1,15}(?:\.\d{1,15})?(?:,\d{1,15}(?:\.\d{1,15})?)*", re.ASCII)
 _PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
+_UNCLEAN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _FEW = 8  # up to here the expression is quicker than counting
 
 
@@ -39,6 +40,23 @@ _LEVELS = msgspec.json.Decoder(list[_Level])
 
 # bid prices, bid sizes, ask prices, ask sizes
 Columns = tuple[list[str], list[str], list[str], list[str]]
+
+
+def is_clean(text: str) -> bool:
+    """Return whether a text has no control character and no lone surrogate, which databases and UTF-8 refuse."""
+    return text.isprintable() or _UNCLEAN.search(text) is None
+
+
+def clean(text: str, field: str) -> str:
+    """Return a text that `is_clean`. Raises BadEvent (`control_character`)."""
+    if not is_clean(text):
+        raise BadEvent("control_character", field, escaped(text))
+    return text
+
+
+def escaped(text: str) -> str:
+    """Return a text with its control characters and lone surrogates written as Python escapes."""
+    return text if text.isprintable() else _UNCLEAN.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def check_decimals(values: list[str], field: str) -> None:
@@ -154,6 +172,15 @@ def iso_ns(text: str, field: str) -> int:
 def ms_ns(value: int, field: str) -> int:
     """Return UTC nanoseconds of a time in milliseconds. Raises BadEvent for one that no event can hold."""
     return in_range(value * MILLISECOND_NS, value, field)
+
+
+def expiry_ns(ms: str, field: str) -> int | None:
+    """Return UTC nanoseconds of an expiry in milliseconds as text, None for an empty text or 0. Raises BadEvent."""
+    if not ms or ms == "0":
+        return None
+    if not (ms.isascii() and ms.isdigit() and len(ms) < 20):
+        raise BadEvent("bad_time", field, ms[:200])
+    return ms_ns(int(ms), field)
 
 
 def seconds_ns(text: str, field: str) -> int:

@@ -42,6 +42,7 @@ from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
 from producers.feed_kit.products import MATCHING, Product
+from producers.feed_kit.published import PreviousRun
 from producers.feed_kit.trade_ids import Recent
 from producers.feed_kit.values import UNREADABLE, Number, in_range, iso_ns, number, numbers
 from producers.venue import Signer, Venue
@@ -232,6 +233,17 @@ class AlpacaFeed:
         self._subscribed = False
 
     # --- The contract of marketdata.feed.Feed ---
+
+    def symbols(self) -> frozenset[str] | None:
+        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        return None if "*" in (self._wanted or "*") else self._products.symbols(self._wanted or ())
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Continue what an earlier process published."""
+        call = self._call(ts)
+        names = previous.symbols if "*" in (self._wanted or ()) else self._wanted or ()
+        self._products.resume(call, self._ledger, previous, names, has_book=False)
+        return call.out
 
     def opened(self, ts: int) -> list[Output]:
         """Wait for the greeting."""

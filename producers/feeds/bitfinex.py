@@ -51,6 +51,7 @@ from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.products import Product
+from producers.feed_kit.published import PreviousRun
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.sequence import Sequence
 from producers.feed_kit.values import INT64_MAX, Columns, check_trade, ms_ns, number, numbers
@@ -143,6 +144,16 @@ class BitfinexFeed:
 
     # --- The contract of marketdata.feed.Feed ---
 
+    def symbols(self) -> frozenset[str] | None:
+        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        return None if self._wanted is None else self._products.symbols(self._wanted)
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Continue what an earlier process published."""
+        call = self._call(ts)
+        self._products.resume(call, self._ledger, previous, self._wanted or ())
+        return call.out
+
     def opened(self, ts: int) -> list[Output]:
         """Switch numbers, checksums and times on, then subscribe to every channel."""
         self._begin()
@@ -182,8 +193,9 @@ class BitfinexFeed:
             return call.out
         with call.refusing("bad_trades"):
             rows = _DATA.decode(body)
-            whole = _tell(call, product, rows, origin="repair") and len(rows) < LISTED_MAX
-            listed_trades.settle(call, product, self._ledger, whole=whole)
+            # A list that is not full has all since the time that was asked for.
+            reaches_back = self._take_trades(call, product, rows, origin="repair") or product.unproven
+            listed_trades.end_loss(call, product, self._ledger, whole=reaches_back and len(rows) < LISTED_MAX)
         return call.out
 
     def ticked(self, ts: int) -> list[Output]:
@@ -342,7 +354,10 @@ class BitfinexFeed:
         elif channel.kind == _TICKER:
             _quote(call, product, payload)
         elif kind in {"te", "tu"}:
-            _tell(call, product, [payload])
+            was_pending = self._ledger.is_pending(product, _TRADES)
+            self._take_trades(call, product, [payload])
+            if not was_pending and self._ledger.is_pending(product, _TRADES):
+                self._trades_missed(call, product)
         elif kind == "":
             self._trades_snapshot(call, product, payload)
         else:
@@ -388,9 +403,12 @@ class BitfinexFeed:
         if missed:
             self._lose_book(call, missed, GAP, "bad_frame")
         if channel is not None and channel.kind == _TRADES:
-            self.counts["gaps"] += 1
             self._ledger.lose(call, channel.product, GAP, {_TRADES}, detail="bad_frame", channel=_TRADES)
-            self._repairs.lost(call, (channel.product.name,), (_TRADES,), "bad_frame")
+            self._trades_missed(call, channel.product)
+
+    def _trades_missed(self, call: Call, product: Product) -> None:
+        self.counts["gaps"] += 1
+        self._repairs.lost(call, (product.name,), (_TRADES,), "bad_frame")
 
     def _again(self, _: Call, kind: str, names: Collection[str]) -> list[Output]:
         """Return what brings new snapshots, with the precision and length of the channel that there is."""
@@ -449,27 +467,23 @@ class BitfinexFeed:
     # --- Trades ---
 
     def _trades_snapshot(self, call: Call, product: Product, rows: Any) -> None:
-        if _tell(call, product, rows):
+        if self._take_trades(call, product, rows):
             self._ledger.account(call, product, _TRADES, call.now)
         elif self._ledger.is_pending(product, _TRADES):
-            trades.missing(call, product)
-            since = (product.ts_whole or 0) // MILLISECOND_NS
+            since = (product.ts_trade_before or 0) // MILLISECOND_NS
             path = f"v2/trades/{product.name}/hist?limit={LISTED_MAX}&sort=1&start={since}"
             call.out.append(Fetch(path, "trades", product.name))
 
+    def _take_trades(self, call: Call, product: Product, rows: Any, *, origin: str = "live") -> bool:
+        """Publish the trades that were not published before; return whether they reach back to before a loss."""
+        if not isinstance(rows, list):
+            raise BadEvent("bad_frame", "trades", str(rows)[:200])
+        read = [read_trade(row) for row in rows]
+        read.sort(key=lambda trade: int(trade.trade_id))
+        return listed_trades.take(call, product, self._ledger, read, again="repeats", origin=origin)
+
 
 # --- Reading and writing values ---
-
-
-def _tell(call: Call, product: Product, rows: Any, *, origin: str = "live") -> bool:
-    """Tell the trades that were not told before; True when one of them was told before the loss."""
-    if not isinstance(rows, list):
-        raise BadEvent("bad_frame", "trades", str(rows)[:200])
-    read = [read_trade(row) for row in rows]
-    for trade in read:
-        call.venue_time(trade.ts_event, "time")
-    read.sort(key=lambda trade: int(trade.trade_id))
-    return listed_trades.tell(call, product, read, again="repeats", origin=origin)
 
 
 def checksum(book: L2Book) -> int:

@@ -46,13 +46,15 @@ from producers.feed_kit.gaps import ASKED_NS, Ledger
 from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.products import Product
+from producers.feed_kit.published import PreviousRun
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
-from producers.feed_kit.values import Columns, Number, Text, check_decimals, check_trade, given, ms_ns, price
+from producers.feed_kit.values import Columns, Number, Text, check_decimals, check_trade, expiry_ns, given, ms_ns, price
 from producers.venue import LiveFeed, Signer, Venue
 
 PING_NS = 20 * SECOND_NS
 SILENCE_NS = 30 * SECOND_NS
+QUIET_NS = 5 * SECOND_NS
 _TOPICS_MAX = 10
 _HEAD_BYTES = 200  # a frame's topic, type and time
 
@@ -138,6 +140,10 @@ class _Filter(msgspec.Struct):
 class _Listed(msgspec.Struct):
     symbol: str
     status: str = ""
+    contract: str = msgspec.field(name="contractType", default="")
+    option: str = msgspec.field(name="optionsType", default="")
+    settled_in: str = msgspec.field(name="settleCoin", default="")
+    delivered_ms: str = msgspec.field(name="deliveryTime", default="")
     prices: _Filter = msgspec.field(name="priceFilter", default_factory=_Filter)
     sizes: _Filter = msgspec.field(name="lotSizeFilter", default_factory=_Filter)
 
@@ -200,12 +206,26 @@ class BybitFeed:
         self._repairs = Repairs(self._products, self._ledger, self._again)
         self._liveness = Liveness(SILENCE_NS, self._lose_all)
         self._ts_ping = 0
+        self._ts_opened = 0
 
     # --- The contract of marketdata.feed.Feed ---
 
+    def symbols(self) -> frozenset[str] | None:
+        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        return None if self._wanted is None or self._is_spot is None else self._products.symbols(self._wanted)
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Continue what an earlier process published."""
+        call = self._call(ts)
+        if self._is_spot is None and previous.market:
+            self._is_spot = previous.market == "spot"
+        names = self._wanted or () if self._is_spot is not None else ()
+        self._products.resume(call, self._ledger, previous, names)
+        return call.out
+
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every topic and ask for the products' increments."""
-        self._ts_ping = ts
+        self._ts_ping = self._ts_opened = ts
         self._repairs.begin()
         call = self._call(ts)
         self._liveness.opened(call)
@@ -244,8 +264,8 @@ class BybitFeed:
                 self._learn(call, result)
             elif (product := self._products.get(request.symbol)) is not None:
                 read = [_read_rest_trade(_REST_TRADE.decode(raw)) for raw in reversed(result.items)]
-                whole = listed_trades.tell(call, product, read, again="repeats", origin="repair")
-                listed_trades.settle(call, product, self._ledger, whole=whole)
+                whole = listed_trades.take(call, product, self._ledger, read, again="repeats", origin="repair")
+                listed_trades.end_loss(call, product, self._ledger, whole=whole)
         return call.out
 
     def ticked(self, ts: int) -> list[Output]:
@@ -257,6 +277,10 @@ class BybitFeed:
             self._ts_ping = ts
             call.out.append(Send(b'{"op":"ping"}'))
         self._repairs.ticked(call)
+        if ts - self._ts_opened >= QUIET_NS:  # the subscription holds by now, though nothing was traded
+            for product in self._products:
+                if self._ledger.is_pending(product, _TRADES):
+                    self._ask_trades(call, product)
         if self._products.is_due(ts):
             call.out += self._ask_products(ts)
         return call.out
@@ -437,17 +461,23 @@ class BybitFeed:
 
     def _trades(self, call: Call, data: msgspec.Raw) -> None:
         batches: dict[str, list[Trade]] = {}
+        frame, failed = call.payload, False
         for raw in _TRADE_LIST.decode(data):
-            sent = _TRADE.decode(raw)
-            trade = _read_trade(sent.id, sent.ms, sent.price, sent.size, sent.side)
-            call.venue_time(trade.ts_event, "T")
-            if self._find(call, sent.name, is_spot=sent.id.isdigit()) is not None:
-                batches.setdefault(sent.name, []).append(trade)
+            # One trade that cannot be read does not cost its neighbours.
+            call.payload = bytes(raw)
+            with call.refusing("bad_frame") as reading:
+                sent = _TRADE.decode(raw)
+                trade = _read_trade(sent.id, sent.ms, sent.price, sent.size, sent.side)
+                if self._find(call, sent.name, is_spot=sent.id.isdigit()) is not None:
+                    batches.setdefault(sent.name, []).append(trade)
+            failed = failed or reading.failed
+        call.payload = frame
+        if failed:
+            self._unreadable(call)
         for name, batch in batches.items():
             product = self._products[name]
-            known = product.ts_trade is not None
-            listed_trades.tell(call, product, batch, again="duplicates")
-            if known and self._ledger.is_pending(product, _TRADES):
+            listed_trades.take(call, product, self._ledger, batch, again="duplicates")
+            if self._ledger.is_pending(product, _TRADES):
                 self._ask_trades(call, product)
 
     def _ask_trades(self, call: Call, product: Product) -> None:
@@ -485,6 +515,11 @@ class BybitFeed:
                 "size_increment": price(sent.sizes.step or sent.sizes.precision, "qtyStep"),
                 "min_order_size": price(sent.sizes.min_size, "minOrderQty"),
                 "status": _STATES.get(sent.status, "unknown"),
+                "expiry": expiry_ns(sent.delivered_ms, "deliveryTime"),
+                # An option is named for it: BTC-27DEC24-70000-C.
+                "strike": given(sent.symbol.split("-")[2], "symbol") if sent.option else None,
+                "settlement_currency": sent.settled_in or None,
+                "inverse": sent.contract.startswith("Inverse") if sent.contract else None,
             }
 
         learn_each(call, result.items, _LISTED, learn)
@@ -519,6 +554,15 @@ class MixedFeed:
     @property
     def _all(self) -> list[BybitFeed]:
         return [self._usual, *(feed for feed in self._feeds.values() if feed is not self._usual)]
+
+    def symbols(self) -> frozenset[str] | None:
+        """Return None: only frames tell."""
+        return None
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Return nothing: a recording does not continue what an earlier process published."""
+        del previous, ts
+        return []
 
     def opened(self, ts: int) -> list[Output]:
         """Begin anew."""

@@ -18,7 +18,8 @@ Channels" and "WebSocket Rate Limits"; RULES is the project's own list of venue 
    the book missed a change: clear it and ask again, for that symbol alone.
 5. Channel `market_trades`: batches of 250 ms, newest first; `side` is the maker's (DOCS), so the aggressor is the
    opposite. Trade ids rise by one per product (RULES): a skipped id is a gap of that symbol's trades. The trade
-   snapshot that follows a new subscription fills it, or proves that the venue has no such trade.
+   snapshot that follows a new subscription fills it, or proves that the venue has no such trade. One that does not
+   reach back far enough is followed by REST's list of trades, which is longer.
 6. Heartbeats come every second (DOCS). Five seconds without any frame mean a dead connection: books are stale,
    reconnect. A heartbeat vouches for what happened up to 250 ms earlier: trades wait that long for their batch (DOCS)
    and book changes were 12 to 120 ms old when sent (RULES). While trades may be missing it vouches for no trades.
@@ -50,6 +51,7 @@ from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
+from producers.feed_kit.published import PreviousRun
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.sequence import Sequence
 from producers.feed_kit.values import (
@@ -73,6 +75,7 @@ _UNUSED_CHANNELS = frozenset({"candles", "ticker_batch", "user", "futures_balanc
 
 SILENCE_NS = 5 * SECOND_NS  # five heartbeats missed
 VOUCH_NS = SECOND_NS // 4
+LISTED_MAX = 1_000  # trades in one answer of REST
 TOKEN_PAUSE_NS = 600 * SECOND_NS  # how long to go on without a token that was refused; the channels are public
 _PRODUCT_ID = re.compile(r"[A-Z0-9][A-Z0-9.]{0,19}(-[A-Z0-9.]{1,20}){1,3}", re.ASCII)
 
@@ -200,6 +203,10 @@ class RestProduct(_Flags, kw_only=True):
     product_type: str = "SPOT"
 
 
+class _RestTrades(msgspec.Struct):
+    trades: list[msgspec.Raw]
+
+
 class _RestProducts(msgspec.Struct):
     products: list[msgspec.Raw]
 
@@ -218,6 +225,7 @@ _TICKER_EVENT = msgspec.json.Decoder(_TickerEvent)
 _HEARTBEAT = msgspec.json.Decoder(_Heartbeat)
 _STATUS_EVENT = msgspec.json.Decoder(_StatusEvent)
 _REST_PRODUCTS = msgspec.json.Decoder(_RestProducts)
+_REST_TRADES = msgspec.json.Decoder(_RestTrades)
 _REST_PRODUCT = msgspec.json.Decoder(RestProduct)
 _NAMED = msgspec.json.Decoder(_Named)
 
@@ -251,6 +259,16 @@ class CoinbaseFeed:
         self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
     # --- The contract of marketdata.feed.Feed ---
+
+    def symbols(self) -> frozenset[str] | None:
+        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        return None if self._wanted is None else self._products.symbols(self._wanted)
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Continue what an earlier process published."""
+        call = self._call(ts)
+        self._products.resume(call, self._ledger, previous, self._wanted or ())
+        return call.out
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every channel and ask for the products' increments."""
@@ -288,13 +306,15 @@ class CoinbaseFeed:
         return call.out
 
     def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
-        """Learn the products' increments and states from the REST answer to `products`."""
+        """Learn the products' increments and states, or take the last trades where a snapshot did not reach back."""
         call = self._call(ts, body)
-        if request.purpose != "products":
-            self.counts["ignored"] += 1
-            return call.out
-        with call.refusing("bad_products"):
-            learn_each(call, _REST_PRODUCTS.decode(body).products, _REST_PRODUCT, self._learn_rest)
+        with call.refusing(f"bad_{request.purpose}"):
+            if request.purpose == "products":
+                learn_each(call, _REST_PRODUCTS.decode(body).products, _REST_PRODUCT, self._learn_rest)
+            elif request.purpose == _TRADES:
+                self._rest_trades(call, request.symbol)
+            else:
+                self.counts["ignored"] += 1
         return call.out
 
     def ticked(self, ts: int) -> list[Output]:
@@ -451,27 +471,49 @@ class CoinbaseFeed:
             call.payload = payload
             with call.refusing("bad_frame"):
                 event = _TRADES_EVENT.decode(raw)
-                for raw_trade in event.trades:
-                    # One bad trade is a hole that the ids will show; it does not cost its neighbours.
-                    call.payload = bytes(raw_trade)
-                    with call.refusing("bad_frame") as reading:
-                        symbol, trade = read_trade(raw_trade)
-                        call.venue_time(trade.ts_event, "time")
-                        if self._products.find(call, symbol) is not None:
-                            batches.setdefault(symbol, []).append((int(trade.trade_id), trade))
-                            if event.type == "snapshot":
-                                snapshots.add(symbol)
-                    whole = whole and not reading.failed
+                batch, is_whole = self._read_trades(call, event.trades)
+                whole = whole and is_whole
+                for symbol, read in batch.items():
+                    batches.setdefault(symbol, []).extend(read)
+                    if event.type == "snapshot":
+                        snapshots.add(symbol)
         call.payload = payload
-        for symbol, batch in batches.items():
-            batch.sort(key=itemgetter(0))
-            self._trades(call, self._products[symbol], batch, snapshot=symbol in snapshots, whole=whole)
+        for symbol, numbered in batches.items():
+            self._trades(call, self._products[symbol], numbered, snapshot=symbol in snapshots, whole=whole)
+
+    def _read_trades(self, call: Call, raws: list[msgspec.Raw]) -> tuple[dict[str, list[Numbered]], bool]:
+        """Return trades by product, and whether all could be read; a bad one is a gap that the ids will show."""
+        batches: dict[str, list[Numbered]] = {}
+        payload, whole = call.payload, True
+        for raw in raws:
+            call.payload = bytes(raw)
+            with call.refusing("bad_frame") as reading:
+                symbol, trade = read_trade(raw)
+                if self._products.find(call, symbol) is not None:
+                    batches.setdefault(symbol, []).append((int(trade.trade_id), trade))
+            whole = whole and not reading.failed
+        call.payload = payload
+        return batches, whole
+
+    def _rest_trades(self, call: Call, symbol: str) -> None:
+        batches, whole = self._read_trades(call, _REST_TRADES.decode(call.payload).trades)
+        product = self._products.get(symbol)
+        if product is not None and symbol in batches:
+            batch = sorted(batches[symbol], key=itemgetter(0))
+            self._repairs.came(_TRADES, symbol)
+            numbered_trades.take(call, product, self._ledger, batch, snapshot=True, whole=whole)
 
     def _trades(self, call: Call, product: Product, batch: list[Numbered], *, snapshot: bool, whole: bool) -> None:
+        batch.sort(key=itemgetter(0))
         if snapshot:
             self._repairs.came(_TRADES, product.name)
-        skipped = numbered_trades.take(call, product, self._ledger, batch, snapshot=snapshot, whole=whole)
-        if skipped and (_TRADES, product.name) not in self._repairs:
+        is_live = self._liveness.is_open and self._wanted is not None
+        skipped = numbered_trades.take(call, product, self._ledger, batch, snapshot=snapshot, whole=whole,
+                                       final=not is_live)  # fmt: skip
+        if snapshot and skipped:
+            self._repairs.wait(_TRADES, product.name, call.ts, tries=1)
+            call.out.append(Fetch(f"{PRODUCTS_PATH}/{product.name}/ticker?limit={LISTED_MAX}", _TRADES, product.name))
+        elif skipped and (_TRADES, product.name) not in self._repairs:
             self.counts["gaps"] += 1
             self._repairs.lost(call, (product.symbol,), (_TRADES,), "trade_hole")
 

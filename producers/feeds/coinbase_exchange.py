@@ -52,6 +52,7 @@ from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_orders import Act, NumberedOrders, Whole
 from producers.feed_kit.products import Product
+from producers.feed_kit.published import PreviousRun
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.requests import Requests
 from producers.feed_kit.values import (
@@ -329,6 +330,16 @@ class CoinbaseExchangeFeed:
         self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
     # --- The contract of marketdata.feed.Feed ---
+
+    def symbols(self) -> frozenset[str] | None:
+        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        return None if self._wanted is None else self._products.symbols(self._wanted)
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Continue what an earlier process published."""
+        call = self._call(ts)
+        self._products.resume(call, self._ledger, previous, self._wanted or ())
+        return call.out
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every channel and ask for the products' increments."""
@@ -657,11 +668,12 @@ class CoinbaseExchangeFeed:
     def _trade(self, call: Call, product: Product, trade: Trade) -> None:
         skipped = numbered_trades.take(call, product, self._ledger, [(int(trade.trade_id), trade)])
         self.counts["gaps"] += skipped
-        if product.trade_ids.holes and (skipped or self._ledger.is_pending(product, _TRADES)):
+        is_missing = product.trade_ids.holes or product.unproven
+        if is_missing and (skipped or self._ledger.is_pending(product, _TRADES)):
             self._ask_trades(product.name)
 
     def _account_trades(self, call: Call, product: Product) -> None:
-        if not product.trade_ids.holes:
+        if not product.trade_ids.holes and not product.unproven:
             self._ledger.account(call, product, _TRADES, call.now)
 
     def _ask_trades(self, name: str) -> None:
@@ -724,8 +736,9 @@ class CoinbaseExchangeFeed:
         if ids.last < claimed:
             ids.skip_to(claimed)
             self.counts["gaps"] += 1
+            trades.lose(call, product)
             if not self._ledger.is_pending(product, _TRADES):
-                self._ledger.note_holes(call, product)
+                self._ledger.note_skipped(call, product)
             self._ask_trades(product.name)
         if ids.last >= last:
             self._account_trades(call, product)

@@ -65,6 +65,7 @@ from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
 from producers.feed_kit.products import Product
+from producers.feed_kit.published import PreviousRun
 from producers.feed_kit.values import Columns
 from producers.venue import Signer, Venue
 
@@ -74,6 +75,7 @@ VOUCH_NS = SECOND_NS
 PRODUCTS_MAX = 50_000
 
 _BOOK = "book"
+_BOOK_SCHEMAS = frozenset({"mbo", "mbp-10"})
 _TRADES = "trades"
 
 _ADD, _MODIFY, _CANCEL, _CLEAR, _TRADE, _FILL, _NONE = b"AMCRTFN"
@@ -221,6 +223,17 @@ class DatabentoFeed:
 
     # --- The contract of marketdata.feed.Feed ---
 
+    def symbols(self) -> frozenset[str] | None:
+        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        return None
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Continue what an earlier process published."""
+        call = self._call(ts)
+        has_book = self._session is not None and not _BOOK_SCHEMAS.isdisjoint(self._session.schemas)
+        self._products.resume(call, self._ledger, previous, (), has_book=has_book)
+        return call.out
+
     def opened(self, ts: int) -> list[Output]:
         """Wait for the gateway's greeting."""
         self._open = True
@@ -343,8 +356,7 @@ class DatabentoFeed:
             instrument.forget_book()
             product = instrument.product
             if self._ledger.is_pending(product, _TRADES):
-                self._ledger.lose_trades(call, product, "the gateway did not tell what happened meanwhile")
-                self._ledger.account(call, product, _TRADES, call.now)
+                self._lose_for_good(call, product, "the gateway does not have what happened meanwhile")
 
     def _give_up(self, call: Call, reason: str) -> None:
         """Leave a connection of the gateway; a file goes on."""
@@ -444,7 +456,15 @@ class DatabentoFeed:
         if product.book_valid:  # the name means another instrument from now on
             books.clear(call, product, GAP)
         made = self._instruments[key] = self._owners[name] = _Instrument(number, product, until)
+        if product.trades_lost:  # an earlier process read it, and nobody knows how far
+            self._lose_for_good(call, product, "an earlier process was reading it")
         return made
+
+    def _lose_for_good(self, call: Call, product: Product, detail: str) -> None:
+        """Enter the trades of a gap that the gateway will not send any more."""
+        self._ledger.lose_trades(call, product, detail)
+        trades.missing(call, product)
+        self._ledger.account(call, product, _TRADES, call.now)
 
     def _venue_of(self, publisher: int) -> str:
         """Return what tells the venues of one dataset apart: nothing where the dataset is the venue's own."""
@@ -823,7 +843,15 @@ class DatabentoFeed:
             tick_size=self._prices.text(tick) if regular and 0 < tick < dbn.UNDEF_PRICE else None,
             status="delisted" if _letter(record.security_update_action) == "D" else before.status,
             kind=kind,
+            expiry=record.expiration if 0 < record.expiration <= dbn.INT64_MAX else None,
+            strike=self._size_of(record.strike_price) if kind == "option" else None,
+            contract_multiplier=self._size_of(record.unit_of_measure_qty),
+            settlement_currency=record.settl_currency or None,
         )
+
+    def _size_of(self, value: int) -> str | None:
+        """Return a value of a definition in units of 1e-9, None where there is none."""
+        return self._prices.text(value) if 0 < value < dbn.UNDEF_PRICE else None
 
     def _mapping(self, call: Call, frame: bytes, at: int) -> None:
         """Take which symbol a number means from now on."""

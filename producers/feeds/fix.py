@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -58,6 +58,7 @@ from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.gaps import Asked, Ledger, Losses
 from producers.feed_kit.listing import Listing
 from producers.feed_kit.products import Product
+from producers.feed_kit.published import PreviousRun
 from producers.feed_kit.trade_ids import Recent
 from producers.venue import Signer, Venue
 
@@ -163,6 +164,18 @@ class FixFeed:
         self._since = 0  # the number of the Logon, where numbers go on
 
     # --- The contract of marketdata.feed.Feed ---
+
+    def symbols(self) -> frozenset[str] | None:
+        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        return None if self._wanted is None else self._products.symbols(self._wanted)
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Continue what an earlier process published."""
+        call = self._call(ts)
+        self._products.resume(call, self._ledger, previous, self._wanted or ())
+        for product in list(self._products):
+            self._find(call, product.name)
+        return call.out
 
     def opened(self, ts: int) -> list[Output]:
         """Log on."""
@@ -433,6 +446,8 @@ class FixFeed:
         state = self._states.get(name)
         if state is None:
             state = self._states[name] = _State()
+            if self._ledger.is_pending(product, _TRADES):  # since an earlier process
+                state.missed = _AWAY
         return product, state
 
     def _take_snapshot(self, call: Call, message: Message, *, again: bool) -> None:
@@ -525,6 +540,11 @@ class FixFeed:
 
     def _tell(self, call: Call, product: Product, state: _State, batch: list[Trade], *, again: bool) -> bool:
         """Tell the trades that were not told before; True when some were."""
+        good = trades.accepted(call, batch)
+        if len(good) < len(batch):
+            self._ledger.lose_trades(call, product, "bad_trade")
+            trades.missing(call, product)
+        batch = good
         fresh = [trade for trade in batch if state.told.is_new((trade.trade_id, trade.action))]
         self.counts["duplicates"] += len(batch) - len(fresh)
         if fresh:
@@ -537,8 +557,8 @@ class FixFeed:
         if not self._ledger.is_pending(product, _TRADES):
             return
         if missed:
-            trades.missing(call, product)
             self._ledger.lose_trades(call, product, detail="the venue did not send it again")
+            trades.missing(call, product)
         self._ledger.account(call, product, _TRADES, call.now)
 
     def _take_status(self, call: Call, message: Message) -> None:
@@ -552,13 +572,18 @@ class FixFeed:
     def _learn(self, call: Call, message: Message) -> None:
         entries = message.entries(146, {55}, (893,)) if message.kind == "y" else [dict(reversed(message.fields))]
         for entry in entries:
-            learned: dict[str, str] = {}
-            for field, tag in (("tick_size", 969), ("size_increment", 561), ("min_order_size", 562)):
+            learned: dict[str, Any] = {}
+            for field, tag in (("tick_size", 969), ("size_increment", 561), ("min_order_size", 562), ("strike", 202),
+                               ("contract_multiplier", 231)):  # fmt: skip
                 if tag in entry:
                     decimal(entry[tag], str(tag))
                     learned[field] = entry[tag]
             if entry.get(167) in _KINDS:
                 learned["kind"] = _KINDS[entry[167]]
+            if 541 in entry:  # MaturityDate, with MaturityTime where the venue sends it
+                learned["expiry"] = utc_ns(f"{entry[541]}-{entry.get(1079, '00:00:00').removesuffix('Z')}", "541")
+            if 120 in entry:
+                learned["settlement_currency"] = entry[120]
             if 15 in entry and _PAIR.fullmatch(entry.get(55, "")) is None:
                 learned["quote_currency"] = entry[15]
             self._products.know(call, entry.get(55, ""), **learned)

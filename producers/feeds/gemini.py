@@ -38,10 +38,12 @@ from producers.feed_kit.gaps import Ledger
 from producers.feed_kit.listing import Listing
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.products import Product
+from producers.feed_kit.published import PreviousRun
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.values import Columns, Number, Text, check_decimals, check_trade, ms_ns, number
 from producers.venue import Signer, Venue
 
+LISTED_MAX = 500  # trades in one answer of REST
 SILENCE_NS = 15 * SECOND_NS
 VOUCH_NS = SECOND_NS
 
@@ -134,6 +136,16 @@ class GeminiFeed:
 
     # --- The contract of marketdata.feed.Feed ---
 
+    def symbols(self) -> frozenset[str] | None:
+        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        return None if self._wanted is None else self._products.symbols(self._wanted)
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Continue what an earlier process published."""
+        call = self._call(ts)
+        self._products.resume(call, self._ledger, previous, self._wanted or ())
+        return call.out
+
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every symbol, and ask for their increments."""
         self._repairs.begin()
@@ -160,7 +172,10 @@ class GeminiFeed:
                 trade = _TRADE.decode(frame)
                 product = self._find(call, trade.symbol)
                 if product is not None:
-                    listed_trades.tell(call, product, [_read_trade(call, trade)], again="duplicates")
+                    was_pending = self._ledger.is_pending(product, _TRADES)
+                    listed_trades.take(call, product, self._ledger, [_read_trade(trade)], again="duplicates")
+                    if not was_pending and self._ledger.is_pending(product, _TRADES):
+                        call.out.append(_fetch_trades(product))
             else:
                 self._other(call, sent)
         except REFUSED as error:
@@ -177,8 +192,10 @@ class GeminiFeed:
             elif request.purpose == "trades" and (product := self._products.get(request.symbol)) is not None:
                 read = [_read_rest_trade(sent) for sent in _REST_TRADES.decode(body) if sent.type in {"buy", "sell"}]
                 read.sort(key=_number_of)
-                whole = listed_trades.tell(call, product, read, again="repeats", origin="repair")
-                listed_trades.settle(call, product, self._ledger, whole=whole)
+                whole = listed_trades.take(call, product, self._ledger, read, again="repeats", origin="repair")
+                # A list that is not full has all since the time that was asked for, which is before the loss.
+                whole = whole or (product.unproven and len(read) < LISTED_MAX)
+                listed_trades.end_loss(call, product, self._ledger, whole=whole)
             else:
                 self.counts["ignored"] += 1
         return call.out
@@ -273,7 +290,7 @@ class GeminiFeed:
         if product is None:
             return
         columns = _columns(sent.changes)
-        read = [_read_trade(call, trade) for trade in sent.trades or ()]
+        read = [_read_trade(trade) for trade in sent.trades or ()]
         book = self._books.setdefault(product.name, L2Book())
         if sent.trades is None:
             if not product.book_valid:
@@ -294,10 +311,9 @@ class GeminiFeed:
         self._repairs.came(_BOOK, product.name)
         self._ledger.account(call, product, _BOOK, call.ts)
         read.sort(key=_number_of)
-        if listed_trades.tell(call, product, read, again="repeats"):
+        if listed_trades.take(call, product, self._ledger, read, again="repeats"):
             self._ledger.account(call, product, _TRADES, call.ts)
         elif self._ledger.is_pending(product, _TRADES):
-            trades.missing(call, product)
             call.out.append(_fetch_trades(product))
 
     def _learn(self, call: Call, sent: _Details) -> None:
@@ -325,7 +341,7 @@ def _columns(levels: list[_Level]) -> Columns:
     return columns
 
 
-def _read_trade(call: Call, sent: _Trade) -> Trade:
+def _read_trade(sent: _Trade) -> Trade:
     check_trade(sent.price, sent.quantity, ("price", "quantity"))
     if sent.tid is not None:
         name = str(sent.tid)
@@ -334,8 +350,9 @@ def _read_trade(call: Call, sent: _Trade) -> Trade:
         name = f"{sent.event}:{sent.price}:{sent.quantity}"
     else:
         raise BadEvent("bad_trade_id", "tid", "")
-    ts = call.venue_time(ms_ns(sent.timestamp, "timestamp"), "timestamp")
-    return Trade(trade_id=name, ts_event=ts, price=sent.price, size=sent.quantity, side=sent.side)
+    return Trade(
+        trade_id=name, ts_event=ms_ns(sent.timestamp, "timestamp"), price=sent.price, size=sent.quantity, side=sent.side
+    )
 
 
 def _read_rest_trade(sent: _RestTrade) -> Trade:
@@ -358,8 +375,8 @@ def _number_of(trade: Trade) -> int:
 
 def _fetch_trades(product: Product) -> Fetch:
     # A second earlier, so that the last trade before the loss is among them.
-    since = max(0, (product.ts_whole or 0) // SECOND_NS - 1)
-    path = f"v1/trades/{product.name.lower()}?limit_trades=500&timestamp={since}"
+    since = max(0, (product.ts_trade_before or 0) // SECOND_NS - 1)
+    path = f"v1/trades/{product.name.lower()}?limit_trades={LISTED_MAX}&timestamp={since}"
     return Fetch(path, "trades", product.name)
 
 

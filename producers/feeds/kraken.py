@@ -50,6 +50,7 @@ from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
+from producers.feed_kit.published import PreviousRun
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
 from producers.feed_kit.values import (
@@ -349,6 +350,16 @@ class KrakenFeed:
         self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
     # --- The contract of marketdata.feed.Feed ---
+
+    def symbols(self) -> frozenset[str] | None:
+        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        return None if self._wanted is None else self._products.symbols(map(_modern, self._wanted))
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Continue what an earlier process published."""
+        call = self._call(ts)
+        self._products.resume(call, self._ledger, previous, map(_modern, self._wanted or ()))
+        return call.out
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every channel and ask for the pairs' increments."""

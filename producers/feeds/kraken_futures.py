@@ -41,9 +41,21 @@ from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
+from producers.feed_kit.published import PreviousRun
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.sequence import Sequence
-from producers.feed_kit.values import UNREADABLE, Columns, Number, Text, check_trade, ms_ns, number, numbers, price
+from producers.feed_kit.values import (
+    UNREADABLE,
+    Columns,
+    Number,
+    Text,
+    check_trade,
+    iso_ns,
+    ms_ns,
+    number,
+    numbers,
+    price,
+)
 from producers.venue import Signer, Venue
 
 INSTRUMENTS_PATH = "derivatives/api/v3/instruments"
@@ -137,6 +149,8 @@ class _Object(msgspec.Struct):
 class _Contract(msgspec.Struct):
     symbol: str
     tradeable: bool | None = None
+    kind: str = msgspec.field(name="type", default="")
+    last_traded: str = msgspec.field(name="lastTradingTime", default="")
     tick: Any = msgspec.field(name="tickSize", default=None)
     size: Any = msgspec.field(name="contractSize", default=None)
     precision: Annotated[int, msgspec.Meta(ge=-16, le=32)] | None = msgspec.field(
@@ -185,6 +199,16 @@ class KrakenFuturesFeed:
         self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
     # --- The contract of marketdata.feed.Feed ---
+
+    def symbols(self) -> frozenset[str] | None:
+        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        return None if self._wanted is None else self._products.symbols(self._wanted)
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Continue what an earlier process published."""
+        call = self._call(ts)
+        self._products.resume(call, self._ledger, previous, self._wanted or (), by_sequence=True)
+        return call.out
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every feed and ask for the products' increments."""
@@ -474,9 +498,14 @@ class KrakenFuturesFeed:
             self.counts["ignored"] += 1  # indices, which nobody trades
             return
         increment = _number(sent.size, "contractSize") if sent.precision is None else _increment(sent.precision)
+        is_inverse = sent.kind == "futures_inverse"
         self._products.know(
             call, name, tick_size=_price(sent.tick, "tickSize"), size_increment=increment,
             status="unknown" if sent.tradeable is None else "online" if sent.tradeable else "halted",
+            expiry=iso_ns(sent.last_traded, "lastTradingTime") if sent.last_traded else None,
+            contract_multiplier=_number(sent.size, "contractSize"),
+            settlement_currency=_describe(name).base_currency if is_inverse else None,
+            inverse=is_inverse if sent.kind else None,
         )  # fmt: skip
 
 

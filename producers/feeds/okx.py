@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from decimal import Decimal
 from typing import Annotated, Literal
 from zlib import crc32
 
@@ -35,6 +36,7 @@ import msgspec
 
 from marketdata.book import L2Book, levels_in_turn
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.decimals import EXACT, plain
 from marketdata.errors import BadEvent
 from marketdata.events import CHECKSUM, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
@@ -45,6 +47,7 @@ from producers.feed_kit.listing import Listing, learn_each
 from producers.feed_kit.liveness import Liveness
 from producers.feed_kit.numbered_trades import Numbered
 from producers.feed_kit.products import Product
+from producers.feed_kit.published import PreviousRun
 from producers.feed_kit.repairs import Repairs
 from producers.feed_kit.trade_ids import Recent
 from producers.feed_kit.values import (
@@ -53,6 +56,7 @@ from producers.feed_kit.values import (
     Columns,
     Text,
     check_trade,
+    expiry_ns,
     given,
     levels,
     ms_ns,
@@ -141,6 +145,12 @@ class _Listed(msgspec.Struct):
     size_increment: str = msgspec.field(name="lotSz", default="")
     min_size: str = msgspec.field(name="minSz", default="")
     state: str = ""
+    contract: str = msgspec.field(name="ctType", default="")
+    value: str = msgspec.field(name="ctVal", default="")
+    multiplier: str = msgspec.field(name="ctMult", default="")
+    settled_in: str = msgspec.field(name="settleCcy", default="")
+    expires_ms: str = msgspec.field(name="expTime", default="")
+    strike: str = msgspec.field(name="stk", default="")
 
 
 class _Answer(msgspec.Struct):
@@ -192,6 +202,16 @@ class OkxFeed:
         self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
     # --- The contract of marketdata.feed.Feed ---
+
+    def symbols(self) -> frozenset[str] | None:
+        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        return None if self._wanted is None else self._products.symbols(self._wanted)
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Continue what an earlier process published."""
+        call = self._call(ts)
+        self._products.resume(call, self._ledger, previous, self._wanted or ())
+        return call.out
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every channel and ask for the instruments' increments."""
@@ -514,7 +534,10 @@ class OkxFeed:
         self._products.know(
             call, sent.name, tick_size=price(sent.tick_size, "tickSz"),
             size_increment=price(sent.size_increment, "lotSz"), min_order_size=price(sent.min_size, "minSz"),
-            status=_STATES.get(sent.state, "unknown"),
+            status=_STATES.get(sent.state, "unknown"), expiry=expiry_ns(sent.expires_ms, "expTime"),
+            strike=given(sent.strike, "stk"), contract_multiplier=_multiplier(sent),
+            settlement_currency=sent.settled_in or None,
+            inverse=sent.contract == "inverse" if sent.contract else None,
         )  # fmt: skip
 
     def _ticker(self, call: Call, sent: _Ticker) -> None:
@@ -595,6 +618,14 @@ def _kind(name: str) -> str:
     if len(parts) == 3:
         return "perpetual" if parts[2] == "SWAP" else "future"
     return "option"
+
+
+def _multiplier(sent: _Listed) -> str | None:
+    """Return the face value of a contract: ctVal times ctMult, in the currency ctValCcy. Raises BadEvent."""
+    value, multiplier = given(sent.value, "ctVal"), given(sent.multiplier, "ctMult")
+    if value is None or multiplier is None or multiplier == "1":
+        return value
+    return plain(EXACT.multiply(Decimal(value), Decimal(multiplier)))
 
 
 def _describe(name: str) -> Instrument:

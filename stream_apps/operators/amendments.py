@@ -44,7 +44,7 @@ class TradeMemory(msgspec.Struct):
 
     `forgotten` is the newest time of a counted trade that was forgotten. Candles that start before `uncertain_until`
     may hold one that was amended. `settled` are the ids, with the times, of trades whose amendment is done, and of
-    corrections: whoever brings them once more (a repair, a slower line) changes nothing.
+    corrections: they change nothing when they come again (from a repair, or a slower line).
     """
 
     trades: dict[str, Counted] = {}

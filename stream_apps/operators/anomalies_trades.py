@@ -1,4 +1,4 @@
-"""Anomalies of trades: price jumps, volume spikes, and silence while heartbeats go on (see `anomaly`).
+"""Anomalies of trades: price jumps, volume spikes, and silence while heartbeats continue (see `anomaly`).
 
 A trade that is taken back is neither the price that the next one is compared with nor in the minute's volume; what was
 reported because of it stays reported.
@@ -126,7 +126,7 @@ class AnomaliesTrades:
 
     @staticmethod
     def _interrupt(state: AnomaliesTradesState, *, halted: bool) -> None:
-        """Start anew after missing or halted trades: distances to what came before mean nothing."""
+        """Start over after missing or halted trades: distances to the prices before mean nothing."""
         state.price, state.ts, state.stale, state.whole = None, None, False, False
         state.recent.clear()
         if halted:
@@ -231,7 +231,7 @@ class AnomaliesTrades:
 
 
 def _minute(state: AnomaliesTradesState, ts: int) -> None:
-    """Close the minutes that are over. Only those seen from beginning to end tell what is usual."""
+    """Close the minutes that are over. Only those seen from beginning to end show what is usual."""
     minute = ts - ts % MINUTE_NS
     if state.minute is None:
         state.minute = minute

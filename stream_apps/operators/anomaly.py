@@ -4,7 +4,7 @@
 |---|---|---|
 | `price_jump` | trades | a message's price is further from the last message's than a multiple of the usual distance |
 | `volume_spike` | trades | a minute's volume is more than a multiple of the median minute's |
-| `stale` | trades | no trade for long although heartbeats go on |
+| `stale` | trades | no trade for long although heartbeats continue |
 | `stale` | quotes | a quote says so itself |
 | `crossed` | quotes | the best bid is above the best ask |
 | `spread_blowout` | quotes | the spread is more than a multiple of the median spread |

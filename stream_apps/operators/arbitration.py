@@ -8,13 +8,13 @@ Book changes: venues number them in two ways, so there are two ways to make one 
 `connection` (the default): sequence numbers belong to a connection, so equal changes of two lines cannot be matched.
 
 1. One line is the primary and its changes pass. Once there is a second line, each line has a shadow book.
-2. When the primary's book becomes invalid, or the primary is silent while another line goes on, the most recent line
+2. When the primary's book becomes invalid, or the primary is silent while another line is not, the most recent line
    with a valid shadow book becomes the primary, and its shadow book passes as a snapshot. Without one the clear passes.
 3. While the primary is invalid, the first line to have a valid book becomes the primary.
 
 `symbol`: sequence numbers belong to the symbol, so the first arrival of each passes.
 
-1. A change whose number has passed is a duplicate, whichever line brought it.
+1. A change whose number has passed is a duplicate, whichever line sent it.
 2. A snapshot with which a line begins is a duplicate too when another line is valid and ahead of it.
 3. A snapshot with a lower number, in the middle of a line or behind what the line itself had before, means that the
    venue reset its sequence: every other line waits for its own snapshot.

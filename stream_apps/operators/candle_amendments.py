@@ -20,7 +20,7 @@ from stream_apps.operators.candle_validity import closed_reasons, revise
 
 
 def amend(state: CandlesState, step: Step, amendment: Trade, counts: Counter[str]) -> bool:
-    """Apply a correction or a cancel; False when its trade was forgotten."""
+    """Apply a correction or a cancel to candles that hold all trades; False when its trade was forgotten."""
     memory = state.memory
     if memory is None:  # the venue's first: what came before was not remembered
         memory = state.memory = TradeMemory(forgotten=state.now)

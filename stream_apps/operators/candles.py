@@ -19,8 +19,8 @@
 Trades go into a bar of their minute first, which is merged into the six candles when something is to be published or
 the minute changes: all six always hold the same trades, at a sixth of the work.
 
-The state of a busy symbol takes about 40 KB in a checkpoint: 160 bars of 160 bytes, and up to 256 interruptions of 24
-bytes. Where the venue amends trades, up to 5,000 of them are remembered, at about 60 bytes each.
+The state of a busy symbol takes about 18 KB in a checkpoint: 160 candles of 110 bytes. Up to 256 interruptions add at
+most 7 KB. Where the venue amends trades, up to 5,000 of them are remembered, at about 60 bytes each.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ class Candles:
         for trade in step.event.trades:
             ts = trade.ts_event
             if trade.action != "new":
+                _merge(state, step)
                 if not amend(state, step, trade, self.counts):
                     unknown.append(trade)
                 continue
@@ -343,4 +344,4 @@ def _jump(event: Trades, start: int, end: int) -> list[FeedStatus]:
         ts_from=start,
         ts_to=end,
     )
-    return passed_over(opened, "time went on")
+    return passed_over(opened, "time passed without data")

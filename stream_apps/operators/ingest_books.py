@@ -1,8 +1,8 @@
 """Book updates: validated, and of several lines made one stream.
 
 A change that cannot be used is a dead letter. Without it every later book of its line would be wrong, so the line's
-book is cleared in the same step. When input records are lost, every line's book is: the stream is cleared, a gap opens
-on the ledger, and the next snapshot that passes closes it.
+book is cleared in the same step. When input records are lost, every line's book is. Where no other line has the book,
+the stream is cleared, a gap opens on the ledger, and the next snapshot that passes closes it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from collections.abc import Mapping
 
 import msgspec
 
+from marketdata.errors import BadEvent
 from marketdata.events import GAP, AnyEvent, BookUpdate, FeedStatus
 from marketdata.operator import Lost
 from stream_apps.operators import losses
 from stream_apps.operators.arbitration import SEQUENCE_SCOPES, BookLines, Scope
-from stream_apps.operators.validation import check_book, letter, time_or
+from stream_apps.operators.validation import check_book, escaped, letter, time_or
 
 # Gaps that wait for one snapshot. Further losses before it are covered by the last of these.
 GAPS_MAX = 16
+CHANNEL = "books"
 
 
 class IngestBooksState(msgspec.Struct):
@@ -56,23 +58,23 @@ class IngestBooks:
             broken = state.lines.lines.get(event.line) if type(event.line) is str else None
             if broken is None or not broken.has_book:
                 return state, out
-            event = BookUpdate(
-                venue=event.venue,
-                symbol=event.symbol,
-                ts_event=broken.ts,
-                ts_recv=time_or(event.ts_recv, broken.ts),
-                line=event.line,
-                valid=False,
-                reason=GAP,
-                kind="clear",
-            )
+            event = _clear(event.venue, event.symbol, event.line, broken.ts, time_or(event.ts_recv, broken.ts))
         passed = state.lines.passed(event, self._scopes.get(event.venue, "connection"), self.counts)
-        if passed is not None:
-            out.append(passed)
-            if state.gaps and passed.kind == "snapshot":
-                out += [losses.closed(gap, ts=passed.ts_event, ts_recv=passed.ts_recv) for gap in state.gaps]
-                state.gaps = []
+        if passed is None:
+            return state, out
+        out.append(passed)
+        if error is not None and passed.kind == "clear":
+            self._open(state, _refused(passed, error), out)
+        elif state.gaps and passed.kind == "snapshot":
+            out += [losses.closed(gap, ts=passed.ts_event, ts_recv=passed.ts_recv) for gap in state.gaps]
+            state.gaps = []
         return state, out
+
+    @staticmethod
+    def _open(state: IngestBooksState, gap: FeedStatus, out: list[AnyEvent]) -> None:
+        if len(state.gaps) < GAPS_MAX:
+            state.gaps.append(gap)
+            out.append(gap)
 
     def lost(self, state: IngestBooksState, key: str, loss: Lost) -> tuple[IngestBooksState, list[AnyEvent]]:
         """Return the book cleared until the next snapshot, and the gap that the snapshot will close."""
@@ -81,21 +83,31 @@ class IngestBooks:
         out: list[AnyEvent] = []
         if lines.primary:
             venue, _, symbol = key.partition(":")
-            out.append(
-                BookUpdate(
-                    venue=venue,
-                    symbol=symbol,
-                    ts_event=lines.ts or lines.lines[lines.primary].ts,
-                    ts_recv=loss.ts,
-                    line=lines.primary,
-                    valid=False,
-                    reason=GAP,
-                    kind="clear",
-                )
-            )
+            ts = lines.ts or lines.lines[lines.primary].ts
+            out.append(_clear(venue, symbol, lines.primary, ts, loss.ts))
         lines.lose()
-        if len(state.gaps) < GAPS_MAX:
-            gap = losses.gap(loss, key, "books", ts_from=lines.ts or None)
-            state.gaps.append(gap)
-            out.append(gap)
+        self._open(state, losses.gap(loss, key, CHANNEL, ts_from=lines.ts or None), out)
         return state, out
+
+
+def _clear(venue: str, symbol: str, line: str, ts: int, ts_recv: int) -> BookUpdate:
+    return BookUpdate(
+        venue=venue, symbol=symbol, ts_event=ts, ts_recv=ts_recv, line=line, valid=False, reason=GAP, kind="clear"
+    )
+
+
+def _refused(clear: BookUpdate, error: BadEvent) -> FeedStatus:
+    """Return the gap that a refused change opens."""
+    return FeedStatus(
+        venue=clear.venue,
+        symbol=clear.symbol,
+        ts_event=clear.ts_event,
+        ts_recv=clear.ts_recv,
+        line=clear.line,
+        kind="gap",
+        reason=GAP,
+        detail=escaped(f"a change of the book was refused: {error}"),
+        channel=CHANNEL,
+        gap_id=f"{clear.line}/{clear.symbol}/{clear.ts_recv}/refused",
+        ts_from=clear.ts_event,
+    )

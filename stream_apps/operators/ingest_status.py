@@ -12,15 +12,16 @@ import msgspec
 from marketdata.events import AnyEvent, FeedStatus
 from marketdata.operator import Lost
 from stream_apps.operators import losses
+from stream_apps.operators.trade_ids import key_of
 from stream_apps.operators.validation import check_status, letter
 
 STATUSES_REMEMBERED = 1_000
 
 
 class IngestStatusState(msgspec.Struct):
-    """The last statuses of one symbol, or of a venue's connections, by what distinguishes them."""
+    """The last statuses of one symbol, or of a venue's connections, as digests of what distinguishes them."""
 
-    recent: dict[str, None] = {}
+    recent: dict[bytes, None] = {}
 
 
 class IngestStatus:
@@ -49,10 +50,11 @@ class IngestStatus:
         same = f"{event.line}|{event.kind}|{event.gap_id}"
         if event.gap_id is None:
             same += f"|{event.ts_event}|{event.sequence}|{event.channel}|{event.reason}|{event.detail}"
-        if same in state.recent:
+        key = key_of(same)
+        if key in state.recent:
             self.counts["duplicates"] += 1
             return state, []
-        state.recent[same] = None
+        state.recent[key] = None
         if len(state.recent) > STATUSES_REMEMBERED:
             del state.recent[next(iter(state.recent))]
         return state, [event]

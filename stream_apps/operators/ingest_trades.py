@@ -1,6 +1,6 @@
 """Trades: validated, each once by its id; heartbeats only when they advance time; validity of the whole stream.
 
-1. A trade whose id has passed is a duplicate, whichever line brought it (see `trade_ids`).
+1. A trade whose id has passed is a duplicate, whichever line sent it (see `trade_ids`).
 2. A trade whose id has passed, but that was made after every trade that has, is no duplicate: its id was used again.
    One such trade does not show whose it is, so it is a dead letter and its message is invalid. `REUSED_MAX` in a row
    mean that the venue reset its ids: from then on they are new ones.

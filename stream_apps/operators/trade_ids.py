@@ -34,6 +34,7 @@ import msgspec
 
 from marketdata.clock import SECOND_NS
 from marketdata.events import Trade
+from marketdata.keys import KEY_BYTES, KeySet
 
 RANGES_MAX = 4_096
 KEYS_MAX = 4_096
@@ -41,8 +42,7 @@ KEYS_NS = 2 * 3_600 * SECOND_NS
 # Times that have passed: interruptions of the live stream and completed jobs of history, with room for many.
 SPANS_MAX = 256
 
-_KEY_BYTES = 16
-_EMPTY = bytes(_KEY_BYTES)
+_NO_KEY = bytes(KEY_BYTES)
 _HEX = frozenset("0123456789abcdef")
 # Longer numbers do not fit 64 bits.
 _NUMBER_DIGITS_MAX = 18
@@ -68,9 +68,9 @@ def key_of(identity: str) -> bytes:
         digits = identity.replace("-", "")
         if len(digits) == 32 and _HEX.issuperset(digits):
             key = bytes.fromhex(digits)
-            if key != _EMPTY:
+            if key != _NO_KEY:
                 return key
-    return blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
+    return blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
 
 
 def amendment_key(trade: Trade) -> bytes:
@@ -149,80 +149,6 @@ def _little(numbers: array[int]) -> array[int]:
     return numbers
 
 
-class KeySet:
-    """A set of 16-byte keys in one table of bytes, at most half full: 32 to 64 bytes a key, 16 when packed.
-
-    The table uses open addressing: a key is in the first free slot from its hash on. All zeros is an empty slot and no
-    key. Where a key is in the table has no influence on anything.
-    """
-
-    __slots__ = ("_mask", "_table", "count")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._mask = 7
-        self._table = bytearray(8 * _KEY_BYTES)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __contains__(self, key: bytes) -> bool:
-        start = self._slot(key)
-        return self._table[start : start + _KEY_BYTES] == key
-
-    def _slot(self, key: bytes) -> int:
-        """Return where a key is, or the empty slot where it belongs."""
-        table, mask = self._table, self._mask
-        at = hash(key) & mask
-        while True:
-            start = at * _KEY_BYTES
-            found = table[start : start + _KEY_BYTES]
-            if found in (key, _EMPTY):
-                return start
-            at = (at + 1) & mask
-
-    def add(self, key: bytes) -> None:
-        """Add a key; one that is there already changes nothing."""
-        start = self._slot(key)
-        table = self._table
-        if table[start : start + _KEY_BYTES] == key:
-            return
-        table[start : start + _KEY_BYTES] = key
-        self.count += 1
-        if 2 * self.count > self._mask:
-            self._fill(self._keys(), 2 * (self._mask + 1))
-
-    def _keys(self) -> list[bytes]:
-        table = bytes(self._table)
-        keys = [table[start : start + _KEY_BYTES] for start in range(0, len(table), _KEY_BYTES)]
-        return [key for key in keys if key != _EMPTY]
-
-    def _fill(self, keys: list[bytes], slots: int) -> None:
-        self._mask = slots - 1
-        self._table = bytearray(slots * _KEY_BYTES)
-        for key in keys:
-            start = self._slot(key)
-            self._table[start : start + _KEY_BYTES] = key
-        self.count = len(keys)
-
-    def pack(self) -> bytes:
-        """Return the keys, sorted, one after the other."""
-        return b"".join(sorted(self._keys()))
-
-    @classmethod
-    def unpack(cls, packed: bytes) -> KeySet:
-        """Return the set that `pack` gave. Raises ValueError when it did not."""
-        keys = [packed[start : start + _KEY_BYTES] for start in range(0, len(packed), _KEY_BYTES)]
-        if len(packed) % _KEY_BYTES or _EMPTY in keys:
-            raise ValueError("a set of keys has 16 bytes for each, and none of zeros only")
-        found = cls()
-        slots = 8
-        while 2 * len(keys) >= slots:
-            slots *= 2
-        found._fill(keys, slots)
-        return found
-
-
 class RecentKeys(msgspec.Struct):
     """The last keys in two generations, with the time of the newest trade of each; `floor` is that of the forgotten."""
 
@@ -277,7 +203,7 @@ class SeenIds(msgspec.Struct):
         return "new"
 
     def add_history(self, identity: str, ts: int, *, passed: bool) -> Seen:
-        """Remember the id of a trade that history brings, and return whether it is new.
+        """Remember the id of a trade from history, and return whether it is new.
 
         `passed`: other trades of its time have passed, so that it is new only when its id would be remembered.
         """

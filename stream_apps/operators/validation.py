@@ -257,7 +257,7 @@ def _trade_id(value: object, field: str, length_min: int) -> None:
 
 
 def check_book(event: BookUpdate) -> BadEvent | None:
-    """Return what is wrong with a book update, if anything; one bad level spoils all of it."""
+    """Return what is wrong with a book update, if anything; one bad level makes all of it unusable."""
     return _error(_book, event)
 
 

@@ -12,6 +12,7 @@ import pytest
 import zstandard
 
 from api.models import BookAnswer, StatusAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
+from marketdata.clock import format_rfc3339
 from marketdata.events import BookUpdate, FeedStatus, Instrument, Quote, Trade, Trades
 
 TS = 1_786_309_548_228_568_123  # 2026-08-09T21:05:48.228568123Z
@@ -150,6 +151,7 @@ def test_symbols_have_the_currencies_and_steps_of_the_venue(shared: Any, symbol:
         Instrument(
             venue="coinbase", symbol=symbol, ts_recv=TS, venue_symbol=symbol, base_currency=base, quote_currency="USD",
             tick_size="0.01", size_increment="0.00000001", min_order_size="0.0001", status="online",
+            kind="option", expiry=TS, strike="60000", contract_multiplier="0.1", settlement_currency="BTC",
         )
     )  # fmt: skip
 
@@ -162,7 +164,9 @@ def test_symbols_have_the_currencies_and_steps_of_the_venue(shared: Any, symbol:
         {
             "venue": "coinbase", "symbol": symbol, "venue_symbol": symbol, "base_currency": base,
             "quote_currency": "USD", "min_order_size": "0.0001", "tick_size": "0.01", "size_increment": "0.00000001",
-            "status": "online", "kind": "spot", "valid": False, "reason": "resyncing",
+            "status": "online", "kind": "option", "expiry": format_rfc3339(TS), "strike": "60000",
+            "contract_multiplier": "0.1", "settlement_currency": "BTC", "inverse": None,
+            "valid": False, "reason": "resyncing",
         }
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Bars, rolling medians and the loops over trades: compiled and in plain Python they give the same, exactly."""
+"""Bars, rolling medians, keys and the loops over trades: compiled and in plain Python they give the same, exactly."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata import compiled, plain_bar, plain_prices, plain_window
+from marketdata import compiled, plain_bar, plain_keys, plain_prices, plain_window
 from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.events import Trade
 
 # Where no compiler was, there is nothing compiled to test.
 BARS: list[Any] = [plain_bar.Bar] if compiled.trades is None else [plain_bar.Bar, compiled.trades.Bar]
 WINDOWS: list[Any] = [plain_window.Window] if compiled.trades is None else [plain_window.Window, compiled.trades.Window]
+SETS: list[Any] = [plain_keys.KeySet] if compiled.trades is None else [plain_keys.KeySet, compiled.trades.KeySet]
 NEEDS_COMPILED = pytest.mark.skipif(compiled.trades is None, reason="nothing is compiled here")
 
 DIGITS = st.integers(0, 10**20) | st.integers(0, 200) | st.integers(10**17, 10**18 + 10)
@@ -135,6 +136,39 @@ def test_what_is_no_window_is_not_read_as_one(kind: Any) -> None:
         kind(3).median()
 
 
+KEYS = st.binary(min_size=16, max_size=16) | st.integers(1, 40).map(lambda n: n.to_bytes(16, "big"))
+
+
+@given(keys=st.lists(KEYS.filter(any), max_size=300))
+def test_a_set_of_keys_holds_what_was_added(keys: list[bytes]) -> None:
+    """Whatever their bytes are, also after it was packed; compiled and plain pack the same."""
+    packed = []
+    for kind in SETS:
+        found, naive = kind(), set[bytes]()
+        for key in keys:
+            assert (key in found) == (key in naive)
+            found.add(key)
+            naive.add(key)
+            assert key in found
+        restored = kind.unpack(found.pack())
+        assert len(found) == len(restored) == found.count == restored.count == len(naive)
+        assert all(key in restored for key in keys)
+        assert restored.pack() == found.pack() == b"".join(sorted(naive))
+        more = bytes([255] * 16)
+        restored.add(more)
+        assert more in restored
+        packed.append((found.pack(), restored.pack()))
+    assert all(one == packed[0] for one in packed)
+
+
+@pytest.mark.parametrize("kind", SETS)
+@pytest.mark.parametrize("packed", [b"x", bytes(16), b"x" * 16 + bytes(16)])
+def test_what_is_no_set_of_keys_is_not_read_as_one(kind: Any, packed: bytes) -> None:
+    """A key has 16 bytes that are not all zero."""
+    with pytest.raises(ValueError, match="16 bytes"):
+        kind.unpack(packed)
+
+
 @NEEDS_COMPILED
 @given(some=st.lists(trades(), max_size=6), before=st.none() | decimals(), minute=st.integers(99, 111), data=st.data())
 def test_prices_are_surveyed_the_same_compiled_and_plain(
@@ -181,6 +215,9 @@ def test_columns_are_usual_for_the_compiled_code_when_they_are_for_the_plain(col
         ({"ts_event": TS_MIN - 1}, False),
         ({"ts_event": TS_MIN + 999}, False),
         ({"ts_event": TS_MIN + 10**9 + AHEAD_NS_MAX + 1}, False),
+        ({"ts_event": 2**63}, False),
+        ({"ts_event": -(2**200)}, False),
+        ({"ts_event": -1}, False),
         ({"ts_event": "noon"}, False),
         ({"ts_event": True}, False),
     ],

@@ -137,14 +137,14 @@ def test_a_candle_that_is_called_valid_is_that_of_the_trades_that_stand(
     """However amendments come, whatever was forgotten and wherever it restarts; revisions only rise."""
     frames = data.draw(streams(make.ts(30)))
     seen: set[tuple[str, str]] = set()
-    told: list[Trades] = []
+    kept: list[Trades] = []
     for frame in frames:  # what de-duplication would not let pass, and what no venue does: amending what is gone
         keep = [one for one in frame.trades if not _is_again(one, seen)]
-        told.append(msgspec.structs.replace(frame, trades=tuple(keep)))
+        kept.append(msgspec.structs.replace(frame, trades=tuple(keep)))
     factory = data.draw(st.sampled_from([PATIENT, TINY]))
-    published = run(factory, told, restarts=data.draw(st.lists(st.integers(1, len(told)), max_size=2)))
+    published = run(factory, kept, restarts=data.draw(st.lists(st.integers(1, len(kept)), max_size=2)))
     truth, revisions = Truth(), Counter[tuple[str, int]]()
-    for frame, out in zip(told, published, strict=True):
+    for frame, out in zip(kept, published, strict=True):
         truth.take(frame)
         for candle in out:
             if isinstance(candle, Candle):
@@ -202,8 +202,24 @@ def test_a_cancel_revises_all_candles_of_its_trade(run: Run, make: Any) -> None:
     assert last([[*published[-1]]], "1m") == candle
 
 
+def test_a_cancel_right_after_its_trade_takes_it_out_of_every_candle(run: Run, make: Any) -> None:
+    """Also when nothing was published between the two, and when its trade came as what a correction made of it."""
+    more = [
+        make.trades(make.trade("n", 64, "8", "6"), venue="alpaca"),
+        make.trades(make.trade("o", 64.01, "3"), venue="alpaca"),
+        amend(make, 64.02, "n", "cancel", "8"),
+        amend(make, 64.03, "q", "correct", "2", original_id="p"),
+        make.trades(make.trade("p", 64.04, "9"), venue="alpaca"),
+        amend(make, 64.05, "q", "cancel", "2"),
+        make.heartbeat(130, venue="alpaca"),
+    ]
+    candle = last(run(PATIENT, [*minute(make), *more]), at=-1)
+    assert (candle.start, candle.state, candle.valid) == (make.ts(60), "final", True)
+    assert numbers(candle) == (3, 3, 3, 3, 1, 3, 1, 1)
+
+
 def test_a_correction_counts_at_the_time_of_the_trade_that_it_replaces(run: Run, make: Any) -> None:
-    """It comes a minute later with a time of its own; the side that it does not tell stays."""
+    """It comes a minute later with a time of its own; the side that it does not state stays."""
     published = run(Candles, [*minute(make), amend(make, 64, "e", "correct", "4", original_id="d", size="1")])
     candle = last(published, at=-1)
     assert (candle.start, candle.revision) == (make.ts(0), 1)
@@ -228,7 +244,7 @@ def test_where_the_other_trades_are_forgotten_only_a_price_between_the_others_st
             assert (candle.trades, Decimal(candle.volume), candle.valid, candle.reason) == expected
 
 
-def test_a_longer_candle_is_not_made_anew_of_a_minute_that_is_not_right(run: Run, make: Any) -> None:
+def test_a_longer_candle_is_not_recomputed_from_a_minute_that_is_not_right(run: Run, make: Any) -> None:
     """The second of its minutes has lost its close; the first is as it was."""
     more = [make.trades(make.trade(at, 64 + at, price), venue="alpaca") for at, price in enumerate(["5", "9", "7"])]
     frames = [*minute(make), *more, amend(make, 68, "2", "cancel", "7"), make.heartbeat(69, venue="alpaca")]
@@ -245,8 +261,8 @@ def test_an_amendment_of_a_forgotten_trade_is_a_letter_and_its_candles_are_not_v
     assert (candle.start, candle.revision, candle.valid, candle.reason) == (make.ts(0), 1, False, "amended")
 
 
-def test_a_repair_closes_holes_but_not_what_an_amendment_left_unknown(run: Run, make: Any) -> None:
-    """It only adds trades, so it cannot tell which of them stand."""
+def test_a_repair_closes_gaps_but_not_what_an_amendment_left_unknown(run: Run, make: Any) -> None:
+    """It only adds trades, so it cannot show which of them stand."""
     frames = [*minute(make), amend(make, 64, "a", "cancel")]
     whole = make.trades(seconds=60, venue="alpaca", origin="repair", complete_from=make.ts(-120))
     published = run(partial(Candles, Limits(remembered_max=2)), [*frames, whole])
@@ -255,7 +271,7 @@ def test_a_repair_closes_holes_but_not_what_an_amendment_left_unknown(run: Run, 
     assert [one.valid for one in published[-1] if isinstance(one, Candle) and one.interval == "1m"] == [True]
 
 
-def test_nothing_is_told_of_a_candle_that_was_given_up(run: Run, make: Any) -> None:
+def test_a_candle_that_was_given_up_is_never_revised(run: Run, make: Any) -> None:
     """Whatever comes later, also after a restart: history has it; the longer one that is open counts on."""
     early = [*minute(make), amend(make, 64, "a", "cancel")]
     later = [
@@ -309,7 +325,7 @@ def test_the_first_amendment_of_a_venue_that_was_not_known_to_amend_spoils_what_
 
 
 def test_a_correction_that_history_brings_again_counts_once(run: Run, make: Any) -> None:
-    """A repair tells the trades that stand, so the correction comes as a plain trade, however long after."""
+    """A repair contains the trades that stand, so the correction comes as a plain trade, however long after."""
     repaired = make.trades(make.trade("e", 3.5, "4", "1"), venue="alpaca", origin="repair")
     for later in ([], [make.trades(make.trade(at, 65 + at), venue="alpaca") for at in range(3)]):
         again = [*minute(make), amend(make, 64, "e", "correct", "4", original_id="d", size="1"), *later, repaired]

@@ -1,4 +1,4 @@
-"""Anomalies are told when something is really unusual, once, with the value and the limit; and not during halts."""
+"""Anomalies are reported when something is really unusual, once, with value and limit, and not during halts."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_rolling_median_equals_the_naive_one(values: list[float], size: int)
 
 
 def test_a_price_far_from_the_last_is_a_jump(run: Run, make: Any) -> None:
-    """Five percent where a cent is usual: told once, critical, with both prices."""
+    """Five percent where a cent is usual: reported once, critical, with both prices."""
     jump = [make.trades(make.trade(1, 100, "105.00")), make.trades(make.trade(2, 101, "100.00"))]
     (anomaly,) = found(run(on_trades, [*calm_trades(make, 100), *jump]))
     assert (anomaly.kind, anomaly.severity, anomaly.metric) == ("price_jump", "critical", "log_return")
@@ -92,7 +92,7 @@ def test_the_furthest_trade_of_a_frame_counts(run: Run, make: Any) -> None:
     assert anomaly.evidence["trade_id"] == "2"
 
 
-def test_nothing_is_told_before_there_is_enough_to_compare_with(run: Run, make: Any) -> None:
+def test_nothing_is_reported_before_there_is_enough_to_compare_with(run: Run, make: Any) -> None:
     """The first values of a stream say nothing about what is usual."""
     frames = [*calm_trades(make, 20), make.trades(make.trade(1, 30, "200"))]
     quotes = [*calm_quotes(make, 20), make.quote(30, "90", "110")]
@@ -121,7 +121,7 @@ def test_the_decimal_places_of_a_price_are_those_it_needs(price: str, places: in
 
 
 def test_a_price_after_a_halt_or_a_gap_is_no_jump(run: Run, make: Any) -> None:
-    """What happened meanwhile is not known, so the distance means nothing; a jump well after is told."""
+    """What happened meanwhile is not known, so the distance means nothing; a jump well after is reported."""
     for mark in (HALT, {"valid": False, "reason": "gap"}):
         frames = [
             *calm_trades(make, 100),
@@ -134,7 +134,7 @@ def test_a_price_after_a_halt_or_a_gap_is_no_jump(run: Run, make: Any) -> None:
 
 
 def taken_back(make: Any, identity: object, seconds: float, **more: Any) -> AnyEvent:
-    """Return the frame of a cancel, or of the correction that `more` tells."""
+    """Return the frame of a cancel, or of the correction that `more` states."""
     fields = {"price": "1", "action": "cancel", "side": "unknown"} | more
     event: AnyEvent = make.trades(make.trade(identity, seconds, **fields), venue="alpaca")
     return event
@@ -168,16 +168,16 @@ def test_volume_that_was_taken_back_is_no_spike(run: Run, make: Any) -> None:
     assert [one.kind for one in found(run(on_trades, [*quiet, *burst, larger, more[0]]))] == ["volume_spike"]
 
 
-def test_one_kind_is_told_once_within_a_minute(run: Run, make: Any) -> None:
+def test_one_kind_is_reported_once_within_a_minute(run: Run, make: Any) -> None:
     """What is held back is counted."""
     jumps = [make.trades(make.trade(i, 100 + i, "150" if i % 2 else "100")) for i in range(6)]
     operator = AnomaliesTrades()
     state = operator.start("k")
-    told = 0
+    reported = 0
     for frame in [*calm_trades(make, 100), *jumps]:
         state, out = operator.step(state, frame)
-        told += len(out)
-    assert told == 1
+        reported += len(out)
+    assert reported == 1
     assert operator.counts["price_jump"] == 1
     assert operator.counts["held_back"] == 4
 
@@ -195,7 +195,7 @@ def minutes(make: Any, count: int, per_minute: int = 6) -> list[AnyEvent]:
 
 
 def test_a_minute_with_many_times_the_usual_volume_is_a_spike(run: Run, make: Any) -> None:
-    """Told when the minute's volume crosses the limit, not when the minute is over; the first minute is no measure."""
+    """Reported when the volume crosses the limit, not when the minute is over; the first minute is no measure."""
     burst = [make.trades(make.trade(i, 15 * 60 + 1 + i / 10, "100", "5")) for i in range(20)]
     (anomaly,) = found(run(on_trades, [*minutes(make, 15), *burst]))
     assert (anomaly.kind, anomaly.metric) == ("volume_spike", "minute_volume")
@@ -209,7 +209,7 @@ def test_volume_after_a_halt_is_not_judged(run: Run, make: Any) -> None:
     assert found(run(on_trades, [*minutes(make, 15), *auction])) == []
 
 
-def test_silence_of_trades_while_heartbeats_go_on_is_stale_once(run: Run, make: Any) -> None:
+def test_silence_of_trades_while_heartbeats_continue_is_stale_once(run: Run, make: Any) -> None:
     """A minute without a trade where one comes every second; a symbol that trades rarely is given longer."""
     heartbeats = [make.heartbeat(20 + i) for i in range(200)]
     (anomaly,) = found(run(on_trades, [*calm_trades(make, 20), *heartbeats]))
@@ -226,7 +226,7 @@ def test_silence_of_a_halted_symbol_is_not_stale(run: Run, make: Any) -> None:
 
 
 def test_a_bid_above_the_ask_is_crossed_until_it_is_not(run: Run, make: Any) -> None:
-    """Our own book crossed is critical; locked is fine; a crossing that goes on is told once."""
+    """Our own book crossed is critical; locked is fine; a crossing that lasts is reported once."""
     quotes = [
         make.quote(0, "100", "100.0"),
         make.quote(1, "100.01", "100", source="book", valid=False, reason="crossed"),
@@ -268,7 +268,7 @@ def test_a_spread_right_after_a_halt_is_not_judged(run: Run, make: Any) -> None:
     assert found(run(on_quotes, quotes)) == []
 
 
-def test_a_quote_that_says_it_is_stale_is_told(run: Run, make: Any) -> None:
+def test_a_quote_that_is_marked_stale_is_reported(run: Run, make: Any) -> None:
     """Once until it is good again."""
     stale: dict[str, Any] = {"valid": False, "reason": "stale"}
     quotes = [make.quote(0, **stale), make.quote(1, **stale), make.quote(2), make.quote(100, **stale)]
@@ -282,8 +282,8 @@ def status(make: Any, kind: str, seconds: float = 0, **more: Any) -> FeedStatus:
     return FeedStatus(venue="coinbase", symbol="BTC-USD", ts_event=ts, ts_recv=ts, kind=kind, **fields)
 
 
-def test_a_gap_tells_how_much_is_missing(run: Run, make: Any) -> None:
-    """Sequence numbers say how many messages; each line is told for itself."""
+def test_a_gap_states_how_much_is_missing(run: Run, make: Any) -> None:
+    """Sequence numbers say how many messages; each line is reported by itself."""
     statuses = [
         status(make, "connected"),
         status(make, "gap", 1, expected=10, received=17, gap_id="g1"),
@@ -298,11 +298,11 @@ def test_a_gap_tells_how_much_is_missing(run: Run, make: Any) -> None:
     ]
 
 
-def test_a_feed_that_hears_nothing_is_stale_but_not_in_a_halt(run: Run, make: Any) -> None:
+def test_a_feed_that_receives_nothing_is_stale_but_not_in_a_halt(run: Run, make: Any) -> None:
     """An open breaker is critical: nobody is trying any more."""
-    heard = [status(make, "halted"), status(make, "heartbeat_missed", 1), status(make, "resumed", 2)]
-    assert found(run(on_status, heard)) == []
-    statuses = [*heard, status(make, "heartbeat_missed", 3), status(make, "breaker_open", 100)]
+    before = [status(make, "halted"), status(make, "heartbeat_missed", 1), status(make, "resumed", 2)]
+    assert found(run(on_status, before)) == []
+    statuses = [*before, status(make, "heartbeat_missed", 3), status(make, "breaker_open", 100)]
     anomalies = found(run(on_status, statuses))
     assert [(a.kind, a.severity) for a in anomalies] == [("stale", "warning"), ("stale", "critical")]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketdata.book import L2Book
-from marketdata.events import AnyEvent, BookUpdate, DeadLetter
+from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus
 from stream_apps.operators.arbitration import LINES_MAX
 from stream_apps.operators.ingest_books import IngestBooks
 
@@ -125,7 +125,7 @@ class Downstream:
 
 @given(data=st.data(), symbol=st.booleans())
 @settings(max_examples=150)
-def test_what_goes_on_is_at_every_step_a_book_that_the_market_had(
+def test_what_passes_is_at_every_step_a_book_that_the_market_had(
     run: Run, make: Any, data: st.DataObject, symbol: bool
 ) -> None:
     """Whatever lines lose, repeat or lag: after each event the book equals the true one at that event's number."""
@@ -201,7 +201,7 @@ def test_a_standby_takes_over_when_the_primary_is_silent(run: Run, make: Any) ->
     assert sum(kind == "snapshot" for kind, _ in went_on) == 2
 
 
-def test_without_a_standby_the_clear_goes_on(run: Run, make: Any) -> None:
+def test_without_a_standby_the_clear_passes(run: Run, make: Any) -> None:
     """And the first line to have a whole book again is followed."""
     market = Market(make, [("bid", str(price), "1") for price in range(1, 7)])
     events = [
@@ -230,7 +230,8 @@ def test_a_change_that_cannot_be_used_costs_the_line_its_book(make: Any) -> None
         assert [type(event) for event in out] == [DeadLetter]
         state, _ = operator.step(state, market.snapshot(5, 0))
         state, out = operator.step(state, bad)
-        assert [(type(event), getattr(event, "kind", "")) for event in out] == [(DeadLetter, ""), (BookUpdate, "clear")]
+        assert [(type(event), getattr(event, "kind", "")) for event in out] == [
+            (DeadLetter, ""), (BookUpdate, "clear"), (FeedStatus, "gap")]  # fmt: skip
         assert operator.step(state, market.update(7, 0))[1] == []
 
 
@@ -257,7 +258,7 @@ def test_a_quiet_symbol_keeps_its_book_when_a_line_loses_it(run: Run, make: Any)
 
 
 def test_lines_without_end_cost_no_memory(make: Any) -> None:
-    """The one that was heard longest ago is forgotten, never the one that leads."""
+    """The one that is silent longest is forgotten, never the one that leads."""
     market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
     for operator in (by_connection(), by_symbol()):
         state = operator.start("key")
@@ -301,8 +302,8 @@ def test_a_halted_standby_takes_over_as_halted(run: Run, make: Any) -> None:
     assert (snapshot.kind, snapshot.line, snapshot.valid, snapshot.reason) == ("snapshot", "l/1", False, "halted")
 
 
-def test_a_line_that_finds_out_that_the_venue_numbers_anew_takes_the_others_along(run: Run, make: Any) -> None:
-    """It clears its book first; that its new snapshot is behind its own numbers tells it from one that joins late."""
+def test_a_line_that_sees_a_sequence_reset_takes_the_others_along(run: Run, make: Any) -> None:
+    """It clears its book first; its new snapshot is behind its own numbers, unlike that of a line that joins late."""
     market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
     events = [
         market.snapshot(10, 0),
@@ -323,7 +324,7 @@ def test_a_line_that_finds_out_that_the_venue_numbers_anew_takes_the_others_alon
     ]  # fmt: skip
 
 
-def test_a_venue_that_starts_to_number_anew_is_followed_and_old_numbers_are_not(run: Run, make: Any) -> None:
+def test_a_venue_that_resets_its_sequence_is_followed_and_old_numbers_are_not(run: Run, make: Any) -> None:
     """A snapshot in the middle of a line that steps back: other lines wait for theirs."""
     market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
     events = [

@@ -170,7 +170,7 @@ def test_delta_before_snapshot_is_ignored_and_counted(make: Any) -> None:
     assert [event.bid_prices for event in published if isinstance(event, Book)] == [["9"]]
 
 
-def test_a_clear_is_told_at_once_with_its_reason(run: Run, make: Any) -> None:
+def test_a_clear_is_published_at_once_with_its_reason(run: Run, make: Any) -> None:
     """Quote and book both say that nothing is known any more, and why."""
     published = run(
         Books, [make.book("snapshot", 0, [("10", "1")], [("11", "1")]), make.clear(0.001, reason="checksum")]

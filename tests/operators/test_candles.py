@@ -44,7 +44,7 @@ def figures(candle: Candle) -> tuple[Any, ...]:
 
 
 def last_of_each(published: list[list[AnyEvent]]) -> dict[tuple[str, int], tuple[Any, ...]]:
-    """Return the last word on each candle that has trades."""
+    """Return the last revision of each candle that has trades."""
     last = {(event.interval, event.start): event for event in flat(published) if isinstance(event, Candle)}
     return {at: figures(candle) for at, candle in last.items() if candle.trades}
 
@@ -117,7 +117,7 @@ def frame(trades: list[Trade], ts: int) -> Trades:
 
 
 def patient() -> Candles:
-    """Return an operator that takes no silence for a hole."""
+    """Return an operator that takes no silence for a gap."""
     return Candles(Limits(silence_ns=10**18))
 
 
@@ -134,7 +134,9 @@ def test_late_trades_in_any_order_give_the_candles_of_the_sorted_order(
 
 
 @given(case=shuffled_frames())
-def test_the_last_word_on_each_candle_equals_the_naive_candle(run: Run, case: tuple[list[Trade], list[Trades]]) -> None:
+def test_the_last_revision_of_each_candle_equals_the_naive_candle(
+    run: Run, case: tuple[list[Trade], list[Trades]]
+) -> None:
     """Open, high, low, close, count and the exact sums, for all six intervals."""
     trades, frames = case
     published = run(patient, frames)
@@ -263,8 +265,8 @@ def test_trades_of_one_moment_are_ordered_by_their_number(run: Run, make: Any) -
     assert (final.open, final.close) == ("109", "110")
 
 
-def test_a_minute_without_trades_is_a_valid_marker_when_heartbeats_went_on(run: Run, make: Any) -> None:
-    """The marker tells that there was no trade."""
+def test_a_minute_without_trades_is_a_valid_marker_when_heartbeats_continued(run: Run, make: Any) -> None:
+    """The marker states that there was no trade."""
     published = run(Candles, [make.heartbeat(second) for second in range(0, 190, 5)])
     made = candles(published)
     assert [(c.start, c.state, c.trades, c.open, c.valid) for c in made] == [
@@ -274,8 +276,8 @@ def test_a_minute_without_trades_is_a_valid_marker_when_heartbeats_went_on(run: 
     ]
 
 
-def test_minutes_spanned_by_silence_say_that_nobody_knows(run: Run, make: Any) -> None:
-    """Heartbeats that stop for longer than five seconds leave a hole, and only what it touches is invalid."""
+def test_minutes_spanned_by_silence_are_invalid(run: Run, make: Any) -> None:
+    """Heartbeats that stop for longer than five seconds leave a gap, and only what it touches is invalid."""
     before = [make.heartbeat(second) for second in range(66)]
     after = [make.heartbeat(second) for second in range(130, 250)]
     made = candles(run(Candles, [*before, *after]))
@@ -347,7 +349,7 @@ def test_the_first_candles_are_invalid_because_what_came_before_is_unknown(run: 
     assert [(c.valid, c.reason) for c in candles(published)] == [(False, "gap"), (True, "")]
 
 
-def test_without_heartbeats_nobody_can_tell_that_there_were_no_trades(run: Run, make: Any) -> None:
+def test_without_heartbeats_an_interval_without_trades_is_invalid(run: Run, make: Any) -> None:
     """A stream of trades alone makes valid bars where it has trades, and invalid markers where it has none."""
     trades = [make.trades(make.trade(i, at)) for i, at in enumerate([0, 20, 130, 200])]
     finals = candles(run(Candles, trades), state="final")

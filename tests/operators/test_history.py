@@ -1,4 +1,4 @@
-"""History on the way to candles: each candle once, old trades without harm, holes closed by what was repaired."""
+"""History on its way to candles: each candle once, old trades without harm, gaps closed by repairs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def letters(published: list[list[AnyEvent]]) -> list[DeadLetter]:
     return [event for events in published for event in events if isinstance(event, DeadLetter)]
 
 
-def test_a_page_told_again_adds_nothing_and_a_higher_revision_does(run: Run, make: Any) -> None:
+def test_a_page_that_is_repeated_adds_nothing_and_a_higher_revision_does(run: Run, make: Any) -> None:
     """Over a restart too; an interval without trades is a marker without prices."""
     page, more = history(make), history(make, count=5)
     again = msgspec.structs.replace(page, revision=1, origin="repair")
@@ -108,7 +108,7 @@ def test_old_trades_are_no_dead_letters_and_leave_candles_that_are_history_alone
     assert [(one.interval, one.start, one.trades) for one in closed] == [("1m", make.ts(0), 1)]
 
 
-def test_a_repair_that_is_complete_makes_the_candles_of_a_hole_valid(run: Run, make: Any) -> None:
+def test_a_repair_that_is_complete_makes_the_candles_of_a_gap_valid(run: Run, make: Any) -> None:
     """Its trades revise them, and then the mark takes away the doubt, with a revision more; the rest stays in doubt."""
     published = run(
         Candles,
@@ -121,9 +121,9 @@ def test_a_repair_that_is_complete_makes_the_candles_of_a_hole_valid(run: Run, m
         ],
     )
     minutes = [one for one in made(published) if one.interval == "1m" and one.state != "open"]
-    told = [(one.start - make.ts(0), one.revision, one.trades, one.valid, one.reason) for one in minutes]
+    found = [(one.start - make.ts(0), one.revision, one.trades, one.valid, one.reason) for one in minutes]
     minute = 60 * 10**9
-    assert told[1:] == [
+    assert found[1:] == [
         (minute, 0, 0, False, "gap"),
         (2 * minute, 0, 0, False, "gap"),
         (minute, 1, 1, False, "gap"),

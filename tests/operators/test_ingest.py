@@ -34,9 +34,9 @@ def trades_of(published: list[list[AnyEvent]]) -> list[Trades]:
 
 
 def test_ids_that_are_used_again_are_never_dropped_in_silence(make: Any) -> None:
-    """The venue numbers anew: the first few are dead letters and their frames not valid, then its numbers are new ones.
+    """The venue resets its ids: the first few are dead letters in invalid messages, then its numbers are new ones.
 
-    Old trades that come late are told apart by their time, and so is what history brings of either.
+    Old trades that come late are recognised by their time, and so are those of history.
     """
     operator = trades_operator()
     state = operator.start("k")
@@ -50,12 +50,12 @@ def test_ids_that_are_used_again_are_never_dropped_in_silence(make: Any) -> None
         state, out = operator.step(state, event)
         assert state is not None
         state = unpack_state(pack_state(state), operator.state)
-        for told in out:
-            if isinstance(told, Trades):
-                passed += [(trade.trade_id, trade.ts_event) for trade in told.trades]
-                assert told.trades or not told.valid
-            elif isinstance(told, DeadLetter):
-                letters.append((told.reason, told.field, told.value))
+        for one in out:
+            if isinstance(one, Trades):
+                passed += [(trade.trade_id, trade.ts_event) for trade in one.trades]
+                assert one.trades or not one.valid
+            elif isinstance(one, DeadLetter):
+                letters.append((one.reason, one.field, one.value))
     assert letters == [("id_reused", "trade_id", str(number)) for number in (1, 1, 2, 2, 3, 3, 4)]
     assert len(set(passed)) == len(passed)
     every = [(str(n), make.ts(n)) for n in range(1, 31)] + [(str(n), make.ts(100 + n)) for n in range(1, 13)]
@@ -86,7 +86,7 @@ def redundant_lines(draw: st.DrawFn) -> tuple[list[str], list[tuple[int, list[st
 
 
 @given(case=redundant_lines(), data=st.data())
-def test_each_trade_of_several_lines_goes_on_once_whatever_the_interleaving(
+def test_each_trade_of_several_lines_passes_once_whatever_the_interleaving(
     run: Run, make: Any, case: tuple[list[str], list[tuple[int, list[str]]]], data: st.DataObject
 ) -> None:
     """The union of what the lines brought, in the order of first arrival; restarts change nothing."""
@@ -110,13 +110,13 @@ def test_a_frame_with_nothing_new_is_dropped_and_counted(make: Any) -> None:
     assert operator.counts == {"duplicates": 2}
 
 
-def test_heartbeats_go_on_only_when_they_move_time(run: Run, make: Any) -> None:
+def test_heartbeats_pass_only_when_they_move_time(run: Run, make: Any) -> None:
     """Two lines' heartbeats of one second are one."""
     frames = [make.heartbeat(at, line=f"coinbase/{line}") for at in (1, 2, 3) for line in (0, 1)]
     assert [event.ts_event for event in trades_of(run(trades_operator, frames))] == [make.ts(1), make.ts(2), make.ts(3)]
 
 
-def test_a_correction_and_a_cancel_go_on_once_each(run: Run, make: Any) -> None:
+def test_a_correction_and_a_cancel_pass_once_each(run: Run, make: Any) -> None:
     """They carry the id of the trade that they amend, which has passed before; two corrections differ."""
     trade = make.trade(7, 0)
     amended = [
@@ -129,7 +129,7 @@ def test_a_correction_and_a_cancel_go_on_once_each(run: Run, make: Any) -> None:
     assert [event.trades[0] for event in trades_of(run(trades_operator, frames))] == amended
 
 
-def test_an_amendment_is_told_apart_from_every_trade_and_from_its_like(run: Run, make: Any) -> None:
+def test_an_amendment_is_distinct_from_every_trade_and_from_its_like(run: Run, make: Any) -> None:
     """A cancel comes once whatever its time, a correction of one trade once for each trade that it replaces it by."""
     frames = [
         make.trades(make.trade("cancel|7", 0)),
@@ -139,8 +139,8 @@ def test_an_amendment_is_told_apart_from_every_trade_and_from_its_like(run: Run,
         make.trades(make.trade(8, 4, action="correct", original_id="6"), line="coinbase/1"),
         make.trades(make.trade(8, 5, action="cancel")),
     ]
-    told = [(one.trade_id, one.action) for event in trades_of(run(trades_operator, frames)) for one in event.trades]
-    assert told == [("cancel|7", "new"), ("7", "cancel"), ("8", "correct"), ("8", "cancel")]
+    sent = [(one.trade_id, one.action) for event in trades_of(run(trades_operator, frames)) for one in event.trades]
+    assert sent == [("cancel|7", "new"), ("7", "cancel"), ("8", "correct"), ("8", "cancel")]
 
 
 def test_one_line_going_down_says_nothing_while_another_is_up(run: Run, make: Any) -> None:
@@ -168,7 +168,7 @@ def test_one_line_going_down_says_nothing_while_another_is_up(run: Run, make: An
     ]
 
 
-def test_a_halt_counts_as_soon_as_one_line_tells_of_it(run: Run, make: Any) -> None:
+def test_a_halt_counts_as_soon_as_one_line_reports_it(run: Run, make: Any) -> None:
     """Halts concern the market; a line that lags does not lift one, and one that has died does not hold it."""
     halt: dict[str, Any] = {"valid": False, "reason": "halted"}
     published = run(
@@ -202,7 +202,7 @@ def test_history_passes_once_and_says_nothing_about_the_lines(run: Run, make: An
     data=st.data(),
 )
 @settings(max_examples=60)
-def test_each_quote_of_several_lines_goes_on_once_and_never_back_in_time(
+def test_each_quote_of_several_lines_passes_once_and_never_back_in_time(
     run: Run, make: Any, delays: list[int], prices: list[str], data: st.DataObject
 ) -> None:
     """Lines that lag by up to a minute add nothing; the first to arrive is enough."""
@@ -220,17 +220,17 @@ def test_each_quote_of_several_lines_goes_on_once_and_never_back_in_time(
     assert run(quotes_operator, quotes, restarts=at) == published
 
 
-def test_numbered_quotes_of_one_time_go_on_even_when_the_last_repeats_the_first(run: Run, make: Any) -> None:
-    """Binance's spot quotes carry no time of their own; two lines tell the same numbers."""
-    told = [make.quote(0, bid, venue="binance_spot", sequence=number, line=line)
+def test_numbered_quotes_of_one_time_pass_even_when_the_last_repeats_the_first(run: Run, make: Any) -> None:
+    """Binance's spot quotes carry no time of their own; two lines send the same numbers."""
+    sent = [make.quote(0, bid, venue="binance_spot", sequence=number, line=line)
             for number, bid in ((1, "99"), (2, "98"), (3, "99")) for line in ("line/0", "line/1")]  # fmt: skip
-    published = run(quotes_operator, told)
+    published = run(quotes_operator, sent)
     assert [(event.sequence, event.bid) for events in published for event in events if isinstance(event, Quote)] == [
         (1, "99"), (2, "98"), (3, "99")
     ]  # fmt: skip
 
 
-def test_a_status_goes_on_once_and_a_gap_opens_and_closes_once(make: Any) -> None:
+def test_a_status_passes_once_and_a_gap_opens_and_closes_once(make: Any) -> None:
     """What an engine or a producer sends again is dropped; every line keeps its own history."""
     gap = FeedStatus(
         venue="coinbase", symbol="BTC-USD", ts_event=make.ts(0), ts_recv=make.ts(0), line="l/0", kind="gap", gap_id="g"

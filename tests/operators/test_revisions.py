@@ -29,7 +29,7 @@ def test_a_revision_passes_when_it_is_higher_than_the_last(candles: list[tuple[i
 
 @given(candles=PLACES, limit=st.integers(1, 4))
 def test_however_little_is_remembered_no_revision_passes_twice(candles: list[tuple[int, int]], limit: int) -> None:
-    """What may have passed is refused, and is told apart from what has."""
+    """What may have passed is refused, unlike what certainly has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(revisions, "RANGES_MAX", limit)
         passed, naive = Revisions(), set[tuple[int, int]]()

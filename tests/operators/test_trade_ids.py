@@ -17,7 +17,7 @@ from marketdata.operator import Lost
 from marketdata.state import pack_state, unpack_state
 from stream_apps.operators import trade_ids
 from stream_apps.operators.ingest_trades import IngestTrades
-from stream_apps.operators.trade_ids import Coverage, KeySet, NumberRanges, SeenIds, as_number, key_of, no_ids
+from stream_apps.operators.trade_ids import Coverage, NumberRanges, SeenIds, as_number, key_of, no_ids
 
 Run = Callable[..., list[list[AnyEvent]]]
 
@@ -51,27 +51,6 @@ def test_different_ids_have_different_keys() -> None:
     spellings = [UUIDS[3], UUIDS[3].upper(), UUIDS[3].replace("-", ""), "{" + UUIDS[3] + "}", zeros, "", "1", "01"]
     assert len({key_of(one) for one in spellings}) == len(spellings)
     assert all(any(key_of(one)) for one in spellings)
-
-
-@given(keys=st.lists(st.binary(min_size=16, max_size=16).filter(any), max_size=200))
-def test_a_set_of_keys_holds_what_was_added(keys: list[bytes]) -> None:
-    """Whatever their bytes are, also after it was packed."""
-    found, naive = KeySet(), set()
-    for key in keys:
-        assert (key in found) == (key in naive)
-        found.add(key)
-        naive.add(key)
-    restored = KeySet.unpack(found.pack())
-    assert len(found) == len(restored) == len(naive)
-    assert all(key in found and key in restored for key in keys)
-    assert restored.pack() == found.pack() == b"".join(sorted(naive))
-
-
-@pytest.mark.parametrize("packed", [b"x", bytes(16)])
-def test_what_is_no_set_of_keys_is_not_read_as_one(packed: bytes) -> None:
-    """A key has 16 bytes that are not all zero."""
-    with pytest.raises(ValueError, match="16 bytes"):
-        KeySet.unpack(packed)
 
 
 def test_ranges_of_uneven_columns_are_not_read() -> None:

@@ -62,7 +62,7 @@ BAD_TRADES: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("wrong", "reason", "field"), BAD_TRADES)
-def test_a_bad_trade_is_refused_and_the_others_of_its_frame_go_on(
+def test_a_bad_trade_is_refused_and_the_others_of_its_frame_pass(
     make: Any, wrong: dict[str, Any], reason: str, field: str
 ) -> None:
     """The letter names the field and holds the trade alone, so that a redrive repeats nothing."""
@@ -135,7 +135,7 @@ BAD_BOOKS: list[tuple[dict[str, Any], str]] = [
 def test_one_bad_level_spoils_the_change_and_the_book_until_the_next_snapshot(
     make: Any, wrong: dict[str, Any], reason: str
 ) -> None:
-    """The change is refused, the book is cleared in the same step, and later changes wait for a snapshot."""
+    """The book is cleared in the same step, with a gap on the ledger, until a snapshot closes it."""
     operator = IngestBooks()
     state = operator.start("coinbase:BTC-USD")
     good = make.book("snapshot", 0, [("99", "1")], [("101", "1")])
@@ -143,15 +143,18 @@ def test_one_bad_level_spoils_the_change_and_the_book_until_the_next_snapshot(
     state, out = operator.step(state, good)
     assert out == [good]
     state, out = operator.step(state, bad)
-    letter, clear = out
+    letter, clear, gap = out
     assert isinstance(letter, DeadLetter)
     assert isinstance(clear, BookUpdate)
+    assert isinstance(gap, FeedStatus)
+    assert (gap.kind, gap.channel, gap.ts_from) == ("gap", "books", make.ts(0))
     assert (letter.reason, letter.payload) == (reason, b"")
     assert (clear.kind, clear.valid, clear.reason) == ("clear", False, "gap")
     state, out = operator.step(state, make.book("update", 2, [("97", "1")]))
     assert out == []
-    state, out = operator.step(state, make.book("snapshot", 3, [("97", "1")]))
-    assert len(out) == 1
+    state, (_, end) = operator.step(state, make.book("snapshot", 3, [("97", "1")]))
+    assert isinstance(end, FeedStatus)
+    assert (end.kind, end.gap_id, end.ts_from, end.ts_to) == ("resynced", gap.gap_id, make.ts(0), make.ts(3))
 
 
 @pytest.mark.parametrize("price", ["-37.63", "0", "0.00", "-0", "1e-40", "-1e29", f"{'9' * 30}.{'9' * 33}"])
@@ -192,7 +195,7 @@ def test_a_bad_quote_is_refused(make: Any, wrong: dict[str, Any], reason: str) -
     assert len(out) == 1
 
 
-def test_a_quote_with_statistics_and_a_falling_price_goes_on(make: Any) -> None:
+def test_a_quote_with_statistics_and_a_falling_price_passes(make: Any) -> None:
     """Statistics need not fall on a tick, and a change may be negative."""
     quote = make.quote(0, volume_24h="1e3", high_24h="101.12345", low_24h="98.999", change_24h="-1.25", last="100.10")
     operator = IngestQuotes()

@@ -1,4 +1,4 @@
-"""Fixtures of the producers' tests: the Coinbase recording and frames made by hand."""
+"""Fixtures of the producers' tests: the Coinbase recording, frames made by hand, topics of a test's own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 
+from infra.local.table import Endpoints
+from marketdata.codec import Codec
+from marketdata.events import EVENTS
+from marketdata.topics import INGEST, PARTITIONS
 from runtime import recordings
 from runtime.recordings import Recorded
+from runtime.registry import Registry
+from runtime.settings import CommonSettings
 
 RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "recordings"
 
@@ -94,3 +101,26 @@ def frames() -> Frames:
 def make_frames() -> type[Frames]:
     """The writer's class, for property tests that need a new one for every example."""
     return Frames
+
+
+@pytest.fixture(scope="module")
+def codec(endpoints: Endpoints) -> Codec:
+    """A codec whose schemas are registered."""
+    registry = Registry(endpoints.registry_url)
+    ids = {event.schema: registry.register(event.schema) for event in EVENTS}
+    registry.close()
+    return Codec(ids)
+
+
+@pytest.fixture
+def settings(endpoints: Endpoints, topic_prefix: str) -> CommonSettings:
+    """Settings of this test's own topics, which exist."""
+    admin = AdminClient({"bootstrap.servers": endpoints.kafka_brokers})
+    topics = {topic.physical(topic_prefix): topic for topic in INGEST.values()}
+    created = admin.create_topics([NewTopic(name, num_partitions=PARTITIONS, replication_factor=1,
+                                            config=topic.config()) for name, topic in topics.items()])  # fmt: skip
+    for future in created.values():
+        future.result(timeout=60)
+    return CommonSettings(
+        kafka_brokers=endpoints.kafka_brokers, registry_url=endpoints.registry_url, topic_prefix=topic_prefix
+    )

@@ -13,7 +13,7 @@ import pytest
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output
-from producers.families.binance import BinanceFeed
+from producers.families.binance import BinanceFeed, RestProduct, rest_fields
 from producers.feeds.binance_spot import make as make_spot
 from producers.feeds.binance_usdm import make
 from runtime import recordings
@@ -244,3 +244,18 @@ def test_aggregate_trades_are_asked_for_from_the_first_that_is_missing() -> None
     out = feed.fetched(request, json.dumps([agg(8), agg(9), agg(10)]).encode(), T0)
     assert [[t.trade_id for t in o.trades] for o in out if isinstance(o, Trades)] == [["8", "9"]]
     assert kinds(out) == ["BTC-USDT_240927 resynced"]
+
+
+def test_a_listed_contract_has_its_expiry_and_settlement() -> None:
+    """As exchangeInfo lists them: a perpetual's delivery date, in the year 2100, is none."""
+    common: dict[str, Any] = {"status": "TRADING", "baseAsset": "BTC", "quoteAsset": "USDT", "marginAsset": "USDT"}
+    perpetual = RestProduct(symbol="BTCUSDT", contractType="PERPETUAL", deliveryDate=4_133_404_800_000, **common)
+    future = RestProduct(symbol="BTCUSDT_260925", contractType="CURRENT_QUARTER", deliveryDate=1_790_323_200_000,
+                         **common)  # fmt: skip
+    inverse = RestProduct(symbol="BTCUSD_PERP", contractType="PERPETUAL", **common | {"marginAsset": "BTC"})
+    fields = [rest_fields(one) for one in (perpetual, future, inverse)]
+    assert [(one["kind"], one.get("expiry"), one["settlement_currency"], one["inverse"]) for one in fields] == [
+        ("perpetual", None, "USDT", False),
+        ("future", 1_790_323_200_000_000_000, "USDT", False),
+        ("perpetual", None, "BTC", True),
+    ]

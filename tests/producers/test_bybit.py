@@ -79,6 +79,13 @@ def test_same_name_is_another_symbol_on_each_market(played: dict[str, tuple[Bybi
         ("BTC-USDT-PERP", "BTCUSDT", "perpetual", "BTC", "USDT", "0.10", "online"),
         ("SOL-USDT-PERP", "SOLUSDT", "perpetual", "SOL", "USDT", "0.010", "online"),
     }
+    contracts = {(i.symbol, i.expiry, i.settlement_currency, i.inverse)
+                 for _, out in played.values() for i in out if isinstance(i, Instrument)}  # fmt: skip
+    assert contracts == {
+        ("BTC-USDT", None, None, None),
+        ("BTC-USDT-PERP", None, "USDT", False),
+        ("SOL-USDT-PERP", None, "USDT", False),
+    }
 
 
 @pytest.mark.parametrize("conn", [SPOT, LINEAR])
@@ -337,7 +344,7 @@ def test_recent_trades_that_do_not_reach_back_before_the_loss_leave_it_on_the_le
     (request,) = [o for o in feed.received(trade("a-3"), T0) if isinstance(o, Fetch)]
     out = feed.fetched(request, listed("a-4", "a-3"), T0)
     assert [(e.valid, [t.trade_id for t in e.trades]) for e in out if isinstance(e, Trades)] == [
-        (True, ["a-4"]), (False, [])]  # fmt: skip
+        (False, ["a-4"]), (False, [])]  # fmt: skip
     opened, closed = [o for o in out if isinstance(o, FeedStatus)]
     assert (opened.kind, opened.ts_from, closed.kind) == ("gap", MS * 1_000_000, "resynced")
     assert opened.gap_id != closed.gap_id

@@ -43,8 +43,11 @@ def story(out: list[Output]) -> list[str]:
         match output:
             case BookUpdate() | FeedStatus():
                 lines.append(" ".join(filter(None, (output.symbol, output.kind, output.reason))))
+            case Trades(complete_from=int()):
+                lines.append(f"{output.symbol} complete")
             case Trades():
-                lines.append(f"{output.symbol} trades {','.join(trade.trade_id for trade in output.trades)}")
+                ids = ",".join(trade.trade_id for trade in output.trades)
+                lines.append(" ".join(filter(None, (output.symbol, "trades", ids, output.reason))))
             case Send():
                 order = json.loads(output.frame)
                 lines.append(f"send {order['type']} {order['channel']} {','.join(order['product_ids'])}")
@@ -194,8 +197,8 @@ def test_gap_stays_open_until_trades_are_accounted_for(feed: CoinbaseFeed, frame
     assert story(feed.received(frames.snapshot(), T0)) == ["BTC-USD snapshot"]
     assert story(feed.received(frames.heartbeat(), T0)) == ["BTC-USD heartbeat"], "no vouching for trades yet"
     out = feed.received(frames.trades(1, 2, 3, 4, kind="snapshot"), T0)
-    assert story(out) == ["BTC-USD trades 3,4", "BTC-USD resynced"]
-    assert story(feed.received(frames.heartbeat(), T0)) == ["BTC-USD trades ", "BTC-USD heartbeat"]
+    assert story(out) == ["BTC-USD trades 3,4", "BTC-USD complete", "BTC-USD resynced"]
+    assert story(feed.received(frames.heartbeat(), T0)) == ["BTC-USD trades", "BTC-USD heartbeat"]
 
 
 def test_heartbeat_of_a_time_that_cannot_be_vouches_for_nothing(feed: CoinbaseFeed, frames: Frames) -> None:
@@ -212,7 +215,9 @@ def test_next_trade_id_proves_that_no_trade_was_lost(feed: CoinbaseFeed, frames:
     feed.received(frames.snapshot(), T0)
     frames.lost()
     feed.received(frames.snapshot(), T0)
-    assert story(feed.received(frames.trades(2), T0)) == ["BTC-USD trades 2", "BTC-USD resynced"]
+    assert story(feed.received(frames.trades(2), T0)) == [
+        "BTC-USD trades 2", "BTC-USD complete", "BTC-USD resynced",
+    ]  # fmt: skip
 
 
 def test_trades_lost_in_a_gap_come_back_with_the_trade_snapshot(feed: CoinbaseFeed, frames: Frames) -> None:
@@ -220,7 +225,7 @@ def test_trades_lost_in_a_gap_come_back_with_the_trade_snapshot(feed: CoinbaseFe
     feed.received(frames.snapshot(), T0)
     feed.received(frames.trades(1, 2), T0)
     frames.lost()
-    assert "BTC-USD trades 5" in story(feed.received(frames.trades(5), T0))
+    assert "BTC-USD trades 5 gap" in story(feed.received(frames.trades(5), T0))
     feed.received(frames.snapshot(), T0)
     out = feed.received(frames.trades(1, 2, 3, 4, 5, 6, kind="snapshot"), T0)
     assert story(out) == ["BTC-USD trades 3,4,6", "BTC-USD resynced"]
@@ -235,10 +240,16 @@ def test_trades_that_no_snapshot_reaches_stay_on_the_ledger(feed: CoinbaseFeed, 
     frames.lost()
     feed.received(frames.snapshot(), T0)
     out = feed.received(frames.trades(8, 9, kind="snapshot"), T0)
-    assert story(out) == ["BTC-USD trades 8,9", "BTC-USD gap gap", "BTC-USD trades ", "BTC-USD resynced"]
+    assert story(out) == ["BTC-USD trades 8,9 gap", "Fetch"]
+    request = out[-1]
+    assert isinstance(request, Fetch)
+    listed = json.loads(type(frames)().trades(7, 8, 9))["events"][0]["trades"]
+    out = feed.fetched(request, json.dumps({"trades": listed}).encode(), T0)
+    assert story(out) == ["BTC-USD trades 7 gap", "BTC-USD gap gap", "BTC-USD trades gap", "BTC-USD resynced"]
+    assert story(feed.received(frames.trades(10), T0))[0] == "BTC-USD trades 10", "valid again"
     gap, mark = out[1:3]
     assert isinstance(gap, FeedStatus)
-    assert (gap.channel, gap.expected, gap.received) == ("market_trades", 3, 8)
+    assert (gap.channel, gap.expected, gap.received) == ("market_trades", 3, 7)
     assert isinstance(mark, Trades)
     assert (mark.valid, mark.reason) == (False, "gap")
 
@@ -249,7 +260,7 @@ def test_skipped_trade_id_is_a_gap_of_the_trades_alone(feed: CoinbaseFeed, frame
     feed.received(frames.trades(1, 2), T0)
     out = feed.received(frames.trades(4), T0)
     assert story(out) == [
-        "BTC-USD trades 4", "BTC-USD gap gap",
+        "BTC-USD trades 4 gap", "BTC-USD gap gap",
         "send unsubscribe market_trades BTC-USD", "send subscribe market_trades BTC-USD", "BTC-USD resync trade_hole",
     ]  # fmt: skip
     assert story(feed.received(frames.update(), T0)) == ["BTC-USD update"]
@@ -409,7 +420,7 @@ def test_bad_trade_does_not_cost_its_neighbours_and_leaves_a_hole(feed: Coinbase
     feed.received(frames.trades(1), T0)
     frame = frames.trades(2, 3, 4).replace(b'"trade_id":"3","price":"100.5"', b'"trade_id":"3","price":"NaN"')
     assert story(feed.received(frame, T0)) == [
-        "DeadLetter", "BTC-USD trades 2,4", "BTC-USD gap gap",
+        "DeadLetter", "BTC-USD trades 2,4 gap", "BTC-USD gap gap",
         "send unsubscribe market_trades BTC-USD", "send subscribe market_trades BTC-USD", "BTC-USD resync trade_hole",
     ]  # fmt: skip
 
@@ -441,7 +452,7 @@ def test_halt_is_told_in_every_stream_and_so_is_its_end(feed: CoinbaseFeed, fram
     feed.received(frames.status(), T0)
     out = feed.received(frames.status(trading_disabled=True), T0)
     assert story(out) == [
-        "Instrument", "BTC-USD halted halted", "BTC-USD trades ", "BTC-USD heartbeat halted",
+        "Instrument", "BTC-USD halted halted", "BTC-USD trades halted", "BTC-USD heartbeat halted",
     ]  # fmt: skip
     assert [event.valid for event in out if isinstance(event, Trades | BookUpdate)] == [False, False]
     (change,) = feed.received(frames.update(), T0)
@@ -449,7 +460,7 @@ def test_halt_is_told_in_every_stream_and_so_is_its_end(feed: CoinbaseFeed, fram
     assert (change.kind, change.valid, change.reason) == ("update", False, "halted")
     assert feed.received(frames.status(trading_disabled=True), T0) == []
     out = feed.received(frames.status(), T0)
-    assert story(out) == ["Instrument", "BTC-USD resumed online", "BTC-USD trades ", "BTC-USD heartbeat"]
+    assert story(out) == ["Instrument", "BTC-USD resumed online", "BTC-USD trades", "BTC-USD heartbeat"]
     assert [event.valid for event in out if isinstance(event, Trades | BookUpdate)] == [True, True]
 
 
@@ -508,7 +519,7 @@ def test_disconnection_is_a_gap_that_the_next_snapshots_close(feed: CoinbaseFeed
     assert story(out) == ["* disconnected reset", "BTC-USD clear disconnected", "BTC-USD gap disconnected"]
     feed.opened(T0 + SECOND)
     frames.sequence = 0
-    assert story(feed.received(frames.trades(1, 2, 3, kind="snapshot"), T0)) == ["BTC-USD trades 3"]
+    assert story(feed.received(frames.trades(1, 2, 3, kind="snapshot"), T0)) == ["BTC-USD trades 3", "BTC-USD complete"]
     assert story(feed.received(frames.snapshot(), T0)) == ["BTC-USD snapshot", "BTC-USD resynced"]
 
 

@@ -495,6 +495,7 @@ def definition(made: Any) -> bytes:
     return laid_out(
         made._dtypes, rtype=dbn.DEFINITION, publisher_id=1, instrument_id=9, ts_event=TS, ts_recv=TS,
         min_price_increment=NANO // 4, raw_symbol=b"ESU4", asset=b"ES", currency=b"USD", instrument_class=b"F",
+        expiration=TS + dbn.DAY_NS, unit_of_measure_qty=50 * NANO, strike_price=dbn.UNDEF_PRICE, settl_currency=b"USD",
         security_update_action=b"A", match_algorithm=b"F", user_defined_instrument=b"N", tick_rule=255,
     )  # fmt: skip
 
@@ -510,6 +511,9 @@ def test_a_definition_of_any_version_makes_an_instrument(version: int, made: Any
     assert isinstance(instrument, Instrument)
     assert (instrument.symbol, instrument.kind, instrument.tick_size) == ("ESU4", "future", "0.25")
     assert (instrument.base_currency, instrument.quote_currency) == ("ES", "USD")
+    assert (instrument.expiry, instrument.strike, instrument.contract_multiplier, instrument.settlement_currency) == (
+        TS + dbn.DAY_NS, None, "50", "USD",
+    )  # fmt: skip
 
 
 def test_a_symbol_is_the_mappings_of_its_date() -> None:

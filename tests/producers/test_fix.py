@@ -175,6 +175,9 @@ def test_books_and_trades_are_the_venues_own(variant: dict[str, Any]) -> None:
     assert {t.side for o in talk.out if isinstance(o, Trades) for t in o.trades} == {"buy", "sell"}
     tick = {o.symbol: (o.tick_size, o.min_order_size) for o in talk.out if isinstance(o, Instrument)}
     assert tick == dict.fromkeys(OURS.values(), ("0.50", "0.01"))
+    contracts = {(o.contract_multiplier, o.settlement_currency, o.expiry)
+                 for o in talk.out if isinstance(o, Instrument) and o.tick_size}  # fmt: skip
+    assert contracts == {("50", "USD", 1_923_955_200_000_000_000)}, "the maturity date 2030-12-20, at midnight"
 
 
 @VARIANTS
@@ -268,7 +271,7 @@ def test_numbers_may_go_on_over_connections() -> None:
 def missing_trades(out: list[Output]) -> list[Output]:
     """Return where it is said that trades may be missing: on the ledger, and in the stream."""
     ledger = [o for o in out if isinstance(o, FeedStatus) and o.kind == "gap" and o.channel == "trades"]
-    return [*ledger, *(o for o in out if isinstance(o, Trades) and o.reason == "gap")]
+    return [*ledger, *(o for o in out if isinstance(o, Trades) and o.reason == "gap" and not o.trades)]
 
 
 def test_session_messages_that_are_skipped_are_no_loss() -> None:
@@ -379,6 +382,7 @@ class Desk:
     def __init__(self, products: tuple[str, ...] | None = ("BTC-USD",), *, reset: bool = True) -> None:
         self.feed = make_feed("fix", products=products, token=login(reset=reset) if products else None)
         self.number = 0
+        self.ts = START
         self.sent = [output for output in self.feed.opened(START) if isinstance(output, Send)]
         self.logon = self.says("A", (98, "0"), (108, "10"), *([(141, "Y")] if reset else []))
 
@@ -387,7 +391,7 @@ class Desk:
         self.number += not number
         head: Fields = [(35, kind), (49, "THEM"), (56, "US"), (34, str(number or self.number)), (52, utc(START))]
         again: Fields = [(43, "Y"), (122, utc(first_sent))] if number else []
-        return self.feed.received(encode("FIX.4.4", [*head, *again, *fields]), START)
+        return self.feed.received(encode("FIX.4.4", [*head, *again, *fields]), self.ts)
 
 
 def test_subscribes_the_full_book_and_trades_of_each_symbol() -> None:
@@ -648,7 +652,8 @@ def test_trades_of_a_lost_connection_are_missing_unless_the_venue_went_on(first_
     desk.says("W", (55, "BTC-USD"), (268, "1"), *level("9"))
     desk.says("X", *trade, (278, "t1"))
     desk.feed.closed("reset", START)
-    desk.feed.opened(START + 10 * SECOND)
+    desk.ts = START + 10 * SECOND
+    desk.feed.opened(desk.ts)
     desk.number += number == 4  # lost with the old one
     out = desk.says("A", (98, "0"), (108, "10"))
     desk.number += number == 5  # lost on the new connection

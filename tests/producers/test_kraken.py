@@ -484,7 +484,7 @@ def test_skipped_trade_id_is_asked_for_and_filled(feed: KrakenFeed) -> None:
     """v2 numbers trades per pair; its snapshot brings what was lost, as a repair."""
     feed.received(trade2(1, 2), T0)
     out = feed.received(trade2(4), T0)
-    assert story(out)[:2] == ["trades 4", "BTC-USD gap gap"]
+    assert story(out)[:2] == ["trades 4 gap", "BTC-USD gap gap"]
     orders = [json.loads(o.frame) for o in out if isinstance(o, Send)]
     assert [(o["method"], o["params"]["channel"]) for o in orders] == [("unsubscribe", "trade"), ("subscribe", "trade")]
     out = feed.received(trade2(1, 2, 3, 4, kind="snapshot"), T0)

@@ -142,6 +142,9 @@ def test_products_are_announced_with_their_increments(played: tuple[Counter[str]
     assert (perpetual.symbol, perpetual.kind, perpetual.status) == ("ETH-USD-PI", "perpetual", "online")
     assert (perpetual.tick_size, perpetual.size_increment) == ("0.05", "1")
     assert (future.symbol, future.kind, future.base_currency) == ("BTC-USD-FI-210924", "future", "BTC")
+    for one, expiry in ((perpetual, None), (future, 1_632_495_600_000_000_000)):
+        assert (one.expiry, one.contract_multiplier, one.inverse) == (expiry, "1", True)
+        assert one.settlement_currency == one.base_currency
 
 
 # --- Frames made by hand ---
@@ -266,7 +269,7 @@ def test_skipped_trade_is_asked_for_and_filled(feed: KrakenFuturesFeed) -> None:
     assert story(feed.received(trades(1, 2), T0)) == ["Instrument", "trades uid-1,uid-2"]
     out = feed.received(json.dumps(trade(4)).encode(), T0)
     assert story(out) == [
-        "trades uid-4", "BTC-USD-PI gap gap", "unsubscribe trade PI_XBTUSD", "subscribe trade PI_XBTUSD",
+        "trades uid-4 gap", "BTC-USD-PI gap gap", "unsubscribe trade PI_XBTUSD", "subscribe trade PI_XBTUSD",
         "BTC-USD-PI resync trade_hole",
     ]  # fmt: skip
     (repair, _) = feed.received(trades(1, 2, 3, 4), T0)

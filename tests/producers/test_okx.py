@@ -126,12 +126,46 @@ def test_quotes_and_instruments_are_the_venues_own_text() -> None:
         (t["instId"], t["bidPx"], t["bidSz"], t["askPx"], t["askSz"], t["last"], t["vol24h"], t["high24h"],
          t["low24h"]) for frame in sent(lines, "tickers") for t in frame["data"]
     ]  # fmt: skip
+    instruments = {i.symbol: i for i in out if isinstance(i, Instrument)}
     assert {(i.symbol, i.kind, i.base_currency, i.quote_currency, i.tick_size, i.status)
-            for i in out if isinstance(i, Instrument)} == {
+            for i in instruments.values()} == {
         ("BTC-USDT", "spot", "BTC", "USDT", "0.1", "online"),
         ("UNI-USD-SWAP", "perpetual", "UNI", "USD", "0.001", "online"),
         ("BTC-USD-220527", "future", "BTC", "USD", "0.1", "online"),
     }  # fmt: skip
+    assert {(i.symbol, i.expiry, i.strike, i.contract_multiplier, i.settlement_currency, i.inverse)
+            for i in instruments.values()} == {
+        ("BTC-USDT", None, None, None, None, None),
+        ("UNI-USD-SWAP", None, None, "10", "UNI", True),
+        ("BTC-USD-220527", 1_653_638_400_000_000_000, None, "100", "BTC", True),
+    }  # fmt: skip
+
+
+def described(listed: dict[str, str]) -> Instrument:
+    """Return the instrument that a listed product is announced with."""
+    feed = OkxFeed(line="okx/0")
+    feed.opened(T0)
+    feed.fetched(Fetch("", "products"), json.dumps({"code": "0", "data": [listed]}).encode(), T0)
+    name = listed["instId"]
+    ticker = {"instId": name, "last": "1", "bidPx": "1", "bidSz": "1", "askPx": "2", "askSz": "1", "vol24h": "1",
+              "open24h": "1", "high24h": "2", "low24h": "1", "ts": str(MS)}  # fmt: skip
+    out = feed.received(json.dumps({"arg": {"channel": "tickers", "instId": name}, "data": [ticker]}).encode(), T0)
+    (instrument,) = [event for event in out if isinstance(event, Instrument)]
+    return instrument
+
+
+def test_an_option_has_its_strike_and_a_linear_contract_its_multiplier() -> None:
+    """As the venue listed them: the face value is ctVal times ctMult, an empty field is unknown."""
+    listed = {"instId": "BTC-USD-220514-22000-C", "ctMult": "0.1", "ctType": "", "ctVal": "1", "stk": "22000",
+              "expTime": "1652515200000", "settleCcy": "BTC", "tickSz": "0.0005", "state": "live"}  # fmt: skip
+    linear = {"instId": "BTC-USDT-SWAP", "ctMult": "1", "ctType": "linear", "ctVal": "0.01", "settleCcy": "USDT"}
+    option, swap = (described(one) for one in (listed, linear))
+    assert (option.kind, option.strike, option.contract_multiplier, option.inverse) == ("option", "22000", "0.1", None)
+    assert option.expiry == 1_652_515_200_000_000_000
+    assert (swap.kind, swap.contract_multiplier, swap.settlement_currency, swap.inverse) == (
+        "perpetual", "0.01", "USDT", False,
+    )  # fmt: skip
+    assert swap.expiry is None
 
 
 def test_three_lines_come_out_as_one_whatever_their_interleaving() -> None:

@@ -5,20 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import KafkaError, Message
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
@@ -26,90 +19,16 @@ from infra.local.table import Endpoints
 from marketdata import headers
 from marketdata.codec import Codec
 from marketdata.errors import Unavailable
-from marketdata.events import EVENTS, AnyEvent, BookUpdate, DeadLetter, Instrument, RawFrame, Trade, Trades
-from marketdata.topics import INGEST, PARTITIONS
-from producers.publisher import Publisher
-from runtime.health import Readiness
+from marketdata.events import AnyEvent, BookUpdate, DeadLetter, Instrument, RawFrame, Trade, Trades
 from runtime.kafka import headers_of
 from runtime.recordings import Recorded
-from runtime.registry import Registry
 from runtime.settings import CommonSettings
-from runtime.tracing import Tracing
+from tests.producers.process import LIMIT_S, all_messages, producer, publishing
 
 if TYPE_CHECKING:
     from tests.producers.conftest import Frames
 
-LIMIT_S = 60.0
 NOW = 1_800_000_000_000_000_000
-
-
-@pytest.fixture(scope="module")
-def codec(endpoints: Endpoints) -> Codec:
-    """A codec whose schemas are registered."""
-    registry = Registry(endpoints.registry_url)
-    ids = {event.schema: registry.register(event.schema) for event in EVENTS}
-    registry.close()
-    return Codec(ids)
-
-
-@pytest.fixture
-def settings(endpoints: Endpoints, topic_prefix: str) -> CommonSettings:
-    """Settings of this test's own topics, which exist."""
-    admin = AdminClient({"bootstrap.servers": endpoints.kafka_brokers})
-    topics = {topic.physical(topic_prefix): topic for topic in INGEST.values()}
-    created = admin.create_topics([NewTopic(name, num_partitions=PARTITIONS, replication_factor=1,
-                                            config=topic.config()) for name, topic in topics.items()])  # fmt: skip
-    for future in created.values():
-        future.result(timeout=LIMIT_S)
-    return CommonSettings(
-        kafka_brokers=endpoints.kafka_brokers, registry_url=endpoints.registry_url, topic_prefix=topic_prefix
-    )
-
-
-def end_of(consumer: Consumer, topic: str, partition: int) -> int:
-    """Return a partition's end; a topic that was just made may still be without a leader for a moment."""
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        try:
-            end: int = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=LIMIT_S)[1]
-        except KafkaException:
-            assert time.monotonic() < deadline
-        else:
-            return end
-
-
-def all_messages(settings: CommonSettings) -> dict[str, list[Message]]:
-    """Return every message of this test's topics, by schema, in the order of each partition."""
-    consumer = Consumer({"bootstrap.servers": settings.kafka_brokers, "group.id": "unused", "fetch.wait.max.ms": 10,
-                         "enable.auto.commit": False, "fetch.message.max.bytes": 32 * 1024 * 1024})  # fmt: skip
-    schemas = {topic.physical(settings.topic_prefix): schema for schema, topic in INGEST.items()}
-    everywhere = [(name, number) for name, schema in schemas.items() for number in range(PARTITIONS)]
-    messages: dict[str, list[Message]] = {schema: [] for schema in INGEST}
-    try:
-        ends = {where: end_of(consumer, *where) for where in everywhere}
-        left = {where: end for where, end in ends.items() if end}
-        consumer.assign([TopicPartition(*where, 0) for where in left])
-        deadline = time.monotonic() + LIMIT_S
-        while left:
-            assert time.monotonic() < deadline, left
-            for message in consumer.consume(1000, timeout=0.5):
-                assert message.error() is None
-                where = (message.topic() or "", message.partition() or 0)
-                messages[schemas[where[0]]].append(message)
-                if message.offset() == ends[where] - 1:
-                    del left[where]
-    finally:
-        consumer.close()
-    return messages
-
-
-@asynccontextmanager
-async def publishing(settings: CommonSettings, codec: Codec) -> AsyncIterator[Publisher]:
-    """A publisher that is flushed at the end."""
-    with Tracing("producer", None) as tracing:
-        publisher = Publisher(settings, codec, tracing, Readiness("kafka"))
-        yield publisher
-        assert await publisher.close(LIMIT_S) == 0
 
 
 def trades(number: int, **fields: Any) -> Trades:
@@ -209,17 +128,19 @@ def test_event_that_does_not_fit_its_schema_becomes_a_dead_letter(settings: Comm
     assert len(messages["Trades"]) == 1
 
 
-def test_failed_delivery_starts_the_lines_anew_and_a_fatal_one_ends_the_process(
+def test_failed_delivery_restarts_the_lines_and_a_fatal_one_ends_the_process(
     settings: CommonSettings, codec: Codec
 ) -> None:
     """A record that cannot be sent (too big, here) is a hole in a stream: nothing may go on as if it were not."""
-    told: list[str] = []
+    restarts: list[str] = []
+    big = BookUpdate(venue="coinbase", symbol="x" * 40_000_000, ts_event=NOW, ts_recv=NOW, line="coinbase/0",
+                     kind="update")  # fmt: skip
 
     async def scenario() -> None:
         async with publishing(settings, codec) as publisher:
-            publisher.on_failure = lambda: told.append("anew")
-            await publisher.write("coinbase/0", [trades(1, symbol="x" * 40_000_000)], NOW)
-            assert told == ["anew"]
+            publisher.on_failure = lambda: restarts.append("now")
+            await publisher.write("coinbase/0", [big], NOW)
+            assert restarts == ["now"]
             assert publisher.failures == 1
             publisher._erred(KafkaError(KafkaError._FATAL, "out of order", fatal=True))
             with pytest.raises(Unavailable, match="out of order"):
@@ -228,63 +149,19 @@ def test_failed_delivery_starts_the_lines_anew_and_a_fatal_one_ends_the_process(
     asyncio.run(scenario())
 
 
+def test_trades_that_cannot_be_delivered_end_the_process(settings: CommonSettings, codec: Codec) -> None:
+    """Their feed takes them for published; the next process reads from the topic what is missing."""
+
+    async def scenario() -> None:
+        async with publishing(settings, codec) as publisher:
+            await publisher.write("coinbase/0", [trades(1, symbol="x" * 40_000_000)], NOW)
+            with pytest.raises(Unavailable, match="cannot continue"):
+                await publisher.write("coinbase/0", [trades(2)], NOW)
+
+    asyncio.run(scenario())
+
+
 # --- The process ---
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    import socket  # noqa: PLC0415 - only here
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
-class Process:
-    """`python -m producers`, with its health address."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.port = free_port()
-        root = Path(__file__).resolve().parents[2]
-        own = {"TICKSTREAM_METRICS_PORT": str(self.port), "PYTHONPATH": str(root)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "producers"], cwd=root, env=os.environ | own | environment, stderr=subprocess.PIPE
-        )
-
-    def get(self, path: str) -> tuple[int, str]:
-        """Return status and body of the health server; status 0 while it does not answer."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until a condition holds."""
-        deadline = time.monotonic() + LIMIT_S
-        while not condition():
-            assert time.monotonic() < deadline, self.get("/readyz")
-            assert self.process.poll() is None, self.process.communicate()[1].decode()[-3000:]
-            time.sleep(0.05)
-
-
-@contextmanager
-def producer(environment: dict[str, str]) -> Iterator[Process]:
-    """Run the producer; it must end in order when told."""
-    running = Process(environment)
-    try:
-        yield running
-        running.process.send_signal(signal.SIGTERM)
-        log = running.process.communicate(timeout=LIMIT_S)[1].decode()
-        assert running.process.returncode == 0, log[-3000:]
-    finally:
-        if running.process.poll() is None:
-            running.process.kill()
-        running.process.communicate()
 
 
 def test_producer_waits_for_registry_and_says_so() -> None:

@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from marketdata.events import ALL_SYMBOLS, AnyEvent, FeedStatus, RawFrame
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.connection import Connection, Options
+from producers.feed_kit.published import PreviousRun
 from producers.venue import FrameError, Venue
 
 LIMIT_S = 30.0
@@ -52,6 +53,15 @@ class Echo:
         self.ts_venue: int | None = None
         self.heard: list[bytes] = []
         self.calls: list[str] = []
+
+    def symbols(self) -> frozenset[str] | None:
+        """Return none: it subscribes nothing."""
+        return frozenset()
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Return nothing: it publishes nothing that could be continued."""
+        del previous, ts
+        return []
 
     def opened(self, ts: int) -> list[Output]:
         """Greet."""

@@ -208,7 +208,13 @@ class Road:
         settings = SinkSettings(**(fields | changes))
         readiness = Readiness("kafka", "database", "registry", "reading")
         readiness.up("registry")
-        writer = Writer(settings.dsn, self.schema, Letters(settings, self.codec).publish, time.time_ns)
+        writer = Writer(
+            settings.dsn,
+            self.schema,
+            publish=Letters(settings, self.codec).publish,
+            decode=self.codec.decode,
+            now=time.time_ns,
+        )
         registry, stop = Registry(self.endpoints.registry_url), threading.Event()
         with Tracing("sink", None) as tracing:
             sink = Sink(

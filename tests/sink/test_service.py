@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
 
 from marketdata.events import Book, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trades
@@ -196,7 +197,7 @@ def test_poison_records_become_dead_letters_and_the_rest_goes_on(road: Any, trad
         "schema": (TRADES, b"\x00\x7f\xff\xff\xffbody"),
         "wrong_schema": (TRADES, road.codec.encode(a_quote)),
         "not_a_decimal": (QUOTES, road.codec.encode(Quote(**{**_fields(a_quote), "bid": "NaN"}))),
-        "refused_by_database": (QUOTES, road.codec.encode(Quote(**{**_fields(a_quote), "line": "\x00"}))),
+        "control_character": (QUOTES, road.codec.encode(Quote(**{**_fields(a_quote), "line": "\x00"}))),
     }
     for topic, value in bad.values():
         road.produce_bytes(topic, b"coinbase:BTC-USD", value)
@@ -209,7 +210,7 @@ def test_poison_records_become_dead_letters_and_the_rest_goes_on(road: Any, trad
     road.wait_rows("dead_letters", 6)
     letters = road.letters(6)
     assert road.stop() == 0
-    reasons = ["not_a_decimal", "refused_by_database", "undecodable", "undecodable", "undecodable", "wrong_schema"]
+    reasons = ["control_character", "not_a_decimal", "undecodable", "undecodable", "undecodable", "wrong_schema"]
     assert [row[0] for row in road.rows("SELECT reason FROM dead_letters ORDER BY 1")] == reasons
     assert sorted(letter.reason for letter, _ in letters) == reasons
     assert {(bytes(row[0]), row[1]) for row in road.rows("SELECT payload, stage FROM dead_letters")} == {
@@ -224,6 +225,25 @@ def test_poison_records_become_dead_letters_and_the_rest_goes_on(road: Any, trad
     road.wait_rows("trades", 123)
     assert road.stop() == 0
     assert road.count("dead_letters") == 6
+
+
+def test_one_bad_trade_costs_its_message_nothing_else(road: Any, trades: Callable[..., Trades]) -> None:
+    """A NUL in the id of one of three trades: two are stored, and the dead letter has that one alone."""
+    good = trades(1, count=3)
+    bad = msgspec.structs.replace(good.trades[1], trade_id="20f43950-\x0027")
+    road.produce([trades(0), msgspec.structs.replace(good, trades=(good.trades[0], bad, good.trades[2])), trades(2)])
+    road.start()
+    road.wait_rows("trades", 4)
+    road.wait_rows("dead_letters", 1)
+    ((letter, headers),) = road.letters(1)
+    assert road.stop() == 0
+    assert road.rows("SELECT trade_id, item FROM trades WHERE sequence = 1 ORDER BY item") == [
+        ("BTC-USD/1/0", 0), ("BTC-USD/1/2", 2),
+    ]  # fmt: skip
+    assert (letter.reason, letter.field, letter.offset) == ("control_character", "trade_id", 1)
+    assert msgspec.json.decode(letter.payload, type=Trades) == msgspec.structs.replace(good, trades=(bad,))
+    assert headers["ce_id"] == f"{letter.topic}|{letter.partition}|1|1".encode()
+    assert road.rows("SELECT payload, reason FROM dead_letters") == [(letter.payload, "control_character")]
 
 
 def _fields(quote: Quote) -> dict[str, Any]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 
 from infra.local.table import Endpoints
+from marketdata.codec import Codec
 from marketdata.errors import Unavailable
 from marketdata.events import (
+    EVENTS,
     Anomaly,
     AnyEvent,
     Book,
@@ -27,11 +29,13 @@ from marketdata.events import (
     Trades,
 )
 from sink import migrations
-from sink.batch import Batch, Source, stored
+from sink.batch import Batch, Record, Source
+from sink.rows import stored
 from sink.writer import Log, Superseded, Writer
 
 TS = 1_786_309_548_228_568_123
 TOPIC = "md.any.v1"
+CODEC = Codec({event.schema: number for number, event in enumerate(EVENTS, 1)})
 LOG = {(TOPIC, 0): Log("id", 0, 1_000)}
 
 
@@ -49,10 +53,15 @@ class Table:
         self, dsn: str | None = None, publish: Callable[..., None] | None = None, write_seconds: float = 30
     ) -> Writer:
         """Return a new writer with the sink's own role."""
-        where, letters = dsn or self.endpoints.sink_database_url, publish or self.letters.extend
-        one = Writer(where, self.schema, letters, time.time_ns, write_seconds)
+        where, letters = dsn or self.endpoints.sink_database_url, publish or self._take
+        one = Writer(
+            where, self.schema, publish=letters, decode=CODEC.decode, now=time.time_ns, write_seconds=write_seconds
+        )
         self._writers.append(one)
         return one
+
+    def _take(self, records: Sequence[Record]) -> None:
+        self.letters += [record.dead_letter for record in records if record.dead_letter is not None]
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Return the rows of a query, in UTC."""
@@ -78,7 +87,8 @@ def batch_of(events: Sequence[AnyEvent], start: int = 0, source: str = TOPIC) ->
     """Return a batch of events at consecutive offsets of one partition."""
     batch = Batch()
     for offset, event in enumerate(events, start):
-        batch.add(stored(event, Source(source, 0, offset, event.key.encode(), b"bytes")))
+        for record in stored(event, Source(source, 0, offset, event.key.encode(), CODEC.encode(event)), TS):
+            batch.add(record)
         batch.passed((TOPIC, 0), offset, offset + 1)
     return batch
 
@@ -387,7 +397,7 @@ def test_a_sink_that_froze_in_the_middle_of_a_copy_does_not_hold_up_the_next(
         cursor.execute("BEGIN")
         first._advance(cursor, batch_of([trades(0)]))
         with cursor.copy("COPY trades FROM STDIN") as copy:
-            copy.write("half a row")
+            copy.write(b"half a row")
             with pytest.raises(Unavailable):
                 second.locate(LOG)  # the other may still be at work
             assert second.locate(LOG) == {(TOPIC, 0): 0}
@@ -413,59 +423,88 @@ def test_a_server_that_hangs_can_be_given_up(
     assert writer.locate(LOG) == {(TOPIC, 0): 0}
 
 
-@pytest.mark.parametrize(
-    ("bad", "why"),
-    [
-        ({"trade_id": "nul\x00"}, "0x00"),
-        ({"trade_id": random.Random(1).randbytes(8_000).hex()}, "index row"),
-    ],
-)
-def test_what_postgresql_refuses_becomes_a_dead_letter_and_the_rest_is_stored(
-    table: Table, trades: Callable[..., Trades], bad: dict[str, str], why: str
-) -> None:
-    """The culprit is found among many, told with its bytes, and nothing beside it is lost."""
-    fields = {"trade_id": "bad", "ts_event": TS, "price": "1", "size": "1", "side": "buy"} | bad
-    poison = Trades(
-        venue="coinbase",
-        symbol="BTC-USD",
-        ts_event=TS,
-        ts_recv=TS,
-        line="l",
-        trades=(Trade(**fields),),  # type: ignore[arg-type]
-    )
-    events: list[AnyEvent] = [trades(number, count=2) for number in range(50)]
+def message(*ids: str) -> Trades:
+    """Return a message of trades with these ids."""
+    return Trades(
+        venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS, line="l",
+        trades=tuple(Trade(trade_id=one, ts_event=TS, price="1", size="1", side="buy") for one in ids),
+    )  # fmt: skip
+
+
+def forbid(table: Table) -> None:
+    """Let the database refuse trades whose id begins with `bad`, as an owner may who adds a constraint."""
+    with psycopg.connect(table.endpoints.database_url, options=f"-c search_path={table.schema}") as owner:
+        owner.execute("ALTER TABLE trades ADD CONSTRAINT good CHECK (trade_id NOT LIKE 'bad%')")
+
+
+def test_a_trade_that_postgresql_refuses_costs_no_other(table: Table, trades: Callable[..., Trades]) -> None:
+    """The row is found among many; its neighbours in the same message are stored, and its dead letter is it alone."""
+    forbid(table)
+    poison = message("x", "bad", "y")
+    events = [trades(number, count=2) for number in range(50)]
     writer = table.writer()
     writer.locate(LOG)
     written = writer.write(batch_of([*events[:17], poison, *events[17:]]))
-    assert written.rows == {"trades": 100, "dead_letters": 1}
+    assert written.rows == {"trades": 102, "dead_letters": 1}
     (letter,) = written.refused
     assert table.letters == [letter]
-    assert (letter.stage, letter.reason, letter.topic, letter.partition, letter.offset, letter.payload) == (
-        "sink", "refused_by_database", TOPIC, 0, 17, b"bytes",
+    assert (letter.stage, letter.reason, letter.topic, letter.partition, letter.offset) == (
+        "sink", "refused_by_database", TOPIC, 0, 17,
     )  # fmt: skip
-    assert why in letter.detail
-    assert table.rows("SELECT count(*), count(DISTINCT trade_id) FROM trades") == [(100, 100)]
-    assert table.rows('SELECT "offset", payload FROM dead_letters') == [(17, b"bytes")]
+    assert 'violates check constraint "good"' in letter.detail
+    payload = msgspec.json.decode(letter.payload, type=Trades)
+    assert payload == msgspec.structs.replace(poison, trades=poison.trades[1:2])
+    assert table.rows("SELECT trade_id, item FROM trades WHERE kafka_offset = 17 ORDER BY item") == [("x", 0), ("y", 2)]
+    assert table.rows("SELECT count(*), count(DISTINCT trade_id) FROM trades") == [(102, 102)]
+    assert table.rows('SELECT "offset", payload FROM dead_letters') == [(17, letter.payload)]
     assert writer.locate(LOG) == {(TOPIC, 0): 51}
 
 
-def test_many_poison_records_are_each_found(table: Table, trades: Callable[..., Trades]) -> None:
-    """Ledger, candles and instruments around them are stored too, each once."""
-    nul = Quote(venue="coinbase", symbol="BTC\x00", ts_event=TS, ts_recv=TS, line="l")
-    bad_evidence = Anomaly(
-        venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS, anomaly_id="x", kind="k", severity="s",
-        metric="m", value="1", limit="1", evidence={"a": "\x00"},
-    )  # fmt: skip
+def test_a_batch_of_refused_rows_only_is_stored_in_parts_that_are_progress(table: Table) -> None:
+    """5,000 refused rows: no transaction has more than a part of them, so that none takes as long as its limit."""
+    forbid(table)
+    commits: list[int] = []
+    writer = table.writer(publish=lambda records: commits.append(len(records)))
+    writer.locate(LOG)
+    writer.write(batch_of([message("x")]))  # so that there is a chunk for the day
+    events = [message(*(f"bad{number}/{item}" for item in range(2))) for number in range(2_500)]
+    written = writer.write(batch_of(events, start=1))
+    assert written.rows == {"dead_letters": 5_000}
+    assert commits == [200] * 25
+    assert table.rows('SELECT count(DISTINCT ("offset", payload)) FROM dead_letters') == [(5_000,)]
+    assert writer.locate({(TOPIC, 0): Log("id", 0, 5_000)}) == {(TOPIC, 0): 2_501}
+
+
+def test_a_crash_amid_refused_rows_loses_and_doubles_nothing(table: Table) -> None:
+    """After the first part the dead letters cannot be delivered: what follows is written after the next start."""
+    forbid(table)
+    events = [message(f"{'bad' if number % 2 else 'x'}{number}") for number in range(600)]
+    left = [1]
+
+    def publish(records: Sequence[Record]) -> None:
+        if not left:
+            raise Unavailable("Kafka takes no dead letters")
+        left.pop()
+
+    writer = table.writer(publish=publish)
+    writer.locate(LOG)
+    with pytest.raises(Unavailable, match="Kafka"):
+        writer.write(batch_of(events))
+    again = table.writer()
+    at = again.locate(LOG)[TOPIC, 0]
+    assert at == 200
+    again.write(batch_of(events[at:], start=at))
+    assert table.rows("SELECT count(*), count(DISTINCT kafka_offset) FROM trades") == [(300, 300)]
+    assert table.rows('SELECT count(*), count(DISTINCT "offset") FROM dead_letters') == [(300, 300)]
+
+
+def test_refused_rows_leave_ledger_candles_and_instruments_whole(table: Table, trades: Callable[..., Trades]) -> None:
+    """What is around them is stored once, in its order."""
+    forbid(table)
+    bad = message("bad")
     events: list[AnyEvent] = [
-        trades(0),
-        nul,
-        status("gap"),
-        bad_evidence,
-        candle("open", "1"),
-        nul,
-        candle("final", "2"),
-        trades(1),
-    ]
+        trades(0), bad, status("gap"), bad, candle("open", "1"), bad, candle("final", "2"), trades(1),
+    ]  # fmt: skip
     writer = table.writer()
     writer.locate(LOG)
     written = writer.write(batch_of(events))
@@ -481,10 +520,10 @@ def test_nothing_is_stored_when_the_dead_letter_cannot_be_delivered(
 ) -> None:
     """Kafka does not take the letter: the batch is rolled back and comes again, so that topic and table agree."""
 
-    def refuse(_: Sequence[DeadLetter]) -> None:
+    def refuse(_: Sequence[Record]) -> None:
         raise Unavailable("Kafka takes no dead letters")
 
-    poison = Quote(venue="coinbase", symbol="BTC\x00", ts_event=TS, ts_recv=TS, line="l")
+    poison = message("x", "nul\x00")
     writer = table.writer(publish=refuse)
     writer.locate(LOG)
     with pytest.raises(Unavailable, match="Kafka"):
@@ -525,7 +564,9 @@ def test_a_partition_never_read_starts_at_what_kafka_has(table: Table) -> None:
 
 def test_missing_tables_say_what_to_run(endpoints: Endpoints, database_schema: str) -> None:
     """A sink that starts before the migrations waits with a reason."""
-    writer = Writer(endpoints.sink_database_url, database_schema, lambda _: None, time.time_ns)
+    writer = Writer(
+        endpoints.sink_database_url, database_schema, publish=lambda _: None, decode=CODEC.decode, now=time.time_ns
+    )
     with pytest.raises(Unavailable, match="tickstream db migrate"):
         writer.locate(LOG)
     writer.close()

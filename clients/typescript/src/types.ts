@@ -159,6 +159,14 @@ export interface SymbolInfo {
   size_increment: string | null;
   status: string;
   kind: string;
+  /** Of a future or option. */
+  expiry: string | null;
+  strike: string | null;
+  /** Units of the underlying (of the quote currency where inverse) in one contract. */
+  contract_multiplier: string | null;
+  settlement_currency: string | null;
+  /** Whether it is settled in its base currency. */
+  inverse: boolean | null;
   valid: boolean;
   reason: string;
 }

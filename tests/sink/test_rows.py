@@ -1,4 +1,4 @@
-"""Batches as plain values, and their COPY text as the real PostgreSQL reads it."""
+"""Rows of every kind of event, as the real PostgreSQL reads them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from hypothesis import given, settings
@@ -14,27 +15,34 @@ from hypothesis import strategies as st
 
 from infra.local.table import Endpoints
 from marketdata.errors import BadEvent
-from marketdata.events import Book, Checkpoint, DeadLetter, Quote, Trades
-from sink.batch import STAGE, Batch, Source, Span, refused, stored, timestamp
+from marketdata.events import AnyEvent, Book, Checkpoint, DeadLetter, FeedStatus, Quote, Trade, Trades
+from sink import binary
+from sink.batch import Batch, Record, Source, Span
+from sink.binary import HEADER, TRAILER
+from sink.rows import STAGE, refused, timestamp
+from sink.rows import stored as records_of
 
 SOURCE = Source("md.trades.v1", 2, 41, b"coinbase:BTC-USD", b"payload")
 
 
 @pytest.fixture(scope="module")
 def echo(endpoints: Endpoints) -> Iterator[Callable[[str, str], Any]]:
-    """A function that sends COPY text as one column of a type to PostgreSQL, and returns what it holds as text."""
+    """A function that sends one column of a type to PostgreSQL by COPY, and returns what it holds as text."""
     with psycopg.connect(endpoints.database_url, autocommit=True) as connection:
         for kind in ("numeric", "numeric[]", "text", "timestamptz"):
             name = kind.replace("[]", "_list")
             connection.execute(f"CREATE TEMP TABLE echo_{name} (value {kind})")
         connection.execute("SET timezone = 'UTC'")
 
-        def send(kind: str, text: str) -> Any:
+        def send(kind: str, value: str | bytes, *, binary: bool = False) -> Any:
             table = f"echo_{kind.replace('[]', '_list')}"
             with connection.cursor() as cursor:
                 cursor.execute(f"TRUNCATE {table}")
-                with cursor.copy(f"COPY {table} FROM STDIN") as copy:
-                    copy.write(text + "\n")
+                with cursor.copy(f"COPY {table} FROM STDIN {'(FORMAT BINARY)' if binary else ''}") as copy:
+                    if isinstance(value, str):
+                        copy.write(value + "\n")
+                    else:
+                        copy.write(HEADER + b"\x00\x01" + value + TRAILER)
                 row = cursor.execute(f"SELECT value::text FROM {table}").fetchone()
             assert row is not None
             return row[0]
@@ -46,6 +54,12 @@ digits = st.text("0123456789", min_size=1, max_size=20)
 plain = st.builds(lambda sign, whole, part: f"{sign}{whole}.{part}", st.sampled_from(["", "-"]), digits, digits)
 # Up to the digits that a number may have.
 scientific = st.builds(lambda number, power: f"{number}e{power}", plain, st.integers(-20, 9))
+
+
+def stored(event: AnyEvent, source: Source) -> Record:
+    """Return the only record of an event."""
+    (record,) = records_of(event, source, 0)
+    return record
 
 
 def column(text: str, number: int) -> str:
@@ -62,14 +76,14 @@ def quote(**changes: Any) -> Quote:
 @settings(max_examples=200, deadline=None)
 def test_a_decimal_string_keeps_its_exact_value(echo: Callable[[str, str], Any], number: str) -> None:
     """PostgreSQL's numeric holds what the venue sent, digit by digit."""
-    text = stored(quote(bid=number), SOURCE).text
+    text = stored(quote(bid=number), SOURCE).data.decode()
     assert column(text, 13) == number
     assert Decimal(echo("numeric", column(text, 13))) == Decimal(number)
 
 
 def test_trailing_zeros_of_a_plain_price_stay(echo: Callable[[str, str], Any]) -> None:
     """A price written to the tick comes back written to the tick."""
-    assert echo("numeric", column(stored(quote(bid="64000.10"), SOURCE).text, 13)) == "64000.10"
+    assert echo("numeric", column(stored(quote(bid="64000.10"), SOURCE).data.decode(), 13)) == "64000.10"
 
 
 @given(numbers=st.lists(st.one_of(digits, plain, scientific), max_size=6))
@@ -80,7 +94,7 @@ def test_levels_of_a_book_keep_their_exact_values(echo: Callable[[str, str], Any
         venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="l", valid=True, kind="top", depth=10,
         bid_prices=numbers, bid_sizes=[], ask_prices=[], ask_sizes=[],
     )  # fmt: skip
-    held = echo("numeric[]", column(stored(book, SOURCE).text, 14)).strip("{}")
+    held = echo("numeric[]", column(stored(book, SOURCE).data.decode(), 14)).strip("{}")
     assert [Decimal(one) for one in held.split(",") if one] == [Decimal(one) for one in numbers]
 
 
@@ -88,7 +102,7 @@ def test_levels_of_a_book_keep_their_exact_values(echo: Callable[[str, str], Any
 @settings(max_examples=200, deadline=None)
 def test_any_text_comes_back_as_it_was(echo: Callable[[str, str], Any], text: str) -> None:
     """Tabs, newlines, backslashes and what looks like COPY's own marks are nothing special inside a value."""
-    assert echo("text", stored(quote(reason=text), SOURCE).text.split("\t")[6]) == text
+    assert echo("text", stored(quote(reason=text), SOURCE).data.decode().split("\t")[6]) == text
 
 
 @given(ts=st.integers(-(2**63), 2**63 - 1))
@@ -122,7 +136,7 @@ def test_what_is_no_decimal_among_levels_is_refused(number: str) -> None:
 def test_an_empty_message_has_no_rows(trades: Callable[..., Trades]) -> None:
     """A heartbeat moves the offset and stores nothing."""
     record = stored(trades(1, count=0), SOURCE)
-    assert (record.rows, record.text) == (0, "")
+    assert (record.rows, record.data) == (0, b"")
 
 
 def test_full_checkpoints_of_a_book_have_no_rows() -> None:
@@ -152,6 +166,87 @@ def test_a_refused_record_keeps_its_bytes_and_place() -> None:
         venue="coinbase", symbol="BTC-USD", ts_recv=5, stage=STAGE, reason="undecodable", detail="because",
         field="price", value="x", topic="md.trades.v1", partition=2, offset=41, payload=b"payload",
     )  # fmt: skip
+
+
+def trade(**changes: Any) -> Trade:
+    """Return a good trade, but for these."""
+    fields: dict[str, Any] = {"trade_id": "1", "ts_event": 1, "price": "1", "size": "1", "side": "buy"} | changes
+    return Trade(**fields)
+
+
+def message(*trades: Trade, **changes: Any) -> Trades:
+    """Return a message of these trades."""
+    fields: dict[str, Any] = {"venue": "v", "symbol": "s", "ts_event": 1, "ts_recv": 2, "line": "l"} | changes
+    return Trades(**fields, trades=trades)
+
+
+@given(
+    number=st.one_of(digits, plain, scientific, st.sampled_from(["0", ".5", "5.", "-0.00", "1E-8", "-0", "00012.5"]))
+)
+@settings(max_examples=300, deadline=None)
+def test_a_binary_decimal_is_what_postgresql_makes_of_its_text(echo: Callable[..., Any], number: str) -> None:
+    """Digits, sign, and the number of digits after the point."""
+    assert echo("numeric", binary.numeric(number, "price"), binary=True) == echo("numeric", number)
+
+
+@given(text=st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_a_binary_text_comes_back_as_it_was(echo: Callable[..., Any], text: str) -> None:
+    """Nothing is special in it."""
+    assert echo("text", binary.text(text, "trade_id"), binary=True) == text
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"trade_id": "nul\x00"}, "control_character"),
+        ({"original_id": "\ud800"}, "not_unicode"),
+        ({"price": "NaN"}, "not_a_decimal"),
+        ({"size": "1e-41"}, "out_of_range"),
+        ({"side": "x" * 513}, "too_long"),
+    ],
+)
+def test_one_bad_trade_becomes_a_dead_letter_and_its_neighbours_are_stored(bad: dict[str, str], reason: str) -> None:
+    """They keep their places; the dead letter contains the message with that trade alone, as JSON."""
+    one, other, wrong = trade(trade_id="1"), trade(trade_id="3"), trade(**bad)
+    rows, letter = records_of(message(one, wrong, other), SOURCE, 7)
+    assert rows.data == binary.trade_row(message(), 0, one, 2, 41) + binary.trade_row(message(), 2, other, 2, 41)
+    assert (rows.rows, letter.rows, letter.table, letter.item) == (2, 1, "dead_letters", 1)
+    found = letter.dead_letter
+    assert found is not None
+    assert (found.reason, found.field, found.ts_recv, found.offset) == (reason, next(iter(bad)), 7, 41)
+    if reason != "not_unicode":  # JSON cannot hold it either
+        assert msgspec.json.decode(found.payload, type=Trades) == message(wrong)
+
+
+def test_a_bad_value_of_the_message_refuses_it_whole() -> None:
+    """Nothing can be stored of a message whose symbol cannot be."""
+    with pytest.raises(BadEvent, match="control_character: symbol = "):
+        records_of(message(trade(), symbol="a\x00"), SOURCE, 7)
+    with pytest.raises(BadEvent, match="too_long: venue = "):
+        records_of(message(venue="é" * 257), SOURCE, 7)
+
+
+@pytest.mark.parametrize(
+    ("event", "problem"),
+    [
+        (quote(reason="\x00"), "control_character: reason"),
+        (quote(origin="\ud800"), "not_unicode: origin"),
+        (quote(source="x" * 513), "too_long: source"),
+        (
+            FeedStatus(venue="v", symbol="s", ts_event=1, ts_recv=1, line="l", kind="gap", gap_id="x" * 2_001),
+            "too_long: gap_id",
+        ),
+        (
+            FeedStatus(venue="v", symbol="s", ts_event=1, ts_recv=1, line="l", kind="gap", detail="\x00"),
+            "control_character: detail",
+        ),
+    ],
+)
+def test_what_a_column_or_its_index_cannot_hold_is_refused_by_name(event: AnyEvent, problem: str) -> None:
+    """Before PostgreSQL sees it, which would refuse the whole batch."""
+    with pytest.raises(BadEvent, match=problem):
+        records_of(event, SOURCE, 7)
 
 
 def test_a_batch_spans_from_the_first_expected_offset_to_the_last_next() -> None:

@@ -18,8 +18,8 @@ from marketdata.clock import MILLISECOND_NS
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame, Trades
 from producers.connection import Connection, Options
 from producers.feeds import make_feed
+from producers.handover import Handover
 from producers.rest import Rest
-from producers.succession import Succession
 from tickstream.pipe import Pipeline
 
 LIMIT_S = 30.0
@@ -98,6 +98,7 @@ class Consumer:
         self.gaps: list[FeedStatus] = []
         self.statuses: list[tuple[str, str]] = []
         self.ts = 0
+        self.invalid = 0
         self._pipeline = Pipeline()
 
     async def write(self, line: str, events: Iterable[AnyEvent], t_recv: int, raw: RawFrame | None = None) -> None:
@@ -108,7 +109,7 @@ class Consumer:
 
     def _take(self, topic: str, output: AnyEvent) -> None:
         if topic == "md.trades" and isinstance(output, Trades):
-            assert output.valid
+            self.invalid += not output.valid
             self.trades += [int(trade.trade_id) for trade in output.trades]
             self.ts = max(self.ts, output.ts_event)
         elif topic == "md.book_updates" and isinstance(output, BookUpdate):
@@ -131,7 +132,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def line_to(address: str, consumer: Consumer, **options: Any) -> AsyncIterator[Succession]:
+async def line_to(address: str, consumer: Consumer, **options: Any) -> AsyncIterator[Handover]:
     """Run one line that is replaced again and again, and stop it in order."""
     rest = Rest("binance_spot", f"http://{address}")
     connecting = Options(ws_url=f"ws://{address}", rest_url=rest.url, tick_s=0.02, stable_s=0, backoff_base_s=0.001)
@@ -141,7 +142,7 @@ async def line_to(address: str, consumer: Consumer, **options: Any) -> AsyncIter
         return Connection(feed, line, consumer, connecting, rest)
 
     quick = {"lifetime_s": 0.3, "overlap_s": 0.05, "patience_s": LIMIT_S, "look_s": 0.01} | options
-    line = Succession("binance_spot/0", connect, **quick)
+    line = Handover("binance_spot/0", connect, **quick)
     task = asyncio.create_task(line.run())
     try:
         async with asyncio.timeout(LIMIT_S):
@@ -164,6 +165,7 @@ def test_successors_take_over_and_nothing_is_lost_or_doubled() -> None:
             assert len(venue.listening) <= 2
             assert "clear" not in consumer.kinds
             assert consumer.gaps == []
+            assert consumer.invalid == 0
             first, last = consumer.trades[0], consumer.trades[-1]
             assert consumer.trades == list(range(first, last + 1))
             assert consumer.ts == (BEGAN_MS + 1_000 + last) * MILLISECOND_NS

@@ -1,0 +1,354 @@
+"""Rows of each kind of event as PostgreSQL's COPY reads them, checked so that PostgreSQL practically never refuses one.
+
+Pure. `stored` turns an event into records; of an event of several trades a bad one becomes a dead letter and the others
+are stored. `refused` is the dead letter of a Kafka record that could not be used at all. Trades, which are most of all
+rows, are in COPY's binary format (`sink.binary`), the others in its text format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+import orjson
+
+from marketdata.clock import SECOND_NS
+from marketdata.decimals import LENGTH_MAX, decimal
+from marketdata.errors import BadEvent
+from marketdata.events import Anomaly, AnyEvent, Book, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.topics import VENUE_CANDLES
+from sink import binary
+from sink.batch import Record, Source
+
+STAGE = "sink"
+DEAD_LETTERS = "dead_letters"
+# Tables whose rows are in COPY's binary format.
+BINARY = frozenset({"trades"})
+
+# The columns that COPY fills, in the order in which the functions below write them.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "trades": (
+        "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "item", "valid", "reason", "liquidation",
+        "price", "size", "side", "action", "trade_id", "original_id", "venue", "symbol", "line", "origin", "sequence",
+    ),
+    "quotes": (
+        "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "valid", "reason", "venue", "symbol",
+        "line", "origin", "sequence", "source", "bid", "bid_size", "ask", "ask_size", "last", "volume_24h", "high_24h",
+        "low_24h", "change_24h",
+    ),
+    "books": (
+        "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "valid", "reason", "venue", "symbol",
+        "line", "origin", "sequence", "depth", "updates", "bid_prices", "bid_sizes", "ask_prices", "ask_sizes",
+    ),
+    "candles": (
+        "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "ts_end", "start_ns", "end_ns", "trades",
+        "revision", "valid", "reason", "state", "interval", "open", "high", "low", "close", "volume", "quote_volume",
+        "buy_volume", "venue", "symbol", "origin",
+    ),
+    "anomalies": (
+        "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "venue", "symbol", "anomaly_id", "kind",
+        "severity", "metric", "value", "limit_value", "evidence",
+    ),
+    "feed_status": (
+        "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "venue", "symbol", "line", "origin",
+        "sequence", "kind", "reason", "detail", "channel", "gap_id", "expected", "received", "ts_from_ns", "ts_to_ns",
+    ),
+    "dead_letters": (
+        "ts", "ts_recv_ns", "kafka_offset", "kafka_partition", "partition", "offset", "topic", "venue", "symbol",
+        "stage", "reason", "detail", "field", "value", "line", "payload",
+    ),
+}  # fmt: skip
+COLUMNS["candles_open"] = COLUMNS["venue_candles"] = COLUMNS["candles"]
+
+
+NULL = "\\N"
+_VENUE_CANDLES = VENUE_CANDLES.physical()
+# The ledger's primary key: an entry of an index holds 2,704 bytes.
+_GAP_ID_BYTES_MAX = 2_000
+_DETAIL_CHARS = 1_000
+
+
+def stored(event: AnyEvent, source: Source, now: int) -> list[Record]:
+    """Return the records of an event; `now`, UTC nanoseconds, is the time of dead letters of single items.
+
+    Raises BadEvent for an event that cannot be stored at all: a bad value outside of its items, or no table for it.
+    """
+    if isinstance(event, Trades):
+        return _trades(event, source, now)
+    try:
+        build = _BUILDERS[type(event)]
+    except KeyError:
+        raise BadEvent("wrong_schema", "schema", event.schema) from None
+    try:
+        return [build(event, source)]
+    except _BadText:
+        raise _explain(event) from None
+
+
+def refused(
+    source: Source,
+    reason: str,
+    detail: str,
+    *,
+    ts: int,
+    field: str | None = None,
+    value: str | None = None,
+    item: int | None = None,
+    payload: bytes | None = None,
+) -> Record:
+    """Return the dead letter of a Kafka record, or of its item number `item`; `ts` is now, UTC nanoseconds."""
+    venue, _, symbol = source.key.decode("utf-8", "replace").partition("|")[0].partition(":")
+    letter = DeadLetter(
+        venue=venue or "unknown",
+        symbol=symbol or "*",
+        ts_recv=ts,
+        stage=STAGE,
+        reason=reason,
+        detail=detail[:_DETAIL_CHARS],
+        field=field,
+        value=value,
+        topic=source.topic,
+        partition=source.partition,
+        offset=source.offset,
+        payload=source.payload if payload is None else payload,
+    )
+    return Record(source, DEAD_LETTERS, 1, _letter_row(letter, source), dead_letter=letter, item=item)
+
+
+def refused_item(event: AnyEvent, source: Source, item: int, error: BadEvent, ts: int) -> Record:
+    """Return the dead letter of one trade of an event; its payload is the event with only that trade, as JSON."""
+    payload = None
+    if isinstance(event, Trades):
+        with contextlib.suppress(UnicodeEncodeError):  # no record that was decoded has a lone surrogate
+            payload = msgspec.json.encode(msgspec.structs.replace(event, trades=(event.trades[item],)))
+    return refused(
+        source, error.reason, str(error), ts=ts, field=error.field, value=error.value, item=item, payload=payload
+    )
+
+
+def _trades(event: Trades, source: Source, now: int) -> list[Record]:
+    # What concerns all trades is checked first: then an error below is that of a trade.
+    for field in ("venue", "symbol", "line", "origin", "reason"):
+        binary.word(getattr(event, field), field)
+    rows, letters = [], []
+    for item, trade in enumerate(event.trades):
+        try:
+            rows.append(binary.trade_row(event, item, trade, source.partition, source.offset))
+        except BadEvent as error:
+            letters.append(refused_item(event, source, item, error, now))
+    return [Record(source, "trades", len(rows), b"".join(rows)), *letters]
+
+
+def _quote(event: Quote, source: Source) -> Record:
+    text = (
+        f"{_stamp(event, source)}\t{_flag(event.valid)}\t{_word(event.reason)}\t{_origin(event)}\t"
+        f"{_word(event.source)}\t{_optional(event.bid, 'bid')}\t{_optional(event.bid_size, 'bid_size')}\t"
+        f"{_optional(event.ask, 'ask')}\t{_optional(event.ask_size, 'ask_size')}\t{_optional(event.last, 'last')}\t"
+        f"{_optional(event.volume_24h, 'volume_24h')}\t{_optional(event.high_24h, 'high_24h')}\t"
+        f"{_optional(event.low_24h, 'low_24h')}\t{_optional(event.change_24h, 'change_24h')}\n"
+    )
+    return Record(source, "quotes", 1, text.encode())
+
+
+def _book(event: Book, source: Source) -> Record:
+    if event.kind != "top":  # a checkpoint of the books operator; its levels are in the top books and updates
+        return Record(source, "books", 0, b"")
+    text = (
+        f"{_stamp(event, source)}\t{_flag(event.valid)}\t{_word(event.reason)}\t{_origin(event)}\t"
+        f"{event.depth}\t{event.updates}\t"
+        f"{_numbers(event.bid_prices, 'bid_prices')}\t{_numbers(event.bid_sizes, 'bid_sizes')}\t"
+        f"{_numbers(event.ask_prices, 'ask_prices')}\t{_numbers(event.ask_sizes, 'ask_sizes')}\n"
+    )
+    return Record(source, "books", 1, text.encode())
+
+
+def _candle(event: Candle, source: Source) -> Record:
+    text = (
+        f"{timestamp(event.start)}\t{event.ts_event}\t{event.ts_recv}\t{source.offset}\t{source.partition}\t"
+        f"{timestamp(event.end)}\t{event.start}\t{event.end}\t{_integer(event.trades)}\t{event.revision}\t"
+        f"{_flag(event.valid)}\t{_word(event.reason)}\t{_word(event.state)}\t{_word(event.interval)}\t"
+        f"{_optional(event.open, 'open')}\t{_optional(event.high, 'high')}\t{_optional(event.low, 'low')}\t"
+        f"{_optional(event.close, 'close')}\t{_number(event.volume, 'volume')}\t"
+        f"{_optional(event.quote_volume, 'quote_volume')}\t{_optional(event.buy_volume, 'buy_volume')}\t"
+        f"{_word(event.venue)}\t{_word(event.symbol)}\t{_word(event.origin)}\n"
+    )
+    if source.topic.endswith(_VENUE_CANDLES):
+        return Record(source, "venue_candles", 1, text.encode())  # not ours, so it neither opens nor closes one of ours
+    table = "candles_open" if event.state == "open" else "candles"
+    return Record(source, table, 1, text.encode(), event)
+
+
+def _anomaly(event: Anomaly, source: Source) -> Record:
+    if any("\x00" in text for pair in event.evidence.items() for text in pair):
+        raise BadEvent("control_character", "evidence", repr(event.evidence))
+    evidence = orjson.dumps(event.evidence, option=orjson.OPT_SORT_KEYS).decode()
+    text = (
+        f"{_stamp(event, source)}\t{_word(event.venue)}\t{_word(event.symbol)}\t{_text(event.anomaly_id)}\t"
+        f"{_word(event.kind)}\t{_word(event.severity)}\t{_word(event.metric)}\t{_number(event.value, 'value')}\t"
+        f"{_number(event.limit, 'limit')}\t{_text(evidence)}\n"
+    )
+    return Record(source, "anomalies", 1, text.encode())
+
+
+def _feed_status(event: FeedStatus, source: Source) -> Record:
+    text = (
+        f"{_stamp(event, source)}\t{_origin(event)}\t{_word(event.kind)}\t{_word(event.reason)}\t"
+        f"{_text(event.detail)}\t{_maybe(event.channel)}\t{_maybe(event.gap_id)}\t{_integer(event.expected)}\t{_integer(event.received)}\t"
+        f"{_integer(event.ts_from)}\t{_integer(event.ts_to)}\n"
+    )
+    if event.gap_id is not None:
+        binary.checked(event.gap_id, "gap_id", _GAP_ID_BYTES_MAX)
+    return Record(source, "feed_status", 1, text.encode(), event if event.kind in {"gap", "resynced"} else None)
+
+
+def _instrument(event: Instrument, source: Source) -> Record:
+    for field in ("tick_size", "size_increment", "min_order_size"):
+        _optional(getattr(event, field), field)
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
+        if isinstance(value, str):
+            binary.checked(value, name, binary.WORD_BYTES_MAX)
+    return Record(source, "instruments", 1, b"", event)
+
+
+def _dead_letter(event: DeadLetter, source: Source) -> Record:
+    if event.stage == STAGE:  # ours: its row was stored in the transaction that refused the record
+        return Record(source, DEAD_LETTERS, 0, b"")
+    return Record(source, DEAD_LETTERS, 1, _letter_row(event, source))
+
+
+def _letter_row(letter: DeadLetter, source: Source) -> bytes:
+    # A dead letter may contain anything, even what PostgreSQL's text cannot hold.
+    row = (
+        f"{timestamp(letter.ts_recv)}\t{letter.ts_recv}\t{source.offset}\t{source.partition}\t"
+        f"{_integer(letter.partition)}\t{_integer(letter.offset)}\t{_shown(letter.topic)}\t{_shown(letter.venue)}\t"
+        f"{_shown(letter.symbol)}\t{_shown(letter.stage)}\t{_shown(letter.reason)}\t{_shown(letter.detail)}\t"
+        f"{_shown(letter.field)}\t{_shown(letter.value)}\t{_shown(letter.line)}\t\\\\x{letter.payload.hex()}\n"
+    )
+    return row.encode()
+
+
+_BUILDERS: dict[type, Callable[[Any, Source], Record]] = {
+    Quote: _quote,
+    Book: _book,
+    Candle: _candle,
+    Anomaly: _anomaly,
+    FeedStatus: _feed_status,
+    Instrument: _instrument,
+    DeadLetter: _dead_letter,
+}
+
+
+@lru_cache(maxsize=4096)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def timestamp(ts: int) -> str:
+    """Return UTC nanoseconds as PostgreSQL reads a timestamptz; what is finer than microseconds is cut off."""
+    seconds, rest = divmod(ts, SECOND_NS)
+    return f"{_second(seconds)}.{rest // 1000:06d}+00"
+
+
+def _stamp(event: Quote | Book | Anomaly | FeedStatus, source: Source) -> str:
+    return f"{timestamp(event.ts_event)}\t{event.ts_event}\t{event.ts_recv}\t{source.offset}\t{source.partition}"
+
+
+def _origin(event: Quote | Book | FeedStatus) -> str:
+    return (
+        f"{_word(event.venue)}\t{_word(event.symbol)}\t{_word(event.line)}\t{_word(event.origin)}\t"
+        f"{_integer(event.sequence)}"
+    )
+
+
+# COPY's text format gives these a meaning of their own; a NUL PostgreSQL's text cannot hold.
+_SPECIAL = re.compile(r"[\\\t\n\r\x00]")
+_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+
+
+class _BadText(Exception):  # noqa: N818 - only to get out; `_explain` finds the field
+    pass
+
+
+def _explain(event: AnyEvent) -> BadEvent:
+    """Return what is wrong with the text of an event."""
+    for field in event.__struct_fields__:
+        value = getattr(event, field)
+        try:
+            if isinstance(value, str):
+                binary.checked(value, field, binary.TEXT_BYTES_MAX if field in _LONG else binary.WORD_BYTES_MAX)
+        except BadEvent as error:
+            return error
+    return BadEvent("control_character", "*", "")
+
+
+# Texts that are in no index.
+_LONG = frozenset({"detail", "channel", "gap_id", "anomaly_id", "evidence", "id"})
+
+
+def _text(value: str) -> str:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _BadText from None
+    return _SPECIAL.sub(_escape, value)
+
+
+def _escape(match: re.Match[str]) -> str:
+    try:
+        return _ESCAPES[match[0]]
+    except KeyError:
+        raise _BadText from None
+
+
+# Words that come again and again: venues, symbols, sides, reasons. Some are in indexes.
+@lru_cache(maxsize=16_384)
+def _word(value: str) -> str:
+    if len(value.encode("utf-8", "replace")) > binary.WORD_BYTES_MAX:
+        raise _BadText
+    return _text(value)
+
+
+def _maybe(value: str | None) -> str:
+    return NULL if value is None else _text(value)
+
+
+def _shown(value: str | None) -> str:
+    if value is None:
+        return NULL
+    return _text(value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode())
+
+
+def _flag(value: bool) -> str:
+    return "t" if value else "f"
+
+
+def _integer(value: int | None) -> str:
+    return NULL if value is None else str(value)
+
+
+def _number(value: str, field: str) -> str:
+    # PostgreSQL's numeric also takes NaN, infinities, hexadecimal and underscores; a price may be none of them.
+    if not (value.isascii() and value.replace(".", "", 1).isdigit() and len(value) <= LENGTH_MAX):
+        decimal(value, field)
+    return value
+
+
+def _optional(value: str | None, field: str) -> str:
+    return NULL if value is None else _number(value, field)
+
+
+def _numbers(values: list[str], field: str) -> str:
+    text = ",".join(values)
+    # Plain digits, points and the commas just put there, as nearly always; a second point PostgreSQL itself refuses.
+    digits = text.replace(",", "").replace(".", "")
+    if not (digits.isascii() and digits.isdigit() and text.count(",") == len(values) - 1 and all(values)):
+        for value in values:
+            decimal(value, field)
+    return f"{{{text}}}"
