@@ -40,7 +40,7 @@ ifdef STACK
 export TICKSTREAM_STACK := $(STACK)
 endif
 
-.PHONY: help run up down setup ready test lint format dashboard chaos bench-latency bench-platform bench-feeds bench-stream \
+.PHONY: help run up down setup ready test lint format dashboard chaos bench-latency bench-platform bench-feeds bench-storage bench-stream \
   clean distclean
 
 help: ## Show this list
@@ -86,6 +86,9 @@ bench-platform: setup ## Time a replay through the whole platform, then hold RAT
 
 bench-feeds: setup $(STAMPS)/cryptofeed ## Measure how many frames a second each feed takes, beside cryptofeed
 	@exec $(BIN)/python -m bench.feeds $(ARGS)
+
+bench-storage: setup ## Measure how many rows a second the sink stores from Kafka, beside COPY alone
+	@exec $(BIN)/python -m bench.storage $(ARGS)
 
 bench-stream: setup $(STAMPS)/quix ## Measure the stream path, beside a bare copy and Quix Streams
 	@exec $(BIN)/python -m bench.stream $(ARGS)

@@ -1,217 +1,322 @@
-"""The sink's write path against the plain ways to insert with psycopg: rows a second of the same trades, in one run.
+"""The sink from Kafka to stored rows, beside COPY of the same rows prepared in advance and plain inserts of psycopg.
 
-Needs a running TimescaleDB (TICKSTREAM_DATABASE_URL); makes a schema of its own and removes it. Takes about 30 s:
-`python bench/storage.py`. Each way stores the same events, batch by batch, one transaction each, with every index there
-is. Beside the rows a second by the clock it prints processor time, which other load on the machine does not change:
-of this process, and of the server's session where the server runs on this machine.
+`make bench-storage` starts servers of its own and stops them at the end; it takes about three minutes. For messages of
+eight trades and of one, several runs each, it fills the topic of trades with committed transactions, starts the sink,
+and measures from the first to the last stored row. The last run of each kind is interrupted by kill -9 and counted:
+no row may be missing or stored twice. Beside rows a second by the clock it prints processor time, which other load on
+the machine does not change: of the sink, and of its session in the server. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import platform
+import subprocess
 import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Annotated, Any, NamedTuple
 
+import httpx
 import psutil
 import psycopg
+import typer
+from confluent_kafka import Producer
 from psycopg import sql
 
+from bench.stack import machine, machine_text
+from infra.local.folders import HOME
+from infra.local.settings import free_port
+from infra.local.shared import shared_infrastructure
+from infra.local.table import Endpoints
 from marketdata.codec import Codec
-from marketdata.errors import TickstreamError
-from marketdata.events import EVENTS, Quote, Trade, Trades
-from runtime.settings import DatabaseSettings, load
+from marketdata.events import EVENTS, Trade, Trades
+from marketdata.topics import TRADES
+from runtime.admin import TopicAdmin
+from runtime.kafka import producer_config
+from runtime.registry import Registry
+from runtime.settings import CommonSettings
 from sink import migrations
-from sink.batch import Batch, Source
+from sink.batch import Source
+from sink.binary import HEADER, TRAILER
 from sink.rows import COLUMNS, stored, timestamp
-from sink.writer import Log, Writer
+from sink.service import TOPICS
 
-SECONDS_EACH = 4.0
-BATCH_ROWS = 5_000
-TRADES_EACH = 5
-TOPIC = "bench"
+PORT_BASE = int(os.environ.get("TICKSTREAM_BENCH_PORT_BASE", "29200"))
 START = 1_786_309_548_228_568_123
-TYPES = (
-    "timestamptz", "int8", "int8", "int8", "int4", "int4", "bool", "text", "bool", "numeric", "numeric", "text", "text",
-    "text", "text", "text", "text", "text", "text", "int8",
-)  # fmt: skip
+SYMBOLS = 40
+TRANSACTION_MESSAGES = 1_000
+BATCH_ROWS = 20_000
+TARGET_ROWS = 150_000
+LIMIT_S = 300.0
 
 
-def messages(number: int) -> Iterator[tuple[Trades, Source]]:
-    """Yield the messages of the batch `number`, a millisecond apart."""
-    for place in range(BATCH_ROWS // TRADES_EACH):
-        offset = number * BATCH_ROWS // TRADES_EACH + place
-        ts = START + offset * 1_000_000
-        trades = tuple(
+class Run(NamedTuple):
+    """What one run measured: rows a second by the clock, and processor microseconds a row."""
+
+    rows_per_s: float
+    sink_us: float
+    server_us: float
+
+
+def message(number: int, trades: int) -> Trades:
+    """Return one message of the load: some symbol's trades, a millisecond after those of the message before."""
+    ts = START + number * 1_000_000
+    return Trades(
+        venue="bench", symbol=f"S{number % SYMBOLS}-USD", ts_event=ts, ts_recv=ts + 500_000, line="bench/0",
+        sequence=number,
+        trades=tuple(
             Trade(
-                trade_id=str(offset * TRADES_EACH + item),
-                ts_event=ts + item,
-                price=f"{64_000 + offset % 1_000}.{item:02}",
-                size="0.12345678",
-                side="buy" if item % 2 else "sell",
+                trade_id=str(7_000_000_000 + number * trades + item), ts_event=ts + item,
+                price=f"{64_000 + number % 1_000}.{item:02}", size="0.12345678", side="buy" if item % 2 else "sell",
             )
-            for item in range(TRADES_EACH)
-        )
-        event = Trades(
-            venue="bench", symbol=f"S{offset % 8}-USD", ts_event=ts, ts_recv=ts, line="bench/0", trades=trades
-        )
-        yield event, Source(TOPIC, 0, offset, b"", b"")
-
-
-def as_values(event: Trades, source: Source, *, exact: bool) -> list[tuple[Any, ...]]:
-    """Return a message's rows as Python values, prices as Decimal when `exact`, else as text."""
-    number, moment = (Decimal, as_datetime) if exact else (str, timestamp)
-    return [
-        (
-            moment(trade.ts_event), trade.ts_event, event.ts_recv, source.offset, 0, item, event.valid, event.reason,
-            trade.liquidation, number(trade.price), number(trade.size), trade.side, trade.action, trade.trade_id,
-            trade.original_id, event.venue, event.symbol, event.line, event.origin, event.sequence,
-        )
-        for item, trade in enumerate(event.trades)
-    ]  # fmt: skip
-
-
-def as_datetime(ts: int) -> datetime:
-    """Return UTC nanoseconds as psycopg's binary format wants them."""
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ts // 1_000)
-
-
-def processor_seconds(pid: int) -> float:
-    """Return the processor time of a process of this machine, 0 when it runs elsewhere."""
-    try:
-        times = psutil.Process(pid).cpu_times()
-    except psutil.NoSuchProcess:
-        return 0.0
-    return float(times.user + times.system)
-
-
-def measure(name: str, way: Callable[[list[tuple[Trades, Source]], int], None], session: int) -> float:
-    """Run one way for some seconds; print and return its rows a second."""
-    rows, spent, client, number = 0, 0.0, 0.0, 0
-    server = processor_seconds(session)
-    while spent < SECONDS_EACH:
-        work = list(messages(number))
-        clock, own = time.perf_counter(), time.process_time()
-        way(work, number)
-        spent += time.perf_counter() - clock
-        client += time.process_time() - own
-        rows += BATCH_ROWS
-        number += 1
-    server = processor_seconds(session) - server
-    print(
-        f"{name:44} {rows / spent:8,.0f} rows/s {spent / number * 1_000:8.1f} ms a batch; processor "
-        f"{client / rows * 1e6:5.1f} us a row here, {server / rows * 1e6:5.1f} us in the server"
-    )
-    return rows / (client + server)
-
-
-def newest_session(connection: psycopg.Connection[Any]) -> int:
-    """Return the process id of the writer's session: the sink's newest."""
-    with connection.transaction():
-        row = connection.execute(
-            "SELECT pid FROM pg_stat_activity WHERE application_name = 'tickstream-sink' "
-            "ORDER BY backend_start DESC LIMIT 1"
-        ).fetchone()
-    return int(row[0]) if row else 0
-
-
-def decode_and_build() -> None:
-    """Print what decoding and building rows cost without a database."""
-    codec = Codec({event.schema: number for number, event in enumerate(EVENTS, 1)})
-    trades, source = next(messages(0))
-    quote = Quote(
-        venue="bench", symbol="S0-USD", ts_event=START, ts_recv=START, line="bench/0", bid="64000.01", bid_size="0.5",
-        ask="64000.02", ask_size="1.5", last="64000.01",
+            for item in range(trades)
+        ),
     )  # fmt: skip
-    for event, rows in ((trades, TRADES_EACH), (quote, 1)):
-        data = codec.encode(event)
-        for name, work in (
-            ("decode", lambda d=data: codec.decode(d)),
-            ("rows", lambda e=event: stored(e, source, START)),
-        ):
-            start, count = time.process_time(), 0
-            while time.process_time() - start < 0.5:
-                work()
-                count += 1
-            each_us = (time.process_time() - start) / count * 1e6
-            print(
-                f"{name} {event.schema:8} {each_us:8.1f} us a message, {rows / each_us * 1e6:10,.0f} rows/s on one core"
-            )
 
 
-def main() -> None:
-    """Print the hardware, then each way's figures."""
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    model = models[0].partition(":")[2].strip() if models else platform.processor()
-    load_1 = os.getloadavg()[0]
-    print(
-        f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, load {load_1:.1f} before the run"
-    )
-    settings = load(DatabaseSettings)
-    url = settings.database_url.get_secret_value()
-    schema = f"bench_{uuid.uuid4().hex[:8]}"
-    migrations.upgrade(url, schema)
-    connection = psycopg.connect(url, options=f"-c search_path={schema} -c timezone=UTC")
-    columns = sql.SQL(", ").join(map(sql.Identifier, COLUMNS["trades"]))
-    copy_text = sql.SQL("COPY trades ({}) FROM STDIN").format(columns)
-    copy_binary = sql.SQL("COPY trades ({}) FROM STDIN (FORMAT BINARY)").format(columns)
-    insert = sql.SQL("INSERT INTO trades ({}) VALUES ({})").format(
-        columns, sql.SQL(", ").join(sql.Placeholder() * len(COLUMNS["trades"]))
-    )
-    codec = Codec({event.schema: number for number, event in enumerate(EVENTS, 1)})
-    writer = Writer(url, schema, publish=lambda _: None, decode=codec.decode, now=time.time_ns)
-    writer.locate({(TOPIC, 0): Log("bench", 0, 1)})
+class Load:
+    """The topics and tables of one run, and the sink between them."""
 
-    def ours(work: list[tuple[Trades, Source]], number: int) -> None:
-        batch = Batch()
-        for event, source in work:
-            batch.add(stored(event, source, START)[0])
-        batch.passed((TOPIC, 0), number * len(work), (number + 1) * len(work))
-        writer.write(batch)
-
-    def text_rows(work: list[tuple[Trades, Source]], _: int) -> None:
-        with connection.transaction(), connection.cursor() as cursor, cursor.copy(copy_text) as copy:
-            for event, source in work:
-                for row in as_values(event, source, exact=False):
-                    copy.write_row(row)
-
-    def binary_rows(work: list[tuple[Trades, Source]], _: int) -> None:
-        with connection.transaction(), connection.cursor() as cursor, cursor.copy(copy_binary) as copy:
-            copy.set_types(TYPES)
-            for event, source in work:
-                for row in as_values(event, source, exact=True):
-                    copy.write_row(row)
-
-    def executemany(work: list[tuple[Trades, Source]], _: int) -> None:
-        with connection.transaction(), connection.cursor() as cursor:
-            cursor.executemany(insert, [row for one in work for row in as_values(*one, exact=False)])
-
-    try:
-        decode_and_build()
-        pid = connection.info.backend_pid
-        sink = measure("sink: events to rows, offsets, commit", ours, newest_session(connection))
-        measure("psycopg: COPY text, write_row", text_rows, pid)
-        measure("psycopg: COPY binary, write_row, Decimal", binary_rows, pid)
-        plain = measure("psycopg: executemany INSERT (pipelined)", executemany, pid)
-        print(
-            f"by processor time the sink stores {sink:,.0f} rows a second of one core, {sink / plain:.1f} times as "
-            "many as executemany, with offsets and checks"
+    def __init__(self, where: Endpoints, folder: Path) -> None:
+        self._where = where
+        self._log = folder / "sink.log"
+        self.prefix = f"b{uuid.uuid4().hex[:6]}."
+        self.schema = f"b_{uuid.uuid4().hex[:6]}"
+        self._port = free_port()
+        self._kafka = CommonSettings(
+            kafka_brokers=where.kafka_brokers, registry_url=where.registry_url, topic_prefix=self.prefix
         )
+        TopicAdmin(self._kafka).apply(TOPICS)
+        migrations.upgrade(where.database_url, self.schema)
+
+    def fill(self, codec: Codec, messages: int, trades: int) -> None:
+        """Write the load in transactions, as the stream workers do."""
+        producer = Producer(producer_config(self._kafka, "bench") | {"transactional.id": self.prefix})
+        producer.init_transactions(30)
+        topic = TRADES.physical(self.prefix)
+        for start in range(0, messages, TRANSACTION_MESSAGES):
+            producer.begin_transaction()
+            for number in range(start, min(start + TRANSACTION_MESSAGES, messages)):
+                event = message(number, trades)
+                producer.produce(topic, codec.encode(event), event.key.encode())
+            producer.commit_transaction(60)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the sink with its usual settings."""
+        environment = os.environ | self._where.environment() | {
+            "TICKSTREAM_TOPIC_PREFIX": self.prefix,
+            "TICKSTREAM_GROUP_PREFIX": self.prefix,
+            "TICKSTREAM_DATABASE_SCHEMA": self.schema,
+            "TICKSTREAM_METRICS_PORT": str(self._port),
+            "TICKSTREAM_SINK_WORKER": "bench",
+        }  # fmt: skip
+        with self._log.open("ab") as log:
+            return subprocess.Popen([sys.executable, "-m", "sink"], env=environment, stdout=log, stderr=log)
+
+    def stored(self) -> int:
+        """Return how many rows the running sink has stored."""
+        try:
+            text = httpx.get(f"http://127.0.0.1:{self._port}/metrics", timeout=5, trust_env=False).text
+        except httpx.HTTPError:
+            return 0
+        line = 'tickstream_rows_stored_total{table="trades"}'
+        return sum(int(float(found.split()[-1])) for found in text.splitlines() if found.startswith(line))
+
+    def wait(self, rows: int) -> int:
+        """Wait until the running sink has stored so many rows; return how many it has."""
+        deadline = time.monotonic() + LIMIT_S
+        while (found := self.stored()) < rows:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{found} of {rows} rows after {LIMIT_S:.0f} s; see {self._log}")
+            time.sleep(0.01)
+        return found
+
+    def query(self, text: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query on the tables of this run."""
+        with psycopg.connect(self._where.database_url, options=f"-c search_path={self.schema}") as connection:
+            return connection.execute(sql.SQL(text)).fetchall()
+
+    def drop(self) -> None:
+        """Remove the tables."""
+        with psycopg.connect(self._where.database_url) as connection:
+            connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(self.schema)))
+
+
+@contextmanager
+def running(load: Load) -> Iterator[subprocess.Popen[bytes]]:
+    """A sink that ends with the context."""
+    process = load.start()
+    try:
+        yield process
     finally:
-        writer.close()
-        connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
+        process.terminate()
+        process.wait(60)
+
+
+def processor_s(pids: list[int]) -> float:
+    """Return the processor time that processes of this machine have used."""
+    total = 0.0
+    for pid in pids:
+        times = psutil.Process(pid).cpu_times()
+        total += times.user + times.system
+    return total
+
+
+def sessions(load: Load) -> list[int]:
+    """Return the process ids of the sink's sessions in the server."""
+    return [pid for (pid,) in load.query("SELECT pid FROM pg_stat_activity WHERE application_name = 'tickstream-sink'")]
+
+
+def measure(load: Load, rows: int) -> Run:
+    """Start the sink on a full topic and measure it from the first stored row to the last."""
+    with running(load) as process:
+        first = load.wait(1)
+        clock, pids = time.perf_counter(), sessions(load)
+        sink, server = processor_s([process.pid]), processor_s(pids)
+        load.wait(rows)
+        spent = time.perf_counter() - clock
+        sink, server = processor_s([process.pid]) - sink, processor_s(pids) - server
+    left = rows - first
+    return Run(left / spent, sink / left * 1e6, server / left * 1e6)
+
+
+def interrupt(load: Load, rows: int) -> float:
+    """Kill the sink in the middle and start it again; return the seconds until it stores again, checking every row."""
+    process = load.start()
+    load.wait(rows // 4)
+    process.kill()
+    process.wait(10)
+    clock = time.perf_counter()
+    with running(load):
+        load.wait(1)
+        restart = time.perf_counter() - clock
+        ((before,),) = load.query("SELECT count(*) FROM trades")
+        while before < rows:
+            time.sleep(0.2)
+            ((before,),) = load.query("SELECT count(*) FROM trades")
+    found = load.query("SELECT count(*), count(DISTINCT (kafka_partition, kafka_offset, item)) FROM trades")
+    if found != [(rows, rows)]:
+        raise RuntimeError(f"{found[0][0]} rows, {found[0][1]} of them distinct, of {rows}")
+    return restart
+
+
+def prepared(where: Endpoints, rows: int, trades: int) -> Run:
+    """Return the figures of COPY alone: the same rows, prepared, in transactions of the same size."""
+    schema = f"b_{uuid.uuid4().hex[:6]}"
+    migrations.upgrade(where.database_url, schema)
+    columns = sql.SQL(", ").join(map(sql.Identifier, COLUMNS["trades"]))
+    copy_in = sql.SQL("COPY trades ({}) FROM STDIN (FORMAT BINARY)").format(columns)
+    batches, each = [], BATCH_ROWS // trades
+    for start in range(0, rows // trades, each):
+        lines = [
+            record.data
+            for number in range(start, start + each)
+            for record in stored(message(number, trades), Source("t", number % 4, number // 4, b"", b""), 0)
+        ]
+        batches.append(HEADER + b"".join(lines) + TRAILER)
+    with psycopg.connect(where.database_url, options=f"-c search_path={schema}") as connection:
+        pids = [connection.info.backend_pid]
         connection.commit()
-        connection.close()
+        clock, sink, server = time.perf_counter(), time.process_time(), processor_s(pids)
+        for batch in batches:
+            with connection.transaction(), connection.cursor() as cursor, cursor.copy(copy_in) as copy:
+                copy.write(batch)
+        spent = time.perf_counter() - clock
+        sink, server = time.process_time() - sink, processor_s(pids) - server
+        connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
+    return Run(rows / spent, sink / rows * 1e6, server / rows * 1e6)
+
+
+def executemany(where: Endpoints, rows: int) -> Run:
+    """Return the figures of psycopg's executemany, which sends inserts without waiting for each."""
+    schema = f"b_{uuid.uuid4().hex[:6]}"
+    migrations.upgrade(where.database_url, schema)
+    insert = sql.SQL("INSERT INTO trades ({}) VALUES ({})").format(
+        sql.SQL(", ").join(map(sql.Identifier, COLUMNS["trades"])),
+        sql.SQL(", ").join(sql.Placeholder() * len(COLUMNS["trades"])),
+    )
+    values = []
+    for number in range(rows):
+        event = message(number, 1)
+        trade = event.trades[0]
+        values.append((
+            timestamp(trade.ts_event), trade.ts_event, event.ts_recv, number, 0, 0, event.valid, event.reason,
+            trade.liquidation, trade.price, trade.size, trade.side, trade.action, trade.trade_id, trade.original_id,
+            event.venue, event.symbol, event.line, event.origin, event.sequence,
+        ))  # fmt: skip
+    with psycopg.connect(where.database_url, options=f"-c search_path={schema} -c timezone=UTC") as connection:
+        pids = [connection.info.backend_pid]
+        connection.commit()
+        clock, sink, server = time.perf_counter(), time.process_time(), processor_s(pids)
+        with connection.transaction(), connection.cursor() as cursor:
+            cursor.executemany(insert, values)
+        spent = time.perf_counter() - clock
+        sink, server = time.process_time() - sink, processor_s(pids) - server
+        connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
+    return Run(rows / spent, sink / rows * 1e6, server / rows * 1e6)
+
+
+def show(name: str, run: Run) -> None:
+    """Print one line of figures."""
+    print(
+        f"{name:44} {run.rows_per_s:9,.0f} rows/s by the clock; processor {run.sink_us:5.2f} us a row here, "
+        f"{run.server_us:5.2f} us in the server",
+        flush=True,
+    )
+
+
+def main(
+    rows: Annotated[int, typer.Option(help="Rows of each run.")] = 1_000_000,
+    runs: Annotated[int, typer.Option(help="Runs of each kind; the median counts.")] = 3,
+) -> None:
+    """Measure how many rows a second the sink stores, from Kafka."""
+    print(machine_text())
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        shared_infrastructure(HOME / "bench-storage", PORT_BASE, keep=False, report=print) as where,
+    ):
+        registry = Registry(where.registry_url)
+        for event in EVENTS:
+            registry.register(event.schema)
+        codec = registry.codec()
+        registry.close()
+        figures: dict[str, Any] = {"machine": machine(), "rows": rows}
+        for trades in (8, 1):
+            found = []
+            for number in range(runs):
+                load = Load(where, Path(folder))
+                load.fill(codec, rows // trades, trades)
+                found.append(measure(load, rows // trades * trades))
+                load.drop()
+                show(f"sink, {trades} trades a message, run {number + 1}", found[-1])
+            load = Load(where, Path(folder))
+            load.fill(codec, rows // trades, trades)
+            restart = interrupt(load, rows // trades * trades)
+            load.drop()
+            print(f"after kill -9 it stores again after {restart:.2f} s; every row is there once", flush=True)
+            copies = [prepared(where, rows // 2, trades) for _ in range(runs)]
+            for one in copies:
+                show("COPY of prepared bytes", one)
+            best, middle = max(one.rows_per_s for one in found), median(one.rows_per_s for one in found)
+            copied = median(one.rows_per_s for one in copies)
+            print(f"median {middle:,.0f} rows/s, best {best:,.0f}: {middle / copied:.2f} of COPY of prepared bytes")
+            figures[f"trades_{trades}"] = {
+                "median": round(middle), "best": round(best), "ratio_to_copy": round(middle / copied, 2),
+                "copy": round(copied), "restart_s": round(restart, 2),
+                "sink_us": round(median(one.sink_us for one in found), 2),
+                "server_us": round(median(one.server_us for one in found), 2),
+            }  # fmt: skip
+        plain = executemany(where, rows // 20)
+        show("psycopg: executemany INSERT", plain)
+        figures["executemany"] = round(plain.rows_per_s)
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except TickstreamError as problem:
-        sys.exit(str(problem))
+    typer.run(main)
