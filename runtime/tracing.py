@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Self
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
@@ -32,6 +31,9 @@ class Tracing:
 
     def __init__(self, service: str, otlp_endpoint: str | None, exporter: SpanExporter | None = None) -> None:
         if exporter is None and otlp_endpoint:
+            # Here, because it is a fifth of what a service loads as it starts, and few send traces.
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+
             exporter = OTLPSpanExporter(endpoint=otlp_endpoint.rstrip("/") + "/v1/traces")
         self._provider: TracerProvider | None = None
         self._tracer: trace.Tracer | None = None
