@@ -58,6 +58,9 @@ _LOG = structlog.get_logger()
 _FRAMES = Counter("tickstream_frames_total", "Frames received.", ["venue", "line"])
 _RECONNECTS = Counter("tickstream_reconnects_total", "Connections that ended, by reason.", ["venue", "line", "reason"])
 _GAPS = Counter("tickstream_gaps_total", "Losses noticed by the feeds.", ["venue", "line"])
+_OFF_TICK = Counter(
+    "tickstream_off_tick_total", "Prices off the tick that the venue lists; they are published.", ["venue", "line"]
+)
 _BREAKER = Gauge("tickstream_breaker_state", "0 closed, 1 half open, 2 open.", ["venue", "line"])
 _DOWN = Counter("tickstream_lines_down_total", "Lines that stay down, by reason.", ["venue", "line", "reason"])
 _CONNECTED = Gauge("tickstream_connected", "1 while the connection is up.", ["venue", "line"])
@@ -135,6 +138,7 @@ class Connection:
         labels = (feed.venue, line)
         self._frames_total = _FRAMES.labels(*labels)
         self._gaps_total = _GAPS.labels(*labels)
+        self._off_tick_total = _OFF_TICK.labels(*labels)
         self._connected = _CONNECTED.labels(*labels)
         self._inbox_bytes = _INBOX.labels(*labels)
         self._latency = WS_LATENCY_MS.labels(feed.venue)
@@ -449,6 +453,9 @@ class Connection:
         self._frames_total.inc(self._frames_here - self._frames_counted)
         self._frames_counted = self._frames_here
         counts = self._feed.counts
+        if counts["off_tick"] != self._counted["off_tick"]:
+            self._off_tick_total.inc(counts["off_tick"] - self._counted["off_tick"])
+            self._counted["off_tick"] = counts["off_tick"]
         for name in _LEFT_OUT:
             if counts[name] != self._counted[name]:
                 DROPPED.labels("feed", name).inc(counts[name] - self._counted[name])

@@ -6,9 +6,7 @@ Theory of operation.
    event that does not fit its schema becomes a dead letter.
 2. librdkafka holds the records that are not yet acknowledged. `write` waits while they are more than
    `BUFFER_BYTES_MAX`, so that the connection stops reading its socket; it waits as long as Kafka is away.
-3. An Instrument is acknowledged before later records are handed over: a consumer of a symbol's first trade can know
-   the instrument.
-4. A delivery that fails for good is a gap in a stream. It is counted and logged, and the connections restart, so that
+3. A delivery that fails for good is a gap in a stream. It is counted and logged, and the connections restart, so that
    books are cleared and filled again. Trades that were not delivered end the process instead (`write` raises
    Unavailable), and so does a Kafka client that cannot continue: the next process reads from the topic what is missing.
 """
@@ -30,7 +28,7 @@ from prometheus_client import Counter, Gauge
 from marketdata import headers
 from marketdata.codec import Codec
 from marketdata.errors import CodecError, Unavailable
-from marketdata.events import AnyEvent, DeadLetter, Instrument, RawFrame
+from marketdata.events import AnyEvent, DeadLetter, RawFrame
 from marketdata.topics import INGEST
 from runtime.health import Readiness
 from runtime.kafka import producer_config
@@ -69,7 +67,6 @@ class Publisher:
         self._fatal: KafkaError | None = None
         self._constants = {schema: tuple(headers.constants(schema, name).items()) for schema in INGEST}
         self._handed_over: Counts[str] = Counts()
-        self._unacknowledged = 0  # instruments
         self._numbers = 0
         self.buffered_bytes = 0
         self.failures = 0
@@ -98,8 +95,6 @@ class Publisher:
             value, record = self._encode(record)  # noqa: PLW2901 - a dead letter takes the place of what does not fit
             if not self._produce(record, value, common, identity):
                 await self._produce_when_possible(record, value, common, identity)
-            if type(record) is Instrument:
-                await self._acknowledged()
         _HOP.observe(max(0, now - t_recv) / 1e6)
         self._producer.poll(0)
         if self.buffered_bytes > BUFFER_BYTES_MAX:
@@ -130,17 +125,11 @@ class Publisher:
             ("ce_subject", key),
         ]
         size = len(value) + len(key)
-        done = partial(self._delivered, size)
-        if type(record) is Instrument:
-            self._unacknowledged += 1
-            done = partial(self._instrument_delivered, size)
         try:
-            self._producer.produce(topic, value, key, headers=head, on_delivery=done)
+            self._producer.produce(topic, value, key, headers=head, on_delivery=partial(self._delivered, size))
         except BufferError:
-            self._unacknowledged -= type(record) is Instrument
             return False
         except KafkaException as error:
-            self._unacknowledged -= type(record) is Instrument
             self._failed(topic, error.args[0])
             return True
         self.buffered_bytes += size
@@ -150,11 +139,6 @@ class Publisher:
     async def _produce_when_possible(self, record: AnyEvent, value: bytes, common: Attributes, identity: bytes) -> None:
         await self._polled()
         while not self._produce(record, value, common, identity):
-            await self._polled()
-
-    async def _acknowledged(self) -> None:
-        """Wait until Kafka has every instrument."""
-        while self._unacknowledged:
             await self._polled()
 
     async def _drained(self, bytes_max: int) -> None:
@@ -174,10 +158,6 @@ class Publisher:
             raise Unavailable(f"the Kafka client cannot continue, restart this process: {self._fatal.str()}")
 
     # --- librdkafka's callbacks, called from within poll ---
-
-    def _instrument_delivered(self, size: int, error: KafkaError | None, message: Message) -> None:
-        self._unacknowledged -= 1
-        self._delivered(size, error, message)
 
     def _delivered(self, size: int, error: KafkaError | None, message: Message) -> None:
         self.buffered_bytes -= size

@@ -39,6 +39,7 @@ def snapshot(call: Call, product: Product, ts_event: int, columns: Columns) -> N
     product.book_valid = product.book_seen = True
     product.ts_book = ts_event
     call.line.counts["snapshots"] += 1
+    _count_off_tick(call, product, columns)
     call.out.append(_event(call, product, "snapshot", ts_event, (bid_prices, bid_sizes, ask_prices, ask_sizes)))
 
 
@@ -56,6 +57,7 @@ def update(call: Call, product: Product, ts_event: int, columns: Columns, *, eve
     check(call, product, ts_event, columns)
     call.line.counts["book_updates"] += 1
     product.ts_book = ts_event
+    _count_off_tick(call, product, columns)
     event = _event(call, product, "update", ts_event, columns)
     if call.out:
         last = call.out[-1]
@@ -64,6 +66,13 @@ def update(call: Call, product: Product, ts_event: int, columns: Columns, *, eve
             call.out.pop()
     call.out.append(event)
     return True
+
+
+def _count_off_tick(call: Call, product: Product, columns: Columns) -> None:
+    if product.instrument.tick_size is not None:
+        off_tick = product.count_off_tick(columns[0]) + product.count_off_tick(columns[2])
+        if off_tick:
+            call.line.counts["off_tick"] += off_tick
 
 
 def check(call: Call, product: Product, ts_event: int, columns: Columns) -> None:

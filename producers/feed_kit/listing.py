@@ -18,14 +18,15 @@ from marketdata.events import Instrument
 from producers.feed_kit import books, published, trades
 from producers.feed_kit.calls import Call
 from producers.feed_kit.gaps import Ledger
-from producers.feed_kit.products import LISTED_NS, MATCHING, Product
+from producers.feed_kit.products import MATCHING, Product
 from producers.feed_kit.published import PreviousRun
 from producers.feed_kit.values import clean
 
 PRODUCTS_MAX = 5_000  # the largest venue has about 3,000
 
-# A venue changes its products a few times a day at most.
+# A venue changes its products a few times a day at most; it is asked sooner when a trade is off the tick.
 OLD_NS = 600 * SECOND_NS
+SOONEST_NS = 60 * SECOND_NS
 
 _Sent = TypeVar("_Sent")
 
@@ -103,7 +104,7 @@ class Listing:
 
     def is_due(self, ts: int) -> bool:
         """Tell whether to ask the venue for its products again, which is noted."""
-        if self._ts_asked is None or ts - self._ts_asked < LISTED_NS:
+        if self._ts_asked is None or ts - self._ts_asked < SOONEST_NS:
             return False
         if ts - self._ts_asked < OLD_NS and not any(product.off_tick for product in self._products.values()):
             return False
@@ -126,7 +127,6 @@ class Listing:
         known = self._known.get(name) or self._describe(clean(name, "product"))
         product = self._products[name] = Product(msgspec.structs.replace(known, ts_recv=call.ts))
         product.is_played = self._accepted is None
-        product.ts_listed = None if self._ts_asked is None else known.ts_recv
         call.out.append(product.instrument)
         if known.status not in MATCHING:
             call.status(product.symbol, "halted", reason=known.status)
@@ -151,8 +151,6 @@ class Listing:
         `detail` is what the venue says of such a change, for a person.
         """
         before = product.instrument
-        if "tick_size" in learned and self._ts_asked is not None:
-            product.ts_listed = call.ts
         if all(getattr(before, field) == value for field, value in learned.items()):
             return
         product.instrument = msgspec.structs.replace(before, ts_recv=call.ts, **learned)

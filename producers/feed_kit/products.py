@@ -1,27 +1,16 @@
-"""What a feed knows of one product, and the gaps that are open for it.
-
-A venue that changes a tick size tells nobody. A trade off the tick that we know shows it: unless the venue listed that
-tick within the last minute, nothing is known of the tick any more, until the venue is asked again (see `listing`).
-"""
+"""What a feed knows of one product, and the gaps that are open for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from decimal import Decimal
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
-from marketdata.clock import SECOND_NS
-from marketdata.decimals import EXACT
 from marketdata.events import HALTED, Instrument
+from producers.feed_kit.ticks import Tick
 from producers.feed_kit.trade_ids import Recent, TradeIds
 
 # Product states in which orders match; in every other known state what is sent is halted.
 MATCHING = frozenset({"online", "limit_only", "unknown"})
-
-# For so long what the venue lists is its word on what its prices are.
-LISTED_NS = 60 * SECOND_NS
 
 _VALID: dict[str, Any] = {"valid": True, "reason": ""}
 _HALTED: dict[str, Any] = {"valid": False, "reason": HALTED}
@@ -47,9 +36,8 @@ class Product:
 
     Of the trades that were published, `trade_ids` has the numbers, `sent_ids` the ids of venues that do not number
     them. Times are the venue's, in UTC nanoseconds: `ts_trade` of the newest trade, `ts_book` of the newest book
-    event, `ts_trades_vouched` and `ts_book_vouched` of the newest heartbeat of each. `ts_listed` is when the venue last
-    listed the product, by our clock; None where it cannot be asked. `off_tick`: it should be asked, as a trade was off
-    the tick.
+    event, `ts_trades_vouched` and `ts_book_vouched` of the newest heartbeat of each. `off_tick`: a trade was off the
+    tick since the venue was last asked for its products.
 
     A loss of trades (see `feed_kit.trades`): `trades_lost` from the loss until it is repaired or put on the ledger;
     `ts_lost` is our time of it, `ts_whole` the venue's time until which trades were complete before, `ts_trade_before`
@@ -63,7 +51,7 @@ class Product:
     __slots__ = (
         "_tick", "book_seen", "book_valid", "complete_from", "gap", "instrument", "is_played", "missing_since", "name",
         "off_tick", "sent_ids", "symbol", "trade_gaps", "trade_ids", "trades_lost", "ts_back", "ts_book",
-        "ts_book_vouched", "ts_listed", "ts_lost", "ts_trade", "ts_trade_before", "ts_trades_vouched", "ts_whole",
+        "ts_book_vouched", "ts_lost", "ts_trade", "ts_trade_before", "ts_trades_vouched", "ts_whole",
         "unproven",
     )  # fmt: skip
 
@@ -90,25 +78,17 @@ class Product:
         self.sent_ids = Recent()
         self.gap: Gap | None = None
         self.trade_gaps: list[Gap] = []
-        self.ts_listed: int | None = None
         self.off_tick = False
-        self._tick: tuple[str, Decimal] = ("", Decimal(0))
+        self._tick: Tick | None = None
 
-    def doubts_tick(self, prices: Iterable[str], ts: int) -> bool:
-        """Tell whether prices of trades show that the tick is another one, which is forgotten then."""
+    def count_off_tick(self, prices: Sequence[str]) -> int:
+        """Return how many of these prices are off the tick that the venue lists, if it lists one."""
         text = self.instrument.tick_size
-        if text is None or self.ts_listed is None:
-            return False
-        if self._tick[0] != text:
-            self._tick = (text, Decimal(text))
-        tick = self._tick[1]
-        if tick <= 0 or not any(EXACT.remainder(Decimal(price), tick) for price in prices):
-            return False
-        self.off_tick = True
-        if ts - self.ts_listed < LISTED_NS:
-            return False
-        self.instrument = msgspec.structs.replace(self.instrument, ts_recv=ts, tick_size=None)
-        return True
+        if text is None:
+            return 0
+        if self._tick is None or self._tick.text != text:
+            self._tick = Tick(text)
+        return self._tick.count_off(prices)
 
     @property
     def validity(self) -> dict[str, Any]:

@@ -75,9 +75,9 @@ def send(call: Call, product: Product, batch: Sequence[Trade], *, origin: str = 
     if origin == "live":
         if product.trades_lost and product.ts_back is None:
             product.ts_back = batch[0].ts_event
-        if product.doubts_tick([trade.price for trade in batch], call.ts):
-            call.line.counts["ticks_doubted"] += 1
-            call.out.append(product.instrument)
+        if off_tick := product.count_off_tick([trade.price for trade in batch]):
+            call.line.counts["off_tick"] += off_tick
+            product.off_tick = True
     call.out.append(
         Trades(venue=call.line.venue, symbol=product.symbol, ts_event=batch[-1].ts_event, ts_recv=call.ts,
                line=call.line.name, sequence=call.sequence, origin=origin, trades=tuple(batch), **_validity(product))

@@ -435,3 +435,36 @@ def test_unreadable_frame_may_have_been_of_either_market() -> None:
     out = mixed.received(b"no frame", T0)
     assert {o.symbol for o in out if isinstance(o, BookUpdate)} == {"BTC-USDT", "BTC-USDT-PERP"}
     assert sum(isinstance(o, DeadLetter) for o in out) == 1
+
+
+def mixed_trades(*ids: str, ms: int = MS) -> bytes:
+    """Return one frame of several trades."""
+    data = [{"T": ms, "s": "BTCUSDT", "S": "Buy", "v": "0.01", "p": "65000", "i": name} for name in ids]
+    return json.dumps({"topic": "publicTrade.BTCUSDT", "ts": MS, "type": "snapshot", "data": data}).encode()
+
+
+@pytest.mark.parametrize("name", ["bad\x00id", "bad\x1f", "\x7f"])
+def test_an_id_with_a_control_character_costs_only_its_own_trade(feed: BybitFeed, name: str) -> None:
+    """Case 15: one dead letter, the neighbours are published, and the loss is on the ledger."""
+    out = feed.received(mixed_trades("a-1", name, "a-2"), T0)
+    (letter,) = [o for o in out if isinstance(o, DeadLetter)]
+    assert (letter.reason, letter.field) == ("control_character", "trade_id")
+    assert letter.value is not None
+    assert letter.value.isprintable()
+    assert json.loads(letter.payload)["trade_id"] == name
+    assert [t.trade_id for o in out if isinstance(o, Trades) for t in o.trades] == ["a-1", "a-2"]
+    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["gap"]
+
+
+def test_a_listed_trade_of_an_impossible_time_is_no_proof(feed: BybitFeed) -> None:
+    """Its neighbours are published; the list is not complete, so that the gap goes to the ledger."""
+    feed.received(trade("a-1"), T0)
+    feed.closed("reset", T0)
+    feed.opened(T0)
+    (request,) = [o for o in feed.received(trade("a-4"), T0) if isinstance(o, Fetch)]
+    body = json.loads(listed("a-4", "a-3", "a-2", "a-1"))
+    body["result"]["list"][1]["time"] = str(MS + 10**12)
+    out = feed.fetched(request, json.dumps(body).encode(), T0)
+    assert [o.reason for o in out if isinstance(o, DeadLetter)] == ["time_out_of_bounds"]
+    assert [t.trade_id for o in out if isinstance(o, Trades) for t in o.trades] == ["a-2"]
+    assert [(o.kind, o.channel) for o in out if isinstance(o, FeedStatus)] == [("gap", "publicTrade")]

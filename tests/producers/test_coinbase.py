@@ -590,3 +590,16 @@ def test_venue_is_found_by_the_name_of_its_module() -> None:
     """Adding a venue is adding a module."""
     assert VENUES["coinbase"] == "producers.feeds.coinbase"
     assert isinstance(make_feed("coinbase", products=PRODUCTS), CoinbaseFeed)
+
+
+def test_a_listed_trade_of_an_impossible_time_stays_missing(feed: CoinbaseFeed, frames: Frames) -> None:
+    """It is refused at the door, so that its id is on the ledger and asked for again; its neighbour fills its own."""
+    feed.received(frames.snapshot(), T0)
+    feed.received(frames.trades(1), T0)
+    feed.received(frames.trades(4), T0)
+    sent = frames.trades(1, 2, 3, 4, kind="snapshot")
+    head = b'"3","price":"100.5","size":"0.1","time":"'
+    for event in feed.received(sent.replace(head + b"2026", head + b"2126"), T0):
+        assert not isinstance(event, Trades) or "3" not in [trade.trade_id for trade in event.trades]
+    out = feed.received(frames.trades(2, 3, 4, kind="snapshot"), T0)
+    assert "3" in [trade.trade_id for event in out if isinstance(event, Trades) for trade in event.trades]

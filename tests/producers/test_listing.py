@@ -1,4 +1,4 @@
-"""The products of a line: no more than there may be, and no tick that the venue has changed."""
+"""The products of a line: no more than there may be, and asked for again when a trade is off the tick."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Line0:
 
 
 def test_no_trade_is_lost_because_the_venue_changed_its_tick() -> None:
-    """The first trade off the old tick goes on, and the venue is asked; what it lists then holds."""
+    """Each trade off the tick is published and counted, and the venue is asked for the tick that holds now."""
     line = Line0()
     assert LIST in line.feed.opened(T0)
     line.list_tick("0.1", at=0)
@@ -87,7 +87,8 @@ def test_no_trade_is_lost_because_the_venue_changed_its_tick() -> None:
     line.list_tick("0.05", at=73)
     assert line.trade("100.15", at=74) == ["100.15"]
     assert line.instruments["okx:BTC-USDT"].tick_size == "0.05"
-    assert line.trade("100.151", at=75) == ["100.151"], "a tick never decides what is published"
+    assert line.trade("100.151", at=75) == ["100.151"]
+    assert line.feed.counts["off_tick"] == 3
 
 
 def test_products_are_asked_for_at_most_once_a_minute_and_every_ten_at_least() -> None:

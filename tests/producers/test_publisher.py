@@ -93,24 +93,6 @@ def test_order_is_kept_and_nothing_is_lost_when_the_buffer_overflows(
     assert most <= 20_000
 
 
-def test_instrument_is_acknowledged_before_what_follows(settings: CommonSettings, codec: Codec) -> None:
-    """When `write` returns, nothing of the instrument is still on its way."""
-    symbols = [f"C{number}-USD" for number in range(20)]
-    waiting: list[int] = []
-
-    async def scenario() -> None:
-        async with publishing(settings, codec) as publisher:
-            for symbol in symbols:
-                instrument = Instrument(venue="coinbase", symbol=symbol, ts_recv=NOW, venue_symbol=symbol,
-                                        base_currency="C", quote_currency="USD")  # fmt: skip
-                await publisher.write("coinbase/0", [instrument], NOW)
-                waiting.append(publisher.buffered_bytes)
-
-    asyncio.run(scenario())
-    assert waiting == [0] * len(symbols)
-    assert len(all_messages(settings)["Instrument"]) == len(symbols)
-
-
 def test_event_that_does_not_fit_its_schema_becomes_a_dead_letter(settings: CommonSettings, codec: Codec) -> None:
     """It stops nothing: the next event goes on, and what was refused is kept."""
     bad = trades(1, ts_event=2**70)

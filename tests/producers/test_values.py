@@ -15,7 +15,18 @@ from marketdata.events import Instrument
 from producers.feed_kit import books
 from producers.feed_kit.calls import Call, Line
 from producers.feed_kit.products import Product
-from producers.feed_kit.values import Columns, best_first, check_decimals, iso_ns, ms_ns, number, seconds_ns
+from producers.feed_kit.values import (
+    Columns,
+    best_first,
+    check_decimals,
+    clean,
+    escaped,
+    is_clean,
+    iso_ns,
+    ms_ns,
+    number,
+    seconds_ns,
+)
 
 NOW = 1_800_000_000 * SECOND_NS
 PLAIN = st.decimals(0, 10**6, places=4).map(str)
@@ -115,3 +126,18 @@ def test_sides_are_sorted_by_value_without_empty_levels(prices: list[str], *, do
     got = best_first(prices, sizes, descending=down)
     kept = sorted((Decimal(p), s) for p, s in zip(prices, sizes, strict=True) if s != "0")
     assert [(Decimal(p), s) for p, s in zip(*got, strict=True)] == (kept[::-1] if down else kept)
+
+
+@given(text=st.text(alphabet=st.characters(exclude_categories=()), max_size=20))
+def test_texts_are_clean_without_control_characters_and_lone_surrogates(text: str) -> None:
+    """What is escaped is always clean, and unlike before only where it was not."""
+    unclean = any(ord(letter) < 0x20 or ord(letter) == 0x7F or 0xD800 <= ord(letter) <= 0xDFFF for letter in text)
+    assert is_clean(text) is not unclean
+    assert is_clean(escaped(text))
+    assert (escaped(text) != text) is unclean
+    escaped(text).encode()
+    if unclean:
+        with pytest.raises(BadEvent, match="control_character"):
+            clean(text, "detail")
+    else:
+        assert clean(text, "detail") == text
