@@ -60,8 +60,8 @@ class Lines:
         self._readiness = readiness
         self._states: dict[str, str] = {}
 
-    def told(self, line: str, state: str) -> None:
-        """Take what a line says of itself: `ok`, or why it is down, or nothing when it is no more."""
+    def report(self, line: str, state: str) -> None:
+        """Take the state of a line: `ok`, or why it is down, or nothing when it is no more."""
         self._states[line] = state
         if not state:
             del self._states[line]
@@ -195,7 +195,7 @@ def connections(
         binary=packed,
         headers=(("Content-Type", "application/msgpack"),) if packed else (),
         redact=tokens.redact if tokens is not None else bytes,
-        on_state=lines.told,
+        on_state=lines.report,
     )
     made: list[Connection | Handover] = []
     # What a recording answers costs the venue nothing.
@@ -208,7 +208,7 @@ def connections(
 
     for stream, number in product(settings.streams_of(venue), range(recorded.lines)):
         line = f"{stream.name}/{number}"
-        lines.told(line, "not reached yet")
+        lines.report(line, "not reached yet")
         if venue.lifetime_s is None or options.replay:
             made.append(connect(stream, line))
         else:
@@ -224,7 +224,7 @@ def restart(lines: Iterable[Connection | Handover], reason: str) -> None:
 
 
 def symbols_of(lines: Iterable[Connection | Handover]) -> frozenset[str] | None:
-    """Return our symbols of all that these lines subscribe; None where only frames tell those of one."""
+    """Return our symbols of all that these lines subscribe; None where only frames show those of one."""
     symbols: frozenset[str] = frozenset()
     for line in lines:
         if line.symbols is None:
@@ -236,7 +236,7 @@ def symbols_of(lines: Iterable[Connection | Handover]) -> frozenset[str] | None:
 async def until(
     attempt: Callable[[], Awaitable[T]], dependency: str, readiness: Readiness, stop: asyncio.Event
 ) -> T | None:
-    """Try until it works and return what came of it; None when told to stop meanwhile."""
+    """Try until it works and return what came of it; None when asked to stop meanwhile."""
     backoff = Backoff(cap_s=START_CAP_S)
     while not stop.is_set():
         try:
@@ -285,7 +285,7 @@ async def find_previous_run(
 async def find_lines(
     settings: ProducerSettings, venue: Venue, readiness: Readiness, stop: asyncio.Event
 ) -> Recorded | None:
-    """Return how many lines there are to be; None when told to stop meanwhile."""
+    """Return how many lines there are to be; None when asked to stop meanwhile."""
     if settings.source != "replay":
         return Recorded(lines=settings.lines or 1)
     recorded = await until(lambda: find_recorded(settings, venue), "venue", readiness, stop)
@@ -302,7 +302,7 @@ def stop_event() -> asyncio.Event:
 
 
 async def produce(settings: ProducerSettings, venue: Venue, readiness: Readiness, tracing: Tracing) -> int:
-    """Run until told to stop; return the exit status."""
+    """Run until asked to stop; return the exit status."""
     stop = stop_event()
     codec = await until(lambda: find_codec(settings), "registry", readiness, stop)
     recorded = await find_lines(settings, venue, readiness, stop) if codec is not None else None
@@ -330,7 +330,7 @@ async def produce(settings: ProducerSettings, venue: Venue, readiness: Readiness
 async def run_lines(
     settings: ProducerSettings, running: list[Connection | Handover], publisher: Publisher, stop: asyncio.Event
 ) -> int:
-    """Run lines until told to stop, or until one fails; return the exit status."""
+    """Run lines until asked to stop, or until one fails; return the exit status."""
     garbage.freeze()
     tasks = [asyncio.create_task(line.run(), name=line.line) for line in running]
     tasks.append(asyncio.create_task(publisher.serve(), name="publisher"))
@@ -356,7 +356,7 @@ def main() -> int:
     """Run the producer; return the exit status."""
     try:
         settings, venue = load_for_venue()
-        # Feeds made here tell what is wrong with the products before anything is started.
+        # Feeds made here refuse wrong products before anything is started.
         streams = settings.streams_of(venue)
         for stream in streams:
             venue.make(line="", products=stream.products, token=find_tokens(settings, venue))

@@ -149,7 +149,7 @@ class Connection:
 
     @property
     def symbols(self) -> frozenset[str] | None:
-        """Our symbols of the products to subscribe; None where only frames tell them."""
+        """Our symbols of the products to subscribe; None where only frames show them."""
         return self._feed.symbols()
 
     def resume(self, previous: PreviousRun) -> None:
@@ -208,7 +208,7 @@ class Connection:
 
     async def _failed_or_not(self, reason: str, lasted_s: float) -> None:
         if not self._frames_here:
-            await self._tell(self._breaker.failed(), reason)
+            await self._report(self._breaker.failed(), reason)
         if lasted_s >= self._options.stable_s and self._frames_here:
             self._backoff.succeeded()
         wait_s = self._backoff.failed(random.random())  # noqa: S311 - jitter is no secret
@@ -318,7 +318,7 @@ class Connection:
         outputs = self._feed.received(item.data, item.ts)
         if self._frames_here == 1:
             self._options.on_state(self.line, "ok")
-            await self._tell(self._breaker.succeeded(), "frames come")
+            await self._report(self._breaker.succeeded(), "frames come")
         venue_ts = self._feed.ts_venue
         if venue_ts is not None and not self._options.replay:
             self._latency.observe(max(0, item.ts - venue_ts) / 1e6)
@@ -427,7 +427,7 @@ class Connection:
             await self._write((), raw.ts_recv, raw)
         return reason
 
-    async def _tell(self, kind: str | None, reason: str) -> None:
+    async def _report(self, kind: str | None, reason: str) -> None:
         """Report the breaker's change, if there was one."""
         _BREAKER.labels(self._feed.venue, self.line).set(self._breaker.state)
         if kind is not None:

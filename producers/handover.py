@@ -60,7 +60,7 @@ class Handover:
 
     @property
     def symbols(self) -> frozenset[str] | None:
-        """Our symbols of the products to subscribe; None where only frames tell them."""
+        """Our symbols of the products to subscribe; None where only frames show them."""
         return self._current.symbols
 
     def resume(self, previous: PreviousRun) -> None:

@@ -1,7 +1,7 @@
 """`python -m producers.upkeep VENUE PRODUCT...`: the backfill at start and the scan for gaps every so often.
 
 The producer starts it as a process of its own, so that reading years of history takes no time from live frames, and
-ends it with itself. What it did not finish goes on at the next start.
+ends it with itself. What it did not finish resumes at the next start.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LOG = structlog.get_logger()
 
 
 async def backfill(settings: HistorySettings, road: Road, venue: str, products: list[str]) -> list[str]:
-    """Bring the days that are configured, one product after the other; return those to try again later.
+    """Backfill the configured days, one product after the other; return those to try again later.
 
     A product that fails does not stop the rest; one that the venue refuses is not tried again.
     """
@@ -116,7 +116,7 @@ def _running(command: list[str]) -> Iterator[None]:
 
 
 def main() -> int:
-    """Run until it is done or told to stop; return the exit status."""
+    """Run until it is done or asked to stop; return the exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # When the producer is killed there is nobody left to end this process (Linux; elsewhere it finishes its work).
     with contextlib.suppress(OSError, AttributeError):

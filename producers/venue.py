@@ -25,14 +25,14 @@ class LiveFeed(Feed, Protocol):
     ts_venue: int | None
 
     def symbols(self) -> frozenset[str] | None:
-        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        """Return our symbols of the products to subscribe; None where only frames show them."""
 
     def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
         """Return what to publish at once of what may be missing since earlier processes; called before `opened`."""
 
 
 class FrameError(Exception):
-    """Bytes that no frame can begin with, or too many without an end; `reason` is a word fit for a metric label."""
+    """Bytes that no frame can begin with, or too many without an end; `reason` fits a metric label."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -40,10 +40,10 @@ class FrameError(Exception):
 
 
 class Splitter(Protocol):
-    """Cuts the bytes of one connection into frames; keeps what is not whole yet, up to a limit of its own."""
+    """Cuts the bytes of one connection into frames; keeps what is not complete yet, up to a limit of its own."""
 
     def split(self, data: bytes) -> Iterable[bytes]:
-        """Return the frames that are whole now.
+        """Return the frames that are complete now.
 
         Raises FrameError, which ends the connection, when the bytes cannot be followed any further.
         """
@@ -91,7 +91,7 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     lifetime_s: float | None = None
     """Where the venue ends each connection after some time: when a successor is started beside it, well before."""
     ping_s: float | None = None
-    """After this long without a word a WebSocket is pinged, where silence is no sign of death by itself."""
+    """After this long without a message a WebSocket is pinged, where silence is no sign of death by itself."""
     backoff: Policy = Policy()
     """How it is tried again."""
 

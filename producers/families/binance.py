@@ -317,7 +317,7 @@ class BinanceFeed:
     # --- The contract of marketdata.feed.Feed ---
 
     def symbols(self) -> frozenset[str] | None:
-        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        """Return our symbols of the products to subscribe; None where only frames show them."""
         return None if self._wanted is None else self._products.symbols(self._wanted)
 
     def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
@@ -381,7 +381,7 @@ class BinanceFeed:
         call = self._call(ts)
         if not self._liveness.ticked(call):
             return call.out
-        if self._liveness.wants_word(ts, PROBE_NS):
+        if self._liveness.ping_due(ts, PROBE_NS):
             call.out.append(self._order("LIST_SUBSCRIPTIONS", []))
         if ts - self._ts_opened > AGE_NS_MAX:
             self._liveness.is_open = False

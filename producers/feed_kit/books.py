@@ -1,7 +1,7 @@
 """The events of a product's book: snapshot, update, heartbeat and clear.
 
-No level and no time is told that consumers would refuse, since they could not ask the venue again: BadEvent is raised
-before anything is told, and the feed loses the book as for any bad value.
+No level and no time is published that consumers would refuse, since they could not ask the venue again: BadEvent is
+raised before anything is published, and the feed loses the book as for any bad value.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class KeepsBooks(Protocol):
 
 
 def snapshot(call: Call, product: Product, ts_event: int, columns: Columns) -> None:
-    """Tell a whole book, which is good from now on; sides come in any order. Raises BadEvent."""
+    """Publish a whole book, which is valid from now on; sides come in any order. Raises BadEvent."""
     check(call, product, ts_event, columns)
     bid_prices, bid_sizes = best_first(columns[0], columns[1], descending=True)
     ask_prices, ask_sizes = best_first(columns[2], columns[3], descending=False)
@@ -44,10 +44,10 @@ def snapshot(call: Call, product: Product, ts_event: int, columns: Columns) -> N
 
 
 def update(call: Call, product: Product, ts_event: int, columns: Columns, *, even_empty: bool = False) -> bool:
-    """Tell absolute sizes that changed; False when there is no book to change, which is counted.
+    """Publish absolute sizes that changed; return False when there is no book to change, which is counted.
 
     Two updates of one frame and product become one event: sizes are absolute, so later ones come later. An update
-    without any level is not told, unless `even_empty`, for where it has a number of its own. Raises BadEvent.
+    without any level is not published, unless `even_empty`, for where it has a number of its own. Raises BadEvent.
     """
     if not product.book_valid:
         call.line.counts["deltas_before_snapshot"] += 1
@@ -89,7 +89,7 @@ def check(call: Call, product: Product, ts_event: int, columns: Columns) -> None
 
 
 def _look_below(prices: list[str], sizes: list[str]) -> bool:
-    """Tell whether a decimal size is below zero, or a decimal price may be not above it."""
+    """Return whether a decimal size is below zero, or a decimal price may be not above it."""
     # By their text a sign, a point, and a zero with or without decimals come before every price above zero.
     return min(prices) < _ABOVE_ZERO or min(sizes)[0] == "-"
 
@@ -98,7 +98,7 @@ _has_below: Callable[[list[str], list[str]], bool] = _look_below if compiled.cod
 
 
 def clear(call: Call, product: Product, reason: str) -> None:
-    """Tell that the book may not be trusted any more."""
+    """State that the book may not be trusted any more."""
     product.book_valid = False
     # No sequence: the frame that shows the loss may itself bring this product's next snapshot.
     call.out.append(
@@ -108,7 +108,7 @@ def clear(call: Call, product: Product, reason: str) -> None:
 
 
 def heartbeat(call: Call, product: Product, ts_event: int) -> None:
-    """Tell that the book is what it was, at `ts_event` or at its last change."""
+    """State that the book is unchanged, at `ts_event` or at its last change."""
     vouched = max(ts_event, product.ts_book or 0)
     product.ts_book_vouched = max(product.ts_book_vouched or 0, vouched)
     call.out.append(_event(call, product, "heartbeat", vouched, ([], [], [], [])))

@@ -38,7 +38,7 @@ class Line:
 class Call:
     """One call of the feed.
 
-    `ts` is our clock. `now` is the venue's as last heard, so that a replayed stream never jumps to our own time; but no
+    `ts` is our clock. `now` is the venue's newest, so that a replayed stream never jumps to our own time; but no
     event can bear a time far ahead of ours, as it is when our clock was set back.
     `payload` goes into dead letters, `sequence` into every event; `out` is what the feed returns.
     """
@@ -54,7 +54,7 @@ class Call:
         self.out: list[Output] = []
 
     def venue_time(self, ts: int, field: str) -> int:
-        """Return a time that the venue told. Raises BadEvent for one of long ago, or far ahead of ours."""
+        """Return a time that the venue sent. Raises BadEvent for one of long ago, or far ahead of ours."""
         if not TS_MIN <= ts <= self.ts + AHEAD_NS_MAX:
             raise BadEvent("time_out_of_bounds", field, ts)
         return ts
@@ -68,7 +68,7 @@ class Call:
         return ts
 
     def status(self, symbol: str, kind: str, gap: Gap | None = None, **fields: Any) -> None:
-        """Tell what happened to the feed; a `gap` gives its id and where it began."""
+        """Publish what happened to the feed; a `gap` gives its id and where it began."""
         if gap is not None:
             fields |= {"gap_id": gap.gap_id, "ts_from": gap.ts_from}
         for name in _TEXTS & fields.keys():
@@ -103,7 +103,7 @@ class Call:
             self.dead("bad_frame" if is_shape else "malformed_json", str(error))
 
     def refusing(self, reason: str) -> Refusing:
-        """Return a context in which what cannot be read becomes a dead letter; `failed` tells so afterwards."""
+        """Return a context in which what cannot be read becomes a dead letter; `failed` is set then."""
         return Refusing(self, reason)
 
 

@@ -4,13 +4,13 @@ Theory of operation. Each change covers the update ids [first, final]; where the
 change before it (`previous`), that is the chain, else the ids themselves are.
 
 1. Before a snapshot, changes wait. A change that does not follow the one before it empties what waits: no snapshot
-   from before the hole could be of use any more.
+   from before the gap could be of use any more.
 2. A snapshot of update id N: what ends at or before N is in it and is dropped. The first change kept must reach back
    to it (`first` <= N + 1, or `previous` <= N), else the snapshot is too old and another one is needed. None kept is
    fine unless a change after N was heard: the next change will show whether it joins.
 3. Afterwards each change must follow the one before it. One that ends at or before the last is old; one that begins
    later is a loss, and waits for the next snapshot. Old ones that follow one another and nothing else mean that the
-   venue began to number anew: that is a loss as well, or the book would stand still for ever and seem good.
+   venue reset its numbers: that is a loss as well, or the book would stand still for ever and seem good.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Diffs:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: the connection is gone, and with it all that was heard."""
+        """Start over: the connection is gone, and with it everything that it sent."""
         self.lose()
         self._heard = -1
 
@@ -73,7 +73,7 @@ class Diffs:
         if last is None:
             return self._wait(diff)
         if diff.final <= last:
-            if not self._begins_anew(diff, OLD_RUN_MAX if self._joined else KNOWN_RUN_MAX):
+            if not self._is_reset(diff, OLD_RUN_MAX if self._joined else KNOWN_RUN_MAX):
                 return "old" if self._joined else "known"
         elif self._follows(diff, last, joined=self._joined):
             self.last = self._heard = diff.final
@@ -97,15 +97,15 @@ class Diffs:
     def _wait(self, diff: Diff) -> Verdict:
         if self.waiting:
             last = self.waiting[-1].final
-            if diff.final <= last and not self._begins_anew(diff, OLD_RUN_MAX):
+            if diff.final <= last and not self._is_reset(diff, OLD_RUN_MAX):
                 return "old"
             if diff.final <= last or not self._follows(diff, last, joined=True):
                 self.waiting.clear()
         self._hold(diff)
         return "wait"
 
-    def _begins_anew(self, diff: Diff, limit: int) -> bool:
-        """Note an old change; True when so many of them followed one another that the numbers began anew."""
+    def _is_reset(self, diff: Diff, limit: int) -> bool:
+        """Note an old change; return whether so many of them followed one another that the numbers were reset."""
         follows = diff.final > self._old and self._follows(diff, self._old, joined=True)
         self._old_run = self._old_run + 1 if self._old_run and follows else 1
         self._old = diff.final

@@ -1,4 +1,4 @@
-"""A book that the venue tells by entries: each a price level, or one order of several at a level, known by its id."""
+"""A book that the venue sends as entries: each a price level, or one order of several at a level, known by its id."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Level:
 
 
 class EntryBook:
-    """Both sides of one product. Whether entries have ids is told by the first that comes after `clear`."""
+    """Both sides of one product. The first entry after `clear` shows whether entries have ids."""
 
     __slots__ = ("_by_id", "_levels", "_places")
 

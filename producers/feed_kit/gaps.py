@@ -137,7 +137,7 @@ class Asked:
         self._waiting[channel, name] = (deadline, min(tries, 10))
 
     def came(self, channel: str, name: str) -> None:
-        """Stop waiting: it is here."""
+        """Stop waiting: it has come."""
         self._waiting.pop((channel, name), None)
 
     def take_overdue(self, ts: int) -> list[tuple[str, str, int]]:
@@ -161,7 +161,7 @@ class Losses:
         self._times.clear()
 
     def too_many(self, ts: int) -> bool:
-        """Note a loss; True when the connection should be given up, which begins the count anew."""
+        """Note a loss; return whether the connection should be given up, which resets the count."""
         self._times = [lost for lost in self._times if ts - lost < LOSSES_WINDOW_NS]
         self._times.append(ts)
         if len(self._times) < LOSSES_MAX:

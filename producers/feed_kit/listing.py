@@ -70,7 +70,7 @@ class Listing:
         return tuple(self._products)
 
     def accepts(self, name: str) -> bool:
-        """Tell whether this product was asked for."""
+        """Return whether this product was asked for."""
         return self._accepted is None or name in self._accepted
 
     def symbols(self, names: Iterable[str]) -> frozenset[str]:
@@ -103,7 +103,7 @@ class Listing:
             product.off_tick = False
 
     def is_due(self, ts: int) -> bool:
-        """Tell whether to ask the venue for its products again, which is noted."""
+        """Return whether to ask the venue for its products again, which is noted."""
         if self._ts_asked is None or ts - self._ts_asked < SOONEST_NS:
             return False
         if ts - self._ts_asked < OLD_NS and not any(product.off_tick for product in self._products.values()):
@@ -135,7 +135,7 @@ class Listing:
         return product
 
     def know(self, call: Call, name: str, **learned: Any) -> None:
-        """Keep what REST tells of a product, for when it is seen, or tell it now where it was seen."""
+        """Keep what REST lists of a product until it is seen, or publish it now where it was seen."""
         for field, value in learned.items():
             if isinstance(value, str):
                 clean(value, field)
@@ -146,7 +146,7 @@ class Listing:
             self._known[name] = msgspec.structs.replace(self._describe(name), ts_recv=call.ts, **learned)
 
     def learn(self, call: Call, product: Product, *, detail: str = "", **learned: Any) -> None:
-        """Take what is new about a product; a change between matching and halted is told in each stream.
+        """Take what is new about a product; a change between matching and halted is stated in each stream.
 
         `detail` is what the venue says of such a change, for a person.
         """

@@ -1,9 +1,9 @@
-"""Whether a line's connection is there: from its beginning to its end, or until nothing was heard for too long.
+"""Whether a line's connection is alive: from its start to its end, or until nothing was received for too long.
 
-1. A connection that begins is told, and so is its end; with it every book is lost.
-2. Nothing heard for longer than the venue ever leaves a line alone means that it is dead, however open it looks: books
-   are lost then, not when the network notices, and a new connection is asked for.
-3. Where silence alone proves nothing, the feed asks the venue for a word before (`wants_word`).
+1. The start of a connection is reported, and so is its end; with it every book is lost.
+2. Nothing received for longer than the venue ever leaves a line alone means that it is dead, however open it looks:
+   books are lost then, not when the network notices, and a new connection is asked for.
+3. Where silence alone proves nothing, the feed sends the venue a request before (`ping_due`).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Liveness:
         self.end = ""
 
     def opened(self, call: Call) -> None:
-        """Begin, and tell so."""
+        """Start, and report it."""
         self.is_open = True
         self.ts_heard = self._ts_asked = call.ts
         call.status(ALL_SYMBOLS, "connected")
 
     def ticked(self, call: Call) -> bool:
-        """Tell whether there is a connection to see to; one that was silent for too long is given up."""
+        """Return whether the connection is alive; one that was silent for too long is given up."""
         silent_ns = call.ts - self.ts_heard
         if not self.is_open or silent_ns <= self._silence_ns:
             return self.is_open
@@ -50,15 +50,15 @@ class Liveness:
         call.out.append(Reconnect("heartbeat_missed"))
         return False
 
-    def wants_word(self, ts: int, after_ns: int) -> bool:
-        """Tell that nothing was heard for so long that the venue should be asked for a word, and was not meanwhile."""
+    def ping_due(self, ts: int, after_ns: int) -> bool:
+        """Return whether nothing was received for so long that a request is due, and none was sent meanwhile."""
         if ts - self.ts_heard <= after_ns or ts - self._ts_asked <= after_ns:
             return False
         self._ts_asked = ts
         return True
 
     def closed(self, call: Call, reason: str) -> None:
-        """Note and tell that the connection is gone."""
+        """Note and report that the connection is gone."""
         self.is_open = False
         self.end = reason
         call.status(ALL_SYMBOLS, "disconnected", reason=reason)

@@ -1,8 +1,8 @@
-"""Orders told one by one in numbered messages: held until a snapshot from elsewhere joins them, then followed.
+"""Orders sent one by one in numbered messages: held until a snapshot from elsewhere joins them, then followed.
 
 Theory of operation. Numbers rise by one per product over all of its messages, whether they change the book or not.
 
-1. Before a snapshot, messages wait. A skipped number empties what waits: no snapshot from before the hole could be of
+1. Before a snapshot, messages wait. A skipped number empties what waits: no snapshot from before the gap could be of
    use any more.
 2. A snapshot of number N: what ends at or before N is in it and is dropped. The first message kept must be N + 1, else
    the snapshot is too old and another one is needed. None kept is fine: the next message will show whether it joins.
@@ -76,7 +76,7 @@ class NumberedOrders:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, as after a reconnect."""
+        """Start over, as after a reconnect."""
         self._floor = 0
         self._sequence = Sequence()
         self.waiting: deque[Act] = deque(maxlen=WAITING_MAX)
@@ -104,7 +104,7 @@ class NumberedOrders:
             self.at = number
             return "next"
         if had_book or verdict in {"lost", "restarted"}:
-            # No snapshot from before the hole could be of use any more.
+            # No snapshot from before the gap could be of use any more.
             self._drop()
             self._floor = 0 if verdict == "restarted" else self._floor
         self.waiting.append(act)

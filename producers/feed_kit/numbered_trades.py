@@ -32,9 +32,9 @@ def take(
     before = ids.last
     fresh = ids.unsent(batch)
     call.line.counts["duplicates"] += len(batch) - len(fresh)
-    if not fresh and not snapshot and (anew := ids.after_reset(batch, product.ts_trade or 0)):
-        _begin_anew(call, product, ledger)
-        return take(call, product, ledger, anew)
+    if not fresh and not snapshot and (after := ids.after_reset(batch, product.ts_trade or 0)):
+        _follow_reset(call, product, ledger)
+        return take(call, product, ledger, after)
     if snapshot and whole and batch:
         _rule_out(product, batch)
     was_pending = ledger.is_pending(product, ledger.trades)
@@ -82,7 +82,7 @@ def _rule_out(product: Product, batch: list[Numbered]) -> None:
         product.unproven = False
 
 
-def _begin_anew(call: Call, product: Product, ledger: Ledger) -> None:
+def _follow_reset(call: Call, product: Product, ledger: Ledger) -> None:
     """Follow new numbers; the ledger keeps what was missing of the old ones, and that more may be missing between."""
     product.trade_ids = TradeIds()
     product.trade_gaps.clear()

@@ -2,8 +2,8 @@
 
 1. A loss asks for new snapshots of the products and channels that it touched; the third within a minute gives the
    connection up instead, since a snapshot costs both sides a lot. But where other books are good the connection is not
-   what is wrong: one product that the venue tells badly must not cost them theirs. Then its own third loss is repaired
-   ten seconds later.
+   what is wrong: one product that the venue sends wrongly must not cost them theirs. Then its own third loss is
+   repaired ten seconds later.
 2. A snapshot that does not come in time is asked for once more. After that a book's gives the connection up, unless
    the product never had one: it may not exist, and must not cost the others their connection. Missing trades then stay
    on the ledger.
@@ -40,11 +40,11 @@ class Repairs:
         self._losses_of: dict[str, Losses] = {}
 
     def __contains__(self, what: tuple[str, str]) -> bool:
-        """Tell whether a snapshot, as (channel, name), is waited for."""
+        """Return whether a snapshot, as (channel, name), is waited for."""
         return what in self._asked
 
     def begin(self) -> None:
-        """Begin anew: the connection is new, or gone."""
+        """Start over: the connection is new, or gone."""
         self._asked.clear()
         self._losses.clear()
         self._losses_of.clear()
@@ -72,7 +72,7 @@ class Repairs:
                 self._asked.ask(channel, name, call.ts)
 
     def again(self, call: Call, channel: str, names: Collection[str], reason: str, *, tries: int = 0) -> None:
-        """Ask for new snapshots of one channel, and tell so where a gap is open."""
+        """Ask for new snapshots of one channel, and report it where a gap is open."""
         orders = list(self._order(call, channel, names)) if names else []
         if not orders:
             return
@@ -90,7 +90,7 @@ class Repairs:
                 call.status(product.symbol, "resync", gap, reason=reason, channel=channel)
 
     def ticked(self, call: Call) -> None:
-        """See to the snapshots that did not come in time."""
+        """Handle the snapshots that did not come in time."""
         for channel, name, tries in self._asked.take_overdue(call.ts):
             product = self._products.get(name)
             if channel == self._ledger.trades and (tries or product is None):

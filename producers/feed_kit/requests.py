@@ -44,7 +44,7 @@ class Requests:
         self._spent: deque[tuple[int, int]] = deque()  # time, weight
 
     def __contains__(self, what: tuple[str, str]) -> bool:
-        """Tell whether a request of this purpose and symbol waits or is under way."""
+        """Return whether a request of this purpose and symbol waits or is under way."""
         return what in self._queue or what in self._under_way
 
     @property

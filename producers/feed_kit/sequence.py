@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-# A run of old numbers that itself counts up this far means that the venue began to number anew.
+# A run of old numbers that itself counts up this far means that the venue reset its numbers.
 OLD_RUN_MAX = 8
 
 Verdict = Literal["first", "next", "old", "lost", "restarted"]
@@ -19,7 +19,7 @@ class Sequence:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, as after a reconnect."""
+        """Start over, as after a reconnect."""
         self.last: int | None = None
         self.expected: int | None = None
         self._old = 0

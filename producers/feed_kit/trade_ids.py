@@ -13,7 +13,7 @@ OLD_RUN_MAX = 8
 
 
 class TradeIds:
-    """Numbers of one product's trades that rise by one: a skipped one is a hole, until the trade comes after all."""
+    """Numbers of one product's trades that rise by one: `holes` are the skipped ones until their trades come."""
 
     __slots__ = ("_old", "first", "holes", "is_open_below", "last")
 
@@ -89,12 +89,12 @@ class TradeIds:
         return self._old if len(self._old) >= OLD_RUN_MAX else []
 
     def _bound(self) -> None:
-        """Take the first holes for one where there are too many."""
+        """Join the first holes where there are too many."""
         while len(self.holes) > HOLES_MAX:
             self.holes[:2] = [(self.holes[0][0], self.holes[1][1])]
 
     def _fill(self, number: int) -> bool:
-        """Take an id out of the holes; False when it is in none, which makes it one that was sent before."""
+        """Take an id out of the holes; return False when it is in none, as one that was sent before."""
         for place, (first, last) in enumerate(self.holes):
             if first <= number <= last:
                 self.holes[place : place + 1] = [
@@ -107,7 +107,7 @@ class TradeIds:
 class Recent:
     """The last ids that were seen, for ids without an order; remembers RECENT_MAX of them.
 
-    `mark` draws a line, and `was_before` tells which ids were seen before it.
+    `mark` draws a line; `was_before` returns which ids were seen before it.
     """
 
     __slots__ = ("_count", "_known", "_marked", "_order")
@@ -119,7 +119,7 @@ class Recent:
         self._marked = 0
 
     def is_new(self, trade_id: Hashable) -> bool:
-        """Tell whether this id was not seen before, and remember it."""
+        """Return whether this id was not seen before, and remember it."""
         if trade_id in self._known:
             return False
         self._count += 1
@@ -134,5 +134,5 @@ class Recent:
         self._marked = self._count
 
     def was_before(self, trade_id: Hashable) -> bool:
-        """Tell whether this id was seen before the line, and is not forgotten."""
+        """Return whether this id was seen before the line, and is not forgotten."""
         return self._known.get(trade_id, self._count + 1) <= self._marked

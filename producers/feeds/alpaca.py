@@ -235,7 +235,7 @@ class AlpacaFeed:
     # --- The contract of marketdata.feed.Feed ---
 
     def symbols(self) -> frozenset[str] | None:
-        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        """Return our symbols of the products to subscribe; None where only frames show them."""
         return None if "*" in (self._wanted or "*") else self._products.symbols(self._wanted or ())
 
     def resume(self, previous: PreviousRun, ts: int) -> list[Output]:

@@ -224,7 +224,7 @@ class DatabentoFeed:
     # --- The contract of marketdata.feed.Feed ---
 
     def symbols(self) -> frozenset[str] | None:
-        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        """Return our symbols of the products to subscribe; None where only frames show them."""
         return None
 
     def resume(self, previous: PreviousRun, ts: int) -> list[Output]:

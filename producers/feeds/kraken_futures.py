@@ -201,7 +201,7 @@ class KrakenFuturesFeed:
     # --- The contract of marketdata.feed.Feed ---
 
     def symbols(self) -> frozenset[str] | None:
-        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        """Return our symbols of the products to subscribe; None where only frames show them."""
         return None if self._wanted is None else self._products.symbols(self._wanted)
 
     def resume(self, previous: PreviousRun, ts: int) -> list[Output]:

@@ -204,7 +204,7 @@ class OkxFeed:
     # --- The contract of marketdata.feed.Feed ---
 
     def symbols(self) -> frozenset[str] | None:
-        """Return our symbols of the products to subscribe; None where only frames tell them."""
+        """Return our symbols of the products to subscribe; None where only frames show them."""
         return None if self._wanted is None else self._products.symbols(self._wanted)
 
     def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
@@ -267,7 +267,7 @@ class OkxFeed:
         call = self._call(ts)
         if not self._liveness.ticked(call):
             return call.out
-        if self._liveness.wants_word(ts, PING_NS):
+        if self._liveness.ping_due(ts, PING_NS):
             call.out.append(Send(b"ping"))
         self._repairs.ticked(call)
         if self._products.is_due(ts):

@@ -66,6 +66,6 @@ def test_venue_is_asked_for_a_word_after_silence_and_not_again_at_once() -> None
     for ts in range(100, 10_000, 100):
         if ts == 3_000:
             liveness.ts_heard = ts
-        if liveness.wants_word(ts, 1_000):
+        if liveness.ping_due(ts, 1_000):
             asked.append(ts)
     assert asked == [1_100, 2_200, 4_100, 5_200, 6_300, 7_400, 8_500, 9_600]

@@ -111,5 +111,5 @@ def test_venue_is_reached_while_each_market_has_a_line() -> None:
         ("bybit/spot/0", "ok", True), ("bybit/linear/0", "refused", False), ("bybit/linear/1", "ok", True),
         ("bybit/spot/0", "reset", False), ("bybit/spot/0", "ok", True), ("bybit/linear/1", "", False),
     ):  # fmt: skip
-        lines.told(line, state)
+        lines.report(line, state)
         assert readiness.is_up("venue") == reached, (line, state)
