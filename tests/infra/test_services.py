@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from infra.exchange.settings import ExchangeSettings
 from infra.local import stack
 from infra.local.errors import StackError
 from infra.local.folders import Folders
@@ -81,6 +82,15 @@ def test_simulated_exchange_is_not_taken_for_another_venue() -> None:
     """It speaks one protocol; the message says what to choose instead."""
     with pytest.raises(StackError, match="SOURCE=live VENUE=kraken"):
         started(source="sim", venue="kraken")
+
+
+def test_a_number_of_simulated_products_is_what_the_producer_subscribes() -> None:
+    """The exchange lists the same products, because it reads the same variable."""
+    environment = started(source="sim", exchange_symbols=100)["producer"].environment
+    symbols = ExchangeSettings(exchange_symbols=100).symbols
+    assert len(symbols) == 100
+    assert environment["COINBASE_PRODUCTS"] == ",".join(symbols)
+    assert "COINBASE_PRODUCTS" not in started(source="sim")["producer"].environment
 
 
 def test_a_stack_that_another_version_started_is_not_taken_for_ours() -> None:
