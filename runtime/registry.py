@@ -72,7 +72,7 @@ class Registry:
         if response.status_code == _CONFLICT:
             raise CodecError(
                 f"{schemas.file_name(name)} is not {COMPATIBILITY} compatible with subject {subject}: "
-                f"{response.text[:500]}"
+                f"{response.text[:500]} (a local registry with schemas from before version 1: `make clean` empties it)"
             )
         if response.is_error:
             raise CodecError(f"the registry refuses {schemas.file_name(name)} for {subject}: {response.text[:500]}")
