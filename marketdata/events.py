@@ -186,7 +186,7 @@ class Instrument(Event, frozen=True, kw_only=True, gc=False):
 
 
 class Book(Event, frozen=True, kw_only=True, gc=False):
-    """One symbol's L2 book at one moment, best levels first; `kind` is top or full."""
+    """The best levels of one symbol's L2 book at one moment, best first, at most `depth` a side."""
 
     schema: ClassVar[str] = "Book"
 
@@ -197,18 +197,12 @@ class Book(Event, frozen=True, kw_only=True, gc=False):
     origin: str = "live"
     valid: bool
     reason: str = ""
-    kind: str = "top"
     depth: int
     updates: int = 0
     bid_prices: list[str]
     bid_sizes: list[str]
     ask_prices: list[str]
     ask_sizes: list[str]
-
-    @property
-    def key(self) -> str:
-        """Kafka key: `venue:symbol`, and `venue:symbol|full` for a checkpoint, so that compaction keeps both."""
-        return f"{self.venue}:{self.symbol}|full" if self.kind == "full" else f"{self.venue}:{self.symbol}"
 
 
 class Candle(Event, frozen=True, kw_only=True, gc=False):

@@ -156,8 +156,6 @@ def _quote(event: Quote, source: Source) -> Record:
 
 
 def _book(event: Book, source: Source) -> Record:
-    if event.kind != "top":  # a checkpoint of the books operator; its levels are in the top books and updates
-        return Record(source, "books", 0, b"")
     text = (
         f"{_stamp(event, source)}\t{_flag(event.valid)}\t{_word(event.reason)}\t{_origin(event)}\t"
         f"{event.depth}\t{event.updates}\t"

@@ -81,7 +81,6 @@ _MEASURE_ALL, _MEASURE_EACH = 64, 16
 _LOOK_EVERY_S = 1.0
 # While there is nothing to store, the database is asked whether it is there, so that /readyz does not hope.
 _ASK_EVERY_S = 3.0
-_CHECKPOINT_SUFFIX = b"|full"
 
 
 class _Job(NamedTuple):
@@ -255,8 +254,8 @@ class Sink:
         Raises Unavailable when its schema is unknown and the registry does not answer.
         """
         value, key = message.value(), message.key() or b""
-        if value is None or key.endswith(_CHECKPOINT_SUFFIX):
-            return  # a deletion mark for compaction, and the books operator's own checkpoints
+        if value is None:
+            return  # a deletion mark for compaction
         source = Source(*partition, offset, key, value)
         try:
             records = self._read(source)

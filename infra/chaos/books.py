@@ -85,7 +85,7 @@ def compare_updates(published: Iterable[Published], records: Mapping[str, Record
         event = record.event
         if not isinstance(event, BookUpdate):
             continue
-        place = f"at {record.partition}@{record.offset} ({event.kind}, line {event.line})"
+        place = f"at {record.partition}@{record.offset} (line {event.line})"
         checked.invalid += not event.valid
         book = rebuilt.apply(event, place)
         if book is not None and event.valid:
@@ -101,16 +101,14 @@ def compare_tops(published: Iterable[Published], records: Mapping[str, Record], 
         event = record.event
         if not isinstance(event, Book):
             continue
-        if event.kind == "top":
-            kept[record.partition, record.offset] = 1
+        kept[record.partition, record.offset] = 1
         if not event.valid:
             checked.invalid += 1
             continue
         bids = list(zip(event.bid_prices, event.bid_sizes, strict=True))
         asks = list(zip(event.ask_prices, event.ask_sizes, strict=True))
-        depth = event.depth or max(len(bids), len(asks)) + 1
-        place = f"at {record.partition}@{record.offset} ({event.kind}, line {event.line})"
-        checked.check(event.symbol, event.sequence, event.ts_recv, _tops(bids, asks, depth), place)
+        place = f"at {record.partition}@{record.offset} (line {event.line})"
+        checked.check(event.symbol, event.sequence, event.ts_recv, _tops(bids, asks, event.depth), place)
     checked.report()
     return kept
 

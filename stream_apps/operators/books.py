@@ -124,7 +124,6 @@ def _top(state: BooksState, event: BookUpdate, depth: int) -> Book:
         origin=event.origin,
         valid=not state.reason,
         reason=state.reason,
-        kind="top",
         depth=depth,
         updates=state.updates,
         bid_prices=[price for price, _ in bids],

@@ -153,7 +153,7 @@ def test_the_best_levels_are_the_exchanges_at_their_sequence(sequence: int, bid:
     asks = {"101": "1"}
     top = Book(
         venue="coinbase", symbol=SYMBOL, ts_event=START, ts_recv=START + 1, line="a", sequence=sequence, valid=valid,
-        kind="top", depth=1, bid_prices=["100"], bid_sizes=[bid], ask_prices=list(asks), ask_sizes=list(asks.values()),
+        depth=1, bid_prices=["100"], bid_sizes=[bid], ask_prices=list(asks), ask_sizes=list(asks.values()),
     )  # fmt: skip
     books.compare_tops([Published(0, 0, top)], {SYMBOL: record()}, findings)
     assert findings.violations.total() == wrong

@@ -174,12 +174,11 @@ def test_keys_name_what_compaction_keeps() -> None:
     """A key is venue and symbol; candles add interval and start, checkpoints their chain."""
     common: dict[str, Any] = {"venue": "v", "symbol": "S", "ts_event": 1, "ts_recv": 2}
     sides: dict[str, Any] = {"bid_prices": [], "bid_sizes": [], "ask_prices": [], "ask_sizes": []}
-    book = Book(**common, **sides, line="v/0", valid=True, kind="top", depth=50)
-    full = Book(**common, **sides, line="v/0", valid=True, kind="full", depth=0)
+    book = Book(**common, **sides, line="v/0", valid=True, depth=50)
     candle = Candle(**common, interval="1m", start=60, end=120)
     state = Checkpoint(
         venue="v", symbol="S", chain="md.ingest.trades", partition=0, offset=1, topic_id="", ts_recv=1, states={}
     )
     raw = RawFrame(venue="v", line="v/0", number=1, ts_recv=1, kind="recv", data=b"")
-    keys = [event.key for event in (Trades(**common, line="v/0"), book, full, candle, state, raw)]
-    assert keys == ["v:S", "v:S", "v:S|full", "v:S|1m|60", "md.ingest.trades|v:S", "v/0"]
+    keys = [event.key for event in (Trades(**common, line="v/0"), book, candle, state, raw)]
+    assert keys == ["v:S", "v:S", "v:S|1m|60", "md.ingest.trades|v:S", "v/0"]

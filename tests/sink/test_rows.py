@@ -91,7 +91,7 @@ def test_trailing_zeros_of_a_plain_price_stay(echo: Callable[[str, str], Any]) -
 def test_levels_of_a_book_keep_their_exact_values(echo: Callable[[str, str], Any], numbers: list[str]) -> None:
     """The arrays hold each level's number in its place."""
     book = Book(
-        venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="l", valid=True, kind="top", depth=10,
+        venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="l", valid=True, depth=10,
         bid_prices=numbers, bid_sizes=[], ask_prices=[], ask_sizes=[],
     )  # fmt: skip
     held = echo("numeric[]", column(stored(book, SOURCE).data.decode(), 14)).strip("{}")
@@ -126,7 +126,7 @@ def test_what_is_no_decimal_is_refused_by_name(number: str) -> None:
 def test_what_is_no_decimal_among_levels_is_refused(number: str) -> None:
     """One bad level refuses the book; two numbers cannot pass as one."""
     book = Book(
-        venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="l", valid=True, kind="top", depth=10,
+        venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="l", valid=True, depth=10,
         bid_prices=["1", number], bid_sizes=["1", "1"], ask_prices=[], ask_sizes=[],
     )  # fmt: skip
     with pytest.raises(BadEvent, match=r"not_a_decimal: bid_prices = "):
@@ -137,15 +137,6 @@ def test_an_empty_message_has_no_rows(trades: Callable[..., Trades]) -> None:
     """A heartbeat moves the offset and stores nothing."""
     record = stored(trades(1, count=0), SOURCE)
     assert (record.rows, record.data) == (0, b"")
-
-
-def test_full_checkpoints_of_a_book_have_no_rows() -> None:
-    """Only the best levels are history; a checkpoint is the operator's own."""
-    book = Book(
-        venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="l", valid=True, kind="full", depth=0,
-        bid_prices=["1"], bid_sizes=["1"], ask_prices=[], ask_sizes=[],
-    )  # fmt: skip
-    assert stored(book, SOURCE).rows == 0
 
 
 def test_an_event_without_a_table_is_refused() -> None:

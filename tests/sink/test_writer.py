@@ -158,7 +158,7 @@ def test_books_land_level_by_level(table: Table) -> None:
     """Both sides are there with their levels in order, an empty side too."""
     event = Book(
         venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS + 5, line="l", sequence=9, valid=False,
-        reason="crossed", kind="top", depth=2, updates=77, bid_prices=["2.50", "2"], bid_sizes=["1", "0.10"],
+        reason="crossed", depth=2, updates=77, bid_prices=["2.50", "2"], bid_sizes=["1", "0.10"],
         ask_prices=[], ask_sizes=[],
     )  # fmt: skip
     writer = table.writer()
