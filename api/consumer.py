@@ -32,7 +32,7 @@ from marketdata.errors import CodecError, TickstreamError, Unavailable
 from marketdata.events import RESYNCING, AnyEvent
 from marketdata.headers import Headers
 from runtime.health import Readiness
-from runtime.kafka import consumer_config, headers_of
+from runtime.kafka import consumer_config, headers_of, is_fatal
 from runtime.metrics import DROPPED
 from runtime.registry import Registry, RegistryFailing, decode
 from runtime.settings import CommonSettings
@@ -418,7 +418,7 @@ class _Reader:
             return None
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
             return str(message.topic()), int(message.partition() or 0)
-        if not error.retriable() and error.fatal():
+        if is_fatal(error):
             raise KafkaException(error)
         return None
 

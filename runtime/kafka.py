@@ -6,6 +6,8 @@ import logging
 import threading
 from typing import Any
 
+from confluent_kafka import KafkaError
+
 from marketdata.headers import Headers
 from marketdata.topics import MESSAGE_BYTES_MAX
 from runtime.settings import CommonSettings
@@ -70,6 +72,14 @@ def close(consumer: Any, limit_s: float = 10.0) -> bool:
     closing.start()
     closing.join(limit_s)
     return not closing.is_alive()
+
+
+def is_fatal(error: Any) -> bool:
+    """Return whether a confluent-kafka error ends its client for good: restart the process.
+
+    A consumer reports such an error as that of a message, whose `fatal()` is then not set.
+    """
+    return bool(error.fatal() or error.code() == KafkaError._FATAL)  # noqa: SLF001 - its public name
 
 
 def headers_of(message: Any) -> Headers:

@@ -37,7 +37,7 @@ from marketdata.errors import BadEvent, CodecError, TickstreamError, Unavailable
 from marketdata.events import Trades
 from marketdata.headers import TRACEPARENT, Headers, hops_of
 from runtime.health import Readiness
-from runtime.kafka import close, consumer_config, headers_of
+from runtime.kafka import close, consumer_config, headers_of, is_fatal
 from runtime.metrics import DROPPED, WRITE_LATENCY_MS, observe_hop
 from runtime.registry import Registry, decode
 from runtime.tracing import Tracing
@@ -289,13 +289,15 @@ class Sink:
             self._rewind("offset_out_of_range", f"{partition} has no offset {offset}: {error.str()}")
         else:
             log.warning("kafka_error", code=error.name(), reason=error.str(), partition=partition)
+            if is_fatal(error):
+                self._fatal = error
             if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 self._topics_missing = f"run `tickstream topics apply`: {error.str()}"
                 self._readiness.down("kafka", self._topics_missing)
 
     def _on_error(self, error: KafkaError) -> None:
         log.warning("kafka_error", code=error.name(), reason=error.str())
-        if error.fatal():
+        if is_fatal(error):
             self._fatal = error
         if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
             self._readiness.down("kafka", error.str())

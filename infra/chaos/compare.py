@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 
 from infra.chaos import books, candles, ledger, trades
@@ -30,8 +31,9 @@ def compare(live: Live, records: Mapping[str, Record], happened: list[Happened],
     topic_trades, kept = _compare_topics(live.topics, records, findings)
     books.compare_shown(live.watch.shown, records, findings)
     kept["trades"] = topic_trades.rows
+    deadline = time.monotonic() + sink_limit_s
     for table in TABLES:
-        _compare_table(url, table, kept[table], sink_limit_s, findings)
+        _compare_table(url, table, kept[table], max(1.0, deadline - time.monotonic()), findings)
     twice = query(url, "SELECT symbol, trade_id, count(*) FROM trades GROUP BY 1, 2 HAVING count(*) > 1")
     for symbol, number, count in twice:
         findings.add("trade_doubled_in_table", f"{symbol} {number}: {count} rows")

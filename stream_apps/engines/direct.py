@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from runtime.kafka import close, consumer_config
+from runtime.kafka import close, consumer_config, is_fatal
 from stream_apps.engines.assignment import Assignment
 from stream_apps.engines.worker import Worker, abandon
 from stream_apps.pipeline import Record
@@ -109,7 +109,7 @@ class Engine:
         if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
             self._assignment.restart(message.partition(), f"{message.topic()}/{message.partition()}: {error.str()}")
             return
-        if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - as above; it comes without the flag
+        if is_fatal(error):
             abandon(f"consumer: {error.str()}")
         _log.warning("consumer", code=error.name(), reason=error.str(), topic=message.topic())
 

@@ -187,6 +187,22 @@ def test_a_sink_that_slept_through_a_rebalance_stores_nothing_twice(
     assert trade_ids(road) == expected(MESSAGES + 1_000)
 
 
+def test_a_sink_whose_name_another_one_has_taken_ends(road: Any, trades: Callable[..., Trades]) -> None:
+    """Kafka ends its membership for good; alive and without one, it would look ready and store nothing for ever."""
+    road.produce(stream(trades))
+    road.start("first", TICKSTREAM_SINK_WORKER="same")
+    road.wait_rows("trades", 600)
+    road.signal(signal.SIGSTOP, "first")
+    road.start("second", TICKSTREAM_SINK_WORKER="same", TICKSTREAM_SINK_WRITE_SECONDS="2")
+    road.wait_rows("trades", len(expected()))
+    road.signal(signal.SIGCONT, "first")
+    assert road.processes["first"].wait(60) not in {0, -signal.SIGKILL}
+    road.produce(stream(trades, start=MESSAGES, messages=100))
+    road.wait_rows("trades", len(expected(MESSAGES + 100)))
+    assert road.stop("second") == 0
+    assert trade_ids(road) == expected(MESSAGES + 100)
+
+
 def test_poison_records_become_dead_letters_and_the_rest_goes_on(road: Any, trades: Callable[..., Trades]) -> None:
     """Bytes that are no Avro, an unknown schema, a wrong record, a bad number and a NUL, among good trades."""
     good = stream(trades, messages=40)
