@@ -98,7 +98,7 @@ class Engine:
         return app
 
     def _call_soon(self, loop: asyncio.AbstractEventLoop) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and nothing waits for this
             loop.call_soon_threadsafe(self._wake.set)
 
     @property
