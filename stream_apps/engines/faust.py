@@ -98,7 +98,7 @@ class Engine:
         return app
 
     def _call_soon(self, loop: asyncio.AbstractEventLoop) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and nothing waits for this
             loop.call_soon_threadsafe(self._wake.set)
 
     @property
@@ -169,6 +169,8 @@ class Engine:
     # -- the group
 
     async def _on_assigned(self, _app: Any, /, *args: Any, signal: Any, **_kwargs: Any) -> None:  # noqa: ARG002
+        if self._worker.stop.is_set():
+            return  # to open a partition would fence whoever gets it next
         assigned: set[TP] = args[0]
         self._assignment.open([(tp.topic, tp.partition) for tp in assigned], self._consumer.group_metadata())
 

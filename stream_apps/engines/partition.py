@@ -61,7 +61,7 @@ class Partition:
     ) -> None:
         """Open the partition.
 
-        `group` returns the consumer group's metadata, `on_located` is told from which offsets to read, by physical
+        `group` returns the consumer group's metadata, `on_located` gets the offsets to read from, by physical
         topic; `on_done` is called by another thread when a job has ended.
         """
         self.number = number

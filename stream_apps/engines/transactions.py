@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Failed(TickstreamError):  # noqa: N818 - named for what happened
-    """A transaction did not succeed, or nobody knows: close this producer, recover, and go on with a new one.
+    """A transaction failed, or its outcome is unknown: close this producer, recover, and go on with a new one.
 
     `is_fenced` says that another worker has the partition, or that the group no longer knows this one.
     """

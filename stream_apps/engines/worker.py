@@ -49,7 +49,7 @@ _log = structlog.get_logger(__name__)
 _Result = TypeVar("_Result")
 
 
-class Stopped(Exception):  # noqa: N818 - no error: told to stop while waiting
+class Stopped(Exception):  # noqa: N818 - no error: asked to stop while waiting
     """The process was asked to stop before it had started."""
 
 

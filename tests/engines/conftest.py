@@ -25,7 +25,7 @@ from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent, Trade, Trades
 from marketdata.headers import hops_of
 from runtime.registry import Registry
-from tests.waiting import wait_for
+from tests.waiting import WAIT_S, wait_for
 
 PROJECT = Path(__file__).resolve().parents[2]
 COUNTING = Path(__file__).with_name("counting.py")
@@ -58,7 +58,7 @@ class WorkerProcess:
         return self._process.pid
 
     def alive(self) -> bool:
-        """Tell whether it runs."""
+        """Return whether it runs."""
         return self._process.poll() is None
 
     def kill(self) -> None:
@@ -211,13 +211,14 @@ class Lab:
 
     def _end(self, topic: str, partition: int) -> int:
         """Return the end of a partition; that of a topic just made may have no leader yet."""
-        for _ in range(50):
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
             with suppress(KafkaException):
                 return self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)[1]
             self._consumer.poll(0.1)
         pytest.fail(f"{topic} has no leader")
 
-    def await_written(self, name: str, count: int, limit_s: float = 60.0) -> list[Written]:
+    def await_written(self, name: str, count: int, limit_s: float = WAIT_S) -> list[Written]:
         """Return an output topic's records once there are so many."""
         wait_for(f"{count} records in {name}", lambda: len(self.written(name)) >= count, limit_s)
         return self.written(name)
@@ -264,7 +265,7 @@ def lab(endpoints: Endpoints, topic_prefix: str, codec: Codec, tmp_path: Path) -
 @pytest.fixture
 def until() -> Callable[..., Any]:
     """Waiting for a condition, with a limit."""
-    return lambda condition, what, limit_s=60.0: wait_for(what, condition, limit_s)
+    return lambda condition, what, limit_s=WAIT_S: wait_for(what, condition, limit_s)
 
 
 @pytest.fixture

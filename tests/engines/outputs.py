@@ -64,5 +64,5 @@ def seen(lab: Any) -> Seen:
 def await_exactly(lab: Any, until: Callable[..., Any], wanted: Seen) -> None:
     """Wait until there are as many outputs as there must be, then compare."""
     count = sum(len(lines) for lines in wanted.values())
-    until(lambda: sum(len(lines) for lines in seen(lab).values()) >= count, f"{count} outputs", 90)
+    until(lambda: sum(len(lines) for lines in seen(lab).values()) >= count, f"{count} outputs")
     assert seen(lab) == wanted

@@ -85,7 +85,7 @@ def _book(common: dict[str, Any], number: int, price: str) -> BookUpdate:
 
 
 def feed(lab: Any) -> int:
-    """Send every input topic's events, each with a record that nobody can decode; return how many records."""
+    """Send every input topic's events, each with a record that cannot be decoded; return how many records."""
     sent = 0
     for name in INPUTS:
         records = [(event.key.encode(), lab.codec.encode(event), event.key.split(":")[1]) for event in inputs(name)]
@@ -134,7 +134,7 @@ def test_both_engines_write_the_same_records(
             lines = [line for line in metrics(port).splitlines() if line.startswith("tickstream_pipeline_inputs_total")]
             return sum(float(line.split()[-1]) for line in lines)
 
-        until(lambda committed=committed, sent=sent: committed() >= sent, f"{sent} inputs", 90)
+        until(lambda committed=committed, sent=sent: committed() >= sent, f"{sent} inputs")
         assert worker.terminate() == 0
         assert where.written("md.state")
     outputs = sorted({name for operator in make_operators() for name in operator.outputs})

@@ -26,7 +26,7 @@ def test_a_worker_killed_again_and_again_writes_everything_once(
         lab.send_trades(range(sent, sent + 400))
         sent += 400
         enough = before + (1, 400, 150, 30, 250)[life]
-        until(lambda enough=enough: len(lab.written("md.trades")) >= enough, f"{enough} outputs", 60)
+        until(lambda enough=enough: len(lab.written("md.trades")) >= enough, f"{enough} outputs")
         worker.kill()
     lab.worker(engine, **FAST)
     await_exactly(lab, until, expected(lab, events(range(sent))))
@@ -56,7 +56,7 @@ def test_the_engines_take_over_from_each_other(lab: Any, until: Callable[..., An
         worker = lab.worker(engine, **FAST)
         lab.send_trades(range(life * 200, life * 200 + 200))
         enough = life * 200 + 120
-        until(lambda enough=enough: len(lab.written("md.trades")) >= enough, f"{enough} outputs", 60)
+        until(lambda enough=enough: len(lab.written("md.trades")) >= enough, f"{enough} outputs")
         worker.kill()
     lab.worker("faust", **FAST)
     await_exactly(lab, until, expected(lab, events(range(800))))
@@ -73,7 +73,7 @@ def test_partitions_that_move_between_workers_lose_and_double_nothing(
         nonlocal sent
         lab.send_trades(range(sent, sent + count))
         sent += count
-        until(lambda: len(lab.written("md.trades")) >= sent, f"{sent} outputs", 90)
+        until(lambda: len(lab.written("md.trades")) >= sent, f"{sent} outputs")
 
     def shares(worker: Any) -> bool:
         return '"rebuilt"' in worker.log.read_text()
@@ -86,13 +86,13 @@ def test_partitions_that_move_between_workers_lose_and_double_nothing(
         send_and_wait(24)
         return shares(worker)
 
-    until(lambda: shares_after_more(second), "a share for the second worker", 60)
+    until(lambda: shares_after_more(second), "a share for the second worker")
     lab.send_trades(range(sent, sent + 300))
     sent += 300
     assert first.terminate() == 0
     send_and_wait(100)
     third = lab.worker(engine, worker="", **FAST)
-    until(lambda: shares_after_more(third), "a share for the third worker", 60)
+    until(lambda: shares_after_more(third), "a share for the third worker")
     lab.send_trades(range(sent, sent + 300))
     sent += 300
     second.kill()
@@ -105,7 +105,7 @@ def test_partitions_that_move_between_workers_lose_and_double_nothing(
 def test_bad_inputs_become_dead_letters_and_the_rest_goes_on(
     lab: Any, until: Callable[..., Any], engine: str, metrics: Callable[[int], str], free_port: int
 ) -> None:
-    """Bytes of nobody's, a schema that nobody knows, an event at which the operator fails; and the counters."""
+    """Bytes that are no record, an unknown schema, an event at which the operator fails; and the counters."""
     lab.worker(engine, metrics_port=str(free_port))
     lab.send_bytes(INPUT_TOPIC, b"sim:S0-USD", b"not avro", 0)
     lab.send_bytes(INPUT_TOPIC, b"sim:S0-USD", b"\0\x7f\xff\xff\xff\x01", 0)
@@ -158,11 +158,11 @@ def test_a_worker_that_was_suspended_for_too_long_writes_nothing_more(
     """Its partitions belong to another worker by then; when it wakes up, no record is doubled or lost."""
     first = lab.worker(engine, worker="", **FAST)
     lab.send_trades(range(200))
-    until(lambda: len(lab.written("md.trades")) >= 200, "200 outputs", 60)
+    until(lambda: len(lab.written("md.trades")) >= 200, "200 outputs")
     first.signal(signal.SIGSTOP)
     lab.worker(engine, worker="", **FAST)
     lab.send_trades(range(200, 500))
-    until(lambda: len(lab.written("md.trades")) >= 500, "500 outputs", 60)
+    until(lambda: len(lab.written("md.trades")) >= 500, "500 outputs")
     first.signal(signal.SIGCONT)
     lab.send_trades(range(500, 800))
     await_exactly(lab, until, expected(lab, events(range(800))))
@@ -183,7 +183,7 @@ def test_workers_frozen_amid_a_backlog_five_times_lose_and_double_nothing(
         return sent
 
     def await_outputs(count: int) -> None:
-        until(lambda: len(lab.written("md.trades")) >= count, f"{count} outputs", 90)
+        until(lambda: len(lab.written("md.trades")) >= count, f"{count} outputs")
 
     def rebuilt(worker: Any) -> int:
         count: int = worker.log.read_text().count('"rebuilt"')
@@ -197,6 +197,6 @@ def test_workers_frozen_amid_a_backlog_five_times_lose_and_double_nothing(
         frozen.signal(signal.SIGSTOP)
         await_outputs(send(120))
         frozen.signal(signal.SIGCONT)
-        until(lambda frozen=frozen, before=before: rebuilt(frozen) > before, "its share again", 60)
+        until(lambda frozen=frozen, before=before: rebuilt(frozen) > before, "its share again")
     await_exactly(lab, until, expected(lab, [lab.trades(f"S{each % 12}-USD", each) for each in range(sent)], 12))
     assert all(worker.alive() for worker in workers)

@@ -56,7 +56,7 @@ def test_group_metadata_has_the_form_of_librdkafka(lab: Any, instance: str | Non
 
 @pytest.mark.parametrize("instance", [None, "worker-1"])
 def test_kafka_takes_offsets_of_the_present_generation_only(lab: Any, instance: str | None) -> None:
-    """An earlier generation and a member that nobody knows are refused."""
+    """An earlier generation and an unknown member are refused."""
     member = Member(lab, instance)
     offsets = [TopicPartition(lab.physical(INPUT_TOPIC), 0, 1)]
     name, generation = member.name, member.generation
@@ -79,5 +79,5 @@ def test_kafka_takes_offsets_of_the_present_generation_only(lab: Any, instance: 
     assert code(group_metadata(member.group, generation, name, instance)) is None
     assert code(group_metadata(member.group, generation - 1, name, instance)) == KafkaError.ILLEGAL_GENERATION
     refused = KafkaError.FENCED_INSTANCE_ID if instance else KafkaError.UNKNOWN_MEMBER_ID
-    assert code(group_metadata(member.group, generation, "nobody", instance)) == refused
+    assert code(group_metadata(member.group, generation, "unknown", instance)) == refused
     member.consumer.close()

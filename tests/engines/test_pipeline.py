@@ -168,7 +168,7 @@ def by_topic(lines: list[Line]) -> dict[str, list[Line]]:
     return found
 
 
-KINDS = st.sampled_from(["good"] * 8 + ["bytes", "bytes of nobody", "nothing", "boom"])
+KINDS = st.sampled_from(["good"] * 8 + ["bytes", "bytes without a key", "nothing", "boom"])
 
 
 @st.composite
@@ -180,10 +180,10 @@ def logs(draw: st.DrawFn) -> list[Record]:
             "good": trades(key, str(offset)),
             "boom": trades(key, "boom"),
             "bytes": b"not avro",
-            "bytes of nobody": b"not avro",
+            "bytes without a key": b"not avro",
             "nothing": None,
         }[kind]
-        made.append(record(offset, None if kind == "bytes of nobody" else key, value))
+        made.append(record(offset, None if kind == "bytes without a key" else key, value))
     return made
 
 

@@ -153,5 +153,5 @@ def test_a_worker_whose_connection_fails_as_it_commits_loses_and_doubles_nothing
         lab.send_trades(range(sent, sent + 50))
         sent += 50
         before = sent
-        until(lambda before=before: len(lab.written("md.trades")) >= before, f"{sent} outputs", 90)
+        until(lambda before=before: len(lab.written("md.trades")) >= before, f"{sent} outputs")
     await_exactly(lab, until, expected(lab, events(range(sent))))
