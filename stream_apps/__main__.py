@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import signal
 import sys
@@ -14,7 +13,7 @@ import uvloop
 
 from marketdata.compiled import BOOKS, CODEC
 from marketdata.errors import SettingsError
-from runtime import log
+from runtime import garbage, log
 from runtime.health import HealthServer, Readiness
 from runtime.settings import load
 from runtime.tracing import Tracing
@@ -23,10 +22,6 @@ from stream_apps.engines.worker import KAFKA, PIPELINE, REGISTRY, Stopped, Worke
 from stream_apps.operators import make_operators
 from stream_apps.pipeline import MakeOperators
 from stream_apps.settings import StreamSettings
-
-# Objects that may be added before the collector looks for cycles among the youngest.
-GARBAGE_THRESHOLD = 200_000
-
 
 def run(settings: StreamSettings, operators: MakeOperators = make_operators) -> None:
     """Run the pipeline until SIGTERM or SIGINT, which drains it."""
@@ -40,10 +35,7 @@ def run(settings: StreamSettings, operators: MakeOperators = make_operators) -> 
     ):
         try:
             with Worker(settings, readiness, tracing, stop, operators) as worker:
-                # What is there now stays, and what a record leaves behind is freed by reference counts: looking for
-                # cycles as often as by default took a quarter of the time of each record.
-                gc.freeze()
-                gc.set_threshold(GARBAGE_THRESHOLD, 20, 100)
+                garbage.freeze()
                 if settings.engine == "direct":
                     direct.run(worker)
                 else:
