@@ -23,6 +23,7 @@ from stream_apps.operators import make_operators
 from stream_apps.pipeline import MakeOperators
 from stream_apps.settings import StreamSettings
 
+
 def run(settings: StreamSettings, operators: MakeOperators = make_operators) -> None:
     """Run the pipeline until SIGTERM or SIGINT, which drains it."""
     stop = threading.Event()
