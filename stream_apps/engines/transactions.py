@@ -88,6 +88,10 @@ class Transactions:
             "queue.buffering.max.messages": 0,
             "queue.buffering.max.kbytes": 2**31 - 1,
             "linger.ms": 0,
+            # The broker refuses a transaction's first requests until it has marked the end of the one before, which
+            # takes it milliseconds; the default pause of 100 ms before the next try would be most of the latency.
+            "retry.backoff.ms": 5,
+            "retry.backoff.max.ms": 100,
             "error_cb": self._erred,
             "logger": self._comments,
         }
