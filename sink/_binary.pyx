@@ -17,7 +17,7 @@ from libc.string cimport memchr, memcpy
 cdef enum:
     COLUMNS = 20
     PREFIX = 5  # of the Confluent wire format
-    WORD_MAX = 512  # as binary.WORD_BYTES_MAX
+    SHORT_MAX = 512  # as binary.SHORT_BYTES_MAX
     TEXT_MAX = 1024 * 1024  # as binary.TEXT_BYTES_MAX
     NUMBER_MAX = 30  # characters of a decimal that no limit of decimals.py can concern
     FIXED = 512  # bytes of a row without its texts: more than enough
@@ -234,15 +234,15 @@ def trade_rows(bytes payload, int32_t partition, int64_t offset):
     reader.at = <const uint8_t *>PyBytes_AS_STRING(payload) + PREFIX
     reader.end = <const uint8_t *>PyBytes_AS_STRING(payload) + PyBytes_GET_SIZE(payload)
     if not (
-        read_text(&reader, &venue, WORD_MAX)
-        and read_text(&reader, &symbol, WORD_MAX)
+        read_text(&reader, &venue, SHORT_MAX)
+        and read_text(&reader, &symbol, SHORT_MAX)
         and read_long(&reader, &ts)
         and read_long(&reader, &ts_recv)
-        and read_text(&reader, &line, WORD_MAX)
+        and read_text(&reader, &line, SHORT_MAX)
         and read_optional(&reader, &has_sequence, &sequence)
         and read_choice(&reader, &origin, ORIGINS)
         and read_flag(&reader, &is_valid)
-        and read_text(&reader, &reason, WORD_MAX)
+        and read_text(&reader, &reason, SHORT_MAX)
         and read_optional(&reader, &is_there, &skipped)
     ):
         return None

@@ -22,7 +22,8 @@ class Source(NamedTuple):
 class Record(NamedTuple):
     """`rows` rows of a table in COPY's format of that table (`sink.rows.BINARY`), from one Kafka record or item of it.
 
-    `event` is set where COPY is not all that is to be done. `dead_letter` is set when the record, or its item number
+    `items` are the places of the rows' items in the event, where not all of them have a row. `event` is set where COPY
+    is not all that is to be done. `dead_letter` is set when the record, or its item number
     `item`, could not be used; then `table` is dead_letters.
     """
 
@@ -33,6 +34,7 @@ class Record(NamedTuple):
     event: AnyEvent | None = None
     dead_letter: DeadLetter | None = None
     item: int | None = None
+    items: tuple[int, ...] = ()
 
 
 class Span(NamedTuple):

@@ -17,8 +17,8 @@ from marketdata.events import Trade, Trades
 HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 TRAILER = b"\xff\xff"
 NULL = b"\xff\xff\xff\xff"
-# Of a venue, a symbol and other words that are in indexes: three of them fit in an entry of an index (2,704 bytes).
-WORD_BYTES_MAX = 512
+# Limit of a venue, a symbol and other short texts: three of them fit in an index entry (2,704 bytes).
+SHORT_BYTES_MAX = 512
 TEXT_BYTES_MAX = 1024 * 1024
 
 _EPOCH_US = 946_684_800_000_000  # PostgreSQL counts from 2000-01-01
@@ -42,18 +42,18 @@ def trade_row(event: Trades, item: int, trade: Trade, partition: int, offset: in
                 _COLUMNS, 8, ts // 1_000 - _EPOCH_US, 8, ts, 8, event.ts_recv, 8, offset, 4, partition, 4, item, 1,
                 event.valid,
             ),
-            word(event.reason, "reason"),
+            short_text(event.reason, "reason"),
             _FLAG[trade.liquidation],
             numeric(trade.price, "price"),
             numeric(trade.size, "size"),
-            word(trade.side, "side"),
-            word(trade.action, "action"),
+            short_text(trade.side, "side"),
+            short_text(trade.action, "action"),
             text(trade.trade_id, "trade_id"),
             text(trade.original_id, "original_id"),
-            word(event.venue, "venue"),
-            word(event.symbol, "symbol"),
-            word(event.line, "line"),
-            word(event.origin, "origin"),
+            short_text(event.venue, "venue"),
+            short_text(event.symbol, "symbol"),
+            short_text(event.line, "line"),
+            short_text(event.origin, "origin"),
             NULL if event.sequence is None else struct.pack(">iq", 8, event.sequence),
         )
     )  # fmt: skip
@@ -70,9 +70,9 @@ def text(value: str, field: str, bytes_max: int = TEXT_BYTES_MAX) -> bytes:
 
 
 @lru_cache(maxsize=16_384)
-def word(value: str, field: str) -> bytes:
-    """Return a short text that comes again and again, such as a venue, a symbol or a side."""
-    return text(value, field, WORD_BYTES_MAX)
+def short_text(value: str, field: str) -> bytes:
+    """Return a short text of which there are few, such as a venue, a symbol or a side."""
+    return text(value, field, SHORT_BYTES_MAX)
 
 
 def checked(value: str, field: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
@@ -93,7 +93,7 @@ def checked(value: str, field: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
 
 @lru_cache(maxsize=65_536)
 def numeric(value: str, field: str) -> bytes:
-    """Return a decimal string with its length, with as many digits after the point as it was written with.
+    """Return a decimal with its length, and with as many digits after the point as its string has.
 
     Raises BadEvent for what is no decimal: PostgreSQL's numeric also takes NaN, infinities and hexadecimal.
     """

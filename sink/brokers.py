@@ -1,4 +1,4 @@
-"""What the sink asks of Kafka beside reading: where each partition begins and ends, and to take dead letters."""
+"""Kafka for the sink, apart from reading: where each partition begins and ends, and the delivery of dead letters."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TIMEOUT_S = 10.0
 
 
 class BrokersUnavailable(Unavailable):
-    """Kafka does not answer, or does not take what it was given."""
+    """Kafka does not respond, or does not accept a dead letter."""
 
 
 class Brokers:
-    """Answers where each partition's log begins and ends."""
+    """Returns where each partition's log begins and ends."""
 
     def __init__(self, settings: CommonSettings) -> None:
         self._asked: dict[TopicPartition, Future[Any]] = {}
@@ -42,7 +42,7 @@ class Brokers:
     def logs(self, partitions: Iterable[Partition]) -> dict[Partition, Log]:
         """Return each partition's topic id, first offset and next offset.
 
-        Raises BrokersUnavailable when Kafka does not answer.
+        Raises BrokersUnavailable when Kafka does not respond.
         """
         keys = sorted(partitions)
         if not keys:
@@ -59,7 +59,7 @@ class Brokers:
         return {key: Log(ids[key[0]], lows[key], highs[key]) for key in keys}
 
     def ask_ends(self, partitions: Iterable[Partition]) -> None:
-        """Ask where the logs end, without waiting for the answer."""
+        """Request the ends of the logs, without waiting for the response."""
         asked = {TopicPartition(*partition): OffsetSpec.latest() for partition in partitions}  # type: ignore[no-untyped-call]
         self._asked = (
             self._admin.list_offsets(asked, request_timeout=TIMEOUT_S, isolation_level=IsolationLevel.READ_COMMITTED)
@@ -68,7 +68,7 @@ class Brokers:
         )
 
     def ends(self) -> dict[Partition, int] | None:
-        """Return the ends last asked for, those that Kafka has stated; None while it has not answered.
+        """Return the ends last requested, as far as Kafka knows them; None while it has not responded.
 
         A log ends here after the last record of a finished transaction.
         """
@@ -91,7 +91,7 @@ class Brokers:
 
 
 class Letters:
-    """Delivers dead letters to their topic, and is done only when every one has arrived."""
+    """Delivers dead letters to their topic and waits until every one has arrived."""
 
     def __init__(self, settings: CommonSettings, codec: Codec) -> None:
         self._topic = DEAD_LETTERS.physical(settings.topic_prefix)
@@ -131,10 +131,10 @@ class Letters:
                 )
             waiting = self._producer.flush(TIMEOUT_S)
         except (KafkaException, BufferError) as error:
-            raise BrokersUnavailable(f"Kafka takes no dead letters: {error}") from error
+            raise BrokersUnavailable(f"Kafka accepts no dead letters: {error}") from error
         if waiting or failures:
             self._producer.purge()
             self._producer.flush(TIMEOUT_S)
             raise BrokersUnavailable(
-                f"Kafka took not every dead letter: {failures[0] if failures else 'no answer in time'}"
+                f"Kafka did not accept every dead letter: {failures[0] if failures else 'no response in time'}"
             )

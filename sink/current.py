@@ -12,7 +12,7 @@ from sink.rows import timestamp
 
 
 def clear_open_candles(cursor: psycopg.Cursor[Any], candles: list[Candle]) -> None:
-    """Forget the open state of these candles; those still open are copied anew, those closed are in the history."""
+    """Delete the open state of these candles: those still open are copied again, closed ones are in the history."""
     if candles:
         cursor.execute(
             "DELETE FROM candles_open AS o USING unnest(%s::text[], %s::text[], %s::text[], %s::bigint[]) "
@@ -27,8 +27,8 @@ def clear_open_candles(cursor: psycopg.Cursor[Any], candles: list[Candle]) -> No
         )
 
 
-# A gap and what closes it may come in either order: a gap of a whole connection and the resync of one of its symbols
-# are in different partitions. Either statement completes what the other left.
+# A gap and what closes it may arrive in either order: a gap of a whole connection and the resync of one of its symbols
+# are in different partitions. Each statement completes what the other has written.
 _OPEN_GAP = """
 INSERT INTO gaps AS g (gap_id, venue, symbol, channel, line, reason, detail, state, ts_from, ts_to, ts_from_ns,
     ts_to_ns, expected, received, found_by, detected_at)
@@ -51,20 +51,20 @@ ON CONFLICT (gap_id) DO UPDATE SET
 """
 
 
-# Who tells of a gap: a feed on its line, the scan of what is stored, or a backfill that the venue could not answer.
+# Who reports a gap: a feed on its line, the scan of stored data, or a backfill whose request the venue refused.
 _FINDERS = {"live": "feed", "repair": "scan", "backfill": "history"}
-# A feed closes its own gaps without another word: a new snapshot came, or the trades that were missing.
+# The repair of a gap that its feed closed without a reason: a new snapshot, or the missing trades, arrived.
 _RESYNC = "resync"
 
 
 def keep_gaps(cursor: psycopg.Cursor[Any], ledger: list[Record]) -> None:
-    """Enter gaps in the ledger and close those that are repaired, in the order in which they came."""
+    """Enter gaps in the ledger and close those that are repaired, in the order of their arrival."""
     for record in ledger:
         event = record.event
         assert isinstance(event, FeedStatus)  # noqa: S101 - `_apply` sorted them so
         gap_id = event.gap_id
         if gap_id is None:
-            if event.kind == "resynced":  # it closes no gap that anybody named
+            if event.kind == "resynced":  # it names no gap to close
                 continue
             gap_id = f"{record.source.topic}|{record.source.partition}|{record.source.offset}"
         cursor.execute(
@@ -97,19 +97,24 @@ def keep_instruments(cursor: psycopg.Cursor[Any], instruments: list[Instrument])
         cursor.executemany(
             """
             INSERT INTO instruments (venue, symbol, venue_symbol, base_currency, quote_currency, tick_size,
-                size_increment, min_order_size, status, kind, ts_recv_ns, updated_at)
-            VALUES (%s, %s, %s, %s, %s, %s::numeric, %s::numeric, %s::numeric, %s, %s, %s, %s)
+                size_increment, min_order_size, status, kind, expiry_ns, strike, contract_multiplier,
+                settlement_currency, inverse, ts_recv_ns, updated_at)
+            VALUES (%s, %s, %s, %s, %s, %s::numeric, %s::numeric, %s::numeric, %s, %s, %s, %s::numeric, %s::numeric,
+                %s, %s, %s, %s)
             ON CONFLICT (venue, symbol) DO UPDATE SET
                 venue_symbol = excluded.venue_symbol, base_currency = excluded.base_currency,
                 quote_currency = excluded.quote_currency, tick_size = excluded.tick_size,
                 size_increment = excluded.size_increment, min_order_size = excluded.min_order_size,
-                status = excluded.status, kind = excluded.kind, ts_recv_ns = excluded.ts_recv_ns,
-                updated_at = excluded.updated_at
+                status = excluded.status, kind = excluded.kind, expiry_ns = excluded.expiry_ns,
+                strike = excluded.strike, contract_multiplier = excluded.contract_multiplier,
+                settlement_currency = excluded.settlement_currency, inverse = excluded.inverse,
+                ts_recv_ns = excluded.ts_recv_ns, updated_at = excluded.updated_at
             """,
             [
                 (
                     one.venue, one.symbol, one.venue_symbol, one.base_currency, one.quote_currency, one.tick_size,
-                    one.size_increment, one.min_order_size, one.status, one.kind, one.ts_recv, timestamp(one.ts_recv),
+                    one.size_increment, one.min_order_size, one.status, one.kind, one.expiry, one.strike,
+                    one.contract_multiplier, one.settlement_currency, one.inverse, one.ts_recv, timestamp(one.ts_recv),
                 )
                 for one in instruments
             ],

@@ -1,13 +1,13 @@
 """Where the sink stands in each partition: what the database holds, what a writer has, and what was read after that.
 
-Reading starts where the database says, and only there. Kafka then returns records in order, so a partition's offsets
-go up by one, except where a log has no record to return: at the mark that ends a transaction, at the records of an
-aborted transaction, and at those that compaction removed. Such a gap is a `Jump`. Within an uninterrupted read one
-offset is the mark of a transaction, as after nearly every batch of the stream workers. Any other jump may as well be a
-reader that was moved, and is noted, to be checked before anything is stored (`sink.rereading`). So is the first
-step after each start or resumption of reading, when readers are moved.
+Reading starts at the offset in the database, and only there. Kafka then returns records in order, so a partition's
+offsets rise by one, except where a log has no record to return: at the mark that ends a transaction, at the records of
+an aborted transaction, and at those that compaction removed. Such a gap is a `Jump`. Within an uninterrupted read a gap
+of one offset is the mark of a transaction, as after nearly every batch of the stream workers. Any other jump may also
+mean that the reader was moved; it is noted and checked before anything is stored (`sink.rereading`). So is a gap of
+one offset at the first step after reading starts or resumes, because that is when a reader may be moved.
 
-Pure: a `Positions` holds numbers and is told the time.
+Pure: a `Positions` holds numbers, and the time is an argument.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Jump(NamedTuple):
 
 
 class Stall(NamedTuple):
-    """A partition of which nothing was read for `seconds`, while its log goes on from `offset` to `end`."""
+    """A partition of which nothing was read for `seconds`, while its log continues from `offset` to `end`."""
 
     partition: Partition
     offset: int
@@ -57,7 +57,7 @@ class _Position:
 
 
 class Positions:
-    """The positions of the partitions that are being read; empty until the database has said where they start."""
+    """The positions of the partitions that are being read; empty until the database has stated where they start."""
 
     def __init__(self) -> None:
         self._all: dict[Partition, _Position] = {}
@@ -76,7 +76,7 @@ class Positions:
         self._stalls = {partition: stall for partition, stall in self._stalls.items() if partition in offsets}
 
     def clear(self) -> None:
-        """Forget everything; the database knows where to go on."""
+        """Forget everything; the database knows where to resume."""
         self._all.clear()
         self._read.clear()
         self._jumps.clear()
@@ -88,7 +88,7 @@ class Positions:
             position.moved_at = now
 
     def take(self, partition: Partition, offset: int, now: float) -> bool:
-        """Note a record that was read; return False for one that is not wanted, as it was read before a new start."""
+        """Note a record that was read; return False for one read before the last start, which is read again."""
         position = self._all.get(partition)
         if position is None or offset < position.next:
             return False

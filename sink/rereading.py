@@ -26,7 +26,7 @@ _GONE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE
 
 
 class Skipped(TickstreamError):  # noqa: N818 - named for what it is about, like the others
-    """The sink's reader passed over a record, or nobody can say any more whether it did; it must read again."""
+    """The sink's reader passed over a record, or it is no longer possible to know; it must read again."""
 
 
 class Rereader:
@@ -45,7 +45,7 @@ class Rereader:
     def check(self, jumps: Sequence[Jump]) -> None:
         """Return when no committed record lies in any of the jumps.
 
-        Raises Skipped when one does or the log begins behind a jump, BrokersUnavailable when Kafka does not answer.
+        Raises Skipped when one does or the log begins behind a jump, BrokersUnavailable when Kafka does not respond.
         """
         if not jumps:
             return
@@ -55,7 +55,9 @@ class Rereader:
         try:
             self._read(waiting)
         except KafkaException as error:
-            raise BrokersUnavailable(f"Kafka does not return what may have been skipped: {error}") from error
+            raise BrokersUnavailable(
+                f"Kafka does not return the records that may have been skipped: {error}"
+            ) from error
 
     def _read(self, waiting: dict[Partition, list[Jump]]) -> None:
         if self._consumer is None:
@@ -74,7 +76,7 @@ class Rereader:
             deadline = time.monotonic() + LIMIT_S
             while waiting:
                 if time.monotonic() > deadline:
-                    raise BrokersUnavailable("Kafka does not return in time what may have been skipped")
+                    raise BrokersUnavailable("Kafka does not return in time the records that may have been skipped")
                 for message in consumer.consume(_READ_AT_ONCE, 0.1):
                     self._see(message, waiting)
         finally:

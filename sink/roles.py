@@ -1,7 +1,7 @@
 """What each database role may do: the sink adds rows, the API and readers read, and nobody else gets anything.
 
-The roles themselves are made by whoever runs the server, because their passwords are its business; a role that does not
-exist is left out.
+The roles themselves are made by the administrator of the server, who knows their passwords; a role that does not exist
+is left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HISTORY = "tickstream_history"
 _APPEND = ("trades", "quotes", "books", "candles", "venue_candles", "anomalies", "feed_status", "dead_letters")
 _UPSERT = ("kafka_offsets", "gaps", "instruments")
 _REPLACE = ("candles_open",)
-# Backfill and repair look at what is there and keep their jobs; what they bring comes by Kafka and the sink.
+# Backfill and repair read these tables and write their jobs; their data arrives through Kafka and the sink.
 _JOBS = ("ingestion_jobs",)
 _LOOKED_AT = ("trades", "candles", "candles_open", "candles_latest", "gaps", "instruments", "alembic_version")
 
@@ -51,7 +51,7 @@ _SINK = (
 )
 _READER = (
     "GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}",
-    # Tables that a later migration makes are readable at once.
+    # Tables of later migrations are readable at once.
     "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT ON TABLES TO {role}",
 )
 _RIGHTS = {

@@ -134,20 +134,21 @@ def refused_item(event: AnyEvent, source: Source, item: int, error: BadEvent, ts
 def _trades(event: Trades, source: Source, now: int) -> list[Record]:
     # What concerns all trades is checked first: then an error below is that of a trade.
     for field in ("venue", "symbol", "line", "origin", "reason"):
-        binary.word(getattr(event, field), field)
-    rows, letters = [], []
+        binary.short_text(getattr(event, field), field)
+    rows, letters, items = [], [], []
     for item, trade in enumerate(event.trades):
         try:
             rows.append(binary.trade_row(event, item, trade, source.partition, source.offset))
+            items.append(item)
         except BadEvent as error:
             letters.append(refused_item(event, source, item, error, now))
-    return [Record(source, "trades", len(rows), b"".join(rows)), *letters]
+    return [Record(source, "trades", len(rows), b"".join(rows), items=tuple(items) if letters else ()), *letters]
 
 
 def _quote(event: Quote, source: Source) -> Record:
     text = (
-        f"{_stamp(event, source)}\t{_flag(event.valid)}\t{_word(event.reason)}\t{_origin(event)}\t"
-        f"{_word(event.source)}\t{_optional(event.bid, 'bid')}\t{_optional(event.bid_size, 'bid_size')}\t"
+        f"{_stamp(event, source)}\t{_flag(event.valid)}\t{_short(event.reason)}\t{_origin(event)}\t"
+        f"{_short(event.source)}\t{_optional(event.bid, 'bid')}\t{_optional(event.bid_size, 'bid_size')}\t"
         f"{_optional(event.ask, 'ask')}\t{_optional(event.ask_size, 'ask_size')}\t{_optional(event.last, 'last')}\t"
         f"{_optional(event.volume_24h, 'volume_24h')}\t{_optional(event.high_24h, 'high_24h')}\t"
         f"{_optional(event.low_24h, 'low_24h')}\t{_optional(event.change_24h, 'change_24h')}\n"
@@ -157,7 +158,7 @@ def _quote(event: Quote, source: Source) -> Record:
 
 def _book(event: Book, source: Source) -> Record:
     text = (
-        f"{_stamp(event, source)}\t{_flag(event.valid)}\t{_word(event.reason)}\t{_origin(event)}\t"
+        f"{_stamp(event, source)}\t{_flag(event.valid)}\t{_short(event.reason)}\t{_origin(event)}\t"
         f"{event.depth}\t{event.updates}\t"
         f"{_numbers(event.bid_prices, 'bid_prices')}\t{_numbers(event.bid_sizes, 'bid_sizes')}\t"
         f"{_numbers(event.ask_prices, 'ask_prices')}\t{_numbers(event.ask_sizes, 'ask_sizes')}\n"
@@ -169,14 +170,16 @@ def _candle(event: Candle, source: Source) -> Record:
     text = (
         f"{timestamp(event.start)}\t{event.ts_event}\t{event.ts_recv}\t{source.offset}\t{source.partition}\t"
         f"{timestamp(event.end)}\t{event.start}\t{event.end}\t{_integer(event.trades)}\t{event.revision}\t"
-        f"{_flag(event.valid)}\t{_word(event.reason)}\t{_word(event.state)}\t{_word(event.interval)}\t"
+        f"{_flag(event.valid)}\t{_short(event.reason)}\t{_short(event.state)}\t{_short(event.interval)}\t"
         f"{_optional(event.open, 'open')}\t{_optional(event.high, 'high')}\t{_optional(event.low, 'low')}\t"
         f"{_optional(event.close, 'close')}\t{_number(event.volume, 'volume')}\t"
         f"{_optional(event.quote_volume, 'quote_volume')}\t{_optional(event.buy_volume, 'buy_volume')}\t"
-        f"{_word(event.venue)}\t{_word(event.symbol)}\t{_word(event.origin)}\n"
+        f"{_short(event.venue)}\t{_short(event.symbol)}\t{_short(event.origin)}\n"
     )
     if source.topic.endswith(_VENUE_CANDLES):
-        return Record(source, "venue_candles", 1, text.encode())  # not ours, so it neither opens nor closes one of ours
+        return Record(
+            source, "venue_candles", 1, text.encode()
+        )  # the venue's own: it neither opens nor closes one of ours
     table = "candles_open" if event.state == "open" else "candles"
     return Record(source, table, 1, text.encode(), event)
 
@@ -186,8 +189,8 @@ def _anomaly(event: Anomaly, source: Source) -> Record:
         raise BadEvent("control_character", "evidence", repr(event.evidence))
     evidence = orjson.dumps(event.evidence, option=orjson.OPT_SORT_KEYS).decode()
     text = (
-        f"{_stamp(event, source)}\t{_word(event.venue)}\t{_word(event.symbol)}\t{_text(event.anomaly_id)}\t"
-        f"{_word(event.kind)}\t{_word(event.severity)}\t{_word(event.metric)}\t{_number(event.value, 'value')}\t"
+        f"{_stamp(event, source)}\t{_short(event.venue)}\t{_short(event.symbol)}\t{_text(event.anomaly_id)}\t"
+        f"{_short(event.kind)}\t{_short(event.severity)}\t{_short(event.metric)}\t{_number(event.value, 'value')}\t"
         f"{_number(event.limit, 'limit')}\t{_text(evidence)}\n"
     )
     return Record(source, "anomalies", 1, text.encode())
@@ -195,7 +198,7 @@ def _anomaly(event: Anomaly, source: Source) -> Record:
 
 def _feed_status(event: FeedStatus, source: Source) -> Record:
     text = (
-        f"{_stamp(event, source)}\t{_origin(event)}\t{_word(event.kind)}\t{_word(event.reason)}\t"
+        f"{_stamp(event, source)}\t{_origin(event)}\t{_short(event.kind)}\t{_short(event.reason)}\t"
         f"{_text(event.detail)}\t{_maybe(event.channel)}\t{_maybe(event.gap_id)}\t{_integer(event.expected)}\t{_integer(event.received)}\t"
         f"{_integer(event.ts_from)}\t{_integer(event.ts_to)}\n"
     )
@@ -205,12 +208,12 @@ def _feed_status(event: FeedStatus, source: Source) -> Record:
 
 
 def _instrument(event: Instrument, source: Source) -> Record:
-    for field in ("tick_size", "size_increment", "min_order_size"):
+    for field in ("tick_size", "size_increment", "min_order_size", "strike", "contract_multiplier"):
         _optional(getattr(event, field), field)
     for name in event.__struct_fields__:
         value = getattr(event, name)
         if isinstance(value, str):
-            binary.checked(value, name, binary.WORD_BYTES_MAX)
+            binary.checked(value, name, binary.SHORT_BYTES_MAX)
     return Record(source, "instruments", 1, b"", event)
 
 
@@ -259,7 +262,7 @@ def _stamp(event: Quote | Book | Anomaly | FeedStatus, source: Source) -> str:
 
 def _origin(event: Quote | Book | FeedStatus) -> str:
     return (
-        f"{_word(event.venue)}\t{_word(event.symbol)}\t{_word(event.line)}\t{_word(event.origin)}\t"
+        f"{_short(event.venue)}\t{_short(event.symbol)}\t{_short(event.line)}\t{_short(event.origin)}\t"
         f"{_integer(event.sequence)}"
     )
 
@@ -269,7 +272,7 @@ _SPECIAL = re.compile(r"[\\\t\n\r\x00]")
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
 
-class _BadText(Exception):  # noqa: N818 - only to get out; `_explain` finds the field
+class _BadText(Exception):  # noqa: N818 - only signals; `_explain` finds the field
     pass
 
 
@@ -279,7 +282,7 @@ def _explain(event: AnyEvent) -> BadEvent:
         value = getattr(event, field)
         try:
             if isinstance(value, str):
-                binary.checked(value, field, binary.TEXT_BYTES_MAX if field in _LONG else binary.WORD_BYTES_MAX)
+                binary.checked(value, field, binary.TEXT_BYTES_MAX if field in _LONG else binary.SHORT_BYTES_MAX)
         except BadEvent as error:
             return error
     return BadEvent("control_character", "*", "")
@@ -305,10 +308,10 @@ def _escape(match: re.Match[str]) -> str:
         raise _BadText from None
 
 
-# Words that come again and again: venues, symbols, sides, reasons. Some are in indexes.
+# Texts of which there are few: venues, symbols, sides, reasons. Some are in indexes.
 @lru_cache(maxsize=16_384)
-def _word(value: str) -> str:
-    if len(value.encode("utf-8", "replace")) > binary.WORD_BYTES_MAX:
+def _short(value: str) -> str:
+    if len(value.encode("utf-8", "replace")) > binary.SHORT_BYTES_MAX:
         raise _BadText
     return _text(value)
 

@@ -8,8 +8,8 @@ Theory of operation. There is one way to start and to recover: *rewind*.
    (such as the log's end, whose answer may come late), no seek, no reset.
 
 It happens on every assignment of partitions and after any failure: the database or the registry gone, another sink in
-our place, a commit whose fate nobody knows, a record that was passed over (`sink.positions`), a partition that is not
-read although its log goes on. Kafka's own committed offsets are written for those who watch the lag; they are never
+our place, a commit with an unknown outcome, a record that was passed over (`sink.positions`), a partition that is not
+read although its log continues. Kafka's own committed offsets are written for tools that show the lag; they are never
 read.
 
 While the writer stores one batch, the next one is collected, so a slow database makes larger batches. When the batch in
@@ -67,8 +67,8 @@ _BATCH_ROWS = Histogram(
 )
 _QUEUE_ROWS = Gauge("tickstream_sink_queue_rows", "Rows read and not stored yet.")
 _GAPS_OPEN = Gauge("tickstream_gaps_open", "Gaps of the ledger that are not repaired, by venue.", ["venue"])
-_STALLED = Gauge("tickstream_sink_partitions_stalled", "Partitions that are not read although their log goes on.")
-_REWINDS = Counter("tickstream_sink_rewinds_total", "Returns to what the database says, by reason.", ["reason"])
+_STALLED = Gauge("tickstream_sink_partitions_stalled", "Partitions that are not read although their log continues.")
+_REWINDS = Counter("tickstream_sink_rewinds_total", "Returns to the offsets in the database, by reason.", ["reason"])
 
 _QUEUE_PAUSE_AT = 0.8
 _BATCH_BYTES = 8 * 1024 * 1024
@@ -79,12 +79,12 @@ _BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 2.0
 # Below this many records a batch's hop times are all measured, above it each 16th: at 1 us each they would cost.
 _MEASURE_ALL, _MEASURE_EACH = 64, 16
 _LOOK_EVERY_S = 1.0
-# While there is nothing to store, the database is asked whether it is there, so that /readyz does not hope.
+# While there is nothing to store, the database is queried, so that /readyz shows whether it responds.
 _ASK_EVERY_S = 3.0
 
 
 class _Job(NamedTuple):
-    """What the writer thread is busy with: `done` takes its result, `rows` of a batch are in its hands."""
+    """The current work of the writer thread: `done` takes its result, `rows` is the size of its batch."""
 
     future: Future[Any]
     done: Callable[[Any], None]
@@ -139,7 +139,7 @@ class Sink:
             | {
                 "client.id": "tickstream-sink",
                 "session.timeout.ms": int(settings.sink_session_seconds * 1000),
-                # A position that Kafka does not have is for the ledger (Writer.locate), not for a silent jump.
+                # An offset that Kafka does not have becomes an entry of the ledger (Writer.locate), not a silent jump.
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
                 "topic.metadata.refresh.interval.ms": 10_000,
@@ -163,10 +163,10 @@ class Sink:
                 self._turn()
             self._drain()
             if self._fatal is not None:
-                raise BrokersUnavailable(f"Kafka wants no more of this sink: {self._fatal.str()}")
+                raise BrokersUnavailable(f"Kafka has ended the membership of this sink: {self._fatal.str()}")
         finally:
             if not close(self._consumer):
-                log.warning("left_without_a_word", reason="Kafka does not answer")
+                log.warning("not_left_group", reason="Kafka does not respond")
             self._worker.shutdown(wait=True, cancel_futures=True)
             self._writer.close()
             self._rereader.close()
@@ -198,7 +198,7 @@ class Sink:
 
     def _patience(self, now: float) -> float:
         if self._job is not None:
-            return 0.005  # it may be done any moment
+            return 0.005  # it may finish at any moment
         window = self._settings.sink_window_ms / 1000
         if self._is_collecting:
             window -= now - self._batch_since
@@ -227,7 +227,7 @@ class Sink:
             if not pause:
                 self._positions.resume(time.monotonic())
 
-    # What Kafka says.
+    # What arrives from Kafka.
 
     def _take(self, message: Message, now: float) -> None:
         error = message.error()
@@ -251,11 +251,11 @@ class Sink:
     def _collect(self, message: Message, partition: Partition, offset: int) -> None:
         """Put what a message stores in the batch.
 
-        Raises Unavailable when its schema is unknown and the registry does not answer.
+        Raises Unavailable when its schema is unknown and the registry does not respond.
         """
         value, key = message.value(), message.key() or b""
         if value is None:
-            return  # a deletion mark for compaction
+            return  # a deletion mark of compaction
         source = Source(*partition, offset, key, value)
         try:
             records = self._read(source)
@@ -305,7 +305,7 @@ class Sink:
     def _on_statistics(self, text: str) -> None:
         brokers = orjson.loads(text)["brokers"].values()
         if not any(broker["state"] == "UP" for broker in brokers):
-            self._readiness.down("kafka", "no broker answers")
+            self._readiness.down("kafka", "no broker responds")
         elif not self._topics_missing:
             self._readiness.up("kafka")
 
@@ -318,7 +318,7 @@ class Sink:
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._assigned = set()
-        # Let what is being written arrive; the rest goes to whoever has the partitions next.
+        # Let the current write finish; the rest is for the next owner of the partitions.
         if self._job is not None:
             wait([self._job.future], timeout=self._settings.sink_session_seconds)
             self._finish()
@@ -337,10 +337,10 @@ class Sink:
         self._paused = False
 
     def _rewind(self, reason: str, detail: str, *, failed: bool = True) -> None:
-        """Forget what is not stored and go on from where the database stands, after a while when something failed."""
+        """Forget what is not stored and resume from the offsets in the database, after a failure with a delay."""
         _REWINDS.labels(reason).inc()
         self._forget()
-        self._consumer.assign([])  # where to read is for the database to say; until then nothing is read
+        self._consumer.assign([])  # nothing is read until the database has stated where to start
         delay = 0.0
         if failed:
             self._failures += 1
@@ -359,8 +359,8 @@ class Sink:
 
     def _located(self, offsets: dict[Partition, int]) -> None:
         if self._retry_at is not None or set(offsets) != self._assigned:
-            return  # something happened while the database was asked; it will be asked again
-        self._asked_at = 0.0  # soon, for the open gaps that the ledger has already
+            return  # the assignment changed during the query; it will be made again
+        self._asked_at = 0.0  # soon, for the open gaps that are in the ledger already
         partitions = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
         self._consumer.assign(partitions)
         self._consumer.resume(partitions)  # to librdkafka one that was paused stays so
@@ -429,7 +429,7 @@ class Sink:
                 offsets=[TopicPartition(*partition, span.next) for partition, span in batch.spans.items()],
                 asynchronous=True,
             )
-        except KafkaException as error:  # only those who watch the lag in Kafka notice
+        except KafkaException as error:  # only tools that show the lag in Kafka notice
             log.warning("lag_not_committed", reason=str(error))
 
     def _measure(self, headers: Headers, now_ns: int) -> None:
@@ -487,7 +487,7 @@ class Sink:
 
 
 def connect_registry(registry: Registry, readiness: Readiness, stop: threading.Event) -> Codec | None:
-    """Return a codec as soon as the registry gives the schemas; None when told to stop before."""
+    """Return a codec as soon as the registry returns the schemas; None when `stop` is set before."""
     failures = 0
     while not stop.is_set():
         try:

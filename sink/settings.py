@@ -8,7 +8,7 @@ from runtime.settings import DatabaseSettings
 
 
 class SinkSettings(DatabaseSettings):
-    """What the sink needs beside what every service does."""
+    """Settings of the sink, in addition to those of every service."""
 
     metrics_port: int = Field(
         default=19103, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz of the sink."
@@ -19,7 +19,7 @@ class SinkSettings(DatabaseSettings):
     sink_worker: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9._-]{0,64}$",
-        description="Name of this sink in its consumer group, no other's: a restart under the same name gets its "
+        description="Name of this sink in its consumer group, unique there: a restart under the same name gets its "
         "partitions back at once. Without it the group waits for the session of the lost sink to end.",
     )
     sink_window_ms: int = Field(
@@ -35,7 +35,7 @@ class SinkSettings(DatabaseSettings):
         default=64 * 1024 * 1024, ge=1024, description="Bytes held while the database is slow; likewise."
     )
     sink_write_seconds: float = Field(
-        default=30.0, gt=0, le=600, description="Time limit of one transaction; then the connection is given up."
+        default=30.0, gt=0, le=600, description="Time limit of one transaction; then the connection is closed."
     )
     sink_session_seconds: float = Field(
         default=6.0, ge=6, le=300, description="Silence after which Kafka gives a sink's partitions to others."
@@ -47,7 +47,7 @@ class SinkSettings(DatabaseSettings):
         description="Time without progress after which a partition with more to read is "
         "reported and read again from where it is stored.",
     )
-    sink_drain_seconds: float = Field(default=20.0, gt=0, le=300, description="Time to finish in when told to stop.")
+    sink_drain_seconds: float = Field(default=20.0, gt=0, le=300, description="Time to finish in after SIGTERM.")
 
     @property
     def dsn(self) -> str:

@@ -60,7 +60,7 @@ def extension_schema(connection: Connection) -> str:
 
 
 def edition(connection: Connection) -> Edition:
-    """Return the edition that the server runs; a server that does not say counts as Apache's, the smaller one."""
+    """Return the edition that the server runs; one that does not state it counts as Apache's, the smaller one."""
     license_ = connection.scalar(text("SELECT current_setting('timescaledb.license', true)"))
     return Edition.COMMUNITY if license_ == Edition.COMMUNITY else Edition.APACHE
 

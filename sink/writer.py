@@ -6,7 +6,7 @@ Theory of operation. One transaction does, in this order:
    row stands elsewhere, another sink was here (or an earlier commit of ours did arrive): `Superseded`, nothing is
    written, and the sink reads again from where the database stands.
 2. COPY the rows; then the few statements of tables that are kept up to date (gaps, instruments, open candles).
-3. COMMIT. When the connection is lost during it, nobody knows whether it happened; the offsets read afterwards do.
+3. COMMIT. When the connection is lost during it, the outcome is unknown; the offsets read afterwards show it.
 
 Rows are checked before (`sink.rows`), so that PostgreSQL refuses none unless somebody added a constraint. When it does,
 the transaction fails. The batch is then written again in parts, each in a transaction of its own that moves the offsets
@@ -38,7 +38,7 @@ from sink.sifting import store_one_by_one
 
 CONNECT_TIMEOUT_S = 5
 _MS = 1000
-_APPLICATION = "tickstream-sink"  # by which the server shows our sessions
+_APPLICATION = "tickstream-sink"  # the name of our sessions in the server
 
 # SQLSTATE classes that blame the data: 22 data exception, 23 integrity violation, 54 program limit exceeded (such as a
 # text too long for an index). https://www.postgresql.org/docs/17/errcodes-appendix.html
@@ -74,7 +74,7 @@ class Written(NamedTuple):
 
 
 class Writer:
-    """One connection to the database, made when needed and given up on any doubt. Not for two threads at once."""
+    """One connection to the database, opened when needed and closed on any doubt. Not for two threads at once."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Writer:
                 connection.close()
 
     def abandon(self) -> None:
-        """Cut the connection under a call that takes too long, which then fails; the one call for another thread."""
+        """Cut the connection of a call that takes too long, which then fails; may be called from another thread."""
         connection = self._connection
         if connection is not None:
             with contextlib.suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as cut:
@@ -125,8 +125,8 @@ class Writer:
     def locate(self, logs: dict[Partition, Log]) -> dict[Partition, int]:
         """Return the next offset to read of each partition; a partition that was never read starts at its beginning.
 
-        Where Kafka no longer has what comes next (retention passed it, the topic was made anew, the log was cut), that
-        is entered in the ledger of gaps and reading goes on at what there is.
+        Where Kafka no longer has what comes next (retention passed it, the topic was created again, the log was cut),
+        the ledger of gaps gets an entry and reading continues with what there is.
         """
         self._end_frozen()
         with self._transaction() as cursor:
@@ -172,8 +172,8 @@ class Writer:
     def write(self, batch: Batch) -> Written:
         """Store a batch and its offsets.
 
-        Raises Superseded when another sink was faster, Unavailable when nobody knows whether the batch is stored;
-        after both, `locate` states where to go on.
+        Raises Superseded when another sink was faster, Unavailable when it is unknown whether the batch is stored;
+        after both, `locate` returns where to resume.
         """
         try:
             return self._store(batch, sift=False)
@@ -212,7 +212,7 @@ class Writer:
 
     @contextmanager
     def _transaction(self) -> Iterator[psycopg.Cursor[Any]]:
-        """Run one transaction; on any error but one of the data, give the connection up and say Unavailable."""
+        """Run one transaction; on any error but one of the data, close the connection and raise Unavailable."""
         self.since = time.monotonic()
         try:
             connection = self._connected()
@@ -250,13 +250,13 @@ class Writer:
     def _settle(
         self, cursor: psycopg.Cursor[Any], partition: Partition, next_offset: int, topic_id: str | None, log: Log
     ) -> int:
-        """Return where to go on, having entered in the ledger what Kafka cannot give any more."""
+        """Return where to resume, with an entry in the ledger for what Kafka no longer has."""
         if topic_id is not None and topic_id != log.topic_id:
-            reason, detail, goes_on = "topic_recreated", "the topic was deleted and made anew", log.low
+            reason, detail, resume_at = "topic_recreated", "the topic was deleted and created again", log.low
         elif next_offset < log.low:
-            reason, detail, goes_on = "retention", "Kafka deleted records before they were stored", log.low
+            reason, detail, resume_at = "retention", "Kafka deleted records before they were stored", log.low
         elif next_offset > log.high:
-            reason, detail, goes_on = "log_truncated", "Kafka lost records that were stored here", log.high
+            reason, detail, resume_at = "log_truncated", "Kafka lost records that were stored here", log.high
         else:
             if topic_id is None:
                 cursor.execute(
@@ -273,17 +273,17 @@ class Writer:
                 f"sink|{topic}|{number}|{next_offset}|{log.topic_id}",
                 f"{topic}[{number}]",
                 reason,
-                f"{detail}; stored up to offset {next_offset}, going on at {goes_on}",
+                f"{detail}; stored up to offset {next_offset}, resumed at {resume_at}",
                 next_offset,
-                goes_on,
+                resume_at,
             ),
         )
         cursor.execute(
             "UPDATE kafka_offsets SET next_offset = %s, topic_id = %s, updated_at = now() "
             "WHERE topic = %s AND partition = %s",
-            (goes_on, log.topic_id, topic, number),
+            (resume_at, log.topic_id, topic, number),
         )
-        return goes_on
+        return resume_at
 
     @staticmethod
     def _advance(cursor: psycopg.Cursor[Any], batch: Batch) -> None:
@@ -322,9 +322,7 @@ class Writer:
         refused_rows: Counter[int] = Counter()
         clear_open_candles(cursor, [record.event for record in records if isinstance(record.event, Candle)])
         for table, some in _by_table(records).items():
-            rows = [
-                (record, item if record.rows > 1 else record.item) for record in some for item in range(record.rows)
-            ]
+            rows = [(record, item) for record in some for item in _items(record)]
             data = b"".join([record.data for record in some])
             for problem in store_one_by_one(cursor, self._schema, table, data):
                 record, item = rows[problem.place]
@@ -351,6 +349,13 @@ class Writer:
             return refused(record.source, error.reason, error.value, ts=self._now(), field=column)
         event = self._decode(record.source.payload)
         return refused_item(event, record.source, item, error, self._now())
+
+
+def _items(record: Record) -> Sequence[int | None]:
+    """Return the item that each row of a record is; None for a record of one."""
+    if record.items:
+        return record.items
+    return range(record.rows) if record.rows > 1 else (None,) * record.rows
 
 
 def _by_table(records: Sequence[Record]) -> dict[str, list[Record]]:

@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the folders that take longest, so that no worker is left alone with one of them at the end."""
-    items.sort(key=lambda item: item.path.parent.name not in {"e2e", "engines", "infra", "sink"})
+    items.sort(key=lambda item: item.path.parent.name not in {"chaos", "e2e", "engines", "infra", "sink"})
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -7,7 +7,7 @@ Rules for a migration (they hold because services keep writing while it runs):
    that, `WITH (timescaledb.transaction_per_chunk)`. Both go inside `op.get_context().autocommit_block()`.
 3. A new column is nullable or has a constant default; no type is changed in place and no table is rewritten.
 4. A new constraint is added NOT VALID and validated in a later migration.
-5. Expand, migrate, contract: a column that is no longer needed goes one release after the last reader of it.
+5. Expand, migrate, contract: a column that is no longer needed is dropped one release after its last reader.
 6. A migration that was released is never edited; tests take every migration up, down and up again.
 """
 
@@ -32,7 +32,7 @@ LOCK_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 10
 VERSION_TABLE = "alembic_version"
 
-# Two migrations of one schema at once would trip over each other; the second waits for this lock.
+# Two migrations of one schema must not run at once; the second waits for this lock.
 _ADVISORY_LOCK = "tickstream migrations"
 
 
@@ -49,8 +49,8 @@ def upgrade(database_url: str, schema: str, revision: str = "head") -> str | Non
 
     Return the revision that the schema is at. Running it again changes nothing.
 
-    Raises SettingsError when the server lacks TimescaleDB or the right to use it, Unavailable when it does not answer
-    or a lock cannot be had.
+    Raises SettingsError when the server lacks TimescaleDB or the right to use it, Unavailable when it does not respond
+    or a lock is not available.
     """
     with session(database_url) as connection:
         timescale.ensure_extension(connection)
@@ -88,7 +88,7 @@ def history() -> list[Revision]:
 
 @contextmanager
 def session(database_url: str) -> Iterator[Connection]:
-    """Hold one connection that alone changes the shape of this database until it is closed.
+    """Hold one connection that alone may change the schema until it is closed.
 
     Raises SettingsError or Unavailable for what the server refuses.
     """
@@ -113,7 +113,7 @@ def session(database_url: str) -> Iterator[Connection]:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn what the server refuses into an error that says what to do next."""
+    """Turn a refusal by the server into an error that states what to do next."""
     try:
         yield
     except Exception as error:
@@ -130,7 +130,7 @@ def _explained() -> Iterator[None]:
         if isinstance(cause, psycopg.errors.InsufficientPrivilege):
             raise SettingsError(f"TICKSTREAM_DATABASE_URL must name the owner of the schema: {reason}") from error
         if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
-            raise Unavailable(f"the database of TICKSTREAM_DATABASE_URL does not answer: {reason}") from error
+            raise Unavailable(f"the database of TICKSTREAM_DATABASE_URL does not respond: {reason}") from error
         raise
 
 

@@ -43,7 +43,7 @@ TS = 1_786_309_548_228_568_123  # 2026-08-09T21:05:48.228568123Z
 
 
 def trades(number: int, count: int = 1, symbol: str = "BTC-USD", **changes: Any) -> Trades:
-    """Return the message `number` with `count` trades whose ids tell message and place."""
+    """Return the message `number` with `count` trades whose ids contain message and place."""
     return Trades(
         venue="coinbase",
         symbol=symbol,
@@ -66,7 +66,7 @@ def trades(number: int, count: int = 1, symbol: str = "BTC-USD", **changes: Any)
 
 
 class Gate:
-    """A TCP proxy in front of the database that can be closed, frozen, or told to cut a connection at its COMMIT."""
+    """A TCP proxy in front of the database that can be closed, frozen, or set to cut a connection at its COMMIT."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -143,7 +143,7 @@ class Gate:
         self._cut(target)
 
 
-class Road:
+class Services:
     """The topics before the sink, the sink itself, and the tables after it."""
 
     def __init__(self, endpoints: Endpoints, prefix: str, schema: str, folder: Path, codec: Codec) -> None:
@@ -377,13 +377,13 @@ def registered(endpoints: Endpoints) -> Codec:
 
 
 @pytest.fixture
-def build_road(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Road]]:
+def build_services(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Services]]:
     """A function that makes topics and tables with a sink not started yet; its log is printed when the test failed."""
     failed_before = request.session.testsfailed
     with contextlib.ExitStack() as stack:
 
-        def build(endpoints: Endpoints, prefix: str, schema: str, codec: Codec | None = None) -> Road:
-            one = Road(endpoints, prefix, schema, tmp_path, codec or registered(endpoints))
+        def build(endpoints: Endpoints, prefix: str, schema: str, codec: Codec | None = None) -> Services:
+            one = Services(endpoints, prefix, schema, tmp_path, codec or registered(endpoints))
             stack.callback(one.clear)
             return one
 
@@ -395,11 +395,11 @@ def build_road(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Calla
 
 
 @pytest.fixture
-def road(
-    endpoints: Endpoints, topic_prefix: str, database_schema: str, codec: Codec, build_road: Callable[..., Road]
-) -> Road:
+def services(
+    endpoints: Endpoints, topic_prefix: str, database_schema: str, codec: Codec, build_services: Callable[..., Services]
+) -> Services:
     """Topics, tables and a sink between the shared servers; the sink ends before its topics and tables go."""
-    return build_road(endpoints, topic_prefix, database_schema, codec)
+    return build_services(endpoints, topic_prefix, database_schema, codec)
 
 
 @pytest.fixture

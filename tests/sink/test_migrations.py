@@ -185,7 +185,7 @@ def old_rows(endpoints: Endpoints, schema: str) -> Iterator[psycopg.Connection[t
 def test_retention_drops_whole_days_older_than_asked(
     endpoints: Endpoints, schema: str, old_rows: psycopg.Connection[tuple[object, ...]]
 ) -> None:
-    """A dry run tells what would go; the real one drops just that."""
+    """A dry run returns what would be dropped; the real one drops exactly that."""
     remaining = "SELECT kafka_offset FROM feed_status ORDER BY 1"
     planned = retention.drop_older(endpoints.database_url, schema, 5, dry_run=True)
     assert [one.table for one in planned] == ["feed_status", "feed_status"]

@@ -1,4 +1,4 @@
-"""Kafka and the database killed under a running sink, on servers of its own: it waits, says so, and loses nothing."""
+"""Kafka and the database killed under a running sink, on servers of its own: it reports it and loses nothing."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def own(
 
 def test_kafka_and_the_database_are_killed_and_come_back(
     own: tuple[Endpoints, Folders],
-    build_road: Callable[..., Any],
+    build_services: Callable[..., Any],
     trades: Callable[..., Trades],
     wait_for: Callable[..., Any],
 ) -> None:
-    """Each is missed by name in /readyz while it is away; afterwards every row is there exactly once."""
+    """/readyz names each while it is away; afterwards every row is stored exactly once."""
     endpoints, folders = own
 
     def pid(server: str) -> int:
@@ -47,20 +47,31 @@ def test_kafka_and_the_database_are_killed_and_come_back(
         assert identity is not None
         return identity.pid
 
-    road = build_road(endpoints, "", "tickstream")
-    road.start()
+    def supervisor() -> int:
+        known = state.load(folders)
+        assert known is not None
+        assert known.supervisor is not None
+        return known.supervisor.pid
+
+    services = build_services(endpoints, "", "tickstream")
+    services.start()
     for number, server in enumerate(("kafka", "database")):
-        road.produce(trades(one, count=3) for one in range(number * 500, number * 500 + 500))
-        road.wait_rows("trades", number * 1_500 + 1)
-        wait_for("readiness", lambda: road.ready().status_code == 200)
-        os.kill(pid(server), signal.SIGKILL)
-        wait_for(f"{server} missed", lambda name=server: road.ready().json()["checks"][name] != "ok")
-        wait_for("readiness again", lambda: road.ready().status_code == 200)
-        road.wait_rows("trades", (number + 1) * 1_500)
-    # While it writes and commits, Kafka stops answering: told to leave, it stores what it has and does not wait on.
-    road.produce(trades(one, count=3) for one in range(1_000, 6_000))
-    road.wait_rows("trades", 3_003)
+        services.produce(trades(one, count=3) for one in range(number * 500, number * 500 + 500))
+        services.wait_rows("trades", number * 1_500 + 1)
+        wait_for("readiness", lambda: services.ready().status_code == 200)
+        # Its supervisor starts it again at once; held, it leaves time to look.
+        os.kill(supervisor(), signal.SIGSTOP)
+        try:
+            os.kill(pid(server), signal.SIGKILL)
+            wait_for(f"{server} missing", lambda name=server: services.ready().json()["checks"][name] != "ok")
+        finally:
+            os.kill(supervisor(), signal.SIGCONT)
+        wait_for("readiness again", lambda: services.ready().status_code == 200)
+        services.wait_rows("trades", (number + 1) * 1_500)
+    # While it writes and commits, Kafka stops responding: on SIGTERM the sink stores what it has and ends.
+    services.produce(trades(one, count=3) for one in range(1_000, 6_000))
+    services.wait_rows("trades", 3_003)
     os.kill(pid("kafka"), signal.SIGSTOP)
-    assert road.stop() == 0
+    assert services.stop() == 0
     os.kill(pid("kafka"), signal.SIGCONT)
-    assert road.rows("SELECT count(*) - count(DISTINCT trade_id), count(*) > 3_000 FROM trades") == [(0, True)]
+    assert services.rows("SELECT count(*) - count(DISTINCT trade_id), count(*) > 3_000 FROM trades") == [(0, True)]

@@ -19,15 +19,15 @@ from sink.rereading import Rereader, Skipped
 SYMBOL = "BTC-USD"
 
 
-def append(road: Any, events: list[Trades], *, commit: bool = True) -> list[int]:
+def append(services: Any, events: list[Trades], *, commit: bool = True) -> list[int]:
     """Write events in one transaction, which then is committed or aborted; return their offsets, all of partition 0."""
-    producer = Producer(producer_config(road.kafka, "test") | {"transactional.id": f"{road.prefix}test"})
+    producer = Producer(producer_config(services.kafka, "test") | {"transactional.id": f"{services.prefix}test"})
     offsets: list[int] = []
     producer.init_transactions(30)
     producer.begin_transaction()
     for event in events:
         producer.produce(
-            TRADES.physical(road.prefix), road.codec.encode(event), event.key.encode(), partition=0,
+            TRADES.physical(services.prefix), services.codec.encode(event), event.key.encode(), partition=0,
             on_delivery=lambda _, message: offsets.append(message.offset() or 0),
         )  # fmt: skip
     producer.flush(30)
@@ -36,19 +36,21 @@ def append(road: Any, events: list[Trades], *, commit: bool = True) -> list[int]
 
 
 @pytest.fixture
-def rereader(road: Any) -> Iterator[Rereader]:
+def rereader(services: Any) -> Iterator[Rereader]:
     """A second reader of the test's topics."""
-    one = Rereader(road.kafka)
+    one = Rereader(services.kafka)
     yield one
     one.close()
 
 
-def test_marks_and_aborted_records_are_no_records(road: Any, rereader: Rereader, trades: Callable[..., Trades]) -> None:
+def test_marks_and_aborted_records_are_no_records(
+    services: Any, rereader: Rereader, trades: Callable[..., Trades]
+) -> None:
     """Two committed transactions with an aborted one between them: the gap of both marks and its records is empty."""
-    (first,) = append(road, [trades(0)])
-    append(road, [trades(1), trades(2)], commit=False)
-    (last,) = append(road, [trades(3)])
-    partition = (TRADES.physical(road.prefix), 0)
+    (first,) = append(services, [trades(0)])
+    append(services, [trades(1), trades(2)], commit=False)
+    (last,) = append(services, [trades(3)])
+    partition = (TRADES.physical(services.prefix), 0)
     assert (first, last) == (0, 5)
     rereader.check([Jump(partition, first + 1, last)])
     # At the end of the log, and several at once.
@@ -59,36 +61,36 @@ def test_marks_and_aborted_records_are_no_records(road: Any, rereader: Rereader,
 
 
 def test_what_the_log_no_longer_has_cannot_be_proved_to_be_nothing(
-    road: Any, rereader: Rereader, trades: Callable[..., Trades]
+    services: Any, rereader: Rereader, trades: Callable[..., Trades]
 ) -> None:
     """Where retention has deleted the range meanwhile, the sink must ask the database and Kafka once more."""
-    append(road, [trades(number) for number in range(5)])
-    partition = (TRADES.physical(road.prefix), 0)
-    road.delete_before(TopicPartition(*partition, 4))
+    append(services, [trades(number) for number in range(5)])
+    partition = (TRADES.physical(services.prefix), 0)
+    services.delete_before(TopicPartition(*partition, 4))
     with pytest.raises(Skipped, match="has no offset 2 any more"):
         rereader.check([Jump(partition, 2, 4)])
 
 
 def test_a_reader_that_is_moved_forward_loses_no_record(
-    road: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
+    services: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
 ) -> None:
     """As by a late answer to an earlier question: what it passed over is found before the next batch is stored."""
-    append(road, [trades(0)])
-    partition = TopicPartition(TRADES.physical(road.prefix), 0)
-    with road.inside() as sink:
-        road.wait_rows("trades", 1)
+    append(services, [trades(0)])
+    partition = TopicPartition(TRADES.physical(services.prefix), 0)
+    with services.inside() as sink:
+        services.wait_rows("trades", 1)
         sink._consumer.pause([partition])
-        last = append(road, [trades(number) for number in range(1, 11)])[-1]
+        last = append(services, [trades(number) for number in range(1, 11)])[-1]
         sink._consumer.seek(TopicPartition(partition.topic, 0, last))
         sink._consumer.resume([partition])
-        road.wait_rows("trades", 11)
-        append(road, [trades(11)])
-        road.wait_rows("trades", 12)
-    assert [row[0] for row in road.rows("SELECT sequence FROM trades ORDER BY sequence")] == list(range(12))
+        services.wait_rows("trades", 11)
+        append(services, [trades(11)])
+        services.wait_rows("trades", 12)
+    assert [row[0] for row in services.rows("SELECT sequence FROM trades ORDER BY sequence")] == list(range(12))
 
 
 def test_reading_starts_only_where_the_database_stands(
-    road: Any, trades: Callable[..., Trades], monkeypatch: pytest.MonkeyPatch
+    services: Any, trades: Callable[..., Trades], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each call that gives the reader partitions names a stored offset of each; none asks Kafka where to start."""
     assigned: list[TopicPartition] = []
@@ -100,26 +102,26 @@ def test_reading_starts_only_where_the_database_stands(
             super().assign(partitions)
 
     monkeypatch.setattr(service, "Consumer", Noting)
-    append(road, [trades(0)])
+    append(services, [trades(0)])
     for rows in (1, 2):
-        with road.inside():
-            road.wait_rows("trades", rows)
-        append(road, [trades(rows)])
-    with road.inside():
-        road.wait_rows("trades", 3)
+        with services.inside():
+            services.wait_rows("trades", rows)
+        append(services, [trades(rows)])
+    with services.inside():
+        services.wait_rows("trades", 3)
     assert {(one.topic, one.partition) for one in assigned if one.offset == OFFSET_END} == set()
-    starts = [one.offset for one in assigned if one.topic == TRADES.physical(road.prefix) and one.partition == 0]
+    starts = [one.offset for one in assigned if one.topic == TRADES.physical(services.prefix) and one.partition == 0]
     assert starts == [0, 1, 3]
 
 
 def test_a_partition_that_is_not_read_is_reported_and_read_again(
-    road: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
+    services: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
 ) -> None:
     """Its lag grows while it does not move: /readyz names it until it moves, and it is read again from its place."""
-    partition = TopicPartition(TRADES.physical(road.prefix), 0)
-    with road.inside(sink_stall_seconds=1.0) as sink:
-        append(road, [trades(0)])
-        road.wait_rows("trades", 1)
+    partition = TopicPartition(TRADES.physical(services.prefix), 0)
+    with services.inside(sink_stall_seconds=1.0) as sink:
+        append(services, [trades(0)])
+        services.wait_rows("trades", 1)
         wait_for("readiness", lambda: sink._readiness.report()[0])
         reports: list[str] = []
         seen = threading.Event()
@@ -133,8 +135,8 @@ def test_a_partition_that_is_not_read_is_reported_and_read_again(
 
         sink._readiness.down = note
         sink._consumer.pause([partition])  # as if Kafka's answer to a fetch never came
-        append(road, [trades(1)])
+        append(services, [trades(1)])
         assert seen.wait(60)
-        road.wait_rows("trades", 2)
+        services.wait_rows("trades", 2)
         wait_for("readiness again", lambda: sink._readiness.report()[0])
     assert reports[0].startswith(f"{partition.topic}[0] is not read: it stands at ")

@@ -194,14 +194,15 @@ def test_anomalies_and_status_land_with_all_their_fields(table: Table) -> None:
 
 
 def test_instruments_keep_their_last_state(table: Table) -> None:
-    """An instrument is one row, replaced when it is told again."""
+    """An instrument is one row, replaced when it is published again."""
     first = Instrument(
         venue="coinbase", symbol="BTC-USD", ts_recv=TS, venue_symbol="BTC-USD", base_currency="BTC",
         quote_currency="USD", tick_size="0.01", size_increment="0.00000001", min_order_size=None, status="online",
     )  # fmt: skip
     second = Instrument(
         venue="coinbase", symbol="BTC-USD", ts_recv=TS + 1, venue_symbol="BTC-USD", base_currency="BTC",
-        quote_currency="USD", tick_size="0.1", status="halted",
+        quote_currency="USD", tick_size="0.1", status="halted", kind="option", expiry=TS, strike="60000.50",
+        contract_multiplier="0.01", settlement_currency="BTC", inverse=True,
     )  # fmt: skip
     writer = table.writer()
     writer.locate(LOG)
@@ -213,10 +214,12 @@ def test_instruments_keep_their_last_state(table: Table) -> None:
     assert table.rows("SELECT tick_size, size_increment, status, ts_recv_ns FROM instruments") == [
         (Decimal("0.1"), None, "halted", TS + 1)
     ]
+    contract = "SELECT kind, expiry_ns, strike, contract_multiplier, settlement_currency, inverse FROM instruments"
+    assert table.rows(contract) == [("option", TS, Decimal("60000.50"), Decimal("0.01"), "BTC", True)]
 
 
 def test_dead_letters_of_others_land_with_their_bytes(table: Table) -> None:
-    """Even a NUL in what they tell is no reason to lose them; the bytes stay as they are."""
+    """Even a NUL in their texts is no reason to lose them; the bytes stay as they are."""
     letter = DeadLetter(
         venue="coinbase", symbol="*", ts_recv=TS, stage="feed", reason="malformed", detail="a\x00b", field="price",
         value="\x00", line="coinbase/0", topic="md.raw.v1", partition=3, offset=9, payload=b"\x00\xff\\t\n",
@@ -320,15 +323,15 @@ def test_a_gap_without_an_id_is_on_the_ledger_too(table: Table) -> None:
 
 def test_a_second_writer_at_the_same_place_is_refused(table: Table, trades: Callable[..., Trades]) -> None:
     """A sink that lost its partitions and does not know it stores nothing, and hears so."""
-    zombie, successor = table.writer(), table.writer()
-    zombie.locate(LOG)
+    frozen, successor = table.writer(), table.writer()
+    frozen.locate(LOG)
     successor.locate(LOG)
     successor.write(batch_of([trades(0), trades(1)]))
     with pytest.raises(Superseded):
-        zombie.write(batch_of([trades(0)]))
+        frozen.write(batch_of([trades(0)]))
     assert table.rows("SELECT trade_id FROM trades ORDER BY 1") == [("BTC-USD/0/0",), ("BTC-USD/1/0",)]
-    assert zombie.locate(LOG) == {(TOPIC, 0): 2}
-    zombie.write(batch_of([trades(2)], start=2))
+    assert frozen.locate(LOG) == {(TOPIC, 0): 2}
+    frozen.write(batch_of([trades(2)], start=2))
     assert table.rows("SELECT count(*) FROM trades") == [(3,)]
 
 
@@ -353,7 +356,7 @@ def test_a_batch_is_refused_whole_when_one_of_its_partitions_moved(table: Table,
 def test_a_commit_whose_answer_is_lost_is_settled_by_the_offsets(
     table: Table, gate: tuple[Any, str], trades: Callable[..., Trades], when: str
 ) -> None:
-    """Cut before COMMIT reached the server or after: reading the offsets tells, and each row is stored once."""
+    """Cut before COMMIT reached the server or after: the offsets show which, and each row is stored once."""
     proxy, dsn = gate
     writer = table.writer(dsn)
     events = [trades(number) for number in range(5)]
@@ -440,23 +443,26 @@ def forbid(table: Table) -> None:
 def test_a_trade_that_postgresql_refuses_costs_no_other(table: Table, trades: Callable[..., Trades]) -> None:
     """The row is found among many; its neighbours in the same message are stored, and its dead letter is it alone."""
     forbid(table)
-    poison = message("x", "bad", "y")
+    bad = message("nul\x00", "x", "bad", "y")
     events = [trades(number, count=2) for number in range(50)]
     writer = table.writer()
     writer.locate(LOG)
-    written = writer.write(batch_of([*events[:17], poison, *events[17:]]))
-    assert written.rows == {"trades": 102, "dead_letters": 1}
-    (letter,) = written.refused
-    assert table.letters == [letter]
+    written = writer.write(batch_of([*events[:17], bad, *events[17:]]))
+    assert written.rows == {"trades": 102, "dead_letters": 2}
+    nul, letter = written.refused
+    assert table.letters == [nul, letter]
+    assert msgspec.json.decode(nul.payload, type=Trades).trades == bad.trades[:1]
     assert (letter.stage, letter.reason, letter.topic, letter.partition, letter.offset) == (
         "sink", "refused_by_database", TOPIC, 0, 17,
     )  # fmt: skip
     assert 'violates check constraint "good"' in letter.detail
     payload = msgspec.json.decode(letter.payload, type=Trades)
-    assert payload == msgspec.structs.replace(poison, trades=poison.trades[1:2])
-    assert table.rows("SELECT trade_id, item FROM trades WHERE kafka_offset = 17 ORDER BY item") == [("x", 0), ("y", 2)]
+    assert payload == msgspec.structs.replace(bad, trades=bad.trades[2:3])
+    assert table.rows("SELECT trade_id, item FROM trades WHERE kafka_offset = 17 ORDER BY item") == [("x", 1), ("y", 3)]
     assert table.rows("SELECT count(*), count(DISTINCT trade_id) FROM trades") == [(102, 102)]
-    assert table.rows('SELECT "offset", payload FROM dead_letters') == [(17, letter.payload)]
+    assert table.rows("SELECT \"offset\", payload FROM dead_letters WHERE reason = 'refused_by_database'") == [
+        (17, letter.payload)
+    ]
     assert writer.locate(LOG) == {(TOPIC, 0): 51}
 
 
@@ -523,17 +529,17 @@ def test_nothing_is_stored_when_the_dead_letter_cannot_be_delivered(
     def refuse(_: Sequence[Record]) -> None:
         raise Unavailable("Kafka takes no dead letters")
 
-    poison = message("x", "nul\x00")
+    bad = message("x", "nul\x00")
     writer = table.writer(publish=refuse)
     writer.locate(LOG)
     with pytest.raises(Unavailable, match="Kafka"):
-        writer.write(batch_of([trades(0), poison]))
+        writer.write(batch_of([trades(0), bad]))
     assert writer.locate(LOG) == {(TOPIC, 0): 0}
     assert table.rows("SELECT (SELECT count(*) FROM trades), (SELECT count(*) FROM dead_letters)") == [(0, 0)]
 
 
 @pytest.mark.parametrize(
-    ("log", "reason", "goes_on"),
+    ("log", "reason", "resume_at"),
     [
         (Log("id", 30, 90), "retention", 30),
         (Log("id", 0, 4), "log_truncated", 4),
@@ -541,17 +547,17 @@ def test_nothing_is_stored_when_the_dead_letter_cannot_be_delivered(
     ],
 )
 def test_what_kafka_lost_is_on_the_ledger(
-    table: Table, trades: Callable[..., Trades], log: Log, reason: str, goes_on: int
+    table: Table, trades: Callable[..., Trades], log: Log, reason: str, resume_at: int
 ) -> None:
-    """Records gone before they were stored are a gap that is told, and reading goes on at what there is."""
+    """Records gone before they were stored are a gap on the ledger, and reading continues with what there is."""
     writer = table.writer()
     writer.locate(LOG)
     writer.write(batch_of([trades(number) for number in range(10)]))
-    assert writer.locate({(TOPIC, 0): log}) == {(TOPIC, 0): goes_on}
+    assert writer.locate({(TOPIC, 0): log}) == {(TOPIC, 0): resume_at}
     assert table.rows("SELECT venue, channel, reason, expected, received, found_by, state FROM gaps") == [
-        ("*", f"{TOPIC}[0]", reason, 10, goes_on, "sink", "open")
+        ("*", f"{TOPIC}[0]", reason, 10, resume_at, "sink", "open")
     ]
-    assert writer.locate({(TOPIC, 0): log}) == {(TOPIC, 0): goes_on}
+    assert writer.locate({(TOPIC, 0): log}) == {(TOPIC, 0): resume_at}
     assert writer.gaps_open() == {"*": 1}
 
 

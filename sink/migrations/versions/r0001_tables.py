@@ -1,8 +1,8 @@
 """Make the tables of market data, the ledger of gaps and the Kafka offsets.
 
 Prices and sizes are unconstrained `numeric`: exactly what the venue sent. `ts` is the event's time cut to microseconds,
-for partitions and queries; `*_ns` columns hold the exact UTC nanoseconds. `kafka_partition` and `kafka_offset` say
-which record of the topic a row came from, and order rows of equal time.
+for partitions and queries; `*_ns` columns hold the exact UTC nanoseconds. `kafka_partition` and `kafka_offset`
+name the record of the topic a row came from, and order rows of equal time.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ _TABLES = (*_HYPERTABLES, "candles_open", "gaps", "instruments", "kafka_offsets"
 
 
 def upgrade() -> None:
-    """Make every table; the schema is new, so no lock can hurt anybody."""
+    """Make every table; the schema is new, so no lock delays anyone."""
     for statement in (
         _TRADES, _QUOTES, _BOOKS, f"CREATE TABLE candles ({_CANDLE_COLUMNS})", _ANOMALIES, _FEED_STATUS, _DEAD_LETTERS,
         _CANDLES_OPEN, _GAPS, _INSTRUMENTS, _KAFKA_OFFSETS, _CANDLES_LATEST,

@@ -1,7 +1,7 @@
-"""Make the table of ingestion jobs: what was asked of a venue's history, how far it came, and what went wrong.
+"""Make the table of ingestion jobs: what was requested of a venue's history, how far it is, and what went wrong.
 
-A job covers [start_ns, end_ns); everything before `cursor_ns` is in Kafka. Who works on a job holds the advisory lock
-of its id, so that a job whose process was killed is free at once.
+A job covers [start_ns, end_ns); everything before `cursor_ns` is in Kafka. The process that works on a job holds the
+advisory lock of its id, so that a job whose process was killed is free at once.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ CREATE TABLE ingestion_jobs (
 
 
 def upgrade() -> None:
-    """Make the table; it is new, so no lock can hurt anybody."""
+    """Make the table; it is new, so no lock delays anyone."""
     op.execute(_JOBS)
     op.execute("CREATE INDEX ingestion_jobs_by_update ON ingestion_jobs (updated_at DESC, job_id)")
 
 
 def downgrade() -> None:
-    """Drop the table; a backfill then begins anew, and what was stored is told apart by the stream apps."""
+    """Drop the table; a backfill then begins again, and the stream apps recognise what was stored."""
     op.execute("DROP TABLE ingestion_jobs")

@@ -1,4 +1,4 @@
-"""Add the id of the trade that a correction takes the place of; what an amendment does (`action`) is there already."""
+"""Add the id of the trade that a correction replaces; what an amendment does (`action`) is there already."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the column: with a constant default no row is written anew, and a sink of before goes on as it did."""
+    """Add the column: with a constant default no row is rewritten, and a sink of the previous version continues."""
     op.execute("ALTER TABLE trades ADD COLUMN original_id text NOT NULL DEFAULT ''")
 
 

@@ -1,4 +1,4 @@
-"""Make the table of candles as a venue itself tells them, beside those that are made here of its trades.
+"""Make the table of candles as a venue itself publishes them, separate from those made here from its trades.
 
 A venue may leave trades out of its candles that ours hold (US equities: odd lots, late reports), so neither corrects
 the other.
@@ -13,7 +13,7 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# Two lines tell the same candle, and a venue tells it again after a correction: the last told of the newest revision.
+# Two lines deliver the same candle, and a venue sends it again after a correction: the last of the newest revision.
 _LATEST = """
 CREATE VIEW venue_candles_latest AS
 SELECT DISTINCT ON (venue, symbol, interval, ts) *
@@ -23,7 +23,7 @@ ORDER BY venue, symbol, interval, ts DESC, revision DESC, kafka_offset DESC
 
 
 def upgrade() -> None:
-    """Make table and view; they are new, so no lock can hurt anybody."""
+    """Make table and view; they are new, so no lock delays anyone."""
     op.execute("CREATE TABLE venue_candles (LIKE candles)")
     op.execute(
         "SELECT create_hypertable('venue_candles', 'ts', chunk_time_interval => INTERVAL '1 day', "
@@ -37,6 +37,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop both; what a venue told of its candles is then only in Kafka."""
+    """Drop both; the venue's candles are then only in Kafka."""
     op.execute("DROP VIEW venue_candles_latest")
     op.execute("DROP TABLE venue_candles")
