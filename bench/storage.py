@@ -134,7 +134,7 @@ class Load:
         while (found := self.stored()) < rows:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{found} of {rows} rows after {LIMIT_S:.0f} s; see {self._log}")
-            time.sleep(0.01)
+            time.sleep(0.1)  # each answer costs the sink some milliseconds
         return found
 
     def query(self, text: str) -> list[tuple[Any, ...]]:

@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 
 from marketdata.errors import SettingsError, Unavailable
-from runtime import log
+from runtime import garbage, log
 from runtime.health import HealthServer, Readiness
 from runtime.registry import Registry, decode
 from runtime.settings import load
@@ -47,6 +47,7 @@ def run(stop: threading.Event) -> int:
                 write_seconds=settings.sink_write_seconds,
             )
             sink = Sink(settings, readiness=readiness, registry=registry, codec=codec, writer=writer, tracing=tracing)
+            garbage.freeze()
             try:
                 sink.run(stop)
             except Unavailable as error:

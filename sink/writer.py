@@ -45,6 +45,7 @@ _APPLICATION = "tickstream-sink"  # the name of our sessions in the server
 _DATA_CLASSES = ("22", "23", "54")
 # So many are stored one by one in some seconds at the worst, far below the limit of a transaction.
 _SIFTED_ROWS_MAX = 200
+_CHUNK_BYTES = 256 * 1024
 _NOT_MIGRATED = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
@@ -310,9 +311,9 @@ class Writer:
         """Store records, all or none."""
         clear_open_candles(cursor, [record.event for record in records if isinstance(record.event, Candle)])
         for table, some in _by_table(records).items():
-            data = b"".join([record.data for record in some])
             with cursor.copy(self._copies[table]) as copy:
-                copy.write(HEADER + data + TRAILER if table in BINARY else data)
+                for data in _chunks(some, table):
+                    copy.write(data)
         keep_gaps(cursor, [record for record in records if isinstance(record.event, FeedStatus)])
         keep_instruments(cursor, [record.event for record in records if isinstance(record.event, Instrument)])
 
@@ -349,6 +350,18 @@ class Writer:
             return refused(record.source, error.reason, error.value, ts=self._now(), field=column)
         event = self._decode(record.source.payload)
         return refused_item(event, record.source, item, error, self._now())
+
+
+def _chunks(records: Sequence[Record], table: str) -> Iterator[bytes]:
+    """Return the COPY data of records in pieces, so that a batch is not in memory a second time."""
+    chunk, size = [HEADER] if table in BINARY else [], 0
+    for record in records:
+        chunk.append(record.data)
+        size += len(record.data)
+        if size >= _CHUNK_BYTES:
+            yield b"".join(chunk)
+            chunk, size = [], 0
+    yield b"".join([*chunk, TRAILER] if table in BINARY else chunk)
 
 
 def _items(record: Record) -> Sequence[int | None]:
