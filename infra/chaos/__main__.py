@@ -25,8 +25,8 @@ VIOLATED, UNUSABLE, INTERRUPTED = 1, 2, 130
 
 EXAMPLES = """\
 examples:
-  python -m infra.chaos --seed 7                        two Faust workers, 60 s of faults
-  python -m infra.chaos --engine direct --seconds 300   the other engine, longer
+  python -m infra.chaos --seed 7                        two workers, 60 s of faults
+  python -m infra.chaos --engine faust --seconds 300    the other engine, longer
   python -m infra.chaos --seed 7 --schedule             print what seed 7 does, and do nothing
   make chaos ENGINE=direct SEED=7 SECONDS=120           the same by make
 
@@ -89,8 +89,10 @@ def _parse(arguments: list[str] | None) -> tuple[Options, bool]:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--engine", choices=("faust", "direct"), default="faust", help="stream engine (default: faust)")
-    parser.add_argument("--seed", type=int, help="seed of the schedule (default: the time, and printed)")
+    parser.add_argument(
+        "--engine", choices=("faust", "direct"), default="direct", help="stream engine (default: direct)"
+    )
+    parser.add_argument("--seed", type=int, help="seed of the schedule (default: the time; the result names it)")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long faults happen (default: 60)")
     parser.add_argument("--workers", type=int, default=2, help="stream workers (default: 2)")
     parser.add_argument("--rate", type=float, default=200.0, help="orders a second at the exchange (default: 200)")
