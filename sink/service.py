@@ -12,8 +12,8 @@ our place, a commit with an unknown outcome, a record that was passed over (`sin
 read although its log continues. Kafka's own committed offsets are written for tools that show the lag; they are never
 read.
 
-While the writer stores one batch, the next one is collected, so a slow database makes larger batches. When the batch in
-waiting reaches 80 % of its limit, the partitions are paused until it was taken.
+While the writer stores one batch, the next one is collected, so a slow database makes larger batches. When the waiting
+batch reaches 80 % of its limit, reading stops until it is taken.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from typing import Any, NamedTuple
 import orjson
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from prometheus_client import Counter, Gauge, Histogram
 
 from marketdata import topics
 from marketdata.codec import Codec
 from marketdata.errors import BadEvent, CodecError, TickstreamError, Unavailable
 from marketdata.events import Trades
-from marketdata.headers import TRACEPARENT, Headers, hops_of
+from marketdata.headers import Headers
 from runtime.health import Readiness
 from runtime.kafka import close, consumer_config, headers_of, is_fatal
-from runtime.metrics import DROPPED, WRITE_LATENCY_MS, observe_hop
+from runtime.metrics import DROPPED, WRITE_LATENCY_MS
 from runtime.registry import Registry, decode
 from runtime.tracing import Tracing
+from sink import metrics
 from sink.batch import Batch, Partition, Record, Source
 from sink.brokers import Brokers, BrokersUnavailable
 from sink.compiled import trade_rows
@@ -58,19 +58,8 @@ TOPICS = (
 )  # fmt: skip
 GROUP = "tickstream-sink"
 
-_ROWS = Counter("tickstream_rows_stored_total", "Rows stored, by table.", ["table"])
-_LAG = Gauge("tickstream_sink_lag", "Messages of a topic that are not stored yet.", ["topic"])
-_BATCH_ROWS = Histogram(
-    "tickstream_sink_batch_rows",
-    "Rows per transaction.",
-    buckets=(0, 1, 10, 50, 100, 500, 1000, 2500, 5000, 10000, 50000),
-)
-_QUEUE_ROWS = Gauge("tickstream_sink_queue_rows", "Rows read and not stored yet.")
-_GAPS_OPEN = Gauge("tickstream_gaps_open", "Gaps of the ledger that are not repaired, by venue.", ["venue"])
-_STALLED = Gauge("tickstream_sink_partitions_stalled", "Partitions that are not read although their log continues.")
-_REWINDS = Counter("tickstream_sink_rewinds_total", "Returns to the offsets in the database, by reason.", ["reason"])
-
 _QUEUE_PAUSE_AT = 0.8
+_PAUSE_AFTER_S = 3.0  # well below the time after which Kafka misses a member that does not poll
 _BATCH_BYTES = 8 * 1024 * 1024
 _READ_AT_ONCE = 1_000
 PREFIX_BYTES = 5  # of the Confluent wire format
@@ -127,6 +116,7 @@ class Sink:
         self._assigned: set[Partition] = set()
         self._positions = Positions()
         self._paused = False
+        self._full_since: float | None = None
         self._registry_down = False
         self._topics_missing = ""
         self._fatal: KafkaError | None = None
@@ -182,13 +172,14 @@ class Sink:
             elif self._is_due(now):
                 self._hand_over()
             elif self._positions and now - self._asked_at >= _ASK_EVERY_S:
-                self._do(self._writer.gaps_open, self._show_gaps)
+                self._do(self._writer.gaps_open, metrics.show_open_gaps)
         elif now - max(self._job.started, self._writer.since) > self._settings.sink_write_seconds:
             self._writer.abandon()
-        self._throttle()
         if now - self._looked_at >= _LOOK_EVERY_S:
             self._looked_at = now
             self._look()
+        if not self._has_room(now):
+            return
         # The first message of a batch starts its window at once; the rest may come together.
         count = min(_READ_AT_ONCE, self._settings.sink_batch_rows) if self._is_collecting else 1
         messages = self._consumer.consume(count, self._patience(now))
@@ -212,12 +203,26 @@ class Sink:
             or now - self._batch_since >= self._settings.sink_window_ms / 1000
         )
 
-    def _throttle(self) -> None:
+    def _has_room(self, now: float) -> bool:
+        """Return whether to read on; a queue that stays full pauses the partitions, and they are read for events alone.
+
+        Not at once: the client discards what it has read ahead when it pauses, and fetches it again.
+        """
         full = (
             self._batch.rows >= _QUEUE_PAUSE_AT * self._settings.sink_queue_rows
             or self._batch.size_bytes >= _QUEUE_PAUSE_AT * self._settings.sink_queue_bytes
         )
-        self._pause(full)
+        if not full:
+            self._full_since = None
+            self._pause(False)
+            return True
+        if self._full_since is None:
+            self._full_since = now
+        if self._job is not None and now - self._full_since < _PAUSE_AFTER_S:
+            wait([self._job.future], timeout=0.05)
+            return False
+        self._pause(True)
+        return True
 
     def _pause(self, pause: bool) -> None:
         if pause != self._paused and self._positions:
@@ -335,10 +340,11 @@ class Sink:
         self._headers = []
         self._positions.clear()
         self._paused = False
+        self._full_since = None
 
     def _rewind(self, reason: str, detail: str, *, failed: bool = True) -> None:
         """Forget what is not stored and resume from the offsets in the database, after a failure with a delay."""
-        _REWINDS.labels(reason).inc()
+        metrics.REWINDS.labels(reason).inc()
         self._forget()
         self._consumer.assign([])  # nothing is read until the database has stated where to start
         delay = 0.0
@@ -413,16 +419,16 @@ class Sink:
     def _written(self, batch: Batch, headers: list[Headers], written: Written) -> None:
         now_ns = time.time_ns()
         self._failures = 0
-        _BATCH_ROWS.observe(batch.rows)
+        metrics.BATCH_ROWS.observe(batch.rows)
         for table, rows in written.rows.items():
-            _ROWS.labels(table).inc(rows)
+            metrics.ROWS.labels(table).inc(rows)
         for letter in written.refused:
             DROPPED.labels(STAGE, letter.reason).inc()
             log.error("refused", reason=letter.reason, detail=letter.detail, topic=letter.topic, offset=letter.offset)
         if written.gaps_open is not None:
-            self._show_gaps(written.gaps_open)
+            metrics.show_open_gaps(written.gaps_open)
         for one in headers:
-            self._measure(one, now_ns)
+            metrics.measure_hops(self._tracing, one, now_ns)
         self._positions.store(batch.spans)
         try:
             self._consumer.commit(
@@ -432,24 +438,9 @@ class Sink:
         except KafkaException as error:  # only tools that show the lag in Kafka notice
             log.warning("lag_not_committed", reason=str(error))
 
-    def _measure(self, headers: Headers, now_ns: int) -> None:
-        hops = hops_of(headers)
-        observe_hop("received_to_stored", hops.t_recv, now_ns)
-        if hops.t_processed:
-            observe_hop("processed_to_stored", hops.t_processed, now_ns)
-        else:
-            observe_hop("produced_to_stored", hops.t_produced, now_ns)
-        if TRACEPARENT in headers:
-            last = hops.t_processed or hops.t_produced or hops.t_recv
-            self._tracing.span("store", headers[TRACEPARENT], last or now_ns, now_ns)
-
-    def _show_gaps(self, gaps_open: dict[str, int]) -> None:
-        for venue, count in gaps_open.items():
-            _GAPS_OPEN.labels(venue).set(count)
-
     def _look(self) -> None:
         """Show the queue and how far behind we are."""
-        _QUEUE_ROWS.set(self._batch.rows + (self._job.rows if self._job else 0))
+        metrics.QUEUE_ROWS.set(self._batch.rows + (self._job.rows if self._job else 0))
         ends = self._brokers.ends()
         if ends is not None:
             self._positions.see_ends(ends)
@@ -458,14 +449,14 @@ class Sink:
         for partition, lag in self._positions.lags():
             lags[partition[0]] += lag
         for topic, lag in lags.items():
-            _LAG.labels(topic).set(lag)
+            metrics.LAG.labels(topic).set(lag)
         if not self._paused:
             self._look_for_stalls()
 
     def _look_for_stalls(self) -> None:
         stalls = self._positions.find_stalls(time.monotonic(), self._settings.sink_stall_seconds)
         stalled = self._positions.stalled
-        _STALLED.set(len(stalled))
+        metrics.STALLED.set(len(stalled))
         if stalled:
             self._readiness.down("reading", "; ".join(map(str, stalled[:3])))
         elif self._positions:
