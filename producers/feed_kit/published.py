@@ -19,7 +19,9 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
+from marketdata.clock import MILLISECOND_NS
 from marketdata.events import HALTED, FeedStatus, Trades
+from marketdata.topics import INGEST_TRADES
 from producers.feed_kit import trades
 from producers.feed_kit.calls import Call
 from producers.feed_kit.gaps import Ledger
@@ -32,6 +34,8 @@ RESTARTED = "restarted"
 IDS_MAX = 1_000
 # Trades after the last valid event; a feed gives up waiting for a repair long before as many came.
 LATER_MAX = 20_000
+# How long md.ingest.trades keeps its records.
+KEPT_NS = INGEST_TRADES.retention_ms * MILLISECOND_NS
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,12 +138,16 @@ def previous_run(
 ) -> PreviousRun:
     """Return what histories (by symbol) and open gaps show; `is_all`: the topic was read from its start.
 
-    A symbol of which no valid event was read was complete until its oldest gap began. One of which nothing was read has
-    no record after the last one of its partition, whichever that is.
+    A symbol of which no valid event was read was complete until its oldest gap began. Where no gap is open either, as
+    when the end of one was delivered and the trades of its repair were not, nobody knows since when: for as long as the
+    topic keeps records. A symbol of which nothing was read has no record after the last one of its partition.
     """
     open_gaps = sorted(gaps, key=lambda gap: gap.ts_recv)
     symbols: dict[str, Published] = {}
+    endless: dict[str, int] = {}  # gaps of trades without an end: the process that opened them had not finished
     for gap in open_gaps:
+        if gap.ts_from is not None and gap.ts_to is None and gap.expected is None:
+            endless[gap.symbol] = min(endless.get(gap.symbol, gap.ts_from), gap.ts_from)
         if gap.ts_from is not None:
             known = symbols.get(gap.symbol)
             since = gap.ts_from if known is None else min(known.ts_whole, gap.ts_from)
@@ -149,7 +157,12 @@ def previous_run(
         if found is None:
             known = symbols.get(symbol)
             since = history.oldest if known is None else min(known.ts_whole, history.oldest)
+            if known is None and not is_all:
+                since -= KEPT_NS
             found = Published(ts_whole=since, lines=history.lines)
+        elif symbol in endless and endless[symbol] < found.ts_whole:
+            # The trades after the gap were delivered, and what states the rest of it was not: it is as it began.
+            found = Published(ts_whole=endless[symbol], later=(*found.ids, *found.later), lines=found.lines)
         symbols[symbol] = found
     newest: dict[int, int] = {}
     for symbol, history in histories.items():

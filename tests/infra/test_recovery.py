@@ -24,7 +24,6 @@ from infra.local.settings import StackSettings, free_port
 from infra.local.state import Row
 from infra.local.table import Endpoints
 from marketdata.events import EVENTS
-from marketdata.topics import TOPICS
 from runtime.admin import TopicAdmin
 from runtime.registry import Registry
 from runtime.settings import CommonSettings, load
@@ -148,7 +147,7 @@ def test_api_names_the_database_and_not_the_registry_that_depends_on_it(
     """While the database is away the registry cannot answer either; /readyz blames the database alone."""
     where, port = own[0], free_port()
     kafka = CommonSettings(kafka_brokers=where.kafka_brokers, registry_url=where.registry_url)
-    TopicAdmin(kafka).apply(tuple(topic for topic in TOPICS if topic.public))
+    TopicAdmin(kafka).apply()
     registry = Registry(where.registry_url)
     for event in EVENTS:
         registry.register(event.schema)
