@@ -141,7 +141,7 @@ def test_a_fault_is_told_repaired_and_never_shows_a_wrong_book(running: Any, wai
 
 
 def test_gaps_that_a_killed_producer_left_are_closed_by_the_next_one(running: Any, wait_for: Any) -> None:
-    """Killed while no book gets through: the next producer's first book closes them, and its own, of what was missed."""
+    """Killed while no book gets through: the next producer's first book closes them, and its own of what was missed."""
     wait_for("a valid book", lambda: running.get(f"/api/v1/market/{SYMBOL}/orderbook")["valid"])
     lost = {"kind": "drop", "channel": "l2_data", "symbol": SYMBOL, "count": 0}
     running.http.post(f"{running.control_url}/faults", json=lost).raise_for_status()
