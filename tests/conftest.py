@@ -19,8 +19,9 @@ from infra.local.shared import shared_infrastructure
 from infra.local.table import Endpoints
 from tests.waiting import wait_for
 
-# The machine is shared: how long one example takes says nothing about the code.
-settings.register_profile("tickstream", deadline=None)
+# The machine is shared: how long one example takes says nothing about the code. Continuous integration tries the same
+# examples each time, so that its verdict is about the change; other runs look for new ones.
+settings.register_profile("tickstream", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("tickstream")
 
 # Away from the platform's own ports, so that tests run beside it, and below the range of ephemeral ports.
