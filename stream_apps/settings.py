@@ -20,7 +20,7 @@ class StreamSettings(CommonSettings):
         default=19102, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz of the stream worker."
     )
     engine: Literal["faust", "direct"] = Field(
-        default="direct", description="What fetches records and follows the consumer group: confluent-kafka, or Faust."
+        default="faust", description="What fetches records and follows the consumer group: Faust, or confluent-kafka."
     )
     worker: str = Field(
         default="",
