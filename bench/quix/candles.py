@@ -36,7 +36,7 @@ class Trades(Deserializer):
 
 
 def is_new(record: dict[str, Any], state: Any) -> bool:
-    """Tell whether the message brings a trade newer than the last one of its symbol."""
+    """Return whether the message brings a trade newer than the last one of its symbol."""
     last = state.get("last", 0)
     newest = max((int(trade["trade_id"]) for trade in record["trades"]), default=0)
     if newest <= last:

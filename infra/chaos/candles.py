@@ -116,7 +116,7 @@ def _last(
 
 
 def same(shown: Sums, wanted: Sums) -> bool:
-    """Tell whether a candle shows what it must; a sum that is null is unknown, and no price is where no trade is."""
+    """Return whether a candle shows what it must; a sum that is null is unknown, and no price is where no trade is."""
     if wanted.trades and shown.close is None:
         return False
     return all(value is None or value == right for value, right in zip(shown, wanted, strict=True))

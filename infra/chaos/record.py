@@ -99,7 +99,7 @@ def best(side: Side, count: int, *, highest: bool) -> list[tuple[str, str]]:
 
 
 def same_levels(one: list[tuple[str, str]], other: list[tuple[str, str]]) -> bool:
-    """Tell whether two lists of levels are equal as numbers."""
+    """Return whether two lists of levels are equal as numbers."""
     if one == other:
         return True
     numbers = [[(Decimal(price), Decimal(size)) for price, size in levels] for levels in (one, other)]

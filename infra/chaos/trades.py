@@ -86,7 +86,7 @@ def _differs(trade: Trade, deal: Deal) -> bool:
 
 
 def covers(gap: Gap, symbol: str, deal: Deal) -> bool:
-    """Tell whether an entry of the ledger says that this trade may be missing."""
+    """Return whether an entry of the ledger says that this trade may be missing."""
     if gap.symbol not in {symbol, ALL_SYMBOLS} or gap.channel not in TRADE_CHANNELS:
         return False
     if gap.channel and gap.expected is not None and gap.received is not None:
