@@ -172,9 +172,7 @@ class Engine:
         if self._worker.stop.is_set():
             return  # to open a partition would fence whoever gets it next
         assigned: set[TP] = args[0]
-        is_whole = self._assignment.open(
-            [(tp.topic, tp.partition) for tp in assigned], self._consumer.group_metadata()
-        )
+        is_whole = self._assignment.open([(tp.topic, tp.partition) for tp in assigned], self._consumer.group_metadata())
         if not is_whole:
             asyncio.get_running_loop().call_later(REJOIN_SECONDS, self._consumer.rejoin)
 
