@@ -20,10 +20,11 @@ from infra.local.settings import StackSettings
 from infra.local.table import Endpoints
 from marketdata import topics
 from marketdata.commit import PIPELINE_GROUP, Mark
+from marketdata.errors import Unavailable
 from marketdata.events import DeadLetter, Trades
 from runtime.settings import load
 from stream_apps.pipeline import Cadence, Pipeline, Shell, Start
-from stream_apps.recovery import Recovery
+from stream_apps.recovery import Located, Recovery
 from stream_apps.settings import StreamSettings
 from tests.engines import counting
 from tests.engines.gate import Gate
@@ -68,7 +69,7 @@ class Log:
 
     def work(self, *, everything: bool) -> Pipeline:
         """Recover, step what is there and commit it, with or without checkpoints; return the pipeline."""
-        located = self.recovery.locate(PARTITION)
+        located = self.locate()
         pipeline = self.recovery.rebuild(located, Cadence())
         start = located.starts[INPUT_TOPIC].offset
         end = self.end()
@@ -102,9 +103,20 @@ class Log:
         for deleted in self.admin.delete_records(wanted).values():
             deleted.result(10)
 
+    def locate(self) -> Located:
+        """Return where the partition goes on, asking again while the broker still takes up a topic made again."""
+
+        def located() -> Located | None:
+            try:
+                return self.recovery.locate(PARTITION)
+            except Unavailable:
+                return None
+
+        return wait_for("the broker to lead the topic", located, 30)
+
     def start(self) -> Start:
         """Return where the trades' topic goes on."""
-        return self.recovery.locate(PARTITION).starts[INPUT_TOPIC]
+        return self.locate().starts[INPUT_TOPIC]
 
 
 @pytest.fixture
@@ -136,7 +148,7 @@ def test_states_come_back_from_checkpoints_and_replay(log: Log, everything: bool
     log.work(everything=False)
     log.send(27)
     before = states(log.work(everything=everything))
-    located = log.recovery.locate(PARTITION)
+    located = log.locate()
     assert located.starts[INPUT_TOPIC].offset == 30
     assert located.replay_from == ({} if everything else {INPUT_TOPIC: 3})
     assert states(log.recovery.rebuild(located, Cadence())) == before == dict.fromkeys(KEYS, 10)
@@ -147,7 +159,7 @@ def test_a_new_key_has_a_checkpoint_with_its_first_output(log: Log) -> None:
     log.send(9)
     log.work(everything=False)
     make_again(log.lab, log.admin)
-    located = log.recovery.locate(PARTITION)
+    located = log.locate()
     assert lost_keys(log, log.recovery.rebuild(located, Cadence())) == list(KEYS)
 
 
@@ -157,7 +169,7 @@ def test_a_tombstone_without_headers_takes_a_checkpoint_away(log: Log) -> None:
     log.work(everything=True)
     log.lab.producer.produce(log.lab.physical("md.state"), None, f"{INPUT_TOPIC}|sim:B".encode(), PARTITION)
     log.lab.producer.flush(10)
-    assert set(states(log.recovery.rebuild(log.recovery.locate(PARTITION), Cadence()))) == {"sim:A", "sim:C"}
+    assert set(states(log.recovery.rebuild(log.locate(), Cadence()))) == {"sim:A", "sim:C"}
 
 
 def test_a_topic_made_again_under_its_name_is_read_from_its_start_and_a_loss(log: Log) -> None:
@@ -166,7 +178,7 @@ def test_a_topic_made_again_under_its_name_is_read_from_its_start_and_a_loss(log
     log.work(everything=True)
     make_again(log.lab, log.admin)
     log.send(3)
-    located = log.recovery.locate(PARTITION)
+    located = log.locate()
     assert located.starts[INPUT_TOPIC].offset == 0
     assert lost_keys(log, log.recovery.rebuild(located, Cadence())) == list(KEYS)
 
@@ -214,7 +226,7 @@ def test_a_log_without_what_leads_to_the_frontier_is_a_loss_too(log: Log) -> Non
     log.work(everything=False)
     log.send(3)
     log.delete_before(6)
-    located = log.recovery.locate(PARTITION)
+    located = log.locate()
     start = located.starts[INPUT_TOPIC]
     assert (start.offset, located.replay_from[INPUT_TOPIC]) == (9, 6)
     assert start.loss is not None
