@@ -34,6 +34,8 @@ def main(brokers: str, source: str, target: str) -> None:
             "transactional.id": f"copy-{uuid.uuid4().hex}",
             "compression.type": "zstd",
             "linger.ms": 0,
+            # As the pipeline has it: with the default of 100 ms a copy mostly waits.
+            "retry.backoff.ms": 5,
             "queue.buffering.max.messages": 1_000_000,
         }
     )

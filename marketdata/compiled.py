@@ -22,6 +22,7 @@ def _load(module: str, plain: str) -> Any:
 
 code = _load("marketdata._compiled", PLAIN_BOOKS)
 trades = _load("marketdata._trades", PLAIN_BOOKS)
+headers = _load("marketdata._headers", PLAIN_BOOKS)
 codec = _load("marketdata._codec", PLAIN_CODEC)
 
 # For the logs: which of the two this process runs.

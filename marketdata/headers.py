@@ -96,25 +96,6 @@ def encode_times(t_recv: int, t_produced: int, t_processed: int = 0) -> bytes:
     return _TIMES.pack(_VERSION, t_recv, t_produced, t_processed)
 
 
-class HopsEncoder:
-    """Builds the header `hops` for the outputs of one input partition, as fast as Python can."""
-
-    __slots__ = ("_partition", "_topic")
-
-    def __init__(self, topic: str, partition: int) -> None:
-        self._topic = topic.encode()
-        self._partition = partition
-
-    def encode(self, before: Hops, t_processed: int, offset: int, index: int) -> bytes:
-        """Return the header of output `index` of the input at `offset`, whose own hops are `before`."""
-        return (
-            _TIMES_AND_INPUT.pack(
-                _VERSION, before.t_recv, before.t_produced, t_processed, self._partition, offset, index
-            )
-            + self._topic
-        )
-
-
 NO_HOPS = Hops()
 
 

@@ -6,7 +6,7 @@ import gc
 
 # Values that survive before the youngest are searched for cycles. Python's own 700 is a search every few messages,
 # and took a tenth of the producer's time; reference counts free nearly all of ours.
-YOUNG_MAX = 50_000
+YOUNG_MAX = 500_000
 
 
 def freeze() -> None:

@@ -35,8 +35,10 @@ from marketdata.clock import MILLISECOND_NS
 from marketdata.commit import Mark
 from marketdata.errors import CodecError, TickstreamError, Unavailable
 from marketdata.events import ALL_SYMBOLS, AnyEvent, Checkpoint, DeadLetter
-from marketdata.headers import HOPS, NO_HOPS, TRACEPARENT, Hops, HopsEncoder, constants, event_time
+from marketdata.headers import HOPS, Hops, Position, cloudevent
 from marketdata.operator import Lost, Operator
+from marketdata.output_headers import OutputHeaders
+from marketdata.plain_headers import Header
 from marketdata.state import pack_state
 from stream_apps.chain import Chain
 
@@ -55,8 +57,6 @@ FORGET_MS = 7 * 86_400_000
 SYMBOL_LENGTH_MAX = 200
 
 _log = structlog.get_logger(__name__)
-
-Header = tuple[str, str | bytes | None]
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -181,7 +181,7 @@ class _Input:
         self.fresh: dict[str, _Key] = {}
         self.saved: dict[str, _Key] = {}
         self.reflected: dict[str, int] = {}
-        self.hops = HopsEncoder(physical, partition)
+        self.headers = OutputHeaders(physical, partition, SOURCE)
 
     @property
     def replay_from(self) -> int:
@@ -217,7 +217,6 @@ class Pipeline:
         }
         self._public = {name: topic.physical(shell.prefix) for name, topic in topics.PUBLIC.items()}
         self._state_topic = topics.STATE.physical(shell.prefix)
-        self._constants: dict[str, list[Header]] = {}
         self._outputs: list[Output] = []
         self._bytes = 0
         self._stepped = 0
@@ -372,21 +371,19 @@ class Pipeline:
         """Add what a record leads to; `source` is the record's own event, whose bytes are used again."""
         if not publish:
             return
-        hops, trace, received = _read(record.headers)
-        self._t_produced = hops.t_produced
         now = self._shell.clock()
+        made = entry.headers
+        made.begin(record.headers, record.offset, record.timestamp_ms, now, about)
+        self._t_produced = made.t_produced
         if self._shell.span is not None:
             attributes: dict[str, str | int] = {
                 "messaging.destination.name": record.topic,
                 "messaging.kafka.message.offset": record.offset,
                 "messaging.destination.partition.id": self.partition,
             }
-            trace = self._shell.span(SOURCE, trace, start, now, attributes)
-        elif trace is None:
-            trace = self._shell.trace()
-        if received is None:
-            received = event_time(hops.t_recv or record.timestamp_ms * MILLISECOND_NS)
-        identity = f"{entry.physical}|{self.partition}|{record.offset}|{about}"
+            made.trace = self._shell.span(SOURCE, made.trace, start, now, attributes)
+        elif made.trace is None:
+            made.trace = self._shell.trace()
         for index, event in enumerate(events):
             if event is source:
                 value, key = record.value, record.key or event.key.encode()
@@ -394,18 +391,7 @@ class Pipeline:
                 plain = self._addressed(event, record) if type(event) is DeadLetter else event
                 value, key = self._shell.encode(plain), plain.key.encode()
             schema = event.schema
-            fixed = self._constants.get(schema)
-            if fixed is None:
-                fixed = self._constants[schema] = list(constants(schema, SOURCE).items())
-            headers = [
-                *fixed,
-                ("ce_id", f"{identity}{index}"),
-                ("ce_time", received),
-                ("ce_subject", key),
-                (TRACEPARENT, trace),
-                (HOPS, entry.hops.encode(hops, now, record.offset, index)),
-            ]
-            self._outputs.append(Output(self._public[schema], key, value, headers))
+            self._outputs.append(Output(self._public[schema], key, value, made.build(schema, key, index)))
             self._bytes += len(value or b"")
 
     def _addressed(self, letter: DeadLetter, record: Record) -> DeadLetter:
@@ -511,12 +497,11 @@ class Pipeline:
             states=states,
         )
         value = self._shell.encode(event)
+        identity = f"{entry.physical}|{self.partition}|{event.offset}|{key}"
+        hops = Hops(t_processed=event.ts_recv, input=Position(entry.physical, self.partition, event.offset, -1))
         headers: list[Header] = [
-            *constants(event.schema, SOURCE).items(),
-            ("ce_id", f"{entry.physical}|{self.partition}|{entry.next - 1}|{key}"),
-            ("ce_time", event_time(event.ts_recv)),
-            ("ce_subject", event.key.encode()),
-            (HOPS, entry.hops.encode(NO_HOPS, event.ts_recv, entry.next - 1, -1)),
+            *cloudevent(event.schema, SOURCE, identity=identity, subject=event.key.encode(), ts=event.ts_recv).items(),
+            (HOPS, hops.to_header()),
         ]
         found.append(Output(self._state_topic, event.key.encode(), value, headers))
         entry.dirty.pop(key, None)
@@ -549,16 +534,3 @@ def _letter(record: Record, reason: str, detail: str) -> DeadLetter:
         detail=detail[:1000],
         payload=record.value or b"",
     )
-
-
-def _read(headers: Sequence[tuple[str, Any]] | None) -> tuple[Hops, bytes | None, bytes | None]:
-    """Return the hops, the trace and the time of an input's headers."""
-    if not headers:
-        return NO_HOPS, None, None
-    found = dict(headers)
-    value = found.get(HOPS)
-    try:
-        hops = NO_HOPS if value is None else Hops.from_header(value)
-    except CodecError:
-        hops = NO_HOPS
-    return hops, found.get(TRACEPARENT), found.get("ce_time")

@@ -8,6 +8,7 @@ are a transaction's marks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import Any
@@ -42,7 +43,8 @@ class Assignment:
         self._executor = executor
         self._on_moved = on_moved
         self._on_done = on_done
-        self._paused: set[int] = set()
+        # Partition numbers to read no more for a while because enough records wait, and since when.
+        self.full: dict[int, float] = {}
         self._jumps: dict[tuple[str, int], tuple[int, int]] = {}
         self._topic_ids: dict[str, str] = {}
         self._unusable = ""
@@ -102,25 +104,17 @@ class Assignment:
         for partition in self.partitions.values():
             partition.work()
 
-    def throttle(self) -> tuple[list[int], list[int]]:
-        """Return the partition numbers to read no more for a while because enough records wait, and to read again."""
-        pause, resume = [], []
+    def throttle(self) -> None:
+        """Bring `full` up to date."""
         for number, partition in self.partitions.items():
-            if partition.is_full and number not in self._paused:
-                self._paused.add(number)
-                pause.append(number)
-            elif partition.has_room and number in self._paused:
-                self._paused.discard(number)
-                resume.append(number)
-        return pause, resume
+            if partition.is_full:
+                self.full.setdefault(number, time.monotonic())
+            elif partition.has_room:
+                self.full.pop(number, None)
 
     def positions(self, number: int) -> dict[str, int]:
         """Return the next offset of each topic of a partition, none while it recovers."""
         return {topic: offset for (topic, each), offset in self.next.items() if each == number}
-
-    def is_paused(self, number: int) -> bool:
-        """Return whether a partition is not read at present because enough records wait."""
-        return number in self._paused
 
     def _is_known_jump(self, at: tuple[str, int], offset: int) -> bool:
         expected = self.next[at]
@@ -138,7 +132,7 @@ class Assignment:
 
     def _forget(self, number: int) -> None:
         self.next = {at: offset for at, offset in self.next.items() if at[1] != number}
-        self._paused.discard(number)
+        self.full.pop(number, None)
         self._on_moved(number)
 
     # -- the end of an assignment
@@ -160,7 +154,7 @@ class Assignment:
             self._worker.forget(partition)
         self.partitions.clear()
         self.next.clear()
-        self._paused.clear()
+        self.full.clear()
 
     # -- what people and machines see
 

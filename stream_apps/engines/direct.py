@@ -27,6 +27,9 @@ _POLL_SECONDS = 0.1
 # While a partition waits for a job's end there is more to do soon.
 _POLL_BUSY_SECONDS = 0.001
 _MEASURE_SECONDS = 1.0
+# While a partition is full nothing is read, as its pipeline soon makes room. One that does not is paused after this
+# time, so that the others continue; not at once, for the client discards what it has fetched of a paused partition.
+_PAUSE_SECONDS = 0.5
 
 _log = structlog.get_logger(__name__)
 
@@ -36,8 +39,10 @@ class Engine:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._wake = threading.Event()
         self._executor = ThreadPoolExecutor(32, thread_name_prefix="partition")
-        self._assignment = Assignment(worker, self._executor, on_moved=self._moved, on_done=lambda: None)
+        self._assignment = Assignment(worker, self._executor, on_moved=self._moved, on_done=self._wake.set)
+        self._paused: set[int] = set()
         self._changed = False
         self._measured = 0.0
         self._rejoin_at: float | None = None
@@ -50,6 +55,8 @@ class Engine:
             # An offset that Kafka does not have is for `Recovery.locate` to judge, not for a silent jump.
             "auto.offset.reset": "error",
             "fetch.wait.max.ms": 100,
+            # How long a partition is not fetched after enough of it was; the default of a second is a pause.
+            "fetch.queue.backoff.ms": 10,
         }
         if settings.worker:
             config["group.instance.id"] = settings.worker
@@ -79,6 +86,10 @@ class Engine:
 
     def _consume(self) -> list[Any]:
         """Return what is there; wait for the first only, and not long while a job is about to end."""
+        if self._assignment.full.keys() - self._paused:
+            self._wake.wait(_POLL_BUSY_SECONDS)
+            self._wake.clear()
+            return []
         messages: list[Any] = self._consumer.consume(READ_AT_ONCE, 0.0)
         if messages:
             return messages
@@ -101,10 +112,18 @@ class Engine:
                 )
         for number, records in found.items():
             self._assignment.offer(number, records)
-        pause, resume = self._assignment.throttle()
-        for number in pause:
-            self._consumer.pause(self._positions_of(number))
-        for number in resume:
+        self._throttle()
+
+    def _throttle(self) -> None:
+        self._assignment.throttle()
+        full = self._assignment.full
+        now = time.monotonic()
+        for number, since in full.items():
+            if number not in self._paused and now - since > _PAUSE_SECONDS:
+                self._paused.add(number)
+                self._consumer.pause(self._positions_of(number))
+        for number in self._paused - full.keys():
+            self._paused.discard(number)
             self._consumer.resume(self._positions_of(number))
 
     def _take_error(self, message: Any) -> None:
@@ -133,9 +152,8 @@ class Engine:
             _log.warning("not assigned yet", reason=error.args[0].str())
             return
         self._changed = False
-        for number in self._assignment.partitions:
-            if self._assignment.is_paused(number):
-                self._consumer.pause(self._positions_of(number))
+        for number in self._paused & self._assignment.partitions.keys():
+            self._consumer.pause(self._positions_of(number))
 
     def _end(self, topic: str, number: int) -> int:
         known: tuple[int, int] = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)

@@ -11,9 +11,10 @@ Why Faust used to idle (66,000 quotes took 97 s for 15 s of CPU time):
    a lock, an event and a queue, and as the full buffer of one stream blocks the loop that reads for all.
 
 So `Transport` (Faust's public place for a driver) has a consumer with a short wait; all that arrives is read at once,
-and a partition whose records wait for the pipeline is paused in the client. `Fetcher` gives whole batches to the
-engine. What remains of Faust: the application and its services, the group's membership, rebalances and their signals,
-and the conductor that subscribes. There are no agents and no tables, and Faust's producer is not started.
+and the records of a partition stay with the client while enough of them wait for the pipeline. `Fetcher` gives whole
+batches to the engine. What remains of Faust: the application and its services, the group's membership, rebalances and
+their signals, and the conductor that subscribes. There are no agents and no tables, and Faust's producer is not
+started.
 
 When a service of Faust crashes, the process ends; its supervisor starts it again, and recovery does the rest.
 """
@@ -125,11 +126,8 @@ class Engine:
         self._wake.set()
 
     def _throttle(self) -> None:
-        pause, resume = self._assignment.throttle()
-        for number in pause:
-            self._consumer.hold(self._worker.topics, number)
-        for number in resume:
-            self._moved(number)
+        self._assignment.throttle()
+        self._consumer.left_out = self._assignment.full
 
     def _restart(self, error: Exception) -> None:
         """Recover the partition of which Kafka does not have the next offset."""

@@ -7,7 +7,8 @@ what that cost. A transport is Faust's public place for another driver. This one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import aiokafka
@@ -28,7 +29,12 @@ FETCH_WAIT_MS = 50
 FETCH_BYTES = 512 * 1024
 FETCH_BYTES_ALL = 8 * 1024 * 1024
 
+# So many records come at once: to unpack more would keep the event loop from everything else for too long.
+FETCH_RECORDS = 1_000
+
 _FETCH_SECONDS = 1.0
+# While a partition is left out, what waits of it must not wait for another one's records when it is wanted again.
+_FETCH_SECONDS_SHORT = 0.01
 
 Batch = Mapping[Any, list[Any]]
 
@@ -60,6 +66,11 @@ class Consumer(FaustConsumer):
     """Faust's consumer over aiokafka's. It commits nothing: offsets belong to the pipeline's transactions."""
 
     consumer_stopped_errors = (ConsumerStoppedError,)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Partition numbers of which enough records wait: their next ones stay where they are.
+        self.left_out: Collection[int] = ()
 
     async def on_start(self) -> None:
         """Connect to Kafka; Faust subscribes a little later."""
@@ -139,11 +150,16 @@ class Consumer(FaustConsumer):
         self._client.pause(*(each for topic in topics if (each := aiokafka.TopicPartition(topic, number)) in assigned))
 
     async def fetch(self) -> Batch:
-        """Return records by partition as soon as there are any, none after a second.
+        """Return records by partition as soon as there are any, none after a second; none of partitions left out.
 
         Raises OffsetOutOfRangeError and NoOffsetForPartitionError.
         """
-        fetched: Batch = await self._client.getmany(timeout_ms=int(_FETCH_SECONDS * 1_000))
+        wanted = [each for each in self._client.assignment() if each.partition not in self.left_out]
+        if self.left_out and not wanted:
+            await asyncio.sleep(_FETCH_SECONDS_SHORT)
+            return {}
+        wait = _FETCH_SECONDS_SHORT if self.left_out else _FETCH_SECONDS
+        fetched: Batch = await self._client.getmany(*wanted, timeout_ms=int(wait * 1_000), max_records=FETCH_RECORDS)
         return fetched
 
     # -- what Faust asks of a driver
