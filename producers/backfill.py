@@ -196,14 +196,14 @@ class Backfill:
         return chosen
 
     async def _of_history(self, symbol: str, candles: list[Candle], now: int) -> list[Candle]:
-        """Return those candles that are history's: what the stream app has forgotten or given up."""
+        """Return the candles that belong to history: the stream app has evicted them or left them to history."""
         before = await self._history_ends(symbol, now)
         young = [one for one in candles if one.end > before]
         if not young:
             return candles
         span = (min(one.start for one in young), max(one.end for one in young))
-        given_up = await self.tables.given_up(self.venue, symbol, *span)
-        return [one for one in candles if one.end <= before or (one.interval, one.start) in given_up]
+        left_to_history = await self.tables.left_to_history(self.venue, symbol, *span)
+        return [one for one in candles if one.end <= before or (one.interval, one.start) in left_to_history]
 
     async def _history_ends(self, symbol: str, now: int) -> int:
         """Return the time up to which candles are history's: the others are kept by the stream app, or will be.

@@ -112,7 +112,7 @@ def test_a_minute_that_is_older_than_an_amendment_of_its_trade_is_a_hole(rows: R
     assert rows.holes() == []
 
 
-def test_of_a_minute_that_was_given_up_every_later_trade_counts(rows: Rows) -> None:
+def test_every_later_trade_changes_a_minute_that_was_left_to_history(rows: Rows) -> None:
     """The stream app tells no more of it; of other minutes it tells all that comes."""
     rows.candle(2, 400, revision=1, reason="amended")
     assert rows.holes() == [(2, 3)]

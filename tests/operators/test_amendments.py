@@ -271,7 +271,7 @@ def test_a_repair_closes_gaps_but_not_what_an_amendment_left_unknown(run: Run, m
     assert [one.valid for one in published[-1] if isinstance(one, Candle) and one.interval == "1m"] == [True]
 
 
-def test_a_candle_that_was_given_up_is_never_revised(run: Run, make: Any) -> None:
+def test_a_candle_that_was_left_to_history_is_never_revised(run: Run, make: Any) -> None:
     """Whatever comes later, also after a restart: history has it; the longer one that is open counts on."""
     early = [*minute(make), amend(make, 64, "a", "cancel")]
     later = [
