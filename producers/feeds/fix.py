@@ -36,20 +36,20 @@ from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from marketdata.fix.codec import Fields, Message, utc_ns
 from marketdata.fix.session import (
     END_REASON,
-    Alive,
     Ended,
+    HeartbeatReceived,
     Identity,
     LoggedOn,
     Lost,
-    Proved,
     Received,
+    Recovered,
     Repeated,
+    ResendConfirmed,
     Sent,
     Session,
     Skipped,
     Step,
     Unreadable,
-    Whole,
 )
 from marketdata.fix.split import FixSplitter
 from producers.families.fix import EMPTY, NEW, SIDES, Coming, FixBook, Touched, whole_number
@@ -239,11 +239,11 @@ class FixFeed:
                 self._message(call, step.message, again=step.again)
             elif isinstance(step, Sent):
                 call.out.append(Send(step.frame))
-            elif isinstance(step, Alive):
+            elif isinstance(step, HeartbeatReceived):
                 self._vouch(call, step.message)
             elif isinstance(step, Repeated):
                 self.counts["duplicates"] += 1
-            elif isinstance(step, Proved):
+            elif isinstance(step, ResendConfirmed):
                 self._is_resent = step.message.kind in {"W", "X"}
             elif isinstance(step, LoggedOn):
                 self._since, self._is_up = step.since, True
@@ -255,13 +255,13 @@ class FixFeed:
             else:
                 self._loss(call, step)
 
-    def _loss(self, call: Call, step: Lost | Skipped | Whole) -> None:
+    def _loss(self, call: Call, step: Lost | Skipped | Recovered) -> None:
         if isinstance(step, Lost):
             self.counts["gaps"] += len(self._products) > 0
             self._whole = self._is_resent = False
             self._lose(call, GAP, expected=step.expected, received=step.received or None)
         elif isinstance(step, Skipped):
-            if step.anew or not self._is_resent:
+            if step.reset or not self._is_resent:
                 self._skipped = True
                 self._distrust(self._states, _SKIPPED)
         else:
