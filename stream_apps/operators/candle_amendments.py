@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from marketdata.bars import Bar
 from marketdata.events import Trade
+from marketdata.ohlcv import Bar
 from stream_apps.operators.amendments import Counted, TradeMemory, amended
 from stream_apps.operators.candle_state import LENGTHS, CandlesState, Step
 from stream_apps.operators.candle_validity import closed_reasons, revise

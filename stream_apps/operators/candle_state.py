@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from marketdata.bars import Bar
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.events import AnyEvent, Trades
+from marketdata.ohlcv import Bar
 from stream_apps.operators.amendments import TradeMemory
 
 MINUTE_NS = 60 * SECOND_NS
@@ -70,14 +70,15 @@ class Interval(msgspec.Struct):
 class CandlesState(msgspec.Struct):
     """One symbol's candles.
 
-    `now` is the newest event time, `first` that of the first event, `vouched` that of the last heartbeat. `bad_since`
-    is the start of the current interruption. `pending` are trades of one minute that are not merged into candles yet.
+    `now` is the newest event time, `first` that of the first event, `heartbeat_ts` that of the last heartbeat.
+    `bad_since` is the start of the current interruption. `pending` are trades of one minute that are not merged into
+    candles yet.
     """
 
     intervals: list[Interval]
     first: int | None = None
     now: int = 0
-    vouched: int | None = None
+    heartbeat_ts: int | None = msgspec.field(default=None, name="vouched")  # its name in checkpoints
     bad_since: int | None = None
     bad_reason: str = ""
     interruptions: list[Interruption] = []

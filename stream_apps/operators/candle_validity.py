@@ -9,8 +9,8 @@
 
 from __future__ import annotations
 
-from marketdata.bars import Bar
 from marketdata.events import AMENDED, GAP, HALTED
+from marketdata.ohlcv import Bar
 from stream_apps.operators.candle_state import (
     INTERRUPTIONS_MAX,
     LENGTHS,
@@ -35,15 +35,15 @@ def judge(state: CandlesState, step: Step) -> None:
         since = state.bad_since
         _interrupt(state, step, Interruption(since, max(event.ts_event, state.now, since + 1), state.bad_reason))
         state.bad_since = None
-    if state.vouched is not None and event.ts_event - state.now > limits.silence_ns:
+    if state.heartbeat_ts is not None and event.ts_event - state.now > limits.silence_ns:
         _interrupt(state, step, Interruption(state.now, event.ts_event, GAP))
     if event.valid:
         if not event.trades:
-            state.vouched = max(state.vouched or 0, event.ts_event)
+            state.heartbeat_ts = max(state.heartbeat_ts or 0, event.ts_event)
     elif state.bad_since is None:
         state.bad_reason = event.reason or GAP
         # Missing trades may be older than the newest trade received, but not older than the last heartbeat.
-        complete = state.now - limits.grace_ns if state.vouched is None else state.vouched
+        complete = state.now - limits.grace_ns if state.heartbeat_ts is None else state.heartbeat_ts
         since = event.ts_event if event.reason == HALTED else min(complete, event.ts_event)
         before = closed_reasons(state, step, since, state.now)
         state.bad_since = since
@@ -90,7 +90,7 @@ def reason_of(state: CandlesState, start: int, length: int, bar: Bar | None) -> 
         return AMENDED if uncertain else ""
     if halted:
         return HALTED
-    return GAP if state.vouched is None else ""
+    return GAP if state.heartbeat_ts is None else ""
 
 
 def _interrupt(state: CandlesState, step: Step, one: Interruption) -> None:

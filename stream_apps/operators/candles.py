@@ -27,10 +27,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from marketdata.bars import Bar
 from marketdata.clock import format_rfc3339
 from marketdata.errors import BadEvent
 from marketdata.events import AMENDED, AMENDING, GAP, AnyEvent, Candle, FeedStatus, Trade, Trades
+from marketdata.ohlcv import Bar
 from stream_apps.operators.amendments import TradeMemory
 from stream_apps.operators.candle_amendments import amend
 from stream_apps.operators.candle_state import (
@@ -206,7 +206,7 @@ def _add_fast(state: CandlesState, event: Trades, limits: Limits) -> bool:
         return False
     end = state.pending_start + MINUTE_NS
     ts = event.ts_event
-    if now >= end or state.bad_since is not None or (state.vouched is not None and ts - now > limits.silence_ns):
+    if now >= end or state.bad_since is not None or (state.heartbeat_ts is not None and ts - now > limits.silence_ns):
         return False
     newest = pending.add_new(event.trades, end - MINUTE_NS, end)
     if newest < 0:

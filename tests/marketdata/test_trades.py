@@ -1,4 +1,4 @@
-"""Bars, rolling medians, keys and the loops over trades: compiled and in plain Python they give the same, exactly."""
+"""Bars, rolling medians, keys and loops over trades give exactly the same results compiled and in plain Python."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata import compiled, plain_bar, plain_keys, plain_prices, plain_window
+from marketdata import compiled, plain_keys, plain_ohlcv, plain_prices, plain_window
 from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.events import Trade
 
-# Where no compiler was, there is nothing compiled to test.
-BARS: list[Any] = [plain_bar.Bar] if compiled.trades is None else [plain_bar.Bar, compiled.trades.Bar]
+# Without a C compiler there is no compiled code to test.
+BARS: list[Any] = [plain_ohlcv.Bar] if compiled.trades is None else [plain_ohlcv.Bar, compiled.trades.Bar]
 WINDOWS: list[Any] = [plain_window.Window] if compiled.trades is None else [plain_window.Window, compiled.trades.Window]
 SETS: list[Any] = [plain_keys.KeySet] if compiled.trades is None else [plain_keys.KeySet, compiled.trades.KeySet]
 NEEDS_COMPILED = pytest.mark.skipif(compiled.trades is None, reason="nothing is compiled here")
@@ -76,7 +76,7 @@ def test_a_bar_is_the_same_compiled_and_plain_and_whatever_it_went_through(
         if some[cut:]:
             parts.add(kind.unpack(bar_of(kind, some[cut:]).pack()))
         restored = kind.unpack(whole.pack()).copy()
-        naive = sorted(some, key=lambda one: (one.ts_event, plain_bar.order_of(one.trade_id)))
+        naive = sorted(some, key=lambda one: (one.ts_event, plain_ohlcv.order_of(one.trade_id)))
         with localcontext(prec=500):
             prices = [Decimal(one.price) for one in naive]
             volume = sum(Decimal(one.size) for one in naive)
