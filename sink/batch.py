@@ -19,7 +19,7 @@ class Source(NamedTuple):
     payload: bytes
 
 
-class Record(NamedTuple):
+class TableRows(NamedTuple):
     """`rows` rows of a table in COPY's format of that table (`sink.rows.BINARY`), from one Kafka record or item of it.
 
     `items` are the places of the rows' items in the event, where not all of them have a row. `event` is set where COPY
@@ -48,7 +48,7 @@ class Batch:
     """The records of one transaction, in the order of each partition, with the offsets that they take us to."""
 
     def __init__(self) -> None:
-        self.records: list[Record] = []
+        self.records: list[TableRows] = []
         self.spans: dict[Partition, Span] = {}
         self.rows = 0
         self.size_bytes = 0
@@ -57,7 +57,7 @@ class Batch:
         """Return whether there is anything to store, if only offsets."""
         return bool(self.spans)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: TableRows) -> None:
         """Add a record's rows; its offset is counted by `passed`."""
         self.records.append(record)
         self.rows += record.rows

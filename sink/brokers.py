@@ -15,7 +15,7 @@ from marketdata.headers import cloudevent
 from marketdata.topics import DEAD_LETTERS
 from runtime.kafka import producer_config
 from runtime.settings import CommonSettings
-from sink.batch import Partition, Record
+from sink.batch import Partition, TableRows
 from sink.rows import STAGE
 from sink.writer import Log
 
@@ -90,7 +90,7 @@ class Brokers:
         }
 
 
-class Letters:
+class DeadLetterPublisher:
     """Delivers dead letters to their topic and waits until every one has arrived."""
 
     def __init__(self, settings: CommonSettings, codec: Codec) -> None:
@@ -98,7 +98,7 @@ class Letters:
         self._codec = codec
         self._producer = Producer(producer_config(settings, "tickstream-sink"))
 
-    def publish(self, records: Sequence[Record]) -> None:
+    def publish(self, records: Sequence[TableRows]) -> None:
         """Deliver the dead letters of records.
 
         The `ce_id` names the Kafka record that was refused, and the item of it, so that a second delivery has the same.

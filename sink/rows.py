@@ -23,7 +23,7 @@ from marketdata.errors import BadEvent
 from marketdata.events import Anomaly, AnyEvent, Book, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.topics import VENUE_CANDLES
 from sink import binary
-from sink.batch import Record, Source
+from sink.batch import Source, TableRows
 
 STAGE = "sink"
 DEAD_LETTERS = "dead_letters"
@@ -73,7 +73,7 @@ _GAP_ID_BYTES_MAX = 2_000
 _DETAIL_CHARS = 1_000
 
 
-def stored(event: AnyEvent, source: Source, now: int) -> list[Record]:
+def stored(event: AnyEvent, source: Source, now: int) -> list[TableRows]:
     """Return the records of an event; `now`, UTC nanoseconds, is the time of dead letters of single items.
 
     Raises BadEvent for an event that cannot be stored at all: a bad value outside of its items, or no table for it.
@@ -100,7 +100,7 @@ def refused(
     value: str | None = None,
     item: int | None = None,
     payload: bytes | None = None,
-) -> Record:
+) -> TableRows:
     """Return the dead letter of a Kafka record, or of its item number `item`; `ts` is now, UTC nanoseconds."""
     venue, _, symbol = source.key.decode("utf-8", "replace").partition("|")[0].partition(":")
     letter = DeadLetter(
@@ -117,10 +117,10 @@ def refused(
         offset=source.offset,
         payload=source.payload if payload is None else payload,
     )
-    return Record(source, DEAD_LETTERS, 1, _letter_row(letter, source), dead_letter=letter, item=item)
+    return TableRows(source, DEAD_LETTERS, 1, _letter_row(letter, source), dead_letter=letter, item=item)
 
 
-def refused_item(event: AnyEvent, source: Source, item: int, error: BadEvent, ts: int) -> Record:
+def refused_item(event: AnyEvent, source: Source, item: int, error: BadEvent, ts: int) -> TableRows:
     """Return the dead letter of one trade of an event; its payload is the event with only that trade, as JSON."""
     payload = None
     if isinstance(event, Trades):
@@ -131,7 +131,7 @@ def refused_item(event: AnyEvent, source: Source, item: int, error: BadEvent, ts
     )
 
 
-def _trades(event: Trades, source: Source, now: int) -> list[Record]:
+def _trades(event: Trades, source: Source, now: int) -> list[TableRows]:
     # What concerns all trades is checked first: then an error below is that of a trade.
     for field in ("venue", "symbol", "line", "origin", "reason"):
         binary.short_text(getattr(event, field), field)
@@ -142,10 +142,10 @@ def _trades(event: Trades, source: Source, now: int) -> list[Record]:
             items.append(item)
         except BadEvent as error:
             letters.append(refused_item(event, source, item, error, now))
-    return [Record(source, "trades", len(rows), b"".join(rows), items=tuple(items) if letters else ()), *letters]
+    return [TableRows(source, "trades", len(rows), b"".join(rows), items=tuple(items) if letters else ()), *letters]
 
 
-def _quote(event: Quote, source: Source) -> Record:
+def _quote(event: Quote, source: Source) -> TableRows:
     text = (
         f"{_stamp(event, source)}\t{_flag(event.valid)}\t{_short(event.reason)}\t{_origin(event)}\t"
         f"{_short(event.source)}\t{_optional(event.bid, 'bid')}\t{_optional(event.bid_size, 'bid_size')}\t"
@@ -153,20 +153,20 @@ def _quote(event: Quote, source: Source) -> Record:
         f"{_optional(event.volume_24h, 'volume_24h')}\t{_optional(event.high_24h, 'high_24h')}\t"
         f"{_optional(event.low_24h, 'low_24h')}\t{_optional(event.change_24h, 'change_24h')}\n"
     )
-    return Record(source, "quotes", 1, text.encode())
+    return TableRows(source, "quotes", 1, text.encode())
 
 
-def _book(event: Book, source: Source) -> Record:
+def _book(event: Book, source: Source) -> TableRows:
     text = (
         f"{_stamp(event, source)}\t{_flag(event.valid)}\t{_short(event.reason)}\t{_origin(event)}\t"
         f"{event.depth}\t{event.updates}\t"
         f"{_numbers(event.bid_prices, 'bid_prices')}\t{_numbers(event.bid_sizes, 'bid_sizes')}\t"
         f"{_numbers(event.ask_prices, 'ask_prices')}\t{_numbers(event.ask_sizes, 'ask_sizes')}\n"
     )
-    return Record(source, "books", 1, text.encode())
+    return TableRows(source, "books", 1, text.encode())
 
 
-def _candle(event: Candle, source: Source) -> Record:
+def _candle(event: Candle, source: Source) -> TableRows:
     text = (
         f"{timestamp(event.start)}\t{event.ts_event}\t{event.ts_recv}\t{source.offset}\t{source.partition}\t"
         f"{timestamp(event.end)}\t{event.start}\t{event.end}\t{_integer(event.trades)}\t{event.revision}\t"
@@ -177,14 +177,14 @@ def _candle(event: Candle, source: Source) -> Record:
         f"{_short(event.venue)}\t{_short(event.symbol)}\t{_short(event.origin)}\n"
     )
     if source.topic.endswith(_VENUE_CANDLES):
-        return Record(
+        return TableRows(
             source, "venue_candles", 1, text.encode()
         )  # the venue's own: it neither opens nor closes one of ours
     table = "candles_open" if event.state == "open" else "candles"
-    return Record(source, table, 1, text.encode(), event)
+    return TableRows(source, table, 1, text.encode(), event)
 
 
-def _anomaly(event: Anomaly, source: Source) -> Record:
+def _anomaly(event: Anomaly, source: Source) -> TableRows:
     if any("\x00" in text for pair in event.evidence.items() for text in pair):
         raise BadEvent("control_character", "evidence", repr(event.evidence))
     evidence = orjson.dumps(event.evidence, option=orjson.OPT_SORT_KEYS).decode()
@@ -193,10 +193,10 @@ def _anomaly(event: Anomaly, source: Source) -> Record:
         f"{_short(event.kind)}\t{_short(event.severity)}\t{_short(event.metric)}\t{_number(event.value, 'value')}\t"
         f"{_number(event.limit, 'limit')}\t{_text(evidence)}\n"
     )
-    return Record(source, "anomalies", 1, text.encode())
+    return TableRows(source, "anomalies", 1, text.encode())
 
 
-def _feed_status(event: FeedStatus, source: Source) -> Record:
+def _feed_status(event: FeedStatus, source: Source) -> TableRows:
     text = (
         f"{_stamp(event, source)}\t{_origin(event)}\t{_short(event.kind)}\t{_short(event.reason)}\t"
         f"{_text(event.detail)}\t{_maybe(event.channel)}\t{_maybe(event.gap_id)}\t{_integer(event.expected)}\t{_integer(event.received)}\t"
@@ -204,23 +204,23 @@ def _feed_status(event: FeedStatus, source: Source) -> Record:
     )
     if event.gap_id is not None:
         binary.checked(event.gap_id, "gap_id", _GAP_ID_BYTES_MAX)
-    return Record(source, "feed_status", 1, text.encode(), event if event.kind in {"gap", "resynced"} else None)
+    return TableRows(source, "feed_status", 1, text.encode(), event if event.kind in {"gap", "resynced"} else None)
 
 
-def _instrument(event: Instrument, source: Source) -> Record:
+def _instrument(event: Instrument, source: Source) -> TableRows:
     for field in ("tick_size", "size_increment", "min_order_size", "strike", "contract_multiplier"):
         _optional(getattr(event, field), field)
     for name in event.__struct_fields__:
         value = getattr(event, name)
         if isinstance(value, str):
             binary.checked(value, name, binary.SHORT_BYTES_MAX)
-    return Record(source, "instruments", 1, b"", event)
+    return TableRows(source, "instruments", 1, b"", event)
 
 
-def _dead_letter(event: DeadLetter, source: Source) -> Record:
+def _dead_letter(event: DeadLetter, source: Source) -> TableRows:
     if event.stage == STAGE:  # ours: its row was stored in the transaction that refused the record
-        return Record(source, DEAD_LETTERS, 0, b"")
-    return Record(source, DEAD_LETTERS, 1, _letter_row(event, source))
+        return TableRows(source, DEAD_LETTERS, 0, b"")
+    return TableRows(source, DEAD_LETTERS, 1, _letter_row(event, source))
 
 
 def _letter_row(letter: DeadLetter, source: Source) -> bytes:
@@ -234,7 +234,7 @@ def _letter_row(letter: DeadLetter, source: Source) -> bytes:
     return row.encode()
 
 
-_BUILDERS: dict[type, Callable[[Any, Source], Record]] = {
+_BUILDERS: dict[type, Callable[[Any, Source], TableRows]] = {
     Quote: _quote,
     Book: _book,
     Candle: _candle,

@@ -41,7 +41,7 @@ from runtime.metrics import DROPPED, WRITE_LATENCY_MS
 from runtime.registry import Registry, decode
 from runtime.tracing import Tracing
 from sink import metrics
-from sink.batch import Batch, Partition, Record, Source
+from sink.batch import Batch, Partition, Source, TableRows
 from sink.brokers import Brokers, BrokersUnavailable
 from sink.compiled import trade_rows
 from sink.positions import Positions
@@ -276,11 +276,11 @@ class Sink:
         if len(self._headers) < _MEASURE_ALL or offset % _MEASURE_EACH == 0:
             self._headers.append(headers_of(message))
 
-    def _read(self, source: Source) -> list[Record]:
+    def _read(self, source: Source) -> list[TableRows]:
         if source.topic == self._trades and trade_rows is not None and source.payload.startswith(self._trades_prefix):
             found = trade_rows(source.payload, source.partition, source.offset)
             if found is not None:
-                return [Record(source, "trades", *found)]
+                return [TableRows(source, "trades", *found)]
         event = decode(self._codec, self._registry, source.payload)
         if event.schema != self._schemas[source.topic]:
             raise BadEvent("wrong_schema", "schema", event.schema)

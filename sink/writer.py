@@ -10,7 +10,7 @@ Theory of operation. One transaction does, in this order:
 
 Rows are checked before (`sink.rows`), so that PostgreSQL refuses none unless somebody added a constraint. When it does,
 the transaction fails. The batch is then written again in parts, each in a transaction of its own that moves the offsets
-as far as it goes, row by row (`sink.sifting`). Bad rows become dead letters and all others are stored. However many
+as far as it goes, row by row (`sink.single_rows`). Bad rows become dead letters and all others are stored. However many
 rows are refused, each part takes a bounded time and is progress.
 """
 
@@ -30,11 +30,11 @@ from psycopg import sql
 
 from marketdata.errors import BadEvent, TickstreamError, Unavailable
 from marketdata.events import AnyEvent, Candle, DeadLetter, FeedStatus, Instrument
-from sink.batch import Batch, Partition, Record
+from sink.batch import Batch, Partition, TableRows
 from sink.binary import HEADER, TRAILER
-from sink.current import clear_open_candles, count_open_gaps, keep_gaps, keep_instruments
 from sink.rows import BINARY, COLUMNS, refused, refused_item
-from sink.sifting import store_one_by_one
+from sink.single_rows import store_one_by_one
+from sink.upserts import clear_open_candles, count_open_gaps, keep_gaps, keep_instruments
 
 CONNECT_TIMEOUT_S = 5
 _MS = 1000
@@ -82,7 +82,7 @@ class Writer:
         dsn: str,
         schema: str,
         *,
-        publish: Callable[[Sequence[Record]], None],
+        publish: Callable[[Sequence[TableRows]], None],
         decode: Callable[[bytes], AnyEvent],
         now: Callable[[], int],
         write_seconds: float = 30.0,
@@ -190,7 +190,7 @@ class Writer:
     def _store(self, batch: Batch, *, sift: bool) -> Written:
         with self._transaction() as cursor:
             self._advance(cursor, batch)
-            records: Sequence[Record] = batch.records
+            records: Sequence[TableRows] = batch.records
             if sift:
                 records = self._sift(cursor, records)
             else:
@@ -307,7 +307,7 @@ class Writer:
                 "another sink has them"
             )
 
-    def _apply(self, cursor: psycopg.Cursor[Any], records: Sequence[Record]) -> None:
+    def _apply(self, cursor: psycopg.Cursor[Any], records: Sequence[TableRows]) -> None:
         """Store records, all or none."""
         clear_open_candles(cursor, [record.event for record in records if isinstance(record.event, Candle)])
         for table, some in _by_table(records).items():
@@ -317,9 +317,9 @@ class Writer:
         keep_gaps(cursor, [record for record in records if isinstance(record.event, FeedStatus)])
         keep_instruments(cursor, [record.event for record in records if isinstance(record.event, Instrument)])
 
-    def _sift(self, cursor: psycopg.Cursor[Any], records: Sequence[Record]) -> list[Record]:
+    def _sift(self, cursor: psycopg.Cursor[Any], records: Sequence[TableRows]) -> list[TableRows]:
         """Store what can be stored; return it, with the dead letters of what cannot."""
-        letters: list[Record] = []
+        letters: list[TableRows] = []
         refused_rows: Counter[int] = Counter()
         clear_open_candles(cursor, [record.event for record in records if isinstance(record.event, Candle)])
         for table, some in _by_table(records).items():
@@ -343,7 +343,7 @@ class Writer:
         self._apply(cursor, letters)
         return [record._replace(rows=record.rows - refused_rows[id(record)]) for record in records] + letters
 
-    def _refuse(self, record: Record, item: int | None, problem: str, column: str | None) -> Record:
+    def _refuse(self, record: TableRows, item: int | None, problem: str, column: str | None) -> TableRows:
         """Return the dead letter of what PostgreSQL refused: one row of a record, or all of it."""
         error = BadEvent("refused_by_database", column or "*", " ".join(problem.split()))
         if item is None:
@@ -352,7 +352,7 @@ class Writer:
         return refused_item(event, record.source, item, error, self._now())
 
 
-def _chunks(records: Sequence[Record], table: str) -> Iterator[bytes]:
+def _chunks(records: Sequence[TableRows], table: str) -> Iterator[bytes]:
     """Return the COPY data of records in pieces, so that a batch is not in memory a second time."""
     chunk, size = [HEADER] if table in BINARY else [], 0
     for record in records:
@@ -364,17 +364,17 @@ def _chunks(records: Sequence[Record], table: str) -> Iterator[bytes]:
     yield b"".join([*chunk, TRAILER] if table in BINARY else chunk)
 
 
-def _items(record: Record) -> Sequence[int | None]:
+def _items(record: TableRows) -> Sequence[int | None]:
     """Return the item that each row of a record is; None for a record of one."""
     if record.items:
         return record.items
     return range(record.rows) if record.rows > 1 else (None,) * record.rows
 
 
-def _by_table(records: Sequence[Record]) -> dict[str, list[Record]]:
+def _by_table(records: Sequence[TableRows]) -> dict[str, list[TableRows]]:
     """Return the records that have rows, by table; of candles that are still open the last state of each."""
-    tables: dict[str, list[Record]] = {}
-    candles: dict[str, Record] = {}
+    tables: dict[str, list[TableRows]] = {}
+    candles: dict[str, TableRows] = {}
     for record in records:
         if isinstance(record.event, Candle):
             candles[record.event.key] = record

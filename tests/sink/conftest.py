@@ -32,7 +32,7 @@ from runtime.registry import Registry
 from runtime.settings import CommonSettings
 from runtime.tracing import Tracing
 from sink import migrations
-from sink.brokers import Letters
+from sink.brokers import DeadLetterPublisher
 from sink.service import GROUP, TOPICS, Sink
 from sink.settings import SinkSettings
 from sink.writer import Writer
@@ -211,7 +211,7 @@ class Services:
         writer = Writer(
             settings.dsn,
             self.schema,
-            publish=Letters(settings, self.codec).publish,
+            publish=DeadLetterPublisher(settings, self.codec).publish,
             decode=self.codec.decode,
             now=time.time_ns,
         )

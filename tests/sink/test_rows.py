@@ -17,7 +17,7 @@ from infra.local.table import Endpoints
 from marketdata.errors import BadEvent
 from marketdata.events import AnyEvent, Book, Checkpoint, DeadLetter, FeedStatus, Quote, Trade, Trades
 from sink import binary
-from sink.batch import Batch, Record, Source, Span
+from sink.batch import Batch, Source, Span, TableRows
 from sink.binary import HEADER, TRAILER
 from sink.rows import STAGE, refused, timestamp
 from sink.rows import stored as records_of
@@ -56,7 +56,7 @@ plain = st.builds(lambda sign, whole, part: f"{sign}{whole}.{part}", st.sampled_
 scientific = st.builds(lambda number, power: f"{number}e{power}", plain, st.integers(-20, 9))
 
 
-def stored(event: AnyEvent, source: Source) -> Record:
+def stored(event: AnyEvent, source: Source) -> TableRows:
     """Return the only record of an event."""
     (record,) = records_of(event, source, 0)
     return record

@@ -29,7 +29,7 @@ from marketdata.events import (
     Trades,
 )
 from sink import migrations
-from sink.batch import Batch, Record, Source
+from sink.batch import Batch, Source, TableRows
 from sink.rows import stored
 from sink.writer import Log, Superseded, Writer
 
@@ -60,7 +60,7 @@ class Table:
         self._writers.append(one)
         return one
 
-    def _take(self, records: Sequence[Record]) -> None:
+    def _take(self, records: Sequence[TableRows]) -> None:
         self.letters += [record.dead_letter for record in records if record.dead_letter is not None]
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
@@ -487,7 +487,7 @@ def test_a_crash_amid_refused_rows_loses_and_doubles_nothing(table: Table) -> No
     events = [message(f"{'bad' if number % 2 else 'x'}{number}") for number in range(600)]
     left = [1]
 
-    def publish(records: Sequence[Record]) -> None:
+    def publish(records: Sequence[TableRows]) -> None:
         if not left:
             raise Unavailable("Kafka takes no dead letters")
         left.pop()
@@ -526,7 +526,7 @@ def test_nothing_is_stored_when_the_dead_letter_cannot_be_delivered(
 ) -> None:
     """Kafka does not take the letter: the batch is rolled back and comes again, so that topic and table agree."""
 
-    def refuse(_: Sequence[Record]) -> None:
+    def refuse(_: Sequence[TableRows]) -> None:
         raise Unavailable("Kafka takes no dead letters")
 
     bad = message("x", "nul\x00")

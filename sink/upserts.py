@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from marketdata.events import Candle, FeedStatus, Instrument
-from sink.batch import Record
+from sink.batch import TableRows
 from sink.rows import timestamp
 
 
@@ -57,7 +57,7 @@ _FINDERS = {"live": "feed", "repair": "scan", "backfill": "history"}
 _RESYNC = "resync"
 
 
-def keep_gaps(cursor: psycopg.Cursor[Any], ledger: list[Record]) -> None:
+def keep_gaps(cursor: psycopg.Cursor[Any], ledger: list[TableRows]) -> None:
     """Enter gaps in the ledger and close those that are repaired, in the order of their arrival."""
     for record in ledger:
         event = record.event
