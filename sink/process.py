@@ -26,7 +26,7 @@ def run(stop: threading.Event) -> int:
     try:
         settings = load(SinkSettings)
     except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - before there is a log
+        print(error, file=sys.stderr)  # noqa: T201 - logging is not configured yet
         return 2
     log.configure("sink", settings.log_level)
     readiness = Readiness("kafka", "database", "registry", "reading")

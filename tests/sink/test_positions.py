@@ -82,7 +82,7 @@ def test_a_partition_stalls_when_it_does_not_move_while_its_log_goes_on() -> Non
     assert positions.find_stalls(10.0, 15.0) == []
     found = positions.find_stalls(16.0, 15.0)
     assert [(stall.partition, stall.offset, stall.end) for stall in found] == [(ONE, 10, 12)]
-    assert "md.trades.v1[0] is not read: it stands at 10 for 16 s" in str(found[0])
+    assert "no progress in md.trades.v1[0]: at offset 10 for 16 s" in str(found[0])
     positions.start({ONE: 10, OTHER: 20}, 16.0)
     positions.see_ends({ONE: 12})
     assert positions.find_stalls(17.0, 15.0) == []
