@@ -212,7 +212,7 @@ class Connection:
         if lasted_s >= self._options.stable_s and self._frames_here:
             self._backoff.succeeded()
         wait_s = self._backoff.failed(random.random())  # noqa: S311 - jitter is no secret
-        if self._backoff.given_up:
+        if self._backoff.is_exhausted:
             advice = (
                 f"it failed {self._backoff.failures} times in a row; start the producer again when the cause is gone"
             )
