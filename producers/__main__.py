@@ -20,7 +20,7 @@ import uvloop
 from marketdata.codec import Codec
 from marketdata.compiled import BOOKS, CODEC
 from marketdata.errors import SettingsError, Unavailable, UnknownSchema
-from producers import upkeep
+from producers import history_process
 from producers.backoff import Backoff
 from producers.connection import Connection, Options, Sink
 from producers.families import databento
@@ -360,7 +360,7 @@ def main() -> int:
         streams = settings.streams_of(venue)
         for stream in streams:
             venue.make(line="", products=stream.products, token=find_tokens(settings, venue))
-        beside = upkeep.beside(venue.name, [name for stream in streams for name in stream.products or ()])
+        beside = history_process.run_beside(venue.name, [name for stream in streams for name in stream.products or ()])
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2

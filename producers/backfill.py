@@ -1,4 +1,4 @@
-"""Brings a venue's history onto the road: candles and trades over REST to Kafka, with `origin` backfill, resumable.
+"""Backfills a venue's history: candles and trades over REST to Kafka, with `origin` backfill, resumable.
 
 Theory of operation.
 

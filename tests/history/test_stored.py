@@ -68,11 +68,11 @@ class Rows:
         )  # fmt: skip
 
     def database(self) -> Database:
-        """Return the database as the role of the upkeep has it."""
+        """Return the database as seen by the history role."""
         return Database(self._endpoints.history_database_url, self._schema)
 
     def holes(self) -> list[tuple[int, int]]:
-        """Return the holes of the first ten minutes as minutes, as the role of the upkeep sees them."""
+        """Return the gaps of the first ten minutes as minutes, as seen by the history role."""
 
         async def ask() -> list[Hole]:
             async with self.database() as database:

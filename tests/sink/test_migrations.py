@@ -122,14 +122,14 @@ def test_the_sink_adds_history_but_cannot_read_change_or_delete_it(endpoints: En
 
 def test_the_history_role_reads_tables_and_writes_only_its_jobs(endpoints: Endpoints, schema: str) -> None:
     """It reads tables for comparison and writes only the progress of jobs; data goes through Kafka."""
-    with connect(endpoints.history_database_url, schema) as upkeep:
-        upkeep.execute(
+    with connect(endpoints.history_database_url, schema) as history:
+        history.execute(
             "INSERT INTO ingestion_jobs (job_id, venue, symbol, kind, interval, state, start_ns, end_ns, cursor_ns) "
             "VALUES ('j', 'v', 's', 'trades', '', 'running', 0, 1, 0)"
         )
-        upkeep.execute("UPDATE ingestion_jobs SET state = 'done'")
+        history.execute("UPDATE ingestion_jobs SET state = 'done'")
         for table in ("trades", "candles", "candles_latest", "gaps", "instruments"):
-            upkeep.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table)))
+            history.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table)))
         for statement in (
             "DELETE FROM ingestion_jobs",
             "INSERT INTO trades SELECT * FROM trades LIMIT 0",
@@ -138,7 +138,7 @@ def test_the_history_role_reads_tables_and_writes_only_its_jobs(endpoints: Endpo
             "DROP TABLE candles",
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                upkeep.execute(sql.SQL(statement))
+                history.execute(sql.SQL(statement))
 
 
 @pytest.mark.parametrize("role", ["api_database_url", "readonly_database_url"])
