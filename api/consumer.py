@@ -31,7 +31,7 @@ from marketdata.codec import Codec
 from marketdata.errors import CodecError, TickstreamError, Unavailable
 from marketdata.events import RESYNCING, AnyEvent
 from marketdata.headers import Headers
-from runtime.health import Readiness
+from runtime.health import Dependent, Readiness
 from runtime.kafka import consumer_config, headers_of, is_fatal
 from runtime.metrics import DROPPED
 from runtime.registry import Registry, RegistryFailing, decode
@@ -97,6 +97,8 @@ class MarketConsumer:
         self._deliver = deliver
         self._stop = threading.Event()
         self._room = threading.Semaphore(_OUTSTANDING_MAX)
+        # It keeps its schemas in our database.
+        self._registry_health = Dependent(readiness, REGISTRY, rests_on=DATABASE)
         self._caught_up = False
         self._brokers_down = ""
         self._threads = [
@@ -141,35 +143,32 @@ class MarketConsumer:
 
     def _codec(self, registry: Registry) -> Codec:
         while True:
+            began = time.monotonic()
             try:
                 codec = registry.codec()
             except TickstreamError as error:
-                self._readiness.down(REGISTRY, str(error))
-                if self._stop.wait(_RETRY_S):
-                    raise _Stopped from None
+                self.wait_for_registry(error, began)
             else:
-                self._readiness.up(REGISTRY)
+                self._registry_health.up()
                 return codec
 
     def _watch_registry(self) -> None:
         registry = Registry(self._settings.registry_url, timeout_s=_CALL_TIMEOUT_S)
-        was_failing = False
         while not self._stop.wait(_CHECK_S):
-            is_failing = False
+            began = time.monotonic()
             try:
                 registry.lookup(topics.TRADES.schema)
-            except RegistryFailing as error:
-                # It usually keeps its schemas in our database. When that is away, the database is what is missing;
-                # between two failures its own check has noticed.
-                is_failing = True
-                if was_failing and self._readiness.is_up(DATABASE):
-                    self._readiness.down(REGISTRY, str(error))
             except TickstreamError as error:
-                self._readiness.down(REGISTRY, str(error))
+                self._registry_failed(error, began)
             else:
-                self._readiness.up(REGISTRY)
-            was_failing = is_failing
+                self._registry_health.up()
         registry.close()
+
+    def _registry_failed(self, error: TickstreamError, began: float) -> None:
+        if isinstance(error, RegistryFailing):
+            self._registry_health.failed(began, str(error))
+        else:
+            self._readiness.down(REGISTRY, str(error))
 
     # Reading
 
@@ -215,9 +214,9 @@ class MarketConsumer:
             raise _Stopped
         self._deliver(batch)
 
-    def wait_for_registry(self, why: str) -> None:
-        """Note that the registry does not answer, and wait a little; raises _Stopped when asked to stop."""
-        self._readiness.down(REGISTRY, why)
+    def wait_for_registry(self, error: TickstreamError, began: float) -> None:
+        """Note that a request which began then failed, and wait a little; raises _Stopped when asked to stop."""
+        self._registry_failed(error, began)
         if self._stop.wait(_RETRY_S):
             raise _Stopped
 
@@ -443,10 +442,11 @@ class _Reader:
     def _event(self, data: bytes) -> AnyEvent:
         """Return the event in the bytes; waits for the registry where it is needed and away."""
         while True:
+            began = time.monotonic()
             try:
                 return decode(self._codec, self._registry, data)
             except Unavailable as error:
-                self._owner.wait_for_registry(str(error))
+                self._owner.wait_for_registry(error, began)
 
     @staticmethod
     def _undecodable(message: Message, error: CodecError) -> None:

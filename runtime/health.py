@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 from socketserver import ThreadingMixIn
 from types import TracebackType
@@ -15,6 +16,9 @@ from prometheus_client import Gauge, make_wsgi_app
 
 _DEPENDENCY_UP = Gauge("tickstream_dependency_up", "1 while a dependency answers, else 0.", ["dependency"])
 
+# A dependency that is away is noticed within this time: checks come every second and have a limit of their own.
+NOTICED_SECONDS = 4.0
+
 
 class Readiness:
     """What a service depends on, and whether each answers now. Safe from any thread."""
@@ -22,6 +26,7 @@ class Readiness:
     def __init__(self, *dependencies: str) -> None:
         self._lock = threading.Lock()
         self._states: dict[str, str] = {}
+        self._up_since: dict[str, float] = {}
         for dependency in dependencies:
             self.down(dependency, "not reached yet")
 
@@ -29,12 +34,14 @@ class Readiness:
         """Note that a dependency answers."""
         with self._lock:
             self._states[dependency] = "ok"
+            self._up_since.setdefault(dependency, time.monotonic())
         _DEPENDENCY_UP.labels(dependency).set(1)
 
     def down(self, dependency: str, why: str) -> None:
         """Note that a dependency does not answer, and why."""
         with self._lock:
             self._states[dependency] = why
+            self._up_since.pop(dependency, None)
         _DEPENDENCY_UP.labels(dependency).set(0)
 
     def is_up(self, dependency: str) -> bool:
@@ -42,12 +49,48 @@ class Readiness:
         with self._lock:
             return self._states.get(dependency) == "ok"
 
+    def up_since(self, dependency: str) -> float | None:
+        """Return since when (monotonic seconds) a dependency has answered each time, None when it does not now."""
+        with self._lock:
+            return self._up_since.get(dependency)
+
     def report(self) -> tuple[bool, dict[str, Any]]:
         """Return whether all answer, and the body of /readyz."""
         with self._lock:
             checks = dict(self._states)
         ready = all(state == "ok" for state in checks.values())
         return ready, {"status": "ready" if ready else "not ready", "checks": checks}
+
+
+class Dependent:
+    """A dependency that rests on another one and fails with it: while the other is away, only the other is called down.
+
+    So its failures count once they have lasted for `NOTICED_SECONDS` during which the other one answered each time:
+    long enough for the other's own check to notice that it is away. Safe from any thread.
+    """
+
+    def __init__(self, readiness: Readiness, name: str, *, rests_on: str) -> None:
+        self._readiness = readiness
+        self._name = name
+        self._rests_on = rests_on
+        self._failing_since: float | None = None
+
+    def up(self) -> None:
+        """Note that it answers."""
+        self._failing_since = None
+        self._readiness.up(self._name)
+
+    def failed(self, began: float, why: str) -> None:
+        """Note that a request which began then (monotonic seconds) failed as it does when the other is away."""
+        up_since = self._readiness.up_since(self._rests_on)
+        if up_since is None or began < up_since:
+            self._failing_since = None
+            return
+        since = self._failing_since
+        if since is None or since < up_since:
+            self._failing_since = since = began
+        if time.monotonic() - since >= NOTICED_SECONDS:
+            self._readiness.down(self._name, why)
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -18,7 +18,7 @@ _CONFLICT = 409
 
 
 class RegistryFailing(Unavailable):
-    """The registry responds with an error of its own: usually the database is away in which it keeps its schemas."""
+    """The registry takes a request and cannot serve it: usually the database is away in which it keeps its schemas."""
 
 
 class Registry:
@@ -39,6 +39,8 @@ class Registry:
     def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
         try:
             response = self._client.request(method, path, json=body)
+        except httpx.ReadTimeout as error:
+            raise RegistryFailing(f"the schema registry at {self._url} does not respond in time") from error
         except httpx.HTTPError as error:
             raise Unavailable(f"the schema registry at {self._url} does not respond: {error}") from error
         if response.is_server_error:

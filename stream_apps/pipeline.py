@@ -11,7 +11,9 @@ of it in one transaction: outputs, checkpoints and the offsets of every input to
    frontier without publishing (`replay`), and goes on.
 
 A key is dirty from the first record that its last checkpoint does not reflect. The offset to replay from is that of the
-key that has been dirty for longest; keys are checkpointed often enough that replay stays short (`Cadence`).
+key that has been dirty for longest; keys are checkpointed often enough that replay stays short (`Cadence`). A new key's
+first checkpoint comes with its first outputs: when its topic is deleted and made again, Kafka forgets what was
+committed of it, and only checkpoints say which symbols lost something.
 
 A record that cannot be decoded, or an offset that is missing, is a loss: its symbols become invalid at once (see
 `Chain.lose`). A record that makes an operator raise is excluded: the pipeline is built again, and the record becomes a
@@ -163,7 +165,8 @@ class _Key:
 class _Input:
     """One input topic: its chain, the next offset, and the keys in the order in which they became dirty or were saved.
 
-    `reflected` has the offsets of checkpoints that replay has not reached yet.
+    `fresh` are the dirty ones that have no checkpoint. `reflected` has the offsets of checkpoints that replay has not
+    reached yet.
     """
 
     def __init__(self, chain: Chain, physical: str, partition: int, start: Start) -> None:
@@ -175,6 +178,7 @@ class _Input:
         self.loss = start.loss
         self.keys: dict[str, _Key] = {}
         self.dirty: dict[str, _Key] = {}
+        self.fresh: dict[str, _Key] = {}
         self.saved: dict[str, _Key] = {}
         self.reflected: dict[str, int] = {}
         self.hops = HopsEncoder(physical, partition)
@@ -307,7 +311,7 @@ class Pipeline:
         now_ms = now_ns // MILLISECOND_NS
         kept = entry.keys.get(key)
         if kept is None:
-            kept = entry.keys[key] = _Key(now_ms, now_ms)
+            kept = entry.keys[key] = entry.fresh[key] = _Key(now_ms, now_ms)
         if kept.dirty_from is None:
             kept.dirty_from = offset
             kept.dirty_ms = kept.stepped_ms = now_ms
@@ -470,6 +474,10 @@ class Pipeline:
         found: list[Output] = []
         left = BATCH_BYTES if everything else CHECKPOINT_BYTES_MAX
         for entry in self._inputs.values():
+            for key, kept in list(entry.fresh.items()):
+                if left <= 0:
+                    break
+                left -= self._save(entry, key, kept, now_ms, found)
             for key, kept in list(itertools.islice(entry.dirty.items(), 1_000 if everything else CHECKPOINTS_MAX)):
                 is_due = (
                     everything
@@ -512,6 +520,7 @@ class Pipeline:
         ]
         found.append(Output(self._state_topic, event.key.encode(), value, headers))
         entry.dirty.pop(key, None)
+        entry.fresh.pop(key, None)
         entry.saved.pop(key, None)
         entry.saved[key] = kept  # last: the order is that of the writing
         kept.dirty_from = None

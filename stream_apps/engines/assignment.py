@@ -15,8 +15,11 @@ from typing import Any
 import structlog
 
 from stream_apps.engines.partition import Partition
-from stream_apps.engines.worker import Worker, abandon
+from stream_apps.engines.worker import Worker
 from stream_apps.pipeline import Record
+
+# The group is asked for another assignment this long after one that cannot be used.
+REJOIN_SECONDS = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -42,17 +45,23 @@ class Assignment:
         self._paused: set[int] = set()
         self._jumps: dict[tuple[str, int], tuple[int, int]] = {}
         self._topic_ids: dict[str, str] = {}
+        self._unusable = ""
 
-    def open(self, assigned: Iterable[tuple[str, int]], group: Any) -> None:
+    def open(self, assigned: Iterable[tuple[str, int]], group: Any) -> bool:
         """Open what was assigned, pairs of a topic and a partition number.
 
         `group` is the metadata of the group's generation that assigned it: what is committed later under any other
-        generation is refused by Kafka. Ends the process when numbers of the input topics differ.
+        generation is refused by Kafka. Returns False and opens nothing where the numbers of the input topics differ, as
+        while a topic is made again. The caller joins the group again after `REJOIN_SECONDS`: Kafka gives a member that
+        comes back under its name the assignment that it had, even when its process is a new one.
         """
         pairs = sorted(assigned)
         numbers = sorted({number for _, number in pairs})
-        if len(numbers) * len(self._worker.topics) != len(pairs):
-            abandon(f"the group assigned different partition numbers of the input topics: {pairs}")
+        missing = [f"{topic}/{n}" for topic in self._worker.topics for n in numbers if (topic, n) not in pairs]
+        self._unusable = f"the group did not assign {', '.join(missing)}" if missing else ""
+        if missing:
+            _log.warning("joining the group again", reason=self._unusable)
+            return False
         _log.info("assigned", partitions=numbers)
         for number in numbers:
             self.partitions[number] = Partition(
@@ -64,6 +73,7 @@ class Assignment:
                 on_located=self._located,
                 on_done=self._on_done,
             )
+        return True
 
     # -- records
 
@@ -159,7 +169,7 @@ class Assignment:
 
         `end` returns the end of a topic's partition; what is less than the offset to take next is not known yet.
         """
-        self._worker.export(self.partitions.values())
+        self._worker.export(self.partitions.values(), self._unusable)
         for (topic, number), offset in self.next.items():
             waiting = len(self.partitions[number].waiting)
             self._worker.show_lag(topic, number, max(0, end(topic, number) - offset) + waiting)

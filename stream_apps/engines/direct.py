@@ -16,7 +16,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from runtime.kafka import close, consumer_config, is_fatal
-from stream_apps.engines.assignment import Assignment
+from stream_apps.engines.assignment import REJOIN_SECONDS, Assignment
 from stream_apps.engines.worker import Worker, abandon
 from stream_apps.pipeline import Record
 from stream_apps.settings import GROUP
@@ -40,6 +40,7 @@ class Engine:
         self._assignment = Assignment(worker, self._executor, on_moved=self._moved, on_done=lambda: None)
         self._changed = False
         self._measured = 0.0
+        self._rejoin_at: float | None = None
         settings = worker.settings
         config = consumer_config(settings, GROUP) | {
             "client.id": f"tickstream-pipeline{'-' + settings.worker if settings.worker else ''}",
@@ -56,14 +57,16 @@ class Engine:
 
     def run(self) -> None:
         """Work until the process is asked to stop, then finish what was begun."""
-        self._consumer.subscribe(
-            list(self._worker.topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
+        self._join()
         while not self._worker.stop.is_set():
             self._offer(self._consume())
             self._assignment.work()
             if self._changed:
                 self._position()
+            if self._rejoin_at is not None and time.monotonic() >= self._rejoin_at:
+                self._rejoin_at = None
+                self._consumer.unsubscribe()
+                self._join()
             if time.monotonic() - self._measured >= _MEASURE_SECONDS:
                 self._measured = time.monotonic()
                 self._assignment.measure(self._end)
@@ -140,12 +143,18 @@ class Engine:
 
     # -- the group
 
+    def _join(self) -> None:
+        self._consumer.subscribe(
+            list(self._worker.topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         consumer.assign([])
-        self._assignment.open(
+        is_whole = self._assignment.open(
             [(partition.topic, partition.partition) for partition in partitions],
             self._consumer.consumer_group_metadata(),
         )
+        self._rejoin_at = None if is_whole else time.monotonic() + REJOIN_SECONDS
 
     def _on_revoke(self, consumer: Any, _partitions: list[TopicPartition]) -> None:
         self._drain(self._worker.settings.session_seconds / 2)

@@ -31,7 +31,7 @@ import structlog
 from faust.app.base import BootStrategy
 from faust.types import TP
 
-from stream_apps.engines.assignment import Assignment
+from stream_apps.engines.assignment import REJOIN_SECONDS, Assignment
 from stream_apps.engines.faust_transport import Batch, Consumer, Transport
 from stream_apps.engines.worker import Worker, abandon
 from stream_apps.pipeline import Record
@@ -172,7 +172,9 @@ class Engine:
         if self._worker.stop.is_set():
             return  # to open a partition would fence whoever gets it next
         assigned: set[TP] = args[0]
-        self._assignment.open([(tp.topic, tp.partition) for tp in assigned], self._consumer.group_metadata())
+        is_whole = self._assignment.open([(tp.topic, tp.partition) for tp in assigned], self._consumer.group_metadata())
+        if not is_whole:
+            asyncio.get_running_loop().call_later(REJOIN_SECONDS, self._consumer.rejoin)
 
     async def _on_revoked(self, _app: Any, /, *_args: Any, signal: Any, **_kwargs: Any) -> None:  # noqa: ARG002
         await self.drain(self._worker.settings.session_seconds / 2)

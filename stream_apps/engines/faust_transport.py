@@ -83,6 +83,8 @@ class Consumer(FaustConsumer):
             request_timeout_ms=max(20_000, session_ms),
             heartbeat_interval_ms=1_000,
             retry_backoff_ms=50,
+            # A topic that was made again is noticed within this time.
+            metadata_max_age_ms=5_000,
         )
         await self._client.start()
 
@@ -117,6 +119,10 @@ class Consumer(FaustConsumer):
         return group_metadata(
             self.app.conf.id, coordinator.generation, coordinator.member_id, self._settings.worker or None
         )
+
+    def rejoin(self) -> None:
+        """Join the group again, so that it assigns anew."""
+        self._coordinator.request_rejoin()
 
     def read(self, offsets: Mapping[tuple[str, int], int]) -> None:
         """Read topics' partitions from these offsets on."""

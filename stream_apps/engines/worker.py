@@ -154,10 +154,13 @@ class Worker:
 
     # -- what people and machines see
 
-    def export(self, partitions: Iterable[Partition]) -> None:
-        """Bring the metrics and the readiness up to date with the partitions of this worker."""
+    def export(self, partitions: Iterable[Partition], unusable: str) -> None:
+        """Bring the metrics and the readiness up to date with the partitions of this worker.
+
+        `unusable` says why what the group assigned cannot be used, and is empty otherwise.
+        """
         now = time.monotonic()
-        late = []
+        late = [unusable] if unusable else []
         for partition in partitions:
             number = str(partition.number)
             inputs, outputs, failures = self._progress.get(partition.number, (0, 0, 0))

@@ -170,11 +170,10 @@ def test_api_names_the_database_and_not_the_registry_that_depends_on_it(
         wait_for("the API to be ready", is_ready)
         missing.clear()
         with ThreadPoolExecutor(1) as pool:
-            killing = pool.submit(kill, "database")
             # Its supervisor is held still, or the database would be back before anybody missed it.
             os.kill(supervisor, signal.SIGSTOP)
+            killing = pool.submit(kill, "database")
             try:
-                killing = pool.submit(kill, "database")
                 wait_for("the database to be missing", lambda: not is_ready())
             finally:
                 os.kill(supervisor, signal.SIGCONT)
