@@ -10,6 +10,7 @@ from marketdata.errors import BadEvent
 
 SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
+MINUTE_NS = 60 * SECOND_NS
 
 # 2009-01-01: no market has older data; older times are unset or in a wrong unit.
 TS_MIN = 1_230_768_000 * SECOND_NS

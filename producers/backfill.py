@@ -25,10 +25,12 @@ from difflib import get_close_matches
 
 import msgspec
 
+from marketdata.clock import MINUTE_NS
 from marketdata.errors import Refused, TickstreamError, Unavailable
 from marketdata.events import AnyEvent, Candle, FeedStatus, Trades
+from marketdata.intervals import INTERVALS
 from producers.bars import Minutes, Name, Stored, filled, next_revision, records, roll_up
-from producers.history.contract import INTERVALS, MINUTE_NS, Span
+from producers.history.contract import Span
 from producers.history.rest import Rest
 from producers.jobs import Database, Job, Jobs, What
 from producers.publisher import Publisher

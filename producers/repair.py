@@ -20,12 +20,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from marketdata.clock import format_rfc3339
+from marketdata.clock import MINUTE_NS, format_rfc3339
 from marketdata.errors import Refused, TickstreamError
 from marketdata.events import GAP, FeedStatus
 from producers.backfill import DAY_NS, Backfill, publish, wait_for
 from producers.feeds import VENUES, find_venue
-from producers.history.contract import MINUTE_NS
 from producers.jobs import Database, Job, What
 from producers.publisher import Publisher
 from producers.stored import Hole, OpenGap, Tables

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.clock import MILLISECOND_NS, MINUTE_NS, SECOND_NS
 from marketdata.events import AMENDED, AMENDING, HALTED
 from producers.bars import Stored
-from producers.history.contract import MINUTE_NS
 from producers.jobs import Database
 
 # A feed's gap names when its neighbours were traded or received, by the venue's clock or by ours.

@@ -31,7 +31,7 @@ from typing import Any
 import msgspec
 from msgspec.msgpack import Ext
 
-from marketdata.clock import SECOND_NS, format_rfc3339
+from marketdata.clock import MINUTE_NS, SECOND_NS, format_rfc3339
 from marketdata.decimals import is_zero, plain
 from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, DISCONNECTED, Candle, Instrument, Quote, Trade
@@ -50,7 +50,6 @@ from producers.venue import Signer, Venue
 LOGIN_NS = 10 * SECOND_NS
 DAY_BEGINS_NS = 6 * 3_600 * SECOND_NS
 DAY_NS = 86_400 * SECOND_NS
-MINUTE_NS = 60 * SECOND_NS
 BARS_KEPT = 10
 SYMBOLS_MAX = 15_000  # about 11,000 are listed in the US
 

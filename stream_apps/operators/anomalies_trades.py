@@ -11,7 +11,7 @@ from math import log
 
 import msgspec
 
-from marketdata.clock import SECOND_NS
+from marketdata.clock import MINUTE_NS, SECOND_NS
 from marketdata.events import AMENDING, HALTED, AnyEvent, Trades
 from marketdata.prices import Survey, survey
 from marketdata.windows import Window
@@ -24,8 +24,6 @@ from stream_apps.operators.anomaly import (
     severity,
     ticks,
 )
-
-MINUTE_NS = 60 * SECOND_NS
 
 # A normal distribution's standard deviation is 1.4826 median absolute deviations.
 SIGMA = 1.4826

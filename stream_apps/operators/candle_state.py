@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.clock import MILLISECOND_NS, MINUTE_NS, SECOND_NS
 from marketdata.events import AnyEvent, Trades
+from marketdata.intervals import INTERVALS
 from marketdata.ohlcv import Bar
 from stream_apps.operators.amendments import TradeMemory
 
-MINUTE_NS = 60 * SECOND_NS
-INTERVALS: dict[str, int] = {
-    "1m": MINUTE_NS,
-    "5m": 5 * MINUTE_NS,
-    "15m": 15 * MINUTE_NS,
-    "1h": 60 * MINUTE_NS,
-    "4h": 240 * MINUTE_NS,
-    "1d": 1440 * MINUTE_NS,
-}
 NAMES = tuple(INTERVALS)
 LENGTHS = tuple(INTERVALS.values())
 

@@ -27,16 +27,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from marketdata.clock import format_rfc3339
+from marketdata.clock import MINUTE_NS, format_rfc3339
 from marketdata.errors import BadEvent
 from marketdata.events import AMENDED, AMENDING, GAP, AnyEvent, Candle, FeedStatus, Trade, Trades
 from marketdata.ohlcv import Bar
 from stream_apps.operators.amendments import TradeMemory
 from stream_apps.operators.candle_amendments import amend
 from stream_apps.operators.candle_state import (
-    INTERVALS,
     LENGTHS,
-    MINUTE_NS,
     NAMES,
     CandlesState,
     Interruption,
@@ -50,7 +48,7 @@ from stream_apps.operators.candle_validity import judge, reason_of
 from stream_apps.operators.losses import passed_over
 from stream_apps.operators.validation import letter, part
 
-__all__ = ["INTERVALS", "KEEP_NS", "MARKERS_MAX", "Candles", "CandlesState", "Limits"]
+__all__ = ["KEEP_NS", "MARKERS_MAX", "Candles", "CandlesState", "Limits"]
 
 KEEP_NS = Limits().keep_ns
 MARKERS_MAX = 120

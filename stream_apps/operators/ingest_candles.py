@@ -19,9 +19,9 @@ import msgspec
 from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.errors import BadEvent
 from marketdata.events import AnyEvent, Candle, CandleHistory, DeadLetter
+from marketdata.intervals import INTERVALS
 from marketdata.operator import Lost
 from stream_apps.operators import losses
-from stream_apps.operators.candles import INTERVALS
 from stream_apps.operators.revisions import Revisions
 from stream_apps.operators.validation import as_json, check_frame, letter, number
 

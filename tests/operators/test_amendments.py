@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from infra.exchange.alpaca import AlpacaExchange, encode
 from marketdata.clock import SECOND_NS
 from marketdata.events import Candle, DeadLetter, Trade, Trades
+from marketdata.intervals import INTERVALS
 from producers.feeds.alpaca import AlpacaFeed
-from stream_apps.operators.candles import INTERVALS, KEEP_NS, Candles, Limits
+from stream_apps.operators.candles import KEEP_NS, Candles, Limits
 from stream_apps.operators.ingest_trades import IngestTrades
 
 Run = Callable[..., list[list[Any]]]

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata.events import AnyEvent, Candle, DeadLetter, FeedStatus, Trade, Trades
-from stream_apps.operators.candles import INTERVALS, KEEP_NS, MARKERS_MAX, Candles, Limits
+from marketdata.intervals import INTERVALS
+from stream_apps.operators.candles import KEEP_NS, MARKERS_MAX, Candles, Limits
 
 Run = Callable[..., list[list[AnyEvent]]]
 SECOND = 1_000_000_000

@@ -12,7 +12,8 @@ import zstandard
 
 from marketdata.clock import MILLISECOND_NS
 from marketdata.events import Candle, Trade, Trades
-from stream_apps.operators.candles import INTERVALS, Candles
+from marketdata.intervals import INTERVALS
+from stream_apps.operators.candles import Candles
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
 pytestmark = pytest.mark.skipif(not RECORDINGS.exists(), reason="the recordings are missing next to the project")
