@@ -57,7 +57,7 @@ up: setup ## Start everything in the background (see `.venv/bin/tickstream statu
 down: ## Stop what `make up` started
 	@if [ -x $(BIN)/tickstream ]; then $(BIN)/tickstream down; fi
 
-test: setup $(STAMPS)/chromium ## Run every test against a stack of its own; ARGS='-k books' chooses some
+test: setup $(STAMPS)/chromium ## Run all tests against a separate stack; ARGS='-k books' selects some
 	@exec $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## Check style, formatting, types and import rules
@@ -68,33 +68,33 @@ lint: setup ## Check style, formatting, types and import rules
 	@$(BIN)/tickstream schemas check
 	@$(BIN)/tickstream schemas docs --check
 
-format: setup ## Format the Python code and mend what can be mended
+format: setup ## Format the Python code and apply automatic fixes
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-chaos: setup ## Kill, freeze and stop processes of a platform of its own, then check every value; ENGINE= SEED= SECONDS= WORKERS=
+chaos: setup ## Kill, freeze and stop processes of a separate platform, then check every value; ENGINE= SEED= SECONDS= WORKERS=
 	@exec $(BIN)/python -m infra.chaos $(if $(ENGINE),--engine $(ENGINE)) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
-bench-latency: setup ## Measure the latency of each hop from socket to WebSocket client
+bench-latency: setup ## Measure the latency of each stage from socket to WebSocket client
 	@exec $(BIN)/python -m bench.latency $(ARGS)
 
-bench-platform: setup ## Time a replay through the whole platform, then hold RATE= (10,000 orders/s) for MINUTES= (3)
+bench-platform: setup ## Time a replay through the whole platform, then sustain RATE= (10,000 orders/s) for MINUTES= (3)
 	@$(BIN)/python -m bench.throughput replay
 	@exec $(BIN)/python -m bench.throughput sustained --rate $(or $(RATE),10000) --symbols $(or $(SYMBOLS),100) \
 	  --minutes $(or $(MINUTES),3) $(ARGS)
 
-bench-feeds: setup $(STAMPS)/cryptofeed ## Measure how many frames a second each feed takes, beside cryptofeed
+bench-feeds: setup $(STAMPS)/cryptofeed ## Measure each feed's frames per second, compared with cryptofeed
 	@exec $(BIN)/python -m bench.feeds $(ARGS)
 
-bench-storage: setup ## Measure how many rows a second the sink stores from Kafka, beside COPY alone
+bench-storage: setup ## Measure the rows per second that the sink stores from Kafka, compared with COPY alone
 	@exec $(BIN)/python -m bench.storage $(ARGS)
 
-bench-stream: setup $(STAMPS)/quix ## Measure the stream path, beside a bare copy and Quix Streams
+bench-stream: setup $(STAMPS)/quix ## Measure the stream pipeline, compared with a plain copy and Quix Streams
 	@exec $(BIN)/python -m bench.stream $(ARGS)
 
-# The environment comes first; what is left has nothing to do with each other and mostly waits for the network.
-setup: ## Install everything into .local/ and .venv/; quick when nothing has changed
+# The environment is built first. The other steps are independent and mostly wait for the network, so they run in parallel.
+setup: ## Install everything into .local/ and .venv/; fast when nothing has changed
 	@$(MAKE) -s $(STAMPS)/venv
 	@$(MAKE) -s -j3 ready
 
@@ -110,7 +110,7 @@ $(STAMPS)/venv: $(STAMPS)/uv-$(UV_VERSION) pyproject.toml uv.lock
 	@$(STEP) venv
 	@touch $@
 
-# Everything works without it, too; then the next setup tries again.
+# Optional: everything works without it, and the next setup tries again.
 $(STAMPS)/compiled: $(wildcard marketdata/_*.pyx sink/_*.pyx) $(STAMPS)/venv
 	@if $(STEP) compiled; then touch $@; fi
 
@@ -138,10 +138,10 @@ $(STAMPS)/chromium:
 	@$(STEP) chromium
 	@mkdir -p $(@D) && touch $@
 
-clean: down ## Stop everything and remove its data, logs and passwords; downloads stay
+clean: down ## Stop everything and remove its data, logs and passwords; keep downloads
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m infra.local.clean; fi
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-distclean: clean ## Remove everything that was downloaded or built, too
+distclean: clean ## Also remove everything that was downloaded or built
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m infra.local.clean --downloads; fi
 	@rm -rf --one-file-system $(LOCAL) .venv api/static api/dashboard/node_modules

@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import psutil
 import typer
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from bench import stream_load
@@ -40,6 +40,7 @@ from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent
 from marketdata.headers import HOPS, Hops, encode_times
 from runtime.admin import TopicAdmin
+from runtime.kafka import producer_config
 from runtime.registry import Registry
 from runtime.settings import CommonSettings, load
 
@@ -48,6 +49,8 @@ LIMIT_S = 120.0
 START_NS = 1_780_000_000_000_000_000
 STEP_NS = 100_000
 PACED_S = 10
+# Before them, unmeasured.
+WARM_S = 5
 TRACE = b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-00"
 Way = Literal["direct", "faust", "copy", "quix"]
 ALL: tuple[Way, ...] = ("direct", "faust", "copy", "quix")
@@ -94,16 +97,7 @@ class Lab:
         self.codec = Codec({event.schema: client.register(event.schema) for event in EVENTS})
         client.close()
         TopicAdmin(self.settings).apply()
-        self.producer = Producer(
-            {
-                "bootstrap.servers": brokers,
-                "linger.ms": 0,
-                # In order from the first message on: a new topic's first requests may have to be sent again.
-                "enable.idempotence": True,
-                "compression.type": "zstd",
-                "queue.buffering.max.messages": 1_000_000,
-            }
-        )
+        self.producer = Producer(producer_config(self.settings, "bench") | {"queue.buffering.max.messages": 1_000_000})
         self._partitions: dict[str, int] = {}
 
     def physical(self, name: str) -> str:
@@ -147,7 +141,9 @@ class Lab:
         while found < count:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{found} of {count} records in {topic} after {LIMIT_S:.0f} s")
-            for message in consumer.consume(1_000, 0.02):
+            # Not `consume` with a time-out, which waits for that long where less than all that it may return is there.
+            first = consumer.poll(0.02)
+            for message in [] if first is None else [first, *consumer.consume(1_000, 0.0)]:
                 if message.error() is None:
                     found += 1
                     yield time.time_ns(), message
@@ -158,7 +154,14 @@ class Lab:
         consumer = Consumer({"bootstrap.servers": self.settings.kafka_brokers, "group.id": f"{self.prefix}ends"})
         deadline = time.monotonic() + LIMIT_S
         partitions = [TopicPartition(topic, number) for number in range(topics.PARTITIONS)]
-        while sum(consumer.get_watermark_offsets(each, 10)[1] for each in partitions) < count:
+
+        def written() -> int:
+            try:
+                return sum(consumer.get_watermark_offsets(each, 10)[1] for each in partitions)
+            except KafkaException:  # new partitions have no leader for a moment
+                return 0
+
+        while written() < count:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{topic} has less than {count} records after {LIMIT_S:.0f} s")
             time.sleep(0.02)
@@ -240,16 +243,19 @@ def paced(way: Way, brokers: str, registry: str, rate: int, core: int) -> list[f
     count = rate * PACED_S
     what = LOADS[0]
     topic = lab.physical(what.source)
-    warm = min(rate * 5, 20_000)
+    warm = rate * WARM_S
     worker = started(way, lab, what, core)
     delays: list[float] = []
 
     def send() -> None:
         # Event time is the clock's: candles open and close as they do live.
-        events = iter(stream_load.trades(warm + count, 1, time.time_ns(), int(1e9 / rate)))
+        events = stream_load.trades(1 + warm + count, 1, time.time_ns(), int(1e9 / rate))
+        lab.send(topic, next(events), time.time_ns())
+        lab.await_written(lab.physical(what.target), 1)  # the worker has started
         began = time.monotonic()
         for number, event in enumerate(events):
-            ahead = began + number / rate - time.monotonic()
+            # Those of one millisecond at once, as from a socket: to sleep for each would take much of a core.
+            ahead = began + int(number / rate * 1e3) / 1e3 - time.monotonic()
             if ahead > 0:
                 lab.producer.poll(0)
                 time.sleep(ahead)
@@ -258,10 +264,10 @@ def paced(way: Way, brokers: str, registry: str, rate: int, core: int) -> list[f
 
     sender = threading.Thread(target=send, daemon=True)
     try:
-        arrivals = lab.arrivals(lab.physical(what.target), warm + count)
+        arrivals = lab.arrivals(lab.physical(what.target), 1 + warm + count)
         sender.start()
         for number, (at, message) in enumerate(arrivals):
-            if number >= warm:
+            if number > warm:
                 headers = dict(message.headers() or ())
                 delays.append((at - Hops.from_header(headers[HOPS]).t_produced) / 1e6)
     finally:

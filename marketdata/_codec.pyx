@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The Avro codec of our own schemas, compiled by `make setup` where there is a C compiler.
+"""The Avro codec of our own schemas, compiled by `make setup` if there is a C compiler.
 
 How it works. `Program` turns a schema and its msgspec classes into a tree of C nodes, once. Decoding walks the tree over
 the bytes: it allocates each Struct and stores the values at the offsets of its members, as its constructor does.
 Encoding walks the tree over the Struct and appends to one buffer. Neither calls Python code, so nothing can change
-under it. What a program cannot encode is passed to `plain_encode`, which raises the error or knows better.
+during it. What a program cannot encode is passed to `plain_encode`, which encodes it or raises the error.
 
 Decoding accepts what fastavro accepts, except for varints of more than ten bytes, negative lengths, and negative
 indexes of unions and enums (which fastavro reads as Python's negative indexes). No Avro writer writes those.
@@ -651,7 +651,7 @@ cdef object _interned(object text):
 cdef class Codec:
     """Writes and reads records in the Confluent wire format.
 
-    `plain_encode(event)` and `plain_decode(bytes)` get everything that no program is for. `writes` maps a schema id to
+    `plain_encode(event)` and `plain_decode(bytes)` handle everything without a program. `writes` maps a schema id to
     the program whose class is written with it; `read` adds ids that are only read.
     """
 

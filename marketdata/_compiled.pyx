@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The hot loops of books, compiled by `make setup` where a C compiler is; what they do is what `plain_side.py` does.
+"""The hot loops of books, compiled by `make setup` if there is a C compiler; equivalent to `plain_side.py`.
 
 Theory of operation. A side is two arrays, sorted with the best at the END, where most changes happen: the keys, and
 beside each the venue's own price and size. A key is the price as a float, negated for asks: a decimal of at most 15
 significant digits and 22 places is one exact integer divided by one exact power of ten, so its float is the nearest
 one, distinct from that of every other such decimal and in the same order. The first price of another form (longer,
-with an exponent) hands the whole side to a plain one, which is exact for every decimal and is asked from then on.
+with an exponent) hands the whole side to a plain one, which is exact for every decimal; calls are delegated to it.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -47,7 +47,7 @@ cdef struct Place:
 
 
 cdef bint read_key(object price, double *key) except -1:
-    """Read a decimal as the float that stands for it alone; False for one that has none, or is written otherwise."""
+    """Read a decimal as a float that no other decimal has; False if there is none, or for another notation."""
     cdef Py_ssize_t length, at = 0
     cdef const char *text = PyUnicode_AsUTF8AndSize(price, &length)
     cdef uint64_t digits = 0
@@ -87,7 +87,7 @@ cdef bint read_key(object price, double *key) except -1:
 
 
 cdef bint is_zero(object size) except -1:
-    """Tell whether a decimal is zero in any notation: after minus signs, points and zeros comes nothing or an e."""
+    """Return whether a decimal is zero in any notation: only an exponent may follow signs, points and zeros."""
     cdef Py_ssize_t length, at
     cdef const char *text = PyUnicode_AsUTF8AndSize(size, &length)
     cdef char sign
@@ -107,7 +107,7 @@ cdef int by_place(const void *one, const void *other) noexcept nogil:
 
 
 cdef list strings(object values):
-    """Return strings as a list of them, whose text may be looked at as long as the list is there."""
+    """Return strings as a list, which keeps their text in memory."""
     cdef list taken = values if type(values) is list else list(values)
     for value in taken:
         if type(value) is not str:
@@ -138,7 +138,7 @@ cdef class Side:
     # --- The arrays ---
 
     cdef Py_ssize_t place(self, double key) noexcept:
-        """Return how many levels are worse than a key."""
+        """Return the number of levels worse than a key."""
         cdef Py_ssize_t low = 0, high = self.count, middle
         while low < high:
             middle = (low + high) >> 1
@@ -172,7 +172,7 @@ cdef class Side:
         self.levels[at].size = <PyObject *>size
 
     cdef void forget(self, Py_ssize_t start, Py_ssize_t end) noexcept:
-        """Drop the levels of [start, end), and close up."""
+        """Remove the levels of [start, end)."""
         cdef Py_ssize_t at
         for at in range(start, end):
             Py_DECREF(<object>self.levels[at].price)
@@ -212,7 +212,7 @@ cdef class Side:
         return True
 
     cdef object be_exact(self):
-        """Hand the levels to a plain side, unless one has them, and return it."""
+        """Hand the levels to a plain side, unless that was done before, and return it."""
         cdef Py_ssize_t at
         if self.exact is not None:
             return self.exact
@@ -227,7 +227,7 @@ cdef class Side:
     # --- Changes ---
 
     def replace(self, prices, sizes):
-        """Forget every level and take these; order does not matter, zero sizes are left out."""
+        """Replace all levels by these, in any order; zero sizes are ignored."""
         cdef list taken = strings(prices), beside = strings(sizes)
         cdef Py_ssize_t count = len(taken), at
         cdef Place *found
@@ -254,7 +254,7 @@ cdef class Side:
             PyMem_Free(found)
 
     cdef int fill(self, Place *places, Py_ssize_t count, list prices, list sizes) except -1:
-        """Take the levels of a new book; of those with one price, the last."""
+        """Add the levels of a new book; of several with the same price, the last."""
         cdef Py_ssize_t at, place
         cdef bint rises = True, falls = True
         for at in range(1, count):
@@ -299,7 +299,7 @@ cdef class Side:
                 PyMem_Free(changed)
 
     def truncate(self, Py_ssize_t depth):
-        """Forget every level beyond the best `depth`, and return what was forgotten."""
+        """Remove every level beyond the best `depth`, and return the removed levels."""
         if self.exact is not None:
             return self.exact.truncate(depth)
         cdef Py_ssize_t excess = self.count - max(depth, 0), at
@@ -309,7 +309,7 @@ cdef class Side:
         self.forget(0, excess)
         return forgotten
 
-    # --- Looking ---
+    # --- Queries ---
 
     def best(self):
         """Return the best level as (price, size), or None when the side is empty."""
@@ -342,7 +342,7 @@ cdef class Side:
         return self.level(self.count - depth) if 0 < depth <= self.count else None
 
     def key(self, str price not None):
-        """Return the place of a price that the side holds or was told of: greater is better, until the next change."""
+        """Return the sort key of a price; a greater key is better. It is valid until the next change."""
         cdef double key
         if self.exact is not None:
             return self.exact.key(price)
@@ -426,7 +426,7 @@ def levels_in_turn(Side bids not None, Side asks not None, Py_ssize_t depth):
 
 
 def levels_digits(Side side not None, Py_ssize_t depth):
-    """Return the digits of the best levels' prices and sizes, without zeros before the first other digit of each."""
+    """Return the digits of the best levels' prices and sizes, each without leading zeros."""
     if side.exact is not None:
         return plain_side.levels_digits(side.exact, depth)
     cdef Text text = Text()
@@ -437,10 +437,10 @@ def levels_digits(Side side not None, Py_ssize_t depth):
     return PyBytes_FromStringAndSize(text.start, text.length)
 
 
-# --- Reading what a venue sends ---
+# --- Reading a venue's frames ---
 
 cdef const char *end_of_decimal(const char *at, const char *end) noexcept nogil:
-    """Return where a plain decimal that starts here ends, or NULL where there is none: -?[0-9]+([.][0-9]+)?"""
+    """Return the end of a plain decimal that starts here, -?[0-9]+([.][0-9]+)?, or NULL if there is none."""
     cdef const char *start
     if at < end and at[0] == b"-":
         at += 1
@@ -460,7 +460,7 @@ cdef const char *end_of_decimal(const char *at, const char *end) noexcept nogil:
 
 
 def are_plain_decimals(list values not None):
-    """Tell whether every value is a plain decimal string; False also for what is one written otherwise."""
+    """Return whether every value is a decimal string in plain notation; False for any other notation."""
     cdef const char *text
     cdef Py_ssize_t length
     for value in values:
@@ -473,7 +473,7 @@ def are_plain_decimals(list values not None):
 
 
 def has_below(list prices not None, list sizes not None):
-    """Tell whether a decimal size is below zero, or a decimal price is not above it."""
+    """Return whether a size is below zero, or a price is not above zero."""
     cdef Py_ssize_t length
     cdef const char *text
     for value in sizes:
@@ -487,7 +487,7 @@ def has_below(list prices not None, list sizes not None):
 
 
 cdef const char *after_text(const char *at, const char *end) noexcept nogil:
-    """Return what follows a JSON string without an escape that starts here, or NULL."""
+    """Return the end of a JSON string without escapes that starts here, or NULL."""
     if at == end or at[0] != b'"':
         return NULL
     cdef const char *close = <const char *>memchr(at + 1, b'"', end - at - 1)
@@ -497,7 +497,7 @@ cdef const char *after_text(const char *at, const char *end) noexcept nogil:
 
 
 cdef const char *take_decimal(const char *at, const char *end, list column) except? NULL:
-    """Take a plain decimal in a JSON string; return what follows it, or NULL."""
+    """Read a plain decimal in a JSON string; return its end, or NULL."""
     cdef const char *close
     if at == end or at[0] != b'"':
         return NULL
@@ -511,7 +511,7 @@ cdef const char *take_decimal(const char *at, const char *end, list column) exce
 
 
 cdef const char *take_level(const char *at, const char *end, list prices, list sizes) except? NULL:
-    """Take `["price","size",...]`, where more strings may follow; return what follows it, or NULL."""
+    """Read `["price","size",...]`, where more strings may follow; return its end, or NULL."""
     if at == end or at[0] != b"[":
         return NULL
     at = take_decimal(at + 1, end, prices)
@@ -538,7 +538,7 @@ cdef bint take_levels(const char *at, const char *end, list prices, list sizes) 
 def read_levels(raw):
     """Read JSON such as `[["price","size","0","4"],...]` as prices and sizes.
 
-    Return None for all that is not written in the usual way: with plain decimals as strings, and no space.
+    Return None for anything but plain decimals as strings, without spaces.
     """
     cdef Py_buffer buffer
     cdef list prices = [], sizes = []

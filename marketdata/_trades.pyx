@@ -1,12 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The hot loops of trades, compiled by `make setup` where a C compiler is.
+"""The hot loops of trades, compiled by `make setup` if there is a C compiler.
 
-They do what `plain_bar.py`, `plain_window.py`, `plain_keys.py` and `plain_prices.py` do.
+They are equivalent to `plain_ohlcv.py`, `plain_window.py`, `plain_keys.py` and `plain_prices.py`.
 
 Theory of operation. A decimal of at most 18 significant digits and 18 places is a 64-bit integer and a number of
 places; the product of two fits 128 bits. A sum is a 128-bit integer and its places, exact: where an addition or a
-change of scale would not fit, or a decimal is written otherwise (longer, with an exponent), the bar hands its trades
-to a plain one, which is exact for every decimal, and asks that from then on.
+change of scale would not fit, or a decimal has another form (longer, with an exponent), the bar hands its trades to a
+plain bar, which is exact for every decimal, and delegates to it from then on.
 """
 
 from cpython.array cimport array
@@ -17,7 +17,7 @@ from libc.math cimport fabs
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove
 
-from marketdata import plain_bar
+from marketdata import plain_ohlcv
 from marketdata.clock import AHEAD_NS_MAX as _AHEAD_NS_MAX, TS_MIN as _TS_MIN
 from marketdata.events import TRADE_ID_LENGTH_MAX as _TRADE_ID_LENGTH_MAX, Trade
 
@@ -142,7 +142,7 @@ cdef bint add_to(Sum *total, int128 digits, int places, int128 *out, int *out_pl
 
 
 cdef str as_text(Sum *total):
-    """Return a sum as people write it: no zeros at the end of the fraction, no sign for zero."""
+    """Return a sum in plain notation: no trailing zeros after the point, no sign for zero."""
     cdef char[64] digits
     cdef int128 left = total.digits
     cdef int count = 0, places = total.places, start = 64, digit
@@ -168,7 +168,7 @@ cdef str as_text(Sum *total):
 
 
 cdef int64_t order_of(object identity) noexcept:
-    """Return the number that an id is, -1 where it is none."""
+    """Return a numeric id as an integer, -1 for any other id."""
     cdef Py_ssize_t length = 0, at
     cdef const char *start = ascii(identity, &length)
     cdef int64_t number = 0
@@ -184,7 +184,7 @@ cdef int64_t order_of(object identity) noexcept:
 # --- Bars ---
 
 cdef class Bar:
-    """At least one trade of one interval. `amended`: its prices are not certain any more."""
+    """The OHLCV of at least one trade. `amended`: its prices are uncertain after an amendment."""
 
     cdef int64_t _trades, open_ts, open_order, close_ts, close_order
     cdef str _open, _high, _low, _close
@@ -197,7 +197,7 @@ cdef class Bar:
         cdef Number price, size
         cdef object text = trade.price, amount = trade.size
         if not read_number(text, &price) or not read_number(amount, &size):
-            self.exact = plain_bar.Bar(trade)
+            self.exact = plain_ohlcv.Bar(trade)
             return
         self._trades = 1
         self._open = self._high = self._low = self._close = text
@@ -212,12 +212,12 @@ cdef class Bar:
 
     @property
     def trades(self):
-        """How many trades there are."""
+        """The number of trades."""
         return self._trades if self.exact is None else self.exact.trades
 
     @property
     def amended(self):
-        """Whether its prices are not certain any more."""
+        """Whether its prices are uncertain after an amendment."""
         return bool(self._amended) if self.exact is None else self.exact.amended
 
     @amended.setter
@@ -230,7 +230,7 @@ cdef class Bar:
     cdef object be_exact(self):
         """Hand the trades to a plain bar, unless one has them, and return it."""
         if self.exact is None:
-            self.exact = plain_bar.Bar.unpack(self.pack())
+            self.exact = plain_ohlcv.Bar.unpack(self.pack())
         return self.exact
 
     cdef bint sum_up(self, int128 cost, int cost_places, Number size, bint bought) noexcept:
@@ -246,7 +246,7 @@ cdef class Bar:
         return True
 
     cdef bint take(self, object text, object amount, object identity, int64_t ts, bint bought) except -1:
-        """Take in a trade; False, with nothing changed, when a plain bar has to."""
+        """Add a trade; False, with nothing changed, when it needs a plain bar."""
         cdef Number price, size
         cdef int64_t order = order_of(identity)
         cdef int way
@@ -268,14 +268,14 @@ cdef class Bar:
         return True
 
     def add_trade(self, trade):
-        """Take in one trade, which arrived later."""
+        """Add one trade, which arrived later."""
         if self.exact is not None or not self.take(
             trade.price, trade.size, trade.trade_id, trade.ts_event, trade.side == "buy"
         ):
             self.be_exact().add_trade(trade)
 
     def add_new(self, tuple trades, int64_t start, int64_t end):
-        """Take in trades when all are new ones of [start, end); return the newest time, or -1 and change nothing."""
+        """Add trades if all are new ones of [start, end); return the newest time, or -1 without a change."""
         cdef int64_t newest = -1, ts
         cdef object trade
         for trade in trades:
@@ -289,7 +289,7 @@ cdef class Bar:
         return newest
 
     def add(self, Bar other not None):
-        """Take in the trades of another bar, which arrived later."""
+        """Add the trades of another bar, which arrived later."""
         cdef Sum volume, quote_volume, buy_volume
         cdef int way
         if self.exact is not None or other.exact is not None:
@@ -320,7 +320,7 @@ cdef class Bar:
             self._low, self.low_value = other._low, other.low_value
 
     def subtract(self, trade):
-        """Take a trade out of the count and the sums; prices stay."""
+        """Subtract a trade from the count and the sums; prices stay unchanged."""
         cdef Number price, size
         if self.exact is None and read_number(trade.price, &price) and read_number(trade.size, &size):
             size.digits = -size.digits
@@ -365,7 +365,7 @@ cdef class Bar:
         return made
 
     def pack(self):
-        """Return all that the bar holds: its count, texts, keys, and sums as decimal strings."""
+        """Return the bar as plain values: its count, prices, keys, and sums as decimal strings."""
         if self.exact is not None:
             return self.exact.pack()
         return [
@@ -376,7 +376,7 @@ cdef class Bar:
 
     @classmethod
     def unpack(cls, packed):
-        """Return the bar that `pack` gave. Raises ValueError when it did not."""
+        """Return the bar that `pack` encoded. Raises ValueError for anything else."""
         cdef Bar bar = Bar.__new__(Bar)
         (bar._trades, bar._open, bar.open_ts, bar.open_order, bar._high, bar._low, bar._close, bar.close_ts,
          bar.close_order) = packed[:9]
@@ -388,7 +388,7 @@ cdef class Bar:
             and read_sum(volume, &bar.volume) and read_sum(quote_volume, &bar.quote_volume)
             and read_sum(buy_volume, &bar.buy_volume)
         ):
-            bar.exact = plain_bar.Bar.unpack(packed)
+            bar.exact = plain_ohlcv.Bar.unpack(packed)
         return bar
 
 
@@ -447,7 +447,7 @@ cdef class Window:
         return low
 
     cpdef push(self, double value):
-        """Take in a value that is a number and forget the oldest of more than `size`."""
+        """Add a value (not NaN), and remove the oldest one when there are more than `size`."""
         cdef double *values = self.values.data.as_doubles
         cdef double *ordered = self.ordered.data.as_doubles
         cdef Py_ssize_t at
@@ -482,7 +482,7 @@ cdef class Window:
 
     @classmethod
     def unpack(cls, packed):
-        """Return the window that `pack` gave. Raises ValueError when it did not."""
+        """Return the window that `pack` encoded. Raises ValueError for anything else."""
         size, values = packed
         if len(values) > size:
             raise ValueError(f"{len(values)} values in a window of {size}")
@@ -537,7 +537,7 @@ cdef class KeySet:
         return 0
 
     cdef char *slot(self, const char *key) noexcept:
-        """Return where a key is, or the empty slot where it belongs."""
+        """Return the slot of a key, or the empty slot where it belongs."""
         cdef uint64_t first, second
         cdef Py_ssize_t at
         cdef char *found
@@ -560,7 +560,7 @@ cdef class KeySet:
         return not memcmp(self.slot(start), start, KEY_BYTES)
 
     def add(self, bytes key not None):
-        """Add a key; one that is there already changes nothing."""
+        """Add a key; adding it again changes nothing."""
         cdef const char *start = self.key(key)
         cdef char *found = self.slot(start)
         if not memcmp(found, start, KEY_BYTES):
@@ -572,10 +572,10 @@ cdef class KeySet:
             self.resize(2 * (self.mask + 1))
 
     def pack(self):
-        """Return the keys, sorted, one after the other."""
+        """Return the sorted keys, concatenated."""
         cdef Py_ssize_t at
         cdef list keys = []
-        if self.packed is None:  # an old generation is packed once
+        if self.packed is None:  # an old generation no longer changes and is packed once
             for at in range(self.mask + 1):
                 if memcmp(self.table + at * KEY_BYTES, NO_KEY, KEY_BYTES):
                     keys.append(PyBytes_FromStringAndSize(self.table + at * KEY_BYTES, KEY_BYTES))
@@ -585,7 +585,7 @@ cdef class KeySet:
 
     @classmethod
     def unpack(cls, bytes packed not None):
-        """Return the set that `pack` gave. Raises ValueError when it did not."""
+        """Return the set that `pack` encoded. Raises ValueError for anything else."""
         cdef KeySet found = KeySet()
         cdef Py_ssize_t at, length = PyBytes_GET_SIZE(packed)
         cdef const char *start = PyBytes_AS_STRING(packed)
@@ -627,7 +627,7 @@ cdef inline int places_of(object text) except -2:
 
 
 def survey(tuple trades, before, int64_t minute, double volume):
-    """Return what the new trades of a message are like; see `plain_prices.survey`."""
+    """Return statistics of the new trades in a message; see `plain_prices.survey`."""
     cdef double price_before = as_float(before) if before is not None else 0.0
     cdef double price = 0.0, furthest = 0.0, distance, most = -1.0
     cdef Py_ssize_t at = 0, at_last = -1, at_furthest = -1
@@ -655,7 +655,7 @@ def survey(tuple trades, before, int64_t minute, double volume):
 # --- Validation and de-duplication of the usual message ---
 
 cdef inline bint is_usual(object text, bint is_size) noexcept:
-    """Whether a decimal is written as usual: at most 30 digits, and 32 after the point; a size is above zero."""
+    """Whether a decimal is in the usual notation: at most 30 digits, and 32 after the point; a size is above zero."""
     cdef Py_ssize_t length = 0, at = 0, digits = 0
     cdef const char *start = ascii(text, &length)
     cdef bint is_fraction = False, is_positive = False
@@ -681,7 +681,7 @@ cdef inline bint is_usual(object text, bint is_size) noexcept:
 
 
 cdef bint is_usual_trade(object trade, int64_t since, int64_t latest, int64_t *moment) except -1:
-    """Whether a trade is new and right in every way that does not depend on its id, and made in [since, latest]."""
+    """Whether a trade is new, within [since, latest], and valid in every field except its id."""
     cdef object ts = trade.ts_event, side
     cdef int overflow = 0
     if type(ts) is not int:
@@ -696,7 +696,7 @@ cdef bint is_usual_trade(object trade, int64_t since, int64_t latest, int64_t *m
 
 
 cdef bint is_usual_time(object ts_event, object ts_recv, int64_t *latest) except -1:
-    """Whether a message's times are right; `latest` becomes the newest time that its trades can have."""
+    """Whether a message's times are valid; sets `latest` to the newest time that its trades may have."""
     if type(ts_event) is not int or type(ts_recv) is not int:
         return False
     if not TS_MIN <= ts_recv <= TS_RECV_MAX:
@@ -706,10 +706,10 @@ cdef bint is_usual_time(object ts_event, object ts_recv, int64_t *latest) except
 
 
 def add_consecutive(tuple trades, ts_event, ts_recv, int64_t since, array ends not None):
-    """Take in new trades that are right in every way, made since a time, and whose ids continue the last range.
+    """Add new valid trades since a time whose ids continue the last range.
 
-    `ends` are the ends of the ranges (array "q", not empty); its last is moved. Return the newest time, or -1 and
-    change nothing where a trade is anything else: then the general way has to look at all of them.
+    `ends` are the ends of the ranges (array "q", not empty); the last one is updated. Return the newest time, or -1
+    without a change when any trade does not qualify: then all of them need the general path.
     """
     cdef int64_t newest = -1, latest = 0, ts = 0, last, number
     cdef Py_ssize_t length = 0
@@ -735,7 +735,7 @@ def add_consecutive(tuple trades, ts_event, ts_recv, int64_t since, array ends n
 
 
 def are_usual_trades(tuple trades, ts_event, ts_recv):
-    """Return whether a message's times and trades are right as all usual ones are; others may be right as well."""
+    """Return whether a message's times and trades are valid and in the usual notation; others may be valid too."""
     cdef int64_t latest = 0, ts = 0
     cdef Py_ssize_t length = 0, at
     cdef const char *start
@@ -754,7 +754,7 @@ def are_usual_trades(tuple trades, ts_event, ts_recv):
 
 
 def are_usual_prices(list prices not None):
-    """Return whether all are decimals of the usual notation; others may be right as well."""
+    """Return whether all are decimals in the usual notation; others may be valid too."""
     for price in prices:
         if not is_usual(price, False):
             return False
@@ -762,7 +762,7 @@ def are_usual_prices(list prices not None):
 
 
 def are_usual_sizes(list sizes not None):
-    """Return whether all are decimals of the usual notation and none is negative; others may be right as well."""
+    """Return whether all are decimals in the usual notation and none is negative; others may be valid too."""
     cdef Py_ssize_t length = 0
     cdef const char *start
     for size in sizes:

@@ -1,4 +1,4 @@
-"""An L2 order book: absolute sizes per price level, exact, with the best levels at hand."""
+"""An L2 order book: the exact absolute size of each price level, with quick access to the best levels."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class L2Book:
 
     @classmethod
     def unpack(cls, columns: Sequence[Sequence[str]]) -> L2Book:
-        """Return the book of four columns, as `pack` gives them: bid prices and sizes, ask prices and sizes.
+        """Return the book of four columns, as `pack` returns them: bid prices and sizes, ask prices and sizes.
 
-        The order of levels is free. Raises ValueError when there are not four, or two of a side differ in length, and
-        TypeError when a price or a size is no string.
+        Levels may be in any order. Raises ValueError when there are not four columns or the two of a side differ in
+        length, and TypeError when a price or a size is not a string.
         """
         bid_prices, bid_sizes, ask_prices, ask_sizes = columns
         book = cls()
@@ -42,7 +42,7 @@ class L2Book:
         return book
 
     def pack(self) -> list[list[str]]:
-        """Return bid prices, bid sizes, ask prices and ask sizes, best levels first: all that the book holds."""
+        """Return bid prices, bid sizes, ask prices and ask sizes of the whole book, best levels first."""
         bids, asks = self.bids.top(), self.asks.top()
         return [
             [price for price, _ in bids],
@@ -52,7 +52,7 @@ class L2Book:
         ]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove every level."""
         self.bids.replace((), ())
         self.asks.replace((), ())
 
@@ -61,12 +61,12 @@ class L2Book:
         return self.bids.best(), self.asks.best()
 
     def is_crossed(self) -> bool:
-        """Tell whether the best bid is above the best ask; equal prices (locked) are not crossed."""
+        """Return whether the best bid is above the best ask; equal prices (locked) are not crossed."""
         if not len(self.bids) or not len(self.asks):
             return False
         bid, ask = self.bids.best_key(), self.asks.best_key()
         if type(bid) is float and type(ask) is float:
             return bid > -ask
-        # A float next to a Decimal would be compared by its binary value, in which 0.1 is more than 0.1.
+        # Comparing a float with a Decimal uses the float's binary value, which is above 0.1 for 0.1.
         (bid_price, _), (ask_price, _) = self.bids.top(1)[0], self.asks.top(1)[0]
         return Decimal(bid_price) > Decimal(ask_price)

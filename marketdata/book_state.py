@@ -1,4 +1,4 @@
-"""The state of the operator `books`: one symbol's order book, as the pipeline's checkpoints contain it."""
+"""The state of the operator `books`: one symbol's order book, as stored in the pipeline's checkpoints."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import msgspec
 from marketdata.book import L2Book, Level
 from marketdata.events import RESYNCING
 
-# The operator's name, and the topic whose chain it belongs to: where a checkpoint has this state.
+# The operator's name and the input topic of its chain, which locate this state in a checkpoint.
 OPERATOR = "books"
 CHAIN = "md.ingest.books"
 
 
 class BooksState(msgspec.Struct):
-    """One symbol's book. `updates` counts since the snapshot, which is the first; 0 means that there is none.
+    """One symbol's book. `updates` counts updates from the snapshot (1) on; 0 means that there is no snapshot.
 
-    `marked` is why the line says not to trust the book, or, without a snapshot, why there is none. `reason`, `bid` and
+    `marked` is why the line marks the book as invalid or, without a snapshot, why there is none. `reason`, `bid` and
     `ask` are those of the last quote; `ts_event` is the newest event time. `line`, `sequence` and `ts_recv` are those
-    of the last event, times in UTC nanoseconds.
+    of the last event. Times are UTC nanoseconds.
     """
 
     book: L2Book

@@ -1,4 +1,4 @@
-"""Times as integer UTC nanoseconds, to and from RFC 3339 text, without a loss and without reading a clock."""
+"""Times as integer UTC nanoseconds, and their conversion from and to RFC 3339. Nothing here reads a clock."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from marketdata.errors import BadEvent
 
 SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
+MINUTE_NS = 60 * SECOND_NS
 
-# 2009-01-01: the first year of any market that we take; older times are unset or in a wrong unit.
+# 2009-01-01: no market has older data; older times are unset or in a wrong unit.
 TS_MIN = 1_230_768_000 * SECOND_NS
 
-# A venue's clock may be ahead of ours, but not by this much: such a time would close candles that are still open.
+# A venue's clock may be ahead of ours by up to this much; a later time would close candles that are still open.
 AHEAD_NS_MAX = 10 * SECOND_NS
 
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:?\d\d)", re.ASCII)
@@ -29,7 +30,7 @@ def _second_ns(date: str, time: str, zone: str) -> int:
 def parse_rfc3339(text: str, field: str = "timestamp") -> int:
     """Return UTC nanoseconds of an RFC 3339 time of any zone; `field` names it in the error.
 
-    Raises BadEvent (`bad_time`) when it is no such time or has no zone: a naive time is a guess.
+    Raises BadEvent (`bad_time`) for any other text, and for a time without a zone, which is ambiguous.
     """
     match = _RFC3339.fullmatch(text)
     if match is None:
@@ -42,6 +43,6 @@ def parse_rfc3339(text: str, field: str = "timestamp") -> int:
 
 
 def format_rfc3339(ts: int) -> str:
-    """Return UTC nanoseconds as RFC 3339 with microseconds and Z; what is finer is cut off."""
+    """Return UTC nanoseconds as RFC 3339 with microseconds and Z; finer digits are truncated."""
     seconds, rest = divmod(ts, SECOND_NS)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"

@@ -1,6 +1,6 @@
-"""What the pipeline's committed offsets say besides the offset: where recovery begins, and which checkpoints it needs.
+"""The metadata of the pipeline's committed offsets: where recovery starts, and which checkpoints it needs.
 
-Whoever restores a state from checkpoints reads the commit first and the checkpoints after it.
+To restore a state, read the commit first and then the checkpoints.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import msgspec
 # The pipeline's consumer group, without the prefix of the settings.
 PIPELINE_GROUP = "tickstream-pipeline"
 
-# Clocks of two machines may differ by this much where a checkpoint is looked up by its time.
+# Tolerated clock difference between two machines when checkpoints are looked up by time.
 CLOCK_SLACK_MS = 60_000
 
 

@@ -1,4 +1,4 @@
-"""The compiled code of the hot loops, where `make setup` could build it; without it they run in Python, slower."""
+"""The compiled code of the hot loops, if `make setup` could build it; otherwise slower Python code runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from importlib import import_module
 from typing import Any
 
-# Set to anything, these select the Python code, as on a machine without a C compiler.
+# If set to any value, these select the Python code, as on a machine without a C compiler.
 PLAIN_BOOKS = "TICKSTREAM_PLAIN_BOOKS"
 PLAIN_CODEC = "TICKSTREAM_PLAIN_CODEC"
 
@@ -25,6 +25,6 @@ trades = _load("marketdata._trades", PLAIN_BOOKS)
 headers = _load("marketdata._headers", PLAIN_BOOKS)
 codec = _load("marketdata._codec", PLAIN_CODEC)
 
-# For the logs: which of the two this process runs.
+# For the logs: which code this process runs.
 BOOKS = "plain Python" if code is None else "compiled"
 CODEC = "fastavro" if codec is None else "compiled"

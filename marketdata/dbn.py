@@ -1,15 +1,15 @@
-"""Databento's binary records (DBN): where they begin and end, their fields, and whose they are.
+"""Databento's binary records (DBN): their boundaries, their fields and their instruments.
 
-Theory of operation. DOCS is Databento's "Databento Binary Encoding (DBN)" and its pages on schemas and symbology;
-`databento_dbn` is Databento's own codec.
+Theory of operation. Source: "Databento Binary Encoding", "Schemas" and "Symbology" in Databento's documentation
+(https://databento.com/docs); `databento_dbn` is Databento's own codec.
 
-1. A stream begins with metadata (`DBN`, a version, its length), then come records. A record's first byte is its length
-   in words of four bytes, its second the kind (`rtype`); so records are found without being read.
-2. The kinds that come by the million have the same layout in every version, and are read here with one `unpack` each.
-   Definitions, symbol mappings and messages of the gateway differ from version to version: `databento_dbn` reads them.
-3. Prices are whole numbers of 1e-9; `UNDEF_PRICE` means that there is none. Times are UTC nanoseconds.
-4. A record has a number for its instrument, which means a symbol from one date to another. Files tell so in their
-   metadata, a live gateway by records of its own.
+1. A stream begins with metadata (`DBN`, a version, its length), followed by records. A record's first byte is its
+   length in four-byte words, its second the kind (`rtype`), so records can be split without decoding them.
+2. The frequent kinds have the same layout in every version, and are decoded here with one `unpack` each. Definitions,
+   symbol mappings and gateway messages differ between versions, so `databento_dbn` decodes them.
+3. Prices are integers in units of 1e-9; `UNDEF_PRICE` means no price. Times are UTC nanoseconds.
+4. A record identifies its instrument by a number, which maps to a symbol for a range of dates. Files contain these
+   mappings in their metadata; a live gateway sends them as records.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import databento_dbn
 from marketdata.clock import SECOND_NS
 from marketdata.orders import Scale
 
-# The codec's type hints give its enums' members other types than they have.
+# The codec's type hints declare wrong types for its enums' members.
 RAW_SYMBOL = databento_dbn.SType.from_str("raw_symbol")
 INSTRUMENT_ID = databento_dbn.SType.from_str("instrument_id")
 AS_IS = databento_dbn.VersionUpgradePolicy.from_int(1)
@@ -91,7 +91,7 @@ HEADER = Struct("<BBHIQ")
 ORDER = Struct("<BBHIQQqIBBBBQiI")
 # price, size, action, side, flags, depth, ts_recv, ts_in_delta, sequence
 TRADE_BODY = Struct("<BBHIQqIBBBBQiI")
-# bid and ask price, bid and ask size; what follows is the number of orders, or who quotes
+# bid and ask price, bid and ask size; then the numbers of orders, or the publishers of the quotes
 LEVEL = Struct("<qqII8x")
 LEVELS_10 = Struct("<" + "qqII8x" * 10)
 LEVEL_COUNTED = Struct("<qqIIII")
@@ -102,7 +102,7 @@ BAR = Struct("<BBHIQqqqqQ")
 
 _WITH_LEVEL = TRADE_BODY.size + LEVEL.size
 
-# Bytes of the kinds that are read here; a gateway that was asked to adds its own time to each record.
+# Sizes in bytes of the kinds decoded here. On request a gateway appends its own time to each record.
 SIZES = {
     TRADE: TRADE_BODY.size,
     MBP_1: _WITH_LEVEL,
@@ -120,7 +120,7 @@ SIZES = {
 }
 
 _TIME = Struct("<Q")
-# Where each kind keeps the time of its receipt; the others have only the time of the event.
+# Offset of the time of receipt in each kind; other kinds contain only the time of the event.
 _RECEIVED_AT = {
     MBO: 40,
     STATUS: 16,
@@ -134,9 +134,9 @@ _PUBLISHER = re.compile(r"publisher_id=([A-Z0-9]+)\.([A-Z0-9]+)\.([A-Z0-9]+) ")
 
 
 def metadata_size(data: bytes) -> int | None:
-    """Return how many bytes the metadata at the beginning of a stream take; None while that is not known.
+    """Return the size in bytes of the metadata at the beginning of a stream; None while it is unknown.
 
-    Raises ValueError when these are no metadata.
+    Raises ValueError when the bytes are not metadata.
     """
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
         raise ValueError("the stream does not begin with DBN")
@@ -156,14 +156,14 @@ def decode_metadata(data: bytes) -> databento_dbn.Metadata:
     except (databento_dbn.DBNError, ValueError, TypeError) as error:
         raise ValueError(str(error)) from None
     if not found or not isinstance(found[0], databento_dbn.Metadata):
-        raise ValueError("the metadata are cut off")
+        raise ValueError("the metadata are truncated")
     return found[0]
 
 
 def whole_records(data: bytes) -> int:
-    """Return how many of these bytes, which begin with a record, are whole records; bad ones behind them are left.
+    """Return the size in bytes of the complete valid records at the start of `data`, which begins with a record.
 
-    Raises ValueError when the first is shorter than its own header.
+    Raises ValueError when the first record is shorter than a header.
     """
     at, end = 0, len(data)
     while at < end:
@@ -179,9 +179,9 @@ def whole_records(data: bytes) -> int:
 
 
 def received_at(data: bytes, at: int = 0) -> int | None:
-    """Return when a record was received by whoever recorded it, or its event was made; None where it does not say.
+    """Return a record's time of receipt, or else its event time; None if it has neither.
 
-    A bar is known when it is over.
+    For a bar this is the end of its interval.
     """
     kind, size = data[at + 1], data[at] * WORD
     offset = _RECEIVED_AT.get(kind)
@@ -194,7 +194,7 @@ def received_at(data: bytes, at: int = 0) -> int | None:
 
 
 class Prices:
-    """Prices as decimal strings, exact and without zeros that say nothing; few prices come again and again."""
+    """Converts prices to exact decimal strings without trailing zeros; cached, because few prices repeat often."""
 
     __slots__ = ("_known", "_scale")
 
@@ -203,7 +203,7 @@ class Prices:
         self._known: dict[int, str] = {}
 
     def text(self, price: int) -> str:
-        """Return a price that is defined."""
+        """Return a defined price as a decimal string."""
         known = self._known.get(price)
         if known is None:
             if len(self._known) > 100_000:
@@ -213,21 +213,21 @@ class Prices:
 
 
 def publisher(number: int) -> tuple[str, str, str] | None:
-    """Return dataset, feed and venue of a publisher's number, as Databento's codec knows it: ("XNAS", "ITCH", "XNAS").
+    """Return dataset, feed and venue of a publisher's number, from Databento's codec: ("XNAS", "ITCH", "XNAS").
 
-    The codec has no table to be asked; it writes the name where it shows a record.
+    The codec offers no lookup, but the text form of a record contains the name.
     """
     found = _PUBLISHER.search(str(databento_dbn.OHLCVMsg(OHLCV_1M, number, 0, 0, 0, 0, 0, 0, 0)))
     return None if found is None else (found[1], found[2], found[3])
 
 
 class Symbols:
-    """What each instrument's number means, and from when to when."""
+    """Maps instrument numbers to symbols, each for a range of time."""
 
     __slots__ = ("_starts", "_symbols")
 
     def __init__(self) -> None:
-        # By instrument: the starts of its intervals in order, and beside them (end, symbol).
+        # By instrument: the sorted starts of its intervals, and (end, symbol) of each.
         self._starts: dict[int, list[int]] = {}
         self._symbols: dict[int, list[tuple[int, str]]] = {}
 
@@ -235,7 +235,7 @@ class Symbols:
         return len(self._starts)
 
     def learn(self, instrument: int, symbol: str, start: int = 0, end: int = INT64_MAX) -> None:
-        """Take what a number means in [start, end), UTC nanoseconds."""
+        """Add the symbol of a number for [start, end), UTC nanoseconds."""
         starts, symbols = self._starts.setdefault(instrument, []), self._symbols.setdefault(instrument, [])
         place = bisect_right(starts, start)
         if place and starts[place - 1] == start:
@@ -245,9 +245,9 @@ class Symbols:
             symbols.insert(place, (end, symbol))
 
     def find(self, instrument: int, ts: int) -> tuple[str, int] | None:
-        """Return the symbol of a number at a time, and until when; None for one that is not known at any time.
+        """Return the symbol of a number at a time, and until when it applies; None for an unknown number.
 
-        Outside of every interval the nearest earlier one counts, or else the first, until the next begins.
+        Outside of all intervals, the nearest earlier one applies, or else the first, until the next begins.
         """
         starts = self._starts.get(instrument)
         if not starts:
@@ -258,13 +258,13 @@ class Symbols:
         return symbol, min(end, until) if place and ts < end else until
 
     def learn_metadata(self, metadata: databento_dbn.Metadata) -> None:
-        """Take the mappings of a file."""
+        """Add the mappings in a file's metadata."""
         for name, instrument, start, end in _intervals(metadata):
             self.learn(instrument, name, start, end)
 
 
 def _intervals(metadata: databento_dbn.Metadata) -> Iterator[tuple[str, int, int, int]]:
-    """Yield (symbol, instrument, start, end); one side of each mapping is the number, whichever was asked for."""
+    """Yield (symbol, instrument, start, end); either side of a mapping may be the number, depending on the request."""
     by_number = metadata.stype_in == INSTRUMENT_ID
     for asked, intervals in metadata.mappings.items():
         for interval in intervals:

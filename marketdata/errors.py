@@ -1,23 +1,23 @@
 """Every error that Tickstream raises on purpose.
 
 TickstreamError
-├── BadEvent            a value that no event may hold; names the field and the value
-├── CodecError          bytes that are not a record of ours
+├── BadEvent            a value that no event may contain; names the field and the value
+├── CodecError          bytes that are not one of our records
 │   └── UnknownSchema   the registry does not know the schema id
 ├── SettingsError       a setting that cannot be used; names the variable
-├── Refused             a venue answers that a request, or the key, is wrong
-└── Unavailable         Kafka, the database, Redis, the registry or a venue does not answer
+├── Refused             a venue rejects a request or the API key
+└── Unavailable         Kafka, the database, Redis, the registry or a venue does not respond
 """
 
 
 class TickstreamError(Exception):
-    """Root of the tree; `str()` says what happened and what to do next."""
+    """Root of the tree; `str()` states what happened and what to do next."""
 
 
 class BadEvent(TickstreamError):  # noqa: N818 - named for what it is about, like the others
-    """A value that no event may hold.
+    """A value that no event may contain.
 
-    `reason` is a short word fit for a metric label, `field` and `value` name the culprit.
+    `reason` is a short word, used as a metric label; `field` and `value` are the invalid field and its value.
     """
 
     def __init__(self, reason: str, field: str, value: object) -> None:
@@ -28,11 +28,11 @@ class BadEvent(TickstreamError):  # noqa: N818 - named for what it is about, lik
 
 
 class CodecError(TickstreamError):
-    """Bytes that are not a record of ours."""
+    """Bytes that are not one of our records."""
 
 
 class UnknownSchema(CodecError):  # noqa: N818 - as above
-    """The registry does not know the schema id that a record names."""
+    """The registry does not know the schema id of a record."""
 
 
 class SettingsError(TickstreamError):
@@ -40,8 +40,8 @@ class SettingsError(TickstreamError):
 
 
 class Refused(TickstreamError):  # noqa: N818 - as above
-    """A venue answers that a request, or the key, is wrong; asking again does not help."""
+    """A venue rejects a request or the API key; a retry does not help."""
 
 
 class Unavailable(TickstreamError):  # noqa: N818 - as above
-    """A service that we depend on does not answer; retrying later may help."""
+    """A service that we depend on does not respond; a later retry may help."""

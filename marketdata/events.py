@@ -1,7 +1,7 @@
 """Every event that Tickstream publishes, one class per Avro schema in `schemas/`.
 
 Prices and sizes are the venue's own decimal strings. `ts_event` is the venue's clock and `ts_recv` ours, both integer
-UTC nanoseconds. `valid` says whether the value may be trusted and `reason` why not. None means that the value is
+UTC nanoseconds. `valid` states whether the value may be trusted, and `reason` why not. None means that the value is
 unknown. An enum of a schema is a plain string here. The `.avsc` files document every field.
 """
 

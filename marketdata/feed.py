@@ -1,16 +1,16 @@
-"""What a venue feed is: pure code from frames to events, driven from outside with the time as an argument.
+"""The contract of a venue feed: pure code that turns frames into events, with the time as an argument.
 
 A shell (the producer's connection, `tickstream pipe`, a test) owns the socket and the clock. It calls the feed and
-performs what comes back, in order:
+performs the returned outputs in order:
 
-1. `opened` when a connection is up: the feed says what to send first.
-2. `received` for each frame and `fetched` for each REST answer that it asked for.
-3. `ticked` about once a second, so that silence can be noticed.
-4. `closed` when the connection is gone, or is about to be given up: books may not be trusted any more. A `Send` of
-   it is a goodbye, performed where the connection still stands.
+1. `opened` when a connection is up: the feed returns the first messages to send.
+2. `received` for each frame, and `fetched` for each REST response that the feed requested.
+3. `ticked` about once a second, so that silence is detected.
+4. `closed` when the connection is lost or about to be closed: books become invalid. A returned `Send` is a closing
+   message, sent if the connection is still open.
 
-One instance serves one line for its whole life, over any number of connections. A feed never raises on what a venue
-sends: what it cannot read becomes a `DeadLetter`.
+One instance serves one line for its whole life, over any number of connections. A feed never raises on data from a
+venue: what it cannot read becomes a `DeadLetter`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Send(msgspec.Struct, frozen=True):
 
 
 class Fetch(msgspec.Struct, frozen=True):
-    """Ask the venue's REST interface; the answer comes back through `fetched` with this very request.
+    """Request the venue's REST API; the response is passed to `fetched` with this request.
 
-    `path` is relative to the venue's REST address, `purpose` names why in the feed's own words (for example
-    `snapshot`), `weight` is what the venue charges for it.
+    `path` is relative to the venue's REST URL. `purpose` is the feed's own name for the reason (for example
+    `snapshot`). `weight` is the cost in the venue's rate limit.
     """
 
     path: str
@@ -42,16 +42,16 @@ class Fetch(msgspec.Struct, frozen=True):
 
 
 class Reconnect(msgspec.Struct, frozen=True):
-    """Close the connection and open a new one; `reason` is a word fit for a metric label."""
+    """Close the connection and open a new one; `reason` is a short word, used as a metric label."""
 
     reason: str
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """The venue refuses us for good: trying again is useless until the settings or the account change.
+    """The venue refuses us permanently: a retry is useless until the settings or the account change.
 
-    The connection is closed and none is made anew; the process stays, and its health says why. `reason` is a word fit
-    for a metric label (for example `auth_failed`), `advice` tells a person what to do.
+    The connection is closed and not reopened. The process keeps running and its health reports why. `reason` is a short
+    word, used as a metric label (for example `auth_failed`); `advice` tells the operator what to do.
     """
 
     reason: str
@@ -67,16 +67,16 @@ class Feed(Protocol):
     venue: str
 
     def opened(self, ts: int) -> list[Output]:
-        """Return what to send first on a connection that is just up."""
+        """Return the first outputs of a new connection, such as subscriptions."""
 
     def received(self, frame: bytes, ts: int) -> list[Output]:
-        """Return what one frame means."""
+        """Return the outputs of one frame."""
 
     def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
-        """Return what a REST answer means."""
+        """Return the outputs of a REST response."""
 
     def ticked(self, ts: int) -> list[Output]:
-        """Return what the passing of time means: silence, tokens to renew."""
+        """Return the outputs of the passage of time: detected silence, renewed tokens."""
 
     def closed(self, reason: str, ts: int) -> list[Output]:
-        """Return what the loss of the connection means: every book becomes invalid."""
+        """Return the outputs of a lost connection: every book becomes invalid."""

@@ -1,4 +1,4 @@
-"""The Kafka headers of every message: trace context, CloudEvents attributes, and the hops that it passed.
+"""The Kafka headers of every message: trace context, CloudEvents attributes, and the times of its hops.
 
 | header | value |
 |---|---|
@@ -112,7 +112,7 @@ def hops_of(headers: Headers) -> Hops:
 
 @cache
 def constants(schema: str, source: str) -> Headers:
-    """Return the CloudEvents attributes that are the same for every record of a schema made by a source.
+    """Return the CloudEvents attributes that are the same for every record of a schema from one source.
 
     `source` is a component's name, for example `producer` or an operator's. Do not change the dict.
     """

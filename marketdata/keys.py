@@ -1,4 +1,4 @@
-"""A compact set of 16-byte keys; compiled where `make setup` could build it."""
+"""A compact set of 16-byte keys; compiled if `make setup` could build it."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""An L3 order book: orders one by one, and the L2 levels that they add up to, exact and in whole numbers.
+"""An L3 order book: single orders, and the L2 levels that they add up to, in exact integers.
 
-Theory of operation. Prices and sizes are whole numbers of a unit that the caller chooses: a venue that sends integers
-gives them as they are, one that sends decimal strings goes through a `Scale`. A level keeps its orders in the order of
-their priority, and its size as their running sum.
+Theory of operation. Prices and sizes are integers in a unit that the caller chooses: integers from a venue are used as
+they are, decimal strings are converted by a `Scale`. A level keeps its orders by priority, and its size as their
+running sum.
 
-1. Each change of an order notes the level's size and count as they were before the first change.
-2. `take_changes` compares those with what the levels are now, tells the levels that differ by their absolute size (0
-   where no order is left), and begins anew. So a batch of changes, or a whole snapshot, costs each level one line.
-3. What does not fit (an order that is not in the book, or is there already) changes nothing and is told by False:
-   whether it is normal, counted or a loss is for the venue's feed to say.
+1. The first change of a level records its size and number of orders before the change.
+2. `take_changes` compares these with the current levels, returns the levels that differ with their absolute size (0 if
+   no order is left), and resets the record. So a batch of changes, or a whole snapshot, returns each level once.
+3. An inconsistent change (of an order that is not in the book, or a new one that is) changes nothing and returns False.
+   The venue's feed decides whether this is normal, counted or a loss.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ASK: Side = "ask"
 
 
 class Level(NamedTuple):
-    """The orders of one side at one price: their sizes together, and how many they are; none of them when gone."""
+    """One price level of a side: the total size and number of its orders; both are 0 when it is removed."""
 
     price: int
     size: int
@@ -37,7 +37,7 @@ class Level(NamedTuple):
 
 
 class Order(msgspec.Struct, gc=False):
-    """One order that rests in the book; to be read, and changed by the book alone."""
+    """One resting order; read-only for everything but the book."""
 
     side: Side
     price: int
@@ -45,7 +45,7 @@ class Order(msgspec.Struct, gc=False):
 
 
 class Changes(NamedTuple):
-    """The levels that are not what they were, in the order in which they were first touched."""
+    """The changed levels, in the order of their first change."""
 
     bids: list[Level]
     asks: list[Level]
@@ -59,7 +59,7 @@ class _Queue(msgspec.Struct):
 
 
 class _Half:
-    """One side: its levels by price, and what the touched ones were, as (size, count), when they were last told."""
+    """One side: its levels by price, and (size, count) of changed levels before their first change."""
 
     __slots__ = ("before", "levels")
 
@@ -68,7 +68,7 @@ class _Half:
         self.before: dict[int, tuple[int, int]] = {}
 
     def touch(self, price: int) -> _Queue:
-        """Return the level of this price, having noted what it was."""
+        """Return the level of a price, and record its state before the change."""
         level = self.levels.get(price)
         if level is None:
             level = self.levels[price] = _Queue(0, {})
@@ -77,13 +77,13 @@ class _Half:
         return level
 
     def enter(self, order_id: Hashable, order: Order) -> None:
-        """Put an order behind all others of its price."""
+        """Add an order at the end of its price's queue."""
         level = self.touch(order.price)
         level.orders[order_id] = order
         level.size += order.size
 
     def leave(self, order_id: Hashable, order: Order) -> None:
-        """Take an order out of its level."""
+        """Remove an order from its level."""
         level = self.touch(order.price)
         del level.orders[order_id]
         level.size -= order.size
@@ -91,7 +91,7 @@ class _Half:
             del self.levels[order.price]
 
     def take_changes(self) -> list[Level]:
-        """Return the levels that differ from what was last told."""
+        """Return the levels that changed since the last call."""
         changed: list[Level] = []
         levels = self.levels
         for price, before in self.before.items():
@@ -118,17 +118,17 @@ class OrderBook:
         return len(self._orders)
 
     def __contains__(self, order_id: Hashable) -> bool:
-        """Tell whether an order rests in the book."""
+        """Return whether an order is in the book."""
         return order_id in self._orders
 
     def get(self, order_id: Hashable) -> Order | None:
-        """Return an order, or None when it does not rest in the book."""
+        """Return an order, or None if it is not in the book."""
         return self._orders.get(order_id)
 
-    # --- Changes; each returns False, and changes nothing, where the order is not (or, for `add`, is) in the book ---
+    # --- Changes. Each returns False, and changes nothing, if the order is not (for `add`: already) in the book ---
 
     def add(self, order_id: Hashable, side: Side, price: int, size: int) -> bool:
-        """Put a new order behind all others of its price. An order without a size is none, and is left out."""
+        """Add a new order at the end of its price's queue; an order without a size is ignored."""
         if order_id in self._orders:
             return False
         if size > 0:
@@ -137,9 +137,9 @@ class OrderBook:
         return True
 
     def modify(self, order_id: Hashable, price: int, size: int) -> bool:
-        """Give an order a new price and size; a size of 0 or less removes it.
+        """Set an order's price and size; a size of 0 or less removes it.
 
-        It keeps its place in the queue where the price stays and the size does not grow.
+        It keeps its place in the queue if the price stays the same and the size does not grow.
         """
         order = self._orders.get(order_id)
         if order is None:
@@ -157,12 +157,12 @@ class OrderBook:
         return True
 
     def reduce(self, order_id: Hashable, by: int) -> bool:
-        """Take a part of an order away, as a fill or a partial cancel does; all of it removes the order."""
+        """Reduce an order's size, as a fill or a partial cancel does; nothing left removes the order."""
         order = self._orders.get(order_id)
         return order is not None and self.modify(order_id, order.price, order.size - by)
 
     def remove(self, order_id: Hashable) -> bool:
-        """Take an order out of the book."""
+        """Remove an order."""
         order = self._orders.pop(order_id, None)
         if order is None:
             return False
@@ -170,17 +170,17 @@ class OrderBook:
         return True
 
     def clear(self) -> None:
-        """Take every order out of the book."""
+        """Remove every order."""
         for half in (self._bids, self._asks):
             for price in half.levels:
                 half.touch(price)
             half.levels.clear()
         self._orders.clear()
 
-    # --- What the orders add up to ---
+    # --- Levels ---
 
     def take_changes(self) -> Changes:
-        """Return the levels that differ from what they were at the last call."""
+        """Return the levels that changed since the last call."""
         return Changes(self._bids.take_changes(), self._asks.take_changes())
 
     def levels(self, side: Side) -> list[Level]:
@@ -196,7 +196,7 @@ class OrderBook:
         return [Level(price, levels[price].size, len(levels[price].orders)) for price in prices]
 
     def queue(self, side: Side, price: int) -> list[tuple[Hashable, int]]:
-        """Return the orders at a price as (id, size), first in line first."""
+        """Return the orders at a price as (id, size), in order of priority."""
         level = self._half(side).levels.get(price)
         return [] if level is None else [(order_id, order.size) for order_id, order in level.orders.items()]
 
@@ -205,7 +205,7 @@ class OrderBook:
 
 
 class Scale:
-    """Decimal strings as whole numbers of 10^-places, and back, without rounding."""
+    """Converts decimal strings to integers in units of 10^-places, and back, without rounding."""
 
     __slots__ = ("_limit", "_zeros", "places")
 
@@ -215,9 +215,9 @@ class Scale:
         self._limit = 10 ** (WHOLE_DIGITS_MAX + places)
 
     def number(self, text: str, field: str) -> int:
-        """Return a decimal as a whole number; `field` names it in the error.
+        """Return a decimal as an integer in units of the scale; `field` names it in the error.
 
-        Raises BadEvent: `not_a_decimal`, and `too_precise` for one that has more decimals than the scale.
+        Raises BadEvent: `not_a_decimal`, and `too_precise` for more decimals than the scale has.
         """
         whole, _, part = text.partition(".")
         if len(part) <= self.places and whole.isdigit() and text.isascii() and len(text) <= WHOLE_DIGITS_MAX:
@@ -236,9 +236,9 @@ class Scale:
         return -value if sign else value
 
     def text(self, number: int) -> str:
-        """Return a whole number as the decimal that it stands for, without zeros that say nothing.
+        """Return the decimal string of an integer in units of the scale, without trailing zeros.
 
-        Raises BadEvent (`out_of_range`) for one of more digits than any market has, as a sum may have.
+        Raises BadEvent (`out_of_range`) for a number with more digits than any market has; a sum may have them.
         """
         places = self.places
         if not -self._limit < number < self._limit:

@@ -10,7 +10,7 @@ class KeySet:
     """A set of 16-byte keys in one table of bytes, at most half full: 32 to 64 bytes a key, 16 when packed.
 
     The table uses open addressing: a key is in the first free slot from its hash on. All zeros is an empty slot and no
-    key. Where a key is in the table has no influence on anything.
+    key. The position of a key in the table affects no result.
     """
 
     __slots__ = ("_mask", "_packed", "_table", "count")
@@ -29,7 +29,7 @@ class KeySet:
         return self._table[start : start + KEY_BYTES] == key
 
     def _slot(self, key: bytes) -> int:
-        """Return where a key is, or the empty slot where it belongs."""
+        """Return the slot of a key, or the empty slot where it belongs."""
         table, mask = self._table, self._mask
         at = hash(key) & mask
         while True:
@@ -40,7 +40,7 @@ class KeySet:
             at = (at + 1) & mask
 
     def add(self, key: bytes) -> None:
-        """Add a key; one that is there already changes nothing."""
+        """Add a key; adding it again changes nothing."""
         start = self._slot(key)
         table = self._table
         if table[start : start + KEY_BYTES] == key:
@@ -65,14 +65,14 @@ class KeySet:
         self.count = len(keys)
 
     def pack(self) -> bytes:
-        """Return the keys, sorted, one after the other."""
-        if self._packed is None:  # an old generation is packed once
+        """Return the sorted keys, concatenated."""
+        if self._packed is None:  # an old generation no longer changes and is packed once
             self._packed = b"".join(sorted(self._keys()))
         return self._packed
 
     @classmethod
     def unpack(cls, packed: bytes) -> KeySet:
-        """Return the set that `pack` gave. Raises ValueError when it did not."""
+        """Return the set that `pack` encoded. Raises ValueError for anything else."""
         keys = [packed[start : start + KEY_BYTES] for start in range(0, len(packed), KEY_BYTES)]
         if len(packed) % KEY_BYTES or _EMPTY in keys:
             raise ValueError("a set of keys has 16 bytes for each, and none of zeros only")

@@ -1,4 +1,4 @@
-"""One side of an L2 book in plain Python, where no compiled one is built: exact, with the best levels at hand.
+"""One side of an L2 book in plain Python, for machines without compiled code: exact, with quick access to the top.
 
 Theory of operation. A side keeps its levels in dicts from a sortable key to the venue's own price and size strings,
 and the keys in a sorted list with the best at the END, where most changes happen, so that inserting and deleting move
@@ -23,12 +23,12 @@ from marketdata.decimals import is_zero, may_have_zero
 
 Level = tuple[str, str]  # (price, size)
 
-# 15 digits and a point; longer strings may still be short numbers with trailing zeros, and are looked at closely.
+# Up to 15 characters always fit a float; longer strings may be short numbers with trailing zeros, and are checked.
 _FLOAT_LENGTH_MAX = 15
 _FLOAT_DIGITS_MAX = 15
 
 _FLOATS = msgspec.json.Decoder(list[float])
-_FEW = 4  # up to here a look at each price is quicker than at all of them
+_FEW = 4  # up to here checking each price is faster than checking the joined text
 
 # A decimal string that is not less than this, as text, starts with a digit that is not 0, and so is not zero.
 _ABOVE_ZERO = "1"
@@ -46,7 +46,7 @@ def _fit_float(prices: Sequence[str]) -> bool:
         if "e" not in text and "E" not in text and max(map(len, prices)) <= _FLOAT_LENGTH_MAX:
             return True
     for price in prices:
-        # Nearly every price is short; the call would cost more than the look.
+        # Nearly every price is short, and this check is cheaper than a call.
         if (len(price) > _FLOAT_LENGTH_MAX or "e" in price or "E" in price) and not _fits_float(price):
             return False
     return True
@@ -57,7 +57,7 @@ def float_keys(prices: Sequence[str]) -> list[Any]:
     if len(prices) > _FEW:
         try:
             return _FLOATS.decode(f"[{','.join(prices)}]")  # a quarter of the time of float() on each
-        except msgspec.DecodeError:  # such as .5, which is no JSON
+        except msgspec.DecodeError:  # such as .5, which is not valid JSON
             return list(map(float, prices))
     return list(map(float, prices))
 
@@ -86,8 +86,8 @@ class Side:
 
     def __init__(self, sign: int) -> None:
         self._sign = sign
-        # Two dicts of strings, not one of pairs: nothing in them is followed by the garbage collector, which else
-        # costs more than all the rest of a large snapshot.
+        # Two dicts of strings, not one of pairs: the garbage collector does not track them, and tracking pairs costs
+        # more than all other work on a large snapshot.
         self._prices: dict[Any, str] = {}
         self._sizes: dict[Any, str] = {}
         self._keys: list[Any] = []
@@ -106,7 +106,7 @@ class Side:
             self._keys_of = _negative_decimal_keys if exact else _negative_float_keys
 
     def replace(self, prices: Iterable[str], sizes: Iterable[str]) -> None:
-        """Forget every level and take these; order does not matter, zero sizes are left out."""
+        """Replace all levels by these, in any order; zero sizes are ignored."""
         prices, sizes = list(prices), list(sizes)
         self._use(exact=not _fit_float(prices))
         keys = self._keys_of(prices)
@@ -135,7 +135,7 @@ class Side:
                 size_at[key] = size
 
     def be_exact(self) -> None:
-        """Take decimals for keys from now on, until the next whole book."""
+        """Use Decimals as keys until the next snapshot."""
         self._use(exact=True)
         prices, sizes = list(self._prices.values()), list(self._sizes.values())
         keys = self._keys_of(prices)
@@ -147,7 +147,7 @@ class Side:
         return list(zip(map(self._prices.__getitem__, keys), map(self._sizes.__getitem__, keys), strict=True))
 
     def truncate(self, depth: int) -> list[Level]:
-        """Forget every level beyond the best `depth`, and return what was forgotten."""
+        """Remove every level beyond the best `depth`, and return the removed levels."""
         excess = len(self._keys) - depth
         if excess <= 0:
             return []
@@ -187,7 +187,7 @@ class Side:
         return self._prices[key], self._sizes[key]
 
     def key(self, price: str) -> Any:
-        """Return the place of a price that the side holds or was told of: greater is better, until the next change."""
+        """Return the sort key of a price; a greater key is better. It is valid until the next change."""
         return self._keys_of((price,))[0]
 
     def between(self, low: Any, high: Any) -> list[Level]:
@@ -214,11 +214,11 @@ def levels_in_turn(bids: Side, asks: Side, depth: int) -> bytes:
 
 
 def levels_digits(side: Side, depth: int) -> bytes:
-    """Return the digits of the best levels' prices and sizes, without zeros before the first other digit of each."""
+    """Return the digits of the best levels' prices and sizes, each without leading zeros."""
     return "".join(map(_digits, *side.best_columns(depth))).encode()
 
 
-# Few levels change at a time.
+# Cached, because few levels change at a time.
 @lru_cache(1_000)
 def _digits(price: str, size: str) -> str:
     return price.replace(".", "").lstrip("0") + size.replace(".", "").lstrip("0")

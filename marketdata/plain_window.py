@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Window:
-    """The last `size` values. A value is found in the sorted ones by bisection and moved by one copy of memory."""
+    """The last `size` values. Sorted values are found by bisection and moved by one memory copy."""
 
     __slots__ = ("_oldest", "_ordered", "_size", "_values")
 
@@ -18,11 +18,11 @@ class Window:
         self._oldest = 0
 
     def __len__(self) -> int:
-        """Return how many values there are."""
+        """Return the number of values."""
         return len(self._values)
 
     def push(self, value: float) -> None:
-        """Take in a value that is a number and forget the oldest of more than `size`."""
+        """Add a value (not NaN), and remove the oldest one when there are more than `size`."""
         values, ordered = self._values, self._ordered
         if len(values) < self._size:
             values.append(value)
@@ -47,7 +47,7 @@ class Window:
 
     @classmethod
     def unpack(cls, packed: list[Any]) -> Window:
-        """Return the window that `pack` gave. Raises ValueError when it did not."""
+        """Return the window that `pack` encoded. Raises ValueError for anything else."""
         size, values = packed
         if len(values) > size:
             raise ValueError(f"{len(values)} values in a window of {size}")

@@ -1,4 +1,4 @@
-"""Loops over the trades of one message; compiled where `make setup` could build them."""
+"""Loops over the trades of one message; compiled if `make setup` could build them."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def subject(name: str) -> str:
-    """Return the registry subject of a record: its full name, the same for every topic that has it."""
+    """Return the registry subject of a record: its full name, the same for every topic that uses it."""
     return f"tickstream.md.{name}"
 
 

@@ -1,8 +1,8 @@
 """Operator states as msgpack bytes: exact, with compact forms of the types that msgspec does not know.
 
-msgspec encodes structs, integers, texts, bytes, dicts (in their order) and Decimals (as text) itself. Any other type of
-a state's field has two methods: `pack` returns its value as plain values, and the class method `unpack` makes an equal
-value of them, which behaves the same for everything that comes later. A book packs into four columns.
+msgspec itself encodes structs, integers, strings, bytes, dicts (in their order) and Decimals (as text). Any other type
+of a state's field has two methods: `pack` returns plain values, and the class method `unpack` turns them into an equal
+value, which behaves identically afterwards. A book packs into four columns.
 """
 
 from __future__ import annotations

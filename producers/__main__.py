@@ -20,7 +20,7 @@ import uvloop
 from marketdata.codec import Codec
 from marketdata.compiled import BOOKS, CODEC
 from marketdata.errors import SettingsError, Unavailable, UnknownSchema
-from producers import upkeep
+from producers import history_process
 from producers.backoff import Backoff
 from producers.connection import Connection, Options, Sink
 from producers.families import databento
@@ -53,15 +53,15 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     began: int | None = None
 
 
-class Lines:
-    """Which lines are up; the venue counts as reached while one is of each market's."""
+class LineStates:
+    """The states of the lines; the venue is ready while at least one line of each market is up."""
 
     def __init__(self, readiness: Readiness) -> None:
         self._readiness = readiness
         self._states: dict[str, str] = {}
 
     def report(self, line: str, state: str) -> None:
-        """Take the state of a line: `ok`, or why it is down, or nothing when it is no more."""
+        """Record the state of a line: `ok`, why it is down, or an empty text once it has ended."""
         self._states[line] = state
         if not state:
             del self._states[line]
@@ -176,7 +176,7 @@ async def find_recorded(settings: ProducerSettings, venue: Venue) -> Recorded:
 
 
 def connections(
-    settings: ProducerSettings, venue: Venue, recorded: Recorded, sink: Sink, lines: Lines
+    settings: ProducerSettings, venue: Venue, recorded: Recorded, sink: Sink, lines: LineStates
 ) -> list[Connection | Handover]:
     """Return what keeps every line up, not yet running.
 
@@ -310,7 +310,7 @@ async def produce(settings: ProducerSettings, venue: Venue, readiness: Readiness
         return 0
     publisher = Publisher(settings, codec, tracing, readiness)
     gaps = OrphanedGaps()
-    running = connections(settings, venue, recorded, ClosingSink(publisher, gaps), Lines(readiness))
+    running = connections(settings, venue, recorded, ClosingSink(publisher, gaps), LineStates(readiness))
     symbols = symbols_of(running)
 
     publisher.on_failure = partial(restart, running, "delivery_failed")
@@ -360,7 +360,7 @@ def main() -> int:
         streams = settings.streams_of(venue)
         for stream in streams:
             venue.make(line="", products=stream.products, token=find_tokens(settings, venue))
-        beside = upkeep.beside(venue.name, [name for stream in streams for name in stream.products or ()])
+        beside = history_process.run_beside(venue.name, [name for stream in streams for name in stream.products or ()])
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2

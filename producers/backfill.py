@@ -1,4 +1,4 @@
-"""Brings a venue's history onto the road: candles and trades over REST to Kafka, with `origin` backfill, resumable.
+"""Backfills a venue's history: candles and trades over REST to Kafka, with `origin` backfill, resumable.
 
 Theory of operation.
 
@@ -25,10 +25,12 @@ from difflib import get_close_matches
 
 import msgspec
 
+from marketdata.clock import MINUTE_NS
 from marketdata.errors import Refused, TickstreamError, Unavailable
 from marketdata.events import AnyEvent, Candle, FeedStatus, Trades
+from marketdata.intervals import INTERVALS
 from producers.bars import Minutes, Name, Stored, filled, next_revision, records, roll_up
-from producers.history.contract import INTERVALS, MINUTE_NS, Span
+from producers.history.contract import Span
 from producers.history.rest import Rest
 from producers.jobs import Database, Job, Jobs, What
 from producers.publisher import Publisher
@@ -196,14 +198,14 @@ class Backfill:
         return chosen
 
     async def _of_history(self, symbol: str, candles: list[Candle], now: int) -> list[Candle]:
-        """Return those candles that are history's: what the stream app has forgotten or given up."""
+        """Return the candles that belong to history: the stream app has evicted them or left them to history."""
         before = await self._history_ends(symbol, now)
         young = [one for one in candles if one.end > before]
         if not young:
             return candles
         span = (min(one.start for one in young), max(one.end for one in young))
-        given_up = await self.tables.given_up(self.venue, symbol, *span)
-        return [one for one in candles if one.end <= before or (one.interval, one.start) in given_up]
+        left_to_history = await self.tables.left_to_history(self.venue, symbol, *span)
+        return [one for one in candles if one.end <= before or (one.interval, one.start) in left_to_history]
 
     async def _history_ends(self, symbol: str, now: int) -> int:
         """Return the time up to which candles are history's: the others are kept by the stream app, or will be.

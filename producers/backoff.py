@@ -60,7 +60,7 @@ class Backoff:
         return max(self._least_s, ceiling_s * chance)
 
     @property
-    def given_up(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether it failed as often in a row as the policy allows."""
         return self._tries_max is not None and self.failures >= self._tries_max
 

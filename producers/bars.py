@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from marketdata.clock import MINUTE_NS
 from marketdata.decimals import EXACT, plain
 from marketdata.events import HALTED, Candle, CandleHistory, Trade
-from producers.history.contract import INTERVALS, MINUTE_NS, Span
+from marketdata.intervals import INTERVALS
+from producers.history.contract import Span
 
 # A day of minutes is one record of some 100 kB.
 CANDLES_A_RECORD = 1_440

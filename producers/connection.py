@@ -2,20 +2,20 @@
 
 Theory of operation.
 
-1. Connect (at most `CONNECT_S`), call the feed's `opened`, and at once send what it returns.
-2. The socket's callback only stamps a frame with the time and puts it into the inbox; one task takes from the inbox,
-   so that the feed is called in order. Answers of REST requests and the seconds come the same way.
+1. Connect within `CONNECT_S`, call the feed's `opened`, and send the returned frames at once.
+2. The socket's callback only timestamps a frame and puts it into the inbox. A single task reads the inbox, so that the
+   feed is called in order. REST responses and clock ticks use the same inbox.
 3. When Kafka is slow the task waits in the sink's `write`, the inbox fills, and at `INBOX_BYTES_MAX` the socket is no
-   longer read: TCP makes the venue wait. It is read again when the inbox is nearly empty. Silence is no sign of a
-   dead connection meanwhile.
-4. When either side ends the connection, the feed's `closed` is called once, and a new connection follows a backoff.
-   A connection that brought no frame is a failure for the breaker; one that lasted `STABLE_S` resets the backoff.
-5. A replay server closes with a reason of its own when the recording is over: then books stay as they are, and nothing
-   reconnects. The clock is the recorder's, which the replay server sends, so that the feed publishes what it would have
-   published live. When the server asks whether all frames are handled, the answer waits for requests under way.
+   longer read, so TCP makes the venue wait. Reading resumes when the inbox is nearly empty. Meanwhile silence does not
+   mean a dead connection.
+4. When either side closes the connection, the feed's `closed` is called once, and a new connection is opened after a
+   backoff. A connection without any frame is a failure for the breaker; one that lasted `STABLE_S` resets the backoff.
+5. A replay server closes with a special reason at the end of the recording: books stay unchanged, and there is no
+   reconnect. The clock is the recorder's, which the replay server sends, so that the feed publishes what it would have
+   published live. When the server asks whether all frames are processed, the reply waits for pending requests.
 6. A connection that another line continues is retired: it reports its end and clears its books, but opens no gap.
-7. Where the feed is refused for good, or the venue's backoff allows no further try, nothing reconnects either: the line
-   reports why and stays down until the process is restarted.
+7. If the venue refuses the feed permanently, or the backoff policy allows no further attempt, there is no reconnect:
+   the line reports the reason and stays down until the process is restarted.
 """
 
 from __future__ import annotations
@@ -51,58 +51,60 @@ TICK_S = 1.0
 STABLE_S = 10.0
 QUIET_S = 10.0
 LAST_ANSWERS_S = 5.0
-# Other tasks, the socket among them, get their turn after this many frames.
+# Yield to other tasks, including the socket, after this many frames.
 TURN_FRAMES = 32
 
 _LOG = structlog.get_logger()
 _FRAMES = Counter("tickstream_frames_total", "Frames received.", ["venue", "line"])
 _RECONNECTS = Counter("tickstream_reconnects_total", "Connections that ended, by reason.", ["venue", "line", "reason"])
-_GAPS = Counter("tickstream_gaps_total", "Losses noticed by the feeds.", ["venue", "line"])
+_GAPS = Counter("tickstream_gaps_total", "Losses detected by the feeds.", ["venue", "line"])
 _OFF_TICK = Counter(
-    "tickstream_off_tick_total", "Prices off the tick that the venue lists; they are published.", ["venue", "line"]
+    "tickstream_off_tick_total",
+    "Prices that are not a multiple of the venue's tick size; they are published.",
+    ["venue", "line"],
 )
 _BREAKER = Gauge("tickstream_breaker_state", "0 closed, 1 half open, 2 open.", ["venue", "line"])
 _DOWN = Counter("tickstream_lines_down_total", "Lines that stay down, by reason.", ["venue", "line", "reason"])
 _CONNECTED = Gauge("tickstream_connected", "1 while the connection is up.", ["venue", "line"])
-_INBOX = Gauge("tickstream_inbox_bytes", "Bytes received and not yet worked on.", ["venue", "line"])
+_INBOX = Gauge("tickstream_inbox_bytes", "Bytes received and not processed yet.", ["venue", "line"])
 
-# What a feed leaves out on purpose, by the name that it counts it under.
-_LEFT_OUT = ("duplicates", "deltas_before_snapshot", "ignored")
+# Messages that a feed drops on purpose, by the name of their counter.
+_DROPPED_NAMES = ("duplicates", "deltas_before_snapshot", "ignored")
 
 
 class Sink(Protocol):
-    """Where events go; `write` may wait, and then nothing more is read."""
+    """The destination of events; while `write` waits, nothing more is read."""
 
     async def write(self, line: str, events: Iterable[AnyEvent], t_recv: int, raw: RawFrame | None = None) -> None:
-        """Take what one frame brought, and the frame."""
+        """Write the events of one frame, and the frame."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a connection behaves; tests make everything quicker. `ws_url` says by its scheme what the socket is."""
+    """Options of a connection; tests use shorter times. The scheme of `ws_url` selects the kind of socket."""
 
     ws_url: str
     rest_url: str
     replay: bool = False
     market: str = ""
-    """Of a venue with several, where the address shows it."""
+    """The market, for a venue with a separate URL for each."""
     began: int | None = None
-    """In a replay, when its recording begins; the clock is the recorder's then."""
+    """In a replay, the start of the recording; the clock is then the recorder's."""
     tick_s: float = TICK_S
     stable_s: float = STABLE_S
     backoff: Policy = Policy()
     backoff_base_s: float | None = None
-    """Instead of the policy's, which tests make quicker."""
+    """Replaces the policy's base delay in tests."""
     binary: bool = False
-    """Whether what is sent goes as binary messages of a WebSocket."""
+    """Whether frames are sent as binary WebSocket messages."""
     headers: tuple[tuple[str, str], ...] = ()
-    """Additional headers of a WebSocket's handshake."""
+    """Additional headers of the WebSocket handshake."""
     ping_s: float | None = None
-    """After this long without a frame a WebSocket is pinged; without an answer in as long again it is dead."""
+    """After this long without a frame a WebSocket is pinged; after as long again without a reply it is dead."""
     inbox_bytes_max: int = INBOX_BYTES_MAX
     splitter: Callable[[], Splitter] | None = None
     redact: Callable[[bytes], bytes] = bytes
     on_state: Callable[[str, str], None] = lambda _line, _state: None
-    """Called with the line and `ok`, or why the line is down, or nothing when it has ended."""
+    """Called with the line and `ok`, why the line is down, or an empty text when it has ended."""
 
 
 class Connection:
@@ -133,7 +135,7 @@ class Connection:
         self._retiring = False
         self._previous: PreviousRun | None = None
         self._since_s: float | None = None
-        self._whole: set[str] = set()  # symbols whose book consumers have, from this line
+        self._whole: set[str] = set()  # symbols whose book this line has published completely
         self.ended = asyncio.Event()
         labels = (feed.venue, line)
         self._frames_total = _FRAMES.labels(*labels)
@@ -153,39 +155,39 @@ class Connection:
         return self._feed.symbols()
 
     def resume(self, previous: PreviousRun) -> None:
-        """Continue, once `run` is called, what earlier processes published."""
+        """Continue the streams of earlier processes once `run` is called."""
         market = self._options.market
         self._previous = msgspec.structs.replace(previous, market=market) if market else previous
 
     def stop(self) -> None:
-        """End the connection in order; `run` returns soon."""
+        """Close the connection cleanly; `run` returns soon."""
         self._stopping.set()
         self._inbox.filled.set()
 
     def retire(self) -> None:
-        """End the connection in order, with nothing lost: another line continues it."""
+        """Close the connection cleanly without a gap, because another line continues it."""
         self._retiring = True
         self.stop()
 
     @property
     def age_s(self) -> float:
-        """For how long the connection is up; 0 when it is not."""
+        """Seconds since the connection was opened; 0 when it is not open."""
         return 0.0 if self._since_s is None else time.monotonic() - self._since_s
 
     def is_beside(self, other: Connection) -> bool:
-        """Return whether this line is up and has every book that the other one has."""
+        """Return whether this line is up and has published every book that the other one has."""
         return self._since_s is not None and self._frames_here > 0 and self._whole >= other._whole
 
     def restart(self, reason: str) -> None:
-        """Close this connection and make a new one: what consumers have may no longer be right."""
+        """Close this connection and open a new one, because published data may be wrong."""
         if self._reconnect is None:
             self._reconnect = reason
             self._inbox.filled.set()
 
     async def run(self) -> None:
-        """Keep the line up until `stop`, or until a replay is over, or until trying is useless.
+        """Keep the line up until `stop`, the end of a replay, or a permanent failure.
 
-        Raises what the sink raises when it cannot continue.
+        Raises the sink's error when it cannot continue.
         """
         async with self._rest as rest:
             if self._previous is not None:
@@ -212,10 +214,8 @@ class Connection:
         if lasted_s >= self._options.stable_s and self._frames_here:
             self._backoff.succeeded()
         wait_s = self._backoff.failed(random.random())  # noqa: S311 - jitter is no secret
-        if self._backoff.given_up:
-            advice = (
-                f"it failed {self._backoff.failures} times in a row; start the producer again when the cause is gone"
-            )
+        if self._backoff.is_exhausted:
+            advice = f"it failed {self._backoff.failures} times in a row; restart the producer when the cause is fixed"
             await self._stay_down("given_up", reason, advice)
             return
         self._options.on_state(self.line, f"{reason}, next attempt in {wait_s:.1f} s")
@@ -225,7 +225,7 @@ class Connection:
             await asyncio.wait_for(self._stopping.wait(), wait_s)
 
     async def _stay_down(self, kind: str, reason: str, advice: str) -> None:
-        """Report that the line stays down, and why, and wait until it is stopped."""
+        """Report that the line stays down, with the reason, and wait until it is stopped."""
         self._options.on_state(self.line, f"{kind}, {reason}: {advice}")
         _LOG.error(kind, line=self.line, reason=reason, advice=advice)
         _DOWN.labels(self._feed.venue, self.line, reason).inc()
@@ -235,7 +235,7 @@ class Connection:
         await self._stopping.wait()
 
     async def _attempt(self, rest: Rest) -> str:
-        """Make one connection, live through it, and return why it ended."""
+        """Open one connection, run it, and return why it ended."""
         self._frames_here = self._frames_counted = self._number = 0
         self._reconnect = None
         self._breaker.attempted()
@@ -299,14 +299,14 @@ class Connection:
                 tick = now + self._options.tick_s
                 self._inbox_bytes.set(inbox.bytes)
                 self._count()
-                # What waits to be worked on is no silence, nor is what we did not read.
+                # Waiting or unread frames do not count as silence.
                 if not inbox.items and not inbox.paused and now - inbox.read_since > QUIET_S * self._options.tick_s:
                     ts = self._now()
                     await self._perform(self._feed.ticked(ts), ts, rest)
 
     async def _work(self, item: Item, rest: Rest) -> None:
         if item.kind == "answer" and item.request is not None:
-            # In a replay frames that waited before the answer have moved the recorder's clock on.
+            # In a replay, frames before the response may have advanced the recorder's clock.
             ts = max(item.ts, self._ts_recorded or 0)
             raw = self._raw("http", item.data, ts, self._options.rest_url + "/" + item.request.path)
             await self._perform(self._feed.fetched(item.request, item.data, ts), ts, rest, raw)
@@ -318,7 +318,7 @@ class Connection:
         outputs = self._feed.received(item.data, item.ts)
         if self._frames_here == 1:
             self._options.on_state(self.line, "ok")
-            await self._report(self._breaker.succeeded(), "frames come")
+            await self._report(self._breaker.succeeded(), "frames received")
         venue_ts = self._feed.ts_venue
         if venue_ts is not None and not self._options.replay:
             self._latency.observe(max(0, item.ts - venue_ts) / 1e6)
@@ -329,7 +329,7 @@ class Connection:
             await self._perform(outputs, item.ts, rest, raw)
 
     def _answer_caught_up(self, item: Item) -> None:
-        """Answer a replay server that all is worked on, once no request of ours is under way and its answer is."""
+        """Reply to a replay server that all frames are processed, once all REST requests and responses are too."""
         if self._fetches:
             done = asyncio.gather(*self._fetches.values(), return_exceptions=True)
             inbox = self._inbox
@@ -338,7 +338,7 @@ class Connection:
             self._wire.report_caught_up()
 
     async def _perform(self, outputs: list[Output], ts: int, rest: Rest, raw: RawFrame | None = None) -> None:
-        """Do what the feed wants: sending comes first, so that a repair does not wait for Kafka."""
+        """Perform the feed's outputs; frames are sent first, so that a repair does not wait for Kafka."""
         events: list[AnyEvent] = []
         sent: list[RawFrame] = []
         for output in outputs:
@@ -359,7 +359,7 @@ class Connection:
             await self._write((), frame.ts_recv, frame)
 
     async def _write(self, events: Collection[AnyEvent], ts: int, raw: RawFrame | None = None) -> None:
-        """Publish; latency is measured by the real clock, also in a replay."""
+        """Publish; latency is measured with the real clock, also in a replay."""
         for event in events:
             if type(event) is BookUpdate and event.kind != "update":
                 if event.kind == "clear":
@@ -369,14 +369,14 @@ class Connection:
         await self._sink.write(self.line, events, ts if self._ts_recorded is None else time.time_ns(), raw)
 
     def _send(self, output: Send) -> list[RawFrame]:
-        """Send, if there is still a socket; return what is kept of it."""
+        """Send a frame if the socket is open; return it as a raw frame to publish."""
         if self._wire is None or not self._wire.is_up:
             return []
         self._wire.send(output.frame)
         return [self._raw("send", self._options.redact(output.frame), self._now())]
 
     def _ask(self, request: Fetch, rest: Rest) -> None:
-        """Ask, unless the same is under way; the answer goes to the inbox of the connection that asked."""
+        """Make a request unless it is pending; the response goes to the inbox of the requesting connection."""
         if request not in self._fetches:
             task = self._fetches[request] = asyncio.create_task(self._fetch(request, rest, self._inbox))
             task.add_done_callback(lambda done: self._asked(request, done))
@@ -391,7 +391,7 @@ class Connection:
             inbox.put(Item("answer", self._now(), body, request))
 
     async def _last_answers(self) -> None:
-        """Give the feed what it asked for before a replay was over: a recording's end is no reason to miss it."""
+        """Wait for pending REST responses at the end of a replay, and pass them to the feed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_ANSWERS_S):
                 while self._fetches or self._inbox.items:
@@ -402,7 +402,7 @@ class Connection:
                         await self._work(self._inbox.take(), self._rest)
 
     async def _end(self, reason: str) -> str:
-        """Report that the connection is over."""
+        """Report the end of the connection."""
         self._count()
         is_over = reason == END_REASON and self._options.replay
         if is_over:
@@ -410,14 +410,14 @@ class Connection:
         ts = self._now()
         if is_over:
             self.ended.set()
-            _LOG.info("the recording is over", line=self.line, counts=dict(self._feed.counts))
+            _LOG.info("end of recording", line=self.line, counts=dict(self._feed.counts))
             await self._write([self._status("ended", END_REASON, ts)], ts)
             return reason
         reason = reason.replace(" ", "_")
         outputs = self._feed.closed(reason, ts)
         sent = [raw for output in outputs if isinstance(output, Send) for raw in self._send(output)]
         if self._wire is not None:
-            self._wire.goodbye()
+            self._wire.send_close()
         events = _events(outputs)
         if self._retiring:
             events = [event for event in events if not isinstance(event, FeedStatus)]
@@ -428,7 +428,7 @@ class Connection:
         return reason
 
     async def _report(self, kind: str | None, reason: str) -> None:
-        """Report the breaker's change, if there was one."""
+        """Report a change of the breaker's state."""
         _BREAKER.labels(self._feed.venue, self.line).set(self._breaker.state)
         if kind is not None:
             log = _LOG.error if kind == "breaker_open" else _LOG.info
@@ -449,14 +449,14 @@ class Connection:
         )
 
     def _count(self) -> None:
-        """Export what was counted since the last time."""
+        """Export the counters' changes since the last call."""
         self._frames_total.inc(self._frames_here - self._frames_counted)
         self._frames_counted = self._frames_here
         counts = self._feed.counts
         if counts["off_tick"] != self._counted["off_tick"]:
             self._off_tick_total.inc(counts["off_tick"] - self._counted["off_tick"])
             self._counted["off_tick"] = counts["off_tick"]
-        for name in _LEFT_OUT:
+        for name in _DROPPED_NAMES:
             if counts[name] != self._counted[name]:
                 DROPPED.labels("feed", name).inc(counts[name] - self._counted[name])
                 self._counted[name] = counts[name]
@@ -469,7 +469,7 @@ _ORDERS = frozenset({Send, Fetch, Reconnect, Refused})
 
 
 def _are_events(outputs: list[Output]) -> TypeGuard[list[AnyEvent]]:
-    """Return whether all that a feed wants is to publish."""
+    """Return whether all outputs of a feed are events."""
     return all(type(output) not in _ORDERS for output in outputs)
 
 

@@ -53,29 +53,29 @@ class HistorySettings(DatabaseSettings):
         default=None,
         ge=0,
         le=10_080,
-        description="Minutes between two scans for gaps, 0 for none. If not given, 60 where prices are live, the "
-        "upkeep has a database address of its own and the venue's history needs no other key.",
+        description="Minutes between two scans for gaps, 0 for none. If not set, 60 if prices are live, the "
+        "history process has its own database URL and the venue's history needs no further key.",
     )
     gap_scan_hours: float = Field(default=48.0, gt=0, le=87_600, description="How far back a scan looks.")
 
     @property
     def dsn(self) -> str:
-        """Return the PostgreSQL address to use."""
+        """Return the PostgreSQL URL to use."""
         return (self.history_database_url or self.database_url).get_secret_value()
 
 
-class Road(NamedTuple):
-    """What backfill and repair work with."""
+class HistoryServices(NamedTuple):
+    """The services that backfill and repair use."""
 
     database: Database
     publisher: Publisher
 
 
 @asynccontextmanager
-async def open_road(settings: HistorySettings) -> AsyncIterator[Road]:
-    """Hold the database and the way to Kafka.
+async def open_history_services(settings: HistorySettings) -> AsyncIterator[HistoryServices]:
+    """Open the database and the publisher to Kafka.
 
-    Raises Unavailable or UnknownSchema when one of them does not answer or lacks what it must have.
+    Raises Unavailable or UnknownSchema when one of them does not respond or is not set up.
     """
     registry = Registry(settings.registry_url, timeout_s=5)
     try:
@@ -88,13 +88,13 @@ async def open_road(settings: HistorySettings) -> AsyncIterator[Road]:
         if missing:
             raise Unavailable(f"these topics do not exist, run `tickstream topics apply`: {', '.join(missing)}")
         async with Database(settings.dsn, settings.database_schema) as database:
-            yield Road(database, publisher)
+            yield HistoryServices(database, publisher)
 
 
 def find_history(settings: HistorySettings, venue: str) -> Rest:
-    """Return the REST interface of a venue's history.
+    """Return the REST client of a venue's history.
 
-    Raises SettingsError when it has none here, needs a key that is not given, or is not that of the prices.
+    Raises SettingsError if it is not supported, needs a key that is not set, or is not that of the price source.
     """
     check_history(settings, venue)
     return Rest(make_history(venue, _access(settings, venue)))
@@ -109,8 +109,8 @@ def _access(settings: HistorySettings, venue: str) -> Access:
     )
 
 
-def load_upkeep(venue: str) -> HistorySettings:
-    """Return the settings of the upkeep beside a producer, with a scan every hour where one can be made.
+def load_history_process(venue: str) -> HistorySettings:
+    """Return the settings of a producer's history process, with an hourly scan for gaps if that is possible.
 
     Raises SettingsError as `load` does.
     """
@@ -127,7 +127,7 @@ def _can_scan(settings: HistorySettings, venue: str) -> bool:
         return False
     try:
         make_history(venue, _access(settings, venue))
-    except SettingsError:  # whoever asks for a scan by its setting is told; here nobody did
+    except SettingsError:  # a scan was not requested, so this is not an error
         return False
     return True
 

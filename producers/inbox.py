@@ -31,7 +31,7 @@ class Wire(Protocol):
     def report_caught_up(self) -> None:
         """Answer a replay server that asked whether all that it sent has been handled."""
 
-    def goodbye(self) -> None:
+    def send_close(self) -> None:
         """Send a close message where the protocol has one."""
 
     def disconnect(self) -> None:

@@ -6,7 +6,7 @@ Theory of operation.
    their trades, and numbers that are missing between trades where a venue numbers them one by one. What no open entry
    speaks of yet becomes one. A minute without trades that is marked so is no hole, and neither is a halt.
 2. `repair` asks the venue for each open entry of trades or candles: for the trades of that time, or where it tells
-   none for its candles. They take the same road as a backfill, with `origin` repair. Trades that are complete are told
+   none for its candles. They use the same topics as a backfill, with `origin` repair. Trades that are complete are told
    to be so, which makes the candles that the stream app still keeps valid; older ones are made here.
 3. An entry is closed, with what repaired it, when the database shows the hole to be gone. Otherwise it stays, and its
    job tells why. Books have no history: their entries are closed by the feed's own snapshot or not at all.
@@ -20,12 +20,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from marketdata.clock import format_rfc3339
+from marketdata.clock import MINUTE_NS, format_rfc3339
 from marketdata.errors import Refused, TickstreamError
 from marketdata.events import GAP, FeedStatus
 from producers.backfill import DAY_NS, Backfill, publish, wait_for
 from producers.feeds import VENUES, find_venue
-from producers.history.contract import MINUTE_NS
 from producers.jobs import Database, Job, What
 from producers.publisher import Publisher
 from producers.stored import Hole, OpenGap, Tables

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.clock import MILLISECOND_NS, MINUTE_NS, SECOND_NS
 from marketdata.events import AMENDED, AMENDING, HALTED
 from producers.bars import Stored
-from producers.history.contract import MINUTE_NS
 from producers.jobs import Database
 
 # A feed's gap names when its neighbours were traded or received, by the venue's clock or by ours.
@@ -99,8 +98,8 @@ class Tables:
         )
         return {(row["interval"], row["start_ns"]): msgspec.convert(row, Stored) for row in rows}
 
-    async def given_up(self, venue: str, symbol: str, start: int, end: int) -> set[tuple[str, int]]:
-        """Return the interval and start of those candles that the stream app has given up: they are history's."""
+    async def left_to_history(self, venue: str, symbol: str, start: int, end: int) -> set[tuple[str, int]]:
+        """Return the interval and start of the candles that the stream app has left to history."""
         rows = await self._rows(
             "SELECT DISTINCT interval, start_ns FROM candles WHERE venue = %s AND symbol = %s AND reason = %s "
             "AND ts >= %s AND ts < %s",
@@ -109,9 +108,9 @@ class Tables:
         return {(row["interval"], row["start_ns"]) for row in rows}
 
     async def changes(self, venue: str, symbol: str, start: int, end: int) -> dict[int, int]:
-        """Return when what changes a minute of [start, end) came last: a candle that was made before is not right.
+        """Return the last arrival of anything that changes a minute of [start, end); older candles of it are wrong.
 
-        That is an amendment, and any trade of a minute that the stream app has given up.
+        Changes are amendments, and any trade of a minute that the stream app has left to history.
         """
         if venue not in AMENDING:
             return {}
@@ -119,15 +118,16 @@ class Tables:
         for ts, came in await self._amended(venue, symbol, start, end):
             minute = ts - ts % MINUTE_NS
             found[minute] = max(found.get(minute, 0), came)
-        given_up = {label for interval, label in await self.given_up(venue, symbol, start, end) if interval == "1m"}
-        if given_up:
+        left = await self.left_to_history(venue, symbol, start, end)
+        minutes = {start_ns for interval, start_ns in left if interval == "1m"}
+        if minutes:
             rows = await self._rows(
                 "SELECT ts_event_ns / %s * %s AS minute, max(ts_recv_ns) AS came FROM trades "
                 "WHERE venue = %s AND symbol = %s AND ts >= %s AND ts < %s AND action = 'new' GROUP BY 1",
-                *(MINUTE_NS, MINUTE_NS, venue, symbol, moment(min(given_up)), moment(max(given_up) + MINUTE_NS)),
+                *(MINUTE_NS, MINUTE_NS, venue, symbol, moment(min(minutes)), moment(max(minutes) + MINUTE_NS)),
             )
             for row in rows:
-                if row["minute"] in given_up:
+                if row["minute"] in minutes:
                     found[row["minute"]] = max(found.get(row["minute"], 0), row["came"])
         return found
 

@@ -71,7 +71,7 @@ class Tcp:
     def report_caught_up(self) -> None:
         """Do nothing: only replays over WebSocket ask."""
 
-    def goodbye(self) -> None:
+    def send_close(self) -> None:
         """Do nothing: TCP has no close message, and a venue's protocol that has one sends it itself."""
 
     def disconnect(self) -> None:

@@ -107,7 +107,7 @@ class WebSocket:
         if self.is_up:
             self._transport.send_pong(CAUGHT_UP)
 
-    def goodbye(self) -> None:
+    def send_close(self) -> None:
         """Send a close frame."""
         if self.is_up:
             self._transport.send_close(WSCloseCode.OK)

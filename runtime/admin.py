@@ -1,4 +1,4 @@
-"""Topics as declared against topics as they are: the difference, and how to apply it."""
+"""Compares the declared topics with the existing ones, and applies the differences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIMEOUT_S = 15.0
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One difference between a topic as declared and as it is; `action` is create, set, grow or refuse."""
+    """One difference between a declared and an existing topic; `action` is create, set or refuse."""
 
     topic: str
     action: str
@@ -46,9 +46,9 @@ class TopicAdmin:
         self._client = AdminClient({"bootstrap.servers": settings.kafka_brokers, "client.id": "tickstream-admin"})
 
     def diff(self, topics: tuple[Topic, ...] = TOPICS) -> list[Change]:
-        """Return what `apply` would do, in order.
+        """Return the changes that `apply` would make, in order.
 
-        Raises Unavailable when Kafka does not answer.
+        Raises Unavailable when Kafka does not respond.
         """
         try:
             existing = self._client.list_topics(timeout=_TIMEOUT_S).topics
@@ -59,7 +59,7 @@ class TopicAdmin:
                 changes += self._partition_changes(topic, len(existing[topic.physical(self._prefix)].partitions))
             return changes + self._config_changes(present)
         except KafkaException as error:
-            raise Unavailable(f"Kafka at {self._brokers} does not answer: {error.args[0]}") from error
+            raise Unavailable(f"Kafka at {self._brokers} does not respond: {error.args[0]}") from error
 
     def _creation(self, topic: Topic) -> Change:
         kept = f"kept for {topic.retention_ms / HOUR_MS:g} h{', compacted' if topic.compacted else ''}"
@@ -69,10 +69,11 @@ class TopicAdmin:
         wanted = self._settings.partitions
         if now == wanted:
             return []
-        # Kafka cannot take partitions away, and new ones would move keys and lose their order: a person decides.
+        # Kafka cannot remove partitions, and new ones would move keys and break their order, so an operator must
+        # decide.
         detail = (
-            f"has {now} partitions, TICKSTREAM_PARTITIONS is {wanted}; existing topics keep their number: set "
-            f"TICKSTREAM_PARTITIONS={now}, or delete the topics and let them be created again"
+            f"has {now} partitions, TICKSTREAM_PARTITIONS is {wanted}; this is not changed on existing topics: set "
+            f"TICKSTREAM_PARTITIONS={now}, or delete and re-create the topics"
         )
         return [Change(topic=topic.name, action="refuse", detail=detail)]
 
@@ -91,10 +92,10 @@ class TopicAdmin:
         return changes
 
     def apply(self, topics: tuple[Topic, ...] = TOPICS) -> list[Change]:
-        """Create what is missing and set what differs; return what was done.
+        """Create missing topics and set settings that differ; return the changes.
 
-        A `refuse` among the changes was not done: it needs a person's decision. Raises Unavailable when Kafka does
-        not answer.
+        A change with action `refuse` was not made, because an operator must decide on it. Raises Unavailable when Kafka
+        does not respond.
         """
         changes = self.diff(topics)
         declared = {topic.name: topic for topic in topics}
@@ -116,7 +117,7 @@ class TopicAdmin:
         )
 
     def _config(self, topic: Topic) -> dict[str, str]:
-        """Return the topic's Kafka settings, those of the cluster among them."""
+        """Return the topic's Kafka settings, including the cluster-wide ones."""
         replicas = self._settings.min_insync_replicas
         return topic.config() | ({} if replicas is None else {"min.insync.replicas": str(replicas)})
 

@@ -1,7 +1,7 @@
-"""Databento's files as recordings: DBN, and the CSV of its order and price level schemas; one record a frame.
+"""Databento's files as recordings: DBN, and CSV of the order and price level schemas; one record per frame.
 
-The metadata are no record: they come in one frame with the first. CSV has none, and names the symbol in every row; its
-rows become the same records, with metadata and symbol mappings before those that need them.
+The metadata are returned in one frame with the first record. CSV has no metadata and contains the symbol in every row;
+its rows become the same records, preceded by metadata and symbol mappings where necessary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from marketdata.errors import BadEvent, CodecError
 from marketdata.orders import Scale
 
 _READ_BYTES = 1 << 20
-# These columns stand in this order in every CSV of Databento's.
+# Every CSV of Databento's has these columns in this order.
 _CSV_MARK = b"rtype,publisher_id,instrument_id,"
 
 _BODY = ("price", "size", "action", "side", "flags", "depth", "ts_recv", "ts_in_delta", "sequence")
@@ -33,24 +33,24 @@ T = TypeVar("T")
 
 
 def is_dbn(start: bytes) -> bool:
-    """Tell whether a file that begins so is DBN."""
+    """Return whether a file that begins with `start` is DBN."""
     return start.startswith(dbn.MAGIC)
 
 
 def is_csv(start: bytes) -> bool:
-    """Tell whether a file that begins so is Databento's CSV."""
+    """Return whether a file that begins with `start` is CSV of Databento's."""
     return _CSV_MARK in start.partition(b"\n")[0]
 
 
 def frames(plain: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Yield (time of receipt, frame) of a DBN stream.
 
-    Raises CodecError when it cannot be followed any further, or ends within a record.
+    Raises CodecError when the stream becomes unreadable, or ends within a record.
     """
     metadata, data = _metadata(plain)
     ts = 0
     while True:
-        end = _followed(dbn.whole_records, data)
+        end = _checked(dbn.whole_records, data)
         at = 0
         while at < end:
             size = data[at] * dbn.WORD
@@ -63,12 +63,12 @@ def frames(plain: BinaryIO) -> Iterator[tuple[int, bytes]]:
             break
         data = data[end:] + chunk
     if len(data) > end:
-        _followed(dbn.whole_records, data[end:])
+        _checked(dbn.whole_records, data[end:])
         raise CodecError("the file ends within a record")
 
 
 def _metadata(plain: BinaryIO) -> tuple[bytes, bytes]:
-    """Return the metadata, and what was read beyond."""
+    """Return the metadata, and the bytes read after them."""
     data = b""
     size: int | None = None
     while size is None or len(data) < size:
@@ -76,19 +76,19 @@ def _metadata(plain: BinaryIO) -> tuple[bytes, bytes]:
         if not chunk:
             raise CodecError("the file ends within its metadata")
         data += chunk
-        size = _followed(dbn.metadata_size, data)
+        size = _checked(dbn.metadata_size, data)
     return data[:size], data[size:]
 
 
-def _followed(read: Callable[[bytes], T], data: bytes) -> T:
+def _checked(read: Callable[[bytes], T], data: bytes) -> T:
     try:
         return read(data)
     except ValueError as error:
-        raise CodecError(f"no DBN: {error}") from None
+        raise CodecError(f"not DBN: {error}") from None
 
 
 def rows(lines: Iterable[str]) -> Iterator[tuple[int, bytes] | str]:
-    """Yield (time of receipt, frame) of the rows of a CSV; in place of one that cannot be read, why."""
+    """Yield (time of receipt, frame) of each CSV row; for an unreadable row, the reason as a string."""
     named: set[tuple[str, str]] = set()
     texts = iter(lines)
     columns = next(texts, "").split(",")
@@ -105,7 +105,7 @@ def rows(lines: Iterable[str]) -> Iterator[tuple[int, bytes] | str]:
             yield f"row {number}: {error}"
             continue
         except (BadEvent, KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
-            yield f"row {number} is no record of Databento's: {error!r}"
+            yield f"row {number} is not a record of Databento's: {error!r}"
             continue
         yield dbn.received_at(record) or 0, before + record
 
@@ -138,7 +138,7 @@ def _record(row: dict[str, str]) -> bytes:
         return dbn.ORDER.pack(dbn.ORDER.size // dbn.WORD, kind, *head, *values)
     depth = _LEVELS.get(kind)
     if depth is None:
-        raise CodecError(f"rtype {kind} is read of DBN alone; of CSV only mbo, trades, tbbo, mbp-1 and mbp-10 are")
+        raise CodecError(f"rtype {kind} is supported in DBN only; CSV may contain mbo, trades, tbbo, mbp-1 and mbp-10")
     size = dbn.SIZES[kind]
     body = dbn.TRADE_BODY.pack(size // dbn.WORD, kind, *head, *[_value(row, name) for name in _BODY])
     levels = [
@@ -151,7 +151,7 @@ def _value(row: dict[str, str], column: str, kind: str = "") -> int:
     text = row[column]
     match kind or column:
         case "price" | "bid_px" | "ask_px":
-            # Without a point it is the whole number of 1e-9 that DBN has.
+            # Without a point it is an integer in units of 1e-9, as in DBN.
             return dbn.UNDEF_PRICE if not text else _PRICE.number(text, column) if "." in text else int(text)
         case "action" | "side":
             return ord(text)

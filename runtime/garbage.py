@@ -1,16 +1,16 @@
-"""The garbage collector's settings for a service that makes thousands of short-lived values a second."""
+"""Garbage collector settings for a service that creates thousands of short-lived objects per second."""
 
 from __future__ import annotations
 
 import gc
 
-# Values that survive before the youngest are searched for cycles. Python's own 700 is a search every few messages,
-# and took a tenth of the producer's time; reference counts free nearly all of ours.
+# Surviving objects before a collection of the youngest generation. Python's default of 700 means a collection every few
+# messages, which took a tenth of the producer's time; reference counting frees nearly all of our objects.
 YOUNG_MAX = 500_000
 
 
 def freeze() -> None:
-    """Leave what exists now out of every later search, and search more rarely; call it once, when all is set up."""
+    """Exclude existing objects from later collections, and collect less often; call once, after start-up."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_MAX, 20, 20)

@@ -1,4 +1,4 @@
-"""Kafka clients' common settings and the producer whose delivery errors are acted on."""
+"""Common settings of Kafka clients, and helpers for confluent-kafka."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from marketdata.headers import Headers
 from marketdata.topics import MESSAGE_BYTES_MAX
 from runtime.settings import CommonSettings
 
-# The same as Java's default, so that every client in any language finds the same partition for a key.
+# Java's default, so that clients in any language choose the same partition for a key.
 PARTITIONER = "murmur2_random"
 
-# Where the client's own comments go; without it they would be plain lines on standard error.
+# Receives the client's own log lines, which would otherwise go to standard error as plain text.
 LOG = logging.getLogger("librdkafka")
 
 
 def producer_config(settings: CommonSettings, client: str) -> dict[str, Any]:
-    """Return the settings of an idempotent producer that waits for every replica and never reorders."""
+    """Return the settings of an idempotent producer that waits for all replicas and never reorders records."""
     return {
         "bootstrap.servers": settings.kafka_brokers,
         "client.id": client,
@@ -34,13 +34,13 @@ def producer_config(settings: CommonSettings, client: str) -> dict[str, Any]:
         "message.max.bytes": MESSAGE_BYTES_MAX,
         "queue.buffering.max.messages": 100_000,
         "queue.buffering.max.kbytes": 256 * 1024,
-        "message.timeout.ms": 0,  # an outage of Kafka is waited out; nothing that was accepted is given up
+        "message.timeout.ms": 0,  # no limit: retry through an outage of Kafka, and never drop an accepted record
         "reconnect.backoff.max.ms": 2_000,
     }
 
 
 def consumer_config(settings: CommonSettings, group: str) -> dict[str, Any]:
-    """Return the settings of a consumer that commits by itself never, and sees only what was committed."""
+    """Return the settings of a consumer without automatic commits that reads only committed records."""
     return {
         "bootstrap.servers": settings.kafka_brokers,
         "group.id": f"{settings.group_prefix}{group}",
@@ -63,10 +63,10 @@ def consumer_config(settings: CommonSettings, group: str) -> dict[str, Any]:
 
 
 def close(consumer: Any, limit_s: float = 10.0) -> bool:
-    """Leave the group; False when Kafka did not answer in time, and misses the member when its session ends.
+    """Leave the group; False when Kafka did not respond in time, so that the member stays until its session ends.
 
-    A confluent-kafka consumer that has a commit on its way waits in `close` for the answer, without end when none
-    comes (librdkafka's issue 3740), and no signal reaches the process meanwhile.
+    While a commit is pending, confluent-kafka's `close` waits for the response without a limit (librdkafka issue 3740),
+    and no signal handler runs meanwhile.
     """
     closing = threading.Thread(target=consumer.close, name="consumer-close", daemon=True)
     closing.start()
@@ -75,9 +75,9 @@ def close(consumer: Any, limit_s: float = 10.0) -> bool:
 
 
 def is_fatal(error: Any) -> bool:
-    """Return whether a confluent-kafka error ends its client for good: restart the process.
+    """Return whether a confluent-kafka error is permanent for its client, which requires a restart of the process.
 
-    A consumer reports such an error as that of a message, whose `fatal()` is then not set.
+    A consumer reports such an error through a message, without setting `fatal()`.
     """
     return bool(error.fatal() or error.code() == KafkaError._FATAL)  # noqa: SLF001 - its public name
 

@@ -1,4 +1,4 @@
-"""JSON logs on standard error, one line an event, through structlog."""
+"""JSON logs on standard error, one line per event, through structlog."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import structlog
 
 
 def configure(service: str, level: str = "info") -> None:
-    """Send this process's logs, ours and the libraries', to standard error as JSON lines that name the service."""
+    """Write this process's logs, including the libraries', to standard error as JSON lines with the service's name."""
 
     def name_service(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        event["service"] = service  # not a context variable: other threads' lines would be without it
+        event["service"] = service  # not a context variable, which other threads would not have
         return event
 
     shared: list[structlog.typing.Processor] = [
@@ -44,4 +44,4 @@ def configure(service: str, level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per request is no news
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request

@@ -1,20 +1,23 @@
-"""Recorded frames on disk: `.jsonl.zst` files of one JSON object a line, in capture order; Databento's files as well.
+"""Recorded frames on disk: `.jsonl.zst` files of one JSON object per line, in capture order, and several other formats.
 
-Any file may be plain, or compressed with zstd or gzip. A line is `{"t": "recv", "ts_recv": <UTC ns>, "conn": <text or
-null>, "data": "<frame or body>"}`. `t` is `recv` for a WebSocket frame exactly as it arrived, `send` for one of ours,
-`http` for a REST answer whose address is in `conn`, and `connect` where a connection was opened. A frame that is no
-text is in `body` as base64, or in `data` with `"encoding": "base64"`. Other recorders' `ts_recv` may be a fraction or
-text, whose size tells its unit, and their `data` the JSON value itself. Databento's DBN and CSV are told by how they
-begin.
+Any file may be uncompressed, or compressed with zstd or gzip. The formats are detected from the first bytes.
 
-So are frames that a program logged, `2016-03-12 00:08:37,352 {...}` a line: each is a frame as it arrived. The log's
-clock has no zone; its distance from UTC, in quarters of an hour, is taken from the first frame that tells its own time.
+Ours: a line is `{"t": "recv", "ts_recv": <UTC ns>, "conn": <text or null>, "data": "<frame or body>"}`. `t` is `recv`
+for a WebSocket frame exactly as received, `send` for a frame of ours, `http` for a REST response with its URL in
+`conn`, and `connect` for an opened connection. A binary frame is in `body` as base64, or in `data` with `"encoding":
+"base64"`. Lines of other recorders may have `ts_recv` as a fraction or text, with a unit inferred from its magnitude,
+and `data` as a JSON value.
 
-And frames behind a number that is their time, as hftbacktest (`1723161255030314 {...}`) and cryptofeed write them
-(`1723161255.03: {...}`); of cryptofeed also `<address> -> <time>: <REST answer>`, `<- <time>: <our frame>` and
-`<-> <time>` for a new connection, each behind its address.
+Databento's DBN and CSV files (see `runtime.databento`).
 
-What cannot be read is told as a line of the kind `damaged`, in its place, and the rest is read.
+Program logs with lines such as `2016-03-12 00:08:37,352 {...}`: each is a received frame. The log's clock has no time
+zone. Its offset from UTC, in quarters of an hour, is inferred from the first frame that contains a time.
+
+Lines that begin with a timestamp, as written by hftbacktest (`1723161255030314 {...}`) and cryptofeed
+(`1723161255.03: {...}`). Cryptofeed also writes `<url> -> <time>: <REST response>`, `<url> <- <time>: <our frame>`, and
+`<url> <-> <time>` for a new connection.
+
+Each unreadable line is returned as a line of the kind `damaged`, in its place, and reading continues.
 """
 
 from __future__ import annotations
@@ -33,15 +36,15 @@ import zstandard
 
 from marketdata.clock import MILLISECOND_NS, SECOND_NS, parse_rfc3339
 from marketdata.errors import BadEvent, CodecError
-from runtime import databento, unpacked
+from runtime import databento, decompression
 
-# A line may hold a whole REST body or a frame of the largest size that a connection accepts, escaped.
+# A line may contain a whole REST body, or an escaped frame of the largest size that a connection accepts.
 LINE_BYTES_MAX = 256 * 1024 * 1024
 
-# A file of which so many lines are damaged before a good one is no recording.
+# A file that begins with this many damaged lines is not a recording.
 DAMAGED_FIRST_MAX = 100
 
-# The kind of a line that tells what is damaged in its place, in `data`; nothing was recorded as such.
+# The kind of a line that replaces a damaged one and describes the damage in `data`; it is never recorded.
 DAMAGED = "damaged"
 KINDS = frozenset({"recv", "send", "http", "connect"})
 
@@ -50,19 +53,19 @@ _START_BYTES = 4096
 _BOM = b"\xef\xbb\xbf"
 
 _LOGGED = re.compile(rb"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d),(\d{3}) (?=\{)")
-_TOLD_TIME = re.compile(rb'"time":\s*"([0-9T:.\-]+Z)"')
+_FRAME_TIME = re.compile(rb'"time":\s*"([0-9T:.\-]+Z)"')
 _STAMPED = re.compile(
     rb"(?:(?P<address>(?:http|ws)s?://\S+) (?P<way>->|<-|<->) )?(?P<time>\d{9,19}(?:\.\d+)?)(?::? (?P<frame>.*))?",
     re.DOTALL,
 )
 _KIND_OF = {b"->": "http", b"<-": "send", b"<->": "connect"}
 _STAMPED_START = re.compile(rb"(?:http|ws)s?://\S+ <?->? \d{9}|\d{9,19}(?:\.\d+)?:? [\[{]")
-_HEADER = b" header: {"  # of a REST answer, behind it
-_QUARTER_NS = 900 * SECOND_NS  # every zone's distance from UTC is some of these
+_HEADER = b" header: {"  # of a REST response, after its body
+_QUARTER_NS = 900 * SECOND_NS  # every time zone's offset from UTC is a multiple of this
 
-# What names a product in the query of some venue's REST interface.
+# Query parameters that name a product in the venues' REST APIs.
 _SYMBOLS = frozenset({"symbol", "product_id", "instid", "pair"})
-# What names one in the path, as `products/BTC-USD/book`.
+# A product in a URL's path, such as `products/BTC-USD/book`.
 _SYMBOL_PART = re.compile(r"/[A-Z0-9]+-[A-Z0-9]+/")
 
 
@@ -76,34 +79,34 @@ class Recorded(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True
 
     @property
     def frame(self) -> bytes:
-        """The frame or body as bytes, as a feed takes it."""
+        """The frame or body as bytes, in the form that feeds expect."""
         return self.data.encode()
 
 
 class RecordedBytes(Recorded, frozen=True, gc=False):
-    """A frame that is no text: `body` holds it, and `data` nothing."""
+    """A binary frame: it is in `body`, and `data` is empty."""
 
     body: bytes = b""
 
     @property
     def frame(self) -> bytes:
-        """The frame as bytes, as a feed takes it."""
+        """The frame as bytes, in the form that feeds expect."""
         return self.body
 
 
 class Damage(NamedTuple):
-    """What cannot be read of a file, and at which line or row; 0 where that is not known."""
+    """An unreadable part of a file, and its line or row number; 0 if unknown."""
 
     number: int
     what: str
 
     def __str__(self) -> str:
-        """Return it as a person reads it."""
+        """Return a readable description."""
         return f"line {self.number}: {self.what}" if self.number else self.what
 
 
 class _Loose(msgspec.Struct):
-    """A line as other recorders may have written it."""
+    """A line in the looser format of other recorders."""
 
     t: str
     ts_recv: msgspec.Raw
@@ -127,8 +130,8 @@ _ENCODER = msgspec.json.Encoder()
 def read(path: Path | str, behind_ns: int = 0) -> Iterator[Recorded]:
     """Yield the lines of a recording, in capture order, holding one line in memory at a time.
 
-    Times are set forward by what the recorder's clock was behind.
-    Raises CodecError that names the first line when the file is no recording, OSError when it cannot be read.
+    `behind_ns` is added to all times, to correct a recorder's clock that was behind.
+    Raises CodecError that names the first damaged line if the file is not a recording, OSError if it is unreadable.
     """
     path = Path(path)
     first: Damage | None = None
@@ -144,11 +147,11 @@ def read(path: Path | str, behind_ns: int = 0) -> Iterator[Recorded]:
             break
         yield Recorded(DAMAGED, ts, None, f"{path.name}, {line}")
     if first is not None and not found:
-        raise CodecError(f"{path} is no recording: {first}")
+        raise CodecError(f"{path} is not a recording: {first}")
 
 
 def _parsed(path: Path) -> Iterator[Recorded | Damage]:
-    with unpacked.opened(path) as plain:
+    with decompression.opened(path) as plain:
         if plain.peek(_START_BYTES).startswith(_BOM):
             plain.read(len(_BOM))
         start = plain.peek(_START_BYTES)
@@ -162,17 +165,17 @@ def _parsed(path: Path) -> Iterator[Recorded | Damage]:
             yield from _stamped(plain)
         else:
             yield from _decoded(plain)
-        if damage := unpacked.damage(plain):
+        if damage := decompression.damage(plain):
             yield Damage(0, damage)
 
 
 def _bytes(frames: Iterable[tuple[int, bytes] | str], plain: io.BufferedReader) -> Iterator[Recorded | Damage]:
-    """Yield Databento's records; what is text tells a damage."""
+    """Yield Databento's records; a string among them describes damage."""
     try:
         for frame in frames:
             yield Damage(0, frame) if isinstance(frame, str) else RecordedBytes("recv", frame[0], None, "", frame[1])
     except CodecError as error:
-        if not unpacked.damage(plain):
+        if not decompression.damage(plain):
             yield Damage(0, str(error))
 
 
@@ -181,8 +184,8 @@ def _decoded(plain: io.BufferedReader) -> Iterator[Recorded | Damage]:
         try:
             yield _DECODER.decode(line.text)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            # Few lines, or those of another recorder: it may have told the same in another way.
-            if isinstance(loose := _loose(line), Recorded) or line.ended or not unpacked.damage(plain):
+            # Few lines are damaged; those of another recorder may be in its looser format.
+            if isinstance(loose := _loose(line), Recorded) or line.ended or not decompression.damage(plain):
                 yield loose
 
 
@@ -199,14 +202,14 @@ def _loose(line: _Line) -> Recorded | Damage:
             return RecordedBytes(sent.t, ts, conn, "", b64decode(data, validate=True))
         return Recorded(sent.t, ts, conn, data)
     except (msgspec.MsgspecError, ValueError, BadEvent) as error:
-        ends = "" if line.ended else "it ends within it; "
-        return Damage(line.number, f"no recorded frame: {ends}{error}")
+        ends = "" if line.ended else "the file ends within it; "
+        return Damage(line.number, f"not a recorded frame: {ends}{error}")
 
 
 def _nanoseconds(text: str, *, by_size: bool = False) -> int:
-    """Return a time: whole nanoseconds, RFC 3339, or a number in the unit that its size tells.
+    """Return a time: integer nanoseconds, RFC 3339, or a number in a unit inferred from its magnitude.
 
-    A whole number is nanoseconds, unless `by_size`. Raises BadEvent for anything else.
+    An integer is nanoseconds, unless `by_size`. Raises BadEvent for anything else.
     """
     if "T" in text:
         return parse_rfc3339(text, "ts_recv")
@@ -221,20 +224,20 @@ def _nanoseconds(text: str, *, by_size: bool = False) -> int:
     return ns
 
 
-# A unit's numbers of our days are below this.
+# Present-day times in each unit are below this number.
 _UNITS = ((SECOND_NS, 10**11), (MILLISECOND_NS, 10**14), (1_000, 10**17))
 
 
 def _logged(path: Path, plain: io.BufferedReader) -> Iterator[Recorded | Damage]:
-    with unpacked.opened(path) as ahead:
+    with decompression.opened(path) as ahead:
         shift = _zone_shift(ahead)
     for line in _lines(plain):
         try:
             ts, frame = _logged_at(line.text)
             yield Recorded("recv", ts + shift, None, frame.decode())
         except (BadEvent, UnicodeDecodeError) as error:
-            if line.ended or not unpacked.damage(plain):
-                yield Damage(line.number, f"no logged frame: {error}")
+            if line.ended or not decompression.damage(plain):
+                yield Damage(line.number, f"not a logged frame: {error}")
 
 
 def _logged_at(line: bytes) -> tuple[int, bytes]:
@@ -250,8 +253,8 @@ def _stamped(plain: io.BufferedReader) -> Iterator[Recorded | Damage]:
         try:
             yield _stamped_line(line.text)
         except (BadEvent, UnicodeDecodeError) as error:
-            if line.ended or not unpacked.damage(plain):
-                yield Damage(line.number, f"no stamped frame: {error}")
+            if line.ended or not decompression.damage(plain):
+                yield Damage(line.number, f"not a timestamped frame: {error}")
 
 
 def _stamped_line(line: bytes) -> Recorded:
@@ -262,23 +265,23 @@ def _stamped_line(line: bytes) -> Recorded:
     ts = _nanoseconds(found["time"].decode(), by_size=True)
     if kind == "http":
         return Recorded(kind, ts, found["address"].decode(), frame.partition(_HEADER)[0].decode())
-    return Recorded(kind, ts, None, frame.decode())  # such a file is of one connection
+    return Recorded(kind, ts, None, frame.decode())  # such a file contains one connection
 
 
 def _zone_shift(plain: io.BufferedReader) -> int:
-    """Return what must be added to a log's times to make them UTC; none where no frame tells its time."""
+    """Return what to add to a log's times to get UTC; 0 if no frame contains a time."""
     for line in _lines(plain):
-        told = _TOLD_TIME.search(line.text)
-        if told is not None:
+        found = _FRAME_TIME.search(line.text)
+        if found is not None:
             try:
-                return round((parse_rfc3339(told[1].decode()) - _logged_at(line.text)[0]) / _QUARTER_NS) * _QUARTER_NS
+                return round((parse_rfc3339(found[1].decode()) - _logged_at(line.text)[0]) / _QUARTER_NS) * _QUARTER_NS
             except BadEvent:
                 continue
     return 0
 
 
 def _lines(plain: io.BufferedReader) -> Iterator[_Line]:
-    """Yield the lines with something in them; of one that is too long, only its beginning."""
+    """Yield the lines that are not empty; only the beginning of one that is too long."""
     parts: list[bytes] = []
     size = number = 0
     while chunk := plain.read(_READ_BYTES):
@@ -301,12 +304,12 @@ def _lines(plain: io.BufferedReader) -> Iterator[_Line]:
 
 
 def _whole_lines(plain: io.BufferedReader) -> Iterator[_Line]:
-    """Yield the lines without the one in which a compressed file is cut off."""
-    return (line for line in _lines(plain) if line.ended or not unpacked.damage(plain))
+    """Yield the lines, without a partial last line of a truncated compressed file."""
+    return (line for line in _lines(plain) if line.ended or not decompression.damage(plain))
 
 
 def write(path: Path | str, lines: Iterable[Recorded]) -> int:
-    """Write a recording and return how many lines it holds."""
+    """Write a recording and return its number of lines."""
     count = 0
     with Path(path).open("wb") as file, zstandard.ZstdCompressor(level=3).stream_writer(file) as out:
         for line in lines:
@@ -316,9 +319,9 @@ def write(path: Path | str, lines: Iterable[Recorded]) -> int:
 
 
 def answers(asked: str, recorded: str) -> bool:
-    """Tell whether a recorded REST answer from `recorded` answers a request for `asked`: the same path and symbol.
+    """Return whether a REST response recorded from `recorded` answers a request for `asked`: same path and symbol.
 
-    Some recorders keep no address, but their connection's name; what they keep are a symbol's own snapshots.
+    Some recorders store the connection's name instead of the URL; their responses are snapshots of one symbol.
     """
     request, answer = urlsplit(asked), urlsplit(recorded)
     wanted = {name: values for name, values in parse_qs(request.query).items() if name.lower() in _SYMBOLS}

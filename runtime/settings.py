@@ -1,4 +1,4 @@
-"""Settings that every service has, read from the environment once and frozen."""
+"""Settings common to all services, read once from the environment and frozen."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ PREFIX = "TICKSTREAM_"
 
 
 class CommonSettings(BaseSettings):
-    """What every service needs; each service adds its own in a subclass."""
+    """Settings common to all services; each service adds its own in a subclass."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True
     )
 
     kafka_brokers: str = Field(
-        default="127.0.0.1:19092", description="Kafka's bootstrap addresses, host:port, by comma."
+        default="127.0.0.1:19092", description="Kafka's bootstrap addresses, host:port, separated by commas."
     )
     registry_url: str = Field(
         default="http://127.0.0.1:18081/apis/ccompat/v7", description="Confluent-compatible schema registry."
     )
-    topic_prefix: str = Field(default="", description="Put before every topic's name, to keep environments apart.")
-    group_prefix: str = Field(default="", description="Put before every consumer group's name.")
+    topic_prefix: str = Field(default="", description="Prefix of every topic's name, to separate environments.")
+    group_prefix: str = Field(default="", description="Prefix of every consumer group's name.")
     partitions: int = Field(
         default=PARTITIONS,
         ge=1,
@@ -35,31 +35,32 @@ class CommonSettings(BaseSettings):
         description="Partitions of topics that `tickstream topics apply` creates.",
     )
     replication_factor: int = Field(
-        default=-1, ge=-1, le=32, description="Replicas of each topic that it creates; -1 for the broker's own default."
+        default=-1, ge=-1, le=32, description="Replicas of each topic that it creates; -1 for the broker's default."
     )
     min_insync_replicas: int | None = Field(
-        default=None, ge=1, le=32, description="Replicas that must have a record; the broker's default when not given."
+        default=None, ge=1, le=32, description="min.insync.replicas of the topics; the broker's default if not set."
     )
-    host: str = Field(default="127.0.0.1", description="Address to serve on; loopback unless told otherwise.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; loopback by default.")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe log line."
+        default="info", description="Minimum severity of log lines."
     )
     otlp_endpoint: str | None = Field(
         default=None,
         validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
-        description="OpenTelemetry collector (OTLP over HTTP); no traces leave without it.",
+        description="OpenTelemetry collector (OTLP over HTTP); no traces are exported without it.",
     )
 
 
 class DatabaseSettings(CommonSettings):
-    """Settings of a service that speaks to TimescaleDB."""
+    """Settings of a service that uses TimescaleDB."""
 
     database_url: SecretStr = Field(
-        default=SecretStr("postgresql://tickstream@127.0.0.1:15432/tickstream"), description="PostgreSQL address."
+        default=SecretStr("postgresql://tickstream@127.0.0.1:15432/tickstream"),
+        description="PostgreSQL connection URL.",
     )
     database_schema: str = Field(
-        default="tickstream", pattern=r"^[a-z_][a-z0-9_]{0,62}$", description="Schema that holds the tables."
+        default="tickstream", pattern=r"^[a-z_][a-z0-9_]{0,62}$", description="Schema of the tables."
     )
 
 
@@ -69,7 +70,7 @@ Settings = TypeVar("Settings", bound=CommonSettings)
 def load(cls: type[Settings], **overrides: Any) -> Settings:
     """Return the settings of a service from the environment, with overrides on top.
 
-    Raises SettingsError that names each variable at fault and what it takes.
+    Raises SettingsError that names each invalid variable and the accepted values.
     """
     try:
         return cls(**overrides)
@@ -78,7 +79,7 @@ def load(cls: type[Settings], **overrides: Any) -> Settings:
             f"{_variable(cls, problem['loc'])}: {problem['msg']} (got {str(problem['input'])[:80]!r})"
             for problem in error.errors()
         ]
-        raise SettingsError("cannot start, because of these settings:\n  " + "\n  ".join(lines)) from None
+        raise SettingsError("cannot start because of invalid settings:\n  " + "\n  ".join(lines)) from None
 
 
 def _variable(cls: type[CommonSettings], location: tuple[int | str, ...]) -> str:

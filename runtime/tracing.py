@@ -1,7 +1,7 @@
 """OpenTelemetry traces that follow one event from socket to client, by the Kafka header `traceparent`.
 
-Each hop calls `span` once, when it is done with an event, with the time it started. Where no collector is configured
-nothing is recorded, but every event still gets a trace id, so that logs and headers can be matched.
+Each stage calls `span` once when it finishes an event, with the time at which it started. Without a configured
+collector nothing is recorded, but every event still gets a trace id, so that logs and headers can be matched.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def _new_traceparent() -> bytes:
 
 
 class Tracing:
-    """The tracer of one service, as a context manager that sends what is left when it closes."""
+    """The tracer of one service; a context manager that exports the remaining spans when it closes."""
 
     def __init__(self, service: str, otlp_endpoint: str | None, exporter: SpanExporter | None = None) -> None:
         if exporter is None and otlp_endpoint:
-            # Here, because it is a fifth of what a service loads as it starts, and few send traces.
+            # Imported here, because it is a fifth of the imports at start-up, and few installations export traces.
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
             exporter = OTLPSpanExporter(endpoint=otlp_endpoint.rstrip("/") + "/v1/traces")
@@ -53,7 +53,7 @@ class Tracing:
 
     @property
     def provider(self) -> TracerProvider | None:
-        """What instrumentation of other libraries records with; None where no collector is configured."""
+        """The provider for instrumentation of other libraries; None without a configured collector."""
         return self._provider
 
     def span(
@@ -64,9 +64,9 @@ class Tracing:
         end_ns: int,
         attributes: dict[str, str | int] | None = None,
     ) -> bytes:
-        """Record one hop of an event and return the `traceparent` that its outputs carry.
+        """Record one stage of an event and return the `traceparent` of its outputs.
 
-        `parent` is the input's `traceparent`, None where the road begins; times are UTC nanoseconds.
+        `parent` is the input's `traceparent`, None in the first stage; times are UTC nanoseconds.
         """
         if self._tracer is None:
             return parent if parent is not None else _new_traceparent()

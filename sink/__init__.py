@@ -1,1 +1,1 @@
-"""The sink: Kafka topics into TimescaleDB, exactly once."""
+"""The sink: stores Kafka topics in TimescaleDB, exactly once."""

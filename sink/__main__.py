@@ -1,4 +1,4 @@
-"""Starts the sink, which works until SIGTERM or SIGINT."""
+"""Starts the sink, which runs until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    # The imports take up to a second, in which a signal may arrive.
+    # Imported here, because the imports take up to a second, during which a signal may arrive.
     from sink.process import run  # noqa: PLC0415
 
     return run(stop)

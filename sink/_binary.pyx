@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """Rows of `trades` in COPY's binary format from the Avro bytes of a Trades record, compiled by `make setup`.
 
-What it does is what `binary.trade_row` does with the decoded record. It takes only what is plain: ASCII texts without a
-NUL and not too long, decimals without an exponent of at most 30 characters, a record that ends with the last byte. For
-anything else it returns None, and the caller decodes the record and uses `sink.rows`, which also knows what to do with
-a value that is bad. So nothing here decides what is refused. Every read is checked against the end of the bytes.
+It is equivalent to `binary.trade_row` of the decoded record. It handles only the usual record: ASCII texts without NUL
+and not too long, decimals without an exponent of at most 30 characters, and no bytes after the end. For anything else
+it returns None, and the caller decodes the record and uses `sink.rows`, which also handles bad values. So nothing is
+refused here. Every read is checked against the end of the bytes.
 
 Avro: https://avro.apache.org/docs/1.12.0/specification/#binary-encoding
 """
@@ -131,7 +131,7 @@ cdef inline uint8_t *put_flag(uint8_t *at, bint value) noexcept nogil:
 
 
 cdef uint8_t *put_number(uint8_t *at, Text *text) noexcept nogil:
-    """Write a decimal as PostgreSQL's numeric; NULL for one that is written in another way or is none."""
+    """Write a decimal as PostgreSQL's numeric; NULL for another notation or anything else."""
     cdef uint16_t[18] groups
     cdef int place = 0, length = <int>text.length, whole, fraction, first, last, count, group, digit, filled, pad
     cdef int point = -1, digits_start
@@ -187,7 +187,7 @@ cdef uint8_t *put_number(uint8_t *at, Text *text) noexcept nogil:
 
 
 cdef class Buffer:
-    """Bytes that grow; one for each writer of rows, used again and again."""
+    """A growing buffer that is reused between calls."""
 
     cdef uint8_t *start
     cdef Py_ssize_t size, used
@@ -219,7 +219,7 @@ cdef Buffer _buffer = Buffer()
 
 
 def trade_rows(bytes payload, int32_t partition, int64_t offset):
-    """Return the number of rows of a record and the rows; None for a record that is not plain."""
+    """Return the number of rows of a record and the rows; None for a record that needs `sink.rows`."""
     cdef Reader reader
     cdef Text venue, symbol, line, reason, trade_id, price, size, original_id
     cdef int64_t ts_recv, ts, sequence = 0, origin, side, action, count, skipped

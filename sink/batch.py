@@ -1,4 +1,4 @@
-"""What the sink stores in one transaction, as a plain value: records with their rows, and the offsets behind them."""
+"""One transaction of the sink as a plain value: rows by table, and the Kafka offsets that they reach."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Partition = tuple[str, int]  # (physical topic, partition)
 
 
 class Source(NamedTuple):
-    """The Kafka record that rows come from."""
+    """The Kafka record from which rows were made."""
 
     topic: str
     partition: int
@@ -19,12 +19,12 @@ class Source(NamedTuple):
     payload: bytes
 
 
-class Record(NamedTuple):
-    """`rows` rows of a table in COPY's format of that table (`sink.rows.BINARY`), from one Kafka record or item of it.
+class TableRows(NamedTuple):
+    """Rows of one table from one Kafka record: `rows` is their number, `data` their COPY data (see `sink.rows.BINARY`).
 
-    `items` are the places of the rows' items in the event, where not all of them have a row. `event` is set where COPY
-    is not all that is to be done. `dead_letter` is set when the record, or its item number
-    `item`, could not be used; then `table` is dead_letters.
+    `items` are the indexes of the rows' items in the event, set if some items have no row. `event` is set if storing it
+    needs more than COPY. `dead_letter` is set if the Kafka record, or its item number `item`, could not be used; then
+    `table` is dead_letters.
     """
 
     source: Source
@@ -38,40 +38,40 @@ class Record(NamedTuple):
 
 
 class Span(NamedTuple):
-    """How far a batch takes one partition: from the offset that the database must hold to the one it will hold."""
+    """The offsets of one partition in a batch: the stored offset that it expects, and the next one to store."""
 
     expected: int
     next: int
 
 
 class Batch:
-    """The records of one transaction, in the order of each partition, with the offsets that they take us to."""
+    """The rows of one transaction, in the order of each partition, and the offsets that they reach."""
 
     def __init__(self) -> None:
-        self.records: list[Record] = []
+        self.records: list[TableRows] = []
         self.spans: dict[Partition, Span] = {}
         self.rows = 0
         self.size_bytes = 0
 
     def __bool__(self) -> bool:
-        """Return whether there is anything to store, if only offsets."""
+        """Return whether there is anything to store, even if only offsets."""
         return bool(self.spans)
 
-    def add(self, record: Record) -> None:
-        """Add a record's rows; its offset is counted by `passed`."""
+    def add(self, record: TableRows) -> None:
+        """Add rows; `passed` records their offsets."""
         self.records.append(record)
         self.rows += record.rows
         self.size_bytes += len(record.data) + len(record.source.payload)
 
     def passed(self, partition: Partition, expected: int, next_offset: int) -> None:
-        """Note that everything of a partition from `expected` up to `next_offset` is in this batch or needs no row."""
+        """Record that every offset of [expected, next_offset) is in this batch or needs no row."""
         span = self.spans.get(partition)
         self.spans[partition] = Span(expected if span is None else span.expected, next_offset)
 
     def parts(self, rows_max: int) -> list[Batch]:
-        """Return the batch cut into batches of about so many rows, to be stored one after the other.
+        """Return the batch split into batches of about `rows_max` rows, to be stored in this order.
 
-        What came from one Kafka record stays together.
+        The rows of one Kafka record stay together.
         """
         found = [Batch()]
         reached = {partition: span.expected for partition, span in self.spans.items()}

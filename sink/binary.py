@@ -1,4 +1,4 @@
-"""Values and trades in the binary format of PostgreSQL's COPY, in plain Python.
+"""Encodes values and trades in the binary format of PostgreSQL's COPY, in plain Python.
 
 `sink/_binary.pyx` does the same for most trades, compiled, from the bytes of their Avro record. Format:
 https://www.postgresql.org/docs/17/sql-copy.html (binary format); of a numeric: `numeric_send` in
@@ -33,7 +33,7 @@ _NEGATIVE = 0x4000
 def trade_row(event: Trades, item: int, trade: Trade, partition: int, offset: int) -> bytes:
     """Return one row of `trades`.
 
-    Raises BadEvent for what PostgreSQL or we do not take, naming the field.
+    Raises BadEvent, which names the field, for a value that PostgreSQL or we do not accept.
     """
     ts = trade.ts_event
     return b"".join(
@@ -60,9 +60,9 @@ def trade_row(event: Trades, item: int, trade: Trade, partition: int, offset: in
 
 
 def text(value: str, field: str, bytes_max: int = TEXT_BYTES_MAX) -> bytes:
-    """Return a text with its length.
+    """Return a text with its length prefix.
 
-    Raises BadEvent for one with a NUL or a lone surrogate, which PostgreSQL's text cannot hold, and for one too long.
+    Raises BadEvent for a NUL or a lone surrogate, which PostgreSQL's text cannot contain, and for a text too long.
     """
     checked(value, field, bytes_max)
     data = value.encode()
@@ -71,12 +71,12 @@ def text(value: str, field: str, bytes_max: int = TEXT_BYTES_MAX) -> bytes:
 
 @lru_cache(maxsize=16_384)
 def short_text(value: str, field: str) -> bytes:
-    """Return a short text of which there are few, such as a venue, a symbol or a side."""
+    """Return a short text with few distinct values, such as a venue, a symbol or a side (cached)."""
     return text(value, field, SHORT_BYTES_MAX)
 
 
 def checked(value: str, field: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
-    """Return a text that PostgreSQL can hold.
+    """Return a text that PostgreSQL can store.
 
     Raises BadEvent (`control_character`, `not_unicode`, `too_long`) for any other.
     """
@@ -93,9 +93,9 @@ def checked(value: str, field: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
 
 @lru_cache(maxsize=65_536)
 def numeric(value: str, field: str) -> bytes:
-    """Return a decimal with its length, and with as many digits after the point as its string has.
+    """Return a decimal with its length prefix and the scale of its string.
 
-    Raises BadEvent for what is no decimal: PostgreSQL's numeric also takes NaN, infinities and hexadecimal.
+    Raises BadEvent for anything else; PostgreSQL's numeric would accept NaN, infinities and hexadecimal too.
     """
     if not (value.isascii() and value.replace(".", "", 1).isdigit() and len(value) <= LENGTH_MAX):
         decimal(value, field)

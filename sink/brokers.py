@@ -1,4 +1,4 @@
-"""Kafka for the sink, apart from reading: where each partition begins and ends, and the delivery of dead letters."""
+"""The sink's Kafka access other than reading: the ends of partitions, and the delivery of dead letters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from marketdata.headers import cloudevent
 from marketdata.topics import DEAD_LETTERS
 from runtime.kafka import producer_config
 from runtime.settings import CommonSettings
-from sink.batch import Partition, Record
+from sink.batch import Partition, TableRows
 from sink.rows import STAGE
 from sink.writer import Log
 
@@ -27,7 +27,7 @@ class BrokersUnavailable(Unavailable):
 
 
 class Brokers:
-    """Returns where each partition's log begins and ends."""
+    """Returns the first and the next offset of each partition."""
 
     def __init__(self, settings: CommonSettings) -> None:
         self._asked: dict[TopicPartition, Future[Any]] = {}
@@ -55,11 +55,11 @@ class Brokers:
             lows = self._offsets(keys, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
             highs = self._offsets(keys, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         except (KafkaException, TimeoutError) as error:
-            raise BrokersUnavailable(f"Kafka does not state where the logs begin and end: {error}") from error
+            raise BrokersUnavailable(f"Kafka does not return the first and last offsets: {error}") from error
         return {key: Log(ids[key[0]], lows[key], highs[key]) for key in keys}
 
     def ask_ends(self, partitions: Iterable[Partition]) -> None:
-        """Request the ends of the logs, without waiting for the response."""
+        """Request the end offsets, without waiting for the response."""
         asked = {TopicPartition(*partition): OffsetSpec.latest() for partition in partitions}  # type: ignore[no-untyped-call]
         self._asked = (
             self._admin.list_offsets(asked, request_timeout=TIMEOUT_S, isolation_level=IsolationLevel.READ_COMMITTED)
@@ -68,9 +68,9 @@ class Brokers:
         )
 
     def ends(self) -> dict[Partition, int] | None:
-        """Return the ends last requested, as far as Kafka knows them; None while it has not responded.
+        """Return the requested end offsets that Kafka returned; None while it has not responded.
 
-        A log ends here after the last record of a finished transaction.
+        An end offset is that after the last record of a finished transaction.
         """
         if not all(future.done() for future in self._asked.values()):
             return None
@@ -90,18 +90,18 @@ class Brokers:
         }
 
 
-class Letters:
-    """Delivers dead letters to their topic and waits until every one has arrived."""
+class DeadLetterPublisher:
+    """Publishes dead letters and waits for the delivery of each."""
 
     def __init__(self, settings: CommonSettings, codec: Codec) -> None:
         self._topic = DEAD_LETTERS.physical(settings.topic_prefix)
         self._codec = codec
         self._producer = Producer(producer_config(settings, "tickstream-sink"))
 
-    def publish(self, records: Sequence[Record]) -> None:
-        """Deliver the dead letters of records.
+    def publish(self, records: Sequence[TableRows]) -> None:
+        """Publish the dead letters of records.
 
-        The `ce_id` names the Kafka record that was refused, and the item of it, so that a second delivery has the same.
+        The `ce_id` identifies the refused Kafka record and item, so that a second delivery has the same one.
 
         Raises BrokersUnavailable when not all were delivered in time.
         """

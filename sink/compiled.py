@@ -1,4 +1,4 @@
-"""The compiled rows of trades, where `make setup` could build them; `sink.rows` makes the same rows, slower."""
+"""The compiled encoder of trade rows, if `make setup` could build it; `sink.rows` makes the same rows, slower."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from importlib import import_module
 
-# Set to anything, this selects the Python code, as on a machine without a C compiler.
+# If set to any value, this selects the Python code, as on a machine without a C compiler.
 PLAIN_ROWS = "TICKSTREAM_PLAIN_ROWS"
 
 
@@ -20,5 +20,5 @@ def _load() -> Callable[[bytes, int, int], tuple[int, bytes] | None] | None:
     return found
 
 
-# trade_rows(payload, partition, offset): rows and their COPY data, None where only `sink.rows` knows what to do.
+# trade_rows(payload, partition, offset): number of rows and their COPY data; None if the record needs `sink.rows`.
 trade_rows = _load()

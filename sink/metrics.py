@@ -1,4 +1,4 @@
-"""The sink's metrics, and the times of the hops of what it stored."""
+"""The sink's metrics, including the latency of stored messages."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ BATCH_ROWS = Histogram(
     "Rows per transaction.",
     buckets=(0, 1, 10, 50, 100, 500, 1000, 2500, 5000, 10000, 50000),
 )
-QUEUE_ROWS = Gauge("tickstream_sink_queue_rows", "Rows read and not stored yet.")
-GAPS_OPEN = Gauge("tickstream_gaps_open", "Gaps of the ledger that are not repaired, by venue.", ["venue"])
-STALLED = Gauge("tickstream_sink_partitions_stalled", "Partitions that are not read although their log continues.")
+QUEUE_ROWS = Gauge("tickstream_sink_queue_rows", "Rows read but not stored yet.")
+GAPS_OPEN = Gauge("tickstream_gaps_open", "Open gaps in the ledger, by venue.", ["venue"])
+STALLED = Gauge(
+    "tickstream_sink_partitions_stalled", "Partitions without reading progress although they have more records."
+)
 REWINDS = Counter("tickstream_sink_rewinds_total", "Returns to the offsets in the database, by reason.", ["reason"])
 
 
 def measure_hops(tracing: Tracing, headers: Headers, now_ns: int) -> None:
-    """Observe how long a stored message was on its way, and end its trace; `now_ns` is UTC nanoseconds."""
+    """Record the latency of a stored message, and end its trace; `now_ns` is UTC nanoseconds."""
     hops = hops_of(headers)
     observe_hop("received_to_stored", hops.t_recv, now_ns)
     if hops.t_processed:
@@ -35,6 +37,6 @@ def measure_hops(tracing: Tracing, headers: Headers, now_ns: int) -> None:
 
 
 def show_open_gaps(gaps_open: dict[str, int]) -> None:
-    """Show the number of open gaps by venue."""
+    """Set the number of open gaps by venue."""
     for venue, count in gaps_open.items():
         GAPS_OPEN.labels(venue).set(count)

@@ -1,13 +1,13 @@
-"""Where the sink stands in each partition: what the database holds, what a writer has, and what was read after that.
+"""The sink's offsets in each partition: stored in the database, handed to the writer, and read.
 
 Reading starts at the offset in the database, and only there. Kafka then returns records in order, so a partition's
-offsets rise by one, except where a log has no record to return: at the mark that ends a transaction, at the records of
-an aborted transaction, and at those that compaction removed. Such a gap is a `Jump`. Within an uninterrupted read a gap
-of one offset is the mark of a transaction, as after nearly every batch of the stream workers. Any other jump may also
-mean that the reader was moved; it is noted and checked before anything is stored (`sink.rereading`). So is a gap of
-one offset at the first step after reading starts or resumes, because that is when a reader may be moved.
+offsets rise by one, except where a log has no record to return: at the marker that ends a transaction, at the records
+of an aborted transaction, and at records that compaction removed. Such a gap is a `Jump`. During an uninterrupted read,
+a gap of one offset is a transaction marker, as after nearly every batch of the stream workers. Any other jump may also
+mean that the consumer's position changed unexpectedly; it is checked before anything is stored (`sink.rereading`). The
+same holds for a gap of one offset at the first step after reading starts or resumes, when such changes may happen.
 
-Pure: a `Positions` holds numbers, and the time is an argument.
+This module is pure: the time is an argument.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from sink.batch import Partition, Span
 
-# Of an uninterrupted read; the mark that ends a transaction has an offset and is never returned.
+# Size of a gap in an uninterrupted read: a transaction's end marker has an offset and is never returned.
 _MARK = 1
 
 
@@ -30,7 +30,7 @@ class Jump(NamedTuple):
 
 
 class Stall(NamedTuple):
-    """A partition of which nothing was read for `seconds`, while its log continues from `offset` to `end`."""
+    """A partition without progress for `seconds` at `offset`, although its log ends at `end`."""
 
     partition: Partition
     offset: int
@@ -40,8 +40,8 @@ class Stall(NamedTuple):
     def __str__(self) -> str:
         topic, number = self.partition
         return (
-            f"{topic}[{number}] is not read: it stands at {self.offset} for {self.seconds:.0f} s, "
-            f"and its log ends at {self.end}"
+            f"no progress in {topic}[{number}]: at offset {self.offset} for {self.seconds:.0f} s, "
+            f"although its log ends at {self.end}"
         )
 
 
@@ -57,7 +57,7 @@ class _Position:
 
 
 class Positions:
-    """The positions of the partitions that are being read; empty until the database has stated where they start."""
+    """The positions of the partitions that are being read; empty until their start is known from the database."""
 
     def __init__(self) -> None:
         self._all: dict[Partition, _Position] = {}
@@ -70,25 +70,25 @@ class Positions:
         return bool(self._all)
 
     def start(self, offsets: Mapping[Partition, int], now: float) -> None:
-        """Begin at these offsets; `now` is a monotonic time in seconds, here and below."""
+        """Start at these offsets; `now` is a monotonic time in seconds, here and below."""
         self.clear()
         self._all = {partition: _Position(offset, now) for partition, offset in offsets.items()}
         self._stalls = {partition: stall for partition, stall in self._stalls.items() if partition in offsets}
 
     def clear(self) -> None:
-        """Forget everything; the database knows where to resume."""
+        """Discard all positions; the database contains those from which to resume."""
         self._all.clear()
         self._read.clear()
         self._jumps.clear()
 
     def resume(self, now: float) -> None:
-        """Note that reading was paused: what comes next is checked like the first record of all."""
+        """Record that reading was paused: the next record is checked like the first one."""
         for position in self._all.values():
             position.is_fresh = True
             position.moved_at = now
 
     def take(self, partition: Partition, offset: int, now: float) -> bool:
-        """Note a record that was read; return False for one read before the last start, which is read again."""
+        """Record that a record was read; False if it is from before the last start, and will be read again."""
         position = self._all.get(partition)
         if position is None or offset < position.next:
             return False
@@ -101,7 +101,7 @@ class Positions:
         return True
 
     def reach(self, partition: Partition, end: int, now: float) -> None:
-        """Note that there was nothing more to read below `end`, where the log ended at that moment."""
+        """Record that everything below `end`, the log's current end, was read."""
         position = self._all.get(partition)
         if position is not None and end >= position.next:
             self._step(partition, position, end)
@@ -109,7 +109,7 @@ class Positions:
             position.moved_at = now
 
     def hand_over(self) -> tuple[dict[Partition, Span], list[Jump]]:
-        """Return how far what was read takes each partition, and the jumps to check before it is stored."""
+        """Return the span read of each partition, and the jumps to check before it is stored."""
         spans = {}
         for partition in self._read:
             position = self._all[partition]
@@ -121,14 +121,14 @@ class Positions:
         return spans, jumps
 
     def store(self, spans: Mapping[Partition, Span]) -> None:
-        """Note that the database holds what was handed over."""
+        """Record that the spans handed over are stored."""
         for partition, span in spans.items():
             position = self._all.get(partition)
             if position is not None:
                 position.stored = span.next
 
     def see_ends(self, ends: Mapping[Partition, int]) -> None:
-        """Note where the logs end: the offset after the last record of a transaction that is finished."""
+        """Record the logs' end offsets: those after the last record of a finished transaction."""
         for partition, end in ends.items():
             position = self._all.get(partition)
             if position is not None:
@@ -137,17 +137,17 @@ class Positions:
     def lags(self) -> Iterable[tuple[Partition, int]]:
         """Return the number of offsets of each partition that are not stored yet."""
         for partition, position in self._all.items():
-            # What was read to the end without a record needs no transaction.
+            # Offsets without records need no transaction.
             waits = position.stored != position.handed or partition in self._read
             yield partition, max(0, position.end - (position.stored if waits else position.next))
 
     @property
     def stalled(self) -> list[Stall]:
-        """The stalls that were found, of partitions that have not moved since, even over a new start."""
+        """The stalls of partitions without progress since; they remain after a restart of reading."""
         return list(self._stalls.values())
 
     def find_stalls(self, now: float, limit_s: float) -> list[Stall]:
-        """Return the partitions of which nothing was read for the limit, although there is more to read."""
+        """Return the partitions without progress for `limit_s`, although they have more records."""
         found = []
         for partition, position in self._all.items():
             stall = self._stalls.get(partition)

@@ -15,7 +15,7 @@ from runtime.health import HealthServer, Readiness
 from runtime.registry import Registry, decode
 from runtime.settings import load
 from runtime.tracing import Tracing
-from sink.brokers import Letters
+from sink.brokers import DeadLetterPublisher
 from sink.service import Sink, connect_registry
 from sink.settings import SinkSettings
 from sink.writer import Writer
@@ -26,7 +26,7 @@ def run(stop: threading.Event) -> int:
     try:
         settings = load(SinkSettings)
     except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - before there is a log
+        print(error, file=sys.stderr)  # noqa: T201 - logging is not configured yet
         return 2
     log.configure("sink", settings.log_level)
     readiness = Readiness("kafka", "database", "registry", "reading")
@@ -37,7 +37,7 @@ def run(stop: threading.Event) -> int:
         registry = Registry(settings.registry_url)
         codec = connect_registry(registry, readiness, stop)
         if codec is not None:
-            letters = Letters(settings, codec)
+            letters = DeadLetterPublisher(settings, codec)
             writer = Writer(
                 settings.dsn,
                 settings.database_schema,

@@ -1,8 +1,8 @@
-"""Reads ranges of a log again that the sink passed without a record, to prove that no record is in them.
+"""Reads ranges of a log again in which the sink received no record, to prove that they contain none.
 
-A consumer of its own starts at the first offset of a range, so that whatever moved the sink's reader has not moved
-this one. When the first record that it returns lies behind the range, or the log ends there, the range holds only
-marks of transactions, records of aborted transactions, or what compaction removed.
+A separate consumer starts at the first offset of a range, so it is not affected by whatever changed the position of the
+sink's consumer. If the first record that it returns is after the range, or the log ends there, the range contains only
+transaction markers, records of aborted transactions, and compacted records.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from sink.positions import Jump
 
 LIMIT_S = 10.0
 _READ_AT_ONCE = 500
-# As for the sink's own reader, what is not there any more is an error, not a place to jump from.
+# As for the sink's own consumer, a missing offset is an error, and the position is not reset.
 _GONE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})  # noqa: SLF001 - librdkafka's names
 
 
 class Skipped(TickstreamError):  # noqa: N818 - named for what it is about, like the others
-    """The sink's reader passed over a record, or it is no longer possible to know; it must read again."""
+    """The sink's consumer skipped a record, or this can no longer be ruled out; the sink must read again."""
 
 
 class Rereader:
-    """A second reader, which connects when it is first needed. Not for two threads at once."""
+    """A second consumer, which connects on first use. Not thread-safe."""
 
     def __init__(self, settings: CommonSettings) -> None:
         self._settings = settings
         self._consumer: Consumer | None = None
 
     def close(self) -> None:
-        """Close the connection; a later check makes a new one."""
+        """Close the connection; the next check opens a new one."""
         if self._consumer is not None:
             close(self._consumer)
             self._consumer = None
 
     def check(self, jumps: Sequence[Jump]) -> None:
-        """Return when no committed record lies in any of the jumps.
+        """Return if no jump contains a committed record.
 
-        Raises Skipped when one does or the log begins behind a jump, BrokersUnavailable when Kafka does not respond.
+        Raises Skipped if one does or the log starts after a jump, BrokersUnavailable if Kafka does not respond.
         """
         if not jumps:
             return
@@ -76,7 +76,7 @@ class Rereader:
             deadline = time.monotonic() + LIMIT_S
             while waiting:
                 if time.monotonic() > deadline:
-                    raise BrokersUnavailable("Kafka does not return in time the records that may have been skipped")
+                    raise BrokersUnavailable("Kafka does not return the records that may have been skipped in time")
                 for message in consumer.consume(_READ_AT_ONCE, 0.1):
                     self._see(message, waiting)
         finally:
@@ -90,14 +90,14 @@ class Rereader:
             return
         error = message.error()
         if error is not None and error.code() in _GONE:
-            raise Skipped(f"{partition} has no offset {jumps[0].start} any more: {error.str()}")
+            raise Skipped(f"{partition} no longer has offset {jumps[0].start}: {error.str()}")
         if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
-            return  # the client tries again
+            return  # the client retries
         while jumps and jumps[0].end <= offset:
             jumps.pop(0)
         if jumps and error is not None:
-            raise Skipped(f"{partition} ends at {offset}, and was read to {jumps[-1].end}")
+            raise Skipped(f"{partition} ends at {offset}, but was read to {jumps[-1].end}")
         if jumps and jumps[0].start <= offset:
-            raise Skipped(f"{partition}: offset {offset} was passed over, from {jumps[0].start} to {jumps[0].end}")
+            raise Skipped(f"{partition}: offset {offset} was skipped, from {jumps[0].start} to {jumps[0].end}")
         if not jumps:
             del waiting[partition]

@@ -1,7 +1,7 @@
-"""Drops days that are older than they need to be kept, in either edition of TimescaleDB.
+"""Drops days of data that have passed their retention, in either edition of TimescaleDB.
 
-It is a command for a timer (`tickstream db retention --days N`), since only the community edition has policies of its
-own. Whole days are dropped as files are, so it is quick and leaves nothing to vacuum.
+Run it from a timer (`tickstream db retention --days N`), since only the community edition has retention policies. Whole
+days are dropped as files, so it is fast and leaves nothing to vacuum.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ def drop_older(
 ) -> list[Dropped]:
     """Drop every day that ended more than `days` days ago; return what was dropped, or would be.
 
-    The ledger of gaps, the instruments and the Kafka offsets stay for ever: they are small.
+    The ledger of gaps, the instruments and the Kafka offsets are never dropped: they are small.
 
-    Raises SettingsError for less than one day or a table that has no days, Unavailable when the database does not
-    answer.
+    Raises SettingsError for less than one day or a table that is not partitioned by day, Unavailable when the database
+    does not respond.
     """
     if days < 1:
         raise SettingsError(f"days must be at least 1, not {days}")
     unknown = sorted(set(tables) - set(HYPERTABLES))
     if unknown:
-        raise SettingsError(f"no tables by day: {', '.join(unknown)}; there are {', '.join(HYPERTABLES)}")
+        raise SettingsError(f"not partitioned by day: {', '.join(unknown)}; choose from {', '.join(HYPERTABLES)}")
     with session(database_url) as connection:
         dropped = [one for table in tables for one in _older(connection, schema, table, days)]
         if not dry_run:
@@ -46,7 +46,7 @@ def drop_older(
                     text(f"SELECT {functions}.drop_chunks('\"{schema}\".{table}', make_interval(days => :days))"),
                     {"days": days},
                 )
-                # One table at a time, so that no lock is held longer than it takes.
+                # One transaction per table keeps locks short.
                 connection.commit()
         return dropped
 

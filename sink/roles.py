@@ -1,7 +1,6 @@
-"""What each database role may do: the sink adds rows, the API and readers read, and nobody else gets anything.
+"""The rights of each database role: the sink adds rows, the API and readers read, and others have no rights.
 
-The roles themselves are made by the administrator of the server, who knows their passwords; a role that does not exist
-is left out.
+The server's administrator creates the roles and their passwords; a role that does not exist is skipped.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ API = "tickstream_api"
 READONLY = "tickstream_readonly"
 HISTORY = "tickstream_history"
 
-# The sink only ever adds rows to the history; what it keeps up to date is small and listed here.
+# The sink only appends to the history tables; the tables that it updates are small.
 _APPEND = ("trades", "quotes", "books", "candles", "venue_candles", "anomalies", "feed_status", "dead_letters")
 _UPSERT = ("kafka_offsets", "gaps", "instruments")
 _REPLACE = ("candles_open",)
-# Backfill and repair read these tables and write their jobs; their data arrives through Kafka and the sink.
+# Backfill and repair read tables and write their jobs; their data is stored through Kafka and the sink.
 _JOBS = ("ingestion_jobs",)
-_LOOKED_AT = ("trades", "candles", "candles_open", "candles_latest", "gaps", "instruments", "alembic_version")
+_READ_BY_JOBS = ("trades", "candles", "candles_open", "candles_latest", "gaps", "instruments", "alembic_version")
 
 
 def grant(connection: Connection, schema: str) -> None:
-    """Grant each role that exists its rights on the schema, taking away any others."""
+    """Grant each existing role its rights on the schema, and revoke all others."""
     roles = connection.scalars(
         text("SELECT rolname FROM pg_roles WHERE rolname = ANY(:names) AND rolcanlogin"),
         {"names": [SINK, API, READONLY, HISTORY]},
@@ -46,7 +45,7 @@ _SINK = (
     _on("SELECT, INSERT, UPDATE", _UPSERT),
     _on("SELECT, INSERT, UPDATE, DELETE", _REPLACE),
     _on("SELECT", ("alembic_version",)),
-    # Rows that a COPY refuses are sifted in a temporary table.
+    # After a refused COPY, rows are inserted one by one from a temporary table.
     "GRANT TEMPORARY ON DATABASE {database} TO {role}",
 )
 _READER = (
@@ -56,5 +55,5 @@ _READER = (
 )
 _RIGHTS = {
     SINK: _SINK,
-    HISTORY: (_on("SELECT", _LOOKED_AT), _on("SELECT, INSERT, UPDATE", _JOBS)),
+    HISTORY: (_on("SELECT", _READ_BY_JOBS), _on("SELECT, INSERT, UPDATE", _JOBS)),
 }

@@ -1,8 +1,8 @@
-"""Rows of each kind of event as PostgreSQL's COPY reads them, checked so that PostgreSQL practically never refuses one.
+"""Encodes events as rows for PostgreSQL's COPY, validated so that PostgreSQL practically never refuses one.
 
-Pure. `stored` turns an event into records; of an event of several trades a bad one becomes a dead letter and the others
-are stored. `refused` is the dead letter of a Kafka record that could not be used at all. Trades, which are most of all
-rows, are in COPY's binary format (`sink.binary`), the others in its text format.
+This module is pure. `stored` turns an event into rows; a bad trade of several becomes a dead letter, and the others are
+stored. `refused` returns the dead letter of an unusable Kafka record. Trades, which are most rows, use COPY's binary
+format (`sink.binary`), all others its text format.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from marketdata.errors import BadEvent
 from marketdata.events import Anomaly, AnyEvent, Book, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.topics import VENUE_CANDLES
 from sink import binary
-from sink.batch import Record, Source
+from sink.batch import Source, TableRows
 
 STAGE = "sink"
 DEAD_LETTERS = "dead_letters"
@@ -73,10 +73,10 @@ _GAP_ID_BYTES_MAX = 2_000
 _DETAIL_CHARS = 1_000
 
 
-def stored(event: AnyEvent, source: Source, now: int) -> list[Record]:
-    """Return the records of an event; `now`, UTC nanoseconds, is the time of dead letters of single items.
+def stored(event: AnyEvent, source: Source, now: int) -> list[TableRows]:
+    """Return the rows of an event; `now`, UTC nanoseconds, is the time of dead letters of single items.
 
-    Raises BadEvent for an event that cannot be stored at all: a bad value outside of its items, or no table for it.
+    Raises BadEvent if nothing of the event can be stored: a bad value outside of its items, or no table for it.
     """
     if isinstance(event, Trades):
         return _trades(event, source, now)
@@ -100,7 +100,7 @@ def refused(
     value: str | None = None,
     item: int | None = None,
     payload: bytes | None = None,
-) -> Record:
+) -> TableRows:
     """Return the dead letter of a Kafka record, or of its item number `item`; `ts` is now, UTC nanoseconds."""
     venue, _, symbol = source.key.decode("utf-8", "replace").partition("|")[0].partition(":")
     letter = DeadLetter(
@@ -117,22 +117,22 @@ def refused(
         offset=source.offset,
         payload=source.payload if payload is None else payload,
     )
-    return Record(source, DEAD_LETTERS, 1, _letter_row(letter, source), dead_letter=letter, item=item)
+    return TableRows(source, DEAD_LETTERS, 1, _letter_row(letter, source), dead_letter=letter, item=item)
 
 
-def refused_item(event: AnyEvent, source: Source, item: int, error: BadEvent, ts: int) -> Record:
+def refused_item(event: AnyEvent, source: Source, item: int, error: BadEvent, ts: int) -> TableRows:
     """Return the dead letter of one trade of an event; its payload is the event with only that trade, as JSON."""
     payload = None
     if isinstance(event, Trades):
-        with contextlib.suppress(UnicodeEncodeError):  # no record that was decoded has a lone surrogate
+        with contextlib.suppress(UnicodeEncodeError):  # decoded records have no lone surrogates
             payload = msgspec.json.encode(msgspec.structs.replace(event, trades=(event.trades[item],)))
     return refused(
         source, error.reason, str(error), ts=ts, field=error.field, value=error.value, item=item, payload=payload
     )
 
 
-def _trades(event: Trades, source: Source, now: int) -> list[Record]:
-    # What concerns all trades is checked first: then an error below is that of a trade.
+def _trades(event: Trades, source: Source, now: int) -> list[TableRows]:
+    # Shared fields are checked first, so that an error below concerns a single trade.
     for field in ("venue", "symbol", "line", "origin", "reason"):
         binary.short_text(getattr(event, field), field)
     rows, letters, items = [], [], []
@@ -142,10 +142,10 @@ def _trades(event: Trades, source: Source, now: int) -> list[Record]:
             items.append(item)
         except BadEvent as error:
             letters.append(refused_item(event, source, item, error, now))
-    return [Record(source, "trades", len(rows), b"".join(rows), items=tuple(items) if letters else ()), *letters]
+    return [TableRows(source, "trades", len(rows), b"".join(rows), items=tuple(items) if letters else ()), *letters]
 
 
-def _quote(event: Quote, source: Source) -> Record:
+def _quote(event: Quote, source: Source) -> TableRows:
     text = (
         f"{_stamp(event, source)}\t{_flag(event.valid)}\t{_short(event.reason)}\t{_origin(event)}\t"
         f"{_short(event.source)}\t{_optional(event.bid, 'bid')}\t{_optional(event.bid_size, 'bid_size')}\t"
@@ -153,20 +153,20 @@ def _quote(event: Quote, source: Source) -> Record:
         f"{_optional(event.volume_24h, 'volume_24h')}\t{_optional(event.high_24h, 'high_24h')}\t"
         f"{_optional(event.low_24h, 'low_24h')}\t{_optional(event.change_24h, 'change_24h')}\n"
     )
-    return Record(source, "quotes", 1, text.encode())
+    return TableRows(source, "quotes", 1, text.encode())
 
 
-def _book(event: Book, source: Source) -> Record:
+def _book(event: Book, source: Source) -> TableRows:
     text = (
         f"{_stamp(event, source)}\t{_flag(event.valid)}\t{_short(event.reason)}\t{_origin(event)}\t"
         f"{event.depth}\t{event.updates}\t"
         f"{_numbers(event.bid_prices, 'bid_prices')}\t{_numbers(event.bid_sizes, 'bid_sizes')}\t"
         f"{_numbers(event.ask_prices, 'ask_prices')}\t{_numbers(event.ask_sizes, 'ask_sizes')}\n"
     )
-    return Record(source, "books", 1, text.encode())
+    return TableRows(source, "books", 1, text.encode())
 
 
-def _candle(event: Candle, source: Source) -> Record:
+def _candle(event: Candle, source: Source) -> TableRows:
     text = (
         f"{timestamp(event.start)}\t{event.ts_event}\t{event.ts_recv}\t{source.offset}\t{source.partition}\t"
         f"{timestamp(event.end)}\t{event.start}\t{event.end}\t{_integer(event.trades)}\t{event.revision}\t"
@@ -177,14 +177,13 @@ def _candle(event: Candle, source: Source) -> Record:
         f"{_short(event.venue)}\t{_short(event.symbol)}\t{_short(event.origin)}\n"
     )
     if source.topic.endswith(_VENUE_CANDLES):
-        return Record(
-            source, "venue_candles", 1, text.encode()
-        )  # the venue's own: it neither opens nor closes one of ours
+        # It neither opens nor closes one of our own candles, so it has no event.
+        return TableRows(source, "venue_candles", 1, text.encode())
     table = "candles_open" if event.state == "open" else "candles"
-    return Record(source, table, 1, text.encode(), event)
+    return TableRows(source, table, 1, text.encode(), event)
 
 
-def _anomaly(event: Anomaly, source: Source) -> Record:
+def _anomaly(event: Anomaly, source: Source) -> TableRows:
     if any("\x00" in text for pair in event.evidence.items() for text in pair):
         raise BadEvent("control_character", "evidence", repr(event.evidence))
     evidence = orjson.dumps(event.evidence, option=orjson.OPT_SORT_KEYS).decode()
@@ -193,10 +192,10 @@ def _anomaly(event: Anomaly, source: Source) -> Record:
         f"{_short(event.kind)}\t{_short(event.severity)}\t{_short(event.metric)}\t{_number(event.value, 'value')}\t"
         f"{_number(event.limit, 'limit')}\t{_text(evidence)}\n"
     )
-    return Record(source, "anomalies", 1, text.encode())
+    return TableRows(source, "anomalies", 1, text.encode())
 
 
-def _feed_status(event: FeedStatus, source: Source) -> Record:
+def _feed_status(event: FeedStatus, source: Source) -> TableRows:
     text = (
         f"{_stamp(event, source)}\t{_origin(event)}\t{_short(event.kind)}\t{_short(event.reason)}\t"
         f"{_text(event.detail)}\t{_maybe(event.channel)}\t{_maybe(event.gap_id)}\t{_integer(event.expected)}\t{_integer(event.received)}\t"
@@ -204,27 +203,27 @@ def _feed_status(event: FeedStatus, source: Source) -> Record:
     )
     if event.gap_id is not None:
         binary.checked(event.gap_id, "gap_id", _GAP_ID_BYTES_MAX)
-    return Record(source, "feed_status", 1, text.encode(), event if event.kind in {"gap", "resynced"} else None)
+    return TableRows(source, "feed_status", 1, text.encode(), event if event.kind in {"gap", "resynced"} else None)
 
 
-def _instrument(event: Instrument, source: Source) -> Record:
+def _instrument(event: Instrument, source: Source) -> TableRows:
     for field in ("tick_size", "size_increment", "min_order_size", "strike", "contract_multiplier"):
         _optional(getattr(event, field), field)
     for name in event.__struct_fields__:
         value = getattr(event, name)
         if isinstance(value, str):
             binary.checked(value, name, binary.SHORT_BYTES_MAX)
-    return Record(source, "instruments", 1, b"", event)
+    return TableRows(source, "instruments", 1, b"", event)
 
 
-def _dead_letter(event: DeadLetter, source: Source) -> Record:
-    if event.stage == STAGE:  # ours: its row was stored in the transaction that refused the record
-        return Record(source, DEAD_LETTERS, 0, b"")
-    return Record(source, DEAD_LETTERS, 1, _letter_row(event, source))
+def _dead_letter(event: DeadLetter, source: Source) -> TableRows:
+    if event.stage == STAGE:  # ours: its row was stored when the record was refused
+        return TableRows(source, DEAD_LETTERS, 0, b"")
+    return TableRows(source, DEAD_LETTERS, 1, _letter_row(event, source))
 
 
 def _letter_row(letter: DeadLetter, source: Source) -> bytes:
-    # A dead letter may contain anything, even what PostgreSQL's text cannot hold.
+    # A dead letter may contain any text, even one that PostgreSQL cannot store.
     row = (
         f"{timestamp(letter.ts_recv)}\t{letter.ts_recv}\t{source.offset}\t{source.partition}\t"
         f"{_integer(letter.partition)}\t{_integer(letter.offset)}\t{_shown(letter.topic)}\t{_shown(letter.venue)}\t"
@@ -234,7 +233,7 @@ def _letter_row(letter: DeadLetter, source: Source) -> bytes:
     return row.encode()
 
 
-_BUILDERS: dict[type, Callable[[Any, Source], Record]] = {
+_BUILDERS: dict[type, Callable[[Any, Source], TableRows]] = {
     Quote: _quote,
     Book: _book,
     Candle: _candle,
@@ -251,7 +250,7 @@ def _second(seconds: int) -> str:
 
 
 def timestamp(ts: int) -> str:
-    """Return UTC nanoseconds as PostgreSQL reads a timestamptz; what is finer than microseconds is cut off."""
+    """Return UTC nanoseconds as a PostgreSQL timestamptz, truncated to microseconds."""
     seconds, rest = divmod(ts, SECOND_NS)
     return f"{_second(seconds)}.{rest // 1000:06d}+00"
 
@@ -267,17 +266,17 @@ def _origin(event: Quote | Book | FeedStatus) -> str:
     )
 
 
-# COPY's text format gives these a meaning of their own; a NUL PostgreSQL's text cannot hold.
+# These have a special meaning in COPY's text format; PostgreSQL's text cannot contain a NUL.
 _SPECIAL = re.compile(r"[\\\t\n\r\x00]")
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
 
-class _BadText(Exception):  # noqa: N818 - only signals; `_explain` finds the field
+class _BadText(Exception):  # noqa: N818 - a signal; `_explain` finds the field
     pass
 
 
 def _explain(event: AnyEvent) -> BadEvent:
-    """Return what is wrong with the text of an event."""
+    """Return the error of an event's invalid text."""
     for field in event.__struct_fields__:
         value = getattr(event, field)
         try:
@@ -308,7 +307,7 @@ def _escape(match: re.Match[str]) -> str:
         raise _BadText from None
 
 
-# Texts of which there are few: venues, symbols, sides, reasons. Some are in indexes.
+# Texts with few distinct values: venues, symbols, sides, reasons. Some are in indexes.
 @lru_cache(maxsize=16_384)
 def _short(value: str) -> str:
     if len(value.encode("utf-8", "replace")) > binary.SHORT_BYTES_MAX:
@@ -335,7 +334,7 @@ def _integer(value: int | None) -> str:
 
 
 def _number(value: str, field: str) -> str:
-    # PostgreSQL's numeric also takes NaN, infinities, hexadecimal and underscores; a price may be none of them.
+    # PostgreSQL's numeric also accepts NaN, infinities, hexadecimal and underscores, which we refuse.
     if not (value.isascii() and value.replace(".", "", 1).isdigit() and len(value) <= LENGTH_MAX):
         decimal(value, field)
     return value
@@ -347,7 +346,7 @@ def _optional(value: str | None, field: str) -> str:
 
 def _numbers(values: list[str], field: str) -> str:
     text = ",".join(values)
-    # Plain digits, points and the commas just put there, as nearly always; a second point PostgreSQL itself refuses.
+    # The usual case: only digits, points and the commas added above. PostgreSQL itself refuses a second point.
     digits = text.replace(",", "").replace(".", "")
     if not (digits.isascii() and digits.isdigit() and text.count(",") == len(values) - 1 and all(values)):
         for value in values:

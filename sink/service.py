@@ -2,18 +2,17 @@
 
 Theory of operation. There is one way to start and to recover: *rewind*.
 
-1. Everything read but not stored is forgotten, and nothing is read any more.
-2. The database states where each partition stands (`kafka_offsets`).
-3. Reading starts there, by one call that names every offset. Nothing else ever moves the reader: no logical offset
-   (such as the log's end, whose answer may come late), no seek, no reset.
+1. Everything read but not stored is discarded, and reading stops.
+2. The next offset of each partition is read from the database (`kafka_offsets`).
+3. Reading starts there, with one call that contains every offset. Nothing else ever changes the position: no logical
+   offset (such as the log's end, which may be resolved late), no seek, no reset.
 
-It happens on every assignment of partitions and after any failure: the database or the registry gone, another sink in
-our place, a commit with an unknown outcome, a record that was passed over (`sink.positions`), a partition that is not
-read although its log continues. Kafka's own committed offsets are written for tools that show the lag; they are never
-read.
+It happens on every assignment of partitions and after any failure: the database or the registry is unavailable, another
+sink has taken over, a commit has an unknown outcome, a record was skipped (`sink.positions`), a partition makes no
+progress. Offsets are also committed to Kafka for tools that show the lag; they are never read.
 
-While the writer stores one batch, the next one is collected, so a slow database makes larger batches. When the waiting
-batch reaches 80 % of its limit, reading stops until it is taken.
+The next batch is collected while the writer stores one, so a slow database leads to larger batches. When the waiting
+batch reaches 80 % of its limit, reading stops until the batch is handed over.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from runtime.metrics import DROPPED, WRITE_LATENCY_MS
 from runtime.registry import Registry, decode
 from runtime.tracing import Tracing
 from sink import metrics
-from sink.batch import Batch, Partition, Record, Source
+from sink.batch import Batch, Partition, Source, TableRows
 from sink.brokers import Brokers, BrokersUnavailable
 from sink.compiled import trade_rows
 from sink.positions import Positions
@@ -59,21 +58,21 @@ TOPICS = (
 GROUP = "tickstream-sink"
 
 _QUEUE_PAUSE_AT = 0.8
-_PAUSE_AFTER_S = 3.0  # well below the time after which Kafka misses a member that does not poll
+_PAUSE_AFTER_S = 3.0  # well below the time after which Kafka removes a member that does not poll
 _BATCH_BYTES = 8 * 1024 * 1024
 _READ_AT_ONCE = 1_000
 PREFIX_BYTES = 5  # of the Confluent wire format
-# Short, because what was away may be back any moment, and one attempt costs a server next to nothing.
+# Short, because a service may be back at any moment, and an attempt costs a server next to nothing.
 _BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 2.0
-# Below this many records a batch's hop times are all measured, above it each 16th: at 1 us each they would cost.
+# Up to this many records of a batch have their latency measured, beyond it every 16th, as each costs 1 us.
 _MEASURE_ALL, _MEASURE_EACH = 64, 16
 _LOOK_EVERY_S = 1.0
-# While there is nothing to store, the database is queried, so that /readyz shows whether it responds.
+# While there is nothing to store, the database is queried, so that /readyz reports whether it responds.
 _ASK_EVERY_S = 3.0
 
 
 class _Job(NamedTuple):
-    """The current work of the writer thread: `done` takes its result, `rows` is the size of its batch."""
+    """The current work of the writer thread: `done` is called with its result, `rows` is the size of its batch."""
 
     future: Future[Any]
     done: Callable[[Any], None]
@@ -82,7 +81,7 @@ class _Job(NamedTuple):
 
 
 class Sink:
-    """One sink process. `run` works until `stop` is set, then stores what it holds and leaves its group."""
+    """One sink process. `run` works until `stop` is set, then stores the records read so far and leaves the group."""
 
     def __init__(
         self,
@@ -104,13 +103,13 @@ class Sink:
         self._rereader = Rereader(settings)
         self._schemas = {topic.physical(settings.topic_prefix): topic.schema for topic in TOPICS}
         self._trades = topics.TRADES.physical(settings.topic_prefix)
-        # What records start with that were written with our own schema of trades: the wire format's id of it.
+        # The wire-format prefix (schema id) of records written with our own schema of trades.
         empty = Trades(venue="", symbol="", ts_event=0, ts_recv=0, line="")
         self._trades_prefix = codec.encode(empty)[:PREFIX_BYTES]
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._job: _Job | None = None
         self._batch = Batch()
-        self._is_collecting = False  # something was read that is not handed over yet, were it only deletion marks
+        self._is_collecting = False  # something was read and not handed over yet, even if only tombstones
         self._batch_since = 0.0
         self._headers: list[Headers] = []
         self._assigned: set[Partition] = set()
@@ -129,7 +128,7 @@ class Sink:
             | {
                 "client.id": "tickstream-sink",
                 "session.timeout.ms": int(settings.sink_session_seconds * 1000),
-                # An offset that Kafka does not have becomes an entry of the ledger (Writer.locate), not a silent jump.
+                # A missing offset becomes an entry in the ledger (Writer.locate), not a silent jump.
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
                 "topic.metadata.refresh.interval.ms": 10_000,
@@ -141,9 +140,10 @@ class Sink:
         )
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set.
+        """Run until `stop` is set.
 
-        Raises BrokersUnavailable when Kafka ends the membership for good, as when another sink has the same name.
+        Raises BrokersUnavailable when Kafka ends the membership permanently, for example if another sink has the same
+        name.
         """
         self._consumer.subscribe(
             sorted(self._schemas), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
@@ -180,7 +180,7 @@ class Sink:
             self._look()
         if not self._has_room(now):
             return
-        # The first message of a batch starts its window at once; the rest may come together.
+        # The first message of a batch starts its window at once; the rest may be read together.
         count = min(_READ_AT_ONCE, self._settings.sink_batch_rows) if self._is_collecting else 1
         messages = self._consumer.consume(count, self._patience(now))
         now = time.monotonic()
@@ -204,9 +204,9 @@ class Sink:
         )
 
     def _has_room(self, now: float) -> bool:
-        """Return whether to read on; a queue that stays full pauses the partitions, and they are read for events alone.
+        """Return whether to poll the consumer; if the queue stays full, pause the partitions and poll for events only.
 
-        Not at once: the client discards what it has read ahead when it pauses, and fetches it again.
+        Pausing is delayed, because it makes the client discard its prefetched records and fetch them again.
         """
         full = (
             self._batch.rows >= _QUEUE_PAUSE_AT * self._settings.sink_queue_rows
@@ -241,7 +241,7 @@ class Sink:
             self._take_error(error, partition, offset, now)
             return
         if not self._positions.take(partition, offset, now):
-            return  # read before a rewind; it comes again
+            return  # read before a rewind; it is read again
         try:
             self._collect(message, partition, offset)
         except Unavailable as unavailable:
@@ -254,13 +254,13 @@ class Sink:
             self._batch_since = now
 
     def _collect(self, message: Message, partition: Partition, offset: int) -> None:
-        """Put what a message stores in the batch.
+        """Add the rows of a message to the batch.
 
         Raises Unavailable when its schema is unknown and the registry does not respond.
         """
         value, key = message.value(), message.key() or b""
         if value is None:
-            return  # a deletion mark of compaction
+            return  # a tombstone for compaction
         source = Source(*partition, offset, key, value)
         try:
             records = self._read(source)
@@ -276,11 +276,11 @@ class Sink:
         if len(self._headers) < _MEASURE_ALL or offset % _MEASURE_EACH == 0:
             self._headers.append(headers_of(message))
 
-    def _read(self, source: Source) -> list[Record]:
+    def _read(self, source: Source) -> list[TableRows]:
         if source.topic == self._trades and trade_rows is not None and source.payload.startswith(self._trades_prefix):
             found = trade_rows(source.payload, source.partition, source.offset)
             if found is not None:
-                return [Record(source, "trades", *found)]
+                return [TableRows(source, "trades", *found)]
         event = decode(self._codec, self._registry, source.payload)
         if event.schema != self._schemas[source.topic]:
             raise BadEvent("wrong_schema", "schema", event.schema)
@@ -323,7 +323,7 @@ class Sink:
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._assigned = set()
-        # Let the current write finish; the rest is for the next owner of the partitions.
+        # Let the current write finish; the next owner of the partitions reads the rest.
         if self._job is not None:
             wait([self._job.future], timeout=self._settings.sink_session_seconds)
             self._finish()
@@ -343,10 +343,10 @@ class Sink:
         self._full_since = None
 
     def _rewind(self, reason: str, detail: str, *, failed: bool = True) -> None:
-        """Forget what is not stored and resume from the offsets in the database, after a failure with a delay."""
+        """Discard what is not stored and resume from the offsets in the database; after a failure, with a delay."""
         metrics.REWINDS.labels(reason).inc()
         self._forget()
-        self._consumer.assign([])  # nothing is read until the database has stated where to start
+        self._consumer.assign([])  # read nothing until the start offsets are known
         delay = 0.0
         if failed:
             self._failures += 1
@@ -365,11 +365,11 @@ class Sink:
 
     def _located(self, offsets: dict[Partition, int]) -> None:
         if self._retry_at is not None or set(offsets) != self._assigned:
-            return  # the assignment changed during the query; it will be made again
-        self._asked_at = 0.0  # soon, for the open gaps that are in the ledger already
+            return  # the assignment changed during the query, which will be repeated
+        self._asked_at = 0.0  # query soon, for gaps that are already open in the ledger
         partitions = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
         self._consumer.assign(partitions)
-        self._consumer.resume(partitions)  # to librdkafka one that was paused stays so
+        self._consumer.resume(partitions)  # in librdkafka a paused partition stays paused
         self._positions.start(offsets, time.monotonic())
         if not self._positions.stalled:
             self._readiness.up("reading")
@@ -397,7 +397,7 @@ class Sink:
         self._job = _Job(self._worker.submit(work), done, time.monotonic(), rows)
 
     def _finish(self) -> None:
-        """Take the result of the writer's work, when it is done."""
+        """Handle the result of the writer's work if it is finished."""
         job = self._job
         if job is None or not job.future.done():
             return
@@ -435,11 +435,11 @@ class Sink:
                 offsets=[TopicPartition(*partition, span.next) for partition, span in batch.spans.items()],
                 asynchronous=True,
             )
-        except KafkaException as error:  # only tools that show the lag in Kafka notice
+        except KafkaException as error:  # affects only tools that show the lag
             log.warning("lag_not_committed", reason=str(error))
 
     def _look(self) -> None:
-        """Show the queue and how far behind we are."""
+        """Update the metrics of the queue and the lag."""
         metrics.QUEUE_ROWS.set(self._batch.rows + (self._job.rows if self._job else 0))
         ends = self._brokers.ends()
         if ends is not None:
@@ -465,7 +465,7 @@ class Sink:
             self._rewind("stalled", str(stalls[0]))
 
     def _drain(self) -> None:
-        """Store what was read, within the time limit; what is not stored is read again after the next start."""
+        """Store what was read, within the time limit; the rest is read again after the next start."""
         deadline = time.monotonic() + self._settings.sink_drain_seconds
         self._pause(True)
         while (self._job or self._is_collecting) and time.monotonic() < deadline:
@@ -478,7 +478,7 @@ class Sink:
 
 
 def connect_registry(registry: Registry, readiness: Readiness, stop: threading.Event) -> Codec | None:
-    """Return a codec as soon as the registry returns the schemas; None when `stop` is set before."""
+    """Return a codec once the registry returns the schemas; None if `stop` is set first."""
     failures = 0
     while not stop.is_set():
         try:
@@ -495,5 +495,5 @@ def connect_registry(registry: Registry, readiness: Readiness, stop: threading.E
 
 
 def _delay_s(failures: int) -> float:
-    """Return how long to wait after so many failures in a row."""
+    """Return the delay after a number of consecutive failures."""
     return random.uniform(0, min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2 ** min(failures, 10)))  # noqa: S311 - jitter

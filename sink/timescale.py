@@ -1,4 +1,4 @@
-"""What TimescaleDB offers in the edition at hand: hypertables in both, compression in the community edition only."""
+"""Features of the installed TimescaleDB edition: both have hypertables, only the community edition compression."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _INSTALL = (
 
 
 class Edition(StrEnum):
-    """Which edition of TimescaleDB a server runs."""
+    """An edition of TimescaleDB."""
 
     APACHE = "apache"
     COMMUNITY = "timescale"
 
 
 def ensure_extension(connection: Connection) -> None:
-    """Make sure that the extension is installed in this database.
+    """Install the extension in this database if it is missing.
 
-    Raises SettingsError that says what to install when the server does not have it.
+    Raises SettingsError with instructions if the server does not have it.
     """
     if connection.scalar(text("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'")):
         return
@@ -51,7 +51,7 @@ def ensure_extension(connection: Connection) -> None:
 
 
 def extension_schema(connection: Connection) -> str:
-    """Return the quoted schema that holds TimescaleDB's functions."""
+    """Return the quoted schema of TimescaleDB's functions."""
     return str(
         connection.scalar(
             text("SELECT quote_ident(extnamespace::regnamespace::text) FROM pg_extension WHERE extname = 'timescaledb'")
@@ -60,15 +60,15 @@ def extension_schema(connection: Connection) -> str:
 
 
 def edition(connection: Connection) -> Edition:
-    """Return the edition that the server runs; one that does not state it counts as Apache's, the smaller one."""
+    """Return the edition of the server; Apache, the smaller one, if the server does not state it."""
     license_ = connection.scalar(text("SELECT current_setting('timescaledb.license', true)"))
     return Edition.COMMUNITY if license_ == Edition.COMMUNITY else Edition.APACHE
 
 
 def apply_edition(connection: Connection, schema: str) -> Edition:
-    """Turn on compression where the edition has it (days older than a week, by venue and symbol); return the edition.
+    """Enable compression if the edition has it (days older than a week, by venue and symbol); return the edition.
 
-    It is no migration, because a server may change its edition at any time; running it again changes nothing.
+    This is not a migration, because a server may change its edition at any time. Running it again changes nothing.
     """
     found = edition(connection)
     if found is Edition.COMMUNITY:

@@ -1,17 +1,17 @@
-"""Writes batches to TimescaleDB: rows and Kafka offsets in one transaction, so that each record is stored exactly once.
+"""Writes batches to TimescaleDB: rows and Kafka offsets in one transaction, so each record is stored exactly once.
 
 Theory of operation. One transaction does, in this order:
 
-1. Move each partition's row in `kafka_offsets` from where this sink believes it to be to where the batch ends. When a
-   row stands elsewhere, another sink was here (or an earlier commit of ours did arrive): `Superseded`, nothing is
-   written, and the sink reads again from where the database stands.
-2. COPY the rows; then the few statements of tables that are kept up to date (gaps, instruments, open candles).
-3. COMMIT. When the connection is lost during it, the outcome is unknown; the offsets read afterwards show it.
+1. Move each partition's offset in `kafka_offsets` from the expected one to the end of the batch. If a stored offset is
+   another one, another sink has written (or an earlier commit of ours succeeded): `Superseded` is raised, nothing is
+   written, and the sink reads again from the stored offsets.
+2. COPY the rows, then update the tables that are kept up to date (gaps, instruments, open candles).
+3. COMMIT. If the connection is lost meanwhile, the outcome is unknown; the offsets read afterwards show it.
 
-Rows are checked before (`sink.rows`), so that PostgreSQL refuses none unless somebody added a constraint. When it does,
-the transaction fails. The batch is then written again in parts, each in a transaction of its own that moves the offsets
-as far as it goes, row by row (`sink.sifting`). Bad rows become dead letters and all others are stored. However many
-rows are refused, each part takes a bounded time and is progress.
+Rows are validated first (`sink.rows`), so PostgreSQL refuses none unless somebody added a constraint. If it does, the
+transaction fails. The batch is then written again row by row (`sink.single_rows`), in parts with a transaction each
+that moves the offsets to the end of the part. Bad rows become dead letters and all others are stored. Each part takes a
+bounded time and makes progress, however many rows are refused.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from psycopg import sql
 
 from marketdata.errors import BadEvent, TickstreamError, Unavailable
 from marketdata.events import AnyEvent, Candle, DeadLetter, FeedStatus, Instrument
-from sink.batch import Batch, Partition, Record
+from sink.batch import Batch, Partition, TableRows
 from sink.binary import HEADER, TRAILER
-from sink.current import clear_open_candles, count_open_gaps, keep_gaps, keep_instruments
 from sink.rows import BINARY, COLUMNS, refused, refused_item
-from sink.sifting import store_one_by_one
+from sink.single_rows import store_one_by_one
+from sink.upserts import clear_open_candles, count_open_gaps, keep_gaps, keep_instruments
 
 CONNECT_TIMEOUT_S = 5
 _MS = 1000
-_APPLICATION = "tickstream-sink"  # the name of our sessions in the server
+_APPLICATION = "tickstream-sink"  # the name of our sessions on the server
 
 # SQLSTATE classes that blame the data: 22 data exception, 23 integrity violation, 54 program limit exceeded (such as a
 # text too long for an index). https://www.postgresql.org/docs/17/errcodes-appendix.html
 _DATA_CLASSES = ("22", "23", "54")
-# So many are stored one by one in some seconds at the worst, far below the limit of a transaction.
-_SIFTED_ROWS_MAX = 200
+# Storing this many one by one takes a few seconds in the worst case, far below the limit of a transaction.
+_SINGLE_ROWS_MAX = 200
 _CHUNK_BYTES = 256 * 1024
 _NOT_MIGRATED = (
     psycopg.errors.UndefinedTable,
@@ -55,11 +55,11 @@ _NOT_MIGRATED = (
 
 
 class Superseded(TickstreamError):  # noqa: N818 - named for what it is about, like the others
-    """The database does not stand where this sink left it; its batch must not be stored."""
+    """The stored offsets are not those that this sink expects; its batch must not be stored."""
 
 
 class Log(NamedTuple):
-    """One Kafka partition as the brokers have it: its topic's id, its first offset and the one after its last."""
+    """One partition as reported by Kafka: its topic's id, its first offset, and the offset after its last."""
 
     topic_id: str
     low: int
@@ -67,7 +67,7 @@ class Log(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What one transaction stored: rows by table, the records that were refused, and open gaps by venue if changed."""
+    """The result of a write: rows by table, refused records, and open gaps by venue if they changed."""
 
     rows: Counter[str]
     refused: list[DeadLetter]
@@ -75,19 +75,19 @@ class Written(NamedTuple):
 
 
 class Writer:
-    """One connection to the database, opened when needed and closed on any doubt. Not for two threads at once."""
+    """One database connection, opened when needed and closed after any error of the connection. Not thread-safe."""
 
     def __init__(
         self,
         dsn: str,
         schema: str,
         *,
-        publish: Callable[[Sequence[Record]], None],
+        publish: Callable[[Sequence[TableRows]], None],
         decode: Callable[[bytes], AnyEvent],
         now: Callable[[], int],
         write_seconds: float = 30.0,
     ) -> None:
-        """Take the address and schema, and how to do what is not the database's.
+        """Take the URL and schema of the database, and functions for everything else.
 
         `publish` delivers dead letters to Kafka or raises Unavailable, `decode` returns the event of a Kafka record,
         `now` is UTC in nanoseconds.
@@ -110,24 +110,24 @@ class Writer:
         }
 
     def close(self) -> None:
-        """Close the connection; the next call makes a new one."""
+        """Close the connection; the next call opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(psycopg.Error):
                 connection.close()
 
     def abandon(self) -> None:
-        """Cut the connection of a call that takes too long, which then fails; may be called from another thread."""
+        """Break the connection of a call that takes too long, so that it fails; callable from another thread."""
         connection = self._connection
         if connection is not None:
             with contextlib.suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as cut:
                 cut.shutdown(socket.SHUT_RDWR)
 
     def locate(self, logs: dict[Partition, Log]) -> dict[Partition, int]:
-        """Return the next offset to read of each partition; a partition that was never read starts at its beginning.
+        """Return the next offset to read of each partition; a new partition starts at its beginning.
 
-        Where Kafka no longer has what comes next (retention passed it, the topic was created again, the log was cut),
-        the ledger of gaps gets an entry and reading continues with what there is.
+        If Kafka no longer has the next record (it was deleted by retention, or the topic was re-created or truncated),
+        the ledger of gaps gets an entry and reading continues with the available records.
         """
         self._end_frozen()
         with self._transaction() as cursor:
@@ -156,10 +156,10 @@ class Writer:
             return found
 
     def _end_frozen(self) -> None:
-        """End the sessions of sinks that stopped in the middle of a transaction, and hold offsets with it.
+        """Terminate the sessions of sinks that stopped during a transaction and still lock offsets.
 
-        The server ends a session that is idle in a transaction, but not one that waits for the rest of a COPY. None
-        may take longer than one transaction may; what is ended is rolled back, and read again from Kafka.
+        The server terminates a session that is idle in a transaction, but not one that waits for the rest of a COPY. A
+        session is terminated after the time limit of a transaction; it is rolled back, and its records are read again.
         """
         with self._transaction() as cursor:
             cursor.execute(
@@ -173,31 +173,31 @@ class Writer:
     def write(self, batch: Batch) -> Written:
         """Store a batch and its offsets.
 
-        Raises Superseded when another sink was faster, Unavailable when it is unknown whether the batch is stored;
-        after both, `locate` returns where to resume.
+        Raises Superseded when another sink has taken over, Unavailable when it is unknown whether the batch is stored.
+        After both, `locate` returns where to resume.
         """
         try:
-            return self._store(batch, sift=False)
+            return self._store(batch, singly=False)
         except psycopg.Error as error:
             if not _blames_data(error):
                 raise
         written = Written(Counter(), [], None)
-        for part in batch.parts(_SIFTED_ROWS_MAX):
-            more = self._store(part, sift=True)
+        for part in batch.parts(_SINGLE_ROWS_MAX):
+            more = self._store(part, singly=True)
             written = Written(written.rows + more.rows, written.refused + more.refused, more.gaps_open)
         return written
 
-    def _store(self, batch: Batch, *, sift: bool) -> Written:
+    def _store(self, batch: Batch, *, singly: bool) -> Written:
         with self._transaction() as cursor:
             self._advance(cursor, batch)
-            records: Sequence[Record] = batch.records
-            if sift:
-                records = self._sift(cursor, records)
+            records: Sequence[TableRows] = batch.records
+            if singly:
+                records = self._store_singly(cursor, records)
             else:
                 self._apply(cursor, records)
             letters = [record for record in records if record.dead_letter is not None]
             if letters:
-                # Before the commit: after a crash in between, Kafka has the letter twice (with one ce_id), never not.
+                # Before the commit: a crash in between can duplicate a letter (with the same ce_id), but never lose it.
                 self._publish(letters)
             has_gaps = any(record.table == "feed_status" and record.event is not None for record in records)
             gaps_open = count_open_gaps(cursor) if has_gaps else None
@@ -213,7 +213,7 @@ class Writer:
 
     @contextmanager
     def _transaction(self) -> Iterator[psycopg.Cursor[Any]]:
-        """Run one transaction; on any error but one of the data, close the connection and raise Unavailable."""
+        """Run one transaction; on any error not caused by the data, close the connection and raise Unavailable."""
         self.since = time.monotonic()
         try:
             connection = self._connected()
@@ -251,7 +251,7 @@ class Writer:
     def _settle(
         self, cursor: psycopg.Cursor[Any], partition: Partition, next_offset: int, topic_id: str | None, log: Log
     ) -> int:
-        """Return where to resume, with an entry in the ledger for what Kafka no longer has."""
+        """Return the offset at which to resume, after adding a ledger entry for records that Kafka no longer has."""
         if topic_id is not None and topic_id != log.topic_id:
             reason, detail, resume_at = "topic_recreated", "the topic was deleted and created again", log.low
         elif next_offset < log.low:
@@ -303,12 +303,12 @@ class Writer:
         )
         if cursor.rowcount != len(keys):
             raise Superseded(
-                f"{len(keys) - cursor.rowcount} of {len(keys)} partitions do not stand where this sink left them; "
-                "another sink has them"
+                f"{len(keys) - cursor.rowcount} of {len(keys)} partitions do not have the expected stored offset; "
+                "another sink has taken over"
             )
 
-    def _apply(self, cursor: psycopg.Cursor[Any], records: Sequence[Record]) -> None:
-        """Store records, all or none."""
+    def _apply(self, cursor: psycopg.Cursor[Any], records: Sequence[TableRows]) -> None:
+        """Store all records or none."""
         clear_open_candles(cursor, [record.event for record in records if isinstance(record.event, Candle)])
         for table, some in _by_table(records).items():
             with cursor.copy(self._copies[table]) as copy:
@@ -317,9 +317,9 @@ class Writer:
         keep_gaps(cursor, [record for record in records if isinstance(record.event, FeedStatus)])
         keep_instruments(cursor, [record.event for record in records if isinstance(record.event, Instrument)])
 
-    def _sift(self, cursor: psycopg.Cursor[Any], records: Sequence[Record]) -> list[Record]:
-        """Store what can be stored; return it, with the dead letters of what cannot."""
-        letters: list[Record] = []
+    def _store_singly(self, cursor: psycopg.Cursor[Any], records: Sequence[TableRows]) -> list[TableRows]:
+        """Store records row by row; return them, with dead letters for the rows that cannot be stored."""
+        letters: list[TableRows] = []
         refused_rows: Counter[int] = Counter()
         clear_open_candles(cursor, [record.event for record in records if isinstance(record.event, Candle)])
         for table, some in _by_table(records).items():
@@ -343,8 +343,8 @@ class Writer:
         self._apply(cursor, letters)
         return [record._replace(rows=record.rows - refused_rows[id(record)]) for record in records] + letters
 
-    def _refuse(self, record: Record, item: int | None, problem: str, column: str | None) -> Record:
-        """Return the dead letter of what PostgreSQL refused: one row of a record, or all of it."""
+    def _refuse(self, record: TableRows, item: int | None, problem: str, column: str | None) -> TableRows:
+        """Return the dead letter of a record, or one row of it, that PostgreSQL refused."""
         error = BadEvent("refused_by_database", column or "*", " ".join(problem.split()))
         if item is None:
             return refused(record.source, error.reason, error.value, ts=self._now(), field=column)
@@ -352,8 +352,8 @@ class Writer:
         return refused_item(event, record.source, item, error, self._now())
 
 
-def _chunks(records: Sequence[Record], table: str) -> Iterator[bytes]:
-    """Return the COPY data of records in pieces, so that a batch is not in memory a second time."""
+def _chunks(records: Sequence[TableRows], table: str) -> Iterator[bytes]:
+    """Return the COPY data of records in chunks, so that a batch is not copied in memory as a whole."""
     chunk, size = [HEADER] if table in BINARY else [], 0
     for record in records:
         chunk.append(record.data)
@@ -364,17 +364,17 @@ def _chunks(records: Sequence[Record], table: str) -> Iterator[bytes]:
     yield b"".join([*chunk, TRAILER] if table in BINARY else chunk)
 
 
-def _items(record: Record) -> Sequence[int | None]:
-    """Return the item that each row of a record is; None for a record of one."""
+def _items(record: TableRows) -> Sequence[int | None]:
+    """Return the item index of each row of a record; None for a record with a single row."""
     if record.items:
         return record.items
     return range(record.rows) if record.rows > 1 else (None,) * record.rows
 
 
-def _by_table(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Return the records that have rows, by table; of candles that are still open the last state of each."""
-    tables: dict[str, list[Record]] = {}
-    candles: dict[str, Record] = {}
+def _by_table(records: Sequence[TableRows]) -> dict[str, list[TableRows]]:
+    """Return the records with rows, by table; only the last state of each candle that is still open."""
+    tables: dict[str, list[TableRows]] = {}
+    candles: dict[str, TableRows] = {}
     for record in records:
         if isinstance(record.event, Candle):
             candles[record.event.key] = record
@@ -393,5 +393,5 @@ def _blames_data(error: psycopg.Error) -> bool:
 def _explain(error: psycopg.Error) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, _NOT_MIGRATED):
-        return f"the tables or rights are missing or old, run `tickstream db migrate`: {reason}"
+        return f"tables or rights are missing or outdated, run `tickstream db migrate`: {reason}"
     return reason

@@ -42,11 +42,11 @@ def run(settings: StreamSettings, operators: MakeOperators = make_operators) -> 
                 else:
                     uvloop.run(faust.run(worker))
         except Stopped:
-            structlog.get_logger(__name__).info("asked to stop before it had started")
+            structlog.get_logger(__name__).info("stopped before startup was complete")
 
 
 def configure_logs(settings: StreamSettings) -> None:
-    """Send logs as JSON; the libraries' own only from `warning` on, as they comment on every step."""
+    """Send logs as JSON. Libraries log from `warning` up only, because they log every step."""
     log.configure("stream-apps", settings.log_level)
     structlog.get_logger().info("starting", engine=settings.engine, books=BOOKS, codec=CODEC)
     if settings.log_level != "debug":

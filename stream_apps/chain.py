@@ -1,8 +1,8 @@
-"""The operators that one input topic leads to, as one pure step: an event in, everything that follows from it out.
+"""The operators that process one input topic, as one pure step: an event in, all resulting events out.
 
-A chain begins with the operators whose input is the topic itself. What an operator returns also goes to each operator
-of the chain whose input is the topic that it is published to. States belong to one chain, one key and one operator, so
-what a chain publishes is a function of its one input topic and of nothing else.
+A chain begins with the operators that read the input topic. Each event that an operator returns is published, and also
+passed to the operators of the chain that read its topic. A state belongs to one chain, one key and one operator, so the
+output of a chain depends only on its input topic.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from marketdata.events import AnyEvent
 from marketdata.operator import Lost, Operator
 from marketdata.topics import INGEST, PUBLIC
 
-# What a chain holds of one key: a state of each operator that has seen an event of it, by the operator's name.
+# A chain's states of one key, by operator name; only operators that have processed an event of the key have one.
 States = dict[str, Any]
 
-# The topics that feeds write and chains begin with.
+# The topics that feeds write; each is the input of one chain.
 INPUTS: tuple[str, ...] = tuple(
     dict.fromkeys(topic.name for topic in INGEST.values() if topic.name.startswith("md.ingest."))
 )
@@ -27,9 +27,9 @@ class Chain:
     """One input topic's operators and the states of every key. Not safe for several threads."""
 
     def __init__(self, topic: str, operators: Sequence[Operator[Any]]) -> None:
-        """Take the logical name of the input topic and all operators; those that it does not lead to are left out.
+        """Take the logical name of the input topic, and all operators; those not reachable from the topic are ignored.
 
-        Raises ValueError when operators lead in a circle.
+        Raises ValueError when the operators form a cycle.
         """
         self.topic = topic
         self.keys: dict[str, States] = {}
@@ -42,7 +42,7 @@ class Chain:
 
         def follow(operator: Operator[Any], path: tuple[str, ...]) -> None:
             if operator.name in path:
-                raise ValueError(f"operators lead in a circle: {' -> '.join((*path, operator.name))}")
+                raise ValueError(f"the operators form a cycle: {' -> '.join((*path, operator.name))}")
             found[operator.name] = operator
             for name in operator.outputs:
                 readers = tuple(reader for reader in operators if reader.input == name)
@@ -55,9 +55,9 @@ class Chain:
         return tuple(found.values())
 
     def step(self, event: AnyEvent, key: str) -> list[AnyEvent]:
-        """Return what is to be published for one event of a key (`venue:symbol`), in order.
+        """Return the events to publish for one event of a key (`venue:symbol`), in order.
 
-        An operator that raises leaves the key's states half changed: drop the whole chain and build it again.
+        An operator that raises may leave the key's states partly updated: discard the chain and build a new one.
         """
         states = self.keys.get(key)
         if states is None:
@@ -74,7 +74,7 @@ class Chain:
         return out
 
     def lose(self, loss: Lost, keys: Iterable[str] | None = None) -> list[AnyEvent]:
-        """Return what is to be published now that records were lost: of these keys, or of every key that was seen."""
+        """Return the events to publish after a loss of records, for these keys or for every key seen so far."""
         out: list[AnyEvent] = []
         for key in sorted(self.keys) if keys is None else keys:
             states = self.keys.setdefault(key, {})
@@ -87,7 +87,7 @@ class Chain:
         return out
 
     def _pass_on(self, states: States, key: str, events: list[AnyEvent], out: list[AnyEvent]) -> None:
-        """Add events to what is to be published, and give each to the operators that read its topic."""
+        """Append events to the output, and pass each to the operators that read its topic."""
         for event in events:
             out.append(event)
             for operator in self._readers[PUBLIC[event.schema].name]:

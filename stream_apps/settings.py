@@ -14,18 +14,18 @@ GROUP = PIPELINE_GROUP
 
 
 class StreamSettings(CommonSettings):
-    """What a stream worker needs, whichever engine runs it."""
+    """Settings of a stream worker, for either engine."""
 
     metrics_port: int = Field(
         default=19102, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz of the stream worker."
     )
     engine: Literal["faust", "direct"] = Field(
-        default="faust", description="What fetches records and follows the consumer group: Faust, or confluent-kafka."
+        default="faust", description="Client that reads Kafka and joins the group: Faust, or confluent-kafka (direct)."
     )
     worker: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9._-]{0,64}$",
-        description="Name of this worker in its consumer group, no other's: a restart under the same name gets its "
+        description="Name of this worker in its consumer group, unique there: a restart under the same name gets its "
         "partitions back at once. Without it the group waits for the session of the lost worker to end.",
     )
     checkpoint_inputs: int = Field(
@@ -36,16 +36,16 @@ class StreamSettings(CommonSettings):
         "about as many.",
     )
     checkpoint_seconds: float = Field(
-        default=30.0, gt=0, le=600, description="Seconds after which a changed state is checkpointed at the latest."
+        default=30.0, gt=0, le=600, description="Maximum seconds until a changed state is checkpointed."
     )
     commit_ms: float = Field(
         default=3.0,
         ge=0,
         le=1_000,
-        description="Least time between two transactions of one partition, milliseconds: less is quicker, more is "
-        "cheaper for Kafka.",
+        description="Least milliseconds between two transactions of one partition: less reduces latency, more reduces "
+        "the load on Kafka.",
     )
     session_seconds: float = Field(
         default=10.0, ge=6, le=300, description="Silence after which Kafka gives a worker's partitions to others."
     )
-    drain_seconds: float = Field(default=10.0, gt=0, le=300, description="Time to finish in when told to stop.")
+    drain_seconds: float = Field(default=10.0, gt=0, le=300, description="Maximum seconds to finish work on shutdown.")

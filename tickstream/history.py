@@ -1,4 +1,4 @@
-"""`tickstream backfill` and `tickstream gaps`: a venue's history brought onto the road, holes found and repaired."""
+"""`tickstream backfill` and `tickstream gaps`: backfill a venue's history, and find and repair gaps."""
 
 from __future__ import annotations
 
@@ -112,11 +112,11 @@ async def _backfill(
     settings: HistorySettings, venue: str, symbols: list[str], wanted: dict[str, str], span: tuple[int, int]
 ) -> None:
     from producers.backfill import Backfill
-    from producers.history_settings import find_history, open_road
+    from producers.history_settings import find_history, open_history_services
 
     with _progress() as progress:
-        async with find_history(settings, venue) as rest, open_road(settings) as road:
-            work = Backfill(rest, road.database, road.publisher, told=_Shown(progress).told)
+        async with find_history(settings, venue) as rest, open_history_services(settings) as services:
+            work = Backfill(rest, services.database, services.publisher, told=_Shown(progress).told)
             if "trades" in wanted and not work.has_trades:
                 raise Refused(f"{venue} tells no trades of the past; leave --trades out")
             for name in symbols:
@@ -171,20 +171,20 @@ async def _scan(settings: HistorySettings, only: tuple[str | None, str | None], 
 
     from producers.backfill import Backfill
     from producers.history import VENUES
-    from producers.history_settings import find_history, open_road
+    from producers.history_settings import find_history, open_history_services
     from producers.repair import Keeper
 
-    async with open_road(settings) as road, AsyncExitStack() as stack:
+    async with open_history_services(settings) as services, AsyncExitStack() as stack:
         ways: dict[str, Backfill] = {}
 
         def history(venue: str) -> Backfill | None:
             if venue not in ways and venue in VENUES:
                 rest = find_history(settings, venue)
                 stack.push_async_callback(rest.close)
-                ways[venue] = Backfill(rest, road.database, road.publisher, origin="repair")
+                ways[venue] = Backfill(rest, services.database, services.publisher, origin="repair")
             return ways.get(venue)
 
-        keeper = Keeper(road.database, road.publisher, history, venue=only[0], symbol=only[1])
+        keeper = Keeper(services.database, services.publisher, history, venue=only[0], symbol=only[1])
         since = time.time_ns() - length
         found = await keeper.scan(since)
         console.print(f"{len(found)} new gaps")

@@ -7,7 +7,7 @@ from typing import Any
 
 from infra.chaos.findings import Findings
 from infra.chaos.published import Places, Published
-from infra.chaos.record import Record, Side, Sides, best, same_levels
+from infra.chaos.record import ProductRecord, Side, Sides, best, same_levels
 from infra.chaos.watch import Shown
 from marketdata.events import Book, BookUpdate, Quote
 
@@ -17,7 +17,7 @@ Equal = Callable[[Sides], bool]
 class Checked:
     """Counts of compared books, and the judgement of one: right if it is the exchange's at its sequence."""
 
-    def __init__(self, what: str, records: Mapping[str, Record], findings: Findings) -> None:
+    def __init__(self, what: str, records: Mapping[str, ProductRecord], findings: Findings) -> None:
         self._what = what
         self._records = records
         self._findings = findings
@@ -78,7 +78,7 @@ class Rebuilt:
         return book
 
 
-def compare_updates(published: Iterable[Published], records: Mapping[str, Record], findings: Findings) -> None:
+def compare_updates(published: Iterable[Published], records: Mapping[str, ProductRecord], findings: Findings) -> None:
     """Rebuild each book of md.book_updates, and compare it whole after each update while it is valid."""
     checked, rebuilt = Checked("book_update", records, findings), Rebuilt(findings)
     for record in published:
@@ -93,7 +93,7 @@ def compare_updates(published: Iterable[Published], records: Mapping[str, Record
     checked.report()
 
 
-def compare_tops(published: Iterable[Published], records: Mapping[str, Record], findings: Findings) -> Places:
+def compare_tops(published: Iterable[Published], records: Mapping[str, ProductRecord], findings: Findings) -> Places:
     """Compare the levels of each valid book of md.books; return what the sink keeps: the best levels."""
     checked = Checked("book", records, findings)
     kept: Places = {}
@@ -113,7 +113,7 @@ def compare_tops(published: Iterable[Published], records: Mapping[str, Record], 
     return kept
 
 
-def compare_quotes(published: Iterable[Published], records: Mapping[str, Record], findings: Findings) -> Places:
+def compare_quotes(published: Iterable[Published], records: Mapping[str, ProductRecord], findings: Findings) -> Places:
     """Compare each valid quote of our own books; return what the sink keeps: every quote, the venue's too."""
     checked = Checked("quote", records, findings)
     kept: Places = {}
@@ -135,7 +135,7 @@ def compare_quotes(published: Iterable[Published], records: Mapping[str, Record]
     return kept
 
 
-def compare_shown(shown: Iterable[Shown], records: Mapping[str, Record], findings: Findings) -> None:
+def compare_shown(shown: Iterable[Shown], records: Mapping[str, ProductRecord], findings: Findings) -> None:
     """Compare the valid books that the API answered while the platform ran."""
     checked = Checked("rest_book", records, findings)
     for symbol, ts, body in shown:

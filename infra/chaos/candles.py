@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from infra.chaos.findings import Findings
 from infra.chaos.published import Places, Published
-from infra.chaos.record import Deal, Record
+from infra.chaos.record import Deal, ProductRecord
 from infra.chaos.trades import TopicTrades
 from marketdata.events import Candle
 
@@ -62,7 +62,7 @@ class Tape:
 
 
 def compare(
-    published: Iterable[Published], topic: TopicTrades, records: Mapping[str, Record], findings: Findings
+    published: Iterable[Published], topic: TopicTrades, records: Mapping[str, ProductRecord], findings: Findings
 ) -> Places:
     """Compare; return what the sink keeps: closed candles."""
     last, kept = _last(published, findings)

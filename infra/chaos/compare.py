@@ -10,7 +10,7 @@ from infra.chaos.findings import Findings
 from infra.chaos.ledger import Happened
 from infra.chaos.published import Places, Published, Topics, query
 from infra.chaos.published import ledger as read_ledger
-from infra.chaos.record import Record
+from infra.chaos.record import ProductRecord
 from infra.chaos.settle import Live, until
 from marketdata.events import DeadLetter
 from marketdata.topics import BOOK_UPDATES, BOOKS, CANDLES, DEAD_LETTERS, QUOTES, STATUS, TRADES, Topic
@@ -25,7 +25,7 @@ TABLES: dict[str, Topic] = {
 }
 
 
-def compare(live: Live, records: Mapping[str, Record], happened: list[Happened], sink_limit_s: float) -> None:
+def compare(live: Live, records: Mapping[str, ProductRecord], happened: list[Happened], sink_limit_s: float) -> None:
     """Compare; the tables are waited for until they hold what the topics held when they were read."""
     findings, url = live.findings, live.platform.endpoints.database_url
     topic_trades, kept = _compare_topics(live.topics, records, findings)
@@ -44,7 +44,7 @@ def compare(live: Live, records: Mapping[str, Record], happened: list[Happened],
 
 
 def _compare_topics(
-    topics: Topics, records: Mapping[str, Record], findings: Findings
+    topics: Topics, records: Mapping[str, ProductRecord], findings: Findings
 ) -> tuple[trades.TopicTrades, dict[str, Places]]:
     """Compare the topics; return the trades, and the rows that the sink must have by table and place."""
     topic_trades = trades.TopicTrades(topics.read(TRADES))

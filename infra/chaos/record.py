@@ -37,7 +37,7 @@ class Sent(NamedTuple):
     frames: list[tuple[int, int]]
 
 
-class Record:
+class ProductRecord:
     """One product's record. Prices and sizes are decimal strings; a book is (bids, asks), price -> size."""
 
     def __init__(self, trades: list[list[Any]], body: dict[str, Any]) -> None:
@@ -120,7 +120,7 @@ class Control:
         """Enter this many orders a second from now on, all products together."""
         self._client.put("/rate", json={"events_per_s": events_per_s}).raise_for_status()
 
-    def fetch(self, symbol: str) -> Record:
+    def fetch(self, symbol: str) -> ProductRecord:
         """Return the record of a product; stop the orders first."""
         trades: list[list[Any]] = []
         while True:
@@ -130,7 +130,7 @@ class Control:
             if not page:
                 break
             trades += page
-        return Record(trades, self._client.get(f"/record/{symbol}/book").raise_for_status().json())
+        return ProductRecord(trades, self._client.get(f"/record/{symbol}/book").raise_for_status().json())
 
     def book(self, symbol: str, depth: int) -> dict[str, list[tuple[str, str]]]:
         """Return the best levels of a product's book as it is now: `bids` and `asks` as (price, size), best first."""

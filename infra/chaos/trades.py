@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from infra.chaos.findings import Findings
 from infra.chaos.published import Gap, Published
-from infra.chaos.record import Deal, Record
+from infra.chaos.record import Deal, ProductRecord
 from marketdata.events import ALL_SYMBOLS, Trade, Trades
 
 # What feeds call the channel of trades; an entry without a channel concerns them all.
@@ -38,7 +38,7 @@ class TopicTrades:
                 known[number] = trade
 
 
-def compare(topic: TopicTrades, records: Mapping[str, Record], gaps: list[Gap], findings: Findings) -> None:
+def compare(topic: TopicTrades, records: Mapping[str, ProductRecord], gaps: list[Gap], findings: Findings) -> None:
     """Compare every trade that the exchange made since the first one in the topic."""
     for text in topic.doubled:
         findings.add("trade_doubled_in_topic", text)

@@ -18,7 +18,7 @@ from runtime.settings import load
 
 
 async def run(settings: ExchangeSettings) -> bool:
-    """Serve until a signal asks to stop, or until the exchange breaks; return whether it is sound."""
+    """Serve until a stop signal or a failure of the exchange; return whether it stopped without a failure."""
     stopping = asked_to_stop()
     exchange = Exchange(
         settings.symbols,

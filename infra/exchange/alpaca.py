@@ -1,9 +1,9 @@
-"""`python -m infra.exchange.alpaca`: a simulated Alpaca, its stock stream and history, with faults on purpose.
+"""`python -m infra.exchange.alpaca`: a simulated Alpaca, its stock stream and history, with injectable faults.
 
-Theory of operation. A client is greeted, has ten seconds to log in, and one session per key; then it subscribes by
-channel and symbol, `*` for every one; corrections and cancels come with the trades. It is spoken to in JSON, or in
-msgpack where the handshake's Content-Type says so. What happens in the market goes out in frames of a few messages,
-through the faults, to each as it subscribed. The market's clock is the real one, or a made one that `play` drives.
+Theory of operation. A client receives a welcome message, has ten seconds to log in, and may have one session per key.
+Then it subscribes by channel and symbol, `*` for all symbols; corrections and cancels are sent with the trades. Frames
+are JSON, or msgpack if the handshake's Content-Type requests it. Market events are sent in frames of a few messages,
+through the faults, to each client by its subscriptions. The clock is the real one, or a simulated one driven by `play`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from marketdata.errors import SettingsError
 from runtime import log
 from runtime.settings import load
 
-# A key pair for whoever has none; it opens nothing but this server.
+# A default key pair, valid only on this server.
 DEMO_KEYS = {"PKSIMULATED": "simulated-secret"}
 
 AUTH_TIMEOUT_S = 10.0
@@ -43,7 +43,7 @@ CONNECTIONS_MAX = 256
 WRITE_BUFFER_BYTES_MAX = 64 * 1024 * 1024
 MESSAGES_MAX = 4
 
-# Channels by the type of their messages; those with None cannot be asked for by themselves.
+# Channels by the type of their messages; those with None cannot be subscribed separately.
 CHANNELS = {"t": "trades", "q": "quotes", "b": "bars", "u": "updatedBars", "d": "dailyBars", "s": "statuses",
             "l": "lulds", "c": "corrections", "x": "cancelErrors"}  # fmt: skip
 _WITH_TRADES = ("corrections", "cancelErrors")
@@ -78,10 +78,10 @@ def _packed_time(ts: int) -> msgspec.msgpack.Ext:
 
 
 class Spoiler(Injector):
-    """The faults, which spoil what Alpaca's messages hold."""
+    """The faults, which corrupt the contents of Alpaca's messages."""
 
     def _spoil(self, frame: bytes, variant: Variant | None) -> bytes:
-        """Return a frame spoilt: a price that is none, a type that is none, or half of the bytes."""
+        """Return a corrupted frame: an invalid price, an unknown type, or half of the bytes."""
         codec: Any = msgspec.msgpack if frame[:1] >= b"\x80" else msgspec.json
         chosen = variant or ("truncated", "type", "number", "side")[self._spoilt % 4]
         self._spoilt += variant is None
@@ -99,7 +99,7 @@ class Spoiler(Injector):
 
 
 class Client(WSListener):
-    """One connection: who it is, and what it subscribed."""
+    """One connection: its key and its subscriptions."""
 
     def __init__(self, exchange: AlpacaExchange, number: int, *, packed: bool) -> None:
         super().__init__()
@@ -114,14 +114,14 @@ class Client(WSListener):
         self.channels: dict[str, list[str]] = {name: [] for name in CHANNELS.values()}
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """Greet; the client now has its time to log in."""
+        """Send the welcome message and start the log-in timeout."""
         self._transport = transport
         self._exchange.clients[self.id] = self
         self.write([{"T": "success", "msg": "connected"}])
         self._deadline = asyncio.get_running_loop().call_later(self._exchange.auth_timeout_s, self._too_late)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Answer one message of the client, which may come in several frames."""
+        """Answer one message of the client, which may have several frames."""
         if frame.msg_type == WSMsgType.CLOSE:
             transport.send_close(frame.get_close_code(), frame.get_close_message())
             transport.disconnect()
@@ -189,7 +189,7 @@ class Client(WSListener):
         self.write([{"T": "subscription", **self.channels}])
 
     def wants(self, message: Message) -> bool:
-        """Tell whether the client subscribed to what this message is about."""
+        """Return whether the client subscribed to this message."""
         symbols = self.channels[CHANNELS[message["T"]]]
         return "*" in symbols or message["S"] in symbols
 
@@ -197,7 +197,7 @@ class Client(WSListener):
         self.write([{"T": "error", "code": code, "msg": ERRORS[code]}])
 
     def tell(self, messages: list[Message]) -> None:
-        """Send a frame of market data, or what the faults make of it."""
+        """Send a frame of market data through the faults."""
         frame = encode(messages, packed=self.packed)
         self.sent += 1
         hit = Hit(self.id, self.sent, CHANNELS[messages[0]["T"]], messages[0]["S"], self._exchange.clock())
@@ -205,7 +205,7 @@ class Client(WSListener):
             self._send(data)
 
     def write(self, messages: list[Message]) -> None:
-        """Send a control message, which no fault touches."""
+        """Send a control message, which no fault affects."""
         self._send(encode(messages, packed=self.packed))
 
     def _send(self, data: bytes) -> None:
@@ -224,13 +224,13 @@ class Client(WSListener):
             self._transport.disconnect()
 
     def reset(self) -> None:
-        """Break the connection without a word: TCP reset."""
+        """Break the connection with a TCP reset."""
         if self._transport is not None:
             reset(self._transport.underlying_transport)
 
 
 class AlpacaExchange:
-    """The whole venue. `rate` is events a second; with 0 nothing happens but what `play` lets happen."""
+    """The whole venue. `rate` is events per second; with 0 only `play` causes events."""
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ class AlpacaExchange:
 
     @asynccontextmanager
     async def serve(self, host: str, port: int) -> AsyncIterator[AlpacaExchange]:
-        """Serve on a port (0 takes a free one, see `port`) until the context ends."""
+        """Serve on a port (0 selects a free one, see `port`) until the context ends."""
         server = await ws_create_server(
             self._accept, host, port, max_frame_size=REQUEST_BYTES_MAX, enable_auto_pong=True
         )
@@ -298,12 +298,12 @@ class AlpacaExchange:
         while self.rate:
             due = int((time.monotonic() - began) * self.rate) - steps
             steps += due
-            # After a pause of the machine the flow goes on; it does not catch up.
+            # After a pause of the machine the flow continues without catching up.
             self._publish([self.market.step(self.clock()) for _ in range(min(due, 1_000))])
             await asyncio.sleep(max(0.01, 1 / self.rate))
 
     def play(self, steps: int, *, since: int, every: int) -> int:
-        """Let so many things happen, one each `every` nanoseconds from `since` on; return when the next is due."""
+        """Cause a number of events, one every `every` nanoseconds from `since`; return the time of the next."""
         self._publish([self.market.step(since + number * every) for number in range(steps)])
         return since + steps * every
 
@@ -321,7 +321,7 @@ class AlpacaExchange:
                     client.tell(wanted)
 
     def refusal(self, client: Client, request: Mapping[str, Any]) -> int | None:
-        """Return the code of what is wrong with a subscription, or None."""
+        """Return the error code of an invalid subscription, or None."""
         if any(name not in client.channels or name in _WITH_TRADES for name in request):
             return 410
         if self._closed_channels & set(request):
@@ -333,9 +333,9 @@ class AlpacaExchange:
         return 405 if self._symbols_max is not None and len(asked) > self._symbols_max else None
 
     def inject(self, fault: Fault) -> Injection:
-        """Put a fault to work.
+        """Activate a fault.
 
-        Raises ValueError when it names a symbol or connection that is not there.
+        Raises ValueError when its symbol or connection does not exist.
         """
         if fault.symbol is not None and fault.symbol not in self.market.stocks:
             raise ValueError(f"{fault.symbol} is not traded here: {', '.join(self.market.stocks)} are")
@@ -360,7 +360,7 @@ def _is_symbol(value: object) -> bool:
 
 
 async def run(settings: ExchangeSettings, symbols: tuple[str, ...]) -> bool:
-    """Serve until a signal asks to stop, or until the exchange breaks; tell whether it is sound."""
+    """Serve until a stop signal or a failure of the exchange; return whether it stopped without a failure."""
     stopping = asked_to_stop()
     exchange = AlpacaExchange(symbols, seed=settings.exchange_seed, rate=settings.exchange_rate, faults=settings.faults)
     async with (

@@ -1,11 +1,11 @@
-"""A small seeded market of US equities as Alpaca tells it: quotes, trades, bars, halts, corrections; pure.
+"""A small seeded market of US equities as published by Alpaca: quotes, trades, bars, halts, corrections; pure.
 
-Theory of operation. Each `step` picks a symbol and something that happens to it, and returns the messages of it, with
-prices as decimals and times as integer UTC nanoseconds. A trade just after a minute's mark may belong to the minute
-before: half a minute after the mark that minute's bar is told again. Corrections and cancels take back one of the last
-trades. Everything told is remembered, so that history says the same.
+Theory of operation. Each `step` chooses a symbol and an event, and returns its messages, with prices as decimals and
+times as integer UTC nanoseconds. A trade just after the end of a minute may belong to that minute: half a minute later
+its bar is published again. Corrections and cancels amend one of the last trades. Everything published is remembered, so
+that history is consistent.
 
-The flow depends on the seed alone; time is an argument and only stamps what happens.
+The flow depends only on the seed; time is an argument, used only for timestamps.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Bar:
         self.changed = False
 
     def message(self, kind: str, symbol: str) -> Message:
-        """Return the bar as the venue tells it: a late trade is where its time puts it."""
+        """Return the bar as the venue publishes it: a late trade counts at its own time."""
         ordered = sorted(self.trades, key=lambda trade: trade[0])
         prices = [price for _, price, _ in ordered]
         volume = sum(size for _, _, size in ordered)
@@ -70,7 +70,7 @@ class Stock:
 
     @property
     def price(self) -> Decimal:
-        """The price now."""
+        """The current price."""
         return Decimal(self.cents) / 100
 
 
@@ -85,7 +85,7 @@ class Market:
         }
 
     def step(self, ts: int) -> list[Message]:
-        """Let one thing happen at this time, after what the clock brings; return the messages."""
+        """Cause one event at this time, after the events due by the clock; return the messages."""
         stock = self._random.choice(list(self.stocks.values()))
         told = self.tick(ts)
         chance = self._random.random()
@@ -176,7 +176,7 @@ class Market:
         return message
 
     def _take_back(self, stock: Stock, why: str) -> Message:
-        """Choose one of the last trades; in history it stays, and says what became of it."""
+        """Choose one of the last trades; history keeps it, with its amendment."""
         trade = self._random.choice(list(stock.recent))
         stock.recent.remove(trade)
         if trade["i"] in stock.trades:

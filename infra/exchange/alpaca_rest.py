@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from infra.exchange.alpaca import AlpacaExchange
 
 LIMIT_MAX = 10_000
-# What history tells of each, in Alpaca's names; `u` is what became of a trade, where anything did.
+# The fields of each in history, by Alpaca's names; `u` is the amendment of a trade, if any.
 _FIELDS = {"trades": ("t", "x", "p", "s", "c", "i", "z", "u"), "bars": ("t", "o", "h", "l", "c", "v", "n", "vw")}
 _JSON = msgspec.json.Encoder(decimal_format="number")
 
@@ -29,7 +29,7 @@ Secret = Annotated[str, Header(alias="APCA-API-SECRET-KEY")]
 
 
 class Asked(BaseModel):
-    """What a request for history may say; anything else is ignored."""
+    """The parameters of a history request; others are ignored."""
 
     symbols: str = ""
     timeframe: str = "1Min"
@@ -54,7 +54,7 @@ def create_app(exchange: AlpacaExchange) -> FastAPI:
     @app.get("/healthz")
     @app.get("/readyz")
     async def health(response: Response) -> dict[str, Any]:
-        """Whether the exchange is at work."""
+        """Whether the exchange is running."""
         healthy = not exchange.broken.is_set()
         response.status_code = 200 if healthy else 503
         return {"status": "alive" if healthy else "broken", "connections": len(exchange.clients)}

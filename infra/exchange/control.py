@@ -1,6 +1,6 @@
-"""The simulated exchange over HTTP: Coinbase's REST, its own books at any sequence, faults, health and metrics.
+"""The simulated exchange over HTTP: Coinbase's REST API, its own books at any sequence, faults, health and metrics.
 
-Every handler is a coroutine without a pause, so that it sees the markets between two orders and never amid one.
+Every handler is a coroutine without an await, so that it never sees a market in the middle of an order.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _AGGRESSORS = {BID: "sell", ASK: "buy"}
 
 
 class Rate(BaseModel):
-    """How many orders are entered a second, all products together."""
+    """Orders per second over all products."""
 
     events_per_s: float = Field(ge=0, le=RATE_MAX, examples=[500])
 
 
 class BookBatch(BaseModel):
-    """How long the changes of a book wait for its next frame at most, in milliseconds; 0 sends them at once."""
+    """Maximum wait of a book's changes for its next frame, milliseconds; 0 sends them at once."""
 
     book_batch_ms: int = Field(ge=0, le=60_000, examples=[50])
 
@@ -135,7 +135,7 @@ def _add_rest(app: FastAPI, exchange: Exchange) -> None:
 
     @app.get(f"{MARKET}/product_book")
     async def product_book(product_id: str, limit: Annotated[int | None, Query(ge=1)] = None) -> dict[str, Any]:
-        """The book as it is now."""
+        """The current book."""
         market = _market(exchange, product_id)
         sides = frames.rest_book(market, market.book.levels(BID), market.book.levels(ASK), limit)
         named = {side: [{"price": price, "size": size} for price, size in levels] for side, levels in sides.items()}
@@ -146,7 +146,7 @@ def _add_control(app: FastAPI, exchange: Exchange) -> None:
     @app.get("/healthz")
     @app.get("/readyz")
     async def health(response: Response) -> dict[str, Any]:
-        """Whether the exchange is at work."""
+        """Whether the exchange is running."""
         healthy = not exchange.broken.is_set()
         response.status_code = 200 if healthy else 503
         return {"status": "alive" if healthy else "broken", "connections": len(exchange.connections)}
@@ -163,23 +163,23 @@ def _add_control(app: FastAPI, exchange: Exchange) -> None:
 
     @app.get("/rate")
     async def rate() -> Rate:
-        """How many orders are entered a second."""
+        """The current rate of orders."""
         return Rate(events_per_s=exchange.rate)
 
     @app.put("/rate")
     async def set_rate(rate: Rate) -> Rate:
-        """Enter more or fewer orders from now on."""
+        """Change the rate of orders."""
         exchange.rate = rate.events_per_s
         return rate
 
     @app.get("/book_batch")
     async def book_batch() -> BookBatch:
-        """How long the changes of a book wait for its next frame."""
+        """The current maximum wait of a book's changes."""
         return BookBatch(book_batch_ms=exchange.book_batch_ms)
 
     @app.put("/book_batch")
     async def set_book_batch(batch: BookBatch) -> BookBatch:
-        """Let them wait for another time from now on."""
+        """Change the maximum wait of a book's changes."""
         exchange.book_batch_ms = batch.book_batch_ms
         return batch
 
@@ -187,7 +187,7 @@ def _add_control(app: FastAPI, exchange: Exchange) -> None:
 def _add_record(app: FastAPI, exchange: Exchange) -> None:
     @app.get("/record")
     async def record() -> list[dict[str, Any]]:
-        """What has happened in each market, and from which trade and which version of the book on it is recorded.
+        """The activity of each market, and the first recorded trade and book version.
 
         Trade ids rise by one from the first to the last.
         """
@@ -212,7 +212,7 @@ def _add_record(app: FastAPI, exchange: Exchange) -> None:
     ) -> Response:
         """The market's trades from an id on, oldest first, each once: `[id, UTC ns, price, size, aggressor's side]`.
 
-        Times are cut to microseconds, as in the frames; `side` is `buy` or `sell`.
+        Times are truncated to microseconds, as in the frames; `side` is `buy` or `sell`.
         """
         market = _market(exchange, symbol)
         price, size = market.price.string, market.size.string
@@ -224,7 +224,7 @@ def _add_record(app: FastAPI, exchange: Exchange) -> None:
 
     @app.get("/record/{symbol}/book")
     async def recorded_book(symbol: str) -> Response:
-        """Every version of the book that is remembered, and which of them each connection was sent.
+        """Every remembered version of the book, and which of them each connection was sent.
 
         It takes a moment: stop the orders first (`PUT /rate`).
         """
@@ -239,7 +239,7 @@ def _add_record(app: FastAPI, exchange: Exchange) -> None:
         at: Annotated[int | None, Query(description="Instead: the connection open at this time, UTC ns.")] = None,
         depth: Annotated[int | None, Query(ge=1, description="Levels a side; all when absent.")] = None,
     ) -> Response:
-        """The exchange's own book: as it is now, or as a connection must have it after a sequence."""
+        """The exchange's own book: the current one, or the one that a connection must have after a sequence."""
         _market(exchange, symbol)
         try:
             body = exchange.book_at(symbol, sequence, connection, at, depth)
@@ -249,39 +249,39 @@ def _add_record(app: FastAPI, exchange: Exchange) -> None:
 
 
 class Faulty(Protocol):
-    """A simulated venue that takes faults."""
+    """A simulated venue that supports faults."""
 
     @property
     def injector(self) -> Injector:
-        """The faults at work."""
+        """The active faults."""
 
     def inject(self, fault: Fault) -> Injection:
-        """Put a fault to work.
+        """Activate a fault.
 
-        Raises ValueError when it names what is not there.
+        Raises ValueError when its target does not exist.
         """
 
 
 def add_faults(app: FastAPI, exchange: Faulty) -> None:
-    """Let faults be put to work, seen and taken back over HTTP."""
+    """Add endpoints to activate, list and remove faults."""
 
     @app.get("/faults")
     async def faults() -> dict[str, Any]:
-        """Faults at work and the last ones done."""
+        """Active faults and the last completed ones."""
         past = list(exchange.injector.past)[-FAULTS_SHOWN:]
         return {"active": [_view(one) for one in exchange.injector.active], "past": [_view(one) for one in past]}
 
     @app.post("/faults", openapi_extra={"requestBody": {"content": {"application/json": {"schema": _fault_schema()}}}})
     async def inject(
         request: Request,
-        wait_s: Annotated[float, Query(ge=0, le=60, description="How long to wait for the fault to have hit.")] = 5.0,
+        wait_s: Annotated[float, Query(ge=0, le=60, description="Maximum wait for the fault to complete.")] = 5.0,
     ) -> dict[str, Any]:
-        """Put a fault to work and return what it hit: connections and sequence numbers."""
+        """Activate a fault and return the affected connections and sequence numbers."""
         try:
             injection = exchange.inject(msgspec.json.decode(await request.body(), type=Fault))
         except (msgspec.MsgspecError, ValueError) as error:
             raise HTTPException(422, str(error)) from None
-        # A mute hits for as long as it lasts, and an unlimited fault for ever: their answer does not wait.
+        # A mute lasts for a while, and an unlimited fault forever, so their response does not wait.
         if injection.fault.kind != "mute" and injection.fault.count:
             done = asyncio.Event()
             injection.on_done = done.set
@@ -292,7 +292,7 @@ def add_faults(app: FastAPI, exchange: Faulty) -> None:
 
     @app.delete("/faults")
     async def clear() -> dict[str, int]:
-        """Take back every fault at work."""
+        """Remove every active fault."""
         return {"ended": exchange.injector.clear()}
 
 

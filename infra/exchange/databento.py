@@ -1,19 +1,20 @@
-"""A simulated live gateway of Databento's, which plays a file of theirs over TCP to whoever authenticates.
+"""A simulated live gateway of Databento, which plays one of their files over TCP to authenticated clients.
 
-Theory of operation. It speaks the text and the binary that `producers.families.databento` describes, by Databento's
-documents.
+Theory of operation. It uses the text and binary protocols that `producers.families.databento` describes, from
+Databento's documentation.
 
-1. Time goes on as the records of the file do, at their recorded distances divided by the speed, and only while somebody
-   listens. What was sent to one client is past for the next, but for a snapshot that it did not get to the end.
-2. A subscription without `start` is from now on; orders with `snapshot` get the book as it is now: a clear, then every
-   order by priority. With `start` it first gets again what is past, from that time of the event on, then a system
-   message for each such schema.
-3. When nothing is sent for the client's heartbeat interval, a heartbeat is.
-4. After the last record a system message says that it was; where the file is played again and again, the connection
-   breaks off instead.
+1. Time advances with the file's records, at their recorded intervals divided by the speed, and only while a client is
+   connected. Records sent to one client are in the past for the next, except for a snapshot that was not sent
+   completely.
+2. A subscription without `start` begins now; orders with `snapshot` receive the current book: a clear, then every order
+   by priority. With `start` it first receives past records from that event time on, then a system message for each such
+   schema.
+3. A heartbeat is sent when nothing else was sent for the client's heartbeat interval.
+4. After the last record a system message announces the end; if the file is played in a loop, the connection breaks
+   instead.
 
-Faults are by the number of the record before which they happen, each once: `disconnect` resets the connection, `mute`
-sends nothing more, `drop` leaves the record out, `corrupt` spoils its length, `skip` says that the client was too slow.
+Faults happen once, before the record with their number: `disconnect` resets the connection, `mute` stops sending,
+`drop` omits the record, `corrupt` damages its length, `skip` reports that the client was too slow.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ _RECORDS = Counter("tickstream_gateway_records_total", "Records that were played
 
 
 class Client:
-    """One client's connection: what it asked for, and how far it is."""
+    """One client's connection: its subscriptions and its progress."""
 
     def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.id = number
@@ -95,7 +96,7 @@ class Client:
         self.writer.write(("|".join(f"{name}={value}" for name, value in fields.items()) + "\n").encode())
 
     async def read_line(self) -> dict[str, str]:
-        """Return the fields of the client's next line. Raises EOFError when it has gone."""
+        """Return the fields of the client's next line. Raises EOFError when it has disconnected."""
         try:
             line = await self.reader.readuntil(b"\n")
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError) as error:
@@ -104,14 +105,14 @@ class Client:
         return {name: value for name, _, value in parts}
 
     async def send(self, record: bytes) -> None:
-        """Send a record, together with those before it once they are many."""
+        """Buffer a record, and send the buffer when it is large enough."""
         self._waiting.append(record)
         self._bytes += len(record)
         if self._bytes >= WRITE_BYTES:
             await self.flush()
 
     async def flush(self) -> None:
-        """Send what waits, and wait while the client reads more slowly. Raises EOFError when it has gone."""
+        """Send the buffer, and wait while the client reads slowly. Raises EOFError when it has disconnected."""
         if self.writer.is_closing() or self.reader.at_eof():
             raise EOFError
         data = b"".join(self._waiting)
@@ -120,12 +121,12 @@ class Client:
         self.writer.write(data)
         try:
             await self.writer.drain()
-            await asyncio.sleep(0)  # others get their turn
+            await asyncio.sleep(0)  # yield to other tasks
         except ConnectionError as error:
             raise EOFError from error
 
     def view(self, frames: int) -> dict[str, Any]:
-        """Return how far this client is."""
+        """Return the client's progress."""
         return {
             "client": self.id,
             "recorded_connection": None,
@@ -136,9 +137,9 @@ class Client:
 
 
 class Gateway:
-    """The gateway of one file. `speed` divides the recorded distances; infinity is as fast as the client reads.
+    """The gateway of one file. `speed` divides the recorded intervals; infinity is as fast as the client reads.
 
-    `keys` are those that it lets in, None any. `heartbeat_s` is used in place of what clients ask for.
+    `keys` are the accepted API keys, None accepts any. `heartbeat_s` overrides the interval that clients request.
     """
 
     def __init__(
@@ -186,7 +187,7 @@ class Gateway:
                 continue
             frame, at = line.frame, 0
             if not count and not isinstance(line, recordings.RecordedBytes):
-                raise CodecError(f"{self.files[0]} is no file of Databento's")
+                raise CodecError(f"{self.files[0]} is not a file of Databento's")
             if frame.startswith(dbn.MAGIC):
                 at = dbn.metadata_size(frame) or len(frame)
                 metadata = dbn.decode_metadata(frame[:at])
@@ -205,7 +206,7 @@ class Gateway:
                     found = self._symbols.find(number, line.ts_recv)
                     self._names[number] = found[0] if found else str(number)
         if not count:
-            raise CodecError("the file holds no record: there is nothing to play")
+            raise CodecError("the file contains no record: there is nothing to play")
         return count
 
     def _decoded(self, record: bytes) -> Any:
@@ -256,7 +257,7 @@ class Gateway:
             _LOG.error("the gateway failed", task=task.get_name(), exc_info=error)
 
     async def _attend(self, client: Client) -> None:
-        """See to one client from the greeting to the end."""
+        """Serve one client from the greeting to the end."""
         try:
             if await self._authenticated(client):
                 await self._play(client)
@@ -267,7 +268,7 @@ class Gateway:
             client.writer.close()
 
     async def _authenticated(self, client: Client) -> bool:
-        """Greet and challenge a client, take its subscriptions; False for one that may not come in."""
+        """Greet and authenticate a client, and read its subscriptions; False if it is rejected."""
         challenge = secrets.token_urlsafe(24)
         client.line(lsg_version=VERSION)
         client.line(cram=challenge)
@@ -287,7 +288,7 @@ class Gateway:
 
     def _refusal(self, challenge: str, asked: Mapping[str, str]) -> str | None:
         if asked.get("encoding") != "dbn" or asked.get("compression", "none") != "none" or asked.get("ts_out") == "1":
-            return "Only plain DBN is spoken here"
+            return "Only uncompressed DBN is supported here"
         if self.dataset and asked.get("dataset") not in {"", self.dataset}:
             return f"The dataset is {self.dataset}"
         digest, _, bucket = asked.get("auth", "").partition("-")
@@ -301,7 +302,7 @@ class Gateway:
     # --- Playing ---
 
     async def _play(self, client: Client) -> None:
-        """Send what was asked for, from where it was asked for, to the end."""
+        """Send the subscribed records, from the requested start to the end."""
         kinds, starts = self._wanted(client)
         numbers = self._numbers(client)
         await self._begin(client, numbers)
@@ -332,18 +333,18 @@ class Gateway:
 
     @staticmethod
     async def _is_replayed(client: Client, ts: int, schemas: int) -> bool:
-        """Say that the past is over, once for each schema; return that the client is not behind."""
+        """Announce the end of past records for each schema; return that the client is up to date."""
         for _ in range(schemas):
             await client.send(_system(ts, "Finished replay", _REPLAYED))
         return False
 
     def _wanted(self, client: Client) -> tuple[set[int], dict[int, int]]:
-        """Return which kinds of records were asked for, and from when on those that are past."""
+        """Return the subscribed kinds of records, and the start of those requested from the past."""
         kinds: set[int] = set()
         starts: dict[int, int] = {}
         for subscription in client.subscriptions:
             for kind, schemas in _SCHEMAS.items():
-                # Files do not tell these two apart but by their metadata, of which there may be none.
+                # Files distinguish these two only by their metadata, which may be missing.
                 if subscription.get("schema") in schemas:
                     kinds.add(kind)
                     if "start" in subscription:
@@ -357,7 +358,7 @@ class Gateway:
         return {number for number, name in self._names.items() if name in asked or str(number) in asked}
 
     async def _begin(self, client: Client, numbers: Collection[int]) -> None:
-        """Send the metadata, which name no instrument, then what every number means, and what does not exist."""
+        """Send the metadata without instruments, then the mapping of every number, and errors for unknown symbols."""
         metadata = databento_dbn.Metadata(
             dataset=self.dataset,
             start=self.began,
@@ -383,7 +384,7 @@ class Gateway:
         return bytes(databento_dbn.ErrorMsg(self.began, text, is_last=True, code=databento_dbn.ErrorCode(code)))
 
     async def _snapshot(self, client: Client, numbers: Collection[int], head: int) -> None:
-        """Send the orders that rest in each book after the first `head` records."""
+        """Send the resting orders of each book after the first `head` records."""
         orders: dict[tuple[int, int], OrderBook] = {}
         newest: dict[tuple[int, int], bytes] = {}
         for place, (_, record) in enumerate(self._played()):
@@ -414,7 +415,7 @@ class Gateway:
             await self._sleep(wait_s)
 
     async def _spoilt(self, client: Client, place: int, record: bytes) -> bool:
-        """Do what shall go wrong before this record; True when it is not to be sent."""
+        """Perform the faults before this record; True if it must not be sent."""
         fault = self.faults.pop(place, None)
         if fault is None:
             return False
@@ -438,7 +439,7 @@ class Gateway:
         return True
 
     async def _finish(self, client: Client) -> None:
-        """Say that this was all, where it was."""
+        """Announce the end of the file."""
         client.finished = True
         self.finished += 1
         if not self.loop:
@@ -450,19 +451,19 @@ class Gateway:
             client.writer.transport.abort()
 
     def app(self, venue: str) -> FastAPI:
-        """Return the HTTP side: how far the clients are, health and metrics."""
+        """Return the HTTP application: progress of clients, health and metrics."""
         app = FastAPI(title="Tickstream gateway", docs_url=None, redoc_url=None)
         frames = self.contents.connections[0].frames
 
         @app.get("/healthz")
         @app.get("/readyz")
         async def health() -> dict[str, Any]:
-            """What is being played."""
+            """The recording being played."""
             return {"status": "alive", "venue": venue, "files": [file.name for file in self.files]}
 
         @app.get("/progress")
         async def progress() -> dict[str, Any]:
-            """What is there to hear, since when, how far each client is, and how many heard it to the end."""
+            """The recording, its start, the progress of each client, and how many received all of it."""
             return {
                 "recorded": [{"connection": None, "frames": frames}],
                 "began": self.began,
@@ -480,7 +481,7 @@ class Gateway:
 
 
 class _Clock:
-    """The recorded time, which goes on from the first record that is waited for."""
+    """The recorded time, which starts at the first record that is waited for."""
 
     def __init__(self, speed: float) -> None:
         self._speed = speed
@@ -495,7 +496,7 @@ class _Clock:
         return began + (ts - first) / SECOND_NS / self._speed - self._now()
 
     def ts(self, due: int, wait_s: float) -> int:
-        """Return what the time is when a record that is due at a time has still to wait so long."""
+        """Return the recorded time at which a due record has this long to wait."""
         return due - int(wait_s * self._speed * SECOND_NS)
 
 
@@ -511,13 +512,13 @@ def _records(frame: bytes, at: int) -> Iterator[bytes]:
 
 
 def _within_snapshot(record: bytes) -> bool:
-    """Tell whether this is a part of a snapshot before its end: nobody can begin behind it."""
+    """Return whether this is inside a snapshot, where no client can start."""
     flags = dbn.ORDER.unpack_from(record)[8] if record[1] == dbn.MBO else 0
     return bool(flags & dbn.SNAPSHOT) and not flags & dbn.LAST
 
 
 def _happened(record: bytes, ts: int) -> int:
-    """Return the time by which records are asked for again; the orders of a snapshot are none that happened."""
+    """Return the time by which past records are requested; orders of a snapshot are not events."""
     if record[1] == dbn.MBO and dbn.ORDER.unpack_from(record)[8] & dbn.SNAPSHOT:
         return -1
     happened: int = dbn.HEADER.unpack_from(record)[4]

@@ -1,4 +1,4 @@
-"""How a server of this package ends: when a signal asks it to, or when it breaks; and how it breaks a connection."""
+"""How a server of this package ends: on a signal, or after a failure; and how it resets a connection."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Faults on purpose: which frames to drop, repeat, swap, spoil or hold back; pure, the shell asks for every frame.
+"""Injected faults: which frames to drop, repeat, swap, corrupt or delay; pure, called by the shell for every frame.
 
-A frame's sequence number is used up whatever becomes of the frame, so that a client can see what it missed.
+Every frame uses a sequence number, even if it is not sent, so that a client can detect the loss.
 
 - `drop`: the frame is not sent. `duplicate`: it is sent twice. `reorder`: it is sent after the connection's next one.
-- `corrupt`: it is spoilt, by the variant named or each in turn: `truncated` (half of the bytes), `type` (an object
-  where a decimal belongs), `number` (`NaN` where a decimal belongs), `side` (a side that does not exist).
+- `corrupt`: it is corrupted, by the given variant or each in turn: `truncated` (half of the bytes), `type` (an object
+  instead of a decimal), `number` (`NaN` instead of a decimal), `side` (an unknown side).
 - `mute`: the socket stays open and nothing is sent for `seconds`.
 - `disconnect`: the connection is reset, without a close frame.
-- `halt` and `resume`: a product stops and begins to trade.
+- `halt` and `resume`: a product stops and resumes trading.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _DECIMALS = ("new_quantity", "size", "price", "best_bid", "volume")
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What shall go wrong. Empty `channel`, `symbol` and `connection` mean any.
+    """A fault to inject. Empty `channel`, `symbol` and `connection` mean any.
 
-    `count` frames are hit, each with `probability`; with a `count` of 0 it stays until it is removed. `seconds` is
-    how long a mute lasts and after how long a halt ends by itself (0: when resumed).
+    `count` frames are affected, each with `probability`; with a `count` of 0 it stays active until it is removed.
+    `seconds` is the duration of a mute, and the time after which a halt ends (0: when resumed).
     """
 
     kind: Kind
@@ -54,7 +54,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """One frame that a fault hit, or for the other kinds the connection and the last sequence sent on it."""
+    """One affected frame, or for other kinds the connection and the last sequence sent on it."""
 
     connection: int
     sequence: int
@@ -65,7 +65,7 @@ class Hit(msgspec.Struct, frozen=True):
 
 @dataclass
 class Injection:
-    """A fault at work, with what it hit so far (the last 10,000); `on_done` is called when it has hit enough."""
+    """An active fault with the last 10,000 affected frames; `on_done` is called when it is complete."""
 
     id: int
     fault: Fault
@@ -76,21 +76,21 @@ class Injection:
     on_done: Callable[[], None] | None = None
 
     def hit(self, hit: Hit) -> None:
-        """Note a hit; enough of them end the fault."""
+        """Record an affected frame; the fault ends after `count` of them."""
         self.hits.append(hit)
         self.total += 1
         if self.fault.kind != "mute" and self.fault.count and self.total >= self.fault.count:
             self.end()
 
     def end(self) -> None:
-        """Hit nothing more."""
+        """End the fault."""
         self.done = True
         if self.on_done is not None:
             self.on_done()
 
 
 class Injector:
-    """Every fault at work and the last ones that are done."""
+    """All active faults and the last completed ones."""
 
     def __init__(self, seed: int = 0) -> None:
         self.active: list[Injection] = []
@@ -101,7 +101,7 @@ class Injector:
         self._spoilt = 0
 
     def add(self, fault: Fault, ts: int) -> Injection:
-        """Put a fault to work; `disconnect`, `halt` and `resume` are the caller's to perform and done at once."""
+        """Activate a fault; the caller performs `disconnect`, `halt` and `resume`, which complete at once."""
         injection = Injection(next(self._ids), fault, ts)
         if fault.kind in FRAME_FAULTS:
             self.active.append(injection)
@@ -111,7 +111,7 @@ class Injector:
         return injection
 
     def clear(self) -> int:
-        """Take every fault at work back and return how many there were."""
+        """Remove all active faults and return their number."""
         ended = len(self.active)
         for injection in self.active:
             injection.end()
@@ -140,7 +140,7 @@ class Injector:
         return out
 
     def forget(self, connection: int) -> None:
-        """Let go of what was held for a connection that is gone."""
+        """Discard frames held for a closed connection."""
         self._held.pop(connection, None)
 
     def _matching(self, sent: Hit) -> Injection | None:
@@ -172,7 +172,7 @@ class Injector:
 
 
 def spoil(frame: bytes, variant: Variant) -> bytes:
-    """Return a frame spoilt; where there is nothing of the variant's sort to spoil, half of the bytes."""
+    """Return a corrupted frame; half of the bytes if the variant does not apply to it."""
     message = orjson.loads(frame) if variant != "truncated" else None
     if variant == "type":
         done = _replace(message, _DECIMALS, {"unexpected": True})
@@ -186,7 +186,7 @@ def spoil(frame: bytes, variant: Variant) -> bytes:
 
 
 def _replace(value: object, names: tuple[str, ...], new: object) -> bool:
-    """Put `new` in the place of the first field of one of the names, however deep; return whether there was one."""
+    """Replace the first field with one of the names, at any depth; return whether there was one."""
     if isinstance(value, dict):
         for name in names:
             if name in value:

@@ -1,6 +1,6 @@
-"""A simulated FIX market-data venue: markets that move at random, told as FIX 4.4 or 5.0SP2, with a faulty line.
+"""A simulated FIX market-data venue: random markets over FIX 4.4 or 5.0SP2, with injectable faults on the line.
 
-The venue itself is pure: frames and the time in, frames out, every book remembered by the number of the message that
+The venue itself is pure: frames and the time in, frames out. It remembers every book by the number of the message that
 led to it. `serve` puts it behind a real socket.
 """
 
@@ -25,15 +25,15 @@ LEVELS_MAX = 20
 READ_BYTES = 64 * 1024
 MOVE_NS = 10_000_000
 
-# What becomes of a frame on its way out: itself, nothing, two of it, other bytes.
+# What a fault sends in place of a frame: the frame, nothing, the frame twice, or other bytes.
 Fault = Callable[[bytes], Iterable[bytes]]
-# How entries are told: by price, by id, or by the number of their level.
+# How entries are identified: by price, by id, or by the number of their level.
 By = Literal["price", "id", "number"]
 Levels = tuple[dict[Decimal, Decimal], dict[Decimal, Decimal]]
 
 
 class Market:
-    """One symbol: entries by id, several of which may share a price unless levels are told."""
+    """One symbol: entries by id, several of which may share a price unless levels are sent."""
 
     def __init__(self, symbol: str, chance: random.Random) -> None:
         self.symbol = symbol
@@ -53,7 +53,7 @@ class Market:
         return sides
 
     def move(self, by: By) -> Fields:
-        """Change one entry, or trade; return the entry of the message that tells it."""
+        """Change one entry, or trade; return the message entry of the change."""
         if by == "number":
             return self.move_level()
         side = self._chance.randrange(2)
@@ -80,7 +80,7 @@ class Market:
         return [field for field in fields if by == "id" or field[0] != 278]
 
     def move_level(self) -> Fields:
-        """Change levels by their number from the best, or trade; return the entry of the message that tells it."""
+        """Change levels by their number from the best, or trade; return the message entry of the change."""
         if self._chance.random() < 0.3:
             return self.trade()
         side = self._chance.randrange(2)
@@ -103,7 +103,7 @@ class Market:
         return [*fields, (1023, str(number))]
 
     def _new_price(self, side: int, action: str, gone: list[Decimal], number: int) -> Decimal:
-        """Return a price at which nothing is; for one that takes another's place, one that keeps its number."""
+        """Return an unused price; for a replacement, one that keeps the level's number."""
         taken = sorted((price for price, _ in self.entries[side].values()), reverse=side == 0)
         free = {self._price(side, depth) for depth in range(LEVELS_MAX + 1)} - set(taken)
         if action == "5":
@@ -134,10 +134,10 @@ class Market:
 
 
 class FixVenue:
-    """The venue towards one client. `resends` False answers every ResendRequest by GapFill, as many venues do.
+    """The venue's side of one client. Without `resends` it answers every ResendRequest with GapFill, as many venues do.
 
-    With a `fragment` snapshots come in parts of so many entries, which say how many they are, or which is the last.
-    `states` has, by the number of each message, every book after it; `trades` what was told of trades.
+    With a `fragment`, snapshots are sent in parts of that many entries, which state their number or which is the last.
+    `states` has every book after each message, by its number; `trades` has the trades sent.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class FixVenue:
         self.got: list[Message] = []
 
     def opened(self, ts: int) -> list[bytes]:
-        """Take a new connection: nothing is subscribed."""
+        """Accept a new connection, without subscriptions."""
         self.requests.clear()
         return self._frames(self.session.opened(ts), ts)
 
@@ -172,11 +172,11 @@ class FixVenue:
         return self._frames(self.session.received(frame, ts), ts)
 
     def ticked(self, ts: int) -> list[bytes]:
-        """Let the time pass."""
+        """Advance the time."""
         return self._frames(self.session.ticked(ts), ts)
 
     def move(self, ts: int, moves: int = 1) -> list[bytes]:
-        """Change the markets that are subscribed, told in one message."""
+        """Change the subscribed markets, and send the changes in one message."""
         symbols = sorted(set(self.requests.values()))
         if not symbols or self.session.state != "up":
             return []
@@ -191,7 +191,7 @@ class FixVenue:
         frames = self._frames(self.session.send(kind, fields, ts), ts)
         if not self.resends:
             self.session.forget_sent()
-        if number <= next(reversed(self.states), 0):  # numbers began anew
+        if number <= next(reversed(self.states), 0):  # the sequence was reset
             self.states.clear()
         self.states[number] = {symbol: market.levels() for symbol, market in self.markets.items()}
         return frames
@@ -225,7 +225,7 @@ class FixVenue:
         return self._snapshot(number, symbol, ts)
 
     def _snapshot(self, request: str, symbol: str, ts: int) -> list[bytes]:
-        """Tell a whole book, in as many messages as it takes."""
+        """Send a whole book, in as many messages as necessary."""
         entries = self.markets[symbol].snapshot(self.by)
         size = self.fragment or len(entries)
         parts = [entries[at : at + size] for at in range(0, len(entries), size)]
@@ -241,7 +241,7 @@ class FixVenue:
 
 
 def recorded(venue: FixVenue, moves: int, ts: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (time, frame) of all that a client of the venue receives that subscribes to every market."""
+    """Yield (time, frame) of everything that a client with subscriptions to all markets receives."""
     theirs = venue.session.identity
     if theirs is None:
         return
@@ -264,8 +264,8 @@ def recorded(venue: FixVenue, moves: int, ts: int) -> Iterator[tuple[int, bytes]
         told = venue.move(ts)
 
 
-class Line:
-    """The venue behind a socket. `fault` is applied to each frame; `hang_up` breaks the connection that is up."""
+class FaultyConnection:
+    """The venue behind a socket. `fault` is applied to each frame; `hang_up` breaks the current connection."""
 
     def __init__(self, venue: FixVenue) -> None:
         self.venue = venue
@@ -275,18 +275,18 @@ class Line:
         self._writer: asyncio.StreamWriter | None = None
 
     def send(self, frames: Iterable[bytes]) -> None:
-        """Send what the venue says, as the fault has it."""
+        """Send the venue's frames through the fault."""
         if self._writer is not None and not self._writer.is_closing():
             for frame in frames:
                 self._writer.writelines(self.fault(frame))
 
     def hang_up(self) -> None:
-        """Break the connection without a word."""
+        """Break the connection without a close message."""
         if self._writer is not None:
             self._writer.transport.abort()
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Talk to one client until it leaves."""
+        """Serve one client until it disconnects."""
         self.connections += 1
         self._writer, splitter = writer, FixSplitter()
         self.send(self.venue.opened(time.time_ns()))
@@ -299,9 +299,9 @@ class Line:
 
 
 @asynccontextmanager
-async def serve(venue: FixVenue, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Line]:
+async def serve(venue: FixVenue, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[FaultyConnection]:
     """Serve on a port (0 takes a free one, see `port`), one client at a time, until the context ends."""
-    line = Line(venue)
+    line = FaultyConnection(venue)
     server = await asyncio.start_server(line.take, host, port)
     line.port = server.sockets[0].getsockname()[1]
     try:

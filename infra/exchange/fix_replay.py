@@ -1,17 +1,17 @@
-"""Plays recorded FIX sessions to whoever logs on; how a recording goes on in time is the matter of `replay`.
+"""Plays recorded FIX sessions to any client that logs on; `replay` controls the timing.
 
-Theory of operation. Source: FIX Session Layer. A recording holds the messages that a client of the venue received.
+Theory of operation. Source: FIX Session Layer. A recording contains the messages that a client of the venue received.
 
-1. A client logs on by whatever names and version. Both sides number from 1, and a SequenceReset leads to the number
-   that the recording begins with.
-2. The venue's messages go out with their numbers and times, byte for byte but for the names and BeginString, which are
-   the client's own. Session messages that were meant for the recorder (Logon, Logout, ResendRequest, Reject) go out as
-   Heartbeats of the same number. Where numbers begin anew a Logon tells so.
-3. What was sent is sent again when it is asked for. Where the recording has a hole all up to it is skipped over, as by
-   a venue that has lost it, unless what is missing comes again later in the recording: the client waits for that.
-4. A TestRequest, and a client that has heard nothing for its HeartBtInt, gets a SequenceReset to the number that is
-   due: it changes nothing, and takes no number that the recording uses. What else a client says is not answered.
-5. After the last message comes a Logout with the text `end of recording`, with `--loop` another.
+1. A client may log on with any names and version. Both sides start at sequence number 1, and a SequenceReset leads to
+   the first number of the recording.
+2. The venue's messages are sent with their numbers and times, byte for byte except for the names and BeginString, which
+   are the client's. Session messages for the recorder (Logon, Logout, ResendRequest, Reject) are replaced by Heartbeats
+   with the same number. A Logon announces where the sequence was reset.
+3. Sent messages are resent on request. Everything up to a gap in the recording is skipped, as by a venue that lost it,
+   unless the missing messages follow later in the recording: then the client waits for them.
+4. The reply to a TestRequest, and to a client that has received nothing for its HeartBtInt, is a SequenceReset to the
+   next number: it changes nothing, and uses no number of the recording. Other messages of a client are not answered.
+5. The last message is followed by a Logout with the text `end of recording`, or with another text with `--loop`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HEARTBEAT_S_MAX = 3_600
 SENT_MAX = 10_000
 SENT_BYTES_MAX = 64 * 1024 * 1024
 
-# What was said to the recorder alone.
+# Messages meant only for the recorder.
 _PRIVATE = frozenset({LOGON, LOGOUT, RESEND, REJECT})
 _HEADER_BYTES = 300
 _MARKED = re.compile(rb"\x0143=Y\x01")
@@ -53,9 +53,9 @@ _LOG = structlog.get_logger()
 
 
 class Acceptor:
-    """The venue's side towards one client, pure: recorded frames and the client's in, frames for the client out.
+    """The venue's side of one client, pure: recorded frames and the client's frames in, frames for the client out.
 
-    `later` are the numbers that come again in the recording.
+    `later` are the numbers that are resent later in the recording.
     """
 
     def __init__(self, later: frozenset[int] = frozenset()) -> None:
@@ -90,7 +90,7 @@ class Acceptor:
         return answer
 
     def play(self, frame: bytes) -> list[bytes]:
-        """Return what a recorded frame is for this client; one that is no message goes as it is."""
+        """Return a recorded frame rewritten for this client; bytes that are not a message are sent unchanged."""
         try:
             message = decode(frame)
         except Garbled as error:
@@ -98,7 +98,7 @@ class Acceptor:
             return [frame]
         kind, number = message.kind, message.number(34) or 0
         if not number:
-            return [frame[:-1]]  # as one that cannot be read: whole it would end the session
+            return [frame[:-1]]  # sent unreadable, since a valid one would end the session
         self._time = message.get(52).encode("latin-1") or self._time
         frames: list[bytes] = []
         is_reset = kind == RESET and message.get(123) != "Y"
@@ -115,7 +115,7 @@ class Acceptor:
         return [*frames, self._keep(number, frame)]
 
     def beat(self) -> bytes:
-        """Return what shows that we are here."""
+        """Return a message that shows that we are alive."""
         return self._reset_to(self._due)
 
     def end(self, text: str) -> bytes:
@@ -142,7 +142,7 @@ class Acceptor:
         return frame
 
     def _begin_at(self, before: int) -> list[bytes]:
-        """Bring the client to where the next message comes behind this number."""
+        """Advance the client's expected number to the one after this number."""
         frames = [] if self._is_first else [self._logon()]
         self._is_first = False
         self._sent.clear()
@@ -153,7 +153,7 @@ class Acceptor:
         return frames
 
     def _keep(self, number: int, frame: bytes) -> bytes:
-        """Keep a frame that is sent, for when it is asked for."""
+        """Store a sent frame for resend requests."""
         self._due = max(self._due, number + 1)
         self._sent_bytes += len(frame) - len(self._sent.get(number, b""))
         self._sent[number] = frame
@@ -162,7 +162,7 @@ class Acceptor:
         return frame
 
     def _again(self, first: int, last: int) -> Iterator[bytes]:
-        """Yield what is asked for again; a hole, and all before it, is skipped over."""
+        """Yield the requested frames again; a gap, and everything before it, is skipped."""
         last = min(last or self._due - 1, self._due - 1)
         hole = next((n for n in range(last, first - 1, -1) if n not in self._sent and n not in self.later), 0)
         if hole:
@@ -172,7 +172,7 @@ class Acceptor:
                 yield self._marked(self._sent[number])
 
     def _marked(self, frame: bytes) -> bytes:
-        """Return a frame as one that is sent again."""
+        """Return a frame marked as a resend."""
         if _MARKED.search(frame, 0, _HEADER_BYTES):
             return frame
         body = _NUMBER.sub(b"\\g<0>43=Y\x01", _body(frame), count=1)
@@ -188,7 +188,7 @@ class Acceptor:
         return framed(self._begin, body)
 
     def _say(self, kind: str, fields: bytes = b"", *, number: int = 0) -> bytes:
-        """Return a message of the session, of the time that was last heard of."""
+        """Return a session message with the last known time."""
         names = b"".join(self._names)
         head = b"35=%b%b\x0134=%d\x0152=%b\x01" % (kind.encode(), names, number or self._due, self._time)
         return framed(self._begin, head + fields)
@@ -215,14 +215,14 @@ class FixWire(Wire, asyncio.Protocol):
         self._is_silent = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for the Logon, not for ever."""
+        """Wait for the Logon, with a time limit."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
         self.client = self._server.joined(self, silence_s=None)
         self._again_in(LOGON_S)
 
     def data_received(self, data: bytes) -> None:
-        """Answer what the client says."""
+        """Answer the client's messages."""
         for frame in self._splitter.split(data):
             if self.client is not None and self.client.recorded is not None:
                 self._acceptor.later = self._sessions.later(self.client)
@@ -270,7 +270,7 @@ class FixWire(Wire, asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(seconds, self._waited)
 
     def _waited(self) -> None:
-        """Beat where nothing was sent; a client that has not logged on by now never will."""
+        """Send heartbeats after silence; disconnect a client that has not logged on in time."""
         if not self._acceptor.is_on:
             self.drop()
             return
@@ -281,7 +281,7 @@ class FixWire(Wire, asyncio.Protocol):
 
 
 class Sessions:
-    """The sessions of recordings, for `Replay`. Raises CodecError where no FIX was recorded."""
+    """The sessions of recordings, for `Replay`. Raises CodecError if they contain no FIX."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._later: dict[tuple[int, str | None], set[int]] = {}
@@ -296,13 +296,13 @@ class Sessions:
                     end = min(int(filled[1]), first + SENT_MAX) if filled else 0
                     self._later.setdefault((place, line.conn), set()).update(range(first, max(end, first + 1)))
         if not is_fix:
-            raise CodecError("the recording holds no FIX message: there is nothing to play")
+            raise CodecError("the recording contains no FIX message: there is nothing to play")
 
     def later(self, client: Client) -> frozenset[int]:
-        """Return the numbers that come again in what a client is played."""
+        """Return the numbers that are resent in a client's recording."""
         recorded = client.recorded
         return frozenset(self._later.get((recorded.file, recorded.name), ())) if recorded is not None else frozenset()
 
     async def listen(self, server: Replay, host: str, port: int) -> asyncio.Server:
-        """Take clients over TCP."""
+        """Accept clients over TCP."""
         return await asyncio.get_running_loop().create_server(lambda: FixWire(server, self), host, port)

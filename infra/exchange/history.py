@@ -1,8 +1,8 @@
-"""`python -m infra.exchange.history`: the venues' REST histories in their documented shapes, over one made-up past.
+"""`python -m infra.exchange.history`: the venues' REST histories in their documented formats, all simulated.
 
-Every symbol has the same past (`infra.exchange.tape`). Addresses do not collide, so that one server plays Bitfinex,
-Coinbase, Binance spot and USD-M, Kraken, Alpaca and Databento at once. Each answers no more rows than its documented
-limit, or `rows_max` where that is less. `fail` queues answers that come instead of the next ones, such as a 429.
+Every symbol has the same history (`infra.exchange.tape`). Paths do not collide, so that one server simulates Bitfinex,
+Coinbase, Binance spot and USD-M, Kraken, Alpaca and Databento at once. Each returns at most its documented number of
+rows, or `rows_max` if that is less. `fail` queues responses that replace the next ones, such as a 429.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _KRAKEN_NAMES = {"XBTUSD": "XXBTZUSD", "ETHUSD": "XETHZUSD"}
 
 
 class Answer(NamedTuple):
-    """What a venue says: a status, headers and a body."""
+    """A venue's response: status, headers and body."""
 
     status: int
     body: bytes
@@ -54,7 +54,7 @@ class Answer(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A request as it came; `query` has the fields of a form too."""
+    """A request; `query` also contains the fields of a form."""
 
     path: str
     query: dict[str, str]
@@ -62,7 +62,7 @@ class Asked(NamedTuple):
 
 
 class _Days(NamedTuple):
-    """What Databento's codec takes for an interval of a symbol mapping."""
+    """An interval of a symbol mapping, as Databento's codec expects it."""
 
     start_date: dt.date
     end_date: dt.date
@@ -70,7 +70,7 @@ class _Days(NamedTuple):
 
 
 class _Mapping(NamedTuple):
-    """What it takes for a symbol mapping."""
+    """A symbol mapping, as Databento's codec expects it."""
 
     raw_symbol: str
     intervals: list[_Days]
@@ -87,7 +87,7 @@ def raw(text: str) -> msgspec.Raw:
 
 
 class Histories:
-    """The server's state: its past, its clock, and what it is to do wrong."""
+    """The server's state: its history, its clock, and queued failures."""
 
     def __init__(self, begins: int, now: Callable[[], int] = time.time_ns, rows_max: int = ROWS_MAX) -> None:
         self.tape = Tape(begins)
@@ -97,17 +97,17 @@ class Histories:
         self._failures: deque[Answer] = deque()
 
     def fail(self, *answers: Answer) -> None:
-        """Give these answers to the next requests."""
+        """Return these responses to the next requests."""
         self._failures.extend(answers)
 
     def forget(self) -> None:
-        """Begin anew: nothing was asked, nothing goes wrong, no answer is cut short."""
+        """Reset: no requests, no failures, no row limit."""
         self.asked.clear()
         self._failures.clear()
         self.rows_max = ROWS_MAX
 
     def answer(self, asked: Asked) -> Answer:
-        """Return what the venue whose path this is says."""
+        """Return the response of the venue with this path."""
         self.asked.append(asked)
         if self._failures:
             return self._failures.popleft()
@@ -427,10 +427,10 @@ def create_app(venue: Histories) -> FastAPI:
 
 
 class HistorySettings(CommonSettings):
-    """What the simulated histories can be told."""
+    """The settings of the simulated histories."""
 
     history_port: int = Field(default=18767, ge=0, le=65535, description="Port of REST; 0 takes a free one.")
-    history_days: int = Field(default=365, ge=1, le=3650, description="How far the made-up past goes back.")
+    history_days: int = Field(default=365, ge=1, le=3650, description="Length of the simulated history.")
 
 
 async def run(settings: HistorySettings) -> None:

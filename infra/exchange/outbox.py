@@ -1,7 +1,7 @@
 """The frames that a WebSocket server sends within one turn of the event loop, which leave together in one write.
 
 A write to a client that waits for data wakes it, which costs more than the frame itself: thousands of frames a second
-need to share their writes. Nothing waits longer than the turn lasts, and at most `WAITING_BYTES_MAX` wait.
+need to share their writes. Frames wait until the end of the turn at most, and at most `WAITING_BYTES_MAX` bytes wait.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a market has done, in flat arrays: its trades by id and its book changes by version; pure.
+"""A market's trades by id and book changes by version, in flat arrays; pure.
 
 Millions of trades and changes cost 24 bytes each, and the garbage collector has nothing to walk through.
 """

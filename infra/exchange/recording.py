@@ -1,12 +1,12 @@
-"""What recordings hold: their connections, which of them fits a client, and their REST answers; pure.
+"""The contents of recordings: connections, which of them fits a client, and REST responses; pure.
 
-A recording may hold several connections (`conn` of its `recv` lines), and several files may be played as one. A client
-is given the connection that fits best:
+A recording may contain several connections (`conn` of its `recv` lines), and several files may be played as one. A
+client gets the connection that fits best:
 
-1. Only connections that no client is being played now, or all of them when each is.
-2. Among these the one that shares most words with what the client asked for (its address and its first message). The
-   words of a connection are those of the subscriptions recorded under its name and of the beginning of its own frames.
-3. Among equals the first in the file.
+1. Only connections that are not being played to a client, or all of them if each is.
+2. Among these, the one that shares most words with the client's request (its URL and its first message). The words of a
+   connection are those of the subscriptions recorded under its name and of its first frames.
+3. Among equals, the first in the file.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from urllib.parse import parse_qsl, urlsplit
 from marketdata.errors import CodecError
 from runtime.recordings import DAMAGED, Recorded, answers
 
-# So many damaged lines are named.
+# The maximum number of damaged lines that are reported.
 NAMED_MAX = 20
 
-# How far into a connection its words are looked for, and how much of each frame.
+# How many frames of a connection, and how much of each, are searched for words.
 WORDS_FRAMES_MAX = 200
 WORDS_BYTES_MAX = 2_000
 
@@ -31,7 +31,7 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-/]{2,}")
 
 @dataclass(eq=False)
 class RecordedConnection:
-    """One connection of a recording: its name, how many frames it received, and the words that it is known by."""
+    """One connection of a recording: its name, its number of received frames, and its identifying words."""
 
     name: str | None
     file: int = 0
@@ -39,21 +39,21 @@ class RecordedConnection:
     words: set[str] = field(default_factory=set)
 
     def add(self, frame: str) -> None:
-        """Count a frame, and note the words of the first ones."""
+        """Count a frame, and collect the words of the first ones."""
         self.frames += 1
         if self.frames <= WORDS_FRAMES_MAX:
             self.words |= _words(frame[:WORDS_BYTES_MAX])
 
 
 class Answers:
-    """Recorded REST bodies by path and query; those of one address are given in order, the last one again and again."""
+    """Recorded REST bodies by path and query; those of one URL are returned in order, the last one repeatedly."""
 
     def __init__(self) -> None:
         self._bodies: dict[str, list[str]] = {}
         self._given: dict[str, int] = {}
 
     def add(self, address: str | None, body: str) -> None:
-        """Take the next body of an address; some recorders keep the venue's name in its place."""
+        """Add a body of a URL; some recorders store the venue's name instead."""
         self._bodies.setdefault(_key(address or ""), []).append(body)
 
     def __len__(self) -> int:
@@ -61,21 +61,21 @@ class Answers:
         return sum(map(len, self._bodies.values()))
 
     def paths(self) -> list[str]:
-        """Return what can be asked for."""
+        """Return the available paths."""
         return sorted(self._bodies)
 
     def given(self, address: str | None) -> int:
-        """Return how often the bodies of a recorded address were asked for since `rewind`."""
+        """Return how often a recorded URL was requested since `rewind`."""
         return self._given.get(_key(address or ""), 0)
 
     def rewind(self) -> None:
-        """Begin again with the first body of each address."""
+        """Start again with the first body of each URL."""
         self._given.clear()
 
     def answer(self, address: str) -> str | None:
         """Return the next body for a path with its query, None when none is recorded.
 
-        An address that was not recorded gets the bodies of one with the same path and symbol.
+        A URL that was not recorded gets the bodies of one with the same path and symbol.
         """
         key: str | None = _key(address)
         if key not in self._bodies:
@@ -98,7 +98,7 @@ def _key(address: str) -> str:
 class Contents:
     """The connections in the order of their first frame, file by file, the REST answers, and the first frame's time.
 
-    `damaged` names the first lines that could not be read.
+    `damaged` describes the first unreadable lines.
     """
 
     connections: list[RecordedConnection]
@@ -107,16 +107,16 @@ class Contents:
     damaged: list[str] = field(default_factory=list)
 
     def fitting(self, asked: str, busy: Collection[RecordedConnection]) -> RecordedConnection:
-        """Return the connection that fits what a client asked for; `busy` are those being played now."""
+        """Return the connection that fits a client's request; `busy` are those being played."""
         wanted = _words(asked)
         free = [one for one in self.connections if one not in busy] or self.connections
         return max(free, key=lambda one: len(wanted & one.words))
 
 
 def survey(*files: Iterable[Recorded]) -> Contents:
-    """Return what recordings hold, by reading all of them once.
+    """Read all recordings once, and return their contents.
 
-    Raises CodecError when there is no frame that was received.
+    Raises CodecError if there is no received frame.
     """
     connections: list[RecordedConnection] = []
     answers = Answers()
@@ -142,7 +142,7 @@ def survey(*files: Iterable[Recorded]) -> Contents:
             connection.words |= _words(" ".join(sent.get(name, ())))
         connections += found.values()
     if not connections:
-        raise CodecError("the recording holds no received frame: there is nothing to play")
+        raise CodecError("the recording contains no received frame: there is nothing to play")
     return Contents(connections, answers, min(began), damaged)
 
 

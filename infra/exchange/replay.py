@@ -1,23 +1,23 @@
 """`python -m infra.exchange.replay FILE...`: plays recordings over real sockets to any client.
 
-Theory of operation. The files are read once at the start to learn what they hold (see `recording`), then streamed again
-for each client, so that their size does not matter. Each recorded connection, of each file, is one for a client.
+Theory of operation. The files are read once at the start to find their contents (see `recording`), then streamed again
+for each client, so that their size does not matter. Each recorded connection of each file is played to one client.
 
 1. A client connects and sends its first message; then its recording starts with the first received frame. A client
    that sends nothing (the subscription may be in the address) is served after `SILENCE_S`. Where several connections
    were recorded, the server waits up to `TOGETHER_S` for a client of each.
-2. Frames are sent byte for byte, in order, at the recorded distances divided by the speed. Nothing is dropped: the
-   server waits for a client that reads slowly. Later messages of a client are not answered. Clients of different
-   connections stay within `ABREAST_NS` of each other, in recorded time.
-3. REST answers of the recording are served over HTTP at their recorded path and query. Where one lies between the
-   frames, they wait until it was asked for: a snapshot has to join the changes around it. They wait no longer than
-   `ASKED_S`, and no longer than it takes the clients to work on all frames before it: an unsolicited pong `caught up?`
-   asks for that, and our producer answers with a pong `caught up` when it has done so and has no request under way.
-4. The recorded time goes ahead of a frame as an unsolicited pong of ASCII digits, UTC nanoseconds, which other clients
-   ignore (RFC 6455, 5.5.3). A client that uses it as its clock publishes what it would have published live.
-5. A damaged line is sent as it is, ahead of the next frame: the client must learn that it cannot read something.
-6. After the last frame comes the close code 1000 with the reason `end of recording`; with `--loop` 1012 instead, so
-   that the client reconnects and receives the recording again.
+2. Frames are sent byte for byte, in order, at the recorded intervals divided by the speed. Nothing is dropped: the
+   server waits for a slow client. Later messages of a client are not answered. Clients of different connections stay
+   within `ABREAST_NS` of each other, in recorded time.
+3. Recorded REST responses are served over HTTP at their recorded path and query. When one is recorded between frames,
+   later frames wait until it was requested, because a snapshot must match the updates around it. They wait no longer
+   than `ASKED_S`, and no longer than the clients need to process all earlier frames: an unsolicited pong `caught up?`
+   asks for that, and our producer replies with a pong `caught up` when it has done so and has no pending request.
+4. Before a frame, its recorded time is sent as an unsolicited pong of ASCII digits, UTC nanoseconds, which other
+   clients ignore (RFC 6455, 5.5.3). A client that uses it as its clock publishes what it would have published live.
+5. A damaged line is sent unchanged before the next frame, so that the client detects unreadable data.
+6. After the last frame the connection is closed with code 1000 and the reason `end of recording`; with `--loop` the
+   code is 1012, so that the client reconnects and receives the recording again.
 
 Recorded FIX sessions are played over TCP (see `fix_replay`), Databento's files by its own gateway (see `databento`).
 """
@@ -56,14 +56,15 @@ from runtime.settings import load
 
 END_REASON = "end of recording"
 REQUEST_BYTES_MAX = 1024 * 1024
-# How long a client's silence, the other recorded connections, and a request for a recorded answer are waited for.
+# Time limits for a client's first message, for clients of the other connections, and for requests of recorded
+# responses.
 CAUGHT_UP_QUESTION, CAUGHT_UP = b"caught up?", b"caught up"
 SILENCE_S = 0.5
 TOGETHER_S = 1.0
 ASKED_S = 2.0
 ABREAST_NS = 20 * MILLISECOND_NS
 CLOSE_WITHIN_S = 60.0
-# Other clients and HTTP get their turn after this many frames without a pause.
+# Yield to other clients and HTTP after this many frames without a pause.
 FRAMES_AT_ONCE_MAX = 64
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -85,13 +86,13 @@ class WebSocket(Wire, WSListener):
         self.transport: WSTransport | None = None
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """Begin to wait for the first message."""
+        """Start waiting for the first message."""
         self.transport, self._outbox = transport, Outbox(transport)
         transport.underlying_transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
         self.client = self._server.joined(self, self._path)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Take a frame of the client; its first message, its close and its answers matter."""
+        """Handle a frame of the client: its first message, its close and its replies."""
         client = self.client
         if frame.msg_type == WSMsgType.CLOSE:
             if not transport.is_close_frame_sent:
@@ -109,7 +110,7 @@ class WebSocket(Wire, WSListener):
             self._server.left(self.client)
 
     def send(self, line: recordings.Recorded) -> None:
-        """Send a recorded frame, and ahead of it the time when it came."""
+        """Send a recorded frame, preceded by its recorded time."""
         if self._outbox is None:
             return
         if line.ts_recv != self._ts_sent:
@@ -118,31 +119,31 @@ class WebSocket(Wire, WSListener):
         self._outbox.send(WSMsgType.TEXT, line.frame)
 
     def ask_whether_caught_up(self) -> bool:
-        """Ask, behind the frames that were sent."""
+        """Send the question after the frames already sent."""
         if self._outbox is not None:
             self._outbox.send(WSMsgType.PONG, CAUGHT_UP_QUESTION)
         return True
 
     def end(self, *, again: bool) -> None:
-        """Close; the close waits its turn behind the last frame in the socket's buffer."""
+        """Close after the last frame in the socket's buffer."""
         code, reason = (WSCloseCode.SERVICE_RESTART, AGAIN_REASON) if again else (WSCloseCode.OK, END_REASON)
         if self._outbox is not None:
             self._outbox.close(code, reason.encode())
 
     def leave(self) -> None:
-        """Close because we are going away."""
+        """Close because the server stops."""
         if self.transport is not None and self._outbox is not None:
             self._outbox.close(WSCloseCode.GOING_AWAY, b"going away")
             self.transport.disconnect()
 
     def drop(self) -> None:
-        """Close without waiting for an answer."""
+        """Close without waiting for a response."""
         if self.transport is not None:
             self.transport.disconnect(graceful=False)
 
 
 async def listen(server: Replay, host: str, port: int) -> asyncio.Server:
-    """Take clients over WebSocket."""
+    """Accept clients over WebSocket."""
 
     def accept(request: WSUpgradeRequest) -> WebSocket:
         return WebSocket(server, request.path.decode(errors="replace"))
@@ -154,7 +155,7 @@ Listen = Callable[["Replay", str, int], Awaitable[asyncio.Server]]
 
 
 class Replay:
-    """The replay server of one or several files. `speed` divides the recorded distances; infinity is as fast as read.
+    """The replay server of one or several files. `speed` divides the recorded intervals; infinity means no pauses.
 
     `now` (seconds) and `sleep` are the clock that the recording runs by, `listen` takes clients by a venue's protocol,
     `behind_ns` is by how much the recorder's clock was behind the venue's.
@@ -212,14 +213,14 @@ class Replay:
         return client
 
     def left(self, client: Client) -> None:
-        """Let a client go."""
+        """Remove a disconnected client."""
         client.gone.set()
         client.writable.set()
         self.clients.pop(client.id, None)
         self._pulse()
 
     def caught_up(self, client: Client) -> None:
-        """Note that a client has worked on all that it was sent, and has asked for what it wants."""
+        """Record that a client has processed all frames sent, and has made its requests."""
         client.caught_up = True
         self._pulse()
 
@@ -232,7 +233,7 @@ class Replay:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.error("playing failed", task=task.get_name(), exc_info=error)
-            client.wire.drop()  # it would wait for ever, and those abreast of it
+            client.wire.drop()  # otherwise it and the clients next to it would wait forever
 
     async def _play(self, client: Client) -> None:
         await self._until_begun(client)
@@ -268,7 +269,7 @@ class Replay:
         await self._finish(client)
 
     def _heard(self, recorded: RecordedConnection) -> Iterator[recordings.Recorded]:
-        """Yield what a connection received, a damaged line ahead of the next frame, and REST answers in their place."""
+        """Yield a connection's received frames, with damaged lines and REST responses in their place."""
         damaged: recordings.Recorded | None = None
         for line in self._read(self.files[recorded.file]):
             if line.t == recordings.DAMAGED:
@@ -282,7 +283,7 @@ class Replay:
                 yield line
 
     def _choose(self, client: Client) -> RecordedConnection:
-        """Give a client its connection; the first client of all starts with the first recorded answers again."""
+        """Assign a connection to a client; the first client restarts the recorded responses."""
         busy = [one.recorded for one in self.clients.values() if one.recorded is not None and not one.finished]
         if not busy:
             self.contents.answers.rewind()
@@ -299,7 +300,7 @@ class Replay:
                 task.cancel()
 
     async def _until_together(self) -> None:
-        """Wait a moment until somebody is there for every connection."""
+        """Wait briefly for a client of every connection."""
         self._pulse()
         with suppress(TimeoutError):
             async with asyncio.timeout(TOGETHER_S):
@@ -320,7 +321,7 @@ class Replay:
             await self._moved.wait()
 
     async def _until_asked(self, client: Client, address: str | None, times: int) -> None:
-        """Wait until a recorded answer has been requested as often as it was by now, or until no client will."""
+        """Wait until a response was requested as often as recorded so far, or no client will request it."""
         answers = self.contents.answers
         if answers.given(address) >= times:
             return
@@ -337,7 +338,7 @@ class Replay:
             _LOG.info("no client requested a recorded answer", address=address)
 
     async def _finish(self, client: Client) -> None:
-        """Close the connection as one whose recording is over, and wait until the client has read all."""
+        """Close the connection at the end of its recording, and wait until the client has read everything."""
         client.finished = True
         client.at = None
         self._pulse()
@@ -353,18 +354,18 @@ class Replay:
             client.wire.drop()
 
     def app(self, venue: str) -> FastAPI:
-        """Return the HTTP side: recorded REST answers, how far the clients are, health and metrics."""
+        """Return the HTTP application: recorded REST responses, progress of clients, health and metrics."""
         app = FastAPI(title="Tickstream replay", docs_url=None, redoc_url=None)
 
         @app.get("/healthz")
         @app.get("/readyz")
         async def health() -> dict[str, Any]:
-            """What is being played."""
+            """The recording being played."""
             return {"status": "alive", "venue": venue, "files": [file.name for file in self.files]}
 
         @app.get("/progress")
         async def progress() -> dict[str, Any]:
-            """The recorded connections, the first frame's time, how far each client is, and how many received all."""
+            """The recorded connections, the first frame's time, the clients' progress, and how many finished."""
             held = [{"connection": one.name, "frames": one.frames} for one in self.contents.connections]
             return {
                 "recorded": held,
@@ -380,7 +381,7 @@ class Replay:
 
         @app.get("/{path:path}")
         async def recorded(path: str, request: Request) -> Response:
-            """A recorded answer."""
+            """A recorded response."""
             address = f"/{path}?{request.url.query}"
             body = self.contents.answers.answer(address)
             self._pulse()
@@ -458,7 +459,7 @@ def main(
     ],
     *,
     venue: Annotated[str, typer.Option(help="Venue that was recorded.")] = "coinbase",
-    speed: Annotated[str, typer.Option(help="1 is the recorded pace, 10 ten times that, `max` as fast as read.")] = "1",
+    speed: Annotated[str, typer.Option(help="1 is the recorded pace, 10 ten times that, `max` no pauses.")] = "1",
     host: Annotated[str | None, typer.Option(help="Address to serve on [TICKSTREAM_HOST].")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the stream [TICKSTREAM_EXCHANGE_PORT, 18765].")] = None,
     control_port: Annotated[

@@ -14,24 +14,24 @@ RATE_MAX = 100_000
 
 
 class ExchangeSettings(CommonSettings):
-    """What can be chosen of the simulated exchange."""
+    """The settings of the simulated exchange."""
 
     exchange_port: int = Field(default=18765, ge=0, le=65535, description="Port of the WebSocket; 0 takes a free one.")
     exchange_control_port: int = Field(
         default=18766, ge=0, le=65535, description="Port of REST, faults, health and metrics; 0 takes a free one."
     )
     exchange_rate: float = Field(
-        default=100.0, ge=0, le=RATE_MAX, description="Orders entered a second, all products together; 0 is none."
+        default=100.0, ge=0, le=RATE_MAX, description="Orders per second over all products; 0 means none."
     )
     exchange_seed: int = Field(default=1, description="Seed of the order flow.")
     exchange_batch_ms: int = Field(
-        default=50, ge=1, le=60_000, description="Trades and tickers go out this often; the venue itself takes 250 ms."
+        default=50, ge=1, le=60_000, description="Interval of trades and tickers; the real venue uses 250 ms."
     )
     exchange_book_batch_ms: int = Field(
         default=50,
         ge=0,
         le=60_000,
-        description="A book's changes go out at most this often, as at the venue; 0 is at once.",
+        description="Least interval between two updates of a book, as at the venue; 0 sends them at once.",
     )
     exchange_symbols: int | None = Field(
         default=None,
@@ -39,13 +39,13 @@ class ExchangeSettings(CommonSettings):
         le=SYMBOLS_MAX,
         description="Number of products, in place of those that COINBASE_PRODUCTS lists.",
     )
-    exchange_faults: str = Field(default="[]", description="JSON array of faults to begin with, as POST /faults takes.")
+    exchange_faults: str = Field(default="[]", description="JSON array of initial faults, as in POST /faults.")
     products: str = Field(
-        default="BTC-USD,ETH-USD", validation_alias="COINBASE_PRODUCTS", description="Products, by comma."
+        default="BTC-USD,ETH-USD", validation_alias="COINBASE_PRODUCTS", description="Products, separated by commas."
     )
 
     alpaca_symbols: str = Field(
-        default="AAPL,MSFT,SPY", validation_alias="ALPACA_SYMBOLS", description="Tickers of Alpaca's, by comma."
+        default="AAPL,MSFT,SPY", validation_alias="ALPACA_SYMBOLS", description="Alpaca's tickers, separated by commas."
     )
 
     @property
@@ -74,9 +74,9 @@ class ExchangeSettings(CommonSettings):
 
     @property
     def faults(self) -> list[Fault]:
-        """Return the faults to begin with.
+        """Return the initial faults.
 
-        Raises SettingsError when they cannot be read.
+        Raises SettingsError when they are invalid.
         """
         try:
             return msgspec.json.decode(self.exchange_faults.encode(), type=list[Fault])

@@ -1,7 +1,7 @@
-"""A market's whole past, computed instead of kept: any trade or candle of any time, always the same.
+"""A market's whole history, computed instead of stored: any trade or candle of any time, always the same.
 
 Trades follow a pattern of eight minutes, some without any, so that the number of trades before a minute is known
-without counting: ids rise by one from `begins` on. In minutes of five trades the second and third share a millisecond.
+without counting: ids rise by one from `begins`. In minutes of five trades the second and third share a millisecond.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TWINS = 5
 
 
 class TapeTrade(NamedTuple):
-    """One execution. `ts` is a whole millisecond, in UTC nanoseconds; `bought` tells that the taker did."""
+    """One execution. `ts` is a whole millisecond, in UTC nanoseconds; `bought`: the taker was the buyer."""
 
     number: int
     ts: int
@@ -43,7 +43,7 @@ class TapeCandle(NamedTuple):
 
 
 class Tape:
-    """The past of one market from `begins`, UTC nanoseconds of a whole minute."""
+    """The history of one market from `begins`, UTC nanoseconds of a whole minute."""
 
     def __init__(self, begins: int) -> None:
         self.begins = begins // MINUTE_NS * MINUTE_NS

@@ -36,9 +36,9 @@ class Wire(ABC):
         """Send a recorded frame."""
 
     def ask_whether_caught_up(self) -> bool:
-        """Ask the client whether it has worked on all that was sent; return False where the protocol has no question.
+        """Ask the client whether it has processed everything sent; return False if the protocol has no such question.
 
-        Clients that do not know the question ignore it.
+        Other clients ignore the question.
         """
         return False
 
@@ -48,7 +48,7 @@ class Wire(ABC):
 
     @abstractmethod
     def leave(self) -> None:
-        """Close because we are going away."""
+        """Close because the server stops."""
 
     @abstractmethod
     def drop(self) -> None:
@@ -56,7 +56,7 @@ class Wire(ABC):
 
 
 class Client:
-    """One client: what it asked for, and how far its replay is."""
+    """One client: its request, and the progress of its replay."""
 
     def __init__(self, number: int, wire: Wire, asked: str, silence_s: float | None) -> None:
         self.wire = wire
@@ -79,7 +79,7 @@ class Client:
         self.sent += 1
 
     def view(self) -> dict[str, Any]:
-        """Return how far this client is."""
+        """Return the client's progress."""
         recorded = self.recorded
         return {
             "client": self.id,

@@ -95,8 +95,12 @@ maxmemory 512mb
 maxmemory-policy noeviction
 """
 
+SERIAL_COLLECTOR = "-XX:+UseSerialGC"
+# For the broker, whose pauses are pauses of the whole stream: at 500 messages a second the serial collector with its
+# small young generation paused for 14 ms twice a second, this one for 12 ms every two seconds.
+BROKER_MEMORY = ("-XX:+UseParallelGC", "-Xms512m", "-Xmx768m", "-Xmn256m")
+
 JVM_QUIET = (
-    "-XX:+UseSerialGC",
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
     "-Xlog:disable",
@@ -107,8 +111,14 @@ JVM_QUIET = (
 def kafka_command(folders: Folders, config: Path, *options: str) -> tuple[str, ...]:
     """Return the broker's command line."""
     log_options = ("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true")
-    memory = ("-Xms256m", "-Xmx768m")
-    return (*_java(*memory, *options), *log_options, "-cp", _kafka_classpath(folders), "kafka.Kafka", str(config))
+    return (
+        *_java(*BROKER_MEMORY, *options),
+        *log_options,
+        "-cp",
+        _kafka_classpath(folders),
+        "kafka.Kafka",
+        str(config),
+    )
 
 
 def kafka_config(data: Path, broker: int, controller: int) -> str:
@@ -120,7 +130,7 @@ def format_kafka(folders: Folders, config: Path) -> None:
     """Make the broker's storage, once in its life."""
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     # The quick compiler alone: the formatter lives for a second.
-    java = _java("-XX:TieredStopAtLevel=1", *aot(folders, "kafka"))
+    java = _java(*BROKER_MEMORY, "-XX:TieredStopAtLevel=1", *aot(folders, "kafka"))
     tool = (
         "-cp",
         _kafka_classpath(folders),
@@ -160,7 +170,9 @@ def registry_command(folders: Folders, *options: str) -> tuple[str, ...]:
     places = ("quarkus/transformed-bytecode.jar", "quarkus/generated-bytecode.jar", "app", "lib/boot", "lib/main")
     jars = [str(jar) for place in places for jar in ([home / place] if place.endswith(".jar") else _jars(home / place))]
     # The quick compiler alone starts faster, and the registry answers few requests.
-    java = _java("-Xmx256m", "-XX:TieredStopAtLevel=1", "--add-opens=java.base/java.lang=ALL-UNNAMED", *options)
+    java = _java(
+        SERIAL_COLLECTOR, "-Xmx256m", "-XX:TieredStopAtLevel=1", "--add-opens=java.base/java.lang=ALL-UNNAMED", *options
+    )
     log = "-Djava.util.logging.manager=org.jboss.logmanager.LogManager"
     return (*java, log, "-cp", ":".join(jars), "io.quarkus.runner.GeneratedMain")
 

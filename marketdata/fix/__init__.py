@@ -1,1 +1,1 @@
-"""The FIX protocol, pure: messages as bytes, and the session that numbers and repairs them, for either side."""
+"""The FIX protocol, pure: message encoding, and sessions with sequence numbers and resends, for either side."""

@@ -1,9 +1,9 @@
-"""FIX messages in tag=value form: bytes to fields and back, exact, with body length and checksum.
+"""FIX messages in tag=value encoding: bytes to fields and back without loss, with body length and checksum.
 
-Source: FIX Session Layer, "TagValue Encoding". A field is `tag=value` and the delimiter SOH. The first three are
-BeginString (8), BodyLength (9: the bytes after its own delimiter, up to the one before CheckSum) and MsgType (35), the
-last is CheckSum (10: the sum of all bytes before it, modulo 256, in three digits). Only data fields may hold the
-delimiter; each follows a field with its length. Text is taken as Latin-1, which keeps every byte.
+Source: FIX Session Layer, "TagValue Encoding". A field is `tag=value` followed by the delimiter SOH. The first three
+fields are BeginString (8), BodyLength (9: the bytes after its own delimiter, up to the one before CheckSum) and MsgType
+(35). The last is CheckSum (10: the sum of all bytes before it, modulo 256, in three digits). Only data fields may
+contain the delimiter; each follows a field with its length. Text is decoded as Latin-1, which preserves every byte.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ Fields = list[tuple[int, str]]
 
 
 class Garbled(TickstreamError):  # noqa: N818 - FIX's own word
-    """Bytes that are no FIX message; by the standard it is ignored, and its number shows that it is missing.
+    """Bytes that are not a FIX message; the standard ignores them, and a gap in the numbers then reveals the loss.
 
-    `number` is that of a message that came as it was sent, so that it would not be another the next time; otherwise 0.
+    `number` is the sequence number if the checksum is correct, so that a resend would be just as unreadable; otherwise
+    0.
     """
 
     def __init__(self, reason: str, number: int = 0) -> None:
@@ -46,7 +47,7 @@ class Garbled(TickstreamError):  # noqa: N818 - FIX's own word
 
 
 class Message:
-    """One message: `fields` in order from MsgType to before CheckSum; `get` gives the first of a tag."""
+    """One message: `fields` in order from MsgType to before CheckSum; `get` returns the first value of a tag."""
 
     __slots__ = ("_first", "begin", "fields", "frame", "kind")
 
@@ -65,12 +66,12 @@ class Message:
         return self._first.get(tag, default)
 
     def number(self, tag: int) -> int | None:
-        """Return a value that is a whole number, or None where there is no such value."""
+        """Return a value as an integer, or None if it is missing or not an integer."""
         value = self._first.get(tag, "")
         return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
 
     def before(self, count: int) -> dict[int, str]:
-        """Return the fields before a group, or all of them where it is not there."""
+        """Return the fields before a group, or all fields if the group is absent."""
         found: dict[int, str] = {}
         for tag, value in self.fields:
             if tag == count:
@@ -79,10 +80,10 @@ class Message:
         return found
 
     def entries(self, count: int, first: Collection[int], after: Collection[int]) -> list[dict[int, str]]:
-        """Return the entries of a repeating group, each by tag, with the first value of a tag.
+        """Return the entries of a repeating group, each as a dict of the first value of each tag.
 
-        `count` is the tag that says how many; an entry begins with a tag of `first`, the same for all of them, and the
-        group ends at a tag of `after` or the end. Raises BadEvent when the entries are not what the count says.
+        `count` is the tag with the number of entries. Every entry begins with the same tag, one of `first`; the group
+        ends at a tag of `after` or the end. Raises BadEvent when the number of entries does not match the count.
         """
         place = next((at for at, (tag, _) in enumerate(self.fields) if tag == count), None)
         if place is None:
@@ -105,7 +106,7 @@ class Message:
 
 
 def decode(frame: bytes) -> Message:
-    """Return the message that a frame holds. Raises Garbled."""
+    """Return the message in a frame. Raises Garbled."""
     text = frame.decode("latin-1")
     head = _HEAD.match(text)
     if head is None:
@@ -134,7 +135,7 @@ def _fields(body: str) -> Fields:
 
 
 def _with_data(body: str) -> Fields:
-    """Read the fields of a body in which data fields are, whose values may hold the delimiter."""
+    """Read the fields of a body with data fields, whose values may contain the delimiter."""
     fields: Fields = []
     place = 0
     while place < len(body):
@@ -156,9 +157,9 @@ def _with_data(body: str) -> Fields:
 
 
 def encode(begin: str, fields: Iterable[tuple[int, str]]) -> bytes:
-    """Return a message as a frame; `fields` begin with MsgType, a data field gets its length field by itself.
+    """Return a message as a frame; `fields` begin with MsgType, and the length fields of data fields are added.
 
-    Raises BadEvent for a value that would break the message.
+    Raises BadEvent for a value that a message cannot contain.
     """
     parts: list[str] = []
     for tag, value in fields:
@@ -198,7 +199,7 @@ def utc_ns(text: str, field: str) -> int:
     *parts, fraction = match.groups()
     year, month, day, hour, minute, second = map(int, parts)
     try:
-        # A leap second is the first of the next minute, as clocks that do not know it have it.
+        # A leap second becomes the first second of the next minute, as on clocks without leap seconds.
         whole = int(datetime(year, month, day, hour, minute, min(second, 59), tzinfo=UTC).timestamp())
     except ValueError as error:
         raise BadEvent("bad_time", field, text) from error

@@ -1,28 +1,30 @@
-"""One side of a FIX session, pure: frames and the time in; frames to send, messages in order, and losses out.
+"""One side of a FIX session, pure: takes frames and the time; returns frames to send, messages in order, and losses.
 
 Theory of operation. Source: FIX Session Layer (FIX 4.4 volume 2, FIXT 1.1).
 
-1. The initiator sends Logon (A) on every connection; the acceptor answers it with its own. With ResetSeqNumFlag (141)
-   both sides number from 1 again, otherwise the numbers go on where they were. A Logout (5) instead is a refusal; one
-   that says which number it expects tells a process that has just begun where the numbers are.
-2. Every message has a number (34). The one that is due is taken. A higher one is held and what is missing asked for
-   once (ResendRequest, 2); it is taken when all before it are there. A lower one that is marked PossDupFlag (43) came
-   before; one that is not means that the sides do not agree, which ends the connection, and the next numbers anew.
-3. A ResendRequest is answered with the application's messages, marked PossDupFlag; session messages, and what is no
-   longer kept, are skipped over by SequenceReset-GapFill (4 with 123=Y).
-4. What a GapFill or a SequenceReset-Reset skips never comes: `Skipped` tells so. It may be the session's own messages,
-   or the application's that the other side keeps no longer, or never sends again. To know, the last of these that came
-   is asked for together with what is missing; `Proved` tells that it came again.
-5. Each side sends a Heartbeat (0) when it has said nothing for HeartBtInt (108). After 1.2 of it in silence the other
-   is asked by TestRequest (1), after 2.4 it is dead.
-6. Bytes that are no message are ignored by the standard, and noticed by the next number. Here the other side is asked
-   at once by TestRequest, and until a message in order comes the session is in doubt. A message that came as it was
-   sent, and whose fields cannot be told apart, is rejected (3) and passed over: it would come again the same.
+1. The initiator sends Logon (A) on every connection; the acceptor replies with its own. With ResetSeqNumFlag (141) both
+   sides restart their sequence numbers at 1, otherwise the numbers continue. A Logout (5) instead is a refusal. If it
+   states the expected number, a process that has just started learns its next number from it.
+2. Every message has a sequence number (34). The expected one is processed. A higher one is held, and the missing ones
+   are requested once (ResendRequest, 2); it is processed when all before it have arrived. A lower one with PossDupFlag
+   (43) is a duplicate. A lower one without it means that the sides disagree: the connection ends and the next one
+   resets the numbers.
+3. A ResendRequest is answered with the application's messages, marked with PossDupFlag. Session messages, and messages
+   that are no longer stored, are skipped with SequenceReset-GapFill (4 with 123=Y).
+4. Numbers that a GapFill or a SequenceReset-Reset skips never arrive; the session reports them as `Skipped`. They may
+   be session messages, or application messages that the other side no longer stores or never resends. To find out, the
+   last application message received is requested together with the missing ones; `ResendConfirmed` reports that it
+   arrived.
+5. Each side sends a Heartbeat (0) when it has sent nothing for HeartBtInt (108). After 1.2 times that interval without
+   data we send a TestRequest (1), after 2.4 times it we end the connection.
+6. By the standard, bytes that are not a message are ignored, and the next sequence number reveals the gap. We send a
+   TestRequest at once, and the session is in doubt until the next message in order. A message with a correct checksum
+   but unreadable fields is rejected (3) and skipped, because a resend would be equally unreadable.
 
-Without an identity the session is one that was recorded: nobody answers, so what is missing is waited for a moment
-only, in which it may have been sent again; and it ends neither with a Logout nor where the numbers begin anew.
+Without an identity the session plays a recording. Nobody answers requests, so it waits only briefly for missing
+messages, which may follow in the recording. It does not end with a Logout or with a reset of the numbers.
 
-`Lost` is told when the session stops being whole (something is missing, or in doubt) and `Whole` when it is again.
+The session reports `Lost` when something is missing or in doubt, and `Recovered` when it is complete again.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ import msgspec
 from marketdata.clock import SECOND_NS
 from marketdata.fix.codec import Fields, Garbled, Message, decode, encode, utc
 
-END_REASON = "end of recording"  # what the Logout of a replay says
+END_REASON = "end of recording"  # text of the Logout that ends a replay
 
 HELD_MAX = 10_000
 HELD_BYTES_MAX = 64 * 1024 * 1024
@@ -45,16 +47,16 @@ LOGON_NS = 10 * SECOND_NS
 LOGOUT_NS = 2 * SECOND_NS
 RESEND_NS = 10 * SECOND_NS
 RESENDS_MAX = 3
-# How long, and for how many messages, a recording is waited for to send again what is missing in it.
+# How long, and for how many messages, to wait for a recording to resend missing messages.
 RECORDED_NS = SECOND_NS
 RECORDED_MAX = 500
 
 LOGON, LOGOUT, HEARTBEAT, TEST, RESEND, REJECT, RESET = "A", "5", "0", "1", "2", "3", "4"
 SESSION_KINDS = frozenset({LOGON, LOGOUT, HEARTBEAT, TEST, RESEND, REJECT, RESET})
 
-# SessionStatus (1409) of a Logout that another try may mend: sessions are closed now, or numbers did not fit.
+# SessionStatus (1409) of a Logout after which a retry may succeed: sessions are closed, or numbers did not match.
 _PASSING = frozenset({"0", "4", "7", "9", "10", "11"})
-# How engines say in a Logout's Text, in want of a field, that a number was too low: QuickFIX's words.
+# No field states the expected number, so engines put it into the Logout's Text. These are QuickFIX's words.
 _EXPECTED = re.compile(r"too low, expecting (\d{1,9})\b")
 
 
@@ -71,7 +73,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     password: str = ""
 
     def __repr__(self) -> str:
-        """Name the session, and no secret."""
+        """Return a text without secrets."""
         return f"<{self.begin} {self.sender} to {self.target}>"
 
 
@@ -82,72 +84,84 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 class LoggedOn(msgspec.Struct, frozen=True):
-    """Both sides have logged on. `since` is the Logon's number where numbers go on from an earlier one, else 0."""
+    """Both sides have logged on. `since` is the Logon's number if the numbers continue, otherwise 0."""
 
     since: int = 0
 
 
 class Received(msgspec.Struct, frozen=True):
-    """The next message in order that concerns the application (or rejects what it sent); `again`: a repair."""
+    """The next application message (or reject) in order; `again`: it was resent."""
 
     message: Message
     again: bool
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """These numbers never come. `anew`: not by GapFill, but because the other side numbers from elsewhere."""
+    """These numbers never arrive. `reset`: the numbers jumped or restarted, without a GapFill."""
 
     first: int
     last: int
-    anew: bool = False
+    reset: bool = False
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """Something is missing, and asked for. `received` is 0 when bytes came that are no message."""
+    """Something is missing and was requested. `received` is 0 after bytes that are not a message."""
 
     expected: int
     received: int
 
 
-class Whole(msgspec.Struct, frozen=True):
-    """Nothing is missing any more."""
+class Recovered(msgspec.Struct, frozen=True):
+    """Nothing is missing any longer."""
 
 
 class Repeated(msgspec.Struct, frozen=True):
-    """A message of the application came again that was taken before."""
+    """An application message that was processed before arrived again."""
 
 
-class Proved(msgspec.Struct, frozen=True):
-    """One came again that was asked for on purpose: the other side has what it sent since, and sends it again."""
+class ResendConfirmed(msgspec.Struct, frozen=True):
+    """The message requested as a check was resent, so the other side resends everything after it too."""
 
     message: Message
 
 
-class Alive(msgspec.Struct, frozen=True):
-    """A Heartbeat came in order."""
+class HeartbeatReceived(msgspec.Struct, frozen=True):
+    """A Heartbeat arrived in order."""
 
     message: Message
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """A frame that is no message, or one that breaks the session's rules."""
+    """A frame that is not a message, or that violates the session's rules."""
 
     reason: str
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """The connection is to be closed. `final`: another try would end the same way."""
+    """The connection must be closed. `final`: a retry would end the same way."""
 
     reason: str
     text: str = ""
     final: bool = False
 
 
-Step = Sent | LoggedOn | Received | Skipped | Lost | Whole | Repeated | Proved | Alive | Unreadable | Ended
+Step = (
+    Sent
+    | LoggedOn
+    | Received
+    | Skipped
+    | Lost
+    | Recovered
+    | Repeated
+    | ResendConfirmed
+    | HeartbeatReceived
+    | Unreadable
+    | Ended
+)
 
 
 class Session:
-    """One side. `identity` None listens to a recording: it takes any names and the first number that comes."""
+    """One side. Without `identity` it plays a recording and accepts any names and any first number."""
 
     def __init__(self, identity: Identity | None, *, acceptor: bool = False) -> None:
         self.identity = identity
@@ -159,50 +173,50 @@ class Session:
         self._out: list[Step] = []
         self._held: dict[int, Message] = {}
         self._held_bytes = 0
-        self._last = 0  # the number of the application's last message
-        self._proof = 0  # the number of one that was asked for to learn whether it comes again
-        self._asked_to = 0  # a resend up to here is under way
+        self._last = 0  # number of the last application message
+        self._proof = 0  # number of the message requested as a check for resends
+        self._asked_to = 0  # last number of the current ResendRequest
         self._asks = 0
-        self._doubt = False
-        self._lost = False
-        self._tested = False
-        self._was_up = False
-        self._anew = False  # the next Logon resets the numbers, which cannot be mended
-        self._listens = identity is None
+        self._is_in_doubt = False
+        self._has_loss = False
+        self._test_sent = False
+        self._has_logged_on = False
+        self._must_reset = False  # the next Logon must reset the numbers
+        self._is_recording = identity is None
         self._ts_asked = self._ts_in = self._ts_out = self._ts_state = 0
 
-    # --- What is called from outside ---
+    # --- Public calls ---
 
     @property
-    def is_whole(self) -> bool:
-        """Whether nothing is known to be missing."""
-        return not self._held and not self._asked_to and not self._doubt
+    def is_complete(self) -> bool:
+        """Whether no message is known to be missing."""
+        return not self._held and not self._asked_to and not self._is_in_doubt
 
     def opened(self, ts: int) -> list[Step]:
-        """Begin on a new connection: the initiator logs on."""
+        """Start on a new connection: the initiator logs on."""
         self._forget_held()
-        self._doubt = self._lost = self._tested = False
+        self._is_in_doubt = self._has_loss = self._test_sent = False
         self._ts_in = self._ts_out = ts
-        identity = None if self._listens else self.identity
+        identity = None if self._is_recording else self.identity
         if identity is None:
             self.identity = None
             self._enter("listening", ts)
         elif self._acceptor:
             self._enter("waiting", ts)
         else:
-            self._anew = self._anew or identity.reset
-            if self._anew:
-                self._number_anew()
+            self._must_reset = self._must_reset or identity.reset
+            if self._must_reset:
+                self._reset_numbers()
             self._enter("logging_on", ts)
-            self._send_logon(identity.heartbeat_s, reset=self._anew, ts=ts)
+            self._send_logon(identity.heartbeat_s, reset=self._must_reset, ts=ts)
         return self._taken()
 
     def received(self, frame: bytes, ts: int) -> list[Step]:
-        """Take one frame."""
+        """Process one frame."""
         if self.state == "closed":
             return []
         self._ts_in = ts
-        self._tested = False
+        self._test_sent = False
         try:
             message = decode(frame)
         except Garbled as error:
@@ -211,17 +225,17 @@ class Session:
                 self._pass_over(error, ts)
             elif self.state in {"up", "listening"}:
                 self._lose(0)
-                self._doubt = True
+                self._is_in_doubt = True
                 self._send(TEST, [(112, utc(ts))], ts)
             return self._taken()
         self._take(message, ts)
-        if self._listens and self._held and ts - self._ts_asked >= RECORDED_NS:
-            self._give_up(ts)
+        if self._is_recording and self._held and ts - self._ts_asked >= RECORDED_NS:
+            self._skip_missing(ts)
         self._keep_alive(ts)
         return self._taken()
 
     def ticked(self, ts: int) -> list[Step]:
-        """Let the time pass."""
+        """Advance the time."""
         waited = ts - self._ts_state
         if self.state in {"logging_on", "waiting"} and waited >= LOGON_NS:
             self._end("no_logon")
@@ -230,9 +244,9 @@ class Session:
         elif self.state in {"up", "listening"}:
             silent = ts - self._ts_in
             if silent * 10 >= self._heartbeat_ns * 24:
-                self._end("heartbeat_missed", f"nothing for {silent // SECOND_NS} s")
-            elif silent * 10 >= self._heartbeat_ns * 12 and not self._tested:
-                self._tested = True
+                self._end("heartbeat_missed", f"no data for {silent // SECOND_NS} s")
+            elif silent * 10 >= self._heartbeat_ns * 12 and not self._test_sent:
+                self._test_sent = True
                 self._send(TEST, [(112, utc(ts))], ts)
             if self._asked_to and ts - self._ts_asked >= RESEND_NS:
                 self._ask_again(ts)
@@ -240,9 +254,9 @@ class Session:
         return self._taken()
 
     def send(self, kind: str, fields: Fields, ts: int) -> list[Step]:
-        """Send a message of the application; it is kept, to be sent again when asked for.
+        """Send an application message, and store it for resend requests.
 
-        Raises BadEvent, and sends nothing, for a value that would break it.
+        Raises BadEvent, and sends nothing, for a value that a message cannot contain.
         """
         number = self.next_out
         if self.state in {"up", "listening"}:
@@ -255,7 +269,7 @@ class Session:
         return self._taken()
 
     def forget_sent(self) -> None:
-        """Send nothing again that was sent before: it no longer means anything."""
+        """Discard the stored messages: they are out of date and must not be resent."""
         self._stored.clear()
 
     def leave(self, text: str, ts: int) -> list[Step]:
@@ -266,15 +280,15 @@ class Session:
         return self._taken()
 
     def closed(self) -> None:
-        """The connection is gone."""
+        """Record that the connection is closed."""
         self.state = "closed"
         self._out.clear()
 
-    # --- Taking messages ---
+    # --- Received messages ---
 
     def _take(self, message: Message, ts: int) -> None:
         number = message.number(34)
-        if self._listens and self.identity is None:
+        if self._is_recording and self.identity is None:
             self.identity = Identity(sender=message.get(56), target=message.get(49), begin=message.begin)
             self.next_in = number or 1
         identity = self.identity
@@ -290,17 +304,17 @@ class Session:
             self._in_order(message, number, ts)
 
     def _log_on(self, message: Message, number: int, ts: int) -> None:
-        """Take the first message of a connection, which must be a Logon."""
+        """Process the first message of a connection, which must be a Logon."""
         if message.kind == LOGOUT:
             self._refused(message, number)
             return
         if message.kind != LOGON:
-            self._fail("the first message is no Logon", "no_logon", ts)
+            self._fail("the first message is not a Logon", "no_logon", ts)
             return
         reset = message.get(141) == "Y"
         heartbeat_s = min(message.number(108) or 30, HEARTBEAT_S_MAX)
         if reset and self._acceptor:
-            self._number_anew()
+            self._reset_numbers()
         elif reset:
             self.next_in, self._last = 1, 0
         if number < self.next_in and message.get(43) != "Y":
@@ -308,39 +322,39 @@ class Session:
             return
         self._heartbeat_ns = heartbeat_s * SECOND_NS
         self._enter("up", ts)
-        since = number if self._was_up and not reset and not self._anew else 0
-        self._was_up, self._anew = True, False
+        since = number if self._has_logged_on and not reset and not self._must_reset else 0
+        self._has_logged_on, self._must_reset = True, False
         if self._acceptor:
             self._send_logon(heartbeat_s, reset=reset, ts=ts)
         self._out.append(LoggedOn(since))
         self._in_order(message, number, ts)
 
     def _refused(self, message: Message, number: int) -> None:
-        """Take the Logout that answers our Logon."""
+        """Process a Logout in response to our Logon."""
         text = message.get(58)
         expected = _EXPECTED.search(text)
-        if expected is not None and not self._anew and int(expected[1]) > self.next_out:
+        if expected is not None and not self._must_reset and int(expected[1]) > self.next_out:
             self.next_out, self.next_in = int(expected[1]), number + 1
             self._end("numbers_learned", text)
             return
-        # A name and password that were good before are so still; then it is the time that is wrong.
-        self._end("logon_refused", text, final=not self._was_up and message.get(1409) not in _PASSING)
+        # Credentials that were accepted before are still valid, so the refusal is temporary.
+        self._end("logon_refused", text, final=not self._has_logged_on and message.get(1409) not in _PASSING)
 
     def _in_order(self, message: Message, number: int, ts: int) -> None:
         kind, again = message.kind, message.get(43) == "Y"
         if number >= self.next_in and not again:
-            self._doubt = False  # this number shows what is missing, if anything
+            self._is_in_doubt = False  # this number reveals any missing messages
         if kind == RESET and message.get(123) != "Y":
             self._reset_to(message, ts)
         elif kind == LOGON and message.get(141) == "Y" and number == 1 and self.next_in > 1:
-            self._begin_anew(message, ts)
+            self._restart_numbers(message, ts)
         elif number < self.next_in and again:
             self._take_again(message, number, ts)
-        elif number < self.next_in and not self._listens:
+        elif number < self.next_in and not self._is_recording:
             self._too_low(number, ts)
         elif number < self.next_in:
             self._lose(number)
-            self._skip_to_anew(number)
+            self._continue_at(number)
             self._process(message, ts)
             self._drain(ts)
         elif number > self.next_in:
@@ -350,49 +364,49 @@ class Session:
             self._drain(ts)
 
     def _take_again(self, message: Message, number: int, ts: int) -> None:
-        """Take what was here before; a GapFill may begin there and reach beyond."""
+        """Process a resend of an earlier number; a GapFill may start there and extend past the expected one."""
         if message.kind == RESET and (message.number(36) or 0) > self.next_in:
             self._process(message, ts)
             self._drain(ts)
         elif number == self._proof:
             self._proof = 0
-            self._out.append(Proved(message))
+            self._out.append(ResendConfirmed(message))
         elif message.kind not in SESSION_KINDS:
             self._out.append(Repeated())
 
-    def _begin_anew(self, message: Message, ts: int) -> None:
-        """Both sides number anew within a connection, as some venues do at midnight; something may be lost before."""
+    def _restart_numbers(self, message: Message, ts: int) -> None:
+        """Restart both sequences within a connection, as some venues do at midnight; messages may be lost."""
         self._lose(1)
-        self._skip_to_anew(1)
+        self._continue_at(1)
         self._send_logon(self._heartbeat_ns // SECOND_NS, reset=True, ts=ts)
         self._process(message, ts)
         self._drain(ts)
 
-    def _skip_to_anew(self, number: int) -> None:
-        """Go on at a number that is not above those before."""
-        self._out.append(Skipped(self.next_in, self.next_in, anew=True))
-        self._number_anew()
+    def _continue_at(self, number: int) -> None:
+        """Continue at a number that is not above the earlier ones."""
+        self._out.append(Skipped(self.next_in, self.next_in, reset=True))
+        self._reset_numbers()
         self.next_in = number
 
-    def _give_up(self, ts: int) -> None:
-        """Go on with what is held: what is missing does not come."""
-        self._skip_to(min(self._held), ts, anew=True)
+    def _skip_missing(self, ts: int) -> None:
+        """Skip the missing messages, which will not arrive, and process the held ones."""
+        self._skip_to(min(self._held), ts, reset=True)
         self._drain(ts)
 
     def _hold(self, message: Message, number: int, ts: int) -> None:
-        """Keep a message that came before others which are missing; what cannot wait is answered at once."""
-        if message.kind == LOGOUT and not self._listens:
+        """Hold a message until the missing ones before it arrive; answer at once what cannot wait."""
+        if message.kind == LOGOUT and not self._is_recording:
             self._answer_logout(message, ts)
             return
         if number in self._held:
             return
         is_full = len(self._held) >= HELD_MAX or self._held_bytes + len(message.frame) > HELD_BYTES_MAX
-        if self._listens and self._held and (is_full or len(self._held) >= RECORDED_MAX):
-            self._give_up(ts)
+        if self._is_recording and self._held and (is_full or len(self._held) >= RECORDED_MAX):
+            self._skip_missing(ts)
             self._in_order(message, number, ts)
             return
         if is_full:
-            self._anew = True
+            self._must_reset = True
             self._end("too_many_held")
             return
         if message.kind == RESEND:
@@ -403,7 +417,7 @@ class Session:
         self._held_bytes += len(message.frame)
 
     def _unhold(self, number: int) -> Message | None:
-        """Return what was held under a number, held no longer."""
+        """Remove and return the held message of a number."""
         message = self._held.pop(number, None)
         if message is not None:
             self._held_bytes -= len(message.frame)
@@ -414,10 +428,10 @@ class Session:
         self._held_bytes = self._asked_to = self._asks = self._proof = 0
 
     def _drain(self, ts: int) -> None:
-        """Take what was held and is due now; ask for what is still missing, or tell that nothing is."""
+        """Process held messages that are due; request what is still missing, or report recovery."""
         while self.state != "closed" and (message := self._unhold(self.next_in)) is not None:
             if message.kind == RESEND:
-                self.next_in += 1  # answered when it came
+                self.next_in += 1  # answered on arrival
             else:
                 self._process(message, ts)
         if self._asked_to:
@@ -426,9 +440,9 @@ class Session:
             self._asked_to = self._asks = self._proof = 0
             if self._held:
                 self._ask(min(self._held), ts)
-        if self._lost and self.is_whole:
-            self._lost = False
-            self._out.append(Whole())
+        if self._has_loss and self.is_complete:
+            self._has_loss = False
+            self._out.append(Recovered())
 
     def _process(self, message: Message, ts: int) -> None:
         kind = message.kind
@@ -439,31 +453,31 @@ class Session:
         if kind == LOGON:
             return
         if kind == HEARTBEAT:
-            self._out.append(Alive(message))
+            self._out.append(HeartbeatReceived(message))
         elif kind == TEST:
             self._send(HEARTBEAT, [(112, message.get(112) or "?")], ts)
         elif kind == RESEND:
             self._resend(message, ts)
         elif kind == LOGOUT:
-            if not self._listens:
+            if not self._is_recording:
                 self._answer_logout(message, ts)
         else:
             if kind != REJECT:
                 self._last = self.next_in - 1
             self._out.append(Received(message, message.get(43) == "Y"))
 
-    # --- What the numbers say ---
+    # --- Sequence numbers ---
 
     def _pass_over(self, error: Garbled, ts: int) -> None:
-        """Refuse a message that would be as unreadable if it came again."""
+        """Reject a message that would be unreadable again after a resend."""
         self._lose(error.number)
-        self._out.append(Skipped(self.next_in, self.next_in, anew=True))
+        self._out.append(Skipped(self.next_in, self.next_in, reset=True))
         self.next_in += 1
         self._send(REJECT, [(45, str(error.number)), (373, "6"), (58, error.reason)], ts)
         self._drain(ts)
 
     def _fill(self, message: Message, ts: int) -> None:
-        """GapFill: the numbers up to NewSeqNo never come, but for those that are here already."""
+        """GapFill: skip the numbers before NewSeqNo, except for held messages."""
         end = message.number(36) or 0
         if end <= self.next_in:
             self.next_in += 1
@@ -473,21 +487,21 @@ class Session:
         self._skip_to(end, ts)
 
     def _reset_to(self, message: Message, ts: int) -> None:
-        """SequenceReset-Reset: the numbers go on at NewSeqNo, whatever was before."""
+        """SequenceReset-Reset: continue at NewSeqNo regardless of earlier numbers."""
         end = message.number(36) or 0
         if end < self.next_in:
             self._refuse(message, "NewSeqNo is below what is expected", ts)
         elif end > self.next_in:
             self._lose(end)
-            self._skip_to(end, ts, anew=True)
+            self._skip_to(end, ts, reset=True)
             self._drain(ts)
 
-    def _skip_to(self, end: int, ts: int, *, anew: bool = False) -> None:
+    def _skip_to(self, end: int, ts: int, *, reset: bool = False) -> None:
         while self.next_in < end:
             held = [number for number in self._held if number < end]
             stop = min(held, default=end)
             if stop > self.next_in:
-                self._out.append(Skipped(self.next_in, stop - 1, anew))
+                self._out.append(Skipped(self.next_in, stop - 1, reset))
                 self.next_in = stop
             message = self._unhold(stop) if held else None
             if message is not None:
@@ -497,8 +511,8 @@ class Session:
                     self._process(message, ts)
 
     def _lose(self, received: int) -> None:
-        if not self._lost:
-            self._lost = True
+        if not self._has_loss:
+            self._has_loss = True
             self._out.append(Lost(self.next_in, received))
 
     def _ask(self, received: int, ts: int) -> None:
@@ -511,17 +525,17 @@ class Session:
     def _ask_again(self, ts: int) -> None:
         self._asks += 1
         if self._asks >= RESENDS_MAX:
-            self._end("no_resend", f"{self.next_in} to {self._asked_to} did not come")
+            self._end("no_resend", f"{self.next_in} to {self._asked_to} were not resent")
             return
         self._ts_asked = ts
         self._send(RESEND, [(7, str(self.next_in)), (16, str(self._asked_to))], ts)
 
     def _too_low(self, number: int, ts: int) -> None:
-        self._anew = True
+        self._must_reset = True
         self._fail(f"MsgSeqNum too low, expecting {self.next_in} but received {number}", "sequence_too_low", ts)
 
     def _resend(self, message: Message, ts: int) -> None:
-        """Send again what is asked for, and skip over the rest."""
+        """Resend the requested stored messages, and skip the others with GapFills."""
         first, last = message.number(7) or 1, message.number(16) or 0
         last = min(last or self.next_out - 1, self.next_out - 1)
         kept = [number for number in self._stored if first <= number <= last]
@@ -539,7 +553,7 @@ class Session:
     # --- Sending and ending ---
 
     def _send(self, kind: str, fields: Fields, ts: int, *, number: int = 0, ts_first: int = 0) -> None:
-        """Send a message with the next number, or again with the one that it had."""
+        """Send a message with the next number, or resend it with its original number."""
         identity = self.identity
         if identity is None:
             return
@@ -580,8 +594,8 @@ class Session:
         self._end("logged_out", message.get(58))
 
     def _fail(self, text: str, reason: str, ts: int) -> None:
-        """Say why, and give the connection up."""
-        if self._listens:
+        """Log out with a reason, and end the connection."""
+        if self._is_recording:
             return
         self._send(LOGOUT, [(58, text)], ts)
         self._end(reason, text)
@@ -594,7 +608,7 @@ class Session:
         self.state = state
         self._ts_state = ts
 
-    def _number_anew(self) -> None:
+    def _reset_numbers(self) -> None:
         self.next_in = self.next_out = 1
         self._last = 0
         self._stored.clear()

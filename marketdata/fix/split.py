@@ -1,10 +1,10 @@
-"""Cuts a stream of bytes into FIX messages; what is none comes out in one piece, up to where the next one may begin."""
+"""Splits a byte stream into FIX messages; other bytes are returned as one piece, up to the next possible message."""
 
 from __future__ import annotations
 
 import re
 
-# A snapshot of 10,000 levels has less than 1 MB; a limit so that no peer can make us hold more.
+# A snapshot of 10,000 levels has less than 1 MB; the limit bounds the memory that a peer can make us use.
 FRAME_BYTES_MAX = 8 * 1024 * 1024
 
 _START = b"8=FIX"
@@ -14,14 +14,14 @@ _TAIL = re.compile(rb"\x0110=\d{3}\x01")
 
 
 class FixSplitter:
-    """Splits by BodyLength. Where CheckSum is not where that says, the frame ends at the next that can be one."""
+    """Splits by BodyLength. If no CheckSum field is at that position, the frame ends at the next possible one."""
 
     def __init__(self) -> None:
         self._kept = bytearray()
-        self._tried = 0  # up to here a frame whose length is wrong was searched in vain
+        self._tried = 0  # position up to which a frame with a wrong length was already searched
 
     def split(self, data: bytes) -> list[bytes]:
-        """Take what arrived and return what is whole now; never raises."""
+        """Add received bytes and return the complete frames; never raises."""
         self._kept += data
         frames, start = [], 0
         while (end := self._end(start)) is not None:
@@ -32,7 +32,7 @@ class FixSplitter:
         return frames
 
     def _end(self, start: int) -> int | None:
-        """Return where the piece that begins here ends; None while that is not known."""
+        """Return the end of the piece that begins at `start`; None while it is unknown."""
         kept = self._kept
         if not kept.startswith(_START, start):
             if _START.startswith(kept[start : start + len(_START)]):
@@ -51,12 +51,12 @@ class FixSplitter:
         return self._next(start, head.end() - 1)
 
     def _without_start(self) -> int:
-        """Return how much of bytes without any start is surely none: all but the beginning of one at their end."""
+        """Return how many bytes to discard when no message starts: all but a partial start at the end."""
         kept = self._kept
         return len(kept) - next(n for n in range(len(_START) - 1, -1, -1) if kept.endswith(_START[:n]))
 
     def _next(self, start: int, place: int) -> int | None:
-        """Return where a message that is broken ends: after a CheckSum or before a start, whichever is first."""
+        """Return the end of a malformed message: after a CheckSum or before a start, whichever is first."""
         kept = self._kept
         place = max(place, self._tried)
         tail, following = _TAIL.search(kept, place), kept.find(_START, max(place, start + 1))

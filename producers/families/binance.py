@@ -17,7 +17,7 @@ and "How to manage a local order book correctly"; RULES is the project's own lis
 5. `bookTicker` is the best bid and offer at update id `u`; a lower or equal `u` is old. On the spot market it carries
    no time: it gets the venue's time as last heard.
 6. A frame that cannot be read and may have been a book change clears the symbol that it names, or every one. An
-   unreadable trade shows as a hole in the ids.
+   unreadable trade shows as a gap in the ids.
 7. A quiet connection is asked for its subscriptions, which it must answer; `SILENCE_NS` without a frame is death. A
    connection lives for 24 hours (DOCS). An hour earlier the shell starts a successor beside it (`Venue.lifetime_s`); if
    none could take over, it is left ten minutes earlier, and at once when the venue says that it shuts down.
@@ -27,7 +27,7 @@ and "How to manage a local order book correctly"; RULES is the project's own lis
 9. Times are milliseconds, or microseconds where a connection was opened with `timeUnit=MICROSECOND` (DOCS).
 
 The tick size in exchangeInfo binds new orders only: after a change old ones rest between the ticks (0.25974 beside a
-tick of 0.0001 on a recorded snapshot). It is therefore not told as the instrument's.
+tick of 0.0001 on a recorded snapshot). It is therefore not published as the instrument's.
 
 Symbols. Binance writes BTCUSDT. The name is split at the longest quote currency that it ends with, from the list of
 all that Binance trades against; that gave the currencies of every symbol of a recorded exchangeInfo. A name that ends
@@ -67,7 +67,7 @@ PROBE_NS = 10 * SECOND_NS
 SILENCE_NS = 30 * SECOND_NS
 QUIET_NS = 5 * SECOND_NS
 AGE_NS_MAX = (24 * 60 - 10) * 60 * SECOND_NS
-OLD_MAX = 8  # as many in a row mean that the venue began to number anew
+OLD_MAX = 8  # this many in a row mean that the venue reset the sequence
 _MICROSECONDS_FROM = 10**14  # of 1973; in milliseconds the same number is of the year 5138
 
 _BOOK = "depth"
@@ -172,7 +172,7 @@ class AggTrade(msgspec.Struct, gc=False):
 
 
 class RestTrade(msgspec.Struct, gc=False):
-    """One execution, as REST tells it."""
+    """One execution, as REST sends it."""
 
     number: Number = msgspec.field(name="id")
     price: Text
@@ -732,7 +732,7 @@ def describe(market: Market, name: str) -> Instrument:
 
 
 def rest_fields(sent: RestProduct) -> dict[str, Any]:
-    """Return what REST tells of a symbol, as fields of an Instrument. Raises BadEvent."""
+    """Return a symbol from REST as fields of an Instrument. Raises BadEvent."""
     learned: dict[str, Any] = {"status": _STATES.get(sent.status, "unknown")}
     if sent.baseAsset and sent.quoteAsset:
         learned |= {"base_currency": sent.baseAsset, "quote_currency": sent.quoteAsset}
@@ -772,7 +772,7 @@ def _columns(bids: list[tuple[str, str]], asks: list[tuple[str, str]]) -> Column
 
 
 def read_trade(sent: _Trade | AggTrade | RestTrade) -> Trade:
-    """Return a trade; its id is that of the stream which tells the same kind. Raises BadEvent."""
+    """Return a trade; its id is that of the stream with the same kind of trades. Raises BadEvent."""
     check_trade(sent.price, sent.size)
     return Trade(trade_id=str(sent.number), ts_event=_ns(sent.traded_ms, "T"), price=sent.price, size=sent.size,
                  side="sell" if sent.buyer_made else "buy",
@@ -780,7 +780,7 @@ def read_trade(sent: _Trade | AggTrade | RestTrade) -> Trade:
 
 
 def _ns(time: int, field: str) -> int:
-    """Return UTC nanoseconds of a time in milliseconds or microseconds, as its size tells. Raises BadEvent."""
+    """Return UTC nanoseconds of a time in milliseconds or microseconds, depending on its magnitude. Raises BadEvent."""
     return in_range(time * (MILLISECOND_NS if time < _MICROSECONDS_FROM else 1_000), time, field)
 
 

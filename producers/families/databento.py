@@ -68,7 +68,7 @@ KINDS = {
 }
 
 
-# A replay has what its file has, of one schema, which the metadata tell.
+# A replay contains one schema, which the metadata name.
 REPLAYED = tuple(schema for schema in KINDS if schema != "tbbo")
 
 
@@ -124,7 +124,7 @@ def authentication(session: Session, challenge: str, key: str) -> bytes:
         "ts_out": 0,
         "compression": "none",
         "heartbeat_interval_s": session.heartbeat_s,
-        # To be told, and not to lose records: nothing else would show that they are missing.
+        # To be notified instead of losing records silently.
         "slow_reader_behavior": "warn",
         "client": "tickstream",
     }

@@ -52,7 +52,7 @@ class FixBook:
         self._entries.add(SIDES[entry[269]], entry.get(278, ""), entry.get(270, ""), entry.get(271, ""))
 
     def apply(self, entry: Entry, touched: Touched) -> None:
-        """Make the change that an entry of X tells, and note the levels that it touched.
+        """Apply the change of an entry of X, and record the levels that it touched.
 
         Raises BadEvent for an action or a side that is none, and for an entry or a level that is not there.
         """
@@ -200,6 +200,6 @@ def whole_number(entry: Entry, tag: int) -> int:
 
 
 def _number(entry: Entry) -> int | None:
-    """Return the number of a level, if it is told. Raises BadEvent for what is none."""
+    """Return the number of a level, if present. Raises BadEvent for an invalid one."""
     tag = next((tag for tag in (1023, 290) if tag in entry), None)
     return None if tag is None else whole_number(entry, tag)

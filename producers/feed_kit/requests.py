@@ -19,10 +19,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from marketdata.clock import SECOND_NS
+from marketdata.clock import MINUTE_NS, SECOND_NS
 from marketdata.feed import Fetch
 
-MINUTE_NS = 60 * SECOND_NS
 ANSWER_NS = 10 * SECOND_NS
 TRIES_MAX = 5
 PAUSE_NS = SECOND_NS

@@ -3,18 +3,18 @@
 Theory of operation, with the source of each step. DOCS is Alpaca's "WebSocket Stream" and "Real-time Stock Data".
 
 1. The venue greets with `connected`; then there are 10 s to log in (DOCS, "Authentication"). After `authenticated` the
-   feed subscribes, trading statuses in a message of their own, since not every plan has them. It speaks the encoding
-   that it is greeted in, told by the first byte: JSON text, or a msgpack array.
+   feed subscribes, trading statuses in a message of their own, since not every plan has them. It uses the encoding of
+   the welcome message, detected from its first byte: JSON text or a msgpack array.
 2. What is refused for good is not tried again: a wrong key (402), a plan without this source (409), too many symbols
    (405) or no such ones (400). What passes is: another session of the account (406), time (404), a slow line (407).
 3. Nothing is numbered and nothing checks a frame: what a lost connection or an unreadable message takes away is told
    as a gap, which history fills. Silence is normal, so it is no sign of death: the socket is pinged instead.
-4. Trade ids are an exchange's own and begin anew each day, so an id here is day-exchange-id. The day is New York's: the
+4. Trade ids belong to an exchange and restart each day, so an id here is day-exchange-id. The day is New York's: the
    sessions lie between 04:00 and 20:00 there, so a day that begins at 06:00 UTC never cuts one. The venue does not tell
    the aggressor (DOCS, "Trades": no field has a side). A correction has the new id, and the old one beside it; a cancel
    has the id of what it takes back.
 5. Bars of a minute are the venue's own candles; an updated one, with late trades, is the next revision (DOCS, "Bars").
-6. What is halted or resumes while there is no connection is not told again, so halts are forgotten with the connection.
+6. Halts and resumptions without a connection are not repeated, so halts are forgotten with the connection.
    Status codes depend on the tape (DOCS, "Status Codes"): 2 and 3 halt and resume on A and B, H and P halt and T
    resumes on C and O. With Q only quotes resume, so it is an auction until T.
 7. msgpack has prices as binary floats: the shortest decimal that is the same float is what the venue meant.
@@ -31,7 +31,7 @@ from typing import Any
 import msgspec
 from msgspec.msgpack import Ext
 
-from marketdata.clock import SECOND_NS, format_rfc3339
+from marketdata.clock import MINUTE_NS, SECOND_NS, format_rfc3339
 from marketdata.decimals import is_zero, plain
 from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, DISCONNECTED, Candle, Instrument, Quote, Trade
@@ -50,7 +50,6 @@ from producers.venue import Signer, Venue
 LOGIN_NS = 10 * SECOND_NS
 DAY_BEGINS_NS = 6 * 3_600 * SECOND_NS
 DAY_NS = 86_400 * SECOND_NS
-MINUTE_NS = 60 * SECOND_NS
 BARS_KEPT = 10
 SYMBOLS_MAX = 15_000  # about 11,000 are listed in the US
 
@@ -200,7 +199,7 @@ def _encoding(frame: bytes) -> type[_Json | _Msgpack]:
 
 
 class _Seen:
-    """What is remembered of one symbol: ids that were told, its last quote, and the revisions of the last bars."""
+    """The memory of one symbol: published ids, the last quote, and the revisions of the last bars."""
 
     __slots__ = ("bars", "ids", "quote")
 
@@ -418,7 +417,7 @@ class AlpacaFeed:
     # --- Trades ---
 
     def _tell(self, call: Call, batch: list[tuple[Product, Trade]]) -> None:
-        """Tell trades of one symbol, and what was taken back, that were not told before."""
+        """Publish the trades and amendments of one symbol that are new."""
         if not batch:
             return
         product = batch[0][0]

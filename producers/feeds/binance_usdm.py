@@ -5,7 +5,7 @@ Futures, Websocket Market Streams", "How to manage a local order book correctly"
 
 1. Streams: `<symbol>@aggTrade` (executions of one taker order at one price, in one; the stream `trade` is not
    documented, but read where it is recorded), `<symbol>@bookTicker`, `<symbol>@depth@100ms`.
-2. Diffs carry `pu`, the `u` of the diff before. Update ids are not contiguous: only `pu` tells a loss. Snapshot
+2. Diffs carry `pu`, the `u` of the diff before. Update ids are not contiguous: only `pu` reveals a loss. Snapshot
    `GET /fapi/v1/depth`: drop diffs with `u` < `lastUpdateId`, the first one kept has `U` <= `lastUpdateId` <= `u`;
    afterwards each `pu` is the `u` before. We take `pu` <= `lastUpdateId` for the first: since nothing lies between
    `pu` and `U`, it lets through each snapshot that the rule does, and also one from between two diffs, which on a

@@ -15,12 +15,12 @@ Theory of operation, with the source of each step. DOCS is Bitfinex's "WebSocket
    book (R0): `[order, price, amount]`, price 0 removes the order; its orders are summed to levels here.
 4. `cs` is the signed CRC32 of the best 25 levels: bid price, amount, ask price, negative amount in turn, joined by ":",
    as JavaScript writes numbers: with an exponent below 1e-6 (DOCS). In a raw book the order's id stands for the price.
-5. Trades: `te` when executed, `tu` 1 to 2 s later with the same id: the first to come is told. Amount above 0 means
-   that the taker bought (DOCS, v1 "Trades": the order that causes the trade determines if it is a buy or a sell). Ids
-   belong to the whole venue, so that a missing one shows nothing; after a loss the snapshot of the last trades must
+5. Trades: `te` when executed, `tu` 1 to 2 s later with the same id: the first to arrive is published. Amount above 0
+   means that the taker bought (DOCS, v1 "Trades": the order that causes the trade determines if it is a buy or a sell).
+   Ids belong to the whole venue, so that a missing one shows nothing; after a loss the snapshot of the last trades must
    reach back to one that is known, or REST is asked.
 6. `hb` comes on each channel after 15 s without a change (DOCS). 30 s without any frame are a dead connection.
-7. The ticker's sizes are sums of 25 levels (DOCS), so that no size is told with its prices.
+7. The ticker's sizes are sums of 25 levels (DOCS), so quotes have no sizes.
 8. Numbers are JSON numbers; they stay the venue's digits, in fixed-point form. Where frames have no time, books and
    tickers get our own.
 
@@ -121,8 +121,8 @@ class BitfinexFeed:
     """One line of Bitfinex. `products` (tBTCUSD, or just BTCUSD) None accepts all that are seen, and subscribes none.
 
     `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, quotes, heartbeats,
-    gaps, resyncs, duplicates (old frames), repeats (trades told before, as by `tu`), deltas_before_snapshot, ignored,
-    dead_letters, checksums_right and checksums_wrong.
+    gaps, resyncs, duplicates (old frames), repeats (trades published before, as by `tu`), deltas_before_snapshot,
+    ignored, dead_letters, checksums_right and checksums_wrong.
     """
 
     venue = "bitfinex"
@@ -138,7 +138,7 @@ class BitfinexFeed:
         self._repairs = Repairs(self._products, self._ledger, self._again, awaited={_BOOK})
         self._sequence = Sequence()
         self._channels: dict[int, _Channel] = {}
-        self._left_alone: set[int] = set()  # channels that are not read, and were told to be
+        self._left_alone: set[int] = set()  # ignored channels that were already reported
         self._checked = True
         self._liveness = Liveness(SILENCE_NS, self._lose_all)
 
@@ -253,7 +253,7 @@ class BitfinexFeed:
             call.dead("unknown_event", f"no event {sent.event[:100]!r} is known", field="event", value=sent.event[:200])
 
     def _greeted(self, call: Call) -> None:
-        """Begin anew: the venue greets each connection once, and recordings may not tell that one was lost."""
+        """Start over: the venue greets each connection once, and recordings may omit a disconnect."""
         if self._channels or self._sequence.last is not None:
             self._begin()
             self._lose(call, self._products, DISCONNECTED, "the venue greets a new connection")
@@ -270,7 +270,7 @@ class BitfinexFeed:
         if sent.channel == _BOOK and product.book_valid and any(
             (c.precision, c.length) != (sent.precision, str(sent.length)) for c in others
         ):  # fmt: skip
-            self.counts["ignored"] += 1  # one channel speaks for a book
+            self.counts["ignored"] += 1  # each book has one primary channel
             return
         for other in others:
             del self._channels[other.id]
@@ -279,7 +279,7 @@ class BitfinexFeed:
             self._repairs.wait(_BOOK, product.name, call.ts)
 
     def _change(self, call: Call, found: re.Match[bytes]) -> bool:
-        """Take a change of one level; False when its channel tells no levels, and nothing was done."""
+        """Process a change of one level; False, without a change, if its channel has no levels."""
         number, price, count, sign, amount, sequence, time = found.groups()
         channel = self._channels.get(int(number))
         if channel is None or not channel.tells_levels:

@@ -8,7 +8,7 @@ and "Ticker" of "WebSocket Stream"; RULES is the project's own list of venue rul
    which, so that the connection's first frames tell: the answer to a subscription carries the text `subscribe` on the
    spot market and none on the others; derivatives' tickers have marks and changes, spot's have neither; spot trade ids
    are numbers; a book frame has its time before its type on the spot market (all checked on a recording).
-   A recording may have lost its connections' names: then each frame is for the feed of the market that it tells.
+   A recording may have lost its connections' names: then each frame belongs to the feed of the market that it names.
 2. Subscribe to orderbook.200, publicTrade and tickers, at most 10 topics a message (DOCS, spot). Send a ping every 20 s
    (DOCS); 30 s without a frame are a dead connection.
 3. `orderbook.N`: a `snapshot` always replaces the book, also in the middle, also with `u` = 1 after a restart of the
@@ -198,7 +198,7 @@ class BybitFeed:
         self.counts = self._line.counts = self._line.counts if counts is None else counts
         self.ts_venue: int | None = None
         self._wanted = products
-        self._is_spot = is_spot  # None until a frame tells
+        self._is_spot = is_spot  # None until known from a frame
         self._products = Listing(products, self._describe)
         self._listed: dict[tuple[bool, str], dict[str, Any]] = {}
         self._states: dict[str, _State] = {}
@@ -391,13 +391,13 @@ class BybitFeed:
         self._repairs.lost(call, [product.name for product in products], (_BOOK,), detail)
 
     def _trades_missed(self, call: Call, product: Product) -> None:
-        """No id would show it: REST's recent trades must tell."""
+        """Ids do not reveal missing trades here, so REST's recent trades are checked."""
         self.counts["gaps"] += 1
         self._ledger.lose(call, product, GAP, {_TRADES}, detail="bad_frame", channel=_TRADES)
         self._ask_trades(call, product)
 
     def _again(self, _: Call, __: str, names: Collection[str]) -> list[Output]:
-        """Return what brings new snapshots of the depth that speaks for each book."""
+        """Return the requests for new snapshots of each book's primary depth."""
         states = ((name, self._states.get(name)) for name in names)
         topics = [f"{state.topic if state and state.topic else _DEPTH}.{name}" for name, state in states]
         return [*_orders("unsubscribe", topics), *_orders("subscribe", topics)]
@@ -556,7 +556,7 @@ class MixedFeed:
         return [self._usual, *(feed for feed in self._feeds.values() if feed is not self._usual)]
 
     def symbols(self) -> frozenset[str] | None:
-        """Return None: only frames tell."""
+        """Return None: known only from frames."""
         return None
 
     def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
@@ -565,7 +565,7 @@ class MixedFeed:
         return []
 
     def opened(self, ts: int) -> list[Output]:
-        """Begin anew."""
+        """Start over."""
         self._signs.clear()
         self._only = None
         return _once(feed.opened(ts) for feed in self._all)
@@ -615,7 +615,7 @@ class MixedFeed:
         return feed
 
     def _market(self, frame: bytes) -> bool | None:
-        """Return whether a frame is of the spot market, None where it does not tell."""
+        """Return whether a frame is from the spot market, None if it does not show that."""
         head = _HEAD.search(frame, 0, _HEAD_BYTES)
         kind = b"" if head is None else head[1]
         if kind == b"orderbook":

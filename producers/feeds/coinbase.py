@@ -7,7 +7,7 @@ Channels" and "WebSocket Rate Limits"; RULES is the project's own list of venue 
    lives for two minutes (DOCS). Channels: heartbeats, level2, market_trades, ticker, status. All are public.
 2. `sequence_num` rises by one per frame over all channels of a connection (RULES; DOCS do not state the scope). A
    connection whose first number is not 0 may have lost its first snapshots: ask for them again. A lower or equal
-   number is old: drop it. A run of old numbers that itself counts up means that the venue began to number anew: treat
+   number is old: drop it. A run of old numbers that itself counts up means that the venue reset the sequence: treat
    it as a loss.
 3. A number that was skipped means that a frame is lost, and it may have been any symbol's: every book is cleared and
    every symbol gets a gap on the ledger; then level2 and market_trades are unsubscribed and subscribed again, which
@@ -23,7 +23,7 @@ Channels" and "WebSocket Rate Limits"; RULES is the project's own list of venue 
 6. Heartbeats come every second (DOCS). Five seconds without any frame mean a dead connection: books are stale,
    reconnect. A heartbeat vouches for what happened up to 250 ms earlier: trades wait that long for their batch (DOCS)
    and book changes were 12 to 120 ms old when sent (RULES). While trades may be missing it vouches for no trades.
-7. Channel `status` and REST `products` tell each product's state; where no orders match, what is sent is `halted`.
+7. Channel `status` and REST `products` contain each product's state; while no orders match, events are `halted`.
 
 A gap is closed (`resynced`) when everything that it may have touched is accounted for: the book by a snapshot, the
 trades by a trade snapshot or by the very next trade id. Trades that stay missing get a gap of their own, open until a
@@ -288,7 +288,7 @@ class CoinbaseFeed:
         return call.out
 
     def received(self, frame: bytes, ts: int) -> list[Output]:
-        """Return what one frame means."""
+        """Return the outputs of one frame."""
         self.counts["frames"] += 1
         self._liveness.ts_heard = ts
         call = self._call(ts, frame)
@@ -318,7 +318,7 @@ class CoinbaseFeed:
         return call.out
 
     def ticked(self, ts: int) -> list[Output]:
-        """Notice silence, and snapshots that were asked for and did not come."""
+        """Detect silence, and requested snapshots that did not arrive."""
         call = self._call(ts)
         if self._liveness.ticked(call):
             self._repairs.ticked(call)
@@ -403,7 +403,7 @@ class CoinbaseFeed:
     # --- Losses and their repair ---
 
     def _frames_lost(self, call: Call, detail: str) -> None:
-        """Frames of the connection are missing: any symbol may be concerned."""
+        """Handle missing frames of the connection, which may concern any symbol."""
         self.counts["gaps"] += 1
         self._lose_all(call, GAP, detail=detail, expected=self._sequence.expected, received=call.sequence)
         self._repairs.lost(call, self._wanted or self._products.names(), (_BOOK, _TRADES), detail)
@@ -412,7 +412,7 @@ class CoinbaseFeed:
         self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted), **fields)
 
     def _again(self, call: Call, channel: str, symbols: Collection[str]) -> list[Output]:
-        """Return what brings new snapshots."""
+        """Return the requests for new snapshots."""
         return [self._order(verb, channel, symbols, call.ts) for verb in ("unsubscribe", "subscribe")]
 
     # --- Books ---
@@ -647,7 +647,7 @@ def _go_time(text: str) -> int:
 
 
 def rest_fields(sent: RestProduct) -> dict[str, Any]:
-    """Return what REST tells of a product, as fields of an Instrument. Raises BadEvent."""
+    """Return a product from REST as fields of an Instrument. Raises BadEvent."""
     base, quote = _currencies(sent.product_id)
     return {
         "base_currency": sent.base_currency_id or base,

@@ -12,7 +12,7 @@ Channels" and REST "Get product book" and "Get product trades"; RULES is the pro
    match, clear the book and subscribe again.
 3. Orders: `sequence` rises by one per product over the messages of `full` (DOCS). They wait while the REST book of
    level 3 is fetched; those up to its sequence are in it, the rest are played on top, and from then on each must follow
-   the one before it (DOCS). A skipped number clears the book and begins anew.
+   the one before it (DOCS). A skipped number clears the book and starts over.
    `open` enters an order, `change` gives it another size or price, a `match` takes its size from the maker's, `done`
    takes it away. `done` and `change` of orders that do not rest in the book are normal and ignored, and so is a price
    of null, which is a market order's (DOCS). A match with a maker that is not in the book proves the book wrong, and so
@@ -25,7 +25,7 @@ Channels" and REST "Get product book" and "Get product trades"; RULES is the pro
 5. A `heartbeat` comes each second and names the last sequence and trade id (DOCS). What a heartbeat named and is not
    here when the next one comes is lost. Where all of it is here it vouches for everything until then, for levels, which
    have no numbers, until `VOUCH_NS` earlier. `SILENCE_NS` without a frame mean a dead connection.
-6. Channel `status` and REST `products` tell each product's state; where no orders match, what is sent is `halted`.
+6. Channel `status` and REST `products` contain each product's state; while no orders match, events are `halted`.
 7. Types of messages that are not known here are no error, new ones may come at any time (DOCS); each is a dead letter.
 """
 
@@ -91,7 +91,7 @@ _TAGS = frozenset(
 _NO_BOOK = frozenset({"ticker", "heartbeat", "last_match", "status", "subscriptions", "error", "auction"})
 _UNUSED = frozenset({"auction", "rfq_match", "balance", "profile"})
 
-# What is told of a key that is not accepted. The words are no documented list, so the kind of error is looked for.
+# Error texts for a rejected key. They are not documented as a list, so they are matched by kind.
 _UNAUTHORIZED = re.compile(
     r"authenticat|invalid (?:api )?key|invalid signature|invalid passphrase|ip .*whitelist", re.IGNORECASE
 )
@@ -294,7 +294,7 @@ class _State:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, as after a reconnect."""
+        """Start over, as after a reconnect."""
         self.kind: Literal["", "levels", "orders"] = ""
         self.levels = L2Book()
         self.orders.forget()
@@ -425,7 +425,7 @@ class CoinbaseExchangeFeed:
     def _heard(self, call: Call, time: str) -> int:
         """Return when something was, by the venue's clock, which never runs back; without a time it is now.
 
-        Raises BadEvent, since a change may wait for a snapshot before it is told.
+        Raises BadEvent here, because a change may wait for a snapshot before it is published.
         """
         if not time:
             return call.now
@@ -850,7 +850,7 @@ def _unknown(act: Act) -> str:
 
 
 def _read_trade(sent: _Match | _RestTrade) -> Trade:
-    """Return a trade; the venue tells the maker's side, the aggressor's is the opposite."""
+    """Return a trade; the venue sends the maker's side, and the aggressor's is the opposite."""
     check_trade(sent.price, sent.size)
     return Trade(trade_id=str(sent.trade_id), ts_event=iso_ns(sent.time, "time"), price=sent.price, size=sent.size,
                  side="buy" if sent.side == "sell" else "sell")  # fmt: skip

@@ -8,7 +8,7 @@ conventions", "API reference - Live"); CHECKED is what recordings of CME and NAS
    its event for this instrument. A cancel takes its size away from the order.
 2. A snapshot is a cleaR, then Adds by priority, all with F_SNAPSHOT, until F_LAST (DOCS, "MBO snapshots"). A cleaR
    without that flag is the venue's own: the book is empty then, and complete (CHECKED: NASDAQ's day begins so). Until
-   one of the two came, the book is incomplete and is not told: the stream says so by a clear and a gap.
+   one of the two came, the book is incomplete and not published: the stream contains a clear and a gap.
 3. What proves a loss: an order that is not in the book, or is there already; more taken away than was there; a snapshot
    that is interrupted, or has no beginning; F_MAYBE_BAD_BOOK, "an unrecoverable gap in the channel" (DOCS). The book is
    cleared until its next snapshot. DOCS' example takes an unknown order that is modified for a new one; here it
@@ -16,9 +16,10 @@ conventions", "API reference - Live"); CHECKED is what recordings of CME and NAS
    `sequence` proves nothing: it numbers the packets of a channel, which has many instruments, so it skips, and all
    records of a packet share it (CHECKED).
 4. F_TOB: an Add is the new best level of its side, and no price means that the side is empty (DOCS, "Limit order book
-   construction"). `mbp-10`: each record has all ten levels. Both are told as what changed of the levels.
+   construction"). `mbp-10`: each record has all ten levels. Both are published as changes of levels.
 5. `mbp-1`, `tbbo`, `bbo` and the consolidated ones: the best bid and offer; no price means that there is none. As with
-   orders, it counts after F_LAST: a trade comes before its effect (CHECKED). `tbbo` tells the quote before the trade.
+   orders, it counts after F_LAST: a trade comes before its effect (CHECKED). `tbbo` contains the quote before the
+   trade.
 6. `side` of a trade is the aggressor's: "Ask for a sell aggressor in a trade, Bid for a buy aggressor, None where no
    side is specified" (DOCS, "Trades"). A record has no trade id; its time, `sequence` and its place among those with
    both the same make one, which is the same in every schema (CHECKED: mbp-1 and trades).
@@ -71,7 +72,7 @@ from producers.venue import Signer, Venue
 
 SILENCE_NS = 25 * SECOND_NS
 VOUCH_NS = SECOND_NS
-# A dataset may have hundreds of thousands of instruments; we can tell of as many as we have memory for.
+# A dataset may have hundreds of thousands of instruments; memory limits how many are published.
 PRODUCTS_MAX = 50_000
 
 _BOOK = "book"
@@ -122,7 +123,7 @@ _SLOW, _REPLAYED = 2, 3
 
 
 class _Instrument:
-    """One instrument of one publisher: what is told of it, and how far its records were read.
+    """One instrument of one publisher: what was published, and how far its records were read.
 
     `known`: every order (or level) of the book is. `loading`: a snapshot is under way. `fresh`: consumers need the
     whole book next.
@@ -138,7 +139,7 @@ class _Instrument:
         self.product = product
         self.until = until  # the mapping is good before this time
         self.orders = OrderBook()
-        # Where levels are sent, not orders: what was told of both sides, by price; and the best level of each side
+        # If levels are sent, not orders: the published levels of both sides, by price; and the best level of each side
         # where that is all there is, None while the side is not known.
         self.levels: tuple[dict[int, int], dict[int, int]] | None = None
         self.tops: list[dict[int, int] | None] | None = None
@@ -172,7 +173,7 @@ class _Told(NamedTuple):
 
 
 class DatabentoFeed:
-    """One line of Databento. Without a `Login` for a token it reads files; with one it speaks to the live gateway.
+    """One line of Databento. Without a `Login` for a token it reads files; with one it uses the live gateway.
 
     `products` are the symbols to subscribe. A frame is a line of the gateway's text, or metadata and whole records.
     `counts` counts, besides what every feed does: records.
@@ -350,7 +351,7 @@ class DatabentoFeed:
         return dbn.MBO in instrument.positions and not instrument.known
 
     def _forget_positions(self, call: Call) -> None:
-        """Begin anew: what happened since is lost, trades for good."""
+        """Start over: everything since is lost, trades permanently."""
         for instrument in self._instruments.values():
             instrument.positions.clear()
             instrument.forget_book()
@@ -386,7 +387,7 @@ class DatabentoFeed:
         return size
 
     def _record(self, call: Call, frame: bytes, at: int) -> int:
-        """Take one record, or tell what is wrong with it; return its length, or that of the rest if it has none."""
+        """Process one record or report its error; return its length, or that of the rest if it has none."""
         size, rest = frame[at] * dbn.WORD, len(frame) - at
         if not dbn.HEADER.size <= size <= rest:
             call.payload = frame[at:]
@@ -467,7 +468,7 @@ class DatabentoFeed:
         self._ledger.account(call, product, _TRADES, call.now)
 
     def _venue_of(self, publisher: int) -> str:
-        """Return what tells the venues of one dataset apart: nothing where the dataset is the venue's own."""
+        """Return what distinguishes the venues of a dataset; nothing if the dataset has a single venue."""
         known = self._venues.get(publisher)
         if known is None:
             parts = dbn.publisher(publisher) if publisher else ("", "", "")
@@ -566,7 +567,7 @@ class DatabentoFeed:
 
     @staticmethod
     def _change_best(instrument: _Instrument, side: int, price: int, size: int) -> None:
-        """Take the new best level of a side, which is all that is told of it."""
+        """Set the best level of a side, the only one that is published."""
         if side not in _SIDES:
             raise BadEvent("bad_order", "side", side)
         if instrument.tops is None:
@@ -667,7 +668,7 @@ class DatabentoFeed:
     def _tell_levels(
         self, call: Call, instrument: _Instrument, ts: int, bids: dict[int, int], asks: dict[int, int]
     ) -> None:
-        """Tell how the levels differ from what was told before."""
+        """Publish the changes from the previously published levels."""
         before, instrument.levels = instrument.levels, (bids, asks)
         if before is None or instrument.fresh:
             instrument.fresh = False
@@ -705,7 +706,7 @@ class DatabentoFeed:
             self._trade(call, instrument, told)
 
     def _trade(self, call: Call, instrument: _Instrument, told: _Told) -> None:
-        """Tell a trade; those of one event are told apart by their order."""
+        """Publish a trade; trades of one event are distinguished by their order."""
         if told.side not in _AGGRESSORS:
             raise BadEvent("bad_side", "side", told.side)
         moment = (told.ts, told.sequence)
@@ -775,7 +776,7 @@ class DatabentoFeed:
             raise BadEvent("not_positive", field, self._prices.text(price))
 
     def _bar(self, call: Call, frame: bytes, at: int) -> None:
-        """Take a candle, which history tells."""
+        """Process a candle; it is published through history."""
         _, kind, publisher, number, start, *prices, volume = dbn.BAR.unpack_from(frame, at)
         if start > dbn.INT64_MAX or dbn.UNDEF_PRICE in prices:
             raise BadEvent("bad_bar", "ts_event", start)
@@ -892,7 +893,7 @@ class DatabentoFeed:
             self.counts["slow_reader"] += 1
 
     def _vouch(self, call: Call, ts: int) -> None:
-        """Nothing waits to be sent: what was told is all that happened."""
+        """Nothing is pending: everything that happened has been published."""
         for instrument in self._instruments.values():
             product = instrument.product
             if product.ts_trade is not None and not self._ledger.is_pending(product, _TRADES):
@@ -901,7 +902,7 @@ class DatabentoFeed:
                 books.heartbeat(call, product, ts)
 
     def _caught_up(self, call: Call) -> None:
-        """The records since the disconnect have all come: close its gaps, and tell the books that did not change."""
+        """All records since the disconnect have arrived: close its gaps, and publish unchanged books."""
         self._replays = 0
         for instrument in self._instruments.values():
             if any(position.left for position in instrument.positions.values()):

@@ -3,21 +3,23 @@
 Theory of operation. Source: FIX 4.4 volume 3 and FIX 5.0SP2 "Market Data"; the session is `marketdata.fix.session`.
 
 1. After Logon, for each symbol: SecurityListRequest (x), SecurityStatusRequest (e), and MarketDataRequest (V) for the
-   full book and the trades, snapshot and updates. What the venue does not know it rejects, and we go without.
+   full book and the trades, snapshot and updates. The venue may reject unsupported requests, and we continue without
+   them.
 2. MarketDataSnapshotFullRefresh (W) is the whole book, or a part of it; MarketDataIncrementalRefresh (X) changes it:
    see `producers.families.fix`.
-3. Messages are taken in order of MsgSeqNum. When one is missing the books are cleared at once; the session asks for it,
-   the repair is applied in order here, and then each book is told again, whole. What the venue does not send again
-   (GapFill) may have been a change: then the book is asked for anew, and the trades stay on the ledger as missing. Not
-   so behind a W or X that it did send again: it has them still, so what it leaves out are the session's own messages.
-4. A lost connection may have cost the trades of the time in which nobody was subscribed. If a list of trades repeats a
-   known one it did not; nor if numbers go on and what the venue sends again was first sent in that time, which shows
-   that it went on telling. Otherwise that is on the ledger, too.
-5. AggressorSide (FIX 5.0SP2, tag 2446) is told where it is there. Trades of a snapshot without an id may be known
-   ones, and are left out; other trades without an id get one from time and number.
+3. Messages are processed in order of MsgSeqNum. When one is missing, the books are cleared at once. The session
+   requests it, the resent messages are processed in order, and then each book is published again as a snapshot. A
+   message that the venue does not resend (GapFill) may have been an update: then the book is requested again, and the
+   trades stay on the ledger as missing. This does not apply after a resent W or X: the venue still has its messages, so
+   it skips only session messages.
+4. Trades may be missing from the time without a connection. They are not if a list of trades repeats a known one, or if
+   the sequence continues and the resent messages were first sent in that time, since the venue then kept publishing.
+   Otherwise the gap is on the ledger.
+5. AggressorSide (FIX 5.0SP2, tag 2446) is used if present. Trades in a snapshot without an id may be known already, and
+   are ignored; other trades without an id get one from their time and number.
 6. SecurityStatus (f) halts and resumes. A MarketDataRequestReject (Y) is kept as a dead letter.
-7. A refused Logon is final. Silence, and numbers that do not fit, make a new connection, with the numbers that the
-   settings say: from 1 again, or on from where they were.
+7. A refused Logon is final. Silence or mismatched sequence numbers cause a new connection, which restarts or continues
+   the numbers, depending on the settings.
 """
 
 from __future__ import annotations
@@ -36,20 +38,20 @@ from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from marketdata.fix.codec import Fields, Message, utc_ns
 from marketdata.fix.session import (
     END_REASON,
-    Alive,
     Ended,
+    HeartbeatReceived,
     Identity,
     LoggedOn,
     Lost,
-    Proved,
     Received,
+    Recovered,
     Repeated,
+    ResendConfirmed,
     Sent,
     Session,
     Skipped,
     Step,
     Unreadable,
-    Whole,
 )
 from marketdata.fix.split import FixSplitter
 from producers.families.fix import EMPTY, NEW, SIDES, Coming, FixBook, Touched, whole_number
@@ -88,7 +90,7 @@ _PAIR = re.compile(r"([A-Z0-9]{1,20})[-/]([A-Z0-9]{1,20})", re.ASCII)
 class Login(msgspec.Struct, frozen=True, kw_only=True):
     """What the token of this venue is, as JSON: an identity, with one sender per redundant line.
 
-    `recorded` tells that a recording is played, which answers no request, and only begins anew when it is left.
+    `recorded`: a recording is played, which answers no requests and starts over only after a disconnect.
     """
 
     senders: tuple[str, ...]
@@ -239,11 +241,11 @@ class FixFeed:
                 self._message(call, step.message, again=step.again)
             elif isinstance(step, Sent):
                 call.out.append(Send(step.frame))
-            elif isinstance(step, Alive):
+            elif isinstance(step, HeartbeatReceived):
                 self._vouch(call, step.message)
             elif isinstance(step, Repeated):
                 self.counts["duplicates"] += 1
-            elif isinstance(step, Proved):
+            elif isinstance(step, ResendConfirmed):
                 self._is_resent = step.message.kind in {"W", "X"}
             elif isinstance(step, LoggedOn):
                 self._since, self._is_up = step.since, True
@@ -255,13 +257,13 @@ class FixFeed:
             else:
                 self._loss(call, step)
 
-    def _loss(self, call: Call, step: Lost | Skipped | Whole) -> None:
+    def _loss(self, call: Call, step: Lost | Skipped | Recovered) -> None:
         if isinstance(step, Lost):
             self.counts["gaps"] += len(self._products) > 0
             self._whole = self._is_resent = False
             self._lose(call, GAP, expected=step.expected, received=step.received or None)
         elif isinstance(step, Skipped):
-            if step.anew or not self._is_resent:
+            if step.reset or not self._is_resent:
                 self._skipped = True
                 self._distrust(self._states, _SKIPPED)
         else:
@@ -269,7 +271,7 @@ class FixFeed:
 
     def _end(self, call: Call, ended: Ended) -> None:
         if ended.text == END_REASON:
-            call.out.append(Reconnect(END_REASON))  # which a replay takes for what it is
+            call.out.append(Reconnect(END_REASON))  # a replay recognises this reason
         elif ended.reason == "heartbeat_missed":
             call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=ended.text)
             self._lose(call, STALE)
@@ -283,7 +285,7 @@ class FixFeed:
             call.out.append(Reconnect(ended.reason))
 
     def _distrust(self, names: Iterable[str], why: str) -> None:
-        """Take these books for wrong until their next snapshot, also one that is on its way; trades may be missing."""
+        """Invalidate these books until their next snapshot, ignoring pending ones; trades may be missing."""
         for name in names:
             state = self._states[name]
             state.whole, state.coming, state.missed = False, None, state.missed or why
@@ -295,7 +297,7 @@ class FixFeed:
             self._ledger.lose(call, product, reason, channels, **fields)
 
     def _mend(self, call: Call) -> None:
-        """Nothing is missing any more: tell the books that were kept up, ask for those that could not be."""
+        """Nothing is missing any longer: publish the books kept up to date, and request the others."""
         self._whole = True
         skipped, self._skipped = self._skipped, False
         refused: list[str] = []
@@ -320,7 +322,7 @@ class FixFeed:
         return not refusing.failed
 
     def _vouch(self, call: Call, message: Message) -> None:
-        """A Heartbeat in order: all that happened before it has been told."""
+        """Handle a Heartbeat in order: everything before it has been received."""
         self.counts["heartbeats"] += 1
         with call.refusing("bad_time"):
             self._note(call, message)
@@ -416,7 +418,7 @@ class FixFeed:
         call.payload = payload
 
     def _sent_again(self, message: Message) -> None:
-        """Draw the conclusions from a W or X that was missing: the venue keeps them, and when it first told it."""
+        """Process a resent W or X, which shows that the venue stores them, and when it was first sent."""
         self._is_resent = True
         first, number = message.get(122), message.number(34) or 0
         if number < self._since and first and utc_ns(first, "122") > self._ts_closed:
@@ -488,7 +490,7 @@ class FixFeed:
         return [name for name, state in self._states.items() if state.coming and state.coming.request == request]
 
     def _begin(self, call: Call, name: str, ts_event: int) -> None:
-        """Begin a symbol's book anew with the snapshot that has come."""
+        """Start a symbol's book over with a received snapshot."""
         state = self._states[name]
         if state.coming is None:
             return
@@ -539,7 +541,7 @@ class FixFeed:
         self._ledger.account(call, product, _BOOK, call.now)
 
     def _tell(self, call: Call, product: Product, state: _State, batch: list[Trade], *, again: bool) -> bool:
-        """Tell the trades that were not told before; True when some were."""
+        """Publish the trades that are new; True if some were not."""
         good = trades.accepted(call, batch)
         if len(good) < len(batch):
             self._ledger.lose_trades(call, product, "bad_trade")
@@ -552,7 +554,7 @@ class FixFeed:
         return len(fresh) < len(batch)
 
     def _account_trades(self, call: Call, product: Product, state: _State) -> None:
-        """Close the gap of trades; what may never have come stays on the ledger, and is told in the stream."""
+        """Close the gap of trades; trades that may never arrive stay on the ledger, and invalidate the stream."""
         missed, state.missed = state.missed, ""
         if not self._ledger.is_pending(product, _TRADES):
             return

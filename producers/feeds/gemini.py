@@ -116,7 +116,7 @@ class GeminiFeed:
     """One line of Gemini. `products` (such as BTCUSD) None accepts every symbol that is seen, and subscribes none.
 
     `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, heartbeats, gaps,
-    resyncs, duplicates (trades that came again), repeats (trades of a new snapshot that were told before),
+    resyncs, duplicates (trades that came again), repeats (trades of a new snapshot that were published before),
     deltas_before_snapshot, ignored, dead_letters.
     """
 

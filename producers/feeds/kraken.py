@@ -4,16 +4,16 @@ Theory of operation, with the source of each step. DOCS is Kraken's "Spot WebSoc
 ticker, instrument, and its guides "Book checksum" v1 and v2; RULES is the project's own list of venue rules, checked
 on a recording of v1.
 
-1. Which API speaks is told by the shape of its messages: v1 sends arrays and objects with `event`, v2 objects with
-   `channel` or `method`. A connection is taken for v2 until it shows to be v1, which greets with `systemStatus`;
-   subscriptions and repairs are written in the tongue that is spoken. v1 writes XBT and XDG where v2 writes BTC and
+1. The API version is detected from the form of messages: v1 sends arrays and objects with `event`, v2 objects with
+   `channel` or `method`. A connection counts as v2 until it proves to be v1, which starts with `systemStatus`;
+   subscriptions and repairs use the detected API version. v1 writes XBT and XDG where v2 writes BTC and
    DOGE; our symbols use the latter.
 2. A book begins with a snapshot (v1 `as`, `bs`) of the subscribed depth. Updates set absolute volumes, 0 removes a
-   level, in the order of the message (DOCS: never by time). Then each side is cut to the subscribed depth (DOCS),
-   since no removal comes for what falls out of it: those levels are told as removed, so that no consumer keeps them.
+   level, in the order of the message (DOCS: never by time). Then each side is cut to the subscribed depth (DOCS), since
+   no removal is sent for levels that fall out of it: they are published as removed, so that no consumer keeps them.
 3. Each update, and in v2 each snapshot, carries a CRC32 over the ten best asks, low to high, and the ten best bids,
    high to low: price and volume without the point and without leading zeros, as the venue wrote them (DOCS). It is
-   checked at every message, after the cut. When it is wrong the update is not told: the book is cleared, its gap
+   checked at every message, after the cut. If it is wrong, the update is not published: the book is cleared, a gap
    opened, and the book subscribed again. The third loss within a minute reconnects.
 4. There is no sequence. A loss that touches only levels below the tenth is not noticed until these levels rise; that
    is all that the venue offers to prove.
@@ -23,7 +23,8 @@ on a recording of v1.
    and, for equal trades of one message, an ordinal; what a lost connection hid stays on the ledger.
 6. A heartbeat comes every second (RULES: also beside data) without a time. It vouches for the venue's last time plus
    what passed since by our clock, less one second. Five seconds without any frame mean a dead connection.
-7. `systemStatus`, channels `status` and `instrument`, and REST `AssetPairs` tell the state of the venue and of pairs.
+7. `systemStatus`, channels `status` and `instrument`, and REST `AssetPairs` contain the state of the venue and of
+   pairs.
 """
 
 from __future__ import annotations
@@ -446,7 +447,7 @@ class KrakenFeed:
         self._repairs.lost(call, [product.name for product in products], sorted(channels), "bad_frame")
 
     def _unknown_trades(self, call: Call, product: Product) -> None:
-        """Trades without ids may be missing: only a backfill can tell, so the entry stays open; candles hear it."""
+        """Trades without ids may be missing. Only a backfill can show that: the gap stays open, candles are invalid."""
         self._ledger.lose_trades(call, product, detail="v1 has no trade ids")
         trades.missing(call, product)
 
@@ -687,7 +688,7 @@ class KrakenFeed:
         batches: dict[str, list[Numbered]] = {}
         payload, whole = call.payload, True
         for raw in _ITEMS.decode(sent.data):
-            # One bad trade is a hole that the ids will show; it does not cost its neighbours.
+            # A bad trade shows as a gap in the ids; the other trades of the frame are kept.
             call.payload = bytes(raw)
             with call.refusing("bad_frame") as reading:
                 trade = _TRADE2.decode(raw)
@@ -737,7 +738,7 @@ class KrakenFeed:
     def _book(
         self, call: Call, product: Product, ts: int, columns: Columns, checksum: int | None, *, snapshot: bool
     ) -> None:
-        """Check a book or its change, and tell it only when it is right."""
+        """Verify a snapshot or an update, and publish it only if it is correct."""
         if snapshot:
             depth = self._depths.get(product.name) or (DEPTH if self._wanted else _depth_of(columns))
             book = self._books[product.name] = _Book(depth, columns)
@@ -954,7 +955,7 @@ def _depth1(channel: str) -> int:
 
 
 def _depth_of(columns: Columns) -> int:
-    """Return the smallest depth that Kraken has for a snapshot of this size, where no answer told the depth."""
+    """Return the smallest depth that Kraken has for a snapshot of this size, if no response stated the depth."""
     levels = max(len(columns[0]), len(columns[2]))
     return next((depth for depth in DEPTHS if levels <= depth), levels)
 
@@ -997,7 +998,7 @@ def describe(pair: str) -> Instrument:
 
 
 def rest_fields(sent: RestPair) -> dict[str, Any]:
-    """Return what REST tells of a pair, but for its state, as fields of an Instrument. Raises BadEvent."""
+    """Return a pair from REST, without its state, as fields of an Instrument. Raises BadEvent."""
     return {
         "tick_size": price(sent.tick_size, "tick_size") or _increment(sent.pair_decimals),
         "size_increment": _increment(sent.lot_decimals),

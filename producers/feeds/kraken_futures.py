@@ -15,7 +15,7 @@ ticker_lite and heartbeat; RULES is the project's own list of venue rules, check
 4. Numbers are JSON numbers: kept digit for digit. Times are milliseconds.
 5. A heartbeat has the venue's time. It vouches for what happened up to one second earlier. Where the feed heartbeat is
    not subscribed, as in recordings, nothing vouches. Fifteen seconds without any frame mean a dead connection.
-6. `suspended` and `post_only` of the ticker and `tradeable` of REST `instruments` tell a product's state.
+6. `suspended` and `post_only` of the ticker and `tradeable` of REST `instruments` contain a product's state.
 
 Symbols: `PI_XBTUSD` (inverse perpetual) is BTC-USD-PI, `FI_ETHUSD_211231` is ETH-USD-FI-211231: the kind of contract
 is a part of the name, since several trade the same pair.
@@ -413,7 +413,7 @@ class KrakenFuturesFeed:
         payload, whole = call.payload, True
         product = self._products.find(call, sent.product_id)
         for raw in sent.trades if product is not None else ():
-            # One bad trade is a hole that the numbers will show; it does not cost its neighbours.
+            # A bad trade shows as a gap in the sequence; the other trades of the frame are kept.
             call.payload = bytes(raw)
             with call.refusing("bad_frame") as reading:
                 owner, numbered = self._read_trade(call, raw)
@@ -464,7 +464,7 @@ class KrakenFuturesFeed:
             return
         if sent.time is not None:
             self._heard(call, sent.time)
-        if sent.suspended is not None:  # ticker_lite does not tell
+        if sent.suspended is not None:  # ticker_lite has no such field
             state = "halted" if sent.suspended else "post_only" if sent.post_only else "online"
             self._products.learn(call, product, status=state)
         quotes.send(

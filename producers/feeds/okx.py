@@ -18,7 +18,7 @@ Theory of operation, with the source of each step. DOCS is OKX's "API v5", secti
    joined by ":" (DOCS). Since June 2026 it is always 0, which means that there is none (RULES).
 6. `side` of a trade is the taker's (DOCS, "Trades channel": trade side of taker). Trade ids rise by one per
    instrument (checked on recordings); with `count` above 1 a trade stands for so many, and has the id of the last. A
-   skipped id is a hole, which REST's last 500 trades fill.
+   skipped id is a gap, which REST's last 500 trades fill.
 
 Names: an `instId` is BASE-QUOTE already, with what kind of contract it is behind (`BTC-USD-SWAP`, `BTC-USD-220527`,
 `BTC-USD-210924-66000-C`), and is the symbol as it is.
@@ -303,7 +303,7 @@ class OkxFeed:
         return state
 
     def _heard(self, call: Call, text: str) -> int:
-        """Return the venue's time of what a frame tells, and keep it as its clock."""
+        """Return the venue's time of a frame, and store it as the venue's clock."""
         ts = _time(text)
         self.ts_venue = call.heard(ts, self.ts_venue)
         return ts
@@ -390,7 +390,7 @@ class OkxFeed:
         self._repairs.lost(call, [product.name for product in products], (_BOOK,), detail)
 
     def _again(self, _: Call, __: str, names: Collection[str]) -> list[Output]:
-        """Return what brings new snapshots of the channel that speaks for each book."""
+        """Return the requests for new snapshots of each book's primary channel."""
         states = ((name, self._states.get(name)) for name in names)
         args = [(state.channel if state and state.channel else _BOOK, name) for name, state in states]
         return [_order("unsubscribe", args), _order("subscribe", args)]
@@ -421,7 +421,7 @@ class OkxFeed:
         state = self._state(product)
         is_snapshot = frame.action != "update"
         if frame.arg.channel != state.channel:
-            # One channel speaks for a book: the first that begins it, and one with all changes before one without.
+            # Each book has one primary channel: the first with a snapshot; a channel with all changes is preferred.
             if not is_snapshot or (product.book_valid and state.channel in _INCREMENTAL):
                 self.counts["ignored" if state.channel else "deltas_before_snapshot"] += 1
                 return
@@ -432,7 +432,7 @@ class OkxFeed:
         if not self._is_next(call, product, state, sent, number, is_snapshot=is_snapshot):
             return
         before, state.last = state.last, number
-        # Without numbers two changes of one millisecond must still be told apart on several lines.
+        # Without numbers, two changes of one millisecond must still be distinguishable across lines.
         state.sequence = call.sequence = number if is_numbered or number > state.sequence else state.sequence + 1
         if not self._is_proven(call, product, state, sent, columns, is_snapshot=is_snapshot):
             return
@@ -472,7 +472,7 @@ class OkxFeed:
     def _is_proven(
         self, call: Call, product: Product, state: _State, sent: _Book, columns: Columns, *, is_snapshot: bool
     ) -> bool:  # fmt: skip
-        """Follow a change in the feed's own book, and tell whether the venue's checksum is right, if there is one."""
+        """Apply a change to the feed's own book; return whether the venue's checksum, if any, is correct."""
         bids, asks = state.book.bids, state.book.asks
         if is_snapshot:
             bids.replace(columns[0], columns[1])
@@ -496,7 +496,7 @@ class OkxFeed:
         payload, whole = call.payload, True
         batches: dict[str, dict[int, tuple[int, Trade]]] = {}
         for raw in items:
-            # One bad trade is a hole that the ids will show; it does not cost its neighbours.
+            # A bad trade shows as a gap in the ids; the other trades of the frame are kept.
             call.payload = bytes(raw)
             with call.refusing("bad_frame") as reading:
                 sent = _TRADE.decode(raw)
@@ -514,7 +514,7 @@ class OkxFeed:
     ) -> None:  # fmt: skip
         state = self._state(product)
         state.trades = state.trades or channel
-        if channel and channel != state.trades:  # the other channel tells the same trades
+        if channel and channel != state.trades:  # the other channel has the same trades
             self.counts["ignored"] += 1
             return
         if channel:

@@ -25,10 +25,11 @@ import msgspec
 from marketdata.clock import MILLISECOND_NS
 from marketdata.errors import BadEvent
 from marketdata.events import Candle, Instrument, Trade
+from marketdata.intervals import INTERVALS
 from producers.families.binance import AggTrade, Market, RestProduct, RestTrade, describe, read_trade, rest_fields
 from producers.feed_kit.values import Number, Text, check_decimals, ms_ns
 from producers.history.budget import used_weight
-from producers.history.contract import INTERVALS, Access, Asked, Budget, Page, Request
+from producers.history.contract import Access, Asked, Budget, Page, Request
 from producers.history.reading import candle, decode, whole
 
 CANDLES = 1_000

@@ -40,18 +40,6 @@ from marketdata.events import Candle, Instrument, Trade
 
 T = TypeVar("T")
 
-MINUTE_NS = 60_000_000_000
-
-# Our names of intervals and their lengths; every candle begins at a multiple of its length since 1970 (UTC).
-INTERVALS: dict[str, int] = {
-    "1m": MINUTE_NS,
-    "5m": 5 * MINUTE_NS,
-    "15m": 15 * MINUTE_NS,
-    "1h": 60 * MINUTE_NS,
-    "4h": 240 * MINUTE_NS,
-    "1d": 1440 * MINUTE_NS,
-}
-
 
 class Left(NamedTuple):
     """What a venue says may still be spent of its weight, and in how many seconds it counts anew."""

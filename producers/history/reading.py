@@ -10,8 +10,9 @@ import msgspec
 from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.errors import BadEvent
 from marketdata.events import Candle
+from marketdata.intervals import INTERVALS
 from producers.feed_kit.values import UNREADABLE, in_range
-from producers.history.contract import INTERVALS, Asked
+from producers.history.contract import Asked
 
 T = TypeVar("T")
 

@@ -37,10 +37,11 @@ from prometheus_client import Counter
 from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent, Refused, Unavailable
 from marketdata.events import Candle, Instrument, Trade, Trades
+from marketdata.intervals import INTERVALS
 from producers.backoff import Backoff
 from producers.feed_kit.trades import check as check_trade
 from producers.history.budget import Bucket
-from producers.history.contract import INTERVALS, Asked, Chunk, History, Page, Request
+from producers.history.contract import Asked, Chunk, History, Page, Request
 from producers.history.reading import check_time
 
 T = TypeVar("T")

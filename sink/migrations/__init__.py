@@ -1,14 +1,14 @@
-"""The database's shape as alembic migrations, with the calls that apply them and the rules that keep them online-safe.
+"""The database schema as alembic migrations, the functions that apply them, and the rules that keep them online-safe.
 
-Rules for a migration (they hold because services keep writing while it runs):
+Rules for a migration, because services keep writing while it runs:
 
-1. It never waits long for a lock: `lock_timeout` is set for every migration, and it may simply be run again.
-2. A new index on a table that exists is made with `CREATE INDEX CONCURRENTLY`; on a hypertable, which does not know
-   that, `WITH (timescaledb.transaction_per_chunk)`. Both go inside `op.get_context().autocommit_block()`.
+1. It never waits long for a lock: `lock_timeout` is set for every migration, and it can simply be run again.
+2. A new index on an existing table is created with `CREATE INDEX CONCURRENTLY`; on a hypertable, which does not support
+   that, with `WITH (timescaledb.transaction_per_chunk)`. Both go inside `op.get_context().autocommit_block()`.
 3. A new column is nullable or has a constant default; no type is changed in place and no table is rewritten.
 4. A new constraint is added NOT VALID and validated in a later migration.
 5. Expand, migrate, contract: a column that is no longer needed is dropped one release after its last reader.
-6. A migration that was released is never edited; tests take every migration up, down and up again.
+6. A released migration is never edited. Tests run every migration up, down and up again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ADVISORY_LOCK = "tickstream migrations"
 
 
 class Revision(NamedTuple):
-    """One migration: its id, the id of the one before it (None for the first) and what it does."""
+    """One migration: its id, the id of the one before it (None for the first) and its summary."""
 
     revision: str
     before: str | None
@@ -45,7 +45,7 @@ class Revision(NamedTuple):
 
 
 def upgrade(database_url: str, schema: str, revision: str = "head") -> str | None:
-    """Bring the schema to a revision, apply what the TimescaleDB edition offers, and grant the roles their rights.
+    """Upgrade the schema to a revision, enable the features of the TimescaleDB edition, and grant rights to the roles.
 
     Return the revision that the schema is at. Running it again changes nothing.
 
@@ -66,7 +66,7 @@ def upgrade(database_url: str, schema: str, revision: str = "head") -> str | Non
 
 
 def downgrade(database_url: str, schema: str, revision: str) -> str | None:
-    """Take the schema back to a revision (`base` for none); return the revision that it is at."""
+    """Downgrade the schema to a revision (`base` for none); return the revision that it is at."""
     with session(database_url) as connection:
         command.downgrade(_config(connection, schema), revision)
         return _reached(connection, schema)
@@ -79,7 +79,7 @@ def current(database_url: str, schema: str) -> str | None:
 
 
 def history() -> list[Revision]:
-    """Return every migration there is, newest first."""
+    """Return every migration, newest first."""
     return [
         Revision(script.revision, _one(script.down_revision), script.doc)
         for script in ScriptDirectory.from_config(_scripts()).walk_revisions()
@@ -88,9 +88,9 @@ def history() -> list[Revision]:
 
 @contextmanager
 def session(database_url: str) -> Iterator[Connection]:
-    """Hold one connection that alone may change the schema until it is closed.
+    """Open a connection with the exclusive right to change the schema until it is closed.
 
-    Raises SettingsError or Unavailable for what the server refuses.
+    Raises SettingsError or Unavailable when the server refuses a statement.
     """
 
     def connect() -> psycopg.Connection:

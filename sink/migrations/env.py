@@ -1,4 +1,4 @@
-"""What alembic runs for each command: the connection and the schema come from `sink.migrations`, never from a file."""
+"""Alembic's entry point for each command; `sink.migrations` passes the connection and the schema."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sink.migrations import VERSION_TABLE
 connection = context.config.attributes["connection"]
 schema = context.config.attributes["schema"]
 
-# The tables are named without a schema in the migrations; TimescaleDB's functions live where it was installed.
+# Migrations name tables without a schema; TimescaleDB's functions are in the schema of its installation.
 connection.execute(text(f'SET search_path TO "{schema}", {timescale.extension_schema(connection)}'))
 connection.commit()
 

@@ -1,7 +1,7 @@
 """The stream operators: pure functions from a state and an event to a new state and what to publish.
 
-`make_operators` returns them all. Adding an operator is adding its module and a line there; the pipeline finds by
-`input` and `outputs` which of them follow each other.
+`make_operators` returns them all. To add an operator, add its module and a line there; the pipeline connects operators
+by their `input` and `outputs`.
 """
 
 from __future__ import annotations

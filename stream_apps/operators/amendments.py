@@ -1,8 +1,8 @@
-"""What corrections and cancels need: counted trades by id, and amendments that wait for their trade.
+"""The memory that corrections and cancels need: counted trades by id, and amendments that wait for their trade.
 
-A cancel takes a trade back, and a correction takes its place: at its time, and on its side unless it states another.
-Neither says when the trade was or how much, so the trades of venues that amend are remembered by id for as long as
-their minutes are kept, at most as many as the limits say. An amendment may come before its trade, by a faster line.
+A cancel removes a trade. A correction replaces it, keeping its time, and its side unless the correction states one.
+Neither contains the time or size of the original, so the trades of venues that amend are remembered by id while their
+minutes are kept, up to a limit. An amendment may arrive before its trade, on a faster line.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import msgspec
 
 from marketdata.events import Trade
 
-# Amendments whose trade has not come, and ids whose amendment is done: far more than any venue amends in two hours.
+# Waiting amendments, and ids with a completed amendment: far more than any venue amends in two hours.
 WAITING_MAX = 2_000
 
 
 class Counted(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A counted trade; `live`: it is also in candles that end before the first event; `item`: its order of arrival."""
+    """A counted trade; `live`: candles that end before the first event contain it too; `item`: its order of arrival."""
 
     ts: int
     price: str
@@ -33,18 +33,18 @@ class Counted(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Waiting(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """An amendment of a trade that never came: when it came itself, and the correction that takes its place, if any."""
+    """An amendment whose trade has not arrived: its time of arrival, and the correction (None for a cancel)."""
 
     ts: int
     trade: Trade | None
 
 
 class TradeMemory(msgspec.Struct):
-    """What amendments need of one symbol: counted trades by id, in order of arrival but for corrections.
+    """One symbol's counted trades by id, in order of arrival except for corrections, and its amendments.
 
-    `forgotten` is the newest time of a counted trade that was forgotten. Candles that start before `uncertain_until`
-    may hold one that was amended. `settled` are the ids, with the times, of trades whose amendment is done, and of
-    corrections: they change nothing when they come again (from a repair, or a slower line).
+    `forgotten` is the newest time of a counted trade that was evicted. A candle that starts before `uncertain_until`
+    may contain an evicted trade that was amended. `settled` maps the ids of corrections, and of trades with a completed
+    amendment, to their times: they are ignored when they arrive again (from a repair or a slower line).
     """
 
     trades: dict[str, Counted] = {}
@@ -55,9 +55,9 @@ class TradeMemory(msgspec.Struct):
     items: int = 0
 
     def standing(self, trade: Trade, original: str = "") -> Trade | None:
-        """Return what a trade counts as that comes now, or takes the place of `original`: None when it does not count.
+        """Return the trade to count for one that arrives now or replaces `original`; None when it does not count.
 
-        Amendments may have come before it, and it may be counted already.
+        Its amendments may have arrived before it, and it may be counted already.
         """
         now = trade
         while (waiting := self.waiting.pop(now.trade_id, None)) is not None:
@@ -81,12 +81,12 @@ class TradeMemory(msgspec.Struct):
             trade.ts_event, trade.price, trade.size, trade.side, live=live, item=self.items
         )
         if len(self.trades) > limit:
-            # Several at once: finding the first of a dict is slow when its beginning was deleted.
+            # Evict several at once: finding a dict's first key is slow after many deletions at its start.
             for oldest in list(islice(self.trades, 1 + limit // 8)):
                 self.forgotten = max(self.forgotten, self.trades.pop(oldest).ts)
 
     def wait(self, original: str, ts: int, correction: Trade | None) -> None:
-        """Remember an amendment, which came at `ts`, until its trade comes; None is a cancel."""
+        """Remember an amendment that arrived at `ts` until its trade arrives; None is a cancel."""
         before = self.waiting.get(original)
         if correction is not None and before is not None and before.trade is not None:
             correction = amended(before.trade, correction)
@@ -95,7 +95,7 @@ class TradeMemory(msgspec.Struct):
             del self.waiting[next(iter(self.waiting))]
 
     def settle(self, original: str, counted: Counted, new: Trade | None) -> None:
-        """Put a trade, or nothing, in the place of a counted one."""
+        """Replace a counted trade by its correction, or remove it."""
         del self.trades[original]
         self.settled[original] = counted.ts
         if new is not None:
@@ -107,7 +107,7 @@ class TradeMemory(msgspec.Struct):
             del self.settled[next(iter(self.settled))]
 
     def forget(self, since: int) -> None:
-        """Forget what is older than every kept minute."""
+        """Evict everything older than the oldest kept minute."""
         for identity in [identity for identity, counted in self.trades.items() if counted.ts < since]:
             self.forgotten = max(self.forgotten, self.trades.pop(identity).ts)
         self.settled = {identity: ts for identity, ts in self.settled.items() if ts >= since}
@@ -115,6 +115,6 @@ class TradeMemory(msgspec.Struct):
 
 
 def amended(trade: Trade, correction: Trade) -> Trade:
-    """Return a trade after its correction, which keeps the time, and the side unless it states another."""
+    """Return a corrected trade: it keeps its time, and its side unless the correction states one."""
     side = trade.side if correction.side == "unknown" else correction.side
     return msgspec.structs.replace(correction, ts_event=trade.ts_event, side=side)

@@ -1,6 +1,6 @@
-"""Anomalies of quotes: crossed and stale quotes, and spreads far beyond the usual (see `anomaly`).
+"""Anomalies of quotes: crossed quotes, stale quotes and unusually wide spreads (see `anomaly`).
 
-The operator runs once on the venue's quotes and once, with a state of its own, on the quotes of our books.
+The operator runs on the venue's quotes and, with a separate state, on the quotes of our books.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ SPREADS_MIN = 50
 
 
 class AnomaliesQuotesState(msgspec.Struct):
-    """What is usual of one symbol's quotes.
+    """What is normal for one symbol's quotes.
 
-    `places` is the finest decimal place of its prices so far, `quiet` counts the quotes after a halt that are still not
-    judged.
+    `places` is the largest number of decimal places in its prices so far, `quiet` how many more quotes after a halt are
+    not evaluated.
     """
 
     spreads: Window
@@ -61,10 +61,10 @@ class AnomaliesQuotes:
         return AnomaliesQuotesState(spreads=Window(SPREADS), reports=Reports())
 
     def step(self, state: AnomaliesQuotesState, event: AnyEvent) -> tuple[AnomaliesQuotesState, list[AnyEvent]]:
-        """Return what is not usual about a quote."""
+        """Return the anomalies of a quote."""
         assert isinstance(event, Quote)  # noqa: S101 - the topic's schema
         out: list[AnyEvent] = []
-        if event.origin != "live":  # history is not news
+        if event.origin != "live":  # anomalies are reported for live data only
             return state, out
         if event.reason == HALTED:
             state.quiet, state.crossed = AFTER_HALT, False
@@ -73,7 +73,7 @@ class AnomaliesQuotes:
         if event.bid is not None and event.ask is not None:
             state.places = max(state.places, decimal_places(event.bid), decimal_places(event.ask))
             bid, ask = float(event.bid), float(event.ask)
-            # Floats may call close prices equal; the exact ones decide.
+            # Prices that differ may be equal as floats, so the exact values decide.
             crossed = bid >= ask and Decimal(event.bid) > Decimal(event.ask)
             self._crossed(state, event, out, crossed=crossed)
             if event.valid and not crossed and bid + ask > 0:

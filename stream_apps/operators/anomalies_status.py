@@ -1,4 +1,4 @@
-"""Anomalies of feeds: gaps, and feeds that receive nothing or cannot connect (see `anomaly`)."""
+"""Anomalies of feeds: gaps, silent feeds and failed connections (see `anomaly`)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import msgspec
 from marketdata.events import Anomaly, AnyEvent, FeedStatus
 from stream_apps.operators.anomaly import Reports, make_anomaly
 
-# Lines whose last reports are remembered. The one that was reported longest ago is forgotten, and may be reported again
-# within the pause.
+# Lines whose last reports are remembered. Beyond this the line with the oldest report is evicted; it may then be
+# reported again within the cooldown.
 LINES_MAX = 64
 
 
 class AnomaliesStatusState(msgspec.Struct):
-    """What was reported of each line of one symbol, or of a venue's connections; at most `LINES_MAX` lines."""
+    """The last reports of each line of one symbol, or of a venue's connections; at most `LINES_MAX` lines."""
 
     reports: dict[str, Reports] = {}
     halted: bool = False
@@ -37,7 +37,7 @@ class AnomaliesStatus:
         return AnomaliesStatusState()
 
     def step(self, state: AnomaliesStatusState, event: AnyEvent) -> tuple[AnomaliesStatusState, list[AnyEvent]]:
-        """Return the anomaly that a status reports."""
+        """Return the anomaly that a status indicates."""
         assert isinstance(event, FeedStatus)  # noqa: S101 - the topic's schema
         if event.kind in {"halted", "resumed"}:
             state.halted = event.kind == "halted"

@@ -1,7 +1,7 @@
 """Anomalies of trades: price jumps, volume spikes, and silence while heartbeats continue (see `anomaly`).
 
-A trade that is taken back is neither the price that the next one is compared with nor in the minute's volume; what was
-reported because of it stays reported.
+A cancelled trade is not the price that the next trade is compared with, and is not in the minute's volume. An anomaly
+that it caused is not withdrawn.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from math import log
 
 import msgspec
 
-from marketdata.clock import SECOND_NS
+from marketdata.clock import MINUTE_NS, SECOND_NS
 from marketdata.events import AMENDING, HALTED, AnyEvent, Trades
 from marketdata.prices import Survey, survey
 from marketdata.windows import Window
@@ -24,8 +24,6 @@ from stream_apps.operators.anomaly import (
     severity,
     ticks,
 )
-
-MINUTE_NS = 60 * SECOND_NS
 
 # A normal distribution's standard deviation is 1.4826 median absolute deviations.
 SIGMA = 1.4826
@@ -44,12 +42,12 @@ STALE_TIMES = 20.0
 PAUSES = 50
 PAUSES_MIN = 10
 
-# Trades that a correction or a cancel can find.
+# Trades that can still be corrected or cancelled.
 RECENT = 256
 
 
 class Recent(msgspec.Struct, array_like=True, frozen=True):
-    """A trade that may still be taken back."""
+    """A trade that may still be corrected or cancelled."""
 
     ts: int
     price: str
@@ -57,10 +55,10 @@ class Recent(msgspec.Struct, array_like=True, frozen=True):
 
 
 class AnomaliesTradesState(msgspec.Struct):
-    """What is usual of one symbol's trades.
+    """What is normal for one symbol's trades.
 
-    `places` is the finest decimal place of its prices so far, `quiet` counts the messages after a halt that are still
-    not judged.
+    `places` is the largest number of decimal places in its prices so far, `quiet` how many more messages after a halt
+    are not evaluated. `whole`: the current minute was observed from its start.
     """
 
     returns: Window
@@ -98,9 +96,9 @@ class AnomaliesTrades:
         )
 
     def step(self, state: AnomaliesTradesState, event: AnyEvent) -> tuple[AnomaliesTradesState, list[AnyEvent]]:
-        """Return what is not usual about some trades."""
+        """Return the anomalies of a message of trades."""
         assert isinstance(event, Trades)  # noqa: S101 - the topic's schema
-        if event.origin != "live":  # history is not news
+        if event.origin != "live":  # anomalies are reported for live data only
             return state, []
         if not event.valid:
             self._interrupt(state, halted=event.reason == HALTED)
@@ -126,7 +124,7 @@ class AnomaliesTrades:
 
     @staticmethod
     def _interrupt(state: AnomaliesTradesState, *, halted: bool) -> None:
-        """Start over after missing or halted trades: distances to the prices before mean nothing."""
+        """Start over after a gap or a halt: the change from the price before it is not meaningful."""
         state.price, state.ts, state.stale, state.whole = None, None, False, False
         state.recent.clear()
         if halted:
@@ -134,7 +132,7 @@ class AnomaliesTrades:
 
     @staticmethod
     def _amend(state: AnomaliesTradesState, event: Trades) -> None:
-        """Remember trades, and go back to what was before those that are taken back."""
+        """Remember new trades, and undo the effect of those that are corrected or cancelled."""
         recent = state.recent
         for trade in event.trades:
             now = Recent(trade.ts_event, trade.price, trade.size)
@@ -231,7 +229,7 @@ class AnomaliesTrades:
 
 
 def _minute(state: AnomaliesTradesState, ts: int) -> None:
-    """Close the minutes that are over. Only those seen from beginning to end show what is usual."""
+    """Close the minutes that have ended. Only minutes observed from start to end enter the median."""
     minute = ts - ts % MINUTE_NS
     if state.minute is None:
         state.minute = minute

@@ -1,20 +1,20 @@
-"""What the anomaly operators share: rolling medians, the pause between two reports of a kind, and the tick of prices.
+"""What the anomaly operators share: the kinds, the cooldown between two reports, and the price tick.
 
 | kind | from | when |
 |---|---|---|
-| `price_jump` | trades | a message's price is further from the last message's than a multiple of the usual distance |
+| `price_jump` | trades | the price changed from the last message's by more than a multiple of the median change |
 | `volume_spike` | trades | a minute's volume is more than a multiple of the median minute's |
-| `stale` | trades | no trade for long although heartbeats continue |
-| `stale` | quotes | a quote says so itself |
+| `stale` | trades | no trade for a long time although heartbeats continue |
+| `stale` | quotes | a quote is marked as stale |
 | `crossed` | quotes | the best bid is above the best ask |
 | `spread_blowout` | quotes | the spread is more than a multiple of the median spread |
 | `gap` | status | the feed lost data |
-| `stale` | status | the feed receives nothing, or cannot connect |
+| `stale` | status | the feed receives no data, or cannot connect |
 
-Usual values are medians of a rolling window, which one outlier cannot move. A floor keeps a market that stands still
-from making every tick an alarm. Nothing is reported while a symbol is halted, nor right after, nor before there are
-enough values, and each kind at most once in `COOLDOWN_NS`; what is held back is counted. Measured values are floats:
-they are compared, never summed up into a price.
+Limits are multiples of a rolling median, which a single outlier cannot move. Each limit has a floor, so that a single
+tick in a flat market is not an anomaly. Nothing is reported during a halt, shortly after it, or before the window has
+enough values. Each kind is reported at most once per `COOLDOWN_NS`; suppressed reports are counted. Measured values are
+floats: they are compared, and never become a price.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from marketdata.decimals import plain
 from marketdata.events import Anomaly, FeedStatus, Quote, Trades
 
 COOLDOWN_NS = 60 * SECOND_NS
-# Values after a halt that are taken in and not judged: an auction sets a new price.
+# Values after a halt that enter the window but are not evaluated: an auction sets a new price.
 AFTER_HALT = 20
 # A value this many times its limit is critical.
 CRITICAL_TIMES = 3.0
 
 
 class Reports(msgspec.Struct):
-    """When each kind was reported last."""
+    """The time of the last report of each kind."""
 
     last: dict[str, int] = {}
 
     def is_due(self, kind: str, ts: int, counts: Counter[str]) -> bool:
-        """Return whether a kind may be reported at `ts`, and note that it is."""
+        """Return whether a kind may be reported at `ts`; if so, record the report."""
         last = self.last.get(kind)
         if last is not None and ts - last < COOLDOWN_NS:
             counts["held_back"] += 1
@@ -78,7 +78,7 @@ def make_anomaly(
 
 
 def severity(value: float, limit: float) -> str:
-    """Return how bad a value beyond its limit is."""
+    """Return the severity of a value above its limit."""
     return "critical" if value >= CRITICAL_TIMES * limit else "warning"
 
 
@@ -88,7 +88,7 @@ def as_text(value: float) -> str:
 
 
 def decimal_places(price: str) -> int:
-    """Return how many decimal places a price needs, 3 for `100.10500`."""
+    """Return the number of decimal places of a price without trailing zeros: 3 for `100.10500`."""
     if "e" in price or "E" in price:
         price = plain(Decimal(price))
     point = price.find(".")

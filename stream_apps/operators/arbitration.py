@@ -1,26 +1,28 @@
-"""Several lines of one feed become one stream: whether it is valid, and whose book changes pass.
+"""Merges the lines of one feed into one stream: whether it is valid, and which line's book updates pass.
 
-Validity: what one line reports about itself (a gap, a disconnect) is true of the stream only when no other line knows
-better. See `LineReports`.
+Validity: a problem that one line reports (a gap, a disconnect) invalidates the stream only when no other line is valid.
+See `LineReports`.
 
-Book changes: venues number them in two ways, so there are two ways to make one stream of several lines.
+Book updates: venues number them in two ways, so there are two ways to merge lines.
 
-`connection` (the default): sequence numbers belong to a connection, so equal changes of two lines cannot be matched.
+`connection` (the default): sequence numbers belong to a connection, so the updates of two lines cannot be matched.
 
-1. One line is the primary and its changes pass. Once there is a second line, each line has a shadow book.
+1. One line is the primary and its updates pass. Once there is a second line, each line has a shadow book.
 2. When the primary's book becomes invalid, or the primary is silent while another line is not, the most recent line
-   with a valid shadow book becomes the primary, and its shadow book passes as a snapshot. Without one the clear passes.
+   with a valid shadow book becomes the primary, and its shadow book passes as a snapshot. If there is none, the clear
+   passes.
 3. While the primary is invalid, the first line to have a valid book becomes the primary.
 
 `symbol`: sequence numbers belong to the symbol, so the first arrival of each passes.
 
-1. A change whose number has passed is a duplicate, whichever line sent it.
-2. A snapshot with which a line begins is a duplicate too when another line is valid and ahead of it.
-3. A snapshot with a lower number, in the middle of a line or behind what the line itself had before, means that the
+1. An update whose number has passed is a duplicate, whichever line sent it.
+2. A line's first snapshot is also a duplicate when another line is valid and ahead of it.
+3. A snapshot with a lower number, on a line that has a book or lower than the line's own last number, means that the
    venue reset its sequence: every other line waits for its own snapshot.
-4. A clear passes when no other line is valid: either recent, or as far as what has passed, however long ago.
+4. A clear passes when no other line is valid. Another line is valid when it sent something recently, or when its
+   sequence number has reached the last one that passed, however long ago.
 
-A line starts invalid and becomes valid by a snapshot. Changes before that are counted and dropped.
+A line starts invalid and becomes valid with a snapshot. Updates before that are counted and dropped.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from marketdata.events import GAP, HALTED, BookUpdate
 
 Scope = Literal["connection", "symbol"]
 
-# Where a sequence number is the symbol's own (docs: venue rules); every other venue's is a connection's, or unknown.
+# Venues with one sequence per symbol (docs: venue rules); for all others it is per connection, or unknown.
 SEQUENCE_SCOPES: Mapping[str, Scope] = {
     "binance_spot": "symbol",
     "binance_usdm": "symbol",
@@ -46,29 +48,29 @@ SEQUENCE_SCOPES: Mapping[str, Scope] = {
     "okx": "symbol",
 }
 
-# A line that is this far behind the newest has no say. Heartbeats come every second.
+# A line this far behind the newest is ignored. Heartbeats arrive every second.
 SILENCE_NS_MAX = 3 * SECOND_NS
-# Lines of one symbol; redundant setups have two or three. The one that is silent longest is forgotten.
+# Lines of one symbol; redundant setups have two or three. Beyond this the line that is silent longest is evicted.
 LINES_MAX = 16
-# A line that is silent for so long is forgotten, and with it the cost of shadow books.
+# A line that is silent for this long is evicted with its shadow book.
 FORGET_NS = 600 * SECOND_NS
 
 
 class LineReports(msgspec.Struct):
-    """What each line of one symbol reported last: its time, and why it may not be trusted (empty when it may)."""
+    """The last report of each line of one symbol: its time, and why the line is invalid (empty when valid)."""
 
     ts: dict[str, int] = {}
     reasons: dict[str, str] = {}
 
     def update(self, line: str, ts: int, *, valid: bool, reason: str) -> str:
-        """Take a line's report and return why the stream may not be trusted, empty when it may.
+        """Record a line's report and return why the stream is invalid, empty when it is valid.
 
-        Halted when any live line says so: halts concern the market, and lines report them moments apart. Otherwise
-        valid when any live line is.
+        The stream is halted when any live line reports a halt: a halt concerns the market, and lines report it at
+        slightly different times. Otherwise the stream is valid when any live line is.
         """
         mine = "" if valid else reason or GAP
         times = self.ts
-        if len(times) == 1 and line in times:  # what nearly every stream is
+        if len(times) == 1 and line in times:  # a single line, as in nearly every stream
             times[line] = max(times[line], ts)
             self.reasons[line] = mine
             return mine
@@ -85,7 +87,7 @@ class LineReports(msgspec.Struct):
 
 
 class BookLine(msgspec.Struct):
-    """One line's book: whether it is complete, why it may not be trusted, and its last sequence number."""
+    """One line's book: whether it is complete, why it is invalid, and its last sequence number."""
 
     ts: int
     has_book: bool = False
@@ -106,7 +108,7 @@ class BookLines(msgspec.Struct):
     ts: int = 0
 
     def passed(self, event: BookUpdate, scope: Scope, counts: Counter[str]) -> BookUpdate | None:
-        """Return what passes because of an event: the event, another line's snapshot, or nothing."""
+        """Return what an event passes on: the event itself, another line's snapshot, or nothing."""
         line = self.lines.get(event.line) or self._first_seen(event)
         line.ts = max(line.ts, event.ts_event)
         before = line.sequence
@@ -123,7 +125,7 @@ class BookLines(msgspec.Struct):
         return passed
 
     def lose(self) -> None:
-        """Note that changes of every line are lost: no line has a complete book until its next snapshot."""
+        """Record a loss on every line: no line has a complete book until its next snapshot."""
         for line in self.lines.values():
             line.has_book = False
         self.shadows.clear()
@@ -203,10 +205,10 @@ class BookLines(msgspec.Struct):
     # --- Sequence numbers that belong to the symbol ---
 
     def _by_symbol(self, line: BookLine, event: BookUpdate, counts: Counter[str], *, begins: bool) -> BookUpdate | None:
-        """Return the event when it passes; `begins`: a snapshot with which a line only joins what others have."""
+        """Return the event when it passes; `begins`: a snapshot is the first of a line, not a sequence reset."""
         kind, number, last = event.kind, event.sequence, self.sequence
         if kind == "update":
-            # What has no number cannot be matched between two lines.
+            # Updates without a number cannot be matched across lines.
             passed = event.line == self.primary if number is None else last is None or number > last
         elif kind == "heartbeat":
             passed = event.ts_event > self.ts or event.line == self.primary
@@ -215,7 +217,7 @@ class BookLines(msgspec.Struct):
             others = [other for other in self.lines.values() if other is not line and other.has_book]
             alive = any(other.ts >= since for other in others)
             behind = number is not None and last is not None and number <= last
-            # Of a quiet symbol no line sends anything for long: one that got as far as what passed has the same book.
+            # On a quiet symbol all lines may be silent; one that has reached the last passed number has the same book.
             level = last is not None and any(other.sequence is not None and other.sequence >= last for other in others)
             passed = not (alive or level) if kind == "clear" else not (alive and behind and begins)
             if kind == "snapshot" and passed:
@@ -244,5 +246,5 @@ def _is_usable(line: BookLine, event: BookUpdate, counts: Counter[str]) -> bool:
 
 
 def _recency(lines: Mapping[str, BookLine]) -> Callable[[str], tuple[int, str]]:
-    """Return a sort key: when a line last sent something, then its name, so that the order never depends on chance."""
+    """Return a sort key: the time of a line's last event, then its name, so that the order is deterministic."""
     return lambda name: (lines[name].ts, name)

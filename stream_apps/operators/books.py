@@ -1,11 +1,11 @@
-"""L2 books: book updates to best levels and quotes, with validity.
+"""L2 books: turns book updates into best levels and quotes, with validity.
 
-1. A snapshot replaces the book. A change sets absolute sizes; before the first snapshot, and between a clear and the
-   next one, it is counted and dropped.
-2. A book is invalid while it waits for a snapshot (for the reason of the clear), while its line says so (halted), and
-   while it is crossed. Equal prices (locked) are valid. A halted book may be crossed: that is an auction.
-3. A quote goes out whenever the best level of a side or the validity changes. The best levels go out with a snapshot, a
-   change of validity, and otherwise with the first event of each 100 ms of event time.
+1. A snapshot replaces the book. An update sets absolute sizes; before the first snapshot, and between a clear and the
+   next snapshot, it is counted and dropped.
+2. A book is invalid while it waits for a snapshot (with the reason of the clear), while its line is invalid (halted),
+   and while it is crossed. Equal prices (locked) are valid. A halted book may be crossed: that is an auction.
+3. A quote is published whenever a best level or the validity changes. The best levels are published with a snapshot,
+   with a change of validity, and otherwise with the first event of each 100 ms of event time.
 
 The state holds the full book. The pipeline checkpoints it; it is not published.
 """
@@ -24,7 +24,7 @@ TOP_NS = 100 * MILLISECOND_NS
 
 
 class Books:
-    """The operator. `top_depth` is levels a side, `top_ns` how often the best levels go out in event time."""
+    """The operator. `top_depth` is levels per side, `top_ns` the publishing interval of best levels in event time."""
 
     name = OPERATOR
     input = "md.book_updates"
@@ -41,7 +41,7 @@ class Books:
         return BooksState(book=L2Book())
 
     def step(self, state: BooksState, event: AnyEvent) -> tuple[BooksState, list[AnyEvent]]:
-        """Return the book after a change, and what of it is to be published."""
+        """Return the book after an update, and the events to publish."""
         assert isinstance(event, BookUpdate)  # noqa: S101 - the topic's schema
         kind = event.kind
         if kind == "update" and not state.updates:

@@ -1,35 +1,35 @@
-"""What a correction or a cancel does to the candles of its trade.
+"""Applies corrections and cancels to the candles of their trades.
 
-1. Volumes and counts are exact in every candle of the trade. So are the prices where the trade was none of them. Else a
-   minute is recomputed from its remembered trades, and a longer candle from its minutes. Where not all of those are
-   there any more, the candle is invalid, `amended`.
-2. We cannot tell which candles contain a forgotten trade: all with trades up to the newest forgotten one are `amended`,
-   and a dead letter holds the amendment. A complete repair does not help, as it only adds. Where nothing was forgotten,
-   the trade never came: the amendment waits for it, as it may yet come by a slower line.
+1. Volumes and counts stay exact in every candle of the trade. Prices stay exact when the trade set none of them.
+   Otherwise a minute is recomputed from its remembered trades, and a longer candle from its minutes. If some of those
+   are no longer available, the candle becomes invalid with reason `amended`.
+2. We cannot tell which candles contain an evicted trade. So an amendment of an unknown trade makes every candle with
+   trades up to the newest evicted one `amended`, and becomes a dead letter. A complete repair does not help, because it
+   only adds trades. If no trade was evicted, the original has not arrived yet: the amendment waits for it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-from marketdata.bars import Bar
 from marketdata.events import Trade
+from marketdata.ohlcv import Bar
 from stream_apps.operators.amendments import Counted, TradeMemory, amended
 from stream_apps.operators.candle_state import LENGTHS, CandlesState, Step
 from stream_apps.operators.candle_validity import closed_reasons, revise
 
 
 def amend(state: CandlesState, step: Step, amendment: Trade, counts: Counter[str]) -> bool:
-    """Apply a correction or a cancel to candles that hold all trades; False when its trade was forgotten."""
+    """Apply a correction or a cancel; pending trades must be merged. False when its trade may have been evicted."""
     memory = state.memory
-    if memory is None:  # the venue's first: what came before was not remembered
+    if memory is None:  # the venue's first amendment: earlier trades were not remembered
         memory = state.memory = TradeMemory(forgotten=state.now)
     original = amendment.original_id or amendment.trade_id
     correction = amendment if amendment.action == "correct" else None
     counted = memory.trades.get(original)
     if counted is None:
         memory.wait(original, max(amendment.ts_event, state.now), correction)
-        return _distrust(state, step, memory)
+        return _invalidate_uncertain(state, step, memory)
     counts["amended"] += 1
     old = counted.trade(original)
     new = None if correction is None else memory.standing(amended(old, correction), original)
@@ -39,12 +39,12 @@ def amend(state: CandlesState, step: Step, amendment: Trade, counts: Counter[str
 
 
 def counts_in(state: CandlesState, counted: Counted, end: int) -> bool:
-    """Return whether a counted trade is in its candle that ends at `end`: some are history's."""
+    """Return whether the candle that ends at `end` contains a counted trade; history owns some candles."""
     return counted.live or end > (state.first or 0)
 
 
-def _distrust(state: CandlesState, step: Step, memory: TradeMemory) -> bool:
-    """Trust no candle that may contain a forgotten trade; True when there is none."""
+def _invalidate_uncertain(state: CandlesState, step: Step, memory: TradeMemory) -> bool:
+    """Invalidate the candles that may contain an evicted trade; True when no trade was evicted."""
     until = memory.forgotten + 1 if memory.forgotten else 0
     if until > memory.uncertain_until:
         before = closed_reasons(state, step, 0, until)
@@ -57,7 +57,7 @@ def _distrust(state: CandlesState, step: Step, memory: TradeMemory) -> bool:
 
 
 def _replace(state: CandlesState, step: Step, counted: Counted, old: Trade, new: Trade | None) -> None:
-    """Put a trade in the place of another one in its six candles, or nothing."""
+    """Replace a trade in its six candles, or remove it when `new` is None."""
     for at, (interval, length) in enumerate(zip(state.intervals, LENGTHS, strict=True)):
         label = counted.ts - counted.ts % length
         kept = interval.candles.get(label)
@@ -74,7 +74,7 @@ def _replace(state: CandlesState, step: Step, counted: Counted, old: Trade, new:
                 bar.amended = True
             else:
                 kept.bar = made
-        if kept.given_up:
+        if kept.left_to_history:
             continue
         if label < interval.next:
             step.revised.add((at, label))
@@ -83,7 +83,7 @@ def _replace(state: CandlesState, step: Step, counted: Counted, old: Trade, new:
 
 
 def _recomputed(state: CandlesState, at: int, label: int, trades: int) -> Bar | None:
-    """Return a candle of its remembered trades or of its minutes, None when they are not all there."""
+    """Return a candle recomputed from its remembered trades or its minutes, None when some are missing."""
     end = label + LENGTHS[at]
     if at:
         minutes = state.intervals[0].candles
@@ -110,5 +110,5 @@ def _recomputed(state: CandlesState, at: int, label: int, trades: int) -> Bar | 
 
 
 def _is_none_of_the_prices(bar: Bar, old: Trade, new: Trade | None) -> bool:
-    """Return whether open, high, low and close stay right when `new` takes the place of `old`."""
+    """Return whether open, high, low and close stay the same when `new` replaces `old`."""
     return bar.is_between(old.price) and bar.is_inner(old) and (new is None or bar.is_inner(new))

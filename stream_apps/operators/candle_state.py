@@ -1,23 +1,15 @@
-"""The state of one symbol's candles, and what one step finds out about them."""
+"""The state of one symbol's candles, and the intermediate results of one step."""
 
 from __future__ import annotations
 
 import msgspec
 
-from marketdata.bars import Bar
-from marketdata.clock import MILLISECOND_NS, SECOND_NS
+from marketdata.clock import MILLISECOND_NS, MINUTE_NS, SECOND_NS
 from marketdata.events import AnyEvent, Trades
+from marketdata.intervals import INTERVALS
+from marketdata.ohlcv import Bar
 from stream_apps.operators.amendments import TradeMemory
 
-MINUTE_NS = 60 * SECOND_NS
-INTERVALS: dict[str, int] = {
-    "1m": MINUTE_NS,
-    "5m": 5 * MINUTE_NS,
-    "15m": 15 * MINUTE_NS,
-    "1h": 60 * MINUTE_NS,
-    "4h": 240 * MINUTE_NS,
-    "1d": 1440 * MINUTE_NS,
-}
 NAMES = tuple(INTERVALS)
 LENGTHS = tuple(INTERVALS.values())
 
@@ -25,10 +17,10 @@ INTERRUPTIONS_MAX = 256
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Event times in nanoseconds: how long candles wait for late trades, how often open ones are published.
+    """Limits in nanoseconds of event time.
 
-    A stream with heartbeats may be silent for `silence_ns`. Candles are kept for `keep_ns`. Amendments find the last
-    `remembered_max` trades.
+    Candles wait `grace_ns` for late trades. Open candles are published every `open_ns`. A stream with heartbeats may be
+    silent for `silence_ns`. Candles are kept for `keep_ns`. Up to `remembered_max` trades can be amended.
     """
 
     grace_ns: int = 2 * SECOND_NS
@@ -39,19 +31,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kept(msgspec.Struct, array_like=True, gc=False):
-    """One candle: its trades, if any, its last revision (-1 before the first final), whether it was published.
+    """One candle: its trades, if any, its last revision (-1 before it is final), and whether it was published.
 
-    `given_up` is a closed one that history recomputes; its trades still count in longer candles.
+    `left_to_history`: history recomputes this closed candle. Its trades still count in longer candles.
     """
 
     bar: Bar | None
     revision: int = -1
     shown: bool = False
-    given_up: bool = False
+    left_to_history: bool = False
 
 
 class Interruption(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Event time [start, end) in which trades may be missing, or trading was halted."""
+    """A span [start, end) of event time in which trades may be missing or trading was halted."""
 
     start: int
     end: int
@@ -59,7 +51,7 @@ class Interruption(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Interval(msgspec.Struct):
-    """The candles of one interval. Those that start before `next` are closed; `changed` are open and unpublished."""
+    """The candles of one interval. Candles before `next` are closed; `changed` are open with unpublished changes."""
 
     next: int = 0
     candles: dict[int, Kept] = {}
@@ -70,14 +62,15 @@ class Interval(msgspec.Struct):
 class CandlesState(msgspec.Struct):
     """One symbol's candles.
 
-    `now` is the newest event time, `first` the oldest, `vouched` the last heartbeat's. `bad_since` is when the
-    interruption began that is not over yet. `pending` are trades of one minute that are not in its candles yet.
+    `now` is the newest event time, `first` that of the first event, `heartbeat_ts` that of the last heartbeat.
+    `bad_since` is the start of the current interruption. `pending` are trades of one minute that are not merged into
+    candles yet.
     """
 
     intervals: list[Interval]
     first: int | None = None
     now: int = 0
-    vouched: int | None = None
+    heartbeat_ts: int | None = msgspec.field(default=None, name="vouched")  # its name in checkpoints
     bad_since: int | None = None
     bad_reason: str = ""
     interruptions: list[Interruption] = []
@@ -88,7 +81,7 @@ class CandlesState(msgspec.Struct):
 
 
 class Step:
-    """One step: its event, closed candles that changed as (place of the interval, start), and what to publish."""
+    """One step: its event, changed closed candles as (index of the interval, start), and the events to publish."""
 
     __slots__ = ("event", "limits", "out", "revised")
 

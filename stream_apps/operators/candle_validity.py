@@ -1,16 +1,16 @@
-"""Which candles may be trusted: interruptions of the trades, and what closes them.
+"""Which candles are valid: interruptions of the trades, and what ends them.
 
 1. Interruptions are: everything before the first event; from the last heartbeat before a `gap` or `disconnected` to the
-   next valid event; halts; and silence longer than `silence_ns` of a stream that has heartbeats.
-2. A candle that an interruption touches is invalid even when it has trades; a halt invalidates only intervals without
-   any.
-3. A repair that is complete from one time to another closes the interruptions between them.
+   next valid event; halts; and silence longer than `silence_ns` on a stream that has heartbeats.
+2. A candle that overlaps an interruption is invalid even when it has trades. A halt invalidates only candles without
+   trades.
+3. A repair that is complete for a span of time removes the interruptions within it.
 """
 
 from __future__ import annotations
 
-from marketdata.bars import Bar
 from marketdata.events import AMENDED, GAP, HALTED
+from marketdata.ohlcv import Bar
 from stream_apps.operators.candle_state import (
     INTERRUPTIONS_MAX,
     LENGTHS,
@@ -25,7 +25,7 @@ Reasons = dict[tuple[int, int], str]
 
 
 def judge(state: CandlesState, step: Step) -> None:
-    """Find out whether data is missing between what came before and this event, or is missing no more."""
+    """Update the interruptions: an event may reveal missing data, end an interruption, or repair one."""
     event, limits = step.event, step.limits
     if event.origin != "live":
         if event.complete_from is not None:
@@ -35,15 +35,15 @@ def judge(state: CandlesState, step: Step) -> None:
         since = state.bad_since
         _interrupt(state, step, Interruption(since, max(event.ts_event, state.now, since + 1), state.bad_reason))
         state.bad_since = None
-    if state.vouched is not None and event.ts_event - state.now > limits.silence_ns:
+    if state.heartbeat_ts is not None and event.ts_event - state.now > limits.silence_ns:
         _interrupt(state, step, Interruption(state.now, event.ts_event, GAP))
     if event.valid:
         if not event.trades:
-            state.vouched = max(state.vouched or 0, event.ts_event)
+            state.heartbeat_ts = max(state.heartbeat_ts or 0, event.ts_event)
     elif state.bad_since is None:
         state.bad_reason = event.reason or GAP
-        # Trades that are missing may be older than the newest that came, but not than the last heartbeat.
-        complete = state.now - limits.grace_ns if state.vouched is None else state.vouched
+        # Missing trades may be older than the newest trade received, but not older than the last heartbeat.
+        complete = state.now - limits.grace_ns if state.heartbeat_ts is None else state.heartbeat_ts
         since = event.ts_event if event.reason == HALTED else min(complete, event.ts_event)
         before = closed_reasons(state, step, since, state.now)
         state.bad_since = since
@@ -51,19 +51,19 @@ def judge(state: CandlesState, step: Step) -> None:
 
 
 def closed_reasons(state: CandlesState, step: Step, start: int, end: int) -> Reasons:
-    """Return what is published of the closed candles that [start, end) touches."""
+    """Return the published reasons of the closed candles that overlap [start, end)."""
     start = max(start, state.first or 0, kept_from(state, step.limits))
     reasons = {}
     for at, (interval, length) in enumerate(zip(state.intervals, LENGTHS, strict=True)):
         for label in range(start - start % length, min(end, interval.next), length):
             kept = interval.candles.get(label)
-            if kept is None or not kept.given_up:
+            if kept is None or not kept.left_to_history:
                 reasons[at, label] = reason_of(state, label, length, kept.bar if kept else None)
     return reasons
 
 
 def revise(state: CandlesState, step: Step, before: Reasons) -> None:
-    """Mark the closed candles whose reason is another one than `before`."""
+    """Mark the closed candles whose reason differs from `before`."""
     for (at, label), reason in before.items():
         kept = state.intervals[at].candles.get(label)
         if reason_of(state, label, LENGTHS[at], kept.bar if kept else None) != reason:
@@ -73,7 +73,7 @@ def revise(state: CandlesState, step: Step, before: Reasons) -> None:
 
 
 def reason_of(state: CandlesState, start: int, length: int, bar: Bar | None) -> str:
-    """Return why a candle may not be trusted, empty when it may."""
+    """Return why a candle is invalid, empty when it is valid."""
     end = start + length
     halted = False
     if state.bad_since is not None and state.bad_since < end:
@@ -90,21 +90,21 @@ def reason_of(state: CandlesState, start: int, length: int, bar: Bar | None) -> 
         return AMENDED if uncertain else ""
     if halted:
         return HALTED
-    return GAP if state.vouched is None else ""
+    return GAP if state.heartbeat_ts is None else ""
 
 
 def _interrupt(state: CandlesState, step: Step, one: Interruption) -> None:
     before = closed_reasons(state, step, one.start, one.end)
     state.interruptions.append(one)
     if len(state.interruptions) > INTERRUPTIONS_MAX:
-        older, newer = state.interruptions[1:3]  # the first is what came before the first event, if that still matters
+        older, newer = state.interruptions[1:3]  # the first covers the time before the first event, while it is kept
         joined = Interruption(min(older.start, newer.start), max(older.end, newer.end), GAP)
         state.interruptions[1:3] = [joined]
     revise(state, step, before)
 
 
 def _complete(state: CandlesState, step: Step, start: int, end: int) -> None:
-    """Take [start, end) out of the interruptions; what a halt left empty stays so."""
+    """Remove [start, end) from the interruptions, except from halts."""
     before = closed_reasons(state, step, start, end)
     left: list[Interruption] = []
     for one in state.interruptions:

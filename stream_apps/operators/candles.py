@@ -1,42 +1,40 @@
-"""Candles: trades to open, high, low, close and volume of 1m, 5m, 15m, 1h, 4h and 1d, on event time.
+"""Candles: turns trades into open, high, low, close and volume of 1m, 5m, 15m, 1h, 4h and 1d, in event time.
 
-1. A candle covers [start, end) in UTC and is labelled by its start. Time is the newest `ts_event` seen, of trades and
-   heartbeats; the watermark is that less a grace period.
-2. A candle is `open` while the watermark has not reached its end: published when it starts and then at most every
-   `open_ns` of event time. It is `final` once the watermark has, and `revised` by each later change.
-3. A late trade changes high, low and volume; the open only when it is the first in event order, the close only when it
-   is the last. Event order is time, then trade id where ids are numbers, then arrival.
-4. Candles are kept for `keep_ns`. A live trade older than that cannot be added correctly any more and becomes a dead
+1. A candle covers [start, end) in UTC and is labelled by its start. Time is the newest `ts_event` of trades and
+   heartbeats; the watermark is this time minus a grace period.
+2. A candle is `open` until the watermark reaches its end: it is published when it starts and then at most once per
+   `open_ns` of event time. Then it becomes `final`, and `revised` with each later change.
+3. A late trade changes high, low and volume. It changes the open only when it is first in event order, and the close
+   only when it is last. Event order is time, then trade id where ids are numbers, then arrival.
+4. Candles are kept for `keep_ns`. A live trade older than that can no longer be added correctly and becomes a dead
    letter. Candles that are no longer kept, and those before the first live event, belong to history (see
-   `ingest_candles`): old trades of a backfill or a repair leave them alone.
-5. An interval without a trade becomes a marker (no prices, `trades` 0). It is valid when heartbeats show that nothing
-   was traded, and invalid with a reason otherwise: `halted`, or a gap in the data (see `candle_validity`).
-6. Corrections and cancels change the candles of their trades (see `candle_amendments`). A closed candle that was
-   published as `amended` is given up: history recomputes it, and nothing that comes later revises it here.
+   `ingest_candles`): old trades of a backfill or a repair do not change them.
+5. An interval without trades becomes a marker (no prices, `trades` 0). It is valid when heartbeats show that there were
+   no trades, and otherwise invalid with a reason: `halted`, or a gap in the data (see `candle_validity`).
+6. Corrections and cancels change the candles of their trades (see `candle_amendments`). Once a closed candle has been
+   published as `amended`, history recomputes it and it is no longer revised here.
 7. When time jumps over more than `MARKERS_MAX` intervals, only the last of them get markers, and one gap on the ledger
    covers the rest.
 
-Trades go into a bar of their minute first, which is merged into the six candles when something is to be published or
-the minute changes: all six always hold the same trades, at a sixth of the work.
+Trades are first added to a bar of their minute. It is merged into the six candles when something is published or the
+minute changes, so all six always contain the same trades at a sixth of the work.
 
 The state of a busy symbol takes about 18 KB in a checkpoint: 160 candles of 110 bytes. Up to 256 interruptions add at
-most 7 KB. Where the venue amends trades, up to 5,000 of them are remembered, at about 60 bytes each.
+most 7 KB. If the venue amends trades, up to 5,000 of them are remembered, at about 60 bytes each.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-from marketdata.bars import Bar
-from marketdata.clock import format_rfc3339
+from marketdata.clock import MINUTE_NS, format_rfc3339
 from marketdata.errors import BadEvent
 from marketdata.events import AMENDED, AMENDING, GAP, AnyEvent, Candle, FeedStatus, Trade, Trades
+from marketdata.ohlcv import Bar
 from stream_apps.operators.amendments import TradeMemory
 from stream_apps.operators.candle_amendments import amend
 from stream_apps.operators.candle_state import (
-    INTERVALS,
     LENGTHS,
-    MINUTE_NS,
     NAMES,
     CandlesState,
     Interruption,
@@ -50,7 +48,7 @@ from stream_apps.operators.candle_validity import judge, reason_of
 from stream_apps.operators.losses import passed_over
 from stream_apps.operators.validation import letter, part
 
-__all__ = ["INTERVALS", "KEEP_NS", "MARKERS_MAX", "Candles", "CandlesState", "Limits"]
+__all__ = ["KEEP_NS", "MARKERS_MAX", "Candles", "CandlesState", "Limits"]
 
 KEEP_NS = Limits().keep_ns
 MARKERS_MAX = 120
@@ -73,10 +71,10 @@ class Candles:
         return CandlesState(intervals=[Interval() for _ in NAMES])
 
     def step(self, state: CandlesState, event: AnyEvent) -> tuple[CandlesState, list[AnyEvent]]:
-        """Return the candles after some trades or a heartbeat, and what of them is to be published."""
+        """Return the candles after a message of trades or a heartbeat, and the events to publish."""
         assert isinstance(event, Trades)  # noqa: S101 - the topic's schema
         limits = self._limits
-        added = _add_at_once(state, event, limits)
+        added = _add_fast(state, event, limits)
         if added and state.now - state.flushed < limits.open_ns:
             return state, []
         step = Step(event, limits)
@@ -93,7 +91,7 @@ class Candles:
         return state, step.out
 
     def _apply(self, state: CandlesState, step: Step) -> bool:
-        """Take in an event; False when it comes before the first live one."""
+        """Apply an event; False when there was no live event yet."""
         event = step.event
         if state.first is None:
             if event.origin != "live":
@@ -137,13 +135,13 @@ class Candles:
             self._refuse(step, unknown, "unknown_original", "trade_id")
 
     def _refuse(self, step: Step, trades: list[Trade], reason: str, field: str) -> None:
-        """Put trades that no candle can take into a dead letter."""
+        """Publish a dead letter with trades that no candle can contain."""
         self.counts[reason] += len(trades)
         error = BadEvent(reason, field, getattr(trades[0], field))
         step.out.append(letter(step.event, error, stage=self.name, payload=part(step.event, trades)))
 
     def _remember(self, state: CandlesState, memory: TradeMemory, step: Step, trade: Trade) -> None:
-        """Add and remember what a new trade counts as, after amendments that came before it."""
+        """Add and remember a new trade, as changed by amendments that arrived before it."""
         counted = memory.standing(trade)
         if counted is None:
             self.counts["amended_before"] += 1
@@ -152,7 +150,7 @@ class Candles:
             _add(state, step, counted)
 
     def _close(self, state: CandlesState, step: Step) -> None:
-        """Publish every candle whose end the watermark has reached as final."""
+        """Publish as final every candle whose end the watermark has reached."""
         _merge(state, step)
         watermark = state.now - step.limits.grace_ns
         skipped: list[int] = []
@@ -196,17 +194,17 @@ def _begin(state: CandlesState, event: Trades) -> None:
 # --- Trades ---
 
 
-def _add_at_once(state: CandlesState, event: Trades, limits: Limits) -> bool:
-    """Add the trades of an event when that is all it does: they are in the newest minute, as nearly all are.
+def _add_fast(state: CandlesState, event: Trades, limits: Limits) -> bool:
+    """Add the trades of an event on the fast path: valid live trades of the newest minute, as nearly all are.
 
-    False when it does more, or nothing that is known yet; then nothing has changed.
+    False, with nothing changed, when the event needs the general path.
     """
     pending, now = state.pending, state.now
     if pending is None or state.memory is not None or not event.valid or event.origin != "live" or not event.trades:
         return False
     end = state.pending_start + MINUTE_NS
     ts = event.ts_event
-    if now >= end or state.bad_since is not None or (state.vouched is not None and ts - now > limits.silence_ns):
+    if now >= end or state.bad_since is not None or (state.heartbeat_ts is not None and ts - now > limits.silence_ns):
         return False
     newest = pending.add_new(event.trades, end - MINUTE_NS, end)
     if newest < 0:
@@ -225,7 +223,7 @@ def _add(state: CandlesState, step: Step, trade: Trade) -> None:
 
 
 def _merge(state: CandlesState, step: Step) -> None:
-    """Move the waiting trades into the six candles that they belong to."""
+    """Merge the pending trades into their six candles."""
     pending, minute = state.pending, state.pending_start
     if pending is None:
         return
@@ -235,16 +233,16 @@ def _merge(state: CandlesState, step: Step) -> None:
         kept = interval.candles.get(label)
         closed = label < interval.next
         if label + length <= (state.first or 0) and step.event.origin != "live":
-            continue  # history's
+            continue  # this candle belongs to history
         if kept is None:
-            # Closed and not here: its marker was its first final, unless it is older than the first event.
+            # A closed candle without state was published as a marker, unless it is older than the first event.
             had_marker = closed and label + length > (state.first or 0)
             kept = interval.candles[label] = Kept(None, 0 if had_marker else -1)
         if kept.bar is None:
             kept.bar = pending.copy()
         else:
             kept.bar.add(pending)
-        if kept.given_up:
+        if kept.left_to_history:
             continue
         if closed:
             step.revised.add((at, label))
@@ -257,7 +255,7 @@ def _merge(state: CandlesState, step: Step) -> None:
 
 def _closed(state: CandlesState, step: Step, at: int, start: int, kept: Kept) -> Candle:
     candle = _candle(state, step, at, start, kept)
-    kept.given_up = candle.reason == AMENDED
+    kept.left_to_history = candle.reason == AMENDED
     return candle
 
 
@@ -328,7 +326,7 @@ def _candle(state: CandlesState, step: Step, at: int, start: int, kept: Kept) ->
 
 
 def _jump(event: Trades, start: int, end: int) -> list[FeedStatus]:
-    """Return the one gap, already closed, that covers the intervals which get no markers."""
+    """Return one gap, already closed, that covers the intervals without markers."""
     gap_id = f"{event.venue}:{event.symbol}:candles:{start}"
     opened = FeedStatus(
         venue=event.venue,

@@ -1,8 +1,8 @@
-"""Book updates: validated, and of several lines made one stream.
+"""Book updates: validated, and merged from several lines into one stream.
 
-A change that cannot be used is a dead letter. Without it every later book of its line would be wrong, so the line's
-book is cleared in the same step. When input records are lost, every line's book is. Where no other line has the book,
-the stream is cleared, a gap opens on the ledger, and the next snapshot that passes closes it.
+An unusable update becomes a dead letter. Without it every later book of its line would be wrong, so the line's book is
+cleared in the same step. When input records are lost, the books of all lines are cleared. If no other line has the
+book, the stream is cleared, a gap opens on the ledger, and the next snapshot that passes closes it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from stream_apps.operators import losses
 from stream_apps.operators.arbitration import SEQUENCE_SCOPES, BookLines, Scope
 from stream_apps.operators.validation import check_book, escaped, letter, time_or
 
-# Gaps that wait for one snapshot. Further losses before it are covered by the last of these.
+# Gaps that one snapshot closes. Further losses before that snapshot are covered by the last of these.
 GAPS_MAX = 16
 CHANNEL = "books"
 
 
 class IngestBooksState(msgspec.Struct):
-    """The lines of one symbol, and the gaps of lost records that the next snapshot closes."""
+    """The lines of one symbol, and the open gaps that the next snapshot closes."""
 
     lines: BookLines
     gaps: list[FeedStatus] = []
@@ -48,7 +48,7 @@ class IngestBooks:
         return IngestBooksState(lines=BookLines())
 
     def step(self, state: IngestBooksState, event: AnyEvent) -> tuple[IngestBooksState, list[AnyEvent]]:
-        """Return the change when it passes, a snapshot when another line takes over, and dead letters."""
+        """Return the update when it passes, a snapshot when another line takes over, and dead letters."""
         assert isinstance(event, BookUpdate)  # noqa: S101 - the topic's schema
         out: list[AnyEvent] = []
         error = check_book(event)
@@ -77,7 +77,7 @@ class IngestBooks:
             out.append(gap)
 
     def lost(self, state: IngestBooksState, key: str, loss: Lost) -> tuple[IngestBooksState, list[AnyEvent]]:
-        """Return the book cleared until the next snapshot, and the gap that the snapshot will close."""
+        """Return the clear of the book, and the gap that the next snapshot will close."""
         self.counts["lost"] += 1
         lines = state.lines
         out: list[AnyEvent] = []
@@ -97,7 +97,7 @@ def _clear(venue: str, symbol: str, line: str, ts: int, ts_recv: int) -> BookUpd
 
 
 def _refused(clear: BookUpdate, error: BadEvent) -> FeedStatus:
-    """Return the gap that a refused change opens."""
+    """Return the gap that a refused update opens."""
     return FeedStatus(
         venue=clear.venue,
         symbol=clear.symbol,
@@ -106,7 +106,7 @@ def _refused(clear: BookUpdate, error: BadEvent) -> FeedStatus:
         line=clear.line,
         kind="gap",
         reason=GAP,
-        detail=escaped(f"a change of the book was refused: {error}"),
+        detail=escaped(f"a book update was refused: {error}"),
         channel=CHANNEL,
         gap_id=f"{clear.line}/{clear.symbol}/{clear.ts_recv}/refused",
         ts_from=clear.ts_event,

@@ -1,11 +1,11 @@
-"""Candles of history: validated, each revision of each candle once.
+"""Candles from history: validated, and each revision of each candle published once.
 
-1. The operator `candles` owns the candles that it keeps. History concerns only the others: those before its first event
-   and those that it has forgotten. The writer of md.ingest.candles ensures that, and gives each candle the revision
-   that follows the last one stored.
-2. A candle that came before with the same revision or a higher one is a duplicate: a job that was killed repeats its
-   last page. What is remembered is bounded (see `revisions`); where a candle may have passed it is a dead letter.
-3. A candle that cannot be right is refused alone, and those around it pass.
+1. The operator `candles` owns the candles that it keeps. History owns only the others: those before its first event and
+   those that it has evicted. The writer of md.ingest.candles ensures that, and gives each candle the revision after the
+   last one stored.
+2. A candle is a duplicate when the same or a higher revision of it has passed: a killed job repeats its last page. The
+   memory is bounded (see `revisions`); a candle that may have passed already becomes a dead letter.
+3. An invalid candle is refused alone; its neighbours pass.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import msgspec
 from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.errors import BadEvent
 from marketdata.events import AnyEvent, Candle, CandleHistory, DeadLetter
+from marketdata.intervals import INTERVALS
 from marketdata.operator import Lost
 from stream_apps.operators import losses
-from stream_apps.operators.candles import INTERVALS
 from stream_apps.operators.revisions import Revisions
 from stream_apps.operators.validation import as_json, check_frame, letter, number
 
@@ -31,7 +31,7 @@ _ORIGINS = frozenset({"backfill", "repair"})
 
 
 class IngestCandlesState(msgspec.Struct):
-    """Which revisions of one symbol's candles have passed, by interval: at most 10 KB each."""
+    """The revisions of one symbol's candles that have passed, by interval: at most 10 KB each."""
 
     passed: dict[str, Revisions] = {}
 
@@ -52,7 +52,7 @@ class IngestCandles:
         return IngestCandlesState()
 
     def step(self, state: IngestCandlesState, event: AnyEvent) -> tuple[IngestCandlesState, list[AnyEvent]]:
-        """Return the candles that are right and new, and dead letters."""
+        """Return the candles that are valid and new, and dead letters."""
         assert isinstance(event, CandleHistory)  # noqa: S101 - the topic's schema
         try:
             length = _frame(event)
@@ -84,13 +84,13 @@ class IngestCandles:
         return letter(event, error, payload=payload)
 
     def lost(self, state: IngestCandlesState, key: str, loss: Lost) -> tuple[IngestCandlesState, list[AnyEvent]]:
-        """Return the ledger's entry, closed at once: a scan of the stored candles finds what is missing."""
+        """Return a ledger entry, closed at once: a scan of the stored candles finds what is missing."""
         self.counts["lost"] += 1
         return state, [*losses.passed_over(losses.gap(loss, key, "candles"))]
 
 
 def _frame(event: CandleHistory) -> int:
-    """Return the length of the interval when all but the candles themselves is right. Raises BadEvent."""
+    """Check everything but the candles themselves; return the interval's length. Raises BadEvent."""
     check_frame(event)
     length = INTERVALS.get(event.interval)
     if length is None:
@@ -108,7 +108,7 @@ def _frame(event: CandleHistory) -> int:
 
 
 def _candle(event: CandleHistory, place: int, length: int) -> Candle:
-    """Return one of the candles. Raises BadEvent."""
+    """Return the candle at a position. Raises BadEvent."""
     start = event.start + place * length
     prices: dict[str, Any] = {
         name: getattr(event, f"{name}s")[place] or None for name in ("open", "high", "low", "close")

@@ -1,6 +1,6 @@
-"""Quotes: validated, each once; a later line's copy is recognised by its content and time, and none goes back in time.
+"""Quotes: validated, de-duplicated across lines by content and time, and never older than the last from another line.
 
-When input records are lost, the quote is invalid until the next one passes, which closes the gap on the ledger.
+When input records are lost, the quote is invalid until the next valid one passes, which closes the gap on the ledger.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from stream_apps.operators import losses
 from stream_apps.operators.arbitration import SEQUENCE_SCOPES, LineReports
 from stream_apps.operators.validation import check_quote, letter
 
-# Quotes of a lagging line are recognised by their content among this many.
+# Duplicates from a lagging line are recognised among this many quotes.
 QUOTES_REMEMBERED = 256
-# Gaps that wait for one quote. Further losses before it are covered by the last of these.
+# Gaps that one quote closes. Further losses before that quote are covered by the last of these.
 GAPS_MAX = 16
 
 
 class IngestQuotesState(msgspec.Struct):
-    """The last quotes of one symbol by content, and the time and validity of what passed last."""
+    """The last quotes of one symbol by content, and the time and validity of the last one that passed."""
 
     lines: LineReports
     recent: dict[str, None] = {}
@@ -48,7 +48,7 @@ class IngestQuotes:
         return IngestQuotesState(lines=LineReports())
 
     def step(self, state: IngestQuotesState, event: AnyEvent) -> tuple[IngestQuotesState, list[AnyEvent]]:
-        """Return the quote when it is right and new, or its dead letter."""
+        """Return the quote when it is valid and new, or its dead letter."""
         assert isinstance(event, Quote)  # noqa: S101 - the topic's schema
         error = check_quote(event)
         if error is not None:
@@ -64,7 +64,7 @@ class IngestQuotes:
         return state, out
 
     def _passed(self, state: IngestQuotesState, event: Quote) -> Quote | None:
-        if event.origin != "live":  # history says nothing about how the lines are now
+        if event.origin != "live":  # history does not affect the state of the lines
             return event
         reason = state.lines.update(event.line, event.ts_event, valid=event.valid, reason=event.reason)
         if not event.valid and not reason:
@@ -86,7 +86,7 @@ class IngestQuotes:
         return msgspec.structs.replace(event, valid=not reason, reason=reason)
 
     def lost(self, state: IngestQuotesState, key: str, loss: Lost) -> tuple[IngestQuotesState, list[AnyEvent]]:
-        """Return an invalid quote without prices, and the gap that the next valid quote will close."""
+        """Return an invalid quote without prices, and the gap that the next valid quote closes."""
         self.counts["lost"] += 1
         out: list[AnyEvent] = []
         if state.ts:
@@ -111,7 +111,7 @@ class IngestQuotes:
 
 
 def _content(event: Quote) -> str:
-    # Several quotes may have one time, and the last may repeat the first: where the symbol numbers them, that decides.
+    # Several quotes may have the same time, and a later one may equal an earlier one; a per-symbol sequence decides.
     number = event.sequence if SEQUENCE_SCOPES.get(event.venue) == "symbol" else None
     return (
         f"{number}|{event.ts_event}|{event.reason}|{event.bid}|{event.bid_size}|{event.ask}|{event.ask_size}|{event.last}"

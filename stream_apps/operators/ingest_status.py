@@ -1,6 +1,7 @@
-"""Feed statuses: validated, each once; every line's own, because each line's history belongs on the ledger.
+"""Feed statuses: validated and de-duplicated per line, because the ledger contains the history of each line.
 
-When input records are lost, the ledger gets an entry. Nothing downstream depends on the statuses, so it closes at once.
+When input records are lost, the ledger gets an entry that closes at once, because nothing downstream depends on
+statuses.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ STATUSES_REMEMBERED = 1_000
 
 
 class IngestStatusState(msgspec.Struct):
-    """The last statuses of one symbol, or of a venue's connections, as digests of what distinguishes them."""
+    """The last statuses of one symbol, or of a venue's connections, as digests of their identity."""
 
     recent: dict[bytes, None] = {}
 
@@ -40,13 +41,13 @@ class IngestStatus:
         return IngestStatusState()
 
     def step(self, state: IngestStatusState, event: AnyEvent) -> tuple[IngestStatusState, list[AnyEvent]]:
-        """Return the status when it is right and new, or its dead letter."""
+        """Return the status when it is valid and new, or its dead letter."""
         assert isinstance(event, FeedStatus)  # noqa: S101 - the topic's schema
         error = check_status(event)
         if error is not None:
             self.counts[error.reason] += 1
             return state, [letter(event, error)]
-        # A gap opens once and closes once; what has no gap_id is the same only when all of it is.
+        # A gap opens once and closes once; statuses without a gap_id are equal only when every field is.
         same = f"{event.line}|{event.kind}|{event.gap_id}"
         if event.gap_id is None:
             same += f"|{event.ts_event}|{event.sequence}|{event.channel}|{event.reason}|{event.detail}"
@@ -60,6 +61,6 @@ class IngestStatus:
         return state, [event]
 
     def lost(self, state: IngestStatusState, key: str, loss: Lost) -> tuple[IngestStatusState, list[AnyEvent]]:
-        """Return the ledger's entry, closed at once."""
+        """Return a ledger entry, closed at once."""
         self.counts["lost"] += 1
         return state, [*losses.passed_over(losses.gap(loss, key, "status"))]

@@ -1,12 +1,12 @@
-"""Trades: validated, each once by its id; heartbeats only when they advance time; validity of the whole stream.
+"""Trades: validated, de-duplicated by id, with the validity of the whole stream.
 
 1. A trade whose id has passed is a duplicate, whichever line sent it (see `trade_ids`).
-2. A trade whose id has passed, but that was made after every trade that has, is no duplicate: its id was used again.
-   One such trade does not show whose it is, so it is a dead letter and its message is invalid. `REUSED_MAX` in a row
-   mean that the venue reset its ids: from then on they are new ones.
+2. A trade whose id has passed, but which is newer than every trade that has, is not a duplicate: the id was reused. A
+   single reused id is ambiguous, so the trade becomes a dead letter and its message invalid. `REUSED_MAX` in a row mean
+   that the venue reset its ids: from then on they are treated as new.
 3. A heartbeat passes when it advances time or when validity changes.
-4. When input records are lost, the stream is invalid from the last good time on, and valid again with the next valid
-   event. The gap on the ledger stays open until a repair has filled it.
+4. When input records are lost, the stream is invalid from the last valid time until the next valid event. The gap on
+   the ledger stays open until a repair has filled it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from stream_apps.operators.arbitration import LineReports
 from stream_apps.operators.trade_ids import Coverage, RecentKeys, Seen, SeenIds, amendment_key, no_ids, no_keys
 from stream_apps.operators.validation import check_trades, letter, part
 
-# Used ids on so many trades in a row, each newer than all before it, mean that the venue reset its ids.
+# After this many reused ids in a row, each on a trade newer than all before, the venue has reset its ids.
 REUSED_MAX = 8
-# A venue's history may state times less exactly than its stream.
+# Times in a venue's history may be less precise than in its stream.
 SAME_NS = MILLISECOND_NS
 
 
 class IngestTradesState(msgspec.Struct):
-    """Which trades of one symbol have passed, and the time and validity of the stream.
+    """The trades of one symbol that have passed, and the time and validity of the stream.
 
-    `newest` is when the newest trade was made. `before` has the ids of trades until `reset_at`, when the venue reset
-    its ids; `reused` counts the ids in a row that were used before. `line` is the line of what passed last.
+    `newest` is the time of the newest trade. `before` has the ids of trades up to `reset_at`, when the venue reset its
+    ids; `reused` counts consecutive reused ids. `line` is the line of the last message that passed.
     """
 
     seen: SeenIds
@@ -67,9 +67,9 @@ class IngestTrades:
         return IngestTradesState(seen=no_ids(), amendments=no_keys(), lines=LineReports(), coverage=Coverage())
 
     def step(self, state: IngestTradesState, event: AnyEvent) -> tuple[IngestTradesState, list[AnyEvent]]:
-        """Return what of an event is right and new, and dead letters for what is wrong."""
+        """Return the event with its valid new trades, and dead letters for invalid ones."""
         assert isinstance(event, Trades)  # noqa: S101 - the topic's schema
-        if _add_at_once(state, event):
+        if _add_fast(state, event):
             return state, [event]
         good, letters = check_trades(event)
         out: list[AnyEvent] = [*letters]
@@ -81,13 +81,13 @@ class IngestTrades:
             state.coverage.interrupted = True
         unsure: list[DeadLetter] = []
         trades = self._new_trades(state, good, unsure)
-        if any(refused.reason == "id_reused" for refused in unsure):  # some of what was traded is missing
+        if any(refused.reason == "id_reused" for refused in unsure):  # such a trade is missing
             good = msgspec.structs.replace(good, valid=False, reason=GAP)
         passed = self._arbitrated(state, good, trades)
         return state, [*out, *unsure] if passed is None else [passed, *out, *unsure]
 
     def _new_trades(self, state: IngestTradesState, event: Trades, unsure: list[DeadLetter]) -> tuple[Trade, ...]:
-        """Return the trades that are new; `unsure` gets a dead letter for each that may be new or not."""
+        """Return the new trades; a trade that may or may not be new adds a dead letter to `unsure`."""
         new: list[Trade] = []
         for trade in event.trades:
             seen = _seen_trade(state, trade, event.origin) if trade.action == "new" else _seen_amendment(state, trade)
@@ -102,7 +102,7 @@ class IngestTrades:
         return event.trades if len(new) == len(event.trades) else tuple(new)
 
     def _arbitrated(self, state: IngestTradesState, event: Trades, trades: tuple[Trade, ...]) -> Trades | None:
-        if event.origin != "live":  # history says nothing about how the lines are now
+        if event.origin != "live":  # history does not affect the state of the lines
             if event.complete_from is not None and event.complete_from < event.ts_event:
                 state.coverage.add(event.complete_from, event.ts_event - 1)
             return msgspec.structs.replace(event, trades=trades) if trades or not event.trades else None
@@ -121,7 +121,7 @@ class IngestTrades:
         return msgspec.structs.replace(event, trades=trades, valid=not reason, reason=reason)
 
     def lost(self, state: IngestTradesState, key: str, loss: Lost) -> tuple[IngestTradesState, list[AnyEvent]]:
-        """Return an empty invalid message, which makes the candles since the last good time invalid, and the gap."""
+        """Return the gap, and an empty invalid message, which invalidates the candles since the last valid time."""
         self.counts["lost"] += 1
         since = state.watermark or None
         out: list[AnyEvent] = []
@@ -144,11 +144,11 @@ class IngestTrades:
         return state, out
 
 
-def _add_at_once(state: IngestTradesState, event: Trades) -> bool:
-    """Take in an event as it is, the same as the general way does, when it is what nearly all are.
+def _add_fast(state: IngestTradesState, event: Trades) -> bool:
+    """Apply an event unchanged on the fast path, with the same result as the general path.
 
-    That is: a valid message of the only line, of new trades that are right and have the next numbers. False when it is
-    anything else; then nothing has changed. The names of the key and the line were checked when the line first passed.
+    The fast path takes a valid message of the only line, with new valid trades of consecutive ids. False, with nothing
+    changed, for anything else. The key's and the line's names were validated when the line first passed.
     """
     line, sequence, coverage, ends = event.line, event.sequence, state.coverage, state.seen.numbers.ends
     if (

@@ -1,4 +1,4 @@
-"""Ledger entries of input records that can never be read: what was lost, deterministic and unique for each symbol."""
+"""Ledger entries for input records that can never be read, deterministic and unique for each symbol."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import msgspec
 from marketdata.events import GAP, FeedStatus
 from marketdata.operator import Lost
 
-# Why a gap is closed at once: nothing repairs it here, and nothing waits for it.
+# The reason of a gap that is closed at once, because there is nothing to repair.
 PASSED_OVER = "passed_over"
 
 
 def gap(loss: Lost, key: str, channel: str, *, ts_from: int | None = None, ts_to: int | None = None) -> FeedStatus:
     """Return the entry that opens the gap of a loss for one symbol.
 
-    `key` is `venue:symbol`; `ts_from` and `ts_to` bound the time that may be affected, where it is known.
+    `key` is `venue:symbol`; `ts_from` and `ts_to` are the bounds of the affected time, where known.
     """
     venue, _, symbol = key.partition(":")
     if loss.count is None:
@@ -40,12 +40,12 @@ def gap(loss: Lost, key: str, channel: str, *, ts_from: int | None = None, ts_to
 
 
 def closed(opened: FeedStatus, *, ts: int, ts_recv: int, reason: str = "", detail: str = "") -> FeedStatus:
-    """Return the entry that closes a gap; `ts` is the event time from which the data is whole again."""
+    """Return the entry that closes a gap; `ts` is the event time from which the data is complete again."""
     return msgspec.structs.replace(
         opened, kind="resynced", ts_event=ts, ts_recv=ts_recv, ts_to=ts, reason=reason, detail=detail
     )
 
 
 def passed_over(opened: FeedStatus, detail: str = "nothing to repair") -> list[FeedStatus]:
-    """Return an entry and its end: it is on the ledger, and nobody waits for a repair."""
+    """Return a gap and the entry that closes it at once, so that nothing tries to repair it."""
     return [opened, msgspec.structs.replace(opened, kind="resynced", reason=PASSED_OVER, detail=detail)]

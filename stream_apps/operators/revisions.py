@@ -1,8 +1,8 @@
-"""Which revision of which candle has passed, for one interval: sorted ranges of places, bounded.
+"""The revisions of one interval's candles that have passed: sorted ranges of candle numbers, bounded.
 
-A place is a candle's number since 1970. Candles that follow each other and have the same revision are one range, so a
-backfill of years is one range too. There are at most `RANGES_MAX` ranges; then the lowest is forgotten. Of the candles
-up to `floor` only a revision above `floor_revision`, the highest that was forgotten, is certain to be new.
+A `place` is a candle's number since 1970. Consecutive candles with the same revision form one range, so a backfill of
+years is a single range. There are at most `RANGES_MAX` ranges; beyond that the lowest is evicted. For candles up to
+`floor`, only a revision above `floor_revision`, the highest evicted one, is certain to be new.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Revisions(msgspec.Struct):
         return "new"
 
     def _split(self, at: int, place: int) -> None:
-        """Take one place out of the range that has it."""
+        """Remove one place from the range that contains it."""
         start, end, revision = self.starts[at], self.ends[at], self.revisions[at]
         pieces = [(a, b) for a, b in ((start, place - 1), (place + 1, end)) if a <= b]
         self.starts[at : at + 1] = [a for a, _ in pieces]
@@ -51,7 +51,7 @@ class Revisions(msgspec.Struct):
         self.revisions[at : at + 1] = [revision for _ in pieces]
 
     def _insert(self, place: int, revision: int) -> None:
-        """Put in a place that no range has, and join it with its neighbours of the same revision."""
+        """Insert a place that no range contains, and join it with neighbours of the same revision."""
         starts, ends, revisions = self.starts, self.ends, self.revisions
         at = bisect_right(starts, place)
         left = at > 0 and ends[at - 1] == place - 1 and revisions[at - 1] == revision

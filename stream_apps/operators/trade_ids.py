@@ -1,25 +1,25 @@
-"""Which trades of one symbol have passed, by id: the memory of de-duplication, bounded by size and by time.
+"""The ids of one symbol's trades that have passed: the memory of de-duplication, bounded by size and time.
 
-Ids that are numbers are remembered as ranges, exactly and for ever where the numbers are consecutive. A venue that
-numbers all its symbols together leaves gaps, so there are at most `RANGES_MAX` ranges: then the lowest is forgotten,
-and numbers below `floor` are older than what is remembered.
+Numeric ids are remembered as ranges, exactly and without expiry while they are consecutive. A venue that shares one
+sequence between symbols leaves gaps, so there are at most `RANGES_MAX` ranges: beyond that the lowest is evicted, and
+numbers below `floor` are older than the memory.
 
-Other ids (UUIDs, and what a venue makes up) are remembered as keys of 16 bytes: a UUID's own bytes, or a digest. Keys
-are kept in two generations. When the young one holds `KEYS_MAX / 2` keys or is `KEYS_NS / 2` old in event time, it
-becomes the old one, and the old one is forgotten with all trades up to the newest time in it. So at least the last
+Other ids (UUIDs and venue-specific formats) are remembered as 16-byte keys: a UUID's own bytes, or a digest. Keys are
+kept in two generations. When the young generation has `KEYS_MAX / 2` keys or is `KEYS_NS / 2` old in event time, it
+becomes the old one, and the previous old one is evicted with all trades up to its newest time. So at least the last
 2,048 trades or the last hour is remembered, and at most 4,096 trades.
 
-What happens at the bound:
+Beyond these limits:
 
-1. A live trade that is older than what is remembered, with an id that is not known, may have passed. It is never
-   published as new: it is counted and becomes a dead letter, `too_old`.
-2. A trade of history or of a repair that is older than what is remembered is new where nothing can have passed before:
-   before the first live trade, and within an interruption of the live stream (see `Coverage`). Elsewhere it is
-   `too_old`. What a job repeats is recognised among the last ids of history, and a job that is done states from when to
-   when it was complete; from then on that time has passed too. Whoever writes history also leaves out what is stored.
+1. A live trade that is older than the memory, with an unknown id, may have passed. It is never published as new: it is
+   counted and becomes a dead letter with reason `too_old`.
+2. A trade from history or a repair that is older than the memory is new where no trade can have passed: before the
+   first live trade, and within an interruption of the live stream (see `Coverage`). Elsewhere it is `too_old`. Trades
+   that a job repeats are recognised by the last ids of history. A completed job states the span for which it is
+   complete; from then on this span counts as passed too. The writer of history also skips trades that are stored.
 
-In a checkpoint a symbol takes a few bytes where ids are consecutive numbers, and at most 64 KB for each of ranges,
-keys, keys of history, and amendments.
+In a checkpoint a symbol takes a few bytes if ids are consecutive numbers, and at most 64 KB each for ranges, keys, keys
+of history, and amendments.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from marketdata.keys import KEY_BYTES, KeySet
 RANGES_MAX = 4_096
 KEYS_MAX = 4_096
 KEYS_NS = 2 * 3_600 * SECOND_NS
-# Times that have passed: interruptions of the live stream and completed jobs of history, with room for many.
+# Spans of time that have passed: the live stream between interruptions, and completed jobs of history.
 SPANS_MAX = 256
 
 _NO_KEY = bytes(KEY_BYTES)
@@ -51,7 +51,7 @@ Seen = Literal["new", "duplicate", "too_old", "id_reused"]
 
 
 def as_number(identity: str) -> int:
-    """Return the number that an id is, -1 for any other id; "007" is another id than "7"."""
+    """Return a numeric id as an integer, -1 for any other id; "007" is not numeric, since it differs from "7"."""
     if (
         len(identity) <= _NUMBER_DIGITS_MAX
         and identity.isdigit()
@@ -63,7 +63,7 @@ def as_number(identity: str) -> int:
 
 
 def key_of(identity: str) -> bytes:
-    """Return the key of an id: a UUID's own 16 bytes where it is written as usual, else a digest of 128 bits."""
+    """Return the key of an id: the 16 bytes of a UUID in its usual notation, otherwise a 128-bit digest."""
     if len(identity) == 36 and identity[8] == identity[13] == identity[18] == identity[23] == "-":
         digits = identity.replace("-", "")
         if len(digits) == 32 and _HEX.issuperset(digits):
@@ -74,9 +74,9 @@ def key_of(identity: str) -> bytes:
 
 
 def amendment_key(trade: Trade) -> bytes:
-    """Return the key of a correction or a cancel, by which it is recognised; apart from the ids of what they amend."""
+    """Return the key by which a correction or a cancel is recognised; it differs from the key of any trade id."""
     parts = [trade.action, trade.trade_id]
-    if trade.action != "cancel":  # which comes once; a trade that keeps its id may be corrected more than once
+    if trade.action != "cancel":  # a trade is cancelled once, but may be corrected repeatedly while keeping its id
         parts.append(trade.original_id)
         if not trade.original_id:
             parts += [str(trade.ts_event), trade.price, trade.size, trade.side]
@@ -97,9 +97,9 @@ class NumberRanges:
         return len(self.starts)
 
     def add(self, n: int) -> Seen:
-        """Remember a number and return whether it is new, or lower than what is remembered."""
+        """Remember a number and return whether it is new, a duplicate, or below the memory."""
         ends = self.ends
-        if ends and n == ends[-1] + 1:  # what nearly every trade is
+        if ends and n == ends[-1] + 1:  # nearly every trade
             ends[-1] = n
             return "new"
         if n < self.floor:
@@ -131,7 +131,7 @@ class NumberRanges:
 
     @classmethod
     def unpack(cls, packed: list[Any]) -> NumberRanges:
-        """Return the ranges that `pack` gave. Raises ValueError when it did not."""
+        """Return the ranges that `pack` encoded. Raises ValueError for anything else."""
         ranges = cls()
         ranges.floor, starts, ends = packed
         ranges.starts.frombytes(starts)
@@ -150,7 +150,7 @@ def _little(numbers: array[int]) -> array[int]:
 
 
 class RecentKeys(msgspec.Struct):
-    """The last keys in two generations, with the time of the newest trade of each; `floor` is that of the forgotten."""
+    """The last keys in two generations, each with its newest trade time; `floor` is that of the evicted ones."""
 
     young: KeySet
     old: KeySet
@@ -164,7 +164,7 @@ class RecentKeys(msgspec.Struct):
         return (self.young.count > 0 and key in self.young) or (self.old.count > 0 and key in self.old)
 
     def add(self, key: bytes, ts: int, span_ns: int = 2**63) -> None:
-        """Remember a new key, of a trade made at `ts`, for at most `span_ns` of the trades' time."""
+        """Remember a new key of a trade at `ts`, for at most `span_ns` of event time."""
         if 2 * len(self.young) >= KEYS_MAX or ts - self.began > span_ns // 2:
             if len(self.old):
                 self.floor = max(self.floor, self.old_newest)
@@ -182,14 +182,14 @@ def no_keys() -> RecentKeys:
 
 
 class SeenIds(msgspec.Struct):
-    """The ids of one symbol's trades that have passed, since its venue reset its ids last."""
+    """The ids of one symbol's trades that have passed since the venue last reset its ids."""
 
     numbers: NumberRanges
     keys: RecentKeys
     history: RecentKeys
 
     def add(self, identity: str, ts: int) -> Seen:
-        """Remember the id of a live trade made at `ts`, and return whether it is new."""
+        """Remember the id of a live trade at `ts`, and return whether it is new."""
         number = as_number(identity)
         if number >= 0:
             return self.numbers.add(number)
@@ -205,7 +205,7 @@ class SeenIds(msgspec.Struct):
     def add_history(self, identity: str, ts: int, *, passed: bool) -> Seen:
         """Remember the id of a trade from history, and return whether it is new.
 
-        `passed`: other trades of its time have passed, so that it is new only when its id would be remembered.
+        `passed`: trades of its time have passed already, so it is new only if its id would still be remembered.
         """
         number = as_number(identity)
         if number >= 0:
@@ -235,10 +235,10 @@ def no_ids() -> SeenIds:
 class Coverage(msgspec.Struct):
     """The times of trades that have passed, as spans [start, end] in UTC nanoseconds.
 
-    The live span reaches from `live_from` to the newest live trade. An interruption (a gap, lost records, a
-    disconnect) ends it, and the next newer trade begins another one, so that a repair can fill the time between. The
-    spans before are in `starts` and `ends`, sorted and apart. When there are too many, the two that are closest become
-    one: then the time between counts as passed, and nothing is ever published twice for it.
+    The live span extends from `live_from` to the newest live trade. An interruption (a gap, lost records, a disconnect)
+    ends it, and the next newer trade starts another one, so that a repair can fill the time between. Earlier spans are
+    in `starts` and `ends`, sorted and disjoint. When there are too many, the two closest spans are merged: the time
+    between them then counts as passed, so nothing is published twice for it.
     """
 
     live_from: int = 0
@@ -255,7 +255,7 @@ class Coverage(msgspec.Struct):
         return at > 0 and ts <= self.ends[at - 1]
 
     def add_live(self, ts: int) -> None:
-        """Note a live trade."""
+        """Record the time of a live trade."""
         if ts <= self.newest:
             if not self.has(ts):
                 self.add(ts, ts)
@@ -268,7 +268,7 @@ class Coverage(msgspec.Struct):
         self.newest = ts
 
     def add(self, start: int, end: int) -> None:
-        """Note that all trades of [start, end] have passed."""
+        """Record that all trades of [start, end] have passed."""
         starts, ends = self.starts, self.ends
         first = bisect_left(ends, start)
         last = bisect_right(starts, end)

@@ -1,14 +1,13 @@
-"""What an event must be before anything may rely on it: types, decimals, times, lengths, kinds, columns, clean texts.
+"""Checks that an event is valid: types, decimals, times, lengths, kinds, columns and clean texts.
 
-Every check looks at the event alone. There is no list of instruments and no tick size, so the same record is judged
-the same way at any time; feeds, which know their instruments, refuse prices of the wrong sign and count prices off the
-tick.
+Every check depends on the event alone. There is no list of instruments and no tick size, so the same record always gets
+the same result. Feeds know their instruments: they refuse prices of the wrong sign and count prices off the tick.
 
-Prices and sizes are checked as text. A whole column is first matched in one go against a pattern of the usual notation.
-Only what does not match is checked one by one, exactly, to find out whether it is unusual or wrong.
+Prices and sizes are checked as text. A whole column is first matched against a pattern of the usual notation. Only if
+it does not match, each value is checked exactly, to find out whether it is unusual or invalid.
 
-What is refused becomes a dead letter: a trade alone, with the other trades of its message going on; any other event as
-a whole. A dead letter can always be stored: control characters and lone surrogates in its texts are escaped.
+Invalid data becomes a dead letter: a single trade, while the other trades of its message pass; any other event as a
+whole. A dead letter can always be stored: control characters and lone surrogates in its texts are escaped.
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ ORIGINS = frozenset({"live", "repair", "backfill"})
 SOURCES = frozenset({"venue", "book"})
 KINDS = frozenset({"snapshot", "update", "clear", "heartbeat"})
 
-# Longer than any name of a connection, a symbol, a channel or a reason, and than any gap id.
+# Longer than any name of a connection, symbol, channel or reason, and than any gap id.
 NAME_LENGTH_MAX = 512
-# A text for a person: longer than any sentence of a venue.
+# Longer than any text that a venue sends for people.
 DETAIL_LENGTH_MAX = 16_384
 
 # Avro's long.
@@ -57,10 +56,10 @@ _LONG_MIN, _LONG_END = -(2**63), 2**63
 _PRICE = re.compile(rf"-?{USUAL}", re.ASCII)
 _POSITIVE = re.compile(rf"(?=[0.]*[1-9]){USUAL}", re.ASCII)
 
-# Control characters break terminals, logs and PostgreSQL (NUL); lone surrogates are no Unicode text.
+# Control characters break terminals, logs and PostgreSQL (NUL); lone surrogates are not valid Unicode.
 _UNCLEAN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
-# A text for a person may have several lines.
+# Texts for people may have several lines.
 _UNCLEAN_LINES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -110,7 +109,7 @@ def letter(
 
 
 def time_or(ts: object, other: int) -> int:
-    """Return a time when it is an integer of 64 bits, else another one."""
+    """Return a time if it is a 64-bit integer, otherwise `other`."""
     return ts if type(ts) is int and _LONG_MIN <= ts < _LONG_END else other
 
 
@@ -182,13 +181,13 @@ def _text(value: object, field: str, length_max: int = NAME_LENGTH_MAX) -> None:
 
 
 def check_frame(event: Trades | BookUpdate | Quote | FeedStatus | CandleHistory) -> None:
-    """Check what all these events have: names, origin, times.
+    """Check the fields that all these events have: names, origin, times.
 
     Raises BadEvent.
     """
     try:
         known = _is_frame(event.venue, event.symbol, event.line, event.origin)
-    except TypeError:  # one cannot be a key: no string
+    except TypeError:  # a value is not hashable, so not a string
         known = False
     if not known:
         _text(event.venue, "venue")
@@ -198,7 +197,7 @@ def check_frame(event: Trades | BookUpdate | Quote | FeedStatus | CandleHistory)
     _time(event.ts_event, event.ts_recv)
 
 
-# A process has few of these, and each of them again and again.
+# A process sees few distinct combinations, each of them many times.
 @lru_cache(maxsize=4_096)
 def _is_frame(venue: object, symbol: object, line: object, origin: object) -> bool:
     names = (venue, symbol, line)
@@ -211,7 +210,7 @@ def _is_frame(venue: object, symbol: object, line: object, origin: object) -> bo
 
 
 def check_trades(event: Trades) -> tuple[Trades | None, list[DeadLetter]]:
-    """Return the event without its bad trades (None when nothing of it can be used) and a dead letter for each."""
+    """Return the event without invalid trades (None if nothing is usable) and a dead letter for each of them."""
     try:
         check_frame(event)
         if event.reason != "":

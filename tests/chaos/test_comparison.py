@@ -11,7 +11,7 @@ from infra.chaos import books, candles, ledger, trades
 from infra.chaos.findings import Findings
 from infra.chaos.ledger import Happened
 from infra.chaos.published import Gap, Published
-from infra.chaos.record import Record
+from infra.chaos.record import ProductRecord
 from infra.chaos.schedule import Fault
 from infra.chaos.trades import TopicTrades
 from marketdata.clock import SECOND_NS
@@ -22,17 +22,17 @@ START = 1_700_000_040 * SECOND_NS  # a whole minute
 MINUTE = 60 * SECOND_NS
 
 
-def record(count: int = 4) -> Record:
+def record(count: int = 4) -> ProductRecord:
     """Return a record of some trades, ten seconds apart, and of a book that three frames changed."""
     made = [[number, START + number * 10 * SECOND_NS, f"10{number}", "2", "buy"] for number in range(count)]
-    return Record(made, {
+    return ProductRecord(made, {
         "book": {"version": 10, "bids": [["100", "1"], ["99", "1"]], "asks": [["101", "1"]]},
         "changes": [[11, [["bid", "100", "3"]]], [12, [["bid", "99", "0"]]], [14, [["ask", "102", "5"]]]],
         "sent": [{"connection": 1, "opened": START, "closed": None, "frames": [[0, 10], [3, 11], [4, 12], [9, 14]]}],
     })  # fmt: skip
 
 
-def topic(numbers: list[int], known: Record) -> TopicTrades:
+def topic(numbers: list[int], known: ProductRecord) -> TopicTrades:
     """Return a topic that has these trades of the record, one in each of its messages."""
     published = []
     for offset, number in enumerate(numbers):

@@ -23,11 +23,11 @@ from infra.exchange.alpaca import DEMO_KEYS, AlpacaExchange, encode
 from infra.exchange.alpaca_rest import create_app
 from infra.exchange.faults import Fault
 from marketdata import events
-from marketdata.clock import SECOND_NS
+from marketdata.clock import MINUTE_NS, SECOND_NS
 from marketdata.events import AnyEvent, Candle, FeedStatus, Instrument, RawFrame, Trades
 from producers.connection import Connection, Options
 from producers.feeds import find_venue
-from producers.history.contract import MINUTE_NS, Access, Asked
+from producers.history.contract import Access, Asked
 from producers.history.venues.alpaca import AlpacaHistory
 from producers.tokens import KeyPair
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from infra.chaos.record import Record
+from infra.chaos.record import ProductRecord
 
 
 def test_record_has_the_book_that_each_frame_led_to_and_every_trade(venue: Any, bounded: Any) -> None:
@@ -29,7 +29,7 @@ def test_record_has_the_book_that_each_frame_led_to_and_every_trade(venue: Any, 
                     for trade in (trade for frame in frames for event in frame["events"] for trade in event["trades"]):
                         trades[int(trade["trade_id"])] = (trade["price"], trade["size"])
             exchange.exchange.rate = 0
-            record = Record(
+            record = ProductRecord(
                 (await exchange.get("/record/BTC-USD/trades"))["trades"], await exchange.get("/record/BTC-USD/book")
             )
             for sequence, ts, bids, asks in seen:

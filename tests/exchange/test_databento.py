@@ -254,5 +254,5 @@ def test_a_recording_of_another_kind_is_refused(tmp_path: Path) -> None:
     """The gateway says so at once, instead of taking frames for records."""
     file = tmp_path / "other.jsonl.zst"
     recordings.write(file, [recordings.Recorded("recv", 1, None, '{"event":"heartbeat"}')])
-    with pytest.raises(CodecError, match="no file of Databento's"):
+    with pytest.raises(CodecError, match="not a file of Databento's"):
         Gateway(file)

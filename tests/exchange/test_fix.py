@@ -14,7 +14,7 @@ from infra.exchange.fix import FixVenue, serve
 from marketdata.book import L2Book
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame
 from marketdata.fix.session import Identity
-from producers.__main__ import Lines, Recorded, connections
+from producers.__main__ import LineStates, Recorded, connections
 from producers.publisher import Publisher
 from producers.settings import load_for_venue
 from runtime.health import Readiness
@@ -65,7 +65,7 @@ def test_line_follows_the_venue_through_faults(begin: str, monkeypatch: pytest.M
             monkeypatch.setenv("FIX_URL", f"tcp://127.0.0.1:{line.port}")
             # The producer's own lines, as it makes them from the environment; only Kafka is not there.
             (ours,) = connections(
-                *load_for_venue(), Recorded(lines=1), cast("Publisher", sink), Lines(Readiness("venue"))
+                *load_for_venue(), Recorded(lines=1), cast("Publisher", sink), LineStates(Readiness("venue"))
             )
             task = asyncio.create_task(ours.run())
 

@@ -205,7 +205,7 @@ def test_a_damaged_line_is_played_as_a_frame_that_cannot_be_read(
             frames, code, _ = await _hear(replay.port)
             assert code == 1000
             assert [json.loads(frame)["n"] for frame in frames if frame.startswith("{")] == [0, 1, 2, 4, 5, 6, 7]
-            assert frames[3].startswith("cut.jsonl, line 5: no recorded frame")
+            assert frames[3].startswith("cut.jsonl, line 5: not a recorded frame")
             assert [damage[:17] for damage in replay.contents.damaged] == ["cut.jsonl, line 5", "cut.jsonl, line 1"]
 
     bounded(scenario())

@@ -68,11 +68,11 @@ class Rows:
         )  # fmt: skip
 
     def database(self) -> Database:
-        """Return the database as the role of the upkeep has it."""
+        """Return the database as seen by the history role."""
         return Database(self._endpoints.history_database_url, self._schema)
 
     def holes(self) -> list[tuple[int, int]]:
-        """Return the holes of the first ten minutes as minutes, as the role of the upkeep sees them."""
+        """Return the gaps of the first ten minutes as minutes, as seen by the history role."""
 
         async def ask() -> list[Hole]:
             async with self.database() as database:
@@ -112,7 +112,7 @@ def test_a_minute_that_is_older_than_an_amendment_of_its_trade_is_a_hole(rows: R
     assert rows.holes() == []
 
 
-def test_of_a_minute_that_was_given_up_every_later_trade_counts(rows: Rows) -> None:
+def test_every_later_trade_changes_a_minute_that_was_left_to_history(rows: Rows) -> None:
     """The stream app tells no more of it; of other minutes it tells all that comes."""
     rows.candle(2, 400, revision=1, reason="amended")
     assert rows.holes() == [(2, 3)]

@@ -1,4 +1,4 @@
-"""Feeds damaged records to both codecs and compares what they make of them.
+"""Feeds damaged records to both codecs and compares the results.
 
 `python -m tests.marketdata.codec_fuzz SECONDS [SEED]` runs it for longer, for example under AddressSanitizer:
 
@@ -25,7 +25,7 @@ from marketdata.events import EVENTS, AnyEvent, Trade
 IDS = {cls.schema: number for number, cls in enumerate(EVENTS, start=101)}
 CLASSES: dict[str, type[Any]] = {cls.schema: cls for cls in EVENTS} | {"Trade": Trade}
 
-# What the compiled codec refuses and fastavro reads: values that no Avro writer writes.
+# Errors of values that only fastavro reads, and that no Avro writer writes.
 STRICTER = ("is cut off", "has no such type", "is not one of its symbols")
 
 _TEXTS = ("", "a", "BTC-USD", "64250.01", "0.00512", "\u00e9", "\u4e2d\u6587", "\U0001f600", "x" * 70, "y" * 200)
@@ -116,7 +116,7 @@ def compare(fast: Codec, plain: Codec, data: bytes) -> str:
         if isinstance(theirs, str):
             return "refused"
         assert any(reason in ours for reason in STRICTER), (ours, theirs, data)
-        # Nothing is refused that a writer writes.
+        # Nothing that a writer writes is refused.
         assert outcome_bytes(plain, theirs) != data, (ours, data)
         return "stricter"
     assert ours == theirs, (ours, theirs, data)
@@ -148,7 +148,7 @@ def fuzz(random: Random, count: int) -> Counter[str]:
 
 
 def main() -> None:
-    """Fuzz for so many seconds and print the counts."""
+    """Fuzz for a number of seconds and print the counts."""
     assert compiled.codec is not None, "the codec is not compiled: run `make setup`"
     seconds = float(sys.argv[1])
     random = Random(int(sys.argv[2]) if len(sys.argv) > 2 else time.time_ns())

@@ -1,4 +1,4 @@
-"""The book equals a naive one that keeps exact decimals in a dict, at every step; compiled and in plain Python."""
+"""The book equals a naive one with exact decimals in a dict at every step, compiled and in plain Python."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from marketdata import compiled, plain_side
 from marketdata.book import L2Book
 from marketdata.plain_side import float_keys
 
-# One number in the ways that venues spell it, close neighbours that floats cannot tell apart, and the extremes.
+# Notations of one number, close neighbours that are equal as floats, and extreme values.
 SPELLINGS = ["1", "1.0", "1.000", "01", "1e0", "10e-1", "0.1e1", "100E-2"]
 CLOSE = ["1.0000000000000001", "1.00000000000000012", "1.0000000000000002", "0.99999999999999999", "1.1", "0.9"]
 LONG = [
@@ -45,7 +45,7 @@ PRICE = (
 SIZE = st.sampled_from(["0", "0.0", "0.00000000", "0e-8", "0E+5", ".0", "0."]) | st.sampled_from(
     ["1", "0.5", "1e-400", "0.00000001", "2.50", "1e-9"]
 )
-# Where no compiler was, there is nothing compiled to test.
+# Without a C compiler there is no compiled code to test.
 IMPLEMENTATIONS: list[Any] = [plain_side] if compiled.code is None else [plain_side, compiled.code]
 IMPLEMENTATION = st.sampled_from(IMPLEMENTATIONS)
 CHANGES = st.lists(st.tuples(PRICE, SIZE), max_size=8)
@@ -65,7 +65,7 @@ def make_book(code: Any) -> L2Book:
 
 
 class NaiveSide:
-    """What a side means, in the plainest way."""
+    """A naive side."""
 
     def __init__(self) -> None:
         self.levels: dict[Decimal, tuple[str, str]] = {}
@@ -87,7 +87,7 @@ class NaiveSide:
 def test_a_side_equals_the_naive_one_at_every_step(
     code: Any, sign: int, steps: list[tuple[bool, list[tuple[str, str]]]], depth: int
 ) -> None:
-    """Snapshots and changes in any spelling, with prices of any length, give the same levels in the same order."""
+    """Snapshots and updates in any notation, with prices of any length, give the same levels in the same order."""
     side, naive = code.Side(sign), NaiveSide()
     for is_snapshot, changes in steps:
         prices, sizes = columns(changes)
@@ -121,7 +121,7 @@ def test_a_side_equals_the_naive_one_at_every_step(
 def test_crossed_means_that_the_exact_best_bid_is_above_the_exact_best_ask(
     code: Any, bids: list[tuple[str, str]], asks: list[tuple[str, str]]
 ) -> None:
-    """Also when one side is kept in floats and the other in decimals."""
+    """Also if one side uses floats and the other decimals."""
     book, naive_bids, naive_asks = make_book(code), NaiveSide(), NaiveSide()
     book.bids.apply(*columns(bids))
     book.asks.apply(*columns(asks))
@@ -135,7 +135,7 @@ def test_crossed_means_that_the_exact_best_bid_is_above_the_exact_best_ask(
 def test_texts_under_checksums_are_the_best_levels_as_the_venue_wrote_them(
     code: Any, bids: list[tuple[str, str]], asks: list[tuple[str, str]], depth: int
 ) -> None:
-    """In turn with colons between, and as digits without the zeros before them; also where a side has fewer."""
+    """Alternating with colons, and as digits without leading zeros; also if a side has fewer levels."""
     book = make_book(code)
     book.bids.apply(*columns(bids))
     book.asks.apply(*columns(asks))
@@ -153,13 +153,13 @@ def test_texts_under_checksums_are_the_best_levels_as_the_venue_wrote_them(
     )
 )
 def test_many_prices_have_the_keys_that_each_has_alone(prices: list[str]) -> None:
-    """Whatever the quick way cannot read is read the usual way."""
+    """Prices that the fast path cannot read take the general path."""
     assert float_keys(prices) == [float(price) for price in prices]
 
 
 @pytest.mark.parametrize("code", IMPLEMENTATIONS)
 def test_a_locked_book_is_not_crossed(code: Any) -> None:
-    """Equal prices, in any spelling, are locked."""
+    """Equal prices, in any notation, are locked."""
     book = make_book(code)
     book.bids.apply(["0.1"], ["1"])
     book.asks.apply(["0.100000000000000000000"], ["1"])
@@ -168,8 +168,8 @@ def test_a_locked_book_is_not_crossed(code: Any) -> None:
 
 
 @pytest.mark.parametrize("code", IMPLEMENTATIONS)
-def test_a_bid_that_only_decimals_see_above_the_ask_is_crossed(code: Any) -> None:
-    """Floats would call these prices equal."""
+def test_a_bid_above_the_ask_only_as_decimals_is_crossed(code: Any) -> None:
+    """As floats these prices are equal."""
     book = make_book(code)
     book.asks.apply(["0.1"], ["1"])
     book.bids.apply(["0.10000000000000000001"], ["1"])
@@ -178,7 +178,7 @@ def test_a_bid_that_only_decimals_see_above_the_ask_is_crossed(code: Any) -> Non
 
 @given(code=IMPLEMENTATION, changes=CHANGES, depth=st.integers(0, 5), sign=st.sampled_from([1, -1]))
 def test_truncating_keeps_the_best(code: Any, changes: list[tuple[str, str]], depth: int, sign: int) -> None:
-    """What is beyond the depth is told, forgotten, and may be set again."""
+    """Levels beyond the depth are returned and removed, and may be set again."""
     side = code.Side(sign)
     side.apply(*columns(changes))
     before = side.top()
@@ -189,7 +189,7 @@ def test_truncating_keeps_the_best(code: Any, changes: list[tuple[str, str]], de
 
 
 @pytest.mark.parametrize("code", IMPLEMENTATIONS)
-def test_clearing_forgets_everything(code: Any) -> None:
+def test_clearing_removes_everything(code: Any) -> None:
     """A cleared book is empty on both sides."""
     book = make_book(code)
     book.bids.apply(["1"], ["1"])
@@ -200,7 +200,7 @@ def test_clearing_forgets_everything(code: Any) -> None:
 
 @pytest.mark.parametrize("code", IMPLEMENTATIONS)
 def test_uneven_columns_are_refused(code: Any) -> None:
-    """A price without a size is no level, and a size without a price neither."""
+    """A level needs both a price and a size."""
     for prices, sizes in ((["1", "2"], ["1"]), (["1"], ["1", "2"]), (["1"], [])):
         with pytest.raises(ValueError, match=r"zip|as many"):
             code.Side(1).apply(prices, sizes)
@@ -210,7 +210,7 @@ def test_uneven_columns_are_refused(code: Any) -> None:
 
 @pytest.mark.parametrize("code", IMPLEMENTATIONS)
 def test_many_levels_in_any_order_are_sorted(code: Any) -> None:
-    """Whole books come rising, falling or mixed, and thousands of changes at once are many at once."""
+    """Books may be rising, falling or mixed, and have thousands of levels or updates."""
     prices = [f"{number // 100}.{number % 100:02}" for number in range(1, 3_000)]
     mixed = [prices[number * 1_009 % len(prices)] for number in range(len(prices))]
     for order in (prices, prices[::-1], mixed):
@@ -224,8 +224,8 @@ def test_many_levels_in_any_order_are_sorted(code: Any) -> None:
 
 
 @pytest.mark.parametrize("code", IMPLEMENTATIONS)
-def test_a_side_lets_go_of_what_it_held(code: Any) -> None:
-    """Replaced, removed, cut, kept as exact decimals or left behind: each string is referred to as before."""
+def test_a_side_releases_its_strings(code: Any) -> None:
+    """After replacing, removing, truncating, switching to decimals or deleting, reference counts are as before."""
     price, size, other = "123456.5", "7654.5", "0.5"
     held = [sys.getrefcount(text) for text in (price, size, other)]
     for final in ("apply", "zero", "replace", "truncate", "exact", "uneven"):
@@ -250,7 +250,7 @@ def test_a_side_lets_go_of_what_it_held(code: Any) -> None:
 
 @pytest.mark.parametrize("code", IMPLEMENTATIONS)
 def test_a_side_does_not_grow_with_use(code: Any) -> None:
-    """Rounds of changes, new books and texts leave no memory behind."""
+    """Rounds of updates, new books and texts leak no memory."""
 
     def rounds(count: int) -> None:
         side = code.Side(-1)
@@ -263,7 +263,7 @@ def test_a_side_does_not_grow_with_use(code: Any) -> None:
 
     tracemalloc.start()
     try:
-        rounds(1_000)  # what is kept of last texts has its limit by then
+        rounds(1_000)  # caches have reached their limits by then
         gc.collect()
         before, _ = tracemalloc.get_traced_memory()
         rounds(1_000)
@@ -271,7 +271,7 @@ def test_a_side_does_not_grow_with_use(code: Any) -> None:
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert after - before < 20_000  # less than a short string a round
+    assert after - before < 20_000  # less than a short string per round
 
 
 @pytest.mark.parametrize("wrong", [None, 1, 1.5, b"1", ["1"]])

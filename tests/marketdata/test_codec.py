@@ -1,4 +1,4 @@
-"""Every event survives the wire format, and what is no record of ours is refused."""
+"""Every event survives the wire format, and anything else is refused."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_event_comes_back_as_it_was(event: AnyEvent) -> None:
 
 @given(event=EVENT)
 def test_what_we_write_is_avro_that_others_read(event: AnyEvent) -> None:
-    """Any Avro reader with the schema file gets the same values."""
+    """Any Avro reader with the schema reads the same values."""
     codec = Codec(IDS)
     schema = fastavro.parse_schema(copy.deepcopy(schemas.load(event.schema)))
     record = fastavro.schemaless_reader(BytesIO(codec.encode(event)[5:]), schema, None)
@@ -71,7 +71,7 @@ def test_what_we_write_is_avro_that_others_read(event: AnyEvent) -> None:
 
 
 def test_every_event_class_has_a_schema_with_the_same_fields() -> None:
-    """A field that only one of them has would be lost without a word."""
+    """A field in only one of them would be lost silently."""
     pairs: list[tuple[type[Any], dict[str, Any]]] = [(cls, schemas.load(cls.schema)) for cls in EVENTS]
     pairs.append((Trade, schemas.load("Trades")["fields"][-1]["type"]["items"]))
     for cls, schema in pairs:
@@ -80,7 +80,7 @@ def test_every_event_class_has_a_schema_with_the_same_fields() -> None:
 
 @given(event=EVENT, schema_id=st.integers(1_000, 2**32 - 1))
 def test_an_unknown_schema_id_is_learned_once_and_then_read(event: AnyEvent, schema_id: int) -> None:
-    """A record written with an id that was never seen names the id; once its schema is learned the record is read."""
+    """The error contains the id; once its schema is learned, the record is read."""
     data = Codec({event.schema: schema_id}).encode(event)
     reader = Codec(IDS)
     with pytest.raises(UnknownSchema) as raised:
@@ -91,7 +91,7 @@ def test_an_unknown_schema_id_is_learned_once_and_then_read(event: AnyEvent, sch
 
 
 def test_a_newer_schema_with_another_field_is_read_without_it() -> None:
-    """A producer that is ahead of us by a field with a default is understood."""
+    """A newer producer may write an additional field with a default."""
     newer = copy.deepcopy(schemas.load("FeedStatus"))
     newer["fields"].append({"name": "added_later", "type": "string", "default": ""})
     event = FeedStatus(venue="v", symbol="S", ts_event=1, ts_recv=2, line="v/0", kind="gap")
@@ -130,7 +130,7 @@ def test_a_cut_or_corrupted_record_is_refused_or_an_event_but_never_a_crash(
 
 
 def test_an_event_that_does_not_fit_its_schema_is_refused() -> None:
-    """A field of the wrong type is an error of ours that must not reach Kafka."""
+    """A field of the wrong type is our bug and must not reach Kafka."""
     wrong: Any = Trades(venue="v", symbol="S", ts_event="noon", ts_recv=1, line="v/0")  # type: ignore[arg-type]
     with pytest.raises(CodecError, match="Trades does not fit its schema: ts_event is 'noon', not an integer"):
         Codec(IDS).encode(wrong)
@@ -152,20 +152,20 @@ TRADES = Trades(venue="v", symbol="S", ts_event=1, ts_recv=1, line="v/0", trades
     ],
 )
 def test_a_value_outside_its_type_is_refused_by_field(changes: dict[str, Any], problem: str) -> None:
-    """The error says which field of which item, its value and what the schema allows."""
+    """The error states the field and item, its value, and what the schema allows."""
     wrong = msgspec.structs.replace(TRADES, trades=(msgspec.structs.replace(TRADES.trades[0], **changes),))
     with pytest.raises(CodecError, match=problem):
         Codec(IDS).encode(wrong)
 
 
-def test_an_event_without_a_registered_schema_says_what_to_do() -> None:
+def test_an_event_without_a_registered_schema_is_refused_with_advice() -> None:
     """The error names the command that registers schemas."""
     with pytest.raises(CodecError, match="schemas register"):
         Codec({}).encode(Trades(venue="v", symbol="S", ts_event=1, ts_recv=1, line="v/0"))
 
 
-def test_a_schema_of_somebody_else_is_not_learned() -> None:
-    """An id that stands for another record is refused by name."""
+def test_a_foreign_schema_is_not_learned() -> None:
+    """An id of another record is refused with its name."""
     with pytest.raises(CodecError, match="Payment"):
         Codec(IDS).learn(9, {"type": "record", "name": "Payment", "fields": []})
 

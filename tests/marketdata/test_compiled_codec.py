@@ -1,4 +1,4 @@
-"""The compiled codec and fastavro read and write the same, good records and damaged ones."""
+"""The compiled codec and fastavro read and write the same, for good and damaged records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from marketdata.errors import CodecError, UnknownSchema
 from marketdata.events import EVENTS, AnyEvent, Book, DeadLetter, Quote, Trade, Trades
 from tests.marketdata.codec_fuzz import IDS, compare, event, fuzz, outcome
 
-# Where there is no compiler, both are fastavro.
+# Without a C compiler, both are fastavro.
 FAST, PLAIN = Codec(IDS), Codec(IDS, plain=True)
 BOTH = pytest.mark.parametrize("codec", [FAST, PLAIN], ids=["compiled", "fastavro"])
 
@@ -42,7 +42,7 @@ def zigzag(number: int) -> bytes:
 
 @pytest.mark.skipif(compiled.codec is None, reason="there is no compiler")
 def test_every_record_of_ours_has_compiled_code() -> None:
-    """None is left to fastavro unnoticed."""
+    """None falls back to fastavro unnoticed."""
     for cls in EVENTS:
         assert compiled.codec.Program(schemas.load(cls.schema), {**{e.schema: e for e in EVENTS}, "Trade": Trade})
 
@@ -58,13 +58,13 @@ def test_both_write_the_same_bytes_and_read_the_same_events(random: Random) -> N
 
 @given(st.sampled_from(EVENTS), st.binary(max_size=200))
 def test_both_agree_on_any_bytes(cls: type[AnyEvent], body: bytes) -> None:
-    """The same event, or an error from both; the compiled codec refuses a few values that no writer writes."""
+    """The same event, or an error from both; the compiled codec also refuses a few values that no writer writes."""
     compare(FAST, PLAIN, struct.pack(">BI", 0, IDS[cls.schema]) + body)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_both_agree_on_damaged_records(seed: int) -> None:
-    """Cut, lengthened, and with changed bytes."""
+    """Truncated, lengthened, and with changed bytes."""
     counts = fuzz(Random(seed), 300)
     assert counts["read"] > 0
     assert counts["refused"] > 0
@@ -72,7 +72,7 @@ def test_both_agree_on_damaged_records(seed: int) -> None:
 
 @BOTH
 def test_every_cut_of_a_record_is_refused(codec: Codec) -> None:
-    """No byte after the end is read: each cut is a copy of its own, so that AddressSanitizer would see it."""
+    """No byte after the end is read: each truncation is a separate copy, so that AddressSanitizer would detect it."""
     data = codec.encode(TRADES)
     for size in range(5, len(data)):
         with pytest.raises(CodecError, match="Trades"):
@@ -114,11 +114,11 @@ def test_bytes_that_are_not_utf_8_are_refused(codec: Codec, text: bytes) -> None
 @BOTH
 @pytest.mark.parametrize("field", ["venue", "reason", "bid"])
 def test_a_lone_surrogate_is_not_written(codec: Codec, field: str) -> None:
-    """It is no Unicode text; the error names the field."""
+    """It is not valid Unicode; the error names the field."""
     made = Quote(venue="v", symbol="S", ts_event=1, ts_recv=2, line="v/0")
     with pytest.raises(CodecError, match=f"Quote does not fit its schema: {field} is "):
         codec.encode(msgspec.structs.replace(made, **{field: "\ud800"}))
-    assert codec.decode(codec.encode(made)) == made, "a refused record leaves nothing behind"
+    assert codec.decode(codec.encode(made)) == made, "a refused record leaves no partial output"
 
 
 @BOTH
@@ -137,8 +137,8 @@ def test_an_integer_that_does_not_fit_is_refused(codec: Codec, depth: int) -> No
 
 
 @BOTH
-def test_a_record_with_another_id_is_not_taken_for_ours(codec: Codec) -> None:
-    """An id is compared as a whole, also after one that is kept in the same place."""
+def test_a_record_with_another_id_is_not_decoded_as_ours(codec: Codec) -> None:
+    """Ids are compared completely, also with one in the same cache slot."""
     data = codec.encode(TRADES)
     assert codec.decode(data) == TRADES
     for schema_id in (IDS["Trades"] + 64, IDS["Trades"] + 2**16, 2**32 - 1, 0):
@@ -165,7 +165,7 @@ def test_large_payloads_pass() -> None:
 
 
 def test_no_memory_is_lost_on_damaged_records() -> None:
-    """What was built before the damage is released."""
+    """Objects created before the damage are released."""
     data = FAST.encode(TRADES)
     cuts = [data[:size] for size in range(5, len(data))]
 

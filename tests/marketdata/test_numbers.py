@@ -1,4 +1,4 @@
-"""Decimal strings and times: exact, and strict about what they take."""
+"""Decimal strings and times: exact, with strict parsing."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**20
 
 
 @given(value=DECIMALS)
-def test_plain_keeps_the_value_and_reads_like_a_person_writes(value: Decimal) -> None:
-    """No exponent, no trailing zeros after the point, no minus zero, and exactly the same number."""
+def test_plain_keeps_the_value_in_plain_notation(value: Decimal) -> None:
+    """No exponent, no trailing zeros after the point, no negative zero, and exactly the same value."""
     text = plain(value)
     assert Decimal(text) == value
     assert "E" not in text
@@ -37,7 +37,7 @@ def test_plain_keeps_the_value_and_reads_like_a_person_writes(value: Decimal) ->
 
 @given(value=DECIMALS)
 def test_a_decimal_string_is_read_exactly(value: Decimal) -> None:
-    """What `plain` writes is read as the same value."""
+    """The output of `plain` is read as the same value."""
     text = plain(value)
     whole, _, fraction = text.lstrip("-").partition(".")
     if len(text) <= LENGTH_MAX and len(whole) <= WHOLE_DIGITS_MAX and len(fraction) <= FRACTION_DIGITS_MAX:
@@ -46,7 +46,7 @@ def test_a_decimal_string_is_read_exactly(value: Decimal) -> None:
 
 @pytest.mark.parametrize("text", ["1" * 31, "0." + "1" * 41, "1e30", "-1e30", "1e-41", "0e-99"])
 def test_a_number_of_more_digits_than_any_market_has_is_refused(text: str) -> None:
-    """Before or behind the point, written out or not: exact sums have a known size."""
+    """Before or after the point, in any notation: exact sums have a bounded size."""
     with pytest.raises(BadEvent, match="price") as raised:
         decimal(text, "price")
     assert raised.value.reason == "out_of_range"
@@ -54,7 +54,7 @@ def test_a_number_of_more_digits_than_any_market_has_is_refused(text: str) -> No
 
 @pytest.mark.parametrize("text", ["1", "-1", "1.", ".5", "1e5", "1E-8", "0.00", "007"])
 def test_usual_notations_are_decimals(text: str) -> None:
-    """Every notation that a venue uses."""
+    """Every notation that venues use."""
     assert decimal(text, "price") == Decimal(text)
 
 
@@ -62,27 +62,27 @@ def test_usual_notations_are_decimals(text: str) -> None:
     "text", ["", ".", "-", "NaN", "Infinity", "-inf", " 1", "1 ", "1_000", "1,5", "+1", "0x1", "1e1000", "٣", "1" * 65]
 )
 def test_anything_else_is_no_decimal(text: str) -> None:
-    """Python reads some of these as numbers; a price is never one of them. The error names the field."""
+    """Python accepts some of these as numbers, but they are not prices. The error names the field."""
     with pytest.raises(BadEvent, match="price") as raised:
         decimal(text, "price")
     assert raised.value.reason == "not_a_decimal"
 
 
 @given(value=DECIMALS, spelling=st.sampled_from(["f", "E", "e"]))
-def test_zero_is_told_in_any_notation(value: Decimal, spelling: str) -> None:
+def test_zero_is_recognised_in_any_notation(value: Decimal, spelling: str) -> None:
     """Only zeros are zero, however small other numbers are."""
     assert is_zero(format(value, spelling)) == (value == 0)
 
 
 @pytest.mark.parametrize("text", ["0", "0.0", "-0", "0e-8", "0E5", ".0", "0.", "00", "0.000e-400"])
-def test_every_spelling_of_zero_is_zero(text: str) -> None:
+def test_every_notation_of_zero_is_zero(text: str) -> None:
     """As venues write them."""
     assert is_zero(text)
 
 
 @pytest.mark.parametrize("text", ["1e-400", "0.1e-999", "0.00000000000000000000000000000001", "10", "-1", ""])
 def test_small_is_not_zero(text: str) -> None:
-    """Numbers too small for a float are not zero, and nothing at all is no zero either."""
+    """Numbers too small for a float are not zero, and neither is an empty string."""
     assert not is_zero(text)
 
 
@@ -92,7 +92,7 @@ ZONES = st.integers(-14 * 60, 14 * 60)
 
 @given(ts=NANOSECONDS, minutes=ZONES, separator=st.sampled_from("Tt "))
 def test_a_time_of_any_zone_is_read_to_the_nanosecond(ts: int, minutes: int, separator: str) -> None:
-    """The same moment written in any zone gives the same nanoseconds."""
+    """The same moment in any zone gives the same nanoseconds."""
     seconds, fraction = divmod(ts, SECOND_NS)
     zone = timezone(timedelta(minutes=minutes))
     moment = datetime.fromtimestamp(seconds, UTC).astimezone(zone)
@@ -103,8 +103,8 @@ def test_a_time_of_any_zone_is_read_to_the_nanosecond(ts: int, minutes: int, sep
 
 
 @given(ts=NANOSECONDS)
-def test_a_written_time_is_read_again_to_the_microsecond(ts: int) -> None:
-    """Writing cuts off what is finer than a microsecond, and only that."""
+def test_a_formatted_time_is_read_back_to_the_microsecond(ts: int) -> None:
+    """Formatting truncates to microseconds, and changes nothing else."""
     text = format_rfc3339(ts)
     assert text.endswith("Z")
     assert parse_rfc3339(text) == ts - ts % 1000
@@ -127,8 +127,8 @@ def test_a_written_time_is_read_again_to_the_microsecond(ts: int) -> None:
         "2026-08-09T21:05:48+99:00",
     ],
 )
-def test_a_time_without_a_zone_or_that_never_was_is_refused(text: str) -> None:
-    """A naive time is a guess. The error names the field."""
+def test_a_time_without_a_zone_or_that_does_not_exist_is_refused(text: str) -> None:
+    """A time without a zone is ambiguous. The error names the field."""
     with pytest.raises(BadEvent, match="event_time") as raised:
         parse_rfc3339(text, "event_time")
     assert raised.value.reason == "bad_time"
@@ -141,7 +141,7 @@ def test_a_time_without_a_zone_or_that_never_was_is_refused(text: str) -> None:
     index=st.integers(-1, 1000),
 )
 def test_a_position_survives_its_header(topic: str, partition: int, offset: int, index: int) -> None:
-    """Positions come back as they were written, and order as their inputs came."""
+    """Positions survive encoding, and sort in the order of their inputs."""
     position = Position(topic, partition, offset, index)
     assert Hops.from_header(Hops(1, 2, 3, position).to_header()) == Hops(1, 2, 3, position)
     assert HopsEncoder(topic, partition).encode(Hops(1, 2, 9), 3, offset, index) == Hops(1, 2, 3, position).to_header()
@@ -156,14 +156,14 @@ TIMES = Hops(1, 2, 3).to_header()
     "value", [b"", b"1", b"\x02" + TIMES[1:], TIMES[:-1], TIMES + b"x", TIMES + bytes(16), TIMES + bytes(16) + b"\xff"]
 )
 def test_a_hops_header_of_another_form_is_refused(value: bytes) -> None:
-    """Another program's header of the same name does no harm: its hops are unknown."""
+    """The hops of another program's header with the same name are unknown."""
     with pytest.raises(CodecError, match="hops"):
         Hops.from_header(value)
     assert hops_of({HOPS: value}) == Hops()
 
 
 def test_hop_times_are_read_from_headers() -> None:
-    """A hop that was not passed is 0, as is every hop of a message without the header."""
+    """The time of a missing hop is 0, as is every hop of a message without the header."""
     assert hops_of({HOPS: encode_times(17, 18)}) == Hops(17, 18, 0)
     assert hops_of({}) == Hops()
 
@@ -184,5 +184,5 @@ def test_the_cloudevents_attributes_are_complete() -> None:
 
 @given(st.lists(st.sampled_from(["0", "0.00", "-0", "0e-8", "1", "0.1", "10", "1.0", "100"]), min_size=1))
 def test_no_zero_is_overlooked_among_many(sizes: list[str]) -> None:
-    """It may see one where there is none only for exponents."""
+    """A false positive is possible only for exponents."""
     assert may_have_zero(sizes) == any(is_zero(size) for size in sizes)

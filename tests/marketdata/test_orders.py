@@ -1,4 +1,4 @@
-"""The L3 book adds up to a naive one at every step, and to what NASDAQ, Databento and LOBSTER say its levels were."""
+"""The L3 book equals a naive one at every step, and the levels recorded by NASDAQ, Databento and LOBSTER."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STEPS = st.lists(
 
 
 class Naive:
-    """Orders in one list, first in line first; everything else is counted from it each time."""
+    """Orders in one list by priority; everything else is computed from it each time."""
 
     def __init__(self) -> None:
         self.orders: list[tuple[int, Side, int, int]] = []
@@ -43,7 +43,7 @@ class Naive:
         return next((order for order in self.orders if order[0] == order_id), None)
 
     def change(self, verb: str, order_id: int, *values: Any) -> bool:
-        """Perform a change in the plainest way."""
+        """Apply a change naively."""
         order = self.find(order_id)
         if (order is None) != (verb == "add"):
             return False
@@ -76,7 +76,7 @@ class Naive:
         return [Level(price, sum(sizes[price]), len(sizes[price])) for price in sorted(prices, reverse=side == BID)]
 
     def take(self) -> set[tuple[Side, Level]]:
-        """Return the levels that are not what they were at the last call."""
+        """Return the levels that changed since the last call."""
         now = {(side, level.price): level[1:] for side in (BID, ASK) for level in self.levels(side)}
         places = now.keys() | self.told.keys()
         changed = {(s, p) for s, p in places if now.get((s, p)) != self.told.get((s, p))}
@@ -87,7 +87,7 @@ class Naive:
 @settings(max_examples=150, deadline=None)
 @given(steps=STEPS)
 def test_book_equals_a_naive_one_at_every_step(steps: list[tuple[Any, ...]]) -> None:
-    """Levels, queues, what did not fit, and the changes since the last call, whatever happens in whatever order."""
+    """Levels, queues, inconsistent changes, and the changes since the last call, for any sequence of changes."""
     book, naive = OrderBook(), Naive()
     for verb, *values in [*steps, ("take",)]:
         if verb == "take":
@@ -113,7 +113,7 @@ def test_book_equals_a_naive_one_at_every_step(steps: list[tuple[Any, ...]]) -> 
             assert order is None or expected is None or (order.side, order.price, order.size) == expected[1:]
 
 
-def test_order_keeps_its_place_only_where_it_asks_for_no_more() -> None:
+def test_order_keeps_its_priority_only_if_it_does_not_grow() -> None:
     """A smaller size keeps the place in the queue; a larger one, and another price and back, go to its end."""
     book = OrderBook()
     for order_id in "abc":
@@ -132,7 +132,7 @@ def test_order_keeps_its_place_only_where_it_asks_for_no_more() -> None:
 
 @given(value=st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=10))
 def test_decimals_survive_the_scale(value: Decimal) -> None:
-    """A decimal of as many places comes back as the same value, digit for digit but for its last zeros."""
+    """A decimal of that many places comes back as the same digits, except for trailing zeros."""
     scale = Scale(10)
     for text in (str(value), format(value, "f"), format(value.normalize(), "f")):
         number = scale.number(text, "price")
@@ -148,7 +148,7 @@ def test_decimals_survive_the_scale(value: Decimal) -> None:
      ("0.001", "too_precise"), ("1e-3", "too_precise"), ("1e999", "out_of_range"),
      ("1" * 31, "out_of_range")],
 )  # fmt: skip
-def test_what_the_scale_cannot_hold_is_refused(text: str, reason: str) -> None:
+def test_a_decimal_beyond_the_scale_is_refused(text: str, reason: str) -> None:
     """Nothing is rounded; the error says why."""
     with pytest.raises(BadEvent) as refused:
         Scale(2).number(text, "price")
@@ -160,14 +160,14 @@ def test_what_the_scale_cannot_hold_is_refused(text: str, reason: str) -> None:
     [("1", 100, "1"), ("1.10", 110, "1.1"), ("0.010", 1, "0.01"), ("-0.5", -50, "-0.5"), (".5", 50, "0.5"),
      ("1.", 100, "1"), ("12e-1", 120, "1.2"), ("1e2", 10_000, "100"), ("0", 0, "0"), ("-0", 0, "0")],
 )  # fmt: skip
-def test_every_spelling_of_a_decimal_is_read(text: str, number: int, back: str) -> None:
-    """What the venue wrote in another way is the same price, so that both are one level."""
+def test_every_notation_of_a_decimal_is_read(text: str, number: int, back: str) -> None:
+    """Another notation of the same price is the same level."""
     assert Scale(2).number(text, "price") == number
     assert Scale(2).text(number) == back
 
 
 def test_sum_of_more_digits_than_a_decimal_may_have_is_refused() -> None:
-    """Two sizes may add up to what no consumer takes."""
+    """Two sizes may add up to more than consumers accept."""
     scale = Scale(2)
     most = scale.number("9" * 30, "size")
     assert scale.text(most) == "9" * 30

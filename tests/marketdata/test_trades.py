@@ -1,4 +1,4 @@
-"""Bars, rolling medians, keys and the loops over trades: compiled and in plain Python they give the same, exactly."""
+"""Bars, rolling medians, keys and loops over trades give exactly the same results compiled and in plain Python."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata import compiled, plain_bar, plain_keys, plain_prices, plain_window
+from marketdata import compiled, plain_keys, plain_ohlcv, plain_prices, plain_window
 from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.events import Trade
 
-# Where no compiler was, there is nothing compiled to test.
-BARS: list[Any] = [plain_bar.Bar] if compiled.trades is None else [plain_bar.Bar, compiled.trades.Bar]
+# Without a C compiler there is no compiled code to test.
+BARS: list[Any] = [plain_ohlcv.Bar] if compiled.trades is None else [plain_ohlcv.Bar, compiled.trades.Bar]
 WINDOWS: list[Any] = [plain_window.Window] if compiled.trades is None else [plain_window.Window, compiled.trades.Window]
 SETS: list[Any] = [plain_keys.KeySet] if compiled.trades is None else [plain_keys.KeySet, compiled.trades.KeySet]
 NEEDS_COMPILED = pytest.mark.skipif(compiled.trades is None, reason="nothing is compiled here")
@@ -63,9 +63,7 @@ def bar_of(kind: Any, some: list[Trade]) -> Any:
 
 @given(some=st.lists(trades(), min_size=1, max_size=12), data=st.data())
 @settings(max_examples=150)
-def test_a_bar_is_the_same_compiled_and_plain_and_whatever_it_went_through(
-    some: list[Trade], data: st.DataObject
-) -> None:
+def test_a_bar_is_the_same_compiled_and_plain_after_any_operations(some: list[Trade], data: st.DataObject) -> None:
     """Trade by trade, merged from parts, copied, and restored from a checkpoint: the same prices and exact sums."""
     cut = data.draw(st.integers(1, len(some)))
     again = data.draw(st.sampled_from(some))
@@ -76,7 +74,7 @@ def test_a_bar_is_the_same_compiled_and_plain_and_whatever_it_went_through(
         if some[cut:]:
             parts.add(kind.unpack(bar_of(kind, some[cut:]).pack()))
         restored = kind.unpack(whole.pack()).copy()
-        naive = sorted(some, key=lambda one: (one.ts_event, plain_bar.order_of(one.trade_id)))
+        naive = sorted(some, key=lambda one: (one.ts_event, plain_ohlcv.order_of(one.trade_id)))
         with localcontext(prec=500):
             prices = [Decimal(one.price) for one in naive]
             volume = sum(Decimal(one.size) for one in naive)
@@ -98,7 +96,7 @@ def test_a_bar_is_the_same_compiled_and_plain_and_whatever_it_went_through(
 
 @given(some=st.lists(trades(), min_size=1, max_size=6), start=st.integers(99, 105), length=st.integers(0, 12))
 def test_trades_are_added_at_once_or_not_at_all(some: list[Trade], start: int, length: int) -> None:
-    """All of them are new and of the interval, or the bar is as it was."""
+    """Either all are new and within the interval, or the bar is unchanged."""
     changed = [msgspec.structs.replace(one, action="cancel") if one.side == "unknown" else one for one in some]
     for batch in (some, changed):
         fits = all(one.action == "new" and start <= one.ts_event < start + length for one in batch)
@@ -128,8 +126,8 @@ def test_the_rolling_median_equals_the_naive_one(values: list[float], size: int,
 
 
 @pytest.mark.parametrize("kind", WINDOWS)
-def test_what_is_no_window_is_not_read_as_one(kind: Any) -> None:
-    """There are at most as many values as it holds; an empty one has no median."""
+def test_invalid_data_is_not_read_as_a_window(kind: Any) -> None:
+    """There are at most as many values as its size; an empty window has no median."""
     with pytest.raises(ValueError, match="3 values in a window of 2"):
         kind.unpack([2, [1.0, 2.0, 3.0]])
     with pytest.raises(IndexError):
@@ -140,7 +138,7 @@ KEYS = st.binary(min_size=16, max_size=16) | st.integers(1, 40).map(lambda n: n.
 
 
 @given(keys=st.lists(KEYS.filter(any), max_size=300))
-def test_a_set_of_keys_holds_what_was_added(keys: list[bytes]) -> None:
+def test_a_set_of_keys_contains_what_was_added(keys: list[bytes]) -> None:
     """Whatever their bytes are, also after it was packed; compiled and plain pack the same."""
     packed = []
     for kind in SETS:
@@ -163,7 +161,7 @@ def test_a_set_of_keys_holds_what_was_added(keys: list[bytes]) -> None:
 
 @pytest.mark.parametrize("kind", SETS)
 @pytest.mark.parametrize("packed", [b"x", bytes(16), b"x" * 16 + bytes(16)])
-def test_what_is_no_set_of_keys_is_not_read_as_one(kind: Any, packed: bytes) -> None:
+def test_invalid_data_is_not_read_as_a_set_of_keys(kind: Any, packed: bytes) -> None:
     """A key has 16 bytes that are not all zero."""
     with pytest.raises(ValueError, match="16 bytes"):
         kind.unpack(packed)
@@ -174,7 +172,7 @@ def test_what_is_no_set_of_keys_is_not_read_as_one(kind: Any, packed: bytes) -> 
 def test_prices_are_surveyed_the_same_compiled_and_plain(
     some: list[Trade], before: str | None, minute: int, data: st.DataObject
 ) -> None:
-    """The very same floats, places and decimal places."""
+    """Exactly the same floats, indexes and decimal places."""
     some = [msgspec.structs.replace(one, action=data.draw(st.sampled_from(["new", "new", "cancel"]))) for one in some]
     expected = plain_prices.survey(tuple(some), before, minute, 1.25)
     assert compiled.trades.survey(tuple(some), before, minute, 1.25) == expected
@@ -222,8 +220,8 @@ def test_columns_are_usual_for_the_compiled_code_when_they_are_for_the_plain(col
         ({"ts_event": True}, False),
     ],
 )
-def test_only_consecutive_trades_without_a_fault_are_taken_at_once(change: dict[str, Any], fits: bool) -> None:
-    """Whatever is the matter with one trade, nothing changes and the general way looks at all of them."""
+def test_only_valid_consecutive_trades_take_the_fast_path(change: dict[str, Any], fits: bool) -> None:
+    """With any other trade nothing changes, and the general path handles all of them."""
     add: Callable[..., int] = compiled.trades.add_consecutive
     first = Trade(trade_id="9", ts_event=TS_MIN + 10**9, price="1", size="1", side="buy")
     second = msgspec.structs.replace(first, **({"trade_id": "10", "ts_event": TS_MIN + 10**9 + 5} | change))

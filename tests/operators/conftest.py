@@ -1,4 +1,4 @@
-"""What the operators' tests share: makers of events, and a way to run an operator with restarts in the middle."""
+"""Shared by the operators' tests: event factories, and a runner that restarts an operator between events."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Make:
         return Trade(trade_id=str(identity), ts_event=self.ts(seconds), price=price, size=size, **fields)
 
     def trades(self, *trades: Trade, seconds: float | None = None, **more: Any) -> Trades:
-        """Return a frame of trades, by default as old as its newest; without any it is a heartbeat."""
+        """Return a frame of trades, by default at the time of the newest; without trades it is a heartbeat."""
         ts = self.ts(seconds) if seconds is not None else max(trade.ts_event for trade in trades)
         fields = self._common(ts) | more
         return Trades(**fields, trades=trades)
@@ -87,9 +87,9 @@ def make() -> Make:
 def run(
     factory: Callable[[], Operator[Any]], events: Iterable[AnyEvent | Lost], restarts: Iterable[int] = ()
 ) -> list[list[AnyEvent]]:
-    """Return what an operator publishes for each event or loss, restarted from a checkpoint before some of them.
+    """Return an operator's outputs for each event or loss, restarting it from a checkpoint before some of them.
 
-    A restart goes through the very bytes that Kafka would hold. What goes out has to fit its schema.
+    A restart uses the bytes that Kafka would store. Every output must match its schema.
     """
     operator, restarts = factory(), set(restarts)
     state = operator.start(KEY)

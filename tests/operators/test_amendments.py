@@ -1,4 +1,4 @@
-"""Corrections and cancels of trades: what candles make of them, against a recomputation from the trades that stand."""
+"""Corrections and cancels: candles equal a recomputation from the amended trades."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from infra.exchange.alpaca import AlpacaExchange, encode
 from marketdata.clock import SECOND_NS
 from marketdata.events import Candle, DeadLetter, Trade, Trades
+from marketdata.intervals import INTERVALS
 from producers.feeds.alpaca import AlpacaFeed
-from stream_apps.operators.candles import INTERVALS, KEEP_NS, Candles, Limits
+from stream_apps.operators.candles import KEEP_NS, Candles, Limits
 from stream_apps.operators.ingest_trades import IngestTrades
 
 Run = Callable[..., list[list[Any]]]
@@ -26,14 +27,14 @@ TINY = partial(Candles, Limits(silence_ns=3600 * SECOND_NS, keep_ns=300 * SECOND
 
 
 class Truth:
-    """Every trade and amendment that came, and the candles of what stands: slowly, from nothing."""
+    """A naive model: every trade and amendment received, and candles recomputed from the amended trades."""
 
     def __init__(self) -> None:
         self.trades: dict[str, Trade] = {}
         self.amendments: dict[str, list[Trade]] = {}
 
     def take(self, event: Trades) -> None:
-        """Note what came."""
+        """Record an event."""
         for trade in event.trades:
             if trade.action == "new":
                 self.trades.setdefault(trade.trade_id, trade)
@@ -41,7 +42,7 @@ class Truth:
                 self.amendments.setdefault(trade.original_id or trade.trade_id, []).append(trade)
 
     def standing(self) -> list[Trade]:
-        """Return the trades after their amendments, in the order in which the first of each came."""
+        """Return the amended trades, in the order of their first arrival."""
         found: dict[str, Trade] = {}
         for first in self.trades.values():
             trade = first
@@ -94,7 +95,7 @@ def last(published: list[list[Any]], interval: str = "1m", at: int = 0) -> Candl
 
 @st.composite
 def streams(draw: st.DrawFn, t0: int) -> list[Trades]:
-    """Draw trades, amendments of those (and of some that come later or never), heartbeats, and repairs of both."""
+    """Draw trades, their amendments (some of trades that arrive later or never), heartbeats, and repairs of both."""
     frames: list[Trades] = []
     ids: list[str] = []
     now, prefix = t0, draw(st.sampled_from(["", "x"]))
@@ -108,7 +109,7 @@ def streams(draw: st.DrawFn, t0: int) -> list[Trades]:
     for number in range(draw(st.integers(5, 40))):
         now += draw(st.sampled_from([0, 1, 10, 40])) * SECOND_NS
         kind = draw(st.sampled_from(["new", "new", "new", "late", "beat", "cancel", "correct", "change"]))
-        kind = kind if frames else "new"  # what a repair brings before the first live event is history's
+        kind = kind if frames else "new"  # a repair before the first live event belongs to history
         name = f"{prefix}{number}"
         ts, origin = now, "live"
         batch: tuple[Trade, ...] = ()
@@ -118,7 +119,7 @@ def streams(draw: st.DrawFn, t0: int) -> list[Trades]:
             batch = (trade(name, ts),)
             ids.append(name)
         elif kind != "beat":
-            # Of a trade that came, or of one that comes by a slower line or never.
+            # Of a trade that has arrived, or that arrives later on a slower line, or never.
             original = draw(st.sampled_from([*ids[-15:], f"{prefix}{number + 2}"]))
             own = name if kind == "correct" else original
             action = "cancel" if kind == "cancel" else "correct"
@@ -131,14 +132,12 @@ def streams(draw: st.DrawFn, t0: int) -> list[Trades]:
 
 @given(data=st.data())
 @settings(max_examples=60)
-def test_a_candle_that_is_called_valid_is_that_of_the_trades_that_stand(
-    data: st.DataObject, run: Run, make: Any
-) -> None:
-    """However amendments come, whatever was forgotten and wherever it restarts; revisions only rise."""
+def test_a_valid_candle_equals_the_one_of_the_amended_trades(data: st.DataObject, run: Run, make: Any) -> None:
+    """For any order of amendments, evictions and restarts; revisions only rise."""
     frames = data.draw(streams(make.ts(30)))
     seen: set[tuple[str, str]] = set()
     kept: list[Trades] = []
-    for frame in frames:  # what de-duplication would not let pass, and what no venue does: amending what is gone
+    for frame in frames:  # impossible inputs: duplicates, and amendments of a cancelled trade
         keep = [one for one in frame.trades if not _is_again(one, seen)]
         kept.append(msgspec.structs.replace(frame, trades=tuple(keep)))
     factory = data.draw(st.sampled_from([PATIENT, TINY]))
@@ -182,7 +181,7 @@ def amend(make: Any, seconds: float, identity: str, action: str, price: str = "1
 
 
 def minute(make: Any) -> list[Trades]:
-    """Return a minute of four trades that is closed, after another one that makes it whole, with heartbeats."""
+    """Return a closed minute of four trades with heartbeats, after another one that makes it complete."""
     beats = [make.heartbeat(second, venue="alpaca") for second in range(-70, 62, 2)]
     prices = {"a": "5", "b": "9", "c": "6", "d": "7"}
     trades = [
@@ -193,7 +192,7 @@ def minute(make: Any) -> list[Trades]:
 
 
 def test_a_cancel_revises_all_candles_of_its_trade(run: Run, make: Any) -> None:
-    """The highest price is taken back long after: high and sums are those of the other three, one revision up."""
+    """The highest trade is cancelled much later: high and sums are those of the other three, with one revision more."""
     published = run(Candles, [*minute(make), amend(make, 64, "b", "cancel", "9")])
     candle = last(published, at=-1)
     assert (candle.start, candle.state, candle.revision, candle.valid) == (make.ts(0), "revised", 1, True)
@@ -202,8 +201,8 @@ def test_a_cancel_revises_all_candles_of_its_trade(run: Run, make: Any) -> None:
     assert last([[*published[-1]]], "1m") == candle
 
 
-def test_a_cancel_right_after_its_trade_takes_it_out_of_every_candle(run: Run, make: Any) -> None:
-    """Also when nothing was published between the two, and when its trade came as what a correction made of it."""
+def test_a_cancel_right_after_its_trade_removes_it_from_every_candle(run: Run, make: Any) -> None:
+    """Also if nothing was published in between, and if the trade was corrected before."""
     more = [
         make.trades(make.trade("n", 64, "8", "6"), venue="alpaca"),
         make.trades(make.trade("o", 64.01, "3"), venue="alpaca"),
@@ -219,7 +218,7 @@ def test_a_cancel_right_after_its_trade_takes_it_out_of_every_candle(run: Run, m
 
 
 def test_a_correction_counts_at_the_time_of_the_trade_that_it_replaces(run: Run, make: Any) -> None:
-    """It comes a minute later with a time of its own; the side that it does not state stays."""
+    """It arrives a minute later with its own time; a side that it does not state is kept."""
     published = run(Candles, [*minute(make), amend(make, 64, "e", "correct", "4", original_id="d", size="1")])
     candle = last(published, at=-1)
     assert (candle.start, candle.revision) == (make.ts(0), 1)
@@ -227,14 +226,14 @@ def test_a_correction_counts_at_the_time_of_the_trade_that_it_replaces(run: Run,
 
 
 def test_a_candle_without_any_trade_left_is_an_empty_one(run: Run, make: Any) -> None:
-    """It is revised to the marker of an interval in which nothing was traded."""
+    """It is revised to the marker of an interval without trades."""
     cancels = [amend(make, 64 + at, name, "cancel") for at, name in enumerate("abcd")]
     candle = last(run(Candles, [*minute(make), *cancels]), at=-1)
     assert (candle.revision, candle.valid, candle.open, candle.volume, candle.trades) == (4, True, None, "0", 0)
 
 
-def test_where_the_other_trades_are_forgotten_only_a_price_between_the_others_stays_right(run: Run, make: Any) -> None:
-    """Sums are right in any case; a candle that may have lost its high is not valid, and says why."""
+def test_if_other_trades_are_evicted_only_amending_an_inner_price_keeps_a_candle_valid(run: Run, make: Any) -> None:
+    """Sums are always correct; a candle that may have lost its high is invalid, with a reason."""
     for name, price, valid in (("c", "6", True), ("d", "7", False)):
         frames = [*minute(make), amend(make, 64, name, "cancel", price), make.heartbeat(65, venue="alpaca")]
         published = run(partial(Candles, Limits(remembered_max=2)), frames)
@@ -244,7 +243,7 @@ def test_where_the_other_trades_are_forgotten_only_a_price_between_the_others_st
             assert (candle.trades, Decimal(candle.volume), candle.valid, candle.reason) == expected
 
 
-def test_a_longer_candle_is_not_recomputed_from_a_minute_that_is_not_right(run: Run, make: Any) -> None:
+def test_a_longer_candle_is_not_recomputed_from_an_uncertain_minute(run: Run, make: Any) -> None:
     """The second of its minutes has lost its close; the first is as it was."""
     more = [make.trades(make.trade(at, 64 + at, price), venue="alpaca") for at, price in enumerate(["5", "9", "7"])]
     frames = [*minute(make), *more, amend(make, 68, "2", "cancel", "7"), make.heartbeat(69, venue="alpaca")]
@@ -253,16 +252,16 @@ def test_a_longer_candle_is_not_recomputed_from_a_minute_that_is_not_right(run: 
     assert [(one.trades, one.valid, one.reason) for one in candles] == [(2, False, "amended"), (6, False, "amended")]
 
 
-def test_an_amendment_of_a_forgotten_trade_is_a_letter_and_its_candles_are_not_valid(run: Run, make: Any) -> None:
-    """Nobody knows any more where it was, so every candle that may hold it says so."""
+def test_an_amendment_of_an_evicted_trade_is_a_dead_letter_and_its_candles_are_invalid(run: Run, make: Any) -> None:
+    """Its time is unknown, so every candle that may contain it is invalid."""
     published = run(partial(Candles, Limits(remembered_max=2)), [*minute(make), amend(make, 64, "a", "cancel")])
     assert letters(published) == ["unknown_original"]
     candle = last(published, at=-1)
     assert (candle.start, candle.revision, candle.valid, candle.reason) == (make.ts(0), 1, False, "amended")
 
 
-def test_a_repair_closes_gaps_but_not_what_an_amendment_left_unknown(run: Run, make: Any) -> None:
-    """It only adds trades, so it cannot show which of them stand."""
+def test_a_repair_closes_gaps_but_does_not_make_amended_candles_valid(run: Run, make: Any) -> None:
+    """It only adds trades, so it cannot show which of them were amended."""
     frames = [*minute(make), amend(make, 64, "a", "cancel")]
     whole = make.trades(seconds=60, venue="alpaca", origin="repair", complete_from=make.ts(-120))
     published = run(partial(Candles, Limits(remembered_max=2)), [*frames, whole])
@@ -271,8 +270,8 @@ def test_a_repair_closes_gaps_but_not_what_an_amendment_left_unknown(run: Run, m
     assert [one.valid for one in published[-1] if isinstance(one, Candle) and one.interval == "1m"] == [True]
 
 
-def test_a_candle_that_was_given_up_is_never_revised(run: Run, make: Any) -> None:
-    """Whatever comes later, also after a restart: history has it; the longer one that is open counts on."""
+def test_a_candle_that_was_left_to_history_is_never_revised(run: Run, make: Any) -> None:
+    """Not even after a restart: history owns it. The longer candle that is still open keeps counting."""
     early = [*minute(make), amend(make, 64, "a", "cancel")]
     later = [
         make.trades(make.trade("late", 10, "3", "2"), seconds=66, venue="alpaca"),
@@ -292,8 +291,8 @@ def test_a_candle_that_was_given_up_is_never_revised(run: Run, make: Any) -> Non
     assert (longer.trades, longer.reason) == (5, "amended")
 
 
-def test_a_trade_too_old_to_be_kept_spoils_only_the_candles_that_are(run: Run, make: Any) -> None:
-    """Its minute is history's; the day that it is in is not over, and is not valid any more."""
+def test_amending_a_trade_too_old_to_be_kept_invalidates_only_kept_candles(run: Run, make: Any) -> None:
+    """Its minute belongs to history; its day is still open, and becomes invalid."""
     later = KEEP_NS // SECOND_NS + 200
     frames = [*minute(make), make.heartbeat(later, venue="alpaca"), amend(make, later + 1, "b", "cancel", "9")]
     published = run(
@@ -305,9 +304,7 @@ def test_a_trade_too_old_to_be_kept_spoils_only_the_candles_that_are(run: Run, m
     assert not any(candle.valid for candle in whole)
 
 
-def test_the_first_amendment_of_a_venue_that_was_not_known_to_amend_spoils_what_it_may_concern(
-    run: Run, make: Any
-) -> None:
+def test_a_venues_unexpected_first_amendment_invalidates_every_candle_it_may_concern(run: Run, make: Any) -> None:
     """From then on its trades are remembered."""
     frames = [msgspec.structs.replace(frame, venue="other") for frame in minute(make)]
     more = [
@@ -324,8 +321,8 @@ def test_the_first_amendment_of_a_venue_that_was_not_known_to_amend_spoils_what_
     assert (counted[-1].trades, counted[-1].close) == (1, "3")
 
 
-def test_a_correction_that_history_brings_again_counts_once(run: Run, make: Any) -> None:
-    """A repair contains the trades that stand, so the correction comes as a plain trade, however long after."""
+def test_a_correction_repeated_by_history_counts_once(run: Run, make: Any) -> None:
+    """A repair contains amended trades, so the correction arrives as a new trade, however much later."""
     repaired = make.trades(make.trade("e", 3.5, "4", "1"), venue="alpaca", origin="repair")
     for later in ([], [make.trades(make.trade(at, 65 + at), venue="alpaca") for at in range(3)]):
         again = [*minute(make), amend(make, 64, "e", "correct", "4", original_id="d", size="1"), *later, repaired]
@@ -334,8 +331,8 @@ def test_a_correction_that_history_brings_again_counts_once(run: Run, make: Any)
         assert [candle.trades for candle in found if candle.start == make.ts(0)][-1] == 4
 
 
-def test_a_trade_that_only_history_counts_is_taken_back_from_no_candle_of_ours(run: Run, make: Any) -> None:
-    """The minute is older than the first event, and a late trade is in it; the repaired one beside it never was."""
+def test_cancelling_a_trade_that_only_history_counts_changes_no_live_candle(run: Run, make: Any) -> None:
+    """The minute is before the first event and contains a late trade, but never contained the repaired one."""
     frames = [
         make.heartbeat(70, venue="alpaca"),
         make.trades(make.trade("l", 20, "3"), seconds=71, venue="alpaca"),
@@ -347,8 +344,8 @@ def test_a_trade_that_only_history_counts_is_taken_back_from_no_candle_of_ours(r
     assert [(one.trades, one.high) for one in found if one.interval == "1m"] == [(1, "3"), (2, "5")]
 
 
-def test_the_day_of_the_simulated_exchange_is_that_of_the_trades_that_stand(make: Any) -> None:
-    """From its own messages, through feed and de-duplication, with its corrections and cancels; nothing is refused."""
+def test_a_day_of_the_simulated_exchange_equals_that_of_its_amended_trades(make: Any) -> None:
+    """Its messages pass through feed and de-duplication, with corrections and cancels; none is refused."""
     exchange = AlpacaExchange(("AAPL",), keys={}, seed=7)
     exchange.play(1_500, since=make.ts(0), every=SECOND_NS // 5)
     feed, ingest, candles = AlpacaFeed(line="alpaca/0", products=("AAPL",)), IngestTrades(), Candles()

@@ -1,4 +1,4 @@
-"""Anomalies are reported when something is really unusual, once, with value and limit, and not during halts."""
+"""Anomalies are reported once, for truly unusual values, with value and limit, and not during halts."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_rolling_median_equals_the_naive_one(values: list[float], size: int)
 
 
 def test_a_price_far_from_the_last_is_a_jump(run: Run, make: Any) -> None:
-    """Five percent where a cent is usual: reported once, critical, with both prices."""
+    """Five percent when a cent is normal: reported once, as critical, with both prices."""
     jump = [make.trades(make.trade(1, 100, "105.00")), make.trades(make.trade(2, 101, "100.00"))]
     (anomaly,) = found(run(on_trades, [*calm_trades(make, 100), *jump]))
     assert (anomaly.kind, anomaly.severity, anomaly.metric) == ("price_jump", "critical", "log_return")
@@ -93,14 +93,14 @@ def test_the_furthest_trade_of_a_frame_counts(run: Run, make: Any) -> None:
 
 
 def test_nothing_is_reported_before_there_is_enough_to_compare_with(run: Run, make: Any) -> None:
-    """The first values of a stream say nothing about what is usual."""
+    """The first values of a stream do not show what is normal."""
     frames = [*calm_trades(make, 20), make.trades(make.trade(1, 30, "200"))]
     quotes = [*calm_quotes(make, 20), make.quote(30, "90", "110")]
     assert found(run(on_trades, frames)) == []
     assert found(run(on_quotes, quotes)) == []
 
 
-def test_a_tick_in_a_market_that_stands_still_is_no_jump(run: Run, make: Any) -> None:
+def test_a_tick_in_a_flat_market_is_no_jump(run: Run, make: Any) -> None:
     """With a median return of zero the floor decides, and large ticks raise it."""
     still = [make.trades(make.trade(i, i, "10")) for i in range(100)]
     assert found(run(on_trades, [*still, make.trades(make.trade(200, 100, "10.01"))])) == []
@@ -116,12 +116,12 @@ def test_a_tick_in_a_market_that_stands_still_is_no_jump(run: Run, make: Any) ->
      ("0e-8", 0)],
 )  # fmt: skip
 def test_the_decimal_places_of_a_price_are_those_it_needs(price: str, places: int) -> None:
-    """Zeros at the end, which many venues send, are no finer tick."""
+    """Trailing zeros, which many venues send, do not mean a finer tick."""
     assert decimal_places(price) == places
 
 
 def test_a_price_after_a_halt_or_a_gap_is_no_jump(run: Run, make: Any) -> None:
-    """What happened meanwhile is not known, so the distance means nothing; a jump well after is reported."""
+    """Prices in between are unknown, so the change is not meaningful; a later jump is reported."""
     for mark in (HALT, {"valid": False, "reason": "gap"}):
         frames = [
             *calm_trades(make, 100),
@@ -140,11 +140,11 @@ def taken_back(make: Any, identity: object, seconds: float, **more: Any) -> AnyE
     return event
 
 
-def test_a_price_that_was_taken_back_is_not_compared_with(run: Run, make: Any) -> None:
-    """Not even after a restart; a correction is, and so is the wrong one as long as nobody said so."""
+def test_a_cancelled_price_is_not_compared_with(run: Run, make: Any) -> None:
+    """Not even after a restart. A correction is, and so is the wrong price until it is corrected."""
     calm = [msgspec.structs.replace(frame, venue="alpaca") for frame in calm_trades(make, 100)]
     wrong = make.trades(make.trade("w", 100, "150"), venue="alpaca")
-    later = make.trades(make.trade("n", 200, "100.00"), venue="alpaca")  # after the pause between two of a kind
+    later = make.trades(make.trade("n", 200, "100.00"), venue="alpaca")  # after the cooldown
     assert len(found(run(on_trades, [*calm, wrong, later]))) == 2
     back = taken_back(make, "w", 101)
     for restarts in ((), (101,), (102,)):
@@ -155,7 +155,7 @@ def test_a_price_that_was_taken_back_is_not_compared_with(run: Run, make: Any) -
     assert len(found(run(on_trades, [*calm, wrong, gap, back, later]))) == 1
 
 
-def test_volume_that_was_taken_back_is_no_spike(run: Run, make: Any) -> None:
+def test_cancelled_volume_is_no_spike(run: Run, make: Any) -> None:
     """Half of a burst is canceled before the other half comes; a correction to more counts."""
     quiet = [msgspec.structs.replace(frame, venue="alpaca") for frame in minutes(make, 15)]
     begin = 15 * 60 + 1
@@ -169,7 +169,7 @@ def test_volume_that_was_taken_back_is_no_spike(run: Run, make: Any) -> None:
 
 
 def test_one_kind_is_reported_once_within_a_minute(run: Run, make: Any) -> None:
-    """What is held back is counted."""
+    """Suppressed reports are counted."""
     jumps = [make.trades(make.trade(i, 100 + i, "150" if i % 2 else "100")) for i in range(6)]
     operator = AnomaliesTrades()
     state = operator.start("k")
@@ -182,8 +182,8 @@ def test_one_kind_is_reported_once_within_a_minute(run: Run, make: Any) -> None:
     assert operator.counts["held_back"] == 4
 
 
-def test_history_is_no_news(run: Run, make: Any) -> None:
-    """Repaired trades raise no alarm."""
+def test_history_causes_no_anomalies(run: Run, make: Any) -> None:
+    """Repaired trades are not reported."""
     assert (
         found(run(on_trades, [*calm_trades(make, 100), make.trades(make.trade(1, 99, "150"), origin="repair")])) == []
     )
@@ -195,7 +195,7 @@ def minutes(make: Any, count: int, per_minute: int = 6) -> list[AnyEvent]:
 
 
 def test_a_minute_with_many_times_the_usual_volume_is_a_spike(run: Run, make: Any) -> None:
-    """Reported when the volume crosses the limit, not when the minute is over; the first minute is no measure."""
+    """Reported when the volume crosses the limit, not at the end of the minute; the first minute does not count."""
     burst = [make.trades(make.trade(i, 15 * 60 + 1 + i / 10, "100", "5")) for i in range(20)]
     (anomaly,) = found(run(on_trades, [*minutes(make, 15), *burst]))
     assert (anomaly.kind, anomaly.metric) == ("volume_spike", "minute_volume")
@@ -203,7 +203,7 @@ def test_a_minute_with_many_times_the_usual_volume_is_a_spike(run: Run, make: An
     assert anomaly.evidence["median_volume"] == "6"
 
 
-def test_volume_after_a_halt_is_not_judged(run: Run, make: Any) -> None:
+def test_volume_after_a_halt_is_not_evaluated(run: Run, make: Any) -> None:
     """An auction trades a lot at once."""
     auction = [make.heartbeat(901, **HALT), make.trades(make.trade(1, 910, "100", "5000"))]
     assert found(run(on_trades, [*minutes(make, 15), *auction])) == []
@@ -241,7 +241,7 @@ def test_a_bid_above_the_ask_is_crossed_until_it_is_not(run: Run, make: Any) -> 
     ]
 
 
-def test_prices_that_floats_call_equal_are_compared_exactly(run: Run, make: Any) -> None:
+def test_prices_that_are_equal_as_floats_are_compared_exactly(run: Run, make: Any) -> None:
     """A difference in the twentieth digit decides."""
     assert found(run(on_quotes, [make.quote(0, "0.1", "0.10000000000000000001")])) == []
     assert len(found(run(on_quotes, [make.quote(0, "0.10000000000000000001", "0.1")]))) == 1
@@ -253,7 +253,7 @@ def test_a_crossed_book_in_a_halt_is_an_auction(run: Run, make: Any) -> None:
 
 
 def test_a_spread_many_times_the_usual_is_a_blow_out(run: Run, make: Any) -> None:
-    """Compared with the quotes before; nothing is judged in a halt."""
+    """Compared with earlier quotes; nothing is evaluated in a halt."""
     wide = make.quote(100, "99", "101", source="book")
     quotes = [*calm_quotes(make, 100, source="book"), wide]
     (anomaly,) = found(run(on_quotes, quotes))
@@ -262,7 +262,7 @@ def test_a_spread_many_times_the_usual_is_a_blow_out(run: Run, make: Any) -> Non
     assert found(run(on_quotes, [*quotes[:-1], make.quote(100, "99", "101", source="book", **HALT)])) == []
 
 
-def test_a_spread_right_after_a_halt_is_not_judged(run: Run, make: Any) -> None:
+def test_a_spread_right_after_a_halt_is_not_evaluated(run: Run, make: Any) -> None:
     """Market makers come back one by one."""
     quotes = [*calm_quotes(make, 100), make.quote(100, "100", "100.01", **HALT), make.quote(101, "95", "105")]
     assert found(run(on_quotes, quotes)) == []
@@ -283,7 +283,7 @@ def status(make: Any, kind: str, seconds: float = 0, **more: Any) -> FeedStatus:
 
 
 def test_a_gap_states_how_much_is_missing(run: Run, make: Any) -> None:
-    """Sequence numbers say how many messages; each line is reported by itself."""
+    """From sequence numbers; each line is reported separately."""
     statuses = [
         status(make, "connected"),
         status(make, "gap", 1, expected=10, received=17, gap_id="g1"),
@@ -299,7 +299,7 @@ def test_a_gap_states_how_much_is_missing(run: Run, make: Any) -> None:
 
 
 def test_a_feed_that_receives_nothing_is_stale_but_not_in_a_halt(run: Run, make: Any) -> None:
-    """An open breaker is critical: nobody is trying any more."""
+    """An open breaker is critical: there are no more attempts."""
     before = [status(make, "halted"), status(make, "heartbeat_missed", 1), status(make, "resumed", 2)]
     assert found(run(on_status, before)) == []
     statuses = [*before, status(make, "heartbeat_missed", 3), status(make, "breaker_open", 100)]
@@ -323,7 +323,7 @@ STEPS = st.lists(
 def test_restarts_change_nothing_and_the_same_input_gives_the_same_ids(
     run: Run, make: Any, steps: list[tuple[str, str, float, str]], data: st.DataObject
 ) -> None:
-    """All three operators go on from their checkpoints with exactly the outputs of a run without one."""
+    """All three operators continue from checkpoints with exactly the outputs of an uninterrupted run."""
     frames, quotes = minutes(make, 15), calm_quotes(make, 60)
     at = 900.0
     for number, (price, size, pause, reason) in enumerate(steps):

@@ -1,4 +1,4 @@
-"""Books of several lines: what goes on is always one line's true book, and a dying line costs one snapshot at most."""
+"""Books of several lines: the merged book is always correct, and a lost line costs one snapshot at most."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Market:
             self.states.append((book.bids.top(), book.asks.top()))
 
     def update(self, number: int, line: int, **more: Any) -> BookUpdate:
-        """Return a change as a line brings it."""
+        """Return an update from a line."""
         side, price, size = self._changes[number]
         levels = {"bids" if side == "bid" else "asks": [(price, size)]}
         return self._event("update", number, line, **levels, **more)
 
     def snapshot(self, number: int, line: int) -> BookUpdate:
-        """Return the book after a change as a line brings it."""
+        """Return a snapshot from a line."""
         bids, asks = self.states[number]
         return self._event("snapshot", number, line, bids=bids, asks=asks)
 
@@ -64,9 +64,9 @@ CHANGE = st.tuples(st.sampled_from(["bid", "ask"]), st.integers(1, 6).map(str), 
 
 @st.composite
 def lines(draw: st.DrawFn, make: Any) -> tuple[Market, list[BookUpdate], list[int]]:
-    """Return a market, what up to three lines bring of it in any interleaving, and how far the whole lines got.
+    """Return a market, the interleaved events of up to three lines, and how far the complete lines got.
 
-    Each line starts with a snapshot somewhere, may lose its book and get a new one, and may stop for good.
+    Each line starts with a snapshot at any point, may lose its book and get a new one, and may stop permanently.
     """
     market = Market(make, draw(st.lists(CHANGE, min_size=1, max_size=40)))
     size = len(market.states)
@@ -98,7 +98,7 @@ def lines(draw: st.DrawFn, make: Any) -> tuple[Market, list[BookUpdate], list[in
 
 
 class Downstream:
-    """Applies what goes on, as every consumer does."""
+    """Applies what passes, like any consumer."""
 
     def __init__(self) -> None:
         self.book = L2Book()
@@ -113,7 +113,7 @@ class Downstream:
         elif event.kind == "clear":
             self.valid = False
         elif event.kind == "update":
-            assert self.valid, "no change goes on without a book that it belongs to"
+            assert self.valid, "no update passes without a book"
             self.book.bids.apply(event.bid_prices, event.bid_sizes)
             self.book.asks.apply(event.ask_prices, event.ask_sizes)
 
@@ -125,10 +125,10 @@ class Downstream:
 
 @given(data=st.data(), symbol=st.booleans())
 @settings(max_examples=150)
-def test_what_passes_is_at_every_step_a_book_that_the_market_had(
+def test_the_merged_book_equals_the_market_at_every_step(
     run: Run, make: Any, data: st.DataObject, symbol: bool
 ) -> None:
-    """Whatever lines lose, repeat or lag: after each event the book equals the true one at that event's number."""
+    """Lines may lose, repeat or lag: after each event the book equals the true one at that event's number."""
     market, events, _ = data.draw(lines(make))
     operator = by_symbol if symbol else by_connection
     published = run(operator, events)
@@ -147,7 +147,7 @@ def test_what_passes_is_at_every_step_a_book_that_the_market_had(
 @given(data=st.data())
 @settings(max_examples=60)
 def test_numbers_of_a_symbol_only_count_up_while_the_book_is_whole(run: Run, make: Any, data: st.DataObject) -> None:
-    """First arrival wins: between two snapshots no change goes on twice or late."""
+    """First arrival wins: between two snapshots no update passes twice or late."""
     _, events, _ = data.draw(lines(make))
     last = -1
     for outputs in run(by_symbol, events):
@@ -160,7 +160,7 @@ def test_numbers_of_a_symbol_only_count_up_while_the_book_is_whole(run: Run, mak
 
 
 def book_of(published: list[list[AnyEvent]]) -> list[tuple[str, str]]:
-    """Return what went on as (kind, line)."""
+    """Return what passed as (kind, line)."""
     return [(event.kind, event.line) for events in published for event in events if isinstance(event, BookUpdate)]
 
 
@@ -202,7 +202,7 @@ def test_a_standby_takes_over_when_the_primary_is_silent(run: Run, make: Any) ->
 
 
 def test_without_a_standby_the_clear_passes(run: Run, make: Any) -> None:
-    """And the first line to have a whole book again is followed."""
+    """Then the first line with a complete book becomes the primary."""
     market = Market(make, [("bid", str(price), "1") for price in range(1, 7)])
     events = [
         market.snapshot(0, 0),
@@ -221,8 +221,8 @@ def test_without_a_standby_the_clear_passes(run: Run, make: Any) -> None:
     ]
 
 
-def test_a_change_that_cannot_be_used_costs_the_line_its_book(make: Any) -> None:
-    """It is a dead letter, and without it every later book would be wrong; a line without a book loses nothing."""
+def test_an_unusable_update_clears_the_book_of_its_line(make: Any) -> None:
+    """It becomes a dead letter, and every later book would be wrong. A line without a book is not affected."""
     market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
     bad = make.book("update", 1, line="l/0", sequence=6, bids=[("1", "-1")])
     for operator in (by_connection(), by_symbol()):
@@ -236,7 +236,7 @@ def test_a_change_that_cannot_be_used_costs_the_line_its_book(make: Any) -> None
 
 
 def test_a_line_that_loses_its_book_changes_nothing_while_another_has_it(run: Run, make: Any) -> None:
-    """Numbers of a symbol: the clear stays behind, and the other line's next change goes on."""
+    """Numbers of a symbol: the clear is dropped, and the other line's next update passes."""
     market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
     events = [market.snapshot(5, 0), market.snapshot(5, 1), market.clear(6, 0), market.update(6, 1)]
     published = run(by_symbol, events)
@@ -245,7 +245,7 @@ def test_a_line_that_loses_its_book_changes_nothing_while_another_has_it(run: Ru
 
 
 def test_a_quiet_symbol_keeps_its_book_when_a_line_loses_it(run: Run, make: Any) -> None:
-    """Nothing changed for long on any line: one that has all that went on holds the book, one that is behind not."""
+    """After a long silence, a line with the last passed number keeps the book valid, a lagging one does not."""
     market = Market(make, [("bid", str(price), "1") for price in range(1, 100)])
     begin = [market.snapshot(4, 0), market.snapshot(4, 1), market.update(5, 0)]
     for last, kinds in (
@@ -257,8 +257,8 @@ def test_a_quiet_symbol_keeps_its_book_when_a_line_loses_it(run: Run, make: Any)
         assert [e.kind for events in published for e in events if isinstance(e, BookUpdate)] == kinds
 
 
-def test_lines_without_end_cost_no_memory(make: Any) -> None:
-    """The one that is silent longest is forgotten, never the one that leads."""
+def test_any_number_of_lines_uses_bounded_memory(make: Any) -> None:
+    """The line that is silent longest is evicted, never the primary."""
     market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
     for operator in (by_connection(), by_symbol()):
         state = operator.start("key")
@@ -270,7 +270,7 @@ def test_lines_without_end_cost_no_memory(make: Any) -> None:
 
 
 def test_a_single_line_passes_as_it_is(run: Run, make: Any) -> None:
-    """With one line nothing is held back and no shadow book is kept."""
+    """With one line nothing is delayed and there is no shadow book."""
     market = Market(make, [("bid", str(price), "1") for price in range(1, 7)])
     events = [
         market.snapshot(0, 0),
@@ -288,7 +288,7 @@ def test_a_single_line_passes_as_it_is(run: Run, make: Any) -> None:
 
 
 def test_a_halted_standby_takes_over_as_halted(run: Run, make: Any) -> None:
-    """A mark of the line's last event travels with its snapshot."""
+    """Its snapshot has the reason of the line's last event."""
     halt: dict[str, Any] = {"valid": False, "reason": "halted"}
     market = Market(make, [("bid", "1", "1"), ("bid", "2", "1")])
     events = [
@@ -302,8 +302,8 @@ def test_a_halted_standby_takes_over_as_halted(run: Run, make: Any) -> None:
     assert (snapshot.kind, snapshot.line, snapshot.valid, snapshot.reason) == ("snapshot", "l/1", False, "halted")
 
 
-def test_a_line_that_sees_a_sequence_reset_takes_the_others_along(run: Run, make: Any) -> None:
-    """It clears its book first; its new snapshot is behind its own numbers, unlike that of a line that joins late."""
+def test_a_sequence_reset_on_one_line_applies_to_the_others(run: Run, make: Any) -> None:
+    """It clears its book first; its new snapshot is below its own last number, unlike that of a late line."""
     market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
     events = [
         market.snapshot(10, 0),
@@ -325,7 +325,7 @@ def test_a_line_that_sees_a_sequence_reset_takes_the_others_along(run: Run, make
 
 
 def test_a_venue_that_resets_its_sequence_is_followed_and_old_numbers_are_not(run: Run, make: Any) -> None:
-    """A snapshot in the middle of a line that steps back: other lines wait for theirs."""
+    """After a snapshot with a lower number on a line with a book, other lines wait for theirs."""
     market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
     events = [
         market.snapshot(10, 0),

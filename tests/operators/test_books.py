@@ -1,4 +1,4 @@
-"""Books equal a naive model at every step, and say when they may not be trusted."""
+"""Books equal a naive model at every step, and are invalid when they should be."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def unique(levels: list[Level]) -> list[Level]:
 
 
 class Naive:
-    """What the book is, in the plainest way."""
+    """A naive book."""
 
     def __init__(self) -> None:
         self.sides: list[dict[Decimal, Level]] = [{}, {}]
@@ -73,7 +73,7 @@ class Naive:
 
     @property
     def reason(self) -> str:
-        """Why the book may not be trusted, empty when it may."""
+        """Why the book is invalid, empty if it is valid."""
         crossed = bool(self.sides[0] and self.sides[1]) and max(self.sides[0]) > min(self.sides[1])
         return self.waiting or self.marked or ("crossed" if crossed else "")
 
@@ -98,7 +98,7 @@ def events(make: Any, steps: list[tuple[str, list[Level], list[Level], int]]) ->
 
 
 def eager() -> Books:
-    """Return an operator that publishes two levels a side."""
+    """Return an operator that publishes two levels per side."""
     return Books(top_depth=2)
 
 
@@ -117,7 +117,7 @@ def books(published: list[list[AnyEvent]]) -> list[Book]:
 
 @given(steps=STEPS)
 def test_what_is_published_equals_the_naive_book_at_every_step(run: Run, make: Any, steps: list[Any]) -> None:
-    """Every quote and book says exactly what the plain model says at that event, validity among it."""
+    """Every quote and book equals the naive model at that event, including validity."""
     naive = Naive()
     quoted: tuple[Any, ...] = (None, None, "resyncing")
     for event, published in zip(made := events(make, steps), run(eager, made), strict=True):
@@ -141,13 +141,13 @@ def test_what_is_published_equals_the_naive_book_at_every_step(run: Run, make: A
 @given(steps=STEPS, data=st.data())
 @settings(max_examples=60)
 def test_a_restart_at_any_point_changes_nothing(run: Run, make: Any, steps: list[Any], data: st.DataObject) -> None:
-    """The state holds all that later outputs depend on."""
+    """The state contains everything that later outputs depend on."""
     made = events(make, steps)
     at = data.draw(st.lists(st.integers(0, max(0, len(made) - 1)), max_size=4))
     assert run(eager, made, restarts=at) == run(eager, made)
 
 
-def test_best_levels_go_out_at_most_once_in_each_tenth_of_a_second(run: Run, make: Any) -> None:
+def test_best_levels_are_published_at_most_every_tenth_of_a_second(run: Run, make: Any) -> None:
     """Deep changes wait for the next tenth; a change of the best level is quoted at once."""
     snapshot = make.book("snapshot", 0, [("10", "1")], [("11", "1")])
     updates = [make.book("update", 0.001 * i, [("9", str(i))]) for i in range(1, 1000)]
@@ -158,7 +158,7 @@ def test_best_levels_go_out_at_most_once_in_each_tenth_of_a_second(run: Run, mak
 
 
 def test_delta_before_snapshot_is_ignored_and_counted(make: Any) -> None:
-    """A change of a book that is not known is nothing to build on."""
+    """An update cannot be applied without a book."""
     operator = Books()
     state = operator.start("coinbase:BTC-USD")
     state, published = operator.step(state, make.book("update", 0, [("10", "1")]))
@@ -169,7 +169,7 @@ def test_delta_before_snapshot_is_ignored_and_counted(make: Any) -> None:
 
 
 def test_a_clear_is_published_at_once_with_its_reason(run: Run, make: Any) -> None:
-    """Quote and book both say that nothing is known any more, and why."""
+    """Quote and book both become invalid, with the reason."""
     published = run(
         Books, [make.book("snapshot", 0, [("10", "1")], [("11", "1")]), make.clear(0.001, reason="checksum")]
     )
@@ -181,7 +181,7 @@ def test_a_clear_is_published_at_once_with_its_reason(run: Run, make: Any) -> No
 
 
 def test_locked_is_valid_and_crossed_is_not_until_it_is_uncrossed(run: Run, make: Any) -> None:
-    """Equal prices happen; a bid above the ask is wrong or stale."""
+    """Equal prices are normal; a bid above the ask is wrong or stale."""
     published = run(
         Books,
         [

@@ -1,4 +1,4 @@
-"""Candles on event time: the same candles whatever the order, and honest about what is missing."""
+"""Candles in event time: independent of the order of trades, and invalid where data is missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata.events import AnyEvent, Candle, DeadLetter, FeedStatus, Trade, Trades
-from stream_apps.operators.candles import INTERVALS, KEEP_NS, MARKERS_MAX, Candles, Limits
+from marketdata.intervals import INTERVALS
+from stream_apps.operators.candles import KEEP_NS, MARKERS_MAX, Candles, Limits
 
 Run = Callable[..., list[list[AnyEvent]]]
 SECOND = 1_000_000_000
@@ -36,7 +37,7 @@ def candles(published: list[list[AnyEvent]], interval: str = "1m", state: str | 
 
 
 def figures(candle: Candle) -> tuple[Any, ...]:
-    """Return what a candle says about its trades."""
+    """Return the figures of a candle."""
     return (
         candle.open, candle.high, candle.low, candle.close, candle.volume, candle.quote_volume, candle.buy_volume,
         candle.trades,
@@ -50,7 +51,7 @@ def last_of_each(published: list[list[AnyEvent]]) -> dict[tuple[str, int], tuple
 
 
 def naive(trades: list[Trade]) -> dict[tuple[str, int], tuple[Any, ...]]:
-    """Return each candle in the plainest way: sort the trades, take first, last, extremes and exact sums."""
+    """Return naive candles: sort the trades, take first, last, extremes and exact sums."""
     made = {}
     for name, length in INTERVALS.items():
         groups: dict[int, list[Trade]] = {}
@@ -96,7 +97,7 @@ def some_trades(draw: st.DrawFn, minutes: int = 90) -> list[Trade]:
 
 @st.composite
 def shuffled_frames(draw: st.DrawFn) -> tuple[list[Trade], list[Trades]]:
-    """Return trades, and frames that bring them in any order, between a heartbeat at the start and one at the end."""
+    """Return trades, and frames of them in any order, between a heartbeat at the start and one at the end."""
     trades = draw(some_trades())
     order = draw(st.permutations(trades))
     cuts = sorted(draw(st.lists(st.integers(0, len(order)), max_size=6)))
@@ -117,7 +118,7 @@ def frame(trades: list[Trade], ts: int) -> Trades:
 
 
 def patient() -> Candles:
-    """Return an operator that takes no silence for a gap."""
+    """Return an operator that never treats silence as a gap."""
     return Candles(Limits(silence_ns=10**18))
 
 
@@ -125,7 +126,7 @@ def patient() -> Candles:
 def test_late_trades_in_any_order_give_the_candles_of_the_sorted_order(
     run: Run, case: tuple[list[Trade], list[Trades]]
 ) -> None:
-    """The last revision of every candle is the same as if the trades had come in order, and none is lost."""
+    """The last revision of every candle is the same as with ordered trades, and no trade is lost."""
     trades, frames = case
     shuffled = run(patient, frames)
     in_order = run(patient, [frames[0], *(frame([trade], trade.ts_event) for trade in trades), frames[-1]])
@@ -224,7 +225,7 @@ def test_a_candle_is_open_then_final_when_the_watermark_passes_its_end(run: Run,
 
 
 def test_open_candles_are_published_at_once_and_then_at_most_every_quarter_of_a_second(run: Run, make: Any) -> None:
-    """The first trade of a candle shows at once; of a hundred more within a second only a few do, and none is lost."""
+    """The first trade is published at once; a hundred more in a second cause only a few events, and none is lost."""
     frames = [make.heartbeat(0)] + [make.trades(make.trade(i, 10 + i / 100)) for i in range(100)]
     published = run(Candles, [*frames, make.heartbeat(12)])
     shown = candles(published, state="open")
@@ -277,7 +278,7 @@ def test_a_minute_without_trades_is_a_valid_marker_when_heartbeats_continued(run
 
 
 def test_minutes_spanned_by_silence_are_invalid(run: Run, make: Any) -> None:
-    """Heartbeats that stop for longer than five seconds leave a gap, and only what it touches is invalid."""
+    """Heartbeats that stop for more than five seconds leave a gap, and only candles that overlap it are invalid."""
     before = [make.heartbeat(second) for second in range(66)]
     after = [make.heartbeat(second) for second in range(130, 250)]
     made = candles(run(Candles, [*before, *after]))
@@ -305,7 +306,7 @@ def test_a_candle_with_trades_is_invalid_when_a_gap_touches_it(run: Run, make: A
 
 
 def test_a_gap_that_is_found_after_a_final_revises_it(run: Run, make: Any) -> None:
-    """A feed that finds out later that trades before are missing spoils what was final since its last heartbeat."""
+    """A feed that detects later that trades are missing invalidates final candles since its last heartbeat."""
     published = run(
         Candles,
         [
@@ -322,8 +323,8 @@ def test_a_gap_that_is_found_after_a_final_revises_it(run: Run, make: Any) -> No
     ]
 
 
-def test_a_halted_minute_has_no_bar_and_says_halted(run: Run, make: Any) -> None:
-    """A minute in which trading was halted and nothing traded is marked; one with trades is a bar like any other."""
+def test_a_halted_minute_without_trades_is_marked_halted(run: Run, make: Any) -> None:
+    """A halted minute without trades is marked; one with trades is an ordinary candle."""
     published = run(
         Candles,
         [
@@ -350,14 +351,14 @@ def test_the_first_candles_are_invalid_because_what_came_before_is_unknown(run: 
 
 
 def test_without_heartbeats_an_interval_without_trades_is_invalid(run: Run, make: Any) -> None:
-    """A stream of trades alone makes valid bars where it has trades, and invalid markers where it has none."""
+    """A stream without heartbeats makes valid candles with trades, and invalid markers for other intervals."""
     trades = [make.trades(make.trade(i, at)) for i, at in enumerate([0, 20, 130, 200])]
     finals = candles(run(Candles, trades), state="final")
     assert [(c.trades, c.valid) for c in finals] == [(2, True), (0, False), (1, True)]
 
 
 def test_a_trade_older_than_what_is_kept_becomes_a_dead_letter_and_no_candle_changes(run: Run, make: Any) -> None:
-    """What cannot be added rightly is not added, and not lost: the letter holds it."""
+    """A trade that cannot be added correctly is not added and not lost: the dead letter contains it."""
     late = make.trade(7, 0, "1")
     good = make.trade(8, KEEP_NS // SECOND + 100)
     frames = [make.heartbeat(0), make.heartbeat(KEEP_NS // SECOND + 100), make.trades(late, good)]
@@ -382,8 +383,8 @@ def test_a_jump_over_months_makes_few_markers_and_one_gap_on_the_ledger(run: Run
     assert len({status.gap_id for status in ledger}) == 1
 
 
-def test_repaired_trades_revise_closed_candles_and_say_where_they_come_from(run: Run, make: Any) -> None:
-    """A repair changes neither the watermark nor what is known of the lines."""
+def test_repaired_trades_revise_closed_candles_with_their_origin(run: Run, make: Any) -> None:
+    """A repair changes neither the watermark nor the state of the lines."""
     published = run(
         Candles,
         [
@@ -404,7 +405,7 @@ def test_candles_start_at_whole_utc_intervals(run: Run, make: Any, interval: str
     assert [c.start % (86_400 * SECOND) for c in candles(published, interval)] == [start * SECOND]
 
 
-def test_a_halt_that_follows_a_gap_spoils_only_its_own_minutes(run: Run, make: Any) -> None:
+def test_a_halt_after_a_gap_affects_only_its_own_minutes(run: Run, make: Any) -> None:
     """One reason ends where the next begins."""
     published = run(
         Candles,

@@ -12,10 +12,11 @@ import zstandard
 
 from marketdata.clock import MILLISECOND_NS
 from marketdata.events import Candle, Trade, Trades
-from stream_apps.operators.candles import INTERVALS, Candles
+from marketdata.intervals import INTERVALS
+from stream_apps.operators.candles import Candles
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
-pytestmark = pytest.mark.skipif(not RECORDINGS.exists(), reason="the recordings are not beside the project")
+pytestmark = pytest.mark.skipif(not RECORDINGS.exists(), reason="the recordings are missing next to the project")
 
 Bar = tuple[Decimal, ...]
 
@@ -41,7 +42,7 @@ def recorded_trades() -> list[Trades]:
 
 @pytest.mark.parametrize("interval", ["1m", "5m"])
 def test_candles_equal_the_recorded_ones_on_every_bar(interval: str) -> None:
-    """Open, high, low, close and volume are equal, and there is no bar more or less."""
+    """Open, high, low, close and volume are equal, and there are exactly as many candles."""
     operator = Candles()
     state = operator.start("v:XRP-ETH")
     made: dict[int, Bar] = {}

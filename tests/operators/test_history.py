@@ -1,4 +1,4 @@
-"""History on its way to candles: each candle once, old trades without harm, gaps closed by repairs."""
+"""Candles from history: each candle once, old trades change nothing else, repairs close gaps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DAY_S = 86_400
 
 
 def history(make: Any, count: int = 3, **changes: Any) -> CandleHistory:
-    """Return minutes of which the second has no trades."""
+    """Return minutes, the second of which has no trades."""
     prices = ["" if place == 1 else "100.10" for place in range(count)]
     fields: dict[str, Any] = {
         "venue": "coinbase", "symbol": "BTC-USD", "ts_event": make.ts(60 * count), "ts_recv": make.ts(DAY_S),
@@ -40,7 +40,7 @@ def letters(published: list[list[AnyEvent]]) -> list[DeadLetter]:
 
 
 def test_a_page_that_is_repeated_adds_nothing_and_a_higher_revision_does(run: Run, make: Any) -> None:
-    """Over a restart too; an interval without trades is a marker without prices."""
+    """Also after a restart; an interval without trades is a marker without prices."""
     page, more = history(make), history(make, count=5)
     again = msgspec.structs.replace(page, revision=1, origin="repair")
     published = run(IngestCandles, [page, page, more, again], restarts=[1, 3])
@@ -64,8 +64,8 @@ def test_a_page_that_is_repeated_adds_nothing_and_a_higher_revision_does(run: Ru
         ({"trades": [-1, 0, 0]}, "negative"),
     ],
 )
-def test_a_candle_that_cannot_be_right_is_refused_alone(run: Run, make: Any, changes: Any, reason: str) -> None:
-    """The dead letter holds just that candle, and those around it go on."""
+def test_an_invalid_candle_is_refused_alone(run: Run, make: Any, changes: Any, reason: str) -> None:
+    """The dead letter contains only that candle, and its neighbours pass."""
     published = run(IngestCandles, [history(make, **changes)])
     (letter,) = letters(published)
     assert letter.reason == reason
@@ -85,14 +85,14 @@ def test_a_candle_that_cannot_be_right_is_refused_alone(run: Run, make: Any, cha
         ({"revision": -1}, "out_of_range"),
     ],
 )
-def test_a_record_that_cannot_be_right_is_refused_whole(run: Run, make: Any, changes: Any, reason: str) -> None:
-    """Its bytes are the engine's to add."""
+def test_an_invalid_record_is_refused_as_a_whole(run: Run, make: Any, changes: Any, reason: str) -> None:
+    """The engine adds its bytes."""
     (letter,) = letters(run(IngestCandles, [history(make, **changes)]))
     assert (letter.reason, letter.payload) == (reason, b"")
 
 
-def test_old_trades_are_no_dead_letters_and_leave_candles_that_are_history_alone(run: Run, make: Any) -> None:
-    """A backfill before the first live event, and one of long ago, change no candle that the app keeps."""
+def test_old_trades_are_no_dead_letters_and_do_not_change_candles_of_history(run: Run, make: Any) -> None:
+    """Backfills before the first live event, and of old data, change no candle that the operator keeps."""
     published = run(
         Candles,
         [
@@ -109,12 +109,12 @@ def test_old_trades_are_no_dead_letters_and_leave_candles_that_are_history_alone
 
 
 def test_a_repair_that_is_complete_makes_the_candles_of_a_gap_valid(run: Run, make: Any) -> None:
-    """Its trades revise them, and then the mark takes away the doubt, with a revision more; the rest stays in doubt."""
+    """Its trades revise them, then the completion makes them valid with one more revision; others stay invalid."""
     published = run(
         Candles,
         [
             *(make.heartbeat(second) for second in range(0, 64, 4)),
-            make.heartbeat(190),  # silence: nobody knows what happened in two minutes
+            make.heartbeat(190),  # two minutes of silence, in which trades may be missing
             make.heartbeat(194),
             make.trades(make.trade(1, 70, "55"), origin="repair"),
             make.heartbeat(120, origin="repair", complete_from=make.ts(60)),

@@ -33,10 +33,10 @@ def trades_of(published: list[list[AnyEvent]]) -> list[Trades]:
     return [event for events in published for event in events if isinstance(event, Trades)]
 
 
-def test_ids_that_are_used_again_are_never_dropped_in_silence(make: Any) -> None:
-    """The venue resets its ids: the first few are dead letters in invalid messages, then its numbers are new ones.
+def test_reused_ids_are_never_dropped_silently(make: Any) -> None:
+    """The venue resets its ids: the first few are dead letters in invalid messages, then the ids count as new.
 
-    Old trades that come late are recognised by their time, and so are those of history.
+    Late trades and those of history are recognised by their time.
     """
     operator = trades_operator()
     state = operator.start("k")
@@ -89,7 +89,7 @@ def redundant_lines(draw: st.DrawFn) -> tuple[list[str], list[tuple[int, list[st
 def test_each_trade_of_several_lines_passes_once_whatever_the_interleaving(
     run: Run, make: Any, case: tuple[list[str], list[tuple[int, list[str]]]], data: st.DataObject
 ) -> None:
-    """The union of what the lines brought, in the order of first arrival; restarts change nothing."""
+    """The union of all lines' trades, in the order of first arrival; restarts change nothing."""
     ids, merged = case
     trades = {identity: make.trade(identity, number) for number, identity in enumerate(ids)}
     frames = [make.trades(*(trades[i] for i in batch), line=f"coinbase/{line}") for line, batch in merged]
@@ -117,7 +117,7 @@ def test_heartbeats_pass_only_when_they_move_time(run: Run, make: Any) -> None:
 
 
 def test_a_correction_and_a_cancel_pass_once_each(run: Run, make: Any) -> None:
-    """They carry the id of the trade that they amend, which has passed before; two corrections differ."""
+    """They contain the id of the amended trade, which has passed before; two corrections differ."""
     trade = make.trade(7, 0)
     amended = [
         trade,
@@ -129,8 +129,8 @@ def test_a_correction_and_a_cancel_pass_once_each(run: Run, make: Any) -> None:
     assert [event.trades[0] for event in trades_of(run(trades_operator, frames))] == amended
 
 
-def test_an_amendment_is_distinct_from_every_trade_and_from_its_like(run: Run, make: Any) -> None:
-    """A cancel comes once whatever its time, a correction of one trade once for each trade that it replaces it by."""
+def test_an_amendment_is_distinct_from_every_trade_and_other_amendments(run: Run, make: Any) -> None:
+    """A cancel passes once whatever its time; a correction of a trade passes once for each replacement."""
     frames = [
         make.trades(make.trade("cancel|7", 0)),
         make.trades(make.trade(7, 1, action="cancel")),
@@ -143,8 +143,8 @@ def test_an_amendment_is_distinct_from_every_trade_and_from_its_like(run: Run, m
     assert sent == [("cancel|7", "new"), ("7", "cancel"), ("8", "correct"), ("8", "cancel")]
 
 
-def test_one_line_going_down_says_nothing_while_another_is_up(run: Run, make: Any) -> None:
-    """The stream is invalid only once no line that is alive may be trusted, and valid again with the first that is."""
+def test_a_line_that_goes_down_changes_nothing_while_another_is_up(run: Run, make: Any) -> None:
+    """The stream is invalid only while no live line is valid."""
     up = {"line": "coinbase/1"}
     down: dict[str, Any] = {"valid": False, "reason": "disconnected"}
     published = run(
@@ -169,7 +169,7 @@ def test_one_line_going_down_says_nothing_while_another_is_up(run: Run, make: An
 
 
 def test_a_halt_counts_as_soon_as_one_line_reports_it(run: Run, make: Any) -> None:
-    """Halts concern the market; a line that lags does not lift one, and one that has died does not hold it."""
+    """Halts concern the market; a lagging line does not end one, and a dead line does not prolong it."""
     halt: dict[str, Any] = {"valid": False, "reason": "halted"}
     published = run(
         trades_operator,
@@ -184,8 +184,8 @@ def test_a_halt_counts_as_soon_as_one_line_reports_it(run: Run, make: Any) -> No
     assert [event.reason for event in trades_of(published)] == ["", "", "halted", "halted", ""]
 
 
-def test_history_passes_once_and_says_nothing_about_the_lines(run: Run, make: Any) -> None:
-    """Repairs bring trades that were missed, and only those."""
+def test_history_passes_once_and_does_not_affect_the_lines(run: Run, make: Any) -> None:
+    """Repairs add exactly the missing trades."""
     frames = [
         make.trades(make.trade(5, 10)),
         make.trades(make.trade(4, 9), make.trade(5, 10), origin="repair"),
@@ -221,7 +221,7 @@ def test_each_quote_of_several_lines_passes_once_and_never_back_in_time(
 
 
 def test_numbered_quotes_of_one_time_pass_even_when_the_last_repeats_the_first(run: Run, make: Any) -> None:
-    """Binance's spot quotes carry no time of their own; two lines send the same numbers."""
+    """Binance's spot quotes have no time of their own; two lines send the same numbers."""
     sent = [make.quote(0, bid, venue="binance_spot", sequence=number, line=line)
             for number, bid in ((1, "99"), (2, "98"), (3, "99")) for line in ("line/0", "line/1")]  # fmt: skip
     published = run(quotes_operator, sent)
@@ -231,7 +231,7 @@ def test_numbered_quotes_of_one_time_pass_even_when_the_last_repeats_the_first(r
 
 
 def test_a_status_passes_once_and_a_gap_opens_and_closes_once(make: Any) -> None:
-    """What an engine or a producer sends again is dropped; every line keeps its own history."""
+    """Repeats from an engine or a producer are dropped; each line has its own history."""
     gap = FeedStatus(
         venue="coinbase", symbol="BTC-USD", ts_event=make.ts(0), ts_recv=make.ts(0), line="l/0", kind="gap", gap_id="g"
     )

@@ -1,4 +1,4 @@
-"""Lost input records: everything downstream is invalid at once, the ledger names the loss, and good data ends it."""
+"""Lost input records: everything downstream is invalid at once, the ledger has an entry, and valid data ends it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ REASONS = ["undecodable", "retention", "recreated", "truncated"]
 
 
 def loss(make: Any, channel: str, seconds: float, offset: int = 41, **more: Any) -> Lost:
-    """Return the loss of some records of one input topic, as it is found at a time."""
+    """Return a loss of records of one input topic, detected at a time."""
     fields: dict[str, Any] = {"count": 1, "reason": "undecodable", "partition": 2} | more
     return Lost(topic=f"md.ingest.{channel}", offset=offset, ts=make.ts(seconds), **fields)
 
 
 def play(channel: str, events: list[AnyEvent | Lost]) -> list[list[AnyEvent]]:
-    """Return what the chain of one input topic publishes for each event or loss."""
+    """Return the outputs of one input topic's chain for each event or loss."""
     chain = Chain(f"md.ingest.{channel}", make_operators())
     return [chain.lose(event) if isinstance(event, Lost) else chain.step(event, KEY) for event in events]
 
@@ -36,10 +36,8 @@ def ledger(published: list[list[AnyEvent]]) -> list[tuple[str, str | None, str |
 
 
 @pytest.mark.parametrize("reason", REASONS)
-def test_lost_trades_make_the_candles_since_the_last_good_time_invalid_until_they_are_repaired(
-    make: Any, reason: str
-) -> None:
-    """Only those; the gap stays open, as the repair closes it."""
+def test_lost_trades_invalidate_candles_since_the_last_valid_time_until_repaired(make: Any, reason: str) -> None:
+    """Only those; the gap stays open until the repair closes it."""
     beats = [make.heartbeat(second) for second in range(0, 250, 2)]
     events: list[AnyEvent | Lost] = [*beats[:35], loss(make, "trades", 70, reason=reason, count=None), *beats[36:]]
     published = play("trades", [*events, make.heartbeat(80, origin="repair", complete_from=make.ts(60))])
@@ -69,7 +67,7 @@ def test_the_stream_of_trades_is_valid_again_with_the_next_good_event(make: Any)
 
 
 def test_a_lost_record_of_books_clears_the_book_until_the_next_snapshot(make: Any) -> None:
-    """Whichever lines there are: quote and book are invalid at once, changes are dropped, a snapshot closes the gap."""
+    """With any lines: quote and book are invalid at once, updates are dropped, and a snapshot closes the gap."""
     snapshot = make.book("snapshot", 1, [("10", "1")], [("11", "1")], sequence=5)
     other = make.book("snapshot", 1.1, [("10", "1")], [("11", "1")], sequence=5, line="coinbase/1")
     change = make.book("update", 3, [("10", "2")], sequence=7)
@@ -93,7 +91,7 @@ def test_a_lost_record_of_books_clears_the_book_until_the_next_snapshot(make: An
 
 
 def test_a_lost_quote_is_invalid_until_the_next_one(make: Any) -> None:
-    """Even when that one says the same as the last before the loss."""
+    """Even if it equals the last one before the loss."""
     same = make.quote(1)
     published = play("quotes", [same, same, loss(make, "quotes", 2), same])
     assert [[(one.valid, one.reason, one.bid) for one in out if isinstance(one, Quote)] for out in published] == [
@@ -105,8 +103,8 @@ def test_a_lost_quote_is_invalid_until_the_next_one(make: Any) -> None:
 
 
 @pytest.mark.parametrize("channel", ["status", "candles"])
-def test_a_lost_status_or_candle_of_history_is_on_the_ledger_and_nothing_waits_for_it(make: Any, channel: str) -> None:
-    """Nothing downstream depends on it; missing candles are found by a scan of what is stored."""
+def test_a_lost_status_or_historical_candle_is_on_the_ledger_and_closed_at_once(make: Any, channel: str) -> None:
+    """Nothing downstream depends on it; a scan of stored data finds missing candles."""
     chain = Chain(f"md.ingest.{channel}", make_operators())
     published = chain.lose(loss(make, channel, 2, count=7), [KEY])
     gap_id = f"md.ingest.{channel}|2|41|{KEY}"
@@ -115,7 +113,7 @@ def test_a_lost_status_or_candle_of_history_is_on_the_ledger_and_nothing_waits_f
 
 
 def test_the_entries_of_many_losses_are_bounded(make: Any) -> None:
-    """While a book waits for its snapshot, the last entry covers what is lost after it."""
+    """While a book waits for its snapshot, the last entry covers later losses."""
     events: list[AnyEvent | Lost] = [make.book("snapshot", 1, [("10", "1")])]
     events += [loss(make, "books", 2, offset) for offset in range(100)]
     published = play("books", [*events, make.book("snapshot", 9, [("10", "1")])])
@@ -127,7 +125,7 @@ def test_the_entries_of_many_losses_are_bounded(make: Any) -> None:
 @given(data=st.data(), count=st.integers(1, 60))
 @settings(max_examples=60)
 def test_wherever_records_are_lost_no_valid_candle_misses_a_trade(make: Any, data: st.DataObject, count: int) -> None:
-    """Trades with heartbeats between; any of them are lost: a candle that is called valid has all of its trades."""
+    """Any trades and heartbeats may be lost: a valid candle still contains all of its trades."""
     events: list[Trades] = []
     for number in range(count):
         events.append(make.heartbeat(5 * number))

@@ -1,8 +1,8 @@
-"""What every operator holds to: it raises on nothing, its outputs fit their schemas, and a restart changes nothing.
+"""Properties of every operator: it never raises, its outputs match their schemas, and a restart changes nothing.
 
-Each chain of operators gets any events that its schema can hold, and some that it cannot (only `tickstream pipe`, which
-has no Kafka in between, could bring those): lone surrogates, control characters, integers beyond 64 bits, empty and
-endless strings, decimals of forty digits. Records are lost in between.
+Each chain receives any events that its schema allows, and some that it does not (possible only in `tickstream pipe`,
+which uses no Kafka): lone surrogates, control characters, integers beyond 64 bits, empty and very long strings,
+decimals of forty digits. Records are lost in between.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ venues = ("alpaca", "bybit", "v")
 
 
 def mostly(usual: st.SearchStrategy[Any], odd: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Return values of which one in twenty is odd."""
+    """Return values, one in twenty of them invalid."""
     return st.integers(0, 19).flatmap(lambda n: usual if n else odd)
 
 
@@ -70,7 +70,7 @@ IDS = mostly(
 
 @st.composite
 def framed(draw: st.DrawFn, cls: type[Any], fields: dict[str, st.SearchStrategy[Any]]) -> Any:
-    """Return an event of a class, with what all of these have."""
+    """Return an event of a class, with the common fields."""
     ts = draw(TIME)
     values: dict[str, Any] = {"venue": draw(st.sampled_from(venues)), "symbol": "S", "ts_event": ts}
     values["ts_recv"] = draw(mostly(st.just(ts), odd_times))
@@ -161,7 +161,7 @@ def _even(one: BookUpdate) -> BookUpdate:
 
 
 def _even_history(one: CandleHistory) -> CandleHistory:
-    """Return a history whose columns have equal lengths, the first two candles of which can be right."""
+    """Return a history with columns of equal lengths, whose first two candles may be valid."""
     count = len(one.opens)
     prices = {name: (["5", "", "6"])[:count] for name in ("highs", "lows", "closes")}
     sums = {name: ["1", None, "-2"][:count] for name in ("quote_volumes", "buy_volumes")}
@@ -197,10 +197,8 @@ def run(topic: str, events: list[AnyEvent | Lost], restarts: AbstractSet[int] = 
 @pytest.mark.parametrize("topic", INPUTS)
 @given(data=st.data())
 @settings(max_examples=60)
-def test_no_event_makes_an_operator_raise_and_all_that_goes_out_fits_its_schema(
-    topic: str, data: st.DataObject
-) -> None:
-    """Whatever comes, in whatever order, records lost in between: also the states can be stored, and change nothing."""
+def test_no_event_makes_an_operator_raise_and_all_outputs_match_their_schemas(topic: str, data: st.DataObject) -> None:
+    """For any events in any order, with losses; states can also be stored and restored without a difference."""
     events: list[AnyEvent | Lost] = data.draw(st.lists(EVENT[topic], min_size=1, max_size=25))
     for place in data.draw(st.lists(st.integers(0, len(events)), max_size=2)):
         events.insert(place, loss(topic, place))
@@ -222,7 +220,7 @@ def test_no_event_makes_an_operator_raise_and_all_that_goes_out_fits_its_schema(
 def test_a_loss_of_a_symbol_that_was_never_seen_is_on_the_ledger_and_nothing_else(
     topic: str, data: st.DataObject
 ) -> None:
-    """There is nothing downstream that could have been valid."""
+    """Nothing downstream exists that could become invalid."""
     offset = data.draw(st.integers(0, 2**40))
     (outputs,) = run(topic, [loss(topic, offset)])
     kinds = {(type(one).__name__, getattr(one, "kind", "")) for one in outputs}

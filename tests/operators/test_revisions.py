@@ -1,4 +1,4 @@
-"""Revisions of candles of history: each passes once, and memory is bounded."""
+"""Revisions of historical candles: each passes once, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLACES = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3)), max_size=80)
 
 @given(candles=PLACES)
 def test_a_revision_passes_when_it_is_higher_than_the_last(candles: list[tuple[int, int]]) -> None:
-    """In any order of places, over checkpoints; ranges are sorted, apart, and as few as can be."""
+    """In any order of places, across checkpoints; ranges are sorted, disjoint and minimal."""
     passed, naive = Revisions(), dict[int, int]()
     for place, revision in candles:
         assert (passed.add(place, revision) == "new") == (revision > naive.get(place, -1))
@@ -29,7 +29,7 @@ def test_a_revision_passes_when_it_is_higher_than_the_last(candles: list[tuple[i
 
 @given(candles=PLACES, limit=st.integers(1, 4))
 def test_however_little_is_remembered_no_revision_passes_twice(candles: list[tuple[int, int]], limit: int) -> None:
-    """What may have passed is refused, unlike what certainly has."""
+    """A revision that may have passed is refused; one that certainly has is a duplicate."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(revisions, "RANGES_MAX", limit)
         passed, naive = Revisions(), set[tuple[int, int]]()

@@ -1,4 +1,4 @@
-"""De-duplication: an id is new exactly once, memory is bounded, and what may have passed is never published again."""
+"""De-duplication: an id is new exactly once, memory is bounded, and trades that may have passed are never repeated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IDS = (
 
 @given(ids=st.lists(IDS, max_size=80))
 def test_an_id_is_new_exactly_once(ids: list[str]) -> None:
-    """In any order, of any form, and also after going through a checkpoint at every step."""
+    """In any order and form, also with a checkpoint at every step."""
     seen, naive = no_ids(), set()
     for identity in ids:
         assert (seen.add(identity, 1) == "new") == (identity not in naive)
@@ -45,7 +45,7 @@ def test_an_id_is_new_exactly_once(ids: list[str]) -> None:
 
 
 def test_different_ids_have_different_keys() -> None:
-    """A UUID's key is its own bytes; the same digits written otherwise are another id."""
+    """A UUID's key is its own bytes; the same digits in another notation are another id."""
     assert key_of(UUIDS[0]) == uuid.UUID(UUIDS[0]).bytes
     zeros = str(uuid.UUID(int=0))
     spellings = [UUIDS[3], UUIDS[3].upper(), UUIDS[3].replace("-", ""), "{" + UUIDS[3] + "}", zeros, "", "1", "01"]
@@ -59,7 +59,7 @@ def test_ranges_of_uneven_columns_are_not_read() -> None:
         NumberRanges.unpack([-1, bytes(8), bytes(16)])
 
 
-def test_numbers_that_follow_each_other_take_no_room() -> None:
+def test_consecutive_numbers_need_little_memory() -> None:
     """Ten thousand trades in order are one range, and a few bytes."""
     seen = no_ids()
     for n in range(100_000, 110_000):
@@ -69,7 +69,7 @@ def test_numbers_that_follow_each_other_take_no_room() -> None:
 
 
 def test_the_memory_of_a_busy_symbol_stays_small() -> None:
-    """Whatever its ids are: 64 KB for each kind of them in a checkpoint."""
+    """For any ids: 64 KB for each kind in a checkpoint."""
     seen = no_ids()
     for n in range(20_000):
         seen.add(str(1_000_000 + 2 * n), n)
@@ -86,24 +86,24 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_numbers_below_what_is_remembered_are_not_guessed() -> None:
-    """Ids with gaps push out the lowest; a number below may be new or not."""
+def test_numbers_below_the_memory_are_too_old() -> None:
+    """Ids with gaps evict the lowest range; a number below may be new or not."""
     numbers = NumberRanges()
     assert [numbers.add(n) for n in (10, 20, 30, 40)] == ["new"] * 4
     assert [numbers.add(n) for n in (5, 10, 20, 15)] == ["too_old", "too_old", "duplicate", "new"]
 
 
 @pytest.mark.usefixtures("few")
-def test_a_key_that_was_forgotten_is_never_new_again() -> None:
-    """A trade as old as the newest forgotten one may have passed; a newer one cannot have."""
+def test_an_evicted_key_is_never_new_again() -> None:
+    """A trade as old as the newest evicted one may have passed; a newer one cannot have."""
     seen = no_ids()
     assert [seen.add(name, ts) for ts, name in enumerate("abcdef", start=1)] == ["new"] * 6
     assert [seen.add("a", 1), seen.add("z", 2)] == ["too_old", "too_old"]
     assert [seen.add("f", 6), seen.add("d", 4), seen.add("z", 3)] == ["duplicate", "duplicate", "new"]
 
 
-def test_keys_are_forgotten_after_two_hours_at_the_latest() -> None:
-    """A thin symbol takes no memory for trades that no candle would take any more."""
+def test_keys_are_evicted_after_two_hours_at_most() -> None:
+    """An illiquid symbol uses no memory for trades that are too old for any candle."""
     seen, hour = no_ids(), trade_ids.KEYS_NS // 2
     for number in range(1, 20):
         assert seen.add(f"t{number}", number * (hour + 1)) == "new"
@@ -133,8 +133,8 @@ def test_no_trade_passes_twice_however_little_is_remembered(
 
 
 @given(spans=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 8)), max_size=30), limit=st.sampled_from([2, 256]))
-def test_coverage_holds_at_least_what_was_noted(spans: list[tuple[int, int]], limit: int) -> None:
-    """And exactly that as long as there are not too many spans."""
+def test_coverage_contains_at_least_what_was_added(spans: list[tuple[int, int]], limit: int) -> None:
+    """Exactly that, unless there are too many spans."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trade_ids, "SPANS_MAX", limit)
         coverage, naive = Coverage(), set()
@@ -157,7 +157,7 @@ def steps(events: list[list[AnyEvent]]) -> tuple[list[str], list[tuple[str, str 
 
 @pytest.mark.usefixtures("few")
 def test_a_live_trade_that_may_have_passed_is_a_dead_letter(run: Run, make: Any) -> None:
-    """It is neither published twice nor lost in silence; so with numbers and with other ids."""
+    """It is neither published twice nor lost silently, for numeric and other ids."""
     for names in ([10, 20, 30, 40, 5], ["a", "b", "c", "d", "e", "A"]):
         frames = [make.trades(make.trade(name, at)) for at, name in enumerate(names[:-1])]
         again = make.trades(make.trade(names[-1], 0), seconds=9)
@@ -169,7 +169,7 @@ def test_a_live_trade_that_may_have_passed_is_a_dead_letter(run: Run, make: Any)
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("names", [[100 + 2 * n for n in range(12)], [f"t{n}" for n in range(12)]])
 def test_history_before_the_first_live_trade_passes_once(run: Run, make: Any, names: list[object]) -> None:
-    """However little is remembered: nothing live can have passed there. A finished job's time has passed as well."""
+    """Even with a small memory: no live trade can have passed there. A completed job's span has passed too."""
     live = [make.trades(make.trade(name, 100 + at)) for at, name in enumerate(names)]
     pages = [
         make.trades(*(make.trade(f"{number}", number) for number in numbers), origin="backfill", line="history")
@@ -186,7 +186,7 @@ def test_history_before_the_first_live_trade_passes_once(run: Run, make: Any, na
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("how", ["gap", "disconnected", "lost"])
 def test_a_repair_of_an_interruption_passes_although_its_ids_are_not_remembered(run: Run, make: Any, how: str) -> None:
-    """Between the last trade before and the first one after nothing live has passed; beside it something may have."""
+    """No live trade has passed within the interruption; outside of it some may have."""
     end: AnyEvent | Lost = make.heartbeat(4, valid=False, reason=how)
     if how == "lost":
         end = Lost(topic="md.ingest.trades", partition=0, offset=7, count=None, ts=make.ts(9), reason="retention")
@@ -199,7 +199,7 @@ def test_a_repair_of_an_interruption_passes_although_its_ids_are_not_remembered(
 
 
 def test_an_amendment_is_new_once(make: Any) -> None:
-    """Of a cancel the id decides, of a correction what it replaces by what."""
+    """A cancel is identified by its id, a correction by its original and its replacement."""
     cancel = Trade(trade_id="a", ts_event=0, price="1", size="1", side="buy", action="cancel")
     correct = msgspec.structs.replace(cancel, action="correct")
     others = [correct, msgspec.structs.replace(correct, price="2"), msgspec.structs.replace(correct, original_id="b")]

@@ -1,4 +1,4 @@
-"""What is wrong becomes a dead letter that names the field; what is right goes on; nothing else is lost."""
+"""Invalid data becomes a dead letter that names the field; valid data passes; nothing else is lost."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ BAD_TRADES: list[tuple[dict[str, Any], str, str]] = [
 def test_a_bad_trade_is_refused_and_the_others_of_its_frame_pass(
     make: Any, wrong: dict[str, Any], reason: str, field: str
 ) -> None:
-    """The letter names the field and holds the trade alone, so that a redrive repeats nothing."""
+    """The dead letter names the field and contains only that trade, so that a redrive repeats nothing."""
     bad = msgspec.structs.replace(make.trade(2, 1), **wrong)
     operator = IngestTrades()
     event = make.trades(make.trade(1, 1), bad, make.trade(3, 1), seconds=1)
@@ -96,7 +96,7 @@ def test_a_bad_trade_is_refused_and_the_others_of_its_frame_pass(
     ],
 )
 def test_a_frame_that_is_wrong_as_a_whole_is_refused_as_a_whole(make: Any, wrong: dict[str, Any]) -> None:
-    """Its letter has no payload: the engine puts in the record's bytes."""
+    """Its dead letter has no payload: the engine adds the record's bytes."""
     event = msgspec.structs.replace(make.trades(make.trade(1, 0)), **wrong)
     operator = IngestTrades()
     _, out = operator.step(operator.start("k"), event)
@@ -104,7 +104,7 @@ def test_a_frame_that_is_wrong_as_a_whole_is_refused_as_a_whole(make: Any, wrong
     assert len(out) == 1
 
 
-def test_a_time_far_in_the_past_is_legal_and_one_ahead_of_us_only_a_little(make: Any) -> None:
+def test_a_time_may_be_far_in_the_past_but_only_slightly_in_the_future(make: Any) -> None:
     """Replays and backfills are old; clocks differ by less than ten seconds."""
     operator = IngestTrades()
     old = make.trades(make.trade(1, -10 * 365 * 86_400), origin="backfill")
@@ -132,7 +132,7 @@ BAD_BOOKS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("wrong", "reason"), BAD_BOOKS)
-def test_one_bad_level_spoils_the_change_and_the_book_until_the_next_snapshot(
+def test_one_bad_level_invalidates_the_update_and_the_book_until_the_next_snapshot(
     make: Any, wrong: dict[str, Any], reason: str
 ) -> None:
     """The book is cleared in the same step, with a gap on the ledger, until a snapshot closes it."""
@@ -159,7 +159,7 @@ def test_one_bad_level_spoils_the_change_and_the_book_until_the_next_snapshot(
 
 @pytest.mark.parametrize("price", ["-37.63", "0", "0.00", "-0", "1e-40", "-1e29", f"{'9' * 30}.{'9' * 33}"])
 def test_every_decimal_within_the_limits_is_a_price(make: Any, price: str) -> None:
-    """Oil futures settled at -37.63 in April 2020; which signs a kind of instrument may have is the feeds' to check."""
+    """Oil futures settled at -37.63 in April 2020; feeds check which signs an instrument may have."""
     book = make.book("snapshot", 0, [(price, "1")], [("5", "0.0")])
     cases: list[tuple[Operator[Any], AnyEvent]] = [
         (IngestTrades(), make.trades(make.trade(1, 0, price))),
@@ -188,7 +188,7 @@ BAD_QUOTES: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("wrong", "reason"), BAD_QUOTES)
 def test_a_bad_quote_is_refused(make: Any, wrong: dict[str, Any], reason: str) -> None:
-    """A quote is one value: any wrong part makes it useless."""
+    """A quote is one value: any invalid part makes it unusable."""
     operator = IngestQuotes()
     _, out = operator.step(operator.start("k"), msgspec.structs.replace(make.quote(0), **wrong))
     assert [letter.reason for letter in out if isinstance(letter, DeadLetter)] == [reason]
@@ -235,13 +235,13 @@ def status(make: Any) -> FeedStatus:
 
 
 def test_a_detail_may_have_several_lines(make: Any) -> None:
-    """It is a text for a person, as a venue wrote it."""
+    """It is a venue's text for people."""
     event = msgspec.structs.replace(status(make), detail="Logon refused:\n\tunknown sender\r\n")
     operator = IngestStatus()
     assert operator.step(operator.start("k"), event)[1] == [event]
 
 
-def test_a_letter_about_what_utf8_cannot_hold_can_be_stored(make: Any) -> None:
+def test_a_dead_letter_about_invalid_unicode_can_be_stored(make: Any) -> None:
     """Lone surrogates and control characters are escaped in its texts and in its payload."""
     bad = make.trade("a\ud800\x00", 0)
     operator = IngestTrades()
@@ -257,7 +257,7 @@ ANYTHING = st.none() | st.integers() | st.floats() | st.text(max_size=5) | st.li
 
 @given(data=st.data())
 def test_no_value_of_any_type_makes_an_operator_raise(make: Any, data: st.DataObject) -> None:
-    """What a feed made wrong is refused, not a crash that stops the partition."""
+    """Invalid output of a feed is refused; it does not crash and stop the partition."""
     trade = msgspec.structs.replace(
         make.trade(1, 0), **{data.draw(st.sampled_from(["price", "size"])): data.draw(ANYTHING)}
     )

@@ -26,10 +26,10 @@ def test_a_venue_may_want_longer_waits_and_an_end_of_the_tries(chances: list[flo
     """Alpaca's: 5 s at least, 300 s at most, and given up with the tenth failure in a row."""
     backoff = Backoff.by(Policy(base_s=5.0, cap_s=300.0, least_s=5.0, tries_max=10))
     for number, chance in enumerate(chances):
-        assert backoff.given_up == (number >= 10)
+        assert backoff.is_exhausted == (number >= 10)
         assert 5.0 <= backoff.failed(chance) <= min(300.0, 5.0 * 2.0**number)
     backoff.succeeded()
-    assert not backoff.given_up
+    assert not backoff.is_exhausted
 
 
 def test_success_begins_anew() -> None:

@@ -133,7 +133,7 @@ def test_symbols_and_quotes_are_as_documented(played: tuple[BitfinexFeed, list[O
 # --- Made by hand ---
 
 
-class Line:
+class FeedDriver:
     """A feed with tBTCUSD's book (channel 1) and trades (channel 2); writes its numbered frames."""
 
     def __init__(self, precision: str = "P0") -> None:
@@ -167,7 +167,7 @@ def signed(text: str) -> int:
 
 def test_lost_number_clears_and_subscribes_again() -> None:
     """The gap closes with the book's and the trades' next snapshots, which must reach back to a known trade."""
-    line = Line()
+    line = FeedDriver()
     (event,) = [e for e in line.data(1, [[9, 1, 1], [11, 1, -1]]) if isinstance(e, BookUpdate)]
     assert (event.kind, event.ts_event, event.sequence) == ("snapshot", (MS + 1) * 1_000_000, 1)
     line.data(2, [[5, MS, 1, 10]])
@@ -193,7 +193,7 @@ def test_lost_number_clears_and_subscribes_again() -> None:
 ])  # fmt: skip
 def test_trade_that_cannot_be_is_asked_for_again(kind: Any, wrong: list[int]) -> None:
     """No id shows that it is missing: trades are subscribed again, and the next list has it."""
-    line = Line()
+    line = FeedDriver()
     line.data(1, [[9, 1, 1], [11, 1, -1]])
     line.data(2, [[5, MS, 1, 10]])
     out = line.data(2, kind, wrong)
@@ -210,7 +210,7 @@ def test_trade_that_cannot_be_is_asked_for_again(kind: Any, wrong: list[int]) ->
 ])  # fmt: skip
 def test_trades_that_are_not_all_since_the_loss_leave_it_on_the_ledger(rows: list[list[int]]) -> None:
     """What was told after the loss is in every list and proves nothing; and a full answer has not all that came."""
-    line = Line()
+    line = FeedDriver()
     line.data(1, [[9, 1, 1], [11, 1, -1]])
     line.data(2, [[5, MS, 1, 10]])
     line.number += 1
@@ -233,7 +233,7 @@ def test_most_frequent_frame_means_the_same_however_it_is_written(change: str) -
     """Without spaces a change of one level is read in one go; with spaces, which JSON allows, like all others."""
     said = []
     for frame in (change, change.replace(" ", "")):
-        line = Line()
+        line = FeedDriver()
         line.data(1, [[9, 1, 1], [11, 1, -1]])
         out = line.feed.received(frame.encode(), T0)
         said.append([event for event in out if not isinstance(event, DeadLetter)])
@@ -242,7 +242,7 @@ def test_most_frequent_frame_means_the_same_however_it_is_written(change: str) -
 
 def test_old_frame_is_left_alone() -> None:
     """Or it would undo what came after it."""
-    line = Line()
+    line = FeedDriver()
     line.data(1, [[9, 1, 1], [11, 1, -1]])
     old = json.dumps([1, [9, 1, 5], 2, MS + 2]).encode()
     assert kinds(line.feed.received(old, T0)) == ["update"]
@@ -255,7 +255,7 @@ def test_old_frame_is_left_alone() -> None:
 
 def test_numbers_that_begin_anew_are_a_loss() -> None:
     """Old ones are left alone, but not when they count up: no book stands still for ever."""
-    line = Line()
+    line = FeedDriver()
     line.number = 1_000
     line.data(1, [[9, 1, 1], [11, 1, -1]])
     line.number = 0
@@ -266,7 +266,7 @@ def test_numbers_that_begin_anew_are_a_loss() -> None:
 @pytest.mark.parametrize("frame", [b"[1,[9,1,x],2]", b'[1,[9,"a",1],2]', b'[1,"cs","x",2]', b"[1", b'[1,{},"x",2]'])
 def test_unreadable_frame_clears_the_book_that_it_may_have_changed(frame: bytes) -> None:
     """At once, and it is asked for again."""
-    line = Line()
+    line = FeedDriver()
     line.data(1, [[9, 1, 1], [11, 1, -1]])
     out = line.feed.received(frame, T0)
     assert [o.payload for o in out if isinstance(o, DeadLetter)] == [frame]
@@ -307,7 +307,7 @@ def test_connection_whose_frames_are_not_numbered_is_left() -> None:
 
 def test_orders_before_the_snapshot_of_a_raw_book_are_none_of_it() -> None:
     """They are counted, and leave nothing behind that a checksum or a level would show."""
-    line = Line("R0")
+    line = FeedDriver("R0")
     assert kinds(line.data(1, [7, 9, 4])) == []
     (event,) = [e for e in line.data(1, [[1, 9, 1], [3, 11, -2]]) if isinstance(e, BookUpdate)]
     assert (event.bid_prices, event.bid_sizes) == (["9"], ["1"])
@@ -329,7 +329,7 @@ def test_data_of_a_channel_that_was_never_announced_are_told_once() -> None:
 
 def test_greeting_begins_a_new_connection() -> None:
     """A recording may hold a second connection without saying so: its numbers begin at 1 and its books anew."""
-    line = Line()
+    line = FeedDriver()
     line.data(1, [[9, 1, 1], [11, 1, -1]])
     assert kinds(line.event(event="info", version=2, platform={"status": 1})) == ["clear"]
     line.event(event="subscribed", channel="book", chanId=1, symbol="tBTCUSD", prec="P0", len="100")
@@ -341,7 +341,7 @@ def test_greeting_begins_a_new_connection() -> None:
 
 def test_heartbeat_vouches_for_no_trades_while_some_may_be_missing() -> None:
     """Or minutes would be complete that are not."""
-    line = Line()
+    line = FeedDriver()
     line.data(1, [[9, 1, 1], [11, 1, -1]])
     line.data(2, [[5, MS, 1, 10]])
     assert [o.trades for o in line.data(2, "hb") if isinstance(o, Trades)] == [()]
@@ -351,7 +351,7 @@ def test_heartbeat_vouches_for_no_trades_while_some_may_be_missing() -> None:
 
 def test_te_is_told_and_its_tu_is_not() -> None:
     """Both have the same id; the sign of the amount is the taker's side, as documented for v1's Trades."""
-    line = Line()
+    line = FeedDriver()
     out = line.data(2, "te", [7, MS, -0.5, 10.10]) + line.data(2, "tu", [7, MS, -0.5, 10.10])
     (event,) = [e for e in out if isinstance(e, Trades)]
     assert [(t.price, t.size, t.side) for t in event.trades] == [("10.1", "0.5", "sell")]
@@ -360,7 +360,7 @@ def test_te_is_told_and_its_tu_is_not() -> None:
 @pytest.mark.parametrize("right", [True, False])
 def test_checksum_of_levels_is_in_javascript_numbers(*, right: bool) -> None:
     """Bid and ask in turn, asks negative, exponents below 1e-6; a wrong one clears the book."""
-    line = Line()
+    line = FeedDriver()
     line.feed.received(b"[1,[[2e-8,1,1.50],[1e-8,2,0.0000015],[0.00000031,1,-1000]],1]", T0)
     line.number = 1
     out = line.data(1, "cs", signed("2e-8:1.5:3.1e-7:-1000:1e-8:0.0000015") + (not right))
@@ -370,7 +370,7 @@ def test_checksum_of_levels_is_in_javascript_numbers(*, right: bool) -> None:
 
 def test_raw_book_is_summed_to_levels() -> None:
     """Orders of one price are one level; a changed order moves; price 0 removes; the checksum is over ids."""
-    line = Line("R0")
+    line = FeedDriver("R0")
     (event,) = [e for e in line.data(1, [[1, 9, 1], [2, 9, 0.5], [3, 11, -2]]) if isinstance(e, BookUpdate)]
     assert (event.bid_prices, event.bid_sizes, event.ask_prices, event.ask_sizes) == (["9"], ["1.5"], ["11"], ["2"])
     (event,) = [e for e in line.data(1, [2, 8, 0.5]) if isinstance(e, BookUpdate)]
@@ -383,7 +383,7 @@ def test_raw_book_is_summed_to_levels() -> None:
 
 def test_restart_and_silence_reconnect() -> None:
     """Info 20051 announces a restart; 30 s without a frame are a dead line."""
-    line = Line()
+    line = FeedDriver()
     line.data(1, [[9, 1, 1], [11, 1, -1]])
     assert line.event(event="info", code=20051, msg="Stopping") == [Reconnect("venue_restart")]
     out = line.feed.ticked(T0 + 31 * SECOND)

@@ -113,7 +113,7 @@ EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.venue)
 EACH_ORDERED = pytest.mark.parametrize("case", [case for case in CASES if case.ordered], ids=lambda case: case.venue)
 
 
-class Lines(tuple[Recorded, ...]):
+class RecordedLines(tuple[Recorded, ...]):
     """Recorded lines that are not shown in full when an example fails."""
 
     __slots__ = ()
@@ -123,7 +123,7 @@ class Lines(tuple[Recorded, ...]):
 
 
 @cache
-def recorded(case: Case) -> Lines:
+def recorded(case: Case) -> RecordedLines:
     """Return the case's lines: REST answers, and the first frames of its connection."""
     path = RECORDINGS / f"{case.recording}.jsonl.zst"
     if not path.exists():
@@ -139,7 +139,7 @@ def recorded(case: Case) -> Lines:
             frames += 1
         if frames >= case.frames:
             break
-    return Lines(lines)
+    return RecordedLines(lines)
 
 
 Sides = tuple[list[Level], list[Level]]  # bids and asks

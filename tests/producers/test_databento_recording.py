@@ -173,7 +173,7 @@ def test_a_file_that_cannot_be_followed_is_named(tmp_path: Path, data: bytes, me
     """Cut off, or spoilt, before there was anything: an error that says where, and no traceback."""
     path = tmp_path / "spoilt.dbn"
     path.write_bytes(data)
-    with pytest.raises(CodecError, match=f"spoilt.dbn is no recording: .*{message}"):
+    with pytest.raises(CodecError, match=f"spoilt.dbn is not a recording: .*{message}"):
         list(recordings.read(path))
 
 

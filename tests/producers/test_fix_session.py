@@ -1,4 +1,4 @@
-"""The FIX session: two sides over a line that loses, spoils and breaks end in agreement; and its rules one by one."""
+"""The FIX session: two sides agree despite lost frames, corrupt frames and disconnects; and each rule by itself."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from marketdata.fix import session as fix
 from marketdata.fix.codec import Fields, Message, decode, encode, framed, utc
 from marketdata.fix.session import (
-    Alive,
     Ended,
+    HeartbeatReceived,
     Identity,
     LoggedOn,
     Lost,
-    Proved,
     Received,
+    Recovered,
     Repeated,
+    ResendConfirmed,
     Sent,
     Session,
     Skipped,
     Step,
     Unreadable,
-    Whole,
 )  # fmt: skip
 
 SECOND = 1_000_000_000
@@ -35,7 +35,7 @@ THEIRS = Identity(sender="THEM", target="US", reset=False, heartbeat_s=10)
 
 
 class Side:
-    """One side: its session, what it has sent and not arrived yet, and what the application got."""
+    """One side: its session, the frames in transit, and what the application received."""
 
     def __init__(self, identity: Identity, *, acceptor: bool) -> None:
         self.session = Session(identity, acceptor=acceptor)
@@ -46,27 +46,27 @@ class Side:
         self.ended = True
 
     def take(self, steps: list[Step]) -> None:
-        """Follow what the session says, and hold it to its promises."""
+        """Apply the session's steps, and check that it keeps its guarantees."""
         for step in steps:
             if isinstance(step, Sent):
                 self.line.append(step.frame)
             elif isinstance(step, Received) and step.message.kind != fix.REJECT:
                 self.got.append(step.message.get(58))
             elif isinstance(step, Lost):
-                assert not self.lost, "a loss was told twice"
+                assert not self.lost, "a loss was reported twice"
                 self.lost = True
-            elif isinstance(step, Whole):
-                assert self.lost, "whole without a loss"
+            elif isinstance(step, Recovered):
+                assert self.lost, "recovered without a loss"
                 self.lost = False
             elif isinstance(step, Skipped):
-                assert self.lost, "numbers were skipped and no loss told"
+                assert self.lost, "numbers were skipped without a reported loss"
             elif isinstance(step, Ended):
                 self.ended = True
-        assert self.ended or self.session.is_whole != self.lost
+        assert self.ended or self.session.is_complete != self.lost
 
 
 class TwoSides(RuleBasedStateMachine):
-    """Both send; frames are lost and spoilt on their way, connections break with whatever was under way."""
+    """Both sides send; frames are lost or corrupted, and connections break with frames in transit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class TwoSides(RuleBasedStateMachine):
 
     @rule()
     def breaks(self) -> None:
-        """The connection breaks and is made anew."""
+        """The connection breaks and is opened again."""
         for side in self.sides:
             side.session.closed()
         self.connect()
@@ -140,8 +140,8 @@ class TwoSides(RuleBasedStateMachine):
                 while sender.line:
                     receiver.take(receiver.session.received(sender.line.popleft(), self.ts))
         assert (ours.got, theirs.got) == (theirs.sent, ours.sent)
-        assert ours.session.is_whole
-        assert theirs.session.is_whole
+        assert ours.session.is_complete
+        assert theirs.session.is_complete
         assert ours.session.next_in == theirs.session.next_out
         assert theirs.session.next_in == ours.session.next_out
 
@@ -214,7 +214,7 @@ def test_a_gap_is_asked_for_once_and_taken_in_order() -> None:
     assert texts(session.received(peer("W", (58, "2"), number=2, again=True), START)) == ["2"]
     steps = session.received(peer("W", (58, "3"), number=3, again=True), START)
     assert texts(steps) == ["3", "4", "5"]
-    assert steps[-1] == Whole()
+    assert steps[-1] == Recovered()
     assert session.received(peer("W", (58, "3"), number=3, again=True), START) == [Repeated()]
     assert session.next_in == 6
 
@@ -226,7 +226,7 @@ def test_gap_fill_tells_what_never_comes() -> None:
     steps = session.received(peer("4", (123, "Y"), (36, "7"), number=2, again=True), START)
     assert [step for step in steps if isinstance(step, Skipped)] == [Skipped(2, 3), Skipped(5, 6)]
     assert texts(steps) == ["4"]
-    assert steps[-1] == Whole()
+    assert steps[-1] == Recovered()
     assert session.next_in == 7
 
 
@@ -254,7 +254,7 @@ def test_a_logon_that_is_not_answered_by_one_ends_the_connection() -> None:
     assert session.ticked(START + 9 * SECOND) == []
     assert session.ticked(START + 10 * SECOND) == [Ended("no_logon")]
     session.opened(START)
-    assert session.received(Peer()("W"), START)[-1] == Ended("no_logon", "the first message is no Logon")
+    assert session.received(Peer()("W"), START)[-1] == Ended("no_logon", "the first message is not a Logon")
 
 
 def test_a_number_too_low_ends_the_connection() -> None:
@@ -274,7 +274,8 @@ def test_silence_is_asked_about_and_then_ends_the_connection() -> None:
     (test,) = frames(session.ticked(START + 12 * SECOND))
     assert test.kind == "1"
     assert frames(session.ticked(START + 13 * SECOND)) == []
-    assert any(isinstance(s, Alive) for s in session.received(peer("0", (112, test.get(112))), START + 13 * SECOND))
+    steps = session.received(peer("0", (112, test.get(112))), START + 13 * SECOND)
+    assert any(isinstance(step, HeartbeatReceived) for step in steps)
     session.ticked(START + 26 * SECOND)
     assert isinstance(session.ticked(START + 37 * SECOND)[-1], Ended)
 
@@ -292,12 +293,12 @@ def test_unreadable_bytes_are_asked_about_at_once() -> None:
     steps = session.received(b"8=FIX.4.4\x01garbage", START)
     assert steps[:2] == [Unreadable("bad_header"), Lost(2, 0)]
     assert [m.kind for m in frames(steps)] == ["1"]
-    assert session.received(peer("0", (112, "x")), START)[-1] == Whole()
+    assert session.received(peer("0", (112, "x")), START)[-1] == Recovered()
     session.received(b"garbage", START)
     peer.number += 1  # this time they were one
     steps = session.received(peer("0", (112, "x")), START)
     assert [m.kind for m in frames(steps)] == ["2"]
-    assert not session.is_whole
+    assert not session.is_complete
 
 
 def test_a_message_that_would_be_as_unreadable_again_is_rejected_and_passed_over() -> None:
@@ -306,9 +307,9 @@ def test_a_message_that_would_be_as_unreadable_again_is_rejected_and_passed_over
     broken = framed("FIX.4.4", b"35=W\x0149=THEM\x0156=US\x0134=2\x01354=9\x0158=no text\x01")
     peer.number += 1
     steps = session.received(broken, START)
-    assert steps[:3] == [Unreadable("bad_data_field"), Lost(2, 2), Skipped(2, 2, anew=True)]
+    assert steps[:3] == [Unreadable("bad_data_field"), Lost(2, 2), Skipped(2, 2, reset=True)]
     assert [(m.kind, m.get(45), m.get(373)) for m in frames(steps)] == [("3", "2", "6")]
-    assert steps[-1] == Whole()
+    assert steps[-1] == Recovered()
     assert texts(session.received(peer("W", (58, "3")), START)) == ["3"]
 
 
@@ -323,7 +324,7 @@ def test_a_resend_that_does_not_come_is_asked_for_again_and_then_given_up() -> N
         if any(isinstance(step, Ended) for step in steps):
             break
     assert kinds == ["2", "2"]
-    assert steps[-1] == Ended("no_resend", "2 to 3 did not come")
+    assert steps[-1] == Ended("no_resend", "2 to 3 were not resent")
 
 
 def test_sequence_reset_forgets_what_is_missing_and_never_goes_back() -> None:
@@ -332,21 +333,21 @@ def test_sequence_reset_forgets_what_is_missing_and_never_goes_back() -> None:
     session.received(peer("W", (58, "4"), number=4), START)
     steps = session.received(peer("4", (36, "9"), number=5), START)
     assert texts(steps) == ["4"]
-    assert steps[-1] == Whole()
+    assert steps[-1] == Recovered()
     assert session.next_in == 9
     steps = session.received(peer("4", (36, "3"), number=9), START)
     assert [m.kind for m in frames(steps)] == ["3"]
     assert session.next_in == 9
 
 
-def test_numbers_that_begin_anew_within_a_connection_are_followed() -> None:
+def test_a_reset_of_numbers_within_a_connection_is_followed() -> None:
     """As some venues do at midnight; what came before may not have been all."""
     session, peer = logged_on()
     session.received(peer("W"), START)
     peer.number = 1
     steps = session.received(peer.logon((141, "Y")), START)
-    assert steps[:2] == [Lost(3, 1), Skipped(3, 3, anew=True)]
-    assert steps[-1] == Whole()
+    assert steps[:2] == [Lost(3, 1), Skipped(3, 3, reset=True)]
+    assert steps[-1] == Recovered()
     (answer,) = frames(steps)
     assert (answer.kind, answer.get(34), answer.get(141)) == ("A", "1", "Y")
     assert texts(session.received(peer("W", (58, "2")), START)) == ["2"]
@@ -377,16 +378,16 @@ def test_what_is_missing_is_asked_for_with_what_shows_whether_it_is_kept() -> No
         steps = []
         if is_kept:
             steps += session.received(peer("W", (58, "2"), number=2, again=True), START)
-            assert [type(step) for step in steps] == [Proved]
+            assert [type(step) for step in steps] == [ResendConfirmed]
             assert session.received(peer("4", (123, "Y"), (36, "4"), number=3, again=True), START) == []
         steps += session.received(peer("4", (123, "Y"), (36, "6"), number=4 if is_kept else 2, again=True), START)
         assert [step for step in steps if isinstance(step, Skipped)] == [Skipped(4, 5)]
         assert texts(steps) == ["6"]
-        assert steps[-1] == Whole()
+        assert steps[-1] == Recovered()
 
 
 def test_a_process_that_begins_learns_the_numbers_from_its_refusal() -> None:
-    """Without reset nobody else tells them; and where the other side has fallen back, both begin anew."""
+    """Without a reset they come from the Logout; if the other side has fallen back, both reset."""
     session, peer = Session(Identity(sender="US", target="THEM", reset=False)), Peer()
     session.opened(START)
     text = "MsgSeqNum too low, expecting 40 but received 1"
@@ -469,9 +470,9 @@ def test_a_recording_with_a_hole_is_waited_for_a_moment_and_goes_on() -> None:
         assert texts(session.received(peer("W", (58, "2"), number=2, again=True), START)) == ["2", "3"]
         for number in range(5, far):
             steps += session.received(peer("W", (58, str(number)), number=number), START + (number - 5) * ns // 2)
-        assert [step for step in steps if isinstance(step, Skipped)] == [Skipped(4, 4, anew=True)]
+        assert [step for step in steps if isinstance(step, Skipped)] == [Skipped(4, 4, reset=True)]
         assert texts(steps) == [str(number) for number in range(5, far)]
-        assert session.is_whole
+        assert session.is_complete
 
 
 def test_a_recording_goes_on_behind_a_logout_and_at_numbers_that_are_too_low() -> None:
@@ -481,6 +482,6 @@ def test_a_recording_goes_on_behind_a_logout_and_at_numbers_that_are_too_low() -
     session.received(peer("W", number=7), START)
     assert session.received(peer("5"), START) == []
     steps = session.received(peer("W", (58, "a"), number=3), START)
-    assert steps[:2] == [Lost(9, 3), Skipped(9, 9, anew=True)]
+    assert steps[:2] == [Lost(9, 3), Skipped(9, 9, reset=True)]
     assert texts(steps) == ["a"]
-    assert steps[-1] == Whole()
+    assert steps[-1] == Recovered()

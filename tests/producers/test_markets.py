@@ -13,7 +13,7 @@ import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 
 from marketdata.events import AnyEvent, BookUpdate, RawFrame
-from producers.__main__ import Lines, Recorded, connections
+from producers.__main__ import LineStates, Recorded, connections
 from producers.settings import load_for_venue
 from runtime.health import Readiness
 
@@ -82,7 +82,7 @@ def test_markets_of_one_producer_stay_apart(monkeypatch: pytest.MonkeyPatch) -> 
             address = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
             here = {name: f"{address}/{name}" for name in venue.markets}
             venue = msgspec.structs.replace(venue, ws_url=here["spot"], markets=here)
-            lines = connections(settings, venue, Recorded(lines=1), cast("Publisher", sink), Lines(readiness))
+            lines = connections(settings, venue, Recorded(lines=1), cast("Publisher", sink), LineStates(readiness))
             tasks = [asyncio.create_task(line.run()) for line in lines]
             try:
                 await until(lambda: len(asked) == 2 and ("bybit/spot/0", "BTC-USDT") in sink.books)
@@ -106,7 +106,7 @@ def test_markets_of_one_producer_stay_apart(monkeypatch: pytest.MonkeyPatch) -> 
 def test_venue_is_reached_while_each_market_has_a_line() -> None:
     """Redundant lines of one market stand in for each other, those of another market do not."""
     readiness = Readiness("venue")
-    lines = Lines(readiness)
+    lines = LineStates(readiness)
     for line, state, reached in (
         ("bybit/spot/0", "ok", True), ("bybit/linear/0", "refused", False), ("bybit/linear/1", "ok", True),
         ("bybit/spot/0", "reset", False), ("bybit/spot/0", "ok", True), ("bybit/linear/1", "", False),

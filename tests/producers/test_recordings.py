@@ -1,4 +1,4 @@
-"""Recordings on disk come back as they were written, and a damaged one says where."""
+"""Recordings are read back as written, and damage is reported with its position."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ ONE = Recorded("recv", 1, None, "one")
 @pytest.mark.parametrize(
     ("bad", "what"),
     [
-        (b'{"t":"recv"}', "line 2: no recorded frame: Object missing"),
-        (GOOD[:20], "line 2: no recorded frame: Input data was truncated"),
-        (b'{"t":"recv","ts_recv":1,"conn":null,"data":"\xff"}', "line 2: no recorded frame: 'utf-8'"),
-        (b'{"t":"recv","ts_recv":-1,"conn":null,"data":""}', "line 2: no recorded frame: bad_time: ts_recv = '-1'"),
-        (b'{"t":"recv","ts_recv":1e30,"data":""}', "line 2: no recorded frame: bad_time: ts_recv = '1e30'"),
-        (b'{"t":"recv","ts_recv":1,"data":"a","encoding":"base64"}', "line 2: no recorded frame: Invalid base64"),
-        (b"\0" * 100, "line 2: no recorded frame: JSON is malformed"),
+        (b'{"t":"recv"}', "line 2: not a recorded frame: Object missing"),
+        (GOOD[:20], "line 2: not a recorded frame: Input data was truncated"),
+        (b'{"t":"recv","ts_recv":1,"conn":null,"data":"\xff"}', "line 2: not a recorded frame: 'utf-8'"),
+        (b'{"t":"recv","ts_recv":-1,"conn":null,"data":""}', "line 2: not a recorded frame: bad_time: ts_recv = '-1'"),
+        (b'{"t":"recv","ts_recv":1e30,"data":""}', "line 2: not a recorded frame: bad_time: ts_recv = '1e30'"),
+        (b'{"t":"recv","ts_recv":1,"data":"a","encoding":"base64"}', "line 2: not a recorded frame: Invalid base64"),
+        (b"\0" * 100, "line 2: not a recorded frame: JSON is malformed"),
     ],
 )
 def test_a_damaged_line_is_named_in_its_place_and_the_rest_is_read(tmp_path: Path, bad: bytes, what: str) -> None:
@@ -86,7 +86,7 @@ PLAIN, HALVES = b"".join(LINES_PLAIN), (b"".join(LINES_PLAIN[:5_000]), b"".join(
     ids=["plain", "zstd", "gzip", "zstd of several frames"],
 )
 def test_a_file_may_be_packed_in_any_way_and_be_cut_off(tmp_path: Path, packed: bytes) -> None:
-    """Every whole line before the cut is read, and that the file is cut off is told once."""
+    """Every complete line before the truncation is read, and the truncation is reported once."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(packed)
     assert [line.data for line in recordings.read(path)] == [str(number) for number in range(len(LINES_PLAIN))]
@@ -147,11 +147,11 @@ def test_a_file_that_is_no_recording_is_refused(tmp_path: Path, content: bytes) 
     """The error names the file and its first line."""
     path = tmp_path / "a.jsonl.zst"
     path.write_bytes(content)
-    with pytest.raises(CodecError, match="is no recording: line 1"):
+    with pytest.raises(CodecError, match="is not a recording: line 1"):
         list(recordings.read(path))
 
 
-def test_a_damaged_row_of_a_table_is_told_in_its_place(tmp_path: Path) -> None:
+def test_a_damaged_row_of_a_table_is_reported_in_its_place(tmp_path: Path) -> None:
     """The rows before and after it are read."""
     path = tmp_path / "a.csv"
     head = (
@@ -170,7 +170,7 @@ def test_table_of_another_schema_is_refused_by_its_type(tmp_path: Path) -> None:
     """It is no damage: the error says which tables are read."""
     path = tmp_path / "a.csv"
     path.write_text("ts_event,rtype,publisher_id,instrument_id,open\n1790000000000000000,33,2,7,1\n")
-    with pytest.raises(CodecError, match=r"row 2: rtype 33 is read of DBN alone; of CSV only mbo, .* mbp-10 are"):
+    with pytest.raises(CodecError, match=r"row 2: rtype 33 is supported in DBN only; CSV may contain mbo, .* mbp-10"):
         list(recordings.read(path))
 
 
@@ -188,8 +188,8 @@ def test_logged_frames_are_read_with_their_log_in_utc(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_log_without_a_told_time_is_taken_as_utc_and_its_damaged_line_is_named(tmp_path: Path) -> None:
-    """What is no logged frame is told."""
+def test_a_log_without_times_in_frames_is_read_as_utc_and_its_damaged_line_is_named(tmp_path: Path) -> None:
+    """A line that is not a logged frame is reported."""
     path = tmp_path / "a.in.zst"
     path.write_bytes(zstandard.compress(b'2016-03-12 05:08:37,352 {"n": 1}\n2016-03-12 05:08:38 {"n": 2}\n'))
     good, damaged = recordings.read(path)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marketdata.clock import MINUTE_NS
 from marketdata.feed import Fetch
-from producers.feed_kit.requests import ANSWER_NS, MINUTE_NS, TRIES_MAX, Requests
+from producers.feed_kit.requests import ANSWER_NS, TRIES_MAX, Requests
 
 SECOND = 1_000_000_000
 

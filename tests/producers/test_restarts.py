@@ -64,17 +64,17 @@ class Coinbase:
         return [{"product_id": one.name, "trade_id": one.id, "price": "100", "size": "1", "time": _iso(one.ts),
                  "side": "BUY"} for one in reversed(trades)]  # fmt: skip
 
-    def trade(self, made: Made, line: Line, ts: int) -> bytes:
+    def trade(self, made: Made, line: LiveLine, ts: int) -> bytes:
         """Return the frame of one trade."""
         events = [{"type": "update", "trades": self._listed([made])}]
         return self._frame("market_trades", events, line.number(), ts)
 
-    def heartbeat(self, line: Line, ts: int) -> bytes:
+    def heartbeat(self, line: LiveLine, ts: int) -> bytes:
         """Return a heartbeat."""
         now = _iso(ts).replace("T", " ").replace("Z", " +0000 UTC m=+1")
         return self._frame("heartbeats", [{"current_time": now, "heartbeat_counter": 1}], line.number(), ts)
 
-    def answers(self, order: dict[str, Any], line: Line, trades: dict[str, list[Made]], ts: int) -> Iterator[bytes]:
+    def answers(self, order: dict[str, Any], line: LiveLine, trades: dict[str, list[Made]], ts: int) -> Iterator[bytes]:
         """Return what a subscription brings first."""
         if order["type"] != "subscribe":
             return
@@ -106,19 +106,19 @@ class Bybit:
         """Return a trade's id."""
         return f"{made.number * 7919 % 10_007:05d}-{made.name}"
 
-    def trade(self, made: Made, line: Line, ts: int) -> bytes:
+    def trade(self, made: Made, line: LiveLine, ts: int) -> bytes:
         """Return the frame of one trade."""
         del line
         sent = {"T": made.ts // 1_000_000, "s": made.name, "S": "Buy", "v": "1", "p": "100", "i": made.id}
         topic = f"publicTrade.{made.name}"
         return json.dumps({"topic": topic, "type": "snapshot", "ts": ts // 1_000_000, "data": [sent]}).encode()
 
-    def heartbeat(self, line: Line, ts: int) -> bytes:
+    def heartbeat(self, line: LiveLine, ts: int) -> bytes:
         """Return an answer to a ping, which vouches for nothing."""
         del line, ts
         return b'{"op":"pong","success":true}'
 
-    def answers(self, order: dict[str, Any], line: Line, trades: dict[str, list[Made]], ts: int) -> Iterator[bytes]:
+    def answers(self, order: dict[str, Any], line: LiveLine, trades: dict[str, list[Made]], ts: int) -> Iterator[bytes]:
         """Return what a subscription brings first."""
         del line, trades
         for topic in order.get("args", ()) if order["op"] == "subscribe" else ():
@@ -137,7 +137,7 @@ def _iso(ts: int) -> str:
     return datetime.fromtimestamp(ts / SECOND_NS, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-class Line:
+class LiveLine:
     """One line of the process that runs, and whether its connection is up."""
 
     def __init__(self, name: str, feed: LiveFeed) -> None:
@@ -161,7 +161,7 @@ class Restarts(RuleBasedStateMachine):
         super().__init__()
         self.now = BEGAN
         self.trades: dict[str, list[Made]] = {name: [] for name in self.venue.names}
-        self.lines: list[Line] = []
+        self.lines: list[LiveLine] = []
         self.gaps = OrphanedGaps()
         self.is_checked = True
         self.rest_answers = True
@@ -170,7 +170,7 @@ class Restarts(RuleBasedStateMachine):
 
     # --- The process ---
 
-    def _perform(self, line: Line, outputs: list[Output]) -> None:
+    def _perform(self, line: LiveLine, outputs: list[Output]) -> None:
         for output in outputs:
             if isinstance(output, Send):
                 for frame in list(self.venue.answers(json.loads(output.frame), line, self.trades, self.now)):
@@ -186,15 +186,15 @@ class Restarts(RuleBasedStateMachine):
                 if isinstance(output, FeedStatus):
                     self.waiting += self.gaps.status(output)
 
-    def _connect(self, line: Line) -> None:
+    def _connect(self, line: LiveLine) -> None:
         line.is_up, line.sequence = True, 0
         self._perform(line, line.feed.opened(self.now))
 
-    def _disconnect(self, line: Line, reason: str) -> None:
+    def _disconnect(self, line: LiveLine, reason: str) -> None:
         line.is_up = False
         self._perform(line, line.feed.closed(reason, self.now))
 
-    def _each(self, call: Callable[[Line], list[Output]]) -> None:
+    def _each(self, call: Callable[[LiveLine], list[Output]]) -> None:
         for line in self.lines:
             if line.is_up:
                 self._perform(line, call(line))
@@ -293,7 +293,7 @@ class Restarts(RuleBasedStateMachine):
         ours = frozenset(self.venue.names.values())
         self.waiting += self.gaps.start(previous, ours, names, self.venue.venue, self.now)
         self.lines = [
-            Line(name, make_feed(self.venue.venue, line=name, products=tuple(self.venue.names))) for name in names
+            LiveLine(name, make_feed(self.venue.venue, line=name, products=tuple(self.venue.names))) for name in names
         ]
         for line in self.lines:
             self._perform(line, line.feed.resume(previous, self.now))

@@ -149,7 +149,7 @@ async def venue(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIte
 
 
 def test_bytes_in_any_pieces_become_frames_and_both_directions_are_kept() -> None:
-    """A frame may come in parts and several at once; the goodbye still reaches the venue."""
+    """A frame may come in parts and several at once; the closing message still reaches the venue."""
 
     async def scenario() -> None:
         feed, sink = Echo(), Kept()

@@ -1,4 +1,4 @@
-"""What every line of a service's log holds."""
+"""The contents of every log line of a service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ thread.join()
 
 
 def test_each_line_names_its_service_whichever_thread_and_library_wrote_it() -> None:
-    """Lines of other threads have no context of the main one, and a library knows nothing of ours."""
+    """Other threads have no access to the main thread's context, and libraries do not use structlog."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=True)
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert [(line["service"], line["event"], line["level"]) for line in lines] == [

@@ -1,4 +1,4 @@
-"""The schema registry's client, towards what is none."""
+"""The registry client against a server that is not a schema registry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BODIES = [b"<html>Please log in</html>", b"[]", b'{"status": "ok"}']
 
 @pytest.fixture(params=BODIES)
 def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a server that answers everything, and always the same."""
+    """The URL of a server that gives the same response to every request."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -28,7 +28,7 @@ def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
         do_PUT = do_GET = do_POST  # noqa: N815 - the base class names them so
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -36,8 +36,8 @@ def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
         server.shutdown()
 
 
-def test_what_is_no_registry_counts_as_one_that_is_away(stranger: str) -> None:
-    """A proxy before it may answer in its place: services wait then, and do not end."""
+def test_a_server_that_is_not_a_registry_counts_as_unavailable(stranger: str) -> None:
+    """A proxy in front of it may respond instead; services then wait and do not exit."""
     registry = Registry(stranger)
     for ask in (registry.codec, lambda: registry.register("Trades"), lambda: registry.fetch(1)):
         with pytest.raises(Unavailable, match="not a schema registry"):

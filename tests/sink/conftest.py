@@ -1,4 +1,4 @@
-"""A sink as a real process between the shared Kafka and TimescaleDB, each test with its own topics and schema."""
+"""A sink as a real process between the shared Kafka and TimescaleDB; each test has its own topics and schema."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from runtime.registry import Registry
 from runtime.settings import CommonSettings
 from runtime.tracing import Tracing
 from sink import migrations
-from sink.brokers import Letters
+from sink.brokers import DeadLetterPublisher
 from sink.service import GROUP, TOPICS, Sink
 from sink.settings import SinkSettings
 from sink.writer import Writer
@@ -43,7 +43,7 @@ TS = 1_786_309_548_228_568_123  # 2026-08-09T21:05:48.228568123Z
 
 
 def trades(number: int, count: int = 1, symbol: str = "BTC-USD", **changes: Any) -> Trades:
-    """Return the message `number` with `count` trades whose ids contain message and place."""
+    """Return message `number` with `count` trades, whose ids contain the message and index."""
     return Trades(
         venue="coinbase",
         symbol=symbol,
@@ -85,15 +85,15 @@ class Gate:
         self._start(self._accept, self._listener)
 
     def ports(self) -> list[int]:
-        """Return the ports from which it is connected to the server, by which the server knows its sessions."""
+        """Return the local ports of its connections to the server, which identify its sessions there."""
         return [one.getsockname()[1] for one in self._sockets if one.fileno() >= 0]
 
     def freeze(self) -> None:
-        """Pass nothing on any more, as a server does that hangs."""
+        """Stop forwarding data, like a server that hangs."""
         self._frozen.set()
 
     def close(self) -> None:
-        """Refuse connections and cut those there are."""
+        """Refuse new connections and break existing ones."""
         if self._listener is not None:
             self._cut(self._listener)
         for one in self._sockets:
@@ -115,7 +115,7 @@ class Gate:
 
     @staticmethod
     def _cut(one: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # it may be cut already
+        with contextlib.suppress(OSError):  # it may be closed already
             one.shutdown(socket.SHUT_RDWR)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -162,7 +162,7 @@ class Services:
         self.ports: dict[str, int] = {}
 
     def produce(self, events: Iterable[AnyEvent], headers: dict[str, bytes] | None = None) -> None:
-        """Write events to their topics, and wait until Kafka has them."""
+        """Write events to their topics, and wait for their delivery."""
         for event in events:
             topic = INSTRUMENTS if event.schema == "Instrument" else PUBLIC[event.schema]
             self.produce_bytes(topic, event.key.encode(), self.codec.encode(event), headers)
@@ -171,7 +171,7 @@ class Services:
     def produce_bytes(
         self, topic: Topic, key: bytes, value: bytes | None, headers: dict[str, bytes] | None = None
     ) -> None:
-        """Write one record as it is."""
+        """Write one raw record."""
         self.producer.poll(0)
         self.producer.produce(topic.physical(self.prefix), key=key, value=value, headers=dict(headers or {}))
 
@@ -191,7 +191,7 @@ class Services:
             deletion.result(30)
 
     def environment(self, port: int) -> dict[str, str]:
-        """Return the settings of a sink, with small windows, so that a test sees many transactions."""
+        """Return a sink's settings with small windows, so that a test sees many transactions."""
         return self.endpoints.environment() | {
             "TICKSTREAM_TOPIC_PREFIX": self.prefix,
             "TICKSTREAM_GROUP_PREFIX": self.prefix,
@@ -202,7 +202,7 @@ class Services:
 
     @contextlib.contextmanager
     def inside(self, **changes: Any) -> Iterator[Sink]:
-        """Run a sink in this process, for a test that reaches into it."""
+        """Run a sink in this process, for a test that accesses its internals."""
         given = {name.removeprefix("TICKSTREAM_").lower(): value for name, value in self.environment(0).items()}
         fields = {name: value for name, value in given.items() if name in SinkSettings.model_fields}
         settings = SinkSettings(**(fields | changes))
@@ -211,7 +211,7 @@ class Services:
         writer = Writer(
             settings.dsn,
             self.schema,
-            publish=Letters(settings, self.codec).publish,
+            publish=DeadLetterPublisher(settings, self.codec).publish,
             decode=self.codec.decode,
             now=time.time_ns,
         )
@@ -235,18 +235,18 @@ class Services:
         self.processes[name].send_signal(number)
 
     def kill(self, name: str = "sink") -> None:
-        """End a sink at once, as a crash would."""
+        """Kill a sink, like a crash."""
         self.signal(signal.SIGKILL, name)
         self.processes[name].wait(10)
 
     def stop(self, name: str = "sink") -> int:
-        """Ask a sink to leave as soon as it can be asked; return its exit status."""
+        """Stop a sink with SIGTERM once it has a handler; return its exit status."""
         wait_for("a handler of SIGTERM", lambda: _catches(self.processes[name].pid, signal.SIGTERM))
         self.signal(signal.SIGTERM, name)
         return self.processes[name].wait(30)
 
     def clear(self) -> None:
-        """End what still runs."""
+        """Stop running processes."""
         for process in self.processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
@@ -254,11 +254,11 @@ class Services:
             process.wait(10)
 
     def ready(self, name: str = "sink") -> httpx.Response:
-        """Return the answer of /readyz."""
+        """Return the response of /readyz."""
         return httpx.get(f"http://127.0.0.1:{self.ports[name]}/readyz", timeout=5, verify=False, trust_env=False)
 
     def metric(self, line: str, name: str = "sink") -> float | None:
-        """Return the value of one line of /metrics, None when it is not there."""
+        """Return the value of one line of /metrics, None if it is missing."""
         text = httpx.get(f"http://127.0.0.1:{self.ports[name]}/metrics", timeout=5, verify=False, trust_env=False).text
         values = [found.split()[-1] for found in text.splitlines() if found.startswith(line)]
         return float(values[0]) if values else None
@@ -275,9 +275,9 @@ class Services:
 
     @contextlib.contextmanager
     def commits_held(self) -> Iterator[Callable[[], int]]:
-        """Let no transaction that stores records commit while the context lasts.
+        """Block the COMMIT of every transaction that stores records during the context.
 
-        Yields a function that waits for a sink's COMMIT and returns the process id of its session in the server.
+        Yields a function that waits for a sink's COMMIT and returns the process id of its session on the server.
         """
         options = f"-c search_path={self.schema}"
         with psycopg.connect(self.endpoints.database_url, options=options, autocommit=True) as owner:
@@ -303,17 +303,17 @@ class Services:
 
             yield lambda: wait_for("a COMMIT that waits", held)
             owner.execute("SELECT pg_advisory_unlock(%s)", key)
-            # Dropped only when no transaction uses it any more.
+            # Dropped once no transaction uses it.
             owner.execute("DROP TRIGGER wait_for_test ON kafka_offsets")
 
     def end_session(self, pid: int) -> None:
-        """End a session of the server, and with it the transaction that it has not committed."""
+        """Terminate a session of the server, and with it its uncommitted transaction."""
         with psycopg.connect(self.endpoints.sink_database_url, autocommit=True) as same_role:
             ended = same_role.execute("SELECT pg_terminate_backend(%s, 30000)", [pid]).fetchone()
         assert ended == (True,)
 
     def wait_rows(self, table: str, number: int, limit_s: float = WAIT_S) -> None:
-        """Wait until a table has so many rows at least."""
+        """Wait until a table has at least a number of rows."""
         wait_for(f"{number} rows in {table}, {self.count(table)} now", lambda: self.count(table) >= number, limit_s)
 
     def letters(self, number: int) -> list[tuple[DeadLetter, dict[str, bytes]]]:
@@ -327,7 +327,7 @@ class Services:
             for message in consumer.consume(number, 0.5):
                 assert message.error() is None, message.error()
                 if "ce_id" not in headers_of(message):
-                    continue  # what the test itself put there
+                    continue  # published by the test itself
                 letter = self.codec.decode(message.value() or b"")
                 assert isinstance(letter, DeadLetter)
                 found.append((letter, headers_of(message)))
@@ -338,12 +338,12 @@ class Services:
         return found
 
     def _consumer(self, group: str) -> Consumer:
-        # Without commits of its own: a consumer that has something to commit may wait in close() without end.
+        # Without commits: a consumer with pending commits may wait in close() without a limit.
         brokers, group = self.endpoints.kafka_brokers, f"{self.prefix}{group}"
         return Consumer({"bootstrap.servers": brokers, "group.id": group, "enable.auto.commit": False})
 
     def committed(self) -> int:
-        """Return how many records the group has committed in Kafka, over all partitions."""
+        """Return the sum of the group's committed offsets in Kafka over all partitions."""
         consumer = self._consumer(GROUP)
         partitions = [
             TopicPartition(topic.physical(self.prefix), number) for topic in TOPICS for number in range(PARTITIONS)
@@ -378,7 +378,7 @@ def registered(endpoints: Endpoints) -> Codec:
 
 @pytest.fixture
 def build_services(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Services]]:
-    """A function that makes topics and tables with a sink not started yet; its log is printed when the test failed."""
+    """A function that creates topics and tables, with a sink not started yet; prints its log if the test failed."""
     failed_before = request.session.testsfailed
     with contextlib.ExitStack() as stack:
 
@@ -398,13 +398,13 @@ def build_services(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[C
 def services(
     endpoints: Endpoints, topic_prefix: str, database_schema: str, codec: Codec, build_services: Callable[..., Services]
 ) -> Services:
-    """Topics, tables and a sink between the shared servers; the sink ends before its topics and tables go."""
+    """Topics, tables and a sink between the shared servers; the sink stops before its topics and tables are deleted."""
     return build_services(endpoints, topic_prefix, database_schema, codec)
 
 
 @pytest.fixture
 def gate(endpoints: Endpoints) -> Iterator[tuple[Gate, str]]:
-    """A gate before the database, and the sink's address through it."""
+    """A proxy in front of the database, and the sink's connection URL through it."""
     parts = psycopg.conninfo.conninfo_to_dict(endpoints.sink_database_url)
     one = Gate(str(parts["host"]), int(str(parts["port"])))
     yield one, psycopg.conninfo.make_conninfo(endpoints.sink_database_url, host="127.0.0.1", port=one.port)

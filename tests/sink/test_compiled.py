@@ -1,4 +1,4 @@
-"""The compiled rows of trades are those of the plain code, for every record, damaged ones too."""
+"""The compiled rows of trades equal those of the plain code for every record, including damaged ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _needs_compiler() -> None:
 
 
 def both(payload: bytes) -> tuple[Any, Any]:
-    """Return the rows of a record by the compiled code, and by the plain code; None where it is not all good."""
+    """Return a record's rows by the compiled code and by the plain code; None if a part of it is bad."""
     assert compiled.trade_rows is not None
     quick = compiled.trade_rows(payload, 3, 77)
     try:
@@ -64,7 +64,7 @@ def both(payload: bytes) -> tuple[Any, Any]:
 )))  # fmt: skip
 @settings(max_examples=300, deadline=None)
 def test_rows_are_equal_to_the_last_bit(event: Trades) -> None:
-    """Whatever the compiled code returns, the plain code returns too."""
+    """The compiled code returns the same rows as the plain code."""
     quick, plain = both(CODEC.encode(event))
     assert quick is None or quick == plain
 
@@ -75,8 +75,8 @@ def test_rows_are_equal_to_the_last_bit(event: Trades) -> None:
     sequence=st.none() | longs,
 )
 @settings(max_examples=100, deadline=None)
-def test_what_venues_send_takes_the_quick_way(ids: list[str], price: Any, sequence: int | None) -> None:
-    """Numbered or not, with prices as they are written on any market."""
+def test_usual_records_take_the_fast_path(ids: list[str], price: Any, sequence: int | None) -> None:
+    """With or without sequence numbers, with prices of any market."""
     event = Trades(
         venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="coinbase/0", sequence=sequence,
         trades=tuple(Trade(trade_id=one, ts_event=1, price=f"{price:f}", size="0.5", side="buy") for one in ids),
@@ -89,10 +89,10 @@ def test_what_venues_send_takes_the_quick_way(ids: list[str], price: Any, sequen
 @given(event=messages, damage=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=3),
        cut=st.integers(0, 300), tail=st.binary(max_size=3))  # fmt: skip
 @settings(max_examples=500, deadline=None)
-def test_damaged_records_are_no_rows_that_the_plain_code_would_not_make(
+def test_damaged_records_make_no_rows_that_the_plain_code_would_not_make(
     event: Trades, damage: list[tuple[int, int]], cut: int, tail: bytes
 ) -> None:
-    """Changed, cut and prolonged bytes: no crash, no read past the end, no row of its own."""
+    """Changed, truncated and lengthened bytes: no crash, no read past the end, no different row."""
     payload = bytearray(CODEC.encode(event))
     for at, value in damage:
         if 5 + at < len(payload):
@@ -104,7 +104,7 @@ def test_damaged_records_are_no_rows_that_the_plain_code_would_not_make(
 
 @given(data=st.binary(max_size=200))
 @settings(max_examples=300, deadline=None)
-def test_random_bytes_do_no_harm(data: bytes) -> None:
+def test_random_bytes_cause_no_crash(data: bytes) -> None:
     """Neither reader crashes."""
     quick, plain = both(b"\x00\x00\x00\x00\x02" + data)
     assert quick is None or plain is None or quick == plain

@@ -1,4 +1,4 @@
-"""The database's shape: migrations up and down, rights of each role, retention, and what a server must have."""
+"""The database schema: migrations up and down, rights of each role, retention, and server requirements."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def schema(endpoints: Endpoints, database_schema: str) -> str:
 
 
 def connect(url: str, schema: str) -> psycopg.Connection[tuple[object, ...]]:
-    """Return a connection whose unqualified names are the schema's."""
+    """Return a connection with the schema as its search path."""
     return psycopg.connect(url, autocommit=True, options=f"-c search_path={schema},public")
 
 
@@ -36,8 +36,8 @@ def relations(url: str, schema: str) -> set[str]:
         return {str(row[0]) for row in found}
 
 
-def test_every_migration_goes_up_down_and_up_again(endpoints: Endpoints, database_schema: str) -> None:
-    """Each step can be taken back, and the way up ends in the same tables both times."""
+def test_every_migration_runs_up_down_and_up_again(endpoints: Endpoints, database_schema: str) -> None:
+    """Each step can be reverted, and both upgrades result in the same tables."""
     url, revisions = endpoints.database_url, migrations.history()
     assert migrations.current(url, database_schema) is None
     assert migrations.upgrade(url, database_schema) == revisions[0].revision
@@ -59,7 +59,7 @@ def test_migrating_again_changes_nothing(endpoints: Endpoints, schema: str) -> N
 
 
 def test_history_tables_are_partitioned_by_day(endpoints: Endpoints, schema: str) -> None:
-    """Every table of the history is a hypertable with chunks of one day of event time."""
+    """Every history table is a hypertable with chunks of one day of event time."""
     with connect(endpoints.database_url, schema) as owner:
         found = owner.execute(
             "SELECT hypertable_name, column_name, extract(epoch FROM time_interval) "
@@ -74,25 +74,25 @@ def test_history_tables_are_partitioned_by_day(endpoints: Endpoints, schema: str
 def test_a_migration_does_not_queue_behind_a_long_reader(
     endpoints: Endpoints, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It gives up after the lock timeout, so that it never blocks those who come after it, and says to run it again."""
+    """It fails after the lock timeout with advice to run it again, so that it never blocks later sessions."""
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT_MS", 200)
     with psycopg.connect(endpoints.database_url, options=f"-c search_path={schema}") as reader:
         reader.execute("SELECT count(*) FROM quotes")
         with pytest.raises(Unavailable, match="run it again"):
             migrations.downgrade(endpoints.database_url, schema, "base")
-    # The newer steps took nothing away that somebody reads; the one that had to wait is still in place.
+    # The newer steps removed nothing that is read; the one that had to wait was not reverted.
     assert migrations.current(endpoints.database_url, schema) == migrations.history()[-1].revision
     assert "quotes" in relations(endpoints.database_url, schema)
 
 
-def test_a_server_that_does_not_answer_is_named_by_its_variable(database_schema: str) -> None:
-    """The error says which setting to look at."""
+def test_the_error_of_an_unavailable_server_names_its_variable(database_schema: str) -> None:
+    """The error names the setting to check."""
     with pytest.raises(Unavailable, match="TICKSTREAM_DATABASE_URL"):
         migrations.current("postgresql://nobody@127.0.0.1:1/none", database_schema)
 
 
-def test_a_role_without_the_right_to_migrate_is_told_so(endpoints: Endpoints, database_schema: str) -> None:
-    """Migrations run as a service's role fail with the setting to change."""
+def test_a_role_without_the_right_to_migrate_gets_a_clear_error(endpoints: Endpoints, database_schema: str) -> None:
+    """Migrations with a service's role fail and name the setting to change."""
     with pytest.raises(SettingsError, match="TICKSTREAM_DATABASE_URL must name the owner"):
         migrations.upgrade(endpoints.api_database_url, database_schema)
 
@@ -120,16 +120,16 @@ def test_the_sink_adds_history_but_cannot_read_change_or_delete_it(endpoints: En
                 sink.execute(statement)
 
 
-def test_the_upkeep_of_history_looks_and_keeps_its_jobs_and_no_more(endpoints: Endpoints, schema: str) -> None:
-    """Its role reads what it compares with and writes only how far its jobs are; the rest goes by Kafka."""
-    with connect(endpoints.history_database_url, schema) as upkeep:
-        upkeep.execute(
+def test_the_history_role_reads_tables_and_writes_only_its_jobs(endpoints: Endpoints, schema: str) -> None:
+    """It reads tables for comparison and writes only the progress of jobs; data goes through Kafka."""
+    with connect(endpoints.history_database_url, schema) as history:
+        history.execute(
             "INSERT INTO ingestion_jobs (job_id, venue, symbol, kind, interval, state, start_ns, end_ns, cursor_ns) "
             "VALUES ('j', 'v', 's', 'trades', '', 'running', 0, 1, 0)"
         )
-        upkeep.execute("UPDATE ingestion_jobs SET state = 'done'")
+        history.execute("UPDATE ingestion_jobs SET state = 'done'")
         for table in ("trades", "candles", "candles_latest", "gaps", "instruments"):
-            upkeep.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table)))
+            history.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table)))
         for statement in (
             "DELETE FROM ingestion_jobs",
             "INSERT INTO trades SELECT * FROM trades LIMIT 0",
@@ -138,12 +138,12 @@ def test_the_upkeep_of_history_looks_and_keeps_its_jobs_and_no_more(endpoints: E
             "DROP TABLE candles",
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                upkeep.execute(sql.SQL(statement))
+                history.execute(sql.SQL(statement))
 
 
 @pytest.mark.parametrize("role", ["api_database_url", "readonly_database_url"])
 def test_readers_read_everything_and_write_nothing(endpoints: Endpoints, schema: str, role: str) -> None:
-    """The API's and the analysts' roles have SELECT and no more, on the view and on tables made later too."""
+    """The roles of the API and of analysts have only SELECT, also on views and on later tables."""
     with connect(endpoints.database_url, schema) as owner:
         owner.execute("CREATE TABLE later (n int)")
     with connect(getattr(endpoints, role), schema) as reader:
@@ -152,15 +152,15 @@ def test_readers_read_everything_and_write_nothing(endpoints: Endpoints, schema:
         for table in tables:
             name = sql.Identifier(table)
             reader.execute(sql.SQL("SELECT * FROM {}").format(name))
-            if not table.endswith("_latest"):  # views that nobody can write
+            if not table.endswith("_latest"):  # views are never writable
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     reader.execute(sql.SQL("DELETE FROM {}").format(name))
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     reader.execute(sql.SQL("INSERT INTO {} SELECT * FROM {} LIMIT 0").format(name, name))
 
 
-def test_granting_again_takes_away_what_was_too_much(endpoints: Endpoints, schema: str) -> None:
-    """Rights that somebody added by hand do not stay, though no table is new."""
+def test_granting_again_revokes_excessive_rights(endpoints: Endpoints, schema: str) -> None:
+    """Manually added rights are revoked, even without a new table."""
     with connect(endpoints.database_url, schema) as owner:
         owner.execute("GRANT DELETE ON gaps TO tickstream_sink")
     migrations.upgrade(endpoints.database_url, schema)
@@ -170,7 +170,7 @@ def test_granting_again_takes_away_what_was_too_much(endpoints: Endpoints, schem
 
 @pytest.fixture
 def old_rows(endpoints: Endpoints, schema: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    """Feed status of today and of 3, 10 and 400 days ago."""
+    """Feed statuses of today and of 3, 10 and 400 days ago."""
     with connect(endpoints.database_url, schema) as owner:
         for days in (0, 3, 10, 400):
             owner.execute(
@@ -195,16 +195,16 @@ def test_retention_drops_whole_days_older_than_asked(
     assert retention.drop_older(endpoints.database_url, schema, 5) == []
 
 
-def test_retention_refuses_what_makes_no_sense(endpoints: Endpoints, schema: str) -> None:
-    """Zero days would drop everything; the ledger of gaps has no days."""
+def test_retention_refuses_invalid_arguments(endpoints: Endpoints, schema: str) -> None:
+    """Zero days would drop everything; the ledger of gaps is not partitioned by day."""
     with pytest.raises(SettingsError, match="at least 1"):
         retention.drop_older(endpoints.database_url, schema, 0)
     with pytest.raises(SettingsError, match="gaps"):
         retention.drop_older(endpoints.database_url, schema, 5, ("gaps",))
 
 
-def test_the_edition_at_hand_is_recognised(endpoints: Endpoints, schema: str) -> None:
-    """Compression is on exactly where the server's licence has it."""
+def test_the_installed_edition_is_recognised(endpoints: Endpoints, schema: str) -> None:
+    """Compression is enabled exactly if the server's licence includes it."""
     with connect(endpoints.database_url, schema) as owner:
         licence = owner.execute("SHOW timescaledb.license").fetchone()
         compressed = owner.execute(

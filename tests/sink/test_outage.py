@@ -1,4 +1,4 @@
-"""Kafka and the database killed under a running sink, on servers of its own: it reports it and loses nothing."""
+"""Kafka and the database are killed under a running sink, on separate servers: it reports that and loses nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from infra.local.folders import Folders
 from infra.local.table import Endpoints
 from marketdata.events import Trades
 
-# Beside the shared test stack and the one that the stack's own tests start.
+# Different from the ports of the shared test stack and of the stack's own tests.
 PORT_BASE = int(os.environ.get("TICKSTREAM_TEST_PORT_BASE", "28100")) + 200
 GIVEN = [f"TICKSTREAM_{name}" for name in ("KAFKA_BROKERS", "REGISTRY_URL", "DATABASE_URL", "REDIS_URL")]
 
@@ -23,7 +23,7 @@ GIVEN = [f"TICKSTREAM_{name}" for name in ("KAFKA_BROKERS", "REGISTRY_URL", "DAT
 def own(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Endpoints, Folders]]:
-    """Servers that no other test uses, so that they may be killed; their supervisor starts them again."""
+    """Servers that no other test uses, so that they may be killed; their supervisor restarts them."""
     for name in GIVEN:
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path_factory.mktemp("stack")
@@ -37,7 +37,7 @@ def test_kafka_and_the_database_are_killed_and_come_back(
     trades: Callable[..., Trades],
     wait_for: Callable[..., Any],
 ) -> None:
-    """/readyz names each while it is away; afterwards every row is stored exactly once."""
+    """/readyz names each while it is unavailable; afterwards every row is stored exactly once."""
     endpoints, folders = own
 
     def pid(server: str) -> int:
@@ -68,7 +68,7 @@ def test_kafka_and_the_database_are_killed_and_come_back(
             os.kill(supervisor(), signal.SIGCONT)
         wait_for("readiness again", lambda: services.ready().status_code == 200)
         services.wait_rows("trades", (number + 1) * 1_500)
-    # While it writes and commits, Kafka stops responding: on SIGTERM the sink stores what it has and ends.
+    # Kafka stops responding during writes and commits: on SIGTERM the sink stores what it has read and exits.
     services.produce(trades(one, count=3) for one in range(1_000, 6_000))
     services.wait_rows("trades", 3_003)
     os.kill(pid("kafka"), signal.SIGSTOP)

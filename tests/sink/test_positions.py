@@ -1,4 +1,4 @@
-"""The sink's positions as a pure value: what is read, what must be checked, what lags and what does not move."""
+"""The sink's positions as a pure value: what was read, what must be checked, lags and stalls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def started(**offsets: int) -> Positions:
 
 
 def test_consecutive_records_are_handed_over_without_a_jump() -> None:
-    """The span begins where the database stands and ends after the last record; a partition not read has none."""
+    """The span starts at the stored offset and ends after the last record; a partition without records has none."""
     positions = started()
     assert all(positions.take(ONE, offset, 1.0) for offset in (10, 11, 12))
     assert positions.hand_over() == ({ONE: Span(10, 13)}, [])
@@ -30,7 +30,7 @@ def test_consecutive_records_are_handed_over_without_a_jump() -> None:
     assert positions.hand_over() == ({}, [])
 
 
-def test_records_read_before_a_new_start_are_not_wanted() -> None:
+def test_records_read_before_a_new_start_are_ignored() -> None:
     """An offset below the position and a partition that is not read change nothing."""
     positions = started()
     assert not positions.take(ONE, 9, 1.0)
@@ -41,8 +41,8 @@ def test_records_read_before_a_new_start_are_not_wanted() -> None:
     assert positions.hand_over() == ({}, [])
 
 
-def test_the_mark_of_a_transaction_is_passed_over_within_a_read_only() -> None:
-    """One offset without a record is checked after a start and after a pause, not in between; two always are."""
+def test_a_transaction_marker_is_accepted_only_during_an_uninterrupted_read() -> None:
+    """One offset without a record is checked after a start and a pause, not in between; two are always checked."""
     positions = started()
     positions.take(ONE, 11, 1.0)
     positions.take(ONE, 13, 1.0)
@@ -53,8 +53,8 @@ def test_the_mark_of_a_transaction_is_passed_over_within_a_read_only() -> None:
     assert positions.hand_over() == ({ONE: Span(10, 21)}, [Jump(ONE, 10, 11), Jump(ONE, 14, 16), Jump(ONE, 17, 18)])
 
 
-def test_the_end_of_a_log_is_reached_without_a_transaction_of_ours() -> None:
-    """What lies before the end without a record is checked with the next batch, and is no lag."""
+def test_the_end_of_a_log_is_reached_without_a_database_transaction() -> None:
+    """Offsets before the end without a record are checked with the next batch, and are no lag."""
     positions = started()
     positions.reach(ONE, 12, 1.0)
     positions.reach(ONE, 14, 1.0)
@@ -63,8 +63,8 @@ def test_the_end_of_a_log_is_reached_without_a_transaction_of_ours() -> None:
     assert positions.hand_over() == ({}, [Jump(ONE, 10, 14)])
 
 
-def test_lag_counts_from_what_is_stored_while_anything_waits() -> None:
-    """Read or handed over is not stored."""
+def test_lag_counts_from_the_stored_offset_while_anything_waits() -> None:
+    """Records read or handed over are not stored yet."""
     positions = started()
     positions.see_ends({ONE: 15})
     positions.take(ONE, 10, 1.0)
@@ -75,14 +75,14 @@ def test_lag_counts_from_what_is_stored_while_anything_waits() -> None:
     assert dict(positions.lags())[ONE] == 4
 
 
-def test_a_partition_stalls_when_it_does_not_move_while_its_log_goes_on() -> None:
-    """It is found again after each limit, and stays stalled over a new start until it moves or has caught up."""
+def test_a_partition_without_progress_and_with_more_records_stalls() -> None:
+    """It is reported again after each limit, and stays stalled after a new start until it moves or has caught up."""
     positions = started()
     positions.see_ends({ONE: 12})
     assert positions.find_stalls(10.0, 15.0) == []
     found = positions.find_stalls(16.0, 15.0)
     assert [(stall.partition, stall.offset, stall.end) for stall in found] == [(ONE, 10, 12)]
-    assert "md.trades.v1[0] is not read: it stands at 10 for 16 s" in str(found[0])
+    assert "no progress in md.trades.v1[0]: at offset 10 for 16 s" in str(found[0])
     positions.start({ONE: 10, OTHER: 20}, 16.0)
     positions.see_ends({ONE: 12})
     assert positions.find_stalls(17.0, 15.0) == []
@@ -93,7 +93,7 @@ def test_a_partition_stalls_when_it_does_not_move_while_its_log_goes_on() -> Non
 
 
 def test_a_partition_at_its_end_never_stalls() -> None:
-    """However long nothing comes, and the limit starts with the first record that waits."""
+    """However long no record arrives; the limit starts with the first waiting record."""
     positions = started()
     assert positions.find_stalls(1_000.0, 15.0) == []
     positions.see_ends({ONE: 11})
@@ -102,8 +102,8 @@ def test_a_partition_at_its_end_never_stalls() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["take", "reach", "hand", "resume"]), st.integers(0, 4))))
-def test_every_offset_is_read_or_passed_over_once(steps: list[tuple[str, int]]) -> None:
-    """Spans follow each other without a gap, and of offsets without a record only single ones are in no jump."""
+def test_every_offset_is_covered_once(steps: list[tuple[str, int]]) -> None:
+    """Spans are contiguous, and only single offsets without a record are in no jump."""
     positions, taken, jumps, spans = started(), set[int](), list[Jump](), list[Span]()
     ahead = 10
     for step, distance in steps:

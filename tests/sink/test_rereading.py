@@ -1,4 +1,4 @@
-"""Records that the sink's reader passes over are found and read, on the real Kafka; where there are none, none is."""
+"""Records that the sink's consumer skips are detected and read, on the real Kafka, without false alarms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SYMBOL = "BTC-USD"
 
 
 def append(services: Any, events: list[Trades], *, commit: bool = True) -> list[int]:
-    """Write events in one transaction, which then is committed or aborted; return their offsets, all of partition 0."""
+    """Write events in one transaction, then commit or abort it; return their offsets, all in partition 0."""
     producer = Producer(producer_config(services.kafka, "test") | {"transactional.id": f"{services.prefix}test"})
     offsets: list[int] = []
     producer.init_transactions(30)
@@ -37,16 +37,16 @@ def append(services: Any, events: list[Trades], *, commit: bool = True) -> list[
 
 @pytest.fixture
 def rereader(services: Any) -> Iterator[Rereader]:
-    """A second reader of the test's topics."""
+    """A second consumer of the test's topics."""
     one = Rereader(services.kafka)
     yield one
     one.close()
 
 
-def test_marks_and_aborted_records_are_no_records(
+def test_markers_and_aborted_records_are_no_records(
     services: Any, rereader: Rereader, trades: Callable[..., Trades]
 ) -> None:
-    """Two committed transactions with an aborted one between them: the gap of both marks and its records is empty."""
+    """An aborted transaction between two committed ones: the gap of markers and aborted records is empty."""
     (first,) = append(services, [trades(0)])
     append(services, [trades(1), trades(2)], commit=False)
     (last,) = append(services, [trades(3)])
@@ -60,21 +60,21 @@ def test_marks_and_aborted_records_are_no_records(
             rereader.check([Jump(partition, first + 1, last), jump] if jump.start > first else [jump])
 
 
-def test_what_the_log_no_longer_has_cannot_be_proved_to_be_nothing(
+def test_a_deleted_range_cannot_be_proved_empty(
     services: Any, rereader: Rereader, trades: Callable[..., Trades]
 ) -> None:
-    """Where retention has deleted the range meanwhile, the sink must ask the database and Kafka once more."""
+    """If retention has deleted the range meanwhile, the sink must query the database and Kafka again."""
     append(services, [trades(number) for number in range(5)])
     partition = (TRADES.physical(services.prefix), 0)
     services.delete_before(TopicPartition(*partition, 4))
-    with pytest.raises(Skipped, match="has no offset 2 any more"):
+    with pytest.raises(Skipped, match="no longer has offset 2"):
         rereader.check([Jump(partition, 2, 4)])
 
 
-def test_a_reader_that_is_moved_forward_loses_no_record(
+def test_a_consumer_whose_position_jumps_forward_loses_no_record(
     services: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
 ) -> None:
-    """As by a late answer to an earlier question: what it passed over is found before the next batch is stored."""
+    """For example by a late response to an earlier request: skipped records are detected before storing a batch."""
     append(services, [trades(0)])
     partition = TopicPartition(TRADES.physical(services.prefix), 0)
     with services.inside() as sink:
@@ -89,15 +89,15 @@ def test_a_reader_that_is_moved_forward_loses_no_record(
     assert [row[0] for row in services.rows("SELECT sequence FROM trades ORDER BY sequence")] == list(range(12))
 
 
-def test_reading_starts_only_where_the_database_stands(
+def test_reading_starts_only_at_stored_offsets(
     services: Any, trades: Callable[..., Trades], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each call that gives the reader partitions names a stored offset of each; none asks Kafka where to start."""
+    """Each assignment of partitions contains a stored offset of each; none relies on Kafka's offsets."""
     assigned: list[TopicPartition] = []
 
     class Noting(Consumer):
         def assign(self, partitions: list[TopicPartition]) -> None:
-            """Note the partitions, then read them."""
+            """Record the partitions, then read them."""
             assigned.extend(partitions)
             super().assign(partitions)
 
@@ -114,10 +114,10 @@ def test_reading_starts_only_where_the_database_stands(
     assert starts == [0, 1, 3]
 
 
-def test_a_partition_that_is_not_read_is_reported_and_read_again(
+def test_a_partition_without_progress_is_reported_and_read_again(
     services: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
 ) -> None:
-    """Its lag grows while it does not move: /readyz names it until it moves, and it is read again from its place."""
+    """Its lag grows: /readyz names it until it makes progress, and it is read again from its stored offset."""
     partition = TopicPartition(TRADES.physical(services.prefix), 0)
     with services.inside(sink_stall_seconds=1.0) as sink:
         append(services, [trades(0)])
@@ -134,9 +134,9 @@ def test_a_partition_that_is_not_read_is_reported_and_read_again(
                 seen.set()
 
         sink._readiness.down = note
-        sink._consumer.pause([partition])  # as if Kafka's answer to a fetch never came
+        sink._consumer.pause([partition])  # as if Kafka's response to a fetch never arrived
         append(services, [trades(1)])
         assert seen.wait(60)
         services.wait_rows("trades", 2)
         wait_for("readiness again", lambda: sink._readiness.report()[0])
-    assert reports[0].startswith(f"{partition.topic}[0] is not read: it stands at ")
+    assert reports[0].startswith(f"no progress in {partition.topic}[0]: at offset ")

@@ -1,4 +1,4 @@
-"""Rows of every kind of event, as the real PostgreSQL reads them."""
+"""Rows of every kind of event, as read by the real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from infra.local.table import Endpoints
 from marketdata.errors import BadEvent
 from marketdata.events import AnyEvent, Book, Checkpoint, DeadLetter, FeedStatus, Quote, Trade, Trades
 from sink import binary
-from sink.batch import Batch, Record, Source, Span
+from sink.batch import Batch, Source, Span, TableRows
 from sink.binary import HEADER, TRAILER
 from sink.rows import STAGE, refused, timestamp
 from sink.rows import stored as records_of
@@ -27,7 +27,7 @@ SOURCE = Source("md.trades.v1", 2, 41, b"coinbase:BTC-USD", b"payload")
 
 @pytest.fixture(scope="module")
 def echo(endpoints: Endpoints) -> Iterator[Callable[[str, str], Any]]:
-    """A function that sends one column of a type to PostgreSQL by COPY, and returns what it holds as text."""
+    """A function that sends one column of a type to PostgreSQL by COPY, and returns its values as text."""
     with psycopg.connect(endpoints.database_url, autocommit=True) as connection:
         for kind in ("numeric", "numeric[]", "text", "timestamptz"):
             name = kind.replace("[]", "_list")
@@ -52,11 +52,11 @@ def echo(endpoints: Endpoints) -> Iterator[Callable[[str, str], Any]]:
 
 digits = st.text("0123456789", min_size=1, max_size=20)
 plain = st.builds(lambda sign, whole, part: f"{sign}{whole}.{part}", st.sampled_from(["", "-"]), digits, digits)
-# Up to the digits that a number may have.
+# Up to the maximum number of digits.
 scientific = st.builds(lambda number, power: f"{number}e{power}", plain, st.integers(-20, 9))
 
 
-def stored(event: AnyEvent, source: Source) -> Record:
+def stored(event: AnyEvent, source: Source) -> TableRows:
     """Return the only record of an event."""
     (record,) = records_of(event, source, 0)
     return record
@@ -68,28 +68,28 @@ def column(text: str, number: int) -> str:
 
 
 def quote(**changes: Any) -> Quote:
-    """Return a quote with no prices but these."""
+    """Return a quote with only these prices."""
     return Quote(venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="coinbase/0", **changes)
 
 
 @given(number=st.one_of(digits, plain, scientific, st.sampled_from(["0", ".5", "5.", "0.00000000", "1E-8", "-0"])))
 @settings(max_examples=200, deadline=None)
 def test_a_decimal_string_keeps_its_exact_value(echo: Callable[[str, str], Any], number: str) -> None:
-    """PostgreSQL's numeric holds what the venue sent, digit by digit."""
+    """PostgreSQL's numeric preserves every digit that the venue sent."""
     text = stored(quote(bid=number), SOURCE).data.decode()
     assert column(text, 13) == number
     assert Decimal(echo("numeric", column(text, 13))) == Decimal(number)
 
 
 def test_trailing_zeros_of_a_plain_price_stay(echo: Callable[[str, str], Any]) -> None:
-    """A price written to the tick comes back written to the tick."""
+    """A price keeps its number of decimal places."""
     assert echo("numeric", column(stored(quote(bid="64000.10"), SOURCE).data.decode(), 13)) == "64000.10"
 
 
 @given(numbers=st.lists(st.one_of(digits, plain, scientific), max_size=6))
 @settings(max_examples=100, deadline=None)
 def test_levels_of_a_book_keep_their_exact_values(echo: Callable[[str, str], Any], numbers: list[str]) -> None:
-    """The arrays hold each level's number in its place."""
+    """The arrays contain each level's value at its index."""
     book = Book(
         venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="l", valid=True, depth=10,
         bid_prices=numbers, bid_sizes=[], ask_prices=[], ask_sizes=[],
@@ -101,14 +101,14 @@ def test_levels_of_a_book_keep_their_exact_values(echo: Callable[[str, str], Any
 @given(text=st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=60))
 @settings(max_examples=200, deadline=None)
 def test_any_text_comes_back_as_it_was(echo: Callable[[str, str], Any], text: str) -> None:
-    """Tabs, newlines, backslashes and what looks like COPY's own marks are nothing special inside a value."""
+    """Tabs, newlines, backslashes and COPY's own markers have no special meaning inside a value."""
     assert echo("text", stored(quote(reason=text), SOURCE).data.decode().split("\t")[6]) == text
 
 
 @given(ts=st.integers(-(2**63), 2**63 - 1))
 @settings(max_examples=200, deadline=None)
-def test_any_time_is_cut_to_its_microsecond(echo: Callable[[str, str], Any], ts: int) -> None:
-    """The partition time is the exact time without its last three digits, before 1970 too."""
+def test_any_time_is_truncated_to_its_microsecond(echo: Callable[[str, str], Any], ts: int) -> None:
+    """The partition time is the exact time without its last three digits, also before 1970."""
     held = datetime.fromisoformat(echo("timestamptz", timestamp(ts)))
     assert held == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ts // 1000)
 
@@ -117,14 +117,14 @@ def test_any_time_is_cut_to_its_microsecond(echo: Callable[[str, str], Any], ts:
     "number", ["NaN", "Infinity", "-inf", "0x1F", "1_000", "", " 1", "1 ", "1,2", "٣", "1e9999", "9" * 65, "\\N"]
 )
 def test_what_is_no_decimal_is_refused_by_name(number: str) -> None:
-    """PostgreSQL would take some of these as numbers; a price may be none of them."""
+    """PostgreSQL would accept some of these as numbers, but they are not prices."""
     with pytest.raises(BadEvent, match=r"not_a_decimal: bid = "):
         stored(quote(bid=number), SOURCE)
 
 
 @pytest.mark.parametrize("number", ["NaN", "1,2", "", "NULL", "{1}", "1_0"])
 def test_what_is_no_decimal_among_levels_is_refused(number: str) -> None:
-    """One bad level refuses the book; two numbers cannot pass as one."""
+    """One bad level makes the book unusable; two numbers cannot pass as one."""
     book = Book(
         venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="l", valid=True, depth=10,
         bid_prices=["1", number], bid_sizes=["1", "1"], ask_prices=[], ask_sizes=[],
@@ -134,13 +134,13 @@ def test_what_is_no_decimal_among_levels_is_refused(number: str) -> None:
 
 
 def test_an_empty_message_has_no_rows(trades: Callable[..., Trades]) -> None:
-    """A heartbeat moves the offset and stores nothing."""
+    """A heartbeat advances the offset and stores nothing."""
     record = stored(trades(1, count=0), SOURCE)
     assert (record.rows, record.data) == (0, b"")
 
 
 def test_an_event_without_a_table_is_refused() -> None:
-    """An operator's state is for no table."""
+    """There is no table for an operator's state."""
     with pytest.raises(BadEvent, match="wrong_schema"):
         stored(
             Checkpoint(
@@ -150,8 +150,8 @@ def test_an_event_without_a_table_is_refused() -> None:
         )
 
 
-def test_a_refused_record_keeps_its_bytes_and_place() -> None:
-    """A dead letter says where the record stands, whose it was, why it was refused, and has its bytes."""
+def test_a_refused_record_keeps_its_bytes_and_position() -> None:
+    """A dead letter contains the record's position, key, reason and bytes."""
     letter = refused(SOURCE, "undecodable", "because", ts=5, field="price", value="x").dead_letter
     assert letter == DeadLetter(
         venue="coinbase", symbol="BTC-USD", ts_recv=5, stage=STAGE, reason="undecodable", detail="because",
@@ -160,13 +160,13 @@ def test_a_refused_record_keeps_its_bytes_and_place() -> None:
 
 
 def trade(**changes: Any) -> Trade:
-    """Return a good trade, but for these."""
+    """Return a valid trade with these changes."""
     fields: dict[str, Any] = {"trade_id": "1", "ts_event": 1, "price": "1", "size": "1", "side": "buy"} | changes
     return Trade(**fields)
 
 
 def message(*trades: Trade, **changes: Any) -> Trades:
-    """Return a message of these trades."""
+    """Return a message with these trades."""
     fields: dict[str, Any] = {"venue": "v", "symbol": "s", "ts_event": 1, "ts_recv": 2, "line": "l"} | changes
     return Trades(**fields, trades=trades)
 
@@ -175,7 +175,7 @@ def message(*trades: Trade, **changes: Any) -> Trades:
     number=st.one_of(digits, plain, scientific, st.sampled_from(["0", ".5", "5.", "-0.00", "1E-8", "-0", "00012.5"]))
 )
 @settings(max_examples=300, deadline=None)
-def test_a_binary_decimal_is_what_postgresql_makes_of_its_text(echo: Callable[..., Any], number: str) -> None:
+def test_a_binary_decimal_equals_postgresqls_conversion_of_its_text(echo: Callable[..., Any], number: str) -> None:
     """Digits, sign, and the number of digits after the point."""
     assert echo("numeric", binary.numeric(number, "price"), binary=True) == echo("numeric", number)
 
@@ -183,7 +183,7 @@ def test_a_binary_decimal_is_what_postgresql_makes_of_its_text(echo: Callable[..
 @given(text=st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=60))
 @settings(max_examples=100, deadline=None)
 def test_a_binary_text_comes_back_as_it_was(echo: Callable[..., Any], text: str) -> None:
-    """Nothing is special in it."""
+    """No character has a special meaning."""
     assert echo("text", binary.text(text, "trade_id"), binary=True) == text
 
 
@@ -198,7 +198,7 @@ def test_a_binary_text_comes_back_as_it_was(echo: Callable[..., Any], text: str)
     ],
 )
 def test_one_bad_trade_becomes_a_dead_letter_and_its_neighbours_are_stored(bad: dict[str, str], reason: str) -> None:
-    """They keep their places; the dead letter contains the message with that trade alone, as JSON."""
+    """They keep their indexes; the dead letter contains the message with only that trade, as JSON."""
     one, other, wrong = trade(trade_id="1"), trade(trade_id="3"), trade(**bad)
     rows, letter = records_of(message(one, wrong, other), SOURCE, 7)
     assert rows.data == binary.trade_row(message(), 0, one, 2, 41) + binary.trade_row(message(), 2, other, 2, 41)
@@ -206,12 +206,12 @@ def test_one_bad_trade_becomes_a_dead_letter_and_its_neighbours_are_stored(bad: 
     found = letter.dead_letter
     assert found is not None
     assert (found.reason, found.field, found.ts_recv, found.offset) == (reason, next(iter(bad)), 7, 41)
-    if reason != "not_unicode":  # JSON cannot hold it either
+    if reason != "not_unicode":  # JSON cannot contain it either
         assert msgspec.json.decode(found.payload, type=Trades) == message(wrong)
 
 
-def test_a_bad_value_of_the_message_refuses_it_whole() -> None:
-    """Nothing can be stored of a message whose symbol cannot be."""
+def test_a_bad_value_of_the_message_makes_all_of_it_unusable() -> None:
+    """A message with an invalid symbol cannot be stored."""
     with pytest.raises(BadEvent, match="control_character: symbol = "):
         records_of(message(trade(), symbol="a\x00"), SOURCE, 7)
     with pytest.raises(BadEvent, match="too_long: venue = "):
@@ -234,14 +234,14 @@ def test_a_bad_value_of_the_message_refuses_it_whole() -> None:
         ),
     ],
 )
-def test_what_a_column_or_its_index_cannot_hold_is_refused_by_name(event: AnyEvent, problem: str) -> None:
-    """Before PostgreSQL sees it, which would refuse the whole batch."""
+def test_a_value_too_long_for_a_column_or_its_index_is_refused_by_name(event: AnyEvent, problem: str) -> None:
+    """It is refused before PostgreSQL refuses the whole batch."""
     with pytest.raises(BadEvent, match=problem):
         records_of(event, SOURCE, 7)
 
 
 def test_a_batch_spans_from_the_first_expected_offset_to_the_last_next() -> None:
-    """Offsets that need no row are in the span all the same."""
+    """Offsets without rows are in the span too."""
     batch = Batch()
     assert not batch
     batch.passed(("t", 0), 10, 11)

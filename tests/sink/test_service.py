@@ -1,4 +1,4 @@
-"""The sink as a process between the real Kafka and TimescaleDB: killed, cut off, doubled, given bad records."""
+"""The sink as a process between the real Kafka and TimescaleDB: killed, disconnected, duplicated, given bad records."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def stream(trades: Callable[..., Trades], start: int = 0, messages: int = MESSAGES) -> list[Trades]:
-    """Return messages of three trades, symbol after symbol."""
+    """Return messages of three trades for each symbol in turn."""
     return [
         trades(number, count=EACH, symbol=SYMBOLS[number % len(SYMBOLS)]) for number in range(start, start + messages)
     ]
@@ -45,12 +45,12 @@ def expected(messages: int = MESSAGES) -> list[str]:
 
 
 def trade_ids(services: Any) -> list[str]:
-    """Return every trade id stored, sorted; a row stored twice is there twice."""
+    """Return every stored trade id, sorted; a row stored twice appears twice."""
     return sorted(row[0] for row in services.rows("SELECT trade_id FROM trades"))
 
 
-def test_killed_again_and_again_it_stores_each_row_exactly_once(services: Any, trades: Callable[..., Trades]) -> None:
-    """Kill -9 during a COMMIT, which then happens or does not, in turn: nothing is missing and nothing there twice."""
+def test_killed_repeatedly_it_stores_each_row_exactly_once(services: Any, trades: Callable[..., Trades]) -> None:
+    """Kill -9 during a COMMIT, which alternately succeeds or fails: no row is missing or stored twice."""
     messages, fates = 500, ("lost", "stored", "lost", "stored")
     for number, fate in enumerate(fates):
         services.start(TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
@@ -70,21 +70,21 @@ def test_killed_again_and_again_it_stores_each_row_exactly_once(services: Any, t
     assert trade_ids(services) == expected(len(fates) * messages)
 
 
-def test_asked_to_stop_while_it_starts_it_leaves_in_order(services: Any) -> None:
-    """A signal that arrives before settings, registry and Kafka are reached is not lost, and is no crash."""
+def test_stopped_during_start_up_it_exits_cleanly(services: Any) -> None:
+    """A signal that arrives before the settings, the registry and Kafka are ready is neither lost nor a crash."""
     services.start()
     assert services.stop() == 0
 
 
-def test_a_restart_resumes_where_the_database_stands(services: Any, trades: Callable[..., Trades]) -> None:
-    """What was stored is not read again, whatever Kafka believes was committed."""
+def test_a_restart_resumes_at_the_stored_offsets(services: Any, trades: Callable[..., Trades]) -> None:
+    """Stored records are not read again, whatever offsets are committed in Kafka."""
     services.produce(stream(trades, messages=100))
     services.start()
     services.wait_rows("trades", 300)
     assert services.stop() == 0
     assert services.committed() == 100
     with psycopg.connect(services.endpoints.database_url, options=f"-c search_path={services.schema}") as owner:
-        # As if an older state of the database had been restored: it decides, not Kafka.
+        # As after restoring an older backup of the database, which decides, not Kafka.
         topic, partition, offset = owner.execute(
             "SELECT topic, partition, next_offset FROM kafka_offsets WHERE next_offset > 10 LIMIT 1"
         ).fetchone() or ("", 0, 0)
@@ -100,10 +100,10 @@ def test_a_restart_resumes_where_the_database_stands(services: Any, trades: Call
     assert trade_ids(services) == expected(110)
 
 
-def test_connections_terminated_in_the_middle_lose_nothing(
+def test_terminated_connections_lose_nothing(
     services: Any, gate: tuple[Any, str], trades: Callable[..., Trades], wait_for: Callable[..., Any]
 ) -> None:
-    """The server ends the sink's session again and again while it writes."""
+    """The server repeatedly terminates the sink's session while it writes."""
     proxy, dsn = gate
     rounds, messages = 4, 1_000
     services.start(TICKSTREAM_SINK_DATABASE_URL=dsn, TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
@@ -112,14 +112,14 @@ def test_connections_terminated_in_the_middle_lose_nothing(
         services.wait_rows("trades", services.count("trades") + 300)
         wait_for("a session to end", lambda: _terminate(services, proxy.ports()))
     services.wait_rows("trades", rounds * messages * EACH)
-    # The last session may have ended with nothing left to store; then the sink notices when it asks.
+    # If the last session ended with nothing left to store, the sink notices with its next query.
     wait_for("each end", lambda: (services.metric('tickstream_sink_rewinds_total{reason="database"}') or 0) >= rounds)
     assert services.stop() == 0
     assert trade_ids(services) == expected(rounds * messages)
 
 
 def _terminate(services: Any, ports: list[int]) -> bool:
-    """Have the server end the sessions that come from these ports; return whether there was one."""
+    """Terminate the sessions from these ports on the server; return whether there was one."""
     with psycopg.connect(services.endpoints.sink_database_url, autocommit=True) as same_role:
         ended = same_role.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE client_port = ANY(%s)", [ports]
@@ -127,10 +127,10 @@ def _terminate(services: Any, ports: list[int]) -> bool:
     return (True,) in ended
 
 
-def test_a_database_that_goes_away_pauses_the_sink_until_it_is_back(
+def test_an_unavailable_database_pauses_the_sink_until_it_is_back(
     services: Any, gate: tuple[Any, str], trades: Callable[..., Trades], wait_for: Callable[..., Any]
 ) -> None:
-    """While it is away /readyz states the reason and nothing is taken from Kafka; then all arrives, once."""
+    """Meanwhile /readyz states the reason and nothing is read from Kafka; then every row is stored once."""
     proxy, dsn = gate
     services.produce(stream(trades, messages=1_000))
     services.start(TICKSTREAM_SINK_DATABASE_URL=dsn, TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
@@ -151,10 +151,10 @@ def test_a_database_that_goes_away_pauses_the_sink_until_it_is_back(
     assert trade_ids(services) == expected(2_000)
 
 
-def test_a_commit_cut_off_is_settled_without_loss(
+def test_an_interrupted_commit_loses_nothing(
     services: Any, gate: tuple[Any, str], trades: Callable[..., Trades], wait_for: Callable[..., Any]
 ) -> None:
-    """The connection breaks during COMMIT, with and without effect, in turn."""
+    """The connection breaks during COMMIT, alternately before and after it takes effect."""
     proxy, dsn = gate
     services.produce(stream(trades, messages=2_000))
     services.start(TICKSTREAM_SINK_DATABASE_URL=dsn, TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
@@ -175,7 +175,7 @@ def test_a_sink_that_was_frozen_during_a_rebalance_stores_nothing_twice(
     services.start("first", TICKSTREAM_SINK_WORKER="", TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
     services.wait_rows("trades", 600)
     services.signal(signal.SIGSTOP, "first")
-    # Its open transaction, if any, holds the rows of the offsets until the server ends it.
+    # Its open transaction, if any, locks the offsets until the server terminates it.
     services.start("second", TICKSTREAM_SINK_WORKER="", TICKSTREAM_SINK_WRITE_SECONDS="2")
     services.wait_rows("trades", 9_000)
     services.signal(signal.SIGCONT, "first")
@@ -187,8 +187,8 @@ def test_a_sink_that_was_frozen_during_a_rebalance_stores_nothing_twice(
     assert trade_ids(services) == expected(MESSAGES + 1_000)
 
 
-def test_a_sink_whose_name_another_one_has_taken_ends(services: Any, trades: Callable[..., Trades]) -> None:
-    """Kafka ends its membership for good; alive and without one, it would look ready and store nothing for ever."""
+def test_a_sink_exits_when_another_one_takes_its_name(services: Any, trades: Callable[..., Trades]) -> None:
+    """Kafka ends its membership permanently; if it kept running, it would seem ready and never store anything."""
     services.produce(stream(trades))
     services.start("first", TICKSTREAM_SINK_WORKER="same")
     services.wait_rows("trades", 600)
@@ -206,7 +206,7 @@ def test_a_sink_whose_name_another_one_has_taken_ends(services: Any, trades: Cal
 def test_several_sinks_write_in_parallel_and_share_the_partitions(
     services: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
 ) -> None:
-    """Both store rows at the same time; one is killed, the other takes over, and each row is there once."""
+    """Both store rows at the same time; one is killed, the other takes over, and each row is stored once."""
     services.start("first", TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
     services.start("second", TICKSTREAM_SINK_BATCH_ROWS="60", TICKSTREAM_SINK_WINDOW_MS="1")
     count, line = 0, 'tickstream_rows_stored_total{table="trades"}'
@@ -226,7 +226,7 @@ def test_several_sinks_write_in_parallel_and_share_the_partitions(
 
 
 def test_bad_records_become_dead_letters_and_the_rest_is_stored(services: Any, trades: Callable[..., Trades]) -> None:
-    """Bytes that are no Avro, an unknown schema, a wrong record, a bad number and a NUL, among good trades."""
+    """Bytes that are not Avro, an unknown schema, a wrong record, a bad number and a NUL, among good trades."""
     good = stream(trades, messages=40)
     services.produce(good[:20])
     a_quote = Quote(venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS, line="l", bid="1")
@@ -239,7 +239,7 @@ def test_bad_records_become_dead_letters_and_the_rest_is_stored(services: Any, t
     }
     for topic, value in bad.values():
         services.produce_bytes(topic, b"coinbase:BTC-USD", value)
-    # A broken record among the dead letters themselves must not cause more of them.
+    # A bad record in the topic of dead letters must not cause another dead letter.
     services.produce_bytes(DEAD_LETTERS, b"coinbase:BTC-USD", b"broken")
     services.produce([*good[20:], a_quote])
     services.start()
@@ -265,8 +265,8 @@ def test_bad_records_become_dead_letters_and_the_rest_is_stored(services: Any, t
     assert services.count("dead_letters") == 6
 
 
-def test_one_bad_trade_costs_its_message_nothing_else(services: Any, trades: Callable[..., Trades]) -> None:
-    """A NUL in the id of one of three trades: two are stored, and the dead letter has that one alone."""
+def test_one_bad_trade_does_not_affect_the_rest_of_its_message(services: Any, trades: Callable[..., Trades]) -> None:
+    """A NUL in the id of one of three trades: two are stored, and the dead letter contains only that one."""
     good = trades(1, count=3)
     bad = msgspec.structs.replace(good.trades[1], trade_id="20f43950-\x0027")
     services.produce(
@@ -291,7 +291,7 @@ def _fields(quote: Quote) -> dict[str, Any]:
 
 
 class Hurried(threading.Event):
-    """Waits for nothing, and is set after so many waits."""
+    """An event whose waits return at once, and which is set after a number of them."""
 
     def __init__(self, waits: int) -> None:
         super().__init__()
@@ -306,18 +306,18 @@ class Hurried(threading.Event):
         return self.is_set()
 
 
-def test_however_long_the_registry_is_away_it_is_asked_again() -> None:
-    """After hours, as well: the pauses do not grow for ever."""
+def test_however_long_the_registry_is_unavailable_it_is_tried_again() -> None:
+    """Even after hours: the delay between attempts is bounded."""
     stop, readiness = Hurried(1_100), Readiness("registry")
     assert connect_registry(Registry("http://127.0.0.1:9"), readiness, stop) is None
     assert stop.left == 0
     assert not readiness.is_up("registry")
 
 
-def test_every_topic_lands_in_its_table(
+def test_every_topic_is_stored_in_its_table(
     services: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
 ) -> None:
-    """One of each, with deletion marks passed over, and the offsets of all counted."""
+    """One event of each, with tombstones skipped and all offsets counted."""
     source: dict[str, Any] = {"venue": "coinbase", "symbol": "BTC-USD", "ts_event": TS, "ts_recv": TS, "line": "l"}
     levels: dict[str, Any] = {"bid_prices": ["1"], "bid_sizes": ["2"], "ask_prices": ["3"], "ask_sizes": ["4"]}
     instrument = Instrument(
@@ -356,10 +356,10 @@ def test_every_topic_lands_in_its_table(
     assert services.committed() == 10
 
 
-def test_its_metrics_and_log_show_what_it_does(
+def test_its_metrics_and_log_are_complete(
     services: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
 ) -> None:
-    """Rows, latencies and hops in /metrics; the log is JSON and never holds the database's password."""
+    """Rows and latencies in /metrics; the log is JSON and never contains the database's password."""
     now = time.time_ns()
     hops = {HOPS: Hops(now, now + 1, now + 2).to_header()}
     services.start()
@@ -378,7 +378,7 @@ def test_its_metrics_and_log_show_what_it_does(
 def test_on_sigterm_it_stores_what_it_has_read(
     services: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
 ) -> None:
-    """SIGTERM in the middle of a window: the rows read are stored before it leaves."""
+    """SIGTERM during a window: the rows read are stored before it exits."""
     services.start(TICKSTREAM_SINK_WINDOW_MS="10000")
     services.produce([trades(0)])
     wait_for("the row in its window of ten seconds", lambda: services.metric("tickstream_sink_queue_rows"))
@@ -390,7 +390,7 @@ def test_on_sigterm_it_stores_what_it_has_read(
 def test_a_slow_database_pauses_reading_at_the_limit(
     services: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
 ) -> None:
-    """With its table locked the sink holds no more than its limit, whatever waits in Kafka; then all is stored."""
+    """With a locked table the sink holds at most its limit of rows, however many wait in Kafka; then all are stored."""
     services.produce(stream(trades))
     with psycopg.connect(services.endpoints.database_url, options=f"-c search_path={services.schema}") as owner:
         owner.execute("LOCK TABLE trades IN EXCLUSIVE MODE")
@@ -400,17 +400,17 @@ def test_a_slow_database_pauses_reading_at_the_limit(
             "lag shown", lambda: services.metric(f'tickstream_sink_lag{{topic="{services.prefix}md.trades.v1"}}')
         )
         assert lag > MESSAGES / 2
-        # One batch in the writer's hands, one full in waiting, and what was on its way when reading paused.
+        # One batch being written, one full batch waiting, and records in transit when reading paused.
         assert (services.metric("tickstream_sink_queue_rows") or 0) <= 100 + 800 + 2 * 1_000 * EACH
     services.wait_rows("trades", len(expected()))
     assert services.stop() == 0
     assert trade_ids(services) == expected()
 
 
-def test_before_the_migrations_it_waits_and_states_what_to_run(
+def test_before_the_migrations_it_waits_and_names_the_command_to_run(
     services: Any, trades: Callable[..., Trades], wait_for: Callable[..., Any]
 ) -> None:
-    """It does not crash; once the tables are there it continues by itself."""
+    """It does not crash, and continues by itself once the tables exist."""
     migrations.downgrade(services.endpoints.database_url, services.schema, "base")
     services.produce([trades(0)])
     services.start()

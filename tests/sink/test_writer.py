@@ -1,4 +1,4 @@
-"""The writer against the real TimescaleDB: every kind of event, exactly once, whatever happens to the connection."""
+"""The writer with the real TimescaleDB: every kind of event, exactly once, despite connection failures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from marketdata.events import (
     Trades,
 )
 from sink import migrations
-from sink.batch import Batch, Record, Source
+from sink.batch import Batch, Source, TableRows
 from sink.rows import stored
 from sink.writer import Log, Superseded, Writer
 
@@ -60,7 +60,7 @@ class Table:
         self._writers.append(one)
         return one
 
-    def _take(self, records: Sequence[Record]) -> None:
+    def _take(self, records: Sequence[TableRows]) -> None:
         self.letters += [record.dead_letter for record in records if record.dead_letter is not None]
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
@@ -108,8 +108,8 @@ def candle(state: str, close: str, revision: int = 0, start: int = 60_000_000_00
     )  # fmt: skip
 
 
-def test_trades_land_with_all_their_fields(table: Table) -> None:
-    """Each execution is a row of its own, exact, with both clocks and its place in Kafka."""
+def test_trades_are_stored_with_all_fields(table: Table) -> None:
+    """Each trade is an exact row with both times and its position in Kafka."""
     event = Trades(
         venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS + 5, line="coinbase/0", sequence=17,
         origin="backfill", valid=False, reason="gap",
@@ -136,7 +136,7 @@ def test_trades_land_with_all_their_fields(table: Table) -> None:
     assert table.rows("SELECT price::text FROM trades ORDER BY item") == [("64000.10",), ("0.000000000000000000001",)]
 
 
-def test_quotes_land_with_all_their_fields(table: Table) -> None:
+def test_quotes_are_stored_with_all_fields(table: Table) -> None:
     """What the venue did not send is NULL, never zero."""
     event = Quote(
         venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS + 5, line="l", source="book", bid="1.10",
@@ -154,8 +154,8 @@ def test_quotes_land_with_all_their_fields(table: Table) -> None:
     ]  # fmt: skip
 
 
-def test_books_land_level_by_level(table: Table) -> None:
-    """Both sides are there with their levels in order, an empty side too."""
+def test_books_are_stored_level_by_level(table: Table) -> None:
+    """Both sides have their levels in order; one side may be empty."""
     event = Book(
         venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS + 5, line="l", sequence=9, valid=False,
         reason="crossed", depth=2, updates=77, bid_prices=["2.50", "2"], bid_sizes=["1", "0.10"],
@@ -170,7 +170,7 @@ def test_books_land_level_by_level(table: Table) -> None:
     ) == [(TS, False, "crossed", 9, 2, 77, [Decimal("2.50"), Decimal(2)], [Decimal(1), Decimal("0.10")], [], [])]
 
 
-def test_anomalies_and_status_land_with_all_their_fields(table: Table) -> None:
+def test_anomalies_and_statuses_are_stored_with_all_fields(table: Table) -> None:
     """Evidence is JSON that can be queried."""
     anomaly = Anomaly(
         venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS + 5, anomaly_id="x1", kind="price_jump",
@@ -218,8 +218,8 @@ def test_instruments_keep_their_last_state(table: Table) -> None:
     assert table.rows(contract) == [("option", TS, Decimal("60000.50"), Decimal("0.01"), "BTC", True)]
 
 
-def test_dead_letters_of_others_land_with_their_bytes(table: Table) -> None:
-    """Even a NUL in their texts is no reason to lose them; the bytes stay as they are."""
+def test_dead_letters_of_other_services_are_stored_with_their_bytes(table: Table) -> None:
+    """Even with a NUL in their texts they are not lost; the bytes are unchanged."""
     letter = DeadLetter(
         venue="coinbase", symbol="*", ts_recv=TS, stage="feed", reason="malformed", detail="a\x00b", field="price",
         value="\x00", line="coinbase/0", topic="md.raw.v1", partition=3, offset=9, payload=b"\x00\xff\\t\n",
@@ -261,8 +261,8 @@ def test_an_open_candle_is_replaced_until_it_is_final_and_then_revised(table: Ta
     ]  # fmt: skip
 
 
-def test_a_candle_of_the_venue_is_kept_beside_ours(table: Table) -> None:
-    """It neither closes our open one nor revises a final one; its view shows its own newest revision."""
+def test_a_candle_of_the_venue_is_separate_from_ours(table: Table) -> None:
+    """It neither closes our open candle nor revises a final one; its view shows its newest revision."""
     writer = table.writer()
     writer.locate(LOG)
     writer.write(batch_of([candle("open", "1.5"), candle("final", "3", start=120_000_000_000)]))
@@ -274,7 +274,7 @@ def test_a_candle_of_the_venue_is_kept_beside_ours(table: Table) -> None:
 
 
 def test_a_gap_is_opened_and_then_closed_by_its_id(table: Table) -> None:
-    """The ledger says what was missed, how it was found, by what it was repaired and when."""
+    """The ledger contains what is missing, how it was found, and how and when it was repaired."""
     gap = status("gap", reason="sequence", detail="missed 3", channel="l2_data", expected=5, received=8, ts_from=TS)
     writer = table.writer()
     writer.locate(LOG)
@@ -293,8 +293,8 @@ def test_a_gap_is_opened_and_then_closed_by_its_id(table: Table) -> None:
     ]  # fmt: skip
 
 
-def test_a_gap_that_its_feed_closes_says_so(table: Table) -> None:
-    """A feed names no reason: it is whole again by itself."""
+def test_a_gap_closed_by_its_feed_is_repaired_by_resync(table: Table) -> None:
+    """The feed gives no reason: it has resynchronised."""
     writer = table.writer()
     writer.locate(LOG)
     writer.write(batch_of([status("gap"), status("resynced")]))
@@ -302,7 +302,7 @@ def test_a_gap_that_its_feed_closes_says_so(table: Table) -> None:
 
 
 def test_a_gap_that_arrives_after_its_repair_is_closed(table: Table) -> None:
-    """Gap and repair may come by different partitions; in either order the ledger ends the same."""
+    """Gap and repair may arrive from different partitions; the ledger is the same in either order."""
     writer = table.writer()
     writer.locate(LOG)
     writer.write(batch_of([status("resynced", reason="snapshot", ts_to=TS + 9)]))
@@ -314,15 +314,15 @@ def test_a_gap_that_arrives_after_its_repair_is_closed(table: Table) -> None:
 
 
 def test_a_gap_without_an_id_is_on_the_ledger_too(table: Table) -> None:
-    """Its place in Kafka names it."""
+    """Its position in Kafka is its id."""
     writer = table.writer()
     writer.locate(LOG)
     writer.write(batch_of([status("gap", None), status("resynced", None)]))
     assert table.rows("SELECT gap_id, state FROM gaps") == [(f"{TOPIC}|0|0", "open")]
 
 
-def test_a_second_writer_at_the_same_place_is_refused(table: Table, trades: Callable[..., Trades]) -> None:
-    """A sink that lost its partitions and does not know it stores nothing, and hears so."""
+def test_a_second_writer_at_the_same_offset_is_refused(table: Table, trades: Callable[..., Trades]) -> None:
+    """A sink that lost its partitions without noticing stores nothing, and gets an error."""
     frozen, successor = table.writer(), table.writer()
     frozen.locate(LOG)
     successor.locate(LOG)
@@ -335,8 +335,10 @@ def test_a_second_writer_at_the_same_place_is_refused(table: Table, trades: Call
     assert table.rows("SELECT count(*) FROM trades") == [(3,)]
 
 
-def test_a_batch_is_refused_whole_when_one_of_its_partitions_moved(table: Table, trades: Callable[..., Trades]) -> None:
-    """Rows of the partitions that did not move are not stored either: they come again."""
+def test_a_batch_is_refused_as_a_whole_when_one_of_its_partitions_moved(
+    table: Table, trades: Callable[..., Trades]
+) -> None:
+    """Rows of the other partitions are not stored either: they are read again."""
     logs = LOG | {(TOPIC, 1): Log("id", 0, 1_000)}
     one, other = table.writer(), table.writer()
     one.locate(logs)
@@ -353,10 +355,10 @@ def test_a_batch_is_refused_whole_when_one_of_its_partitions_moved(table: Table,
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_commit_whose_answer_is_lost_is_settled_by_the_offsets(
+def test_the_offsets_show_the_outcome_of_a_commit_without_a_response(
     table: Table, gate: tuple[Any, str], trades: Callable[..., Trades], when: str
 ) -> None:
-    """Cut before COMMIT reached the server or after: the offsets show which, and each row is stored once."""
+    """The connection breaks before or after COMMIT reached the server; offsets show which. Each row is stored once."""
     proxy, dsn = gate
     writer = table.writer(dsn)
     events = [trades(number) for number in range(5)]
@@ -375,7 +377,7 @@ def test_a_commit_whose_answer_is_lost_is_settled_by_the_offsets(
 def test_a_terminated_connection_loses_nothing(
     table: Table, endpoints: Endpoints, trades: Callable[..., Trades]
 ) -> None:
-    """The server ends our session: the write says so, and the next attempt finds everything as it was."""
+    """The server terminates our session: the write fails, and the next attempt succeeds."""
     writer = table.writer()
     writer.locate(LOG)
     writer.write(batch_of([trades(0)]))
@@ -392,26 +394,26 @@ def test_a_terminated_connection_loses_nothing(
 def test_a_sink_that_froze_in_the_middle_of_a_copy_does_not_hold_up_the_next(
     table: Table, endpoints: Endpoints, trades: Callable[..., Trades]
 ) -> None:
-    """No time limit of the server ends a session that waits for the rest of a COPY: whoever takes over does."""
+    """No server timeout ends a session that waits for the rest of a COPY, so the next sink terminates it."""
     first, second = table.writer(), table.writer(write_seconds=0.5)
     first.locate(LOG)
     frozen = first._connected()
-    with pytest.raises(psycopg.OperationalError), frozen.cursor() as cursor:  # noqa: PT012 - it ends with the COPY
+    with pytest.raises(psycopg.OperationalError), frozen.cursor() as cursor:  # noqa: PT012 - the block ends with the COPY
         cursor.execute("BEGIN")
         first._advance(cursor, batch_of([trades(0)]))
         with cursor.copy("COPY trades FROM STDIN") as copy:
             copy.write(b"half a row")
             with pytest.raises(Unavailable):
-                second.locate(LOG)  # the other may still be at work
+                second.locate(LOG)  # the other may still be running
             assert second.locate(LOG) == {(TOPIC, 0): 0}
     second.write(batch_of([trades(0)]))
     assert table.rows("SELECT kafka_offset FROM trades ORDER BY 1") == [(0,)]
 
 
-def test_a_server_that_hangs_can_be_given_up(
+def test_a_write_to_a_hanging_server_can_be_aborted(
     table: Table, gate: tuple[Any, str], trades: Callable[..., Trades]
 ) -> None:
-    """Another thread cuts a write that takes too long; it fails as any lost connection does."""
+    """Another thread aborts a write that takes too long; it fails like a lost connection."""
     proxy, dsn = gate
     writer = table.writer(dsn)
     writer.locate(LOG)
@@ -427,7 +429,7 @@ def test_a_server_that_hangs_can_be_given_up(
 
 
 def message(*ids: str) -> Trades:
-    """Return a message of trades with these ids."""
+    """Return a message with trades of these ids."""
     return Trades(
         venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS, line="l",
         trades=tuple(Trade(trade_id=one, ts_event=TS, price="1", size="1", side="buy") for one in ids),
@@ -435,13 +437,13 @@ def message(*ids: str) -> Trades:
 
 
 def forbid(table: Table) -> None:
-    """Let the database refuse trades whose id begins with `bad`, as an owner may who adds a constraint."""
+    """Make the database refuse trades whose id begins with `bad`, by a constraint that an owner may add."""
     with psycopg.connect(table.endpoints.database_url, options=f"-c search_path={table.schema}") as owner:
         owner.execute("ALTER TABLE trades ADD CONSTRAINT good CHECK (trade_id NOT LIKE 'bad%')")
 
 
-def test_a_trade_that_postgresql_refuses_costs_no_other(table: Table, trades: Callable[..., Trades]) -> None:
-    """The row is found among many; its neighbours in the same message are stored, and its dead letter is it alone."""
+def test_a_trade_that_postgresql_refuses_does_not_affect_others(table: Table, trades: Callable[..., Trades]) -> None:
+    """The row is found among many; others of its message are stored, and the dead letter contains only this trade."""
     forbid(table)
     bad = message("nul\x00", "x", "bad", "y")
     events = [trades(number, count=2) for number in range(50)]
@@ -466,13 +468,13 @@ def test_a_trade_that_postgresql_refuses_costs_no_other(table: Table, trades: Ca
     assert writer.locate(LOG) == {(TOPIC, 0): 51}
 
 
-def test_a_batch_of_refused_rows_only_is_stored_in_parts_that_are_progress(table: Table) -> None:
-    """5,000 refused rows: no transaction has more than a part of them, so that none takes as long as its limit."""
+def test_a_batch_of_refused_rows_makes_progress_in_parts(table: Table) -> None:
+    """5,000 refused rows: each transaction has only a part of them, so that none reaches its time limit."""
     forbid(table)
     commits: list[int] = []
     writer = table.writer(publish=lambda records: commits.append(len(records)))
     writer.locate(LOG)
-    writer.write(batch_of([message("x")]))  # so that there is a chunk for the day
+    writer.write(batch_of([message("x")]))  # creates the chunk of the day
     events = [message(*(f"bad{number}/{item}" for item in range(2))) for number in range(2_500)]
     written = writer.write(batch_of(events, start=1))
     assert written.rows == {"dead_letters": 5_000}
@@ -481,13 +483,13 @@ def test_a_batch_of_refused_rows_only_is_stored_in_parts_that_are_progress(table
     assert writer.locate({(TOPIC, 0): Log("id", 0, 5_000)}) == {(TOPIC, 0): 2_501}
 
 
-def test_a_crash_amid_refused_rows_loses_and_doubles_nothing(table: Table) -> None:
-    """After the first part the dead letters cannot be delivered: what follows is written after the next start."""
+def test_a_crash_amid_refused_rows_loses_and_duplicates_nothing(table: Table) -> None:
+    """After the first part the dead letters cannot be delivered: the rest is written after the next start."""
     forbid(table)
     events = [message(f"{'bad' if number % 2 else 'x'}{number}") for number in range(600)]
     left = [1]
 
-    def publish(records: Sequence[Record]) -> None:
+    def publish(records: Sequence[TableRows]) -> None:
         if not left:
             raise Unavailable("Kafka takes no dead letters")
         left.pop()
@@ -504,8 +506,8 @@ def test_a_crash_amid_refused_rows_loses_and_doubles_nothing(table: Table) -> No
     assert table.rows('SELECT count(*), count(DISTINCT "offset") FROM dead_letters') == [(300, 300)]
 
 
-def test_refused_rows_leave_ledger_candles_and_instruments_whole(table: Table, trades: Callable[..., Trades]) -> None:
-    """What is around them is stored once, in its order."""
+def test_refused_rows_do_not_affect_ledger_candles_and_instruments(table: Table, trades: Callable[..., Trades]) -> None:
+    """Everything else is stored once, in order."""
     forbid(table)
     bad = message("bad")
     events: list[AnyEvent] = [
@@ -524,9 +526,9 @@ def test_refused_rows_leave_ledger_candles_and_instruments_whole(table: Table, t
 def test_nothing_is_stored_when_the_dead_letter_cannot_be_delivered(
     table: Table, trades: Callable[..., Trades]
 ) -> None:
-    """Kafka does not take the letter: the batch is rolled back and comes again, so that topic and table agree."""
+    """Kafka does not accept it: the batch is rolled back and read again, so that topic and table agree."""
 
-    def refuse(_: Sequence[Record]) -> None:
+    def refuse(_: Sequence[TableRows]) -> None:
         raise Unavailable("Kafka takes no dead letters")
 
     bad = message("x", "nul\x00")
@@ -549,7 +551,7 @@ def test_nothing_is_stored_when_the_dead_letter_cannot_be_delivered(
 def test_what_kafka_lost_is_on_the_ledger(
     table: Table, trades: Callable[..., Trades], log: Log, reason: str, resume_at: int
 ) -> None:
-    """Records gone before they were stored are a gap on the ledger, and reading continues with what there is."""
+    """Records deleted before they were stored are a gap in the ledger, and reading continues with available records."""
     writer = table.writer()
     writer.locate(LOG)
     writer.write(batch_of([trades(number) for number in range(10)]))
@@ -561,15 +563,15 @@ def test_what_kafka_lost_is_on_the_ledger(
     assert writer.gaps_open() == {"*": 1}
 
 
-def test_a_partition_never_read_starts_at_what_kafka_has(table: Table) -> None:
-    """What retention took before the sink's first start is no gap."""
+def test_a_new_partition_starts_at_the_first_available_record(table: Table) -> None:
+    """Records deleted before the sink's first start are no gap."""
     writer = table.writer()
     assert writer.locate({(TOPIC, 0): Log("id", 30, 90)}) == {(TOPIC, 0): 30}
     assert table.rows("SELECT count(*) FROM gaps") == [(0,)]
 
 
-def test_missing_tables_say_what_to_run(endpoints: Endpoints, database_schema: str) -> None:
-    """A sink that starts before the migrations waits with a reason."""
+def test_the_error_of_missing_tables_names_the_command_to_run(endpoints: Endpoints, database_schema: str) -> None:
+    """A sink that starts before the migrations waits and reports the reason."""
     writer = Writer(
         endpoints.sink_database_url, database_schema, publish=lambda _: None, decode=CODEC.decode, now=time.time_ns
     )

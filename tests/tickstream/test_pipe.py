@@ -87,7 +87,7 @@ def test_damaged_line_is_named_and_may_have_changed_any_book_if_more_comes(
     summary = json.loads(result.stdout)
     assert summary["damaged_lines"] == 1
     assert summary["books"] == {"BTC-USD": book}
-    assert f"recording.jsonl, line {number}: no recorded frame" in result.stderr
+    assert f"recording.jsonl, line {number}: not a recorded frame" in result.stderr
 
 
 def test_an_empty_file_is_summed_up_and_said_to_be_empty(tmp_path: Path) -> None:

@@ -25,9 +25,10 @@ import msgspec
 from marketdata.clock import MILLISECOND_NS
 from marketdata.errors import BadEvent, Refused, Unavailable
 from marketdata.events import Candle, Instrument, Trade
+from marketdata.intervals import INTERVALS
 from producers.feed_kit.values import ms_ns, number, numbers
 from producers.feeds.bitfinex import VENUE, describe, full_name, read_trade
-from producers.history.contract import INTERVALS, Access, Asked, Budget, Page, Request, Span
+from producers.history.contract import Access, Asked, Budget, Page, Request, Span
 from producers.history.reading import candle, decode, whole
 
 LIMIT = 10_000

@@ -29,9 +29,10 @@ import msgspec
 from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
 from marketdata.events import Candle, Instrument, Trade
+from marketdata.intervals import INTERVALS
 from producers.feed_kit.values import Text, check_decimals, seconds_ns
 from producers.feeds.coinbase import VENUE, RestProduct, describe, read_trade, rest_fields
-from producers.history.contract import INTERVALS, Access, Asked, Budget, Page, Request, Span
+from producers.history.contract import Access, Asked, Budget, Page, Request, Span
 from producers.history.reading import candle, check_time, decode, whole
 
 MARKET = "api/v3/brokerage/market/products"

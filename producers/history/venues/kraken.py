@@ -23,12 +23,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from marketdata.clock import SECOND_NS
+from marketdata.clock import MINUTE_NS, SECOND_NS
 from marketdata.errors import BadEvent, Refused, Unavailable
 from marketdata.events import Candle, Instrument, Trade
+from marketdata.intervals import INTERVALS
 from producers.feed_kit.values import Number, Text, check_decimals, in_range, number, seconds_ns
 from producers.feeds.kraken import LEGACY, PAIRS_PATH, VENUE, RestPair, describe, rest_fields, status_of
-from producers.history.contract import INTERVALS, MINUTE_NS, Access, Asked, Budget, Page, Request, Span
+from producers.history.contract import Access, Asked, Budget, Page, Request, Span
 from producers.history.reading import candle, decode, whole
 
 KEPT = 720

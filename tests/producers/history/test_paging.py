@@ -13,9 +13,10 @@ from infra.exchange.history import AGGREGATED_FROM, SIP_NS
 from infra.exchange.tape import MINUTE_NS, TapeCandle, TapeTrade
 from marketdata.decimals import plain
 from marketdata.events import Candle
+from marketdata.intervals import INTERVALS
 from producers.feeds.alpaca import trade_id_of
 from producers.history import VENUES
-from producers.history.contract import INTERVALS, History
+from producers.history.contract import History
 from producers.history.venues.coinbase import CoinbaseHistory
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
-"""Stores rows one by one inside the server, where a COPY of all of them was refused, and finds the rows that are bad.
+"""Inserts rows one by one inside the server after a refused COPY, and returns the bad rows.
 
-The rows go by one COPY to a temporary table without constraints; a block of PL/pgSQL then inserts each under a
-savepoint of its own. So the number of round trips, each of which costs milliseconds on a busy machine, does not depend
-on how many rows are bad. An insert of this kind takes some 50 microseconds; 5 to 20 milliseconds while TimescaleDB has
-no chunk for its day, because each refusal takes a chunk back that was just made. The role needs the right to make
-temporary tables.
+One COPY writes the rows to a temporary table without constraints; a PL/pgSQL block then inserts each of them under its
+own savepoint. So the number of round trips, each of which costs milliseconds on a busy machine, does not depend on the
+number of bad rows. Such an insert takes about 50 microseconds, or 5 to 20 milliseconds while TimescaleDB has no chunk
+for the day, because each refusal rolls back the chunk just created. The role needs the right to create temporary
+tables.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sink.rows import BINARY, COLUMNS
 
 
 class Problem(NamedTuple):
-    """The row number `place` (from 0) that the server refused, why, and the column if it names one."""
+    """A refused row: its index `place`, the reason, and the column if the server names one."""
 
     place: int
     reason: str
@@ -27,8 +27,8 @@ class Problem(NamedTuple):
 
 
 _MAKE = """
-CREATE TEMPORARY TABLE sifted (
-    sifted_place integer GENERATED ALWAYS AS IDENTITY, sifted_problem text, sifted_column text, {columns}
+CREATE TEMPORARY TABLE refused_rows (
+    row_place integer GENERATED ALWAYS AS IDENTITY, row_problem text, row_column text, {columns}
 ) ON COMMIT DROP
 """
 _EACH = """
@@ -37,13 +37,13 @@ DECLARE
     problem text;
     field text;
 BEGIN
-    FOR one IN SELECT * FROM sifted ORDER BY sifted_place LOOP
+    FOR one IN SELECT * FROM refused_rows ORDER BY row_place LOOP
         BEGIN
             INSERT INTO {table} ({columns}) VALUES ({values});
         EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
             GET STACKED DIAGNOSTICS problem = MESSAGE_TEXT, field = COLUMN_NAME;
-            UPDATE sifted SET sifted_problem = problem, sifted_column = nullif(field, '')
-            WHERE sifted_place = one.sifted_place;
+            UPDATE refused_rows SET row_problem = problem, row_column = nullif(field, '')
+            WHERE row_place = one.row_place;
         END;
     END LOOP;
 END
@@ -51,7 +51,7 @@ END
 
 
 def store_one_by_one(cursor: psycopg.Cursor[Any], schema: str, table: str, data: bytes) -> list[Problem]:
-    """Insert the rows of COPY data into a table, all but those that the server refuses; return these."""
+    """Insert the rows of COPY data into a table, except for those that the server refuses; return these."""
     where, columns = sql.Identifier(schema, table), list(map(sql.Identifier, COLUMNS[table]))
     cursor.execute(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
@@ -66,7 +66,7 @@ def store_one_by_one(cursor: psycopg.Cursor[Any], schema: str, table: str, data:
             )
         )
     )
-    copy_in = sql.SQL("COPY sifted ({}) FROM STDIN {}").format(
+    copy_in = sql.SQL("COPY refused_rows ({}) FROM STDIN {}").format(
         sql.SQL(", ").join(columns), sql.SQL("(FORMAT BINARY)" if table in BINARY else "")
     )
     with cursor.copy(copy_in) as copy:
@@ -78,9 +78,9 @@ def store_one_by_one(cursor: psycopg.Cursor[Any], schema: str, table: str, data:
     )
     cursor.execute(sql.SQL("DO {}").format(sql.Literal(block.as_string(cursor))))
     cursor.execute(
-        "SELECT sifted_place - 1, sifted_problem, sifted_column FROM sifted WHERE sifted_problem IS NOT NULL "
-        "ORDER BY sifted_place"
+        "SELECT row_place - 1, row_problem, row_column FROM refused_rows WHERE row_problem IS NOT NULL "
+        "ORDER BY row_place"
     )
     problems = [Problem(*row) for row in cursor.fetchall()]
-    cursor.execute("DROP TABLE sifted")
+    cursor.execute("DROP TABLE refused_rows")
     return problems

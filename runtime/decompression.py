@@ -1,4 +1,4 @@
-"""Compressed files read as plain ones: zstd or gzip, of any number of frames, up to where one is damaged."""
+"""Reads zstd and gzip files of any number of frames like uncompressed ones, up to the first damage."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, BinaryIO
 
 import zstandard
 
-# A few bytes may hold very much: so little is unpacked at once, and so much is read ahead.
+# Few compressed bytes may expand to very many, so this little is decompressed at once, and this much read ahead.
 _PACKED_BYTES = 8 * 1024
 _READ_BYTES = 1 << 20
 
-_GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say that there is a gzip header
+_GZIP_WINDOW = 16 + zlib.MAX_WBITS  # tells zlib to expect a gzip header
 _KINDS: dict[bytes, Callable[[], Any]] = {
     b"\x28\xb5\x2f\xfd": lambda: zstandard.ZstdDecompressor().decompressobj(),
     b"\x1f\x8b\x08": lambda: zlib.decompressobj(_GZIP_WINDOW),
@@ -25,7 +25,7 @@ _MAGIC_BYTES = 4
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a file, unpacked if it needs to be; `damage` tells afterwards whether it was read to its end."""
+    """Open a file, and decompress it if necessary; `damage` returns afterwards whether it was readable to its end."""
     with path.open("rb") as file:
         start = file.peek(_MAGIC_BYTES)
         make = next((make for magic, make in _KINDS.items() if start.startswith(magic)), None)
@@ -33,12 +33,12 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def damage(plain: io.BufferedReader) -> str:
-    """Return why a file could not be read any further; empty when it could, or was not yet read to there."""
+    """Return why the rest of a file is unreadable; empty if it is readable, or was not read that far."""
     return plain.raw.damage if isinstance(plain.raw, _Unpacked) else ""
 
 
 class _Unpacked(io.RawIOBase):
-    """What a compressed file holds, up to where it is damaged. The libraries' own readers do not tell a cut file."""
+    """The content of a compressed file up to any damage. The libraries' own readers do not report truncated files."""
 
     def __init__(self, packed: BinaryIO, make: Callable[[], Any]) -> None:
         self.damage = ""
@@ -49,11 +49,11 @@ class _Unpacked(io.RawIOBase):
         self._out = memoryview(b"")
 
     def readable(self) -> bool:
-        """Tell that this is for reading."""
+        """Return True, as the file interface requires."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as there is something."""
+        """Fill a buffer with as much data as is available."""
         filled = 0
         while filled < len(buffer) and (self._out or self._unpack()):
             size = min(len(buffer) - filled, len(self._out))
@@ -63,18 +63,18 @@ class _Unpacked(io.RawIOBase):
         return filled
 
     def _unpack(self) -> bool:
-        """Unpack some more; False at the end, and where it cannot go on."""
+        """Decompress more data; False at the end of the file and at damage."""
         packed = b"" if self.damage else self._rest or self._packed.read(_PACKED_BYTES)
         self._rest = b""
         if not packed:
             if self._frame is not None and not self.damage:
-                self.damage = "the compressed stream is cut off"
+                self.damage = "the compressed stream is truncated"
             return False
         try:
             self._frame = self._frame or self._make()
             self._out = memoryview(self._frame.decompress(packed))
         except (zstandard.ZstdError, zlib.error) as error:
-            self.damage = f"the compressed stream cannot be read any further: {error}"
+            self.damage = f"the compressed stream is damaged: {error}"
             return False
         if self._frame.eof:
             self._rest = self._frame.unused_data

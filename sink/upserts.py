@@ -1,4 +1,4 @@
-"""Writes to the tables that are kept up to date, not appended to: open candles, the ledger of gaps, instruments."""
+"""Writes to the tables that are updated in place: open candles, the ledger of gaps, and instruments."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import psycopg
 
 from marketdata.events import Candle, FeedStatus, Instrument
-from sink.batch import Record
+from sink.batch import TableRows
 from sink.rows import timestamp
 
 
 def clear_open_candles(cursor: psycopg.Cursor[Any], candles: list[Candle]) -> None:
-    """Delete the open state of these candles: those still open are copied again, closed ones are in the history."""
+    """Delete the open rows of these candles: COPY adds those still open again, and closed ones are in `candles`."""
     if candles:
         cursor.execute(
             "DELETE FROM candles_open AS o USING unnest(%s::text[], %s::text[], %s::text[], %s::bigint[]) "
@@ -27,8 +27,8 @@ def clear_open_candles(cursor: psycopg.Cursor[Any], candles: list[Candle]) -> No
         )
 
 
-# A gap and what closes it may arrive in either order: a gap of a whole connection and the resync of one of its symbols
-# are in different partitions. Each statement completes what the other has written.
+# A gap and the status that closes it may arrive in either order: the gap of a whole connection and the resync of one of
+# its symbols are in different partitions. Each statement completes the row that the other wrote.
 _OPEN_GAP = """
 INSERT INTO gaps AS g (gap_id, venue, symbol, channel, line, reason, detail, state, ts_from, ts_to, ts_from_ns,
     ts_to_ns, expected, received, found_by, detected_at)
@@ -51,17 +51,17 @@ ON CONFLICT (gap_id) DO UPDATE SET
 """
 
 
-# Who reports a gap: a feed on its line, the scan of stored data, or a backfill whose request the venue refused.
+# Who reports a gap: a feed, the scan of stored data, or a backfill whose request the venue refused.
 _FINDERS = {"live": "feed", "repair": "scan", "backfill": "history"}
-# The repair of a gap that its feed closed without a reason: a new snapshot, or the missing trades, arrived.
+# `repaired_by` of a gap that its feed closed without a reason: a new snapshot or the missing trades arrived.
 _RESYNC = "resync"
 
 
-def keep_gaps(cursor: psycopg.Cursor[Any], ledger: list[Record]) -> None:
-    """Enter gaps in the ledger and close those that are repaired, in the order of their arrival."""
+def keep_gaps(cursor: psycopg.Cursor[Any], ledger: list[TableRows]) -> None:
+    """Add gaps to the ledger and close repaired ones, in order of arrival."""
     for record in ledger:
         event = record.event
-        assert isinstance(event, FeedStatus)  # noqa: S101 - `_apply` sorted them so
+        assert isinstance(event, FeedStatus)  # noqa: S101 - the writer passes only these
         gap_id = event.gap_id
         if gap_id is None:
             if event.kind == "resynced":  # it names no gap to close
@@ -91,7 +91,7 @@ def keep_gaps(cursor: psycopg.Cursor[Any], ledger: list[Record]) -> None:
 
 
 def keep_instruments(cursor: psycopg.Cursor[Any], instruments: list[Instrument]) -> None:
-    """Write the last state of each instrument."""
+    """Store the latest state of each instrument."""
     instruments = list({one.key: one for one in instruments}.values())
     if instruments:
         cursor.executemany(

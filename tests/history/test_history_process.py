@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from marketdata.errors import Refused, Unavailable
-from producers import upkeep
-from producers.history_settings import HistorySettings, load_upkeep
+from producers import history_process
+from producers.history_settings import HistorySettings, load_history_process
 
 
 @asynccontextmanager
 async def ready(*_: object) -> AsyncIterator[Any]:
     """Stand for what is connected to."""
-    yield type("Road", (), {"database": None, "publisher": None})
+    yield type("HistoryServices", (), {"database": None, "publisher": None})
 
 
 class Bringing:
@@ -41,15 +41,15 @@ class Bringing:
         self.done.append(symbol)
 
 
-def test_a_product_that_got_no_answer_is_filled_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others at once; and when all is done, and no scan is wanted, the upkeep ends."""
-    monkeypatch.setattr(upkeep, "RETRY_S", 0.0)
-    monkeypatch.setattr(upkeep, "open_road", ready)
-    monkeypatch.setattr(upkeep, "find_history", ready)
-    monkeypatch.setattr(upkeep, "Backfill", Bringing)
+def test_a_product_without_a_response_is_backfilled_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others at once; and when all is done, and no scan is configured, the process ends."""
+    monkeypatch.setattr(history_process, "RETRY_S", 0.0)
+    monkeypatch.setattr(history_process, "open_history_services", ready)
+    monkeypatch.setattr(history_process, "find_history", ready)
+    monkeypatch.setattr(history_process, "Backfill", Bringing)
     Bringing.done = []
     Bringing.failures = {"A": [Unavailable("away"), Unavailable("still away")], "B": [Refused("what is that?")]}
-    asyncio.run(asyncio.wait_for(upkeep.keep(HistorySettings(backfill_days=1), "v", ["A", "B", "C"]), 10))
+    asyncio.run(asyncio.wait_for(history_process.keep(HistorySettings(backfill_days=1), "v", ["A", "B", "C"]), 10))
     assert Bringing.done == ["C", "A"]
 
 
@@ -61,18 +61,18 @@ def test_a_product_that_got_no_answer_is_filled_later(monkeypatch: pytest.Monkey
         ("coinbase", {"GAP_SCAN_MINUTES": "0"}, 0),
         ("coinbase", {"SOURCE": "sim"}, 0),
         ("coinbase", {"HISTORY_DATABASE_URL": ""}, 0),
-        ("gemini", {}, 0),  # which tells no history here
-        ("alpaca", {}, 0),  # which needs a key
+        ("gemini", {}, 0),  # its history is not supported
+        ("alpaca", {}, 0),  # needs a key
         ("alpaca", {"HISTORY_KEY": "k", "HISTORY_SECRET": "s"}, 60),
     ],
 )
 def test_live_prices_are_scanned_every_hour_where_that_is_possible(
     monkeypatch: pytest.MonkeyPatch, venue: str, more: dict[str, str], minutes: int
 ) -> None:
-    """Unless somebody says otherwise."""
+    """Unless configured otherwise."""
     given = {"SOURCE": "live", "HISTORY_DATABASE_URL": "postgresql://history"} | more
     for name in ("GAP_SCAN_MINUTES", "BACKFILL_DAYS", "HISTORY_KEY", "HISTORY_SECRET", "HISTORY_URL"):
         monkeypatch.delenv(f"TICKSTREAM_{name}", raising=False)
     for name, value in given.items():
         monkeypatch.setenv(f"TICKSTREAM_{name}", value)
-    assert load_upkeep(venue).gap_scan_minutes == minutes
+    assert load_history_process(venue).gap_scan_minutes == minutes

@@ -1,8 +1,8 @@
-"""The trades of one interval as open, high, low, close and exact sums, in plain Python.
+"""Open, high, low, close and exact volumes (OHLCV) of an interval's trades, in plain Python.
 
-Theory of operation. Trades come in any order and bars are merged in any order, with one result. Event order is time,
-then the trade id where ids are numbers, then arrival: the open is the first price in that order, the close the last.
-Of one price in two spellings high and low keep the lesser text. Sums are exact decimals.
+Theory of operation. The result does not depend on the order in which trades are added or bars are merged. Event order
+is time, then trade id where ids are numbers, then arrival: the open is the first price in that order, the close the
+last. If a price has two notations, high and low keep the smaller text. Sums are exact decimals.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Figures = tuple[str, str, str, str, str, str, str]
 
 
 def order_of(identity: str) -> int:
-    """Return the place of a trade id among trades of one time: its number, or -1 where it is none."""
+    """Return the sort order of a trade id among trades of equal time: its number, or -1 if it is not a number."""
     fits = len(identity) <= _NUMBER_DIGITS_MAX and identity.isascii() and identity.isdigit()
     return int(identity) if fits else -1
 
@@ -33,7 +33,7 @@ def unexponent(price: str) -> str:
 
 
 class Bar:
-    """At least one trade of one interval. `amended`: its prices are not certain any more."""
+    """The OHLCV of at least one trade. `amended`: its prices are uncertain after an amendment."""
 
     __slots__ = (
         "amended", "buy_volume", "close", "close_key", "high", "high_value", "low", "low_value", "open", "open_key",
@@ -53,7 +53,7 @@ class Bar:
         self.amended = False
 
     def add_trade(self, trade: Trade) -> None:
-        """Take in one trade, which arrived later."""
+        """Add one trade, which arrived later."""
         text = trade.price
         price, size = Decimal(text), Decimal(trade.size)
         key = (trade.ts_event, order_of(trade.trade_id))
@@ -72,7 +72,7 @@ class Bar:
             self.buy_volume = EXACT.add(self.buy_volume, size)
 
     def add_new(self, trades: Sequence[Trade], start: int, end: int) -> int:
-        """Take in trades when all are new ones of [start, end); return the newest time, or -1 and change nothing."""
+        """Add trades if all are new ones of [start, end); return the newest time, or -1 without a change."""
         newest = -1
         for trade in trades:
             ts = trade.ts_event
@@ -84,7 +84,7 @@ class Bar:
         return newest
 
     def add(self, other: Bar) -> None:
-        """Take in the trades of another bar, which arrived later."""
+        """Add the trades of another bar, which arrived later."""
         self.trades += other.trades
         if other.open_key < self.open_key:
             self.open, self.open_key = other.open, other.open_key
@@ -99,7 +99,7 @@ class Bar:
         self.buy_volume = EXACT.add(self.buy_volume, other.buy_volume)
 
     def subtract(self, trade: Trade) -> None:
-        """Take a trade out of the count and the sums; prices stay."""
+        """Subtract a trade from the count and the sums; prices stay unchanged."""
         price, size = Decimal(trade.price), Decimal(trade.size)
         self.trades -= 1
         self.volume = EXACT.subtract(self.volume, size)
@@ -132,7 +132,7 @@ class Bar:
         return type(self).unpack(self.pack())
 
     def pack(self) -> list[Any]:
-        """Return all that the bar holds: its count, texts, keys, and sums as decimal strings."""
+        """Return the bar as plain values: its count, prices, keys, and sums as decimal strings."""
         return [
             self.trades, self.open, *self.open_key, self.high, self.low, self.close, *self.close_key,
             plain(self.volume), plain(self.quote_volume), plain(self.buy_volume), self.amended,
@@ -140,7 +140,7 @@ class Bar:
 
     @classmethod
     def unpack(cls, packed: list[Any]) -> Bar:
-        """Return the bar that `pack` gave. Raises ValueError when it did not."""
+        """Return the bar that `pack` encoded. Raises ValueError for anything else."""
         bar = cls.__new__(cls)
         bar.trades, bar.open, ts_open, at_open, bar.high, bar.low, bar.close, ts_close, at_close = packed[:9]
         bar.open_key, bar.close_key = (ts_open, at_open), (ts_close, at_close)
