@@ -18,6 +18,7 @@ cdef enum:
 
 cdef int64_t SECOND_NS = 1_000_000_000
 cdef int64_t MILLISECOND_NS = 1_000_000
+cdef int64_t TIMESTAMP_MAX = 9_000_000_000_000  # milliseconds
 cdef str HOPS = _HOPS
 cdef str TRACEPARENT = _TRACEPARENT
 cdef str CE_ID = "ce_id"
@@ -109,7 +110,12 @@ cdef class OutputHeaders:
                 self._t_recv = read64(at + 1)
                 self.t_produced = read64(at + 9)
         if not received:
-            received = self._event_time(self._t_recv if self._t_recv else timestamp_ms * MILLISECOND_NS)
+            if self._t_recv:
+                received = self._event_time(self._t_recv)
+            elif -TIMESTAMP_MAX < timestamp_ms < TIMESTAMP_MAX:
+                received = self._event_time(timestamp_ms * MILLISECOND_NS)
+            else:  # more nanoseconds than 64 bits hold
+                received = event_time(int(timestamp_ms) * 1_000_000)
         self._received = received
         self._about = about.encode()
         self._offset = offset

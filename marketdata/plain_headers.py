@@ -9,7 +9,7 @@ from marketdata.clock import MILLISECOND_NS
 from marketdata.errors import CodecError
 from marketdata.headers import HOPS, NO_HOPS, TRACEPARENT, Hops, Position, constants, event_time
 
-Header = tuple[str, bytes | None]
+Header = tuple[str, str | bytes | None]
 
 
 class OutputHeaders:
