@@ -7,15 +7,23 @@ It does what `plain_headers.py` does.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
-from marketdata.headers import HOPS as _HOPS, TRACEPARENT as _TRACEPARENT, constants, event_time
+from marketdata.headers import (
+    HOPS as _HOPS,
+    RUN_LENGTH_MAX as _RUN_LENGTH_MAX,
+    TRACEPARENT as _TRACEPARENT,
+    constants,
+    event_time,
+)
 
 cdef enum:
     TIMES = 25  # bytes of a header `hops` without an input, and with one up to its topic
     TIMES_AND_INPUT = 41
     VERSION = 1
+    DIGITS_MAX = 18
 
+cdef Py_ssize_t RUN_LENGTH_MAX = _RUN_LENGTH_MAX
 cdef int64_t SECOND_NS = 1_000_000_000
 cdef int64_t MILLISECOND_NS = 1_000_000
 cdef int64_t TIMESTAMP_MAX = 9_000_000_000_000  # milliseconds
@@ -51,6 +59,10 @@ cdef class OutputHeaders:
 
     cdef public object trace
     cdef public int64_t t_produced
+    cdef readonly str run
+    cdef readonly int64_t number
+    cdef str _last_run
+    cdef bytes _last_run_bytes
     cdef str _source
     cdef bytes _topic, _start, _about
     cdef object _received
@@ -67,6 +79,9 @@ cdef class OutputHeaders:
         self._source = source
         self._constants = {}
         self._second = -1
+        self.run = ""
+        self._last_run = ""
+        self._last_run_bytes = b""
 
     cdef bytes _event_time(self, int64_t ts):
         """What `event_time` returns; the text of a second is kept for the next time."""
@@ -89,20 +104,25 @@ cdef class OutputHeaders:
         return made
 
     def begin(self, headers, int64_t offset, int64_t timestamp_ms, int64_t now, str about):
-        cdef object hops = None, received = None, value
+        cdef object hops = None, received = None, identity = None, value
         cdef str name
         cdef const uint8_t *at
         cdef Py_ssize_t size
         self.trace = None
+        self.run, self.number = "", 0
         if headers is not None:
             for name, value in headers:
                 if name == HOPS:
                     hops = value
                 elif name == CE_TIME:
                     received = value
+                elif name == CE_ID:
+                    identity = value
                 elif name == TRACEPARENT:
                     self.trace = value
         self._t_recv = self.t_produced = 0
+        if identity is not None and type(identity) is bytes:
+            self._read_origin(identity)
         if hops is not None:
             at = <const uint8_t *>PyBytes_AS_STRING(<bytes?>hops)
             size = PyBytes_GET_SIZE(hops)
@@ -120,6 +140,33 @@ cdef class OutputHeaders:
         self._about = about.encode()
         self._offset = offset
         self._now = now
+
+    cdef int _read_origin(self, bytes identity) except -1:
+        """What `origin` returns, into `run` and `number`."""
+        cdef const char *text = PyBytes_AS_STRING(identity)
+        cdef Py_ssize_t end = PyBytes_GET_SIZE(identity), at = end, run_end, index
+        cdef int64_t number = 0
+        while at > 0 and c"0" <= text[at - 1] <= c"9":
+            at -= 1
+        if at == end or end - at > DIGITS_MAX or at == 0 or text[at - 1] != c"/":
+            return 0
+        for index in range(at, end):
+            number = 10 * number + (text[index] - 48)
+        run_end = at - 1
+        at = run_end
+        while at > 0 and (
+            c"0" <= text[at - 1] <= c"9" or c"a" <= text[at - 1] <= c"z" or c"A" <= text[at - 1] <= c"Z"
+        ):
+            at -= 1
+        if at == run_end or run_end - at > RUN_LENGTH_MAX or at == 0 or text[at - 1] != c"/":
+            return 0
+        if run_end - at != PyBytes_GET_SIZE(self._last_run_bytes) or memcmp(
+            text + at, PyBytes_AS_STRING(self._last_run_bytes), run_end - at
+        ):
+            self._last_run_bytes = identity[at:run_end]
+            self._last_run = self._last_run_bytes.decode()
+        self.run, self.number = self._last_run, number
+        return 0
 
     cdef bint _is_text(self, bytes hops, Py_ssize_t size):
         """Whether the topic in a header is UTF-8, as that of a readable one is."""

@@ -4,7 +4,7 @@
 |---|---|
 | `traceparent` | W3C trace context |
 | `ce_specversion` `ce_type` `ce_source` `ce_dataschema` `content-type` | CloudEvents, constant for a schema and source |
-| `ce_id` | unique for each `ce_source` |
+| `ce_id` | unique for each `ce_source`; a producer's ends in `/<run>/<number>`, see `record_id` |
 | `ce_time` | when the data was received, RFC 3339 with nanoseconds |
 | `ce_subject` | the message's key |
 | `hops` | binary, see below |
@@ -38,7 +38,11 @@ TRACEPARENT = "traceparent"
 HOPS = "hops"
 CONTENT_TYPE = b"application/avro"
 
+# Of a producer's run, ASCII letters and digits.
+RUN_LENGTH_MAX = 16
+
 _VERSION = 1
+_DIGITS_MAX = 18
 _TIMES = struct.Struct(">Bqqq")
 _TIMES_AND_INPUT = struct.Struct(">Bqqqiqi")
 
@@ -136,6 +140,25 @@ def cloudevent(schema: str, source: str, *, identity: str, subject: bytes, ts: i
         "ce_time": event_time(ts),
         "ce_subject": subject,
     }
+
+
+def record_id(line: str, run: str, number: int) -> bytes:
+    """Return the `ce_id` of record `number` of a producer's run; numbers rise, and no other run has the same name.
+
+    Kafka's client may write a batch twice, where a broker fails after the first time. By this id the pipeline knows.
+    """
+    return f"{line}/{run}/{number}".encode()
+
+
+def origin(identity: object) -> tuple[str, int] | None:
+    """Return the run and the number in a producer's `ce_id`, None for any other header."""
+    if not isinstance(identity, bytes):
+        return None
+    head, _, number = identity.rpartition(b"/")
+    _, found, run = head.rpartition(b"/")
+    if not found or not 0 < len(run) <= RUN_LENGTH_MAX or not number.isdigit() or len(number) > _DIGITS_MAX:
+        return None
+    return (run.decode(), int(number)) if run.isalnum() else None
 
 
 def event_time(ts: int) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from marketdata.clock import MILLISECOND_NS
 from marketdata.errors import CodecError
-from marketdata.headers import HOPS, NO_HOPS, TRACEPARENT, Hops, Position, constants, event_time
+from marketdata.headers import HOPS, NO_HOPS, TRACEPARENT, Hops, Position, constants, event_time, origin
 
 Header = tuple[str, str | bytes | None]
 
@@ -16,16 +16,21 @@ class OutputHeaders:
     """The headers of what the records of one input partition lead to. `begin` with a record, then `build` each output.
 
     `trace` is the record's trace context, None where it has none: set one then. `t_produced` is when the record was
-    handed to Kafka, UTC nanoseconds, 0 where that is unknown.
+    handed to Kafka, UTC nanoseconds, 0 where that is unknown. `run` and `number` are those of its producer's `ce_id`;
+    `run` is empty where it has none.
     """
 
     trace: bytes | None
     t_produced: int
+    run: str
+    number: int
 
     def __init__(self, topic: str, partition: int, source: str) -> None:
         """Take the input's physical topic and partition number, and the name of the outputs' source."""
         self.trace = None
         self.t_produced = 0
+        self.run = ""
+        self.number = 0
         self._topic = topic
         self._partition = partition
         self._source = source
@@ -50,6 +55,7 @@ class OutputHeaders:
             self._hops = NO_HOPS
         self.t_produced = self._hops.t_produced
         self.trace = found.get(TRACEPARENT)
+        self.run, self.number = origin(found.get("ce_id")) or ("", 0)
         self._received = found.get("ce_time") or event_time(self._hops.t_recv or timestamp_ms * MILLISECOND_NS)
         self._identity = f"{self._topic}|{self._partition}|{offset}|{about}"
         self._offset = offset

@@ -14,6 +14,7 @@ Theory of operation.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable
@@ -67,6 +68,7 @@ class Publisher:
         self._fatal: KafkaError | None = None
         self._constants = {schema: tuple(headers.constants(schema, name).items()) for schema in INGEST}
         self._handed_over: Counts[str] = Counts()
+        self._run = secrets.token_hex(4)
         self._numbers = 0
         self.buffered_bytes = 0
         self.failures = 0
@@ -80,8 +82,6 @@ class Publisher:
         Raises Unavailable when the Kafka client cannot continue.
         """
         records: list[AnyEvent] = [*events] if raw is None else [raw, *events]
-        number = self._numbers
-        self._numbers += 1
         now = time.time_ns()
         trace = self._tracing.span("receive", None, t_recv, now, {"line": line, "events": len(records)})
         common = (
@@ -89,12 +89,10 @@ class Publisher:
             (headers.HOPS, headers.encode_times(t_recv, now)),
             ("ce_time", headers.event_time(t_recv)),
         )
-        for index, record in enumerate(records):
-            # Unique over lines, restarts and records: the line, the moment, the count.
-            identity = f"{line}/{t_recv}/{number}/{index}".encode()
+        for record in records:
             value, record = self._encode(record)  # noqa: PLW2901 - a dead letter takes the place of what does not fit
-            if not self._produce(record, value, common, identity):
-                await self._produce_when_possible(record, value, common, identity)
+            if not self._produce(record, value, common, line):
+                await self._produce_when_possible(record, value, common, line)
         _HOP.observe(max(0, now - t_recv) / 1e6)
         self._producer.poll(0)
         if self.buffered_bytes > BUFFER_BYTES_MAX:
@@ -112,7 +110,7 @@ class Publisher:
             _LOG.warning("dead letter", reason=record.reason, detail=record.detail, line=record.line)
         return value, record
 
-    def _produce(self, record: AnyEvent, value: bytes, common: Attributes, identity: bytes) -> bool:
+    def _produce(self, record: AnyEvent, value: bytes, common: Attributes, line: str) -> bool:
         """Hand a record to the Kafka client; return False when its queue is full. Raises Unavailable."""
         if self._fatal is not None:
             self._check()
@@ -121,7 +119,9 @@ class Publisher:
         head: list[tuple[str, str | bytes | None]] = [
             *common,
             *self._constants[schema],
-            ("ce_id", identity),
+            # Numbered here and not before, where another line could overtake this one: the pipeline takes a number
+            # that does not rise for a repetition.
+            ("ce_id", headers.record_id(line, self._run, self._numbers)),
             ("ce_subject", key),
         ]
         size = len(value) + len(key)
@@ -132,13 +132,14 @@ class Publisher:
         except KafkaException as error:
             self._failed(topic, error.args[0])
             return True
+        self._numbers += 1
         self.buffered_bytes += size
         self._handed_over[topic] += 1
         return True
 
-    async def _produce_when_possible(self, record: AnyEvent, value: bytes, common: Attributes, identity: bytes) -> None:
+    async def _produce_when_possible(self, record: AnyEvent, value: bytes, common: Attributes, line: str) -> None:
         await self._polled()
-        while not self._produce(record, value, common, identity):
+        while not self._produce(record, value, common, line):
             await self._polled()
 
     async def _drained(self, bytes_max: int) -> None:

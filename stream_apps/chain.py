@@ -10,17 +10,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from marketdata.events import AnyEvent
 from marketdata.operator import Lost, Operator
 from marketdata.topics import INGEST, PUBLIC
 
-# A chain's states of one key, by operator name; only operators that have processed an event of the key have one.
+# A chain's states of one key, by operator name, and `Runs` under `RUNS`; only operators that have processed an event of
+# the key have one.
 States = dict[str, Any]
+
+RUNS = "runs"
+# Producers' runs that are remembered for each key; a run ends with its process.
+RUNS_MAX = 16
 
 # The topics that feeds write; each is the input of one chain.
 INPUTS: tuple[str, ...] = tuple(
     dict.fromkeys(topic.name for topic in INGEST.values() if topic.name.startswith("md.ingest."))
 )
+
+
+class Runs(msgspec.Struct):
+    """The number of the last record that each of the last runs of producers wrote for one key."""
+
+    last: dict[str, int] = {}
+
+    def takes(self, run: str, number: int) -> bool:
+        """Return whether a record is new, and remember it: a number that does not rise is a repetition."""
+        last = self.last
+        known = last.get(run)
+        if known is None:
+            if len(last) >= RUNS_MAX:
+                del last[next(iter(last))]
+        elif number <= known:
+            return False
+        last[run] = number
+        return True
 
 
 class Chain:
@@ -53,6 +78,19 @@ class Chain:
         for root in self._roots:
             follow(root, ())
         return tuple(found.values())
+
+    def takes(self, key: str, run: str, number: int) -> bool:
+        """Return whether a record of a key is new: not one that the same run of a producer has written before.
+
+        Kafka's client can write a batch twice, where a broker fails between the write and its response.
+        """
+        states = self.keys.get(key)
+        if states is None:
+            states = self.keys[key] = {}
+        runs = states.get(RUNS)
+        if runs is None:
+            runs = states[RUNS] = Runs()
+        return bool(runs.takes(run, number))
 
     def step(self, event: AnyEvent, key: str) -> list[AnyEvent]:
         """Return the events to publish for one event of a key (`venue:symbol`), in order.

@@ -272,7 +272,9 @@ class Pipeline:
         if self._excluded and (record.topic, offset) in self._excluded:
             self._skip_to(entry, record, publish=publish)
             detail = self._excluded[record.topic, offset]
-            self._emit(entry, record, [_letter(record, "operator_error", detail)], None, start, publish=publish)
+            if publish:
+                entry.headers.begin(record.headers, offset, record.timestamp_ms, start, "")
+                self._emit(entry, record, [_letter(record, "operator_error", detail)], None, start)
             entry.next = offset + 1
             return
         try:
@@ -286,20 +288,25 @@ class Pipeline:
             return
         if offset > entry.next:
             self._skip_to(entry, record, publish=publish)
-        key = event.key
+        self._process(entry, record, event, start, publish=publish)
+        entry.next = offset + 1
+
+    def _process(self, entry: _Input, record: Record, event: AnyEvent, start: int, *, publish: bool) -> None:
+        """Pass an event through its chain, unless a key's checkpoint reflects it or it is a repetition."""
+        offset, key, headers = record.offset, event.key, entry.headers
         if entry.reflected and not publish and offset <= entry.reflected.get(key, -1):
-            entry.next = offset + 1
+            return
+        headers.begin(record.headers, offset, record.timestamp_ms, start, "")
+        if headers.run and not entry.chain.takes(key, headers.run, headers.number):
+            self.counts["repeated"] += 1
             return
         try:
             outputs = entry.chain.step(event, key)
             if outputs and publish:
-                self._emit(entry, record, outputs, event, start, publish=True)
-        except Unavailable:
-            raise
+                self._emit(entry, record, outputs, event, start)
         except Exception as error:
             _log.exception("operator failed", key=key, topic=record.topic, partition=self.partition, offset=offset)
             raise Excluded(record.topic, offset, f"{type(error).__name__}: {error}"[:1000]) from error
-        entry.next = offset + 1
         kept = entry.keys.get(key)
         if kept is None or kept.dirty_from is None:
             self._touch(entry, key, offset, start)
@@ -339,7 +346,9 @@ class Pipeline:
             outputs = entry.chain.lose(loss, (key,))
             # From here the loss is seen again when it is replayed.
             self._touch(entry, key, min(loss.offset, entry.next), now)
-            self._emit(entry, record, outputs, None, now, publish=publish, about=f"lost|{key}|")
+            if publish:
+                entry.headers.begin(None, record.offset, record.timestamp_ms, now, f"lost|{key}|")
+                self._emit(entry, record, outputs, None, now)
         # A loss at the start of the log cannot be replayed once retention has moved on.
         self._save_all = self._save_all or keys is None
         if publish:
@@ -350,7 +359,9 @@ class Pipeline:
     def _undecodable(self, entry: _Input, record: Record, error: CodecError, start: int, *, publish: bool) -> None:
         """Put a record that is none into a dead letter; the symbol that its key names, or all, lost something."""
         letter = _letter(record, "undecodable", str(error))
-        self._emit(entry, record, [letter], None, start, publish=publish)
+        if publish:
+            entry.headers.begin(record.headers, record.offset, record.timestamp_ms, start, "")
+            self._emit(entry, record, [letter], None, start)
         named = None if letter.symbol == ALL_SYMBOLS else (letter.key,)
         loss = self._loss(entry, record.offset, 1, "undecodable", record.timestamp_ms * MILLISECOND_NS)
         self._lose(entry, loss, named, publish=publish)
@@ -358,22 +369,10 @@ class Pipeline:
     # -- outputs
 
     def _emit(
-        self,
-        entry: _Input,
-        record: Record,
-        events: Sequence[AnyEvent],
-        source: AnyEvent | None,
-        start: int,
-        *,
-        publish: bool,
-        about: str = "",
+        self, entry: _Input, record: Record, events: Sequence[AnyEvent], source: AnyEvent | None, start: int
     ) -> None:
-        """Add what a record leads to; `source` is the record's own event, whose bytes are used again."""
-        if not publish:
-            return
-        now = self._shell.clock()
+        """Add a record's outputs, with which `entry.headers` has begun; `source` is its own event: its bytes are reused."""
         made = entry.headers
-        made.begin(record.headers, record.offset, record.timestamp_ms, now, about)
         self._t_produced = made.t_produced
         if self._shell.span is not None:
             attributes: dict[str, str | int] = {
@@ -381,7 +380,7 @@ class Pipeline:
                 "messaging.kafka.message.offset": record.offset,
                 "messaging.destination.partition.id": self.partition,
             }
-            made.trace = self._shell.span(SOURCE, made.trace, start, now, attributes)
+            made.trace = self._shell.span(SOURCE, made.trace, start, self._shell.clock(), attributes)
         elif made.trace is None:
             made.trace = self._shell.trace()
         for index, event in enumerate(events):

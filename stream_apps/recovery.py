@@ -28,7 +28,7 @@ from marketdata.events import Checkpoint
 from marketdata.operator import Lost
 from marketdata.state import unpack_state
 from runtime.kafka import LOG, consumer_config
-from stream_apps.chain import INPUTS, make_chains
+from stream_apps.chain import INPUTS, RUNS, Runs, make_chains
 from stream_apps.pipeline import Cadence, Pipeline, Record, Restored, Shell, Start
 from stream_apps.settings import GROUP, StreamSettings
 
@@ -143,11 +143,11 @@ class Recovery:
             starts = self._starts(located, checkpoints)
             pipeline = Pipeline(located.partition, chains, starts, self._shell, cadence=cadence, excluded=excluded)
             for (name, key), checkpoint in checkpoints.items():
-                operators = {operator.name: operator for operator in chains[name].operators}
+                kinds = {RUNS: Runs} | {operator.name: operator.state for operator in chains[name].operators}
                 states = {
-                    operator: unpack_state(packed, operators[operator].state)
-                    for operator, packed in checkpoint.states.items()
-                    if operator in operators
+                    state: unpack_state(packed, kinds[state])
+                    for state, packed in checkpoint.states.items()
+                    if state in kinds
                 }
                 # A checkpoint of an earlier topic of the same name says nothing of the offsets of this one.
                 offset = checkpoint.offset if checkpoint.topic_id == located.starts[name].topic_id else -1

@@ -16,10 +16,10 @@ from marketdata.codec import Codec
 from marketdata.commit import Mark
 from marketdata.errors import Unavailable
 from marketdata.events import EVENTS, Checkpoint, DeadLetter, Trade, Trades
-from marketdata.headers import HOPS, Hops
+from marketdata.headers import HOPS, Hops, record_id
 from marketdata.operator import Lost
 from marketdata.state import unpack_state
-from stream_apps.chain import INPUTS, make_chains
+from stream_apps.chain import INPUTS, RUNS, RUNS_MAX, Runs, make_chains
 from stream_apps.pipeline import Batch, Cadence, Excluded, Pipeline, Record, Restored, Shell, Start
 from tests.engines import counting
 
@@ -90,7 +90,8 @@ class Log:
         self.chains = make_chains(counting.make_operators())
         pipeline = Pipeline(0, self.chains, starts, self.shell, cadence=self.cadence, excluded=self.excluded)
         for checkpoint in self._checkpoints(mark.checkpoints_since_ms if mark else 0):
-            states = {name: unpack_state(packed, counting.Count) for name, packed in checkpoint.states.items()}
+            kinds = {"counting": counting.Count, RUNS: Runs}
+            states = {name: unpack_state(packed, kinds[name]) for name, packed in checkpoint.states.items()}
             restored = Restored(offset=checkpoint.offset, states=states, saved_ms=checkpoint.ts_recv // 1_000_000)
             pipeline.restore(TOPIC, f"{checkpoint.venue}:{checkpoint.symbol}", restored)
         if mark is not None:
@@ -201,6 +202,53 @@ def test_whatever_was_committed_before_each_crash_every_output_exists_once_and_i
         log.run(batches, last_commits=last_commits)
     log.finish()
     assert by_topic(log.written) == by_topic(undisturbed(records, log.excluded))
+
+
+@st.composite
+def repeating_logs(draw: st.DrawFn) -> tuple[list[Record], int]:
+    """Records of two producers' runs, some stretches of which Kafka holds twice; and how many different ones."""
+    numbers = {"one": 0, "two": 0}
+    sent: list[tuple[str, str, int]] = []
+    for key, run in draw(st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(["one", "two"])), max_size=25)):
+        numbers[run] += 1
+        sent.append((key, run, numbers[run]))
+    log: list[tuple[str, str, int]] = []
+    for at, each in enumerate(sent, 1):
+        log.append(each)
+        if draw(st.integers(0, 5)) == 0:
+            back = draw(st.integers(1, at))
+            log += [one for one in sent[at - back : at] if one[1] == each[1]]
+    made = []
+    for offset, (key, run, number) in enumerate(log):
+        plain = record(offset, key, trades(key, f"{run}{number}"))
+        made.append(msgspec.structs.replace(plain, headers=[("ce_id", record_id("line", run, number))]))
+    return made, len(sent)
+
+
+@settings(max_examples=150)
+@given(log=repeating_logs(), lives=LIVES, inputs=st.integers(1, 30))
+def test_records_that_kafka_holds_twice_are_taken_once(
+    log: tuple[list[Record], int], lives: list[tuple[list[int], bool]], inputs: int
+) -> None:
+    """As after a broker failed between a write and its response; crashes of workers change nothing."""
+    records, different = log
+    kept = Log(records, Cadence(inputs=inputs, ms=20))
+    for batches, last_commits in lives:
+        kept.run(batches, last_commits=last_commits)
+    kept.finish()
+    assert sum(topic == "md.trades" for topic, *_ in kept.written) == different
+    assert by_topic(kept.written) == by_topic(undisturbed(records, {}))
+
+
+def test_no_more_runs_are_remembered_than_can_be_alive() -> None:
+    """The one that is known for longest is forgotten."""
+    runs = Runs()
+    for number in range(3 * RUNS_MAX):
+        assert runs.takes(f"run{number}", 7)
+        assert not runs.takes(f"run{number}", 7)
+    assert len(runs.last) == RUNS_MAX
+    assert not runs.takes(f"run{3 * RUNS_MAX - 1}", 6)
+    assert runs.takes("run0", 6)
 
 
 def test_a_checkpoint_that_is_still_needed_is_found_after_two_recoveries() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata import compiled, plain_headers
-from marketdata.headers import HOPS, TRACEPARENT, Hops, Position, cloudevent, encode_times, hops_of
+from marketdata.headers import HOPS, TRACEPARENT, Hops, Position, cloudevent, encode_times, hops_of, record_id
 
 TOPIC, SOURCE = "md.ingest.trades.v1", "pipeline"
 NANOSECONDS = st.integers(-(2**62), 2**62)
@@ -23,11 +23,16 @@ HOPS_VALUES = st.one_of(
     st.builds(Hops, NANOSECONDS, NANOSECONDS, NANOSECONDS, POSITIONS).map(Hops.to_header),
     st.binary(min_size=1, max_size=5).map(lambda tail: Hops(1, 2, 3, Position("t", 0, 0)).to_header() + tail),
 )
+IDENTITIES = st.one_of(
+    st.builds(record_id, st.text(max_size=9), st.text("aB9é/", max_size=18), st.integers(0, 10**19)),
+    st.text("/09aZ-\x00é", max_size=30).map(str.encode),
+)
 HEADERS = st.one_of(
     st.none(),
     st.lists(
         st.one_of(
             st.tuples(st.just(HOPS), HOPS_VALUES),
+            st.tuples(st.just("ce_id"), IDENTITIES),
             st.tuples(st.sampled_from([TRACEPARENT, "ce_time", "ce_id", "other"]), st.none() | st.binary(max_size=40)),
         ),
         max_size=6,
@@ -41,7 +46,13 @@ def built(maker: Any, calls: list[tuple[Any, ...]]) -> list[Any]:
     found: list[Any] = []
     for *record, index in calls:
         headers.begin(*record)
-        found += [headers.t_produced, headers.trace, headers.build("Trades", b"sim:A", index)]
+        found += [
+            headers.t_produced,
+            headers.trace,
+            headers.run,
+            headers.number,
+            headers.build("Trades", b"sim:A", index),
+        ]
     return found
 
 
