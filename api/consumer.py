@@ -10,7 +10,7 @@ Every API process reads every partition itself; it joins no consumer group and c
    tail.
 4. When everything that the topics held at the start was handed over, the market is known: `caught_up`.
 
-While Kafka or the registry is away the thread waits, and readiness says so.
+While Kafka or the registry is unavailable the thread waits, and readiness reports it.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class MarketConsumer:
         self._stop = threading.Event()
         self._room = threading.Semaphore(_OUTSTANDING_MAX)
         # It keeps its schemas in our database.
-        self._registry_health = Dependent(readiness, REGISTRY, rests_on=DATABASE)
+        self._registry_health = Dependent(readiness, REGISTRY, needs=DATABASE)
         self._caught_up = False
         self._brokers_down = ""
         self._threads = [
@@ -242,7 +242,7 @@ class _Reader:
         self._ends: Offsets = {}  # of what the topics held at the start
 
     def restore(self) -> Offsets:
-        """Read checkpoints, instruments and candles, hand them over, and return where to go on in each partition."""
+        """Read checkpoints, instruments and candles, hand them over, and return where each partition resumes."""
         began = time.monotonic()
         instruments = self._partitions(topics.INSTRUMENTS)
         candles = self._by_time(self._partitions(topics.CANDLES), _DAY_S)

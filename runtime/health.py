@@ -16,7 +16,7 @@ from prometheus_client import Gauge, make_wsgi_app
 
 _DEPENDENCY_UP = Gauge("tickstream_dependency_up", "1 while a dependency answers, else 0.", ["dependency"])
 
-# A dependency that is away is noticed within this time: checks come every second and have a limit of their own.
+# An unavailable dependency is noticed within this time: checks come every second and have a time limit.
 NOTICED_SECONDS = 4.0
 
 
@@ -63,16 +63,16 @@ class Readiness:
 
 
 class Dependent:
-    """A dependency that rests on another one and fails with it: while the other is away, only the other is called down.
+    """A dependency that needs another one and fails with it: while the other is unavailable, only that one is reported.
 
     So its failures count once they have lasted for `NOTICED_SECONDS` during which the other one answered each time:
-    long enough for the other's own check to notice that it is away. Safe from any thread.
+    long enough for the other's own check to notice that it is unavailable. Safe from any thread.
     """
 
-    def __init__(self, readiness: Readiness, name: str, *, rests_on: str) -> None:
+    def __init__(self, readiness: Readiness, name: str, *, needs: str) -> None:
         self._readiness = readiness
         self._name = name
-        self._rests_on = rests_on
+        self._needs = needs
         self._failing_since: float | None = None
 
     def up(self) -> None:
@@ -81,8 +81,8 @@ class Dependent:
         self._readiness.up(self._name)
 
     def failed(self, began: float, why: str) -> None:
-        """Note that a request which began then (monotonic seconds) failed as it does when the other is away."""
-        up_since = self._readiness.up_since(self._rests_on)
+        """Note that a request which began then (monotonic seconds) failed as it does while the other is unavailable."""
+        up_since = self._readiness.up_since(self._needs)
         if up_since is None or began < up_since:
             self._failing_since = None
             return

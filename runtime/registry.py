@@ -18,7 +18,7 @@ _CONFLICT = 409
 
 
 class RegistryFailing(Unavailable):
-    """The registry takes a request and cannot serve it: usually the database is away in which it keeps its schemas."""
+    """The registry accepts a request but cannot process it: usually its database is unavailable."""
 
 
 class Registry:

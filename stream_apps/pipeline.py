@@ -1,4 +1,4 @@
-"""One partition of all input topics as a plain value: records in, and out of it outputs, checkpoints and offsets.
+"""One partition of all input topics as a plain value: records in; outputs, checkpoints and offsets out.
 
 Theory of operation. An engine owns Kafka. It gives each record to `step`, takes a `Batch` now and then, and writes all
 of it in one transaction: outputs, checkpoints and the offsets of every input topic. So
@@ -7,13 +7,13 @@ of it in one transaction: outputs, checkpoints and the offsets of every input to
    there;
 2. the commit's metadata (`Mark`) says from which offset a key's records must be stepped again to rebuild its state, and
    how old the oldest checkpoint is that is still needed;
-3. after any failure the pipeline is thrown away. A new one starts from the checkpoints, steps the records up to the
-   frontier without publishing (`replay`), and goes on.
+3. after any failure the pipeline is discarded. A new one starts from the checkpoints, steps the records up to the
+   frontier without publishing (`replay`), and continues.
 
 A key is dirty from the first record that its last checkpoint does not reflect. The offset to replay from is that of the
 key that has been dirty for longest; keys are checkpointed often enough that replay stays short (`Cadence`). A new key's
-first checkpoint comes with its first outputs: when its topic is deleted and made again, Kafka forgets what was
-committed of it, and only checkpoints say which symbols lost something.
+first checkpoint comes with its first outputs: when its topic is deleted and re-created, Kafka deletes its
+commits, and only checkpoints say which symbols lost something.
 
 A record that cannot be decoded, or an offset that is missing, is a loss: its symbols become invalid at once (see
 `Chain.lose`). A record that makes an operator raise is excluded: the pipeline is built again, and the record becomes a
@@ -80,10 +80,10 @@ class Output(msgspec.Struct, frozen=True, gc=False):
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a pipeline goes on in one input topic: the frontier, and what was lost before it, if anything.
+    """Where a pipeline resumes in one input topic: the frontier, and what was lost before it, if anything.
 
     `log_start` is the first offset that Kafka still has: records before it are lost, while offsets that are missing
-    behind it never were records (a transaction's marks).
+    behind it never were records (transaction markers).
     """
 
     offset: int
@@ -114,7 +114,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cadence(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a key's checkpoint may lie behind: so many records of its input topic, and so many milliseconds."""
+    """Limits of a checkpoint's age, in records of its input topic and in milliseconds."""
 
     inputs: int = 20_000
     ms: int = 30_000
@@ -126,9 +126,9 @@ MakeOperators = Callable[[], Sequence[Operator[Any]]]
 class Shell(msgspec.Struct, frozen=True, kw_only=True):
     """What a pipeline needs from the process around it.
 
-    `operators` makes the operators of one pipeline. `decode` raises CodecError for what is no record of ours and
-    Unavailable when the registry is needed and away. `span` is `runtime.tracing.Tracing.span`, None where no traces are
-    collected. `clock` gives UTC nanoseconds.
+    `operators` makes the operators of one pipeline. `decode` raises CodecError for bytes that are not one of our
+    records, and Unavailable when the registry is needed and unavailable. `span` is `runtime.tracing.Tracing.span`, None
+    where no traces are collected. `clock` gives UTC nanoseconds.
     """
 
     operators: MakeOperators
@@ -151,7 +151,7 @@ class Excluded(TickstreamError):  # noqa: N818 - named for what becomes of the r
 
 
 class _Key:
-    """How a key's checkpoint stands: from which offset and since when it is dirty, and when it was written last."""
+    """The state of a key's checkpoint: from which offset and since when it is dirty, and when it was written last."""
 
     __slots__ = ("dirty_from", "dirty_ms", "saved_ms", "stepped_ms")
 
@@ -259,7 +259,7 @@ class Pipeline:
         """Take one record; one that was taken before is ignored.
 
         Raises Unavailable when the registry is needed and away: call again with the same record. Raises Excluded when
-        an operator raised: throw the pipeline away.
+        an operator raised: discard the pipeline.
         """
         entry = self._inputs[record.topic]
         if record.offset >= entry.next:
@@ -357,7 +357,7 @@ class Pipeline:
                        count=loss.count, reason=loss.reason, symbols=len(named))  # fmt: skip
 
     def _undecodable(self, entry: _Input, record: Record, error: CodecError, start: int, *, publish: bool) -> None:
-        """Put a record that is none into a dead letter; the symbol that its key names, or all, lost something."""
+        """Put an undecodable record into a dead letter; the symbol that its key names, or all, lost something."""
         letter = _letter(record, "undecodable", str(error))
         if publish:
             entry.headers.begin(record.headers, record.offset, record.timestamp_ms, start, "")
@@ -371,7 +371,7 @@ class Pipeline:
     def _emit(
         self, entry: _Input, record: Record, events: Sequence[AnyEvent], source: AnyEvent | None, start: int
     ) -> None:
-        """Add a record's outputs, with which `entry.headers` has begun; `source` is its own event: its bytes are reused."""
+        """Add a record's outputs; `entry.headers` has begun with it. `source` is its event, whose bytes are reused."""
         made = entry.headers
         self._t_produced = made.t_produced
         if self._shell.span is not None:
@@ -394,7 +394,7 @@ class Pipeline:
             self._bytes += len(value or b"")
 
     def _addressed(self, letter: DeadLetter, record: Record) -> DeadLetter:
-        """Return a dead letter with the address of the record that it is about, and its bytes where it has none."""
+        """Return a dead letter with the position of the record that it is about, and its bytes where it has none."""
         payload = letter.payload or record.value or b""
         return msgspec.structs.replace(
             letter, topic=record.topic, partition=self.partition, offset=record.offset, payload=payload
@@ -435,7 +435,7 @@ class Pipeline:
         """Return what to write now, None when there is nothing to write and no offset to commit.
 
         `everything` takes a checkpoint of every dirty key, as many as fit into one transaction: repeat until
-        `is_clean`. The batch counts as written; when it is not, throw the pipeline away.
+        `is_clean`. The batch counts as written; when it is not, discard the pipeline.
         """
         outputs, self._outputs = self._outputs, []
         inputs, self._stepped = self._stepped, 0

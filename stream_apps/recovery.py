@@ -1,12 +1,12 @@
-"""Where a partition's pipeline goes on after a start, a rebalance or a failure, and how its states come back.
+"""Where a partition's pipeline resumes after a start, a rebalance or a failure, and how its states are restored.
 
-1. `locate` reads what the group committed: the frontier of what was published. It compares that with the log as it is:
-   a topic that was made again, a log that retention or a broker's loss cut short is a loss that the pipeline publishes.
+1. `locate` reads what the group committed: the frontier of what was published. It compares that with the current
+   log: a re-created topic, or a log that retention or a broker's loss shortened, is a loss that the pipeline publishes.
 2. `rebuild` reads the checkpoints of the partition, and steps the records from the oldest one that is still needed up
    to the frontier, without publishing.
 
 Call both only after the partition's transactional producer was initialised: that ends whatever transaction the previous
-owner had open, so nothing that is read here can change any more.
+owner had open, so nothing that is read here can still change.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Located(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one partition goes on: starts by logical topic, where each topic's replay begins, how old checkpoints are.
+    """Where one partition resumes: starts by logical topic, where each topic's replay begins, how old checkpoints are.
 
     `replay_from` has no entry for a topic of which nothing has to be replayed.
     """
@@ -60,7 +60,7 @@ class Located(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Log(msgspec.Struct, frozen=True, kw_only=True):
-    """One partition's log as it is: the topic's id, the first offset and the next one."""
+    """One partition's current log: the topic's id, the first offset and the next one."""
 
     topic_id: str
     low: int
@@ -87,7 +87,7 @@ class Recovery:
         self._reader.close()
 
     def locate(self, partition: int) -> Located:
-        """Return where a partition goes on.
+        """Return where a partition resumes.
 
         Raises Unavailable when Kafka does not answer.
         """
@@ -102,7 +102,9 @@ class Recovery:
                 for physical in names.values()
             }
         except (KafkaException, TimeoutError) as error:
-            raise Unavailable(f"Kafka does not say where partition {partition} stands: {error}") from error
+            raise Unavailable(
+                f"Kafka does not return the committed offset of partition {partition}: {error}"
+            ) from error
         starts: dict[str, Start] = {}
         replay_from: dict[str, int] = {}
         since: list[int] = []
@@ -119,7 +121,7 @@ class Recovery:
             # Without a commit (Kafka forgets those of a deleted topic) every checkpoint counts.
             since.append(0 if mark is None else mark.checkpoints_since_ms)
             if start.loss is not None:
-                _log.error("the log is not as it was", topic=physical, partition=partition, committed=offset,
+                _log.error("the log has changed", topic=physical, partition=partition, committed=offset,
                            log_start=low, log_end=high, reason=start.loss.reason)  # fmt: skip
         return Located(
             partition=partition,
@@ -149,7 +151,7 @@ class Recovery:
                     for state, packed in checkpoint.states.items()
                     if state in kinds
                 }
-                # A checkpoint of an earlier topic of the same name says nothing of the offsets of this one.
+                # A checkpoint of an earlier topic of the same name does not apply to the offsets of this one.
                 offset = checkpoint.offset if checkpoint.topic_id == located.starts[name].topic_id else -1
                 physical = topics.topic(name).physical(self._settings.topic_prefix)
                 restored = Restored(offset=offset, states=states, saved_ms=checkpoint.ts_recv // MILLISECOND_NS)
@@ -206,7 +208,7 @@ class Recovery:
         for value in found.values():
             event = self._shell.decode(value)
             if not isinstance(event, Checkpoint):
-                raise CodecError(f"{topic} holds a {event.schema}, which is no checkpoint")
+                raise CodecError(f"{topic} holds a {event.schema}, not a checkpoint")
             if event.chain in located.starts:
                 checkpoints[event.chain, f"{event.venue}:{event.symbol}"] = event
         return checkpoints
@@ -238,7 +240,7 @@ class Recovery:
 def _passed(message: Any) -> int:
     """Return the next offset behind a message, or behind the end of a partition, which the client reports as an error.
 
-    Raises KafkaException for an error that waiting does not mend.
+    Raises KafkaException for a permanent error.
     """
     error = message.error()
     if error is None:
@@ -259,7 +261,7 @@ def _record(message: Any) -> Record:
 def _start(
     name: str, partition: int, log: _Log, committed: int | None, *, mark: Mark | None, now_ns: int
 ) -> tuple[Start, int | None]:
-    """Return where a topic goes on, and from where it is replayed; None where nothing is."""
+    """Return where a topic resumes, and from where it is replayed; None where nothing is."""
     topic_id, low, high = log.topic_id, log.low, log.high
 
     def lost(offset: int, count: int | None, reason: str) -> Lost:
@@ -276,7 +278,7 @@ def _start(
     if committed < low:
         loss = lost(committed, low - committed, "retention")
         return Start(offset=low, topic_id=topic_id, log_start=low, loss=loss), None
-    if replay < low:  # the frontier is there, but not all that leads to it
+    if replay < low:  # the frontier is there, but not all records before it
         loss = lost(replay, low - replay, "retention")
         return Start(offset=committed, topic_id=topic_id, log_start=low, loss=loss), low
     return Start(offset=committed, topic_id=topic_id, log_start=low), replay if replay < committed else None

@@ -26,7 +26,7 @@ VIOLATED, UNUSABLE, INTERRUPTED = 1, 2, 130
 EXAMPLES = """\
 examples:
   python -m infra.chaos --seed 7                        two workers, 60 s of faults
-  python -m infra.chaos --engine faust --seconds 300    the other engine, longer
+  python -m infra.chaos --engine direct --seconds 300   the other engine, longer
   python -m infra.chaos --seed 7 --schedule             print what seed 7 does, and do nothing
   make chaos ENGINE=direct SEED=7 SECONDS=120           the same by make
 
@@ -90,7 +90,7 @@ def _parse(arguments: list[str] | None) -> tuple[Options, bool]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--engine", choices=("faust", "direct"), default="direct", help="stream engine (default: direct)"
+        "--engine", choices=("faust", "direct"), default="faust", help="stream engine (default: faust)"
     )
     parser.add_argument("--seed", type=int, help="seed of the schedule (default: the time; the result names it)")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long faults happen (default: 60)")

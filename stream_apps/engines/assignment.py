@@ -1,9 +1,9 @@
 """The partition numbers that the consumer group gave to one worker: what runs on each, and which offset comes next.
 
 A record is taken only at the offset that is expected next, and none before its pipeline is ready. An earlier offset
-is a repetition and is dropped. A later one is a jump: the partition recovers, which compares its offsets with the log
-as it is now (`Recovery.locate`). When the same jump comes again after that, the offsets between hold no records: they
-are a transaction's marks.
+is a repetition and is dropped. A later one is a jump: the partition recovers, which compares its offsets with the
+current log (`Recovery.locate`). When the same jump comes again after that, the offsets between hold no records: they
+are transaction markers.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Assignment:
 
         `group` is the metadata of the group's generation that assigned it: what is committed later under any other
         generation is refused by Kafka. Returns False and opens nothing where the numbers of the input topics differ, as
-        while a topic is made again. The caller joins the group again after `REJOIN_SECONDS`: Kafka gives a member that
+        while a topic is re-created. The caller joins the group again after `REJOIN_SECONDS`: Kafka gives a member that
         comes back under its name the assignment that it had, even when its process is a new one.
         """
         pairs = sorted(assigned)
@@ -148,7 +148,7 @@ class Assignment:
         return all(partition.is_drained for partition in self.partitions.values())
 
     def close(self) -> None:
-        """Let go of every partition. What was not committed is stepped again by the next owner."""
+        """Release every partition. What was not committed is stepped again by the next owner."""
         for partition in self.partitions.values():
             partition.close()
             self._worker.forget(partition)
@@ -156,10 +156,10 @@ class Assignment:
         self.next.clear()
         self.full.clear()
 
-    # -- what people and machines see
+    # -- metrics and readiness
 
     def measure(self, end: Callable[[str, int], int]) -> None:
-        """Bring metrics and readiness up to date, and recover where an input topic was made again under its name.
+        """Bring metrics and readiness up to date, and recover where an input topic was re-created under its name.
 
         `end` returns the end of a topic's partition; what is less than the offset to take next is not known yet.
         """
@@ -171,5 +171,5 @@ class Assignment:
         for topic, identity in ids.items():
             if self._topic_ids.get(topic, identity) != identity:
                 for number in self.partitions:
-                    self.restart(number, f"{topic} was deleted and made again")
+                    self.restart(number, f"{topic} was deleted and re-created")
         self._topic_ids = ids

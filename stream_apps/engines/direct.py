@@ -1,7 +1,7 @@
 """Runs the pipeline on confluent-kafka: one thread reads and steps, transactions are committed beside it.
 
 Every input topic has the same number of partitions, and all workers read all of them, so the range assignor gives a
-worker the same partition numbers of each topic. The consumer is assigned a partition only when its pipeline stands at
+worker the same partition numbers of each topic. The consumer is assigned a partition only when its pipeline has reached
 the committed offsets, and exactly there; whatever else arrives is not taken.
 """
 
@@ -52,7 +52,7 @@ class Engine:
             "session.timeout.ms": int(settings.session_seconds * 1_000),
             "partition.assignment.strategy": "range",
             "queued.min.messages": 20_000,
-            # An offset that Kafka does not have is for `Recovery.locate` to judge, not for a silent jump.
+            # An offset that Kafka does not have is handled by `Recovery.locate`, not by a silent jump.
             "auto.offset.reset": "error",
             "fetch.wait.max.ms": 100,
             # How long a partition is not fetched after enough of it was; the default of a second is a pause.
@@ -79,7 +79,7 @@ class Engine:
                 self._assignment.measure(self._end)
         self._drain(self._worker.settings.drain_seconds)
         if not close(self._consumer, 5.0):
-            _log.warning("left the group without an answer")
+            _log.warning("left the group without a response")
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     # -- records
@@ -184,7 +184,7 @@ class Engine:
         consumer.unassign()
 
     def _drain(self, limit_s: float) -> None:
-        """Commit and checkpoint what was stepped, for so long at most, and let go of every partition."""
+        """Commit and checkpoint what was stepped, within a time limit, and release every partition."""
         deadline = time.monotonic() + limit_s
         self._assignment.drain()
         while time.monotonic() < deadline:
@@ -193,7 +193,7 @@ class Engine:
                 break
             time.sleep(0.001)
         else:
-            _log.warning("partitions given away before everything was checkpointed")
+            _log.warning("partitions released before everything was checkpointed")
         self._close()
 
     def _close(self) -> None:
@@ -214,7 +214,7 @@ def run(worker: Worker) -> None:
             reason = str(error)
             raise
         finally:
-            # Whatever it is (the Kafka client can raise what is no exception), the process must not go on half alive.
+            # Whatever was raised (the Kafka client can raise a BaseException): no process without an engine.
             if reason:
                 abandon(reason)
 

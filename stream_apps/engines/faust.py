@@ -1,4 +1,4 @@
-"""Runs the pipeline on Faust: Faust is the group's member, fetches, and supervises; batches go to the pipeline.
+"""Runs the pipeline on Faust: Faust joins the group, fetches and supervises; the pipeline processes the batches.
 
 Why Faust used to idle (66,000 quotes took 97 s for 15 s of CPU time):
 
@@ -147,7 +147,7 @@ class Engine:
     # -- the loop
 
     async def work(self) -> None:
-        """Step and commit what arrives, for ever."""
+        """Step and commit what arrives, until cancelled."""
         assignment = self._assignment
         measured = 0.0
         while True:
@@ -178,13 +178,13 @@ class Engine:
         await self.drain(self._worker.settings.session_seconds / 2)
 
     async def drain(self, limit_s: float) -> None:
-        """Commit and checkpoint what was stepped, for so long at most, and let go of every partition."""
+        """Commit and checkpoint what was stepped, within a time limit, and release every partition."""
         deadline = time.monotonic() + limit_s
         self._assignment.drain()
         self._wake.set()
         while not self._assignment.is_drained:
             if time.monotonic() > deadline:
-                _log.warning("partitions given away before everything was checkpointed")
+                _log.warning("partitions released before everything was checkpointed")
                 break
             self._assignment.work()
             await asyncio.sleep(0.001)
@@ -198,7 +198,7 @@ class Engine:
             async with asyncio.timeout(max(1.0, limit_s - (time.monotonic() - began))):
                 await self.app.stop()
         except TimeoutError:
-            _log.warning("left the group without an answer")
+            _log.warning("left the group without a response")
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
@@ -218,7 +218,7 @@ async def run(worker: Worker) -> None:
         await engine.stop(worker.settings.drain_seconds)
         work.cancel()
         crash.cancel()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the process must not go on half alive
+    except Exception as error:  # noqa: BLE001 - whatever it is, the process must not keep running without its engine
         _log.exception("engine failed")
         abandon(str(error))
     _log.info("drained")

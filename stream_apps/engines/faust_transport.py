@@ -1,6 +1,6 @@
 """A Faust transport that reads committed records in batches, without Faust's steps for each message.
 
-Faust's own driver for Kafka waits where it need not, and cannot be set up otherwise: `stream_apps.engines.faust` says
+Faust's own driver for Kafka waits unnecessarily, which no setting changes: `stream_apps.engines.faust` says
 what that cost. A transport is Faust's public place for another driver. This one is Faust's `Consumer` over
 `aiokafka.AIOKafkaConsumer`, on the event loop of the application, and a `Fetcher` that passes on whole batches.
 """
@@ -84,7 +84,7 @@ class Consumer(FaustConsumer):
             partition_assignment_strategy=[RangePartitionAssignor],
             isolation_level="read_committed",
             enable_auto_commit=False,
-            # An offset that Kafka does not have is for `Recovery.locate` to judge, not for a silent jump.
+            # An offset that Kafka does not have is handled by `Recovery.locate`, not by a silent jump.
             auto_offset_reset="none",
             fetch_max_wait_ms=FETCH_WAIT_MS,
             max_partition_fetch_bytes=FETCH_BYTES,
@@ -94,7 +94,7 @@ class Consumer(FaustConsumer):
             request_timeout_ms=max(20_000, session_ms),
             heartbeat_interval_ms=1_000,
             retry_backoff_ms=50,
-            # A topic that was made again is noticed within this time.
+            # A re-created topic is noticed within this time.
             metadata_max_age_ms=5_000,
         )
         await self._client.start()
@@ -162,7 +162,7 @@ class Consumer(FaustConsumer):
         fetched: Batch = await self._client.getmany(*wanted, timeout_ms=int(wait * 1_000), max_records=FETCH_RECORDS)
         return fetched
 
-    # -- what Faust asks of a driver
+    # -- Faust's interface of a driver
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Join the group."""

@@ -1,8 +1,8 @@
-"""One partition number on one worker: its pipeline, its transactions, and the records that wait, whatever engine.
+"""One partition number on one worker: its pipeline, its transactions and its waiting records, for any engine.
 
-Theory of operation. The engine's one thread calls `offer` with records and `work` again and again. What takes long (to
+Theory of operation. The engine's one thread calls `offer` with records, and `work` repeatedly. What takes long (to
 open the producer, to rebuild the pipeline, to commit) is done by another thread, one job at a time, while other
-partitions go on; `work` looks whether it is done.
+partitions continue; `work` checks whether it is done.
 
     opening ──> running <──> committing          any failure ──> pausing ──> opening
 
@@ -37,7 +37,7 @@ IDLE_SECONDS = 0.5
 
 _BACKOFF_SECONDS = 0.5
 _BACKOFF_SECONDS_MAX = 5.0
-# A fenced producer: let the group say first whether the partition is still ours.
+# After a fenced producer: the group shall show first whether the partition is still ours.
 _FENCED_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
@@ -97,7 +97,7 @@ class Partition:
         self._job.add_done_callback(lambda _: self._on_done())
 
     def _open(self) -> None:
-        """Open the producer, find out where to go on, and rebuild the pipeline."""
+        """Open the producer, find out where to resume, and rebuild the pipeline."""
         self.phase, self.why = "opening", "recovering"
         self._submit(self._opened)
 
@@ -192,7 +192,7 @@ class Partition:
             observe_hop("produced_to_published", batch.t_produced, time.time_ns())
 
     def _fail(self, error: TickstreamError) -> None:
-        """Throw everything away and try again after a while."""
+        """Discard everything and try again after a while."""
         self.failures += 1
         pause = min(_BACKOFF_SECONDS_MAX, _BACKOFF_SECONDS * 2 ** min(self.failures - 1, 6))
         if isinstance(error, Failed) and error.is_fenced:
@@ -280,13 +280,13 @@ class Partition:
         return self.pipeline is None or (self.phase == "running" and self.pipeline.is_clean)
 
     def restart(self, why: str) -> None:
-        """Throw everything away and recover, as after a failure."""
+        """Discard everything and recover, as after a failure."""
         if self.phase in {"running", "committing"}:
             self._abandoned()
             self._fail(Unavailable(why))
 
     def close(self) -> None:
-        """Let go of the partition. What was not committed is stepped again by the next owner."""
+        """Release the partition. What was not committed is stepped again by the next owner."""
         self._abandoned()
         self._close()
         self.phase = "closed"

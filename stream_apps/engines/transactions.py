@@ -1,4 +1,4 @@
-"""One partition's transactional producer: a batch is in Kafka whole or not at all, and only by the partition's owner.
+"""One partition's transactional producer: a batch is written atomically, and only by the partition's owner.
 
 Theory of operation.
 
@@ -13,7 +13,7 @@ Theory of operation.
    trouble during a transaction, the producer is replaced before the next one (`is_doubtful`): its id gets a new epoch,
    and the broker refuses what comes late.
 5. For the same reason no call is made twice. A request for offsets that timed out, and came to the broker after the
-   second one and the commit, would leave outputs committed and offsets pending: a transaction torn in two. So the
+   second one and the commit, would leave outputs committed and offsets pending: a partly committed transaction. So the
    limits are longer than any pause that is expected, a call that exceeds one is a failure, and a transaction whose
    connection had trouble before its commit is not committed.
 """
@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Failed(TickstreamError):  # noqa: N818 - named for what happened
-    """A transaction failed, or its outcome is unknown: close this producer, recover, and go on with a new one.
+    """A transaction failed, or its outcome is unknown: close this producer, recover, and continue with a new one.
 
     `is_fenced` says that another worker has the partition, or that the group no longer knows this one.
     """
@@ -50,8 +50,8 @@ class Failed(TickstreamError):  # noqa: N818 - named for what happened
         super().__init__(detail)
 
 
-class _Comments:
-    """Passes the client's comments on, and counts those on requests that may have been lost on their way.
+class _ClientLog:
+    """Passes the client's log messages on, and counts those about requests that may have been lost on their way.
 
     librdkafka repeats such requests by itself, and reports them nowhere else.
     """
@@ -60,7 +60,7 @@ class _Comments:
         self.losses = 0
 
     def log(self, level: int, form: str, *args: str) -> None:
-        """Take one comment: the facility, the client's name and the text."""
+        """Take one message: the facility, the client's name and the text."""
         facility, _, text = args
         if facility == "REQTMOUT" or (facility == "FAIL" and "in state UP" in text):
             self.losses += 1
@@ -77,7 +77,7 @@ class Transactions:
         """
         self.partition = partition
         self._errors = 0
-        self._comments = _Comments()
+        self._client_log = _ClientLog()
         self._trouble_before = 0
         config = producer_config(settings, f"tickstream-pipeline-{partition}")
         config.pop("message.timeout.ms")  # a transaction's own time limit takes its place
@@ -93,7 +93,7 @@ class Transactions:
             "retry.backoff.ms": 5,
             "retry.backoff.max.ms": 100,
             "error_cb": self._erred,
-            "logger": self._comments,
+            "logger": self._client_log,
         }
         try:
             self._producer = Producer(config)
@@ -113,7 +113,7 @@ class Transactions:
 
     @property
     def _trouble(self) -> int:
-        return self._errors + self._comments.losses
+        return self._errors + self._client_log.losses
 
     def begin(self, batch: Batch) -> None:
         """Open a transaction and hand the batch's outputs to the client, in order.
@@ -150,7 +150,7 @@ class Transactions:
             raise _failed(step, error) from error
 
     def close(self) -> None:
-        """Give up: what is open is ended by the next producer of this id, or by Kafka after its time limit."""
+        """Close it: the next producer of this id aborts an open transaction, or Kafka does after its time limit."""
         self._producer.purge()
         self._poll()
 

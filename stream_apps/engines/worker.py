@@ -152,7 +152,7 @@ class Worker:
                 "have the same; see `tickstream topics plan`"
             )
 
-    # -- what people and machines see
+    # -- metrics and readiness
 
     def export(self, partitions: Iterable[Partition], unusable: str) -> None:
         """Bring the metrics and the readiness up to date with the partitions of this worker.

@@ -332,7 +332,7 @@ def test_a_worker_that_was_assigned_less_than_all_topics_joins_again(lab: Any, e
     lab.send_trades(range(60))
     lab.await_written("md.trades", 60)
     name = lab.physical(INPUT_TOPIC)
-    noticed = {"faust": "joining the group again", "direct": "Kafka does not say where partition"}[engine]
+    noticed = {"faust": "joining the group again", "direct": "Kafka does not return the committed offset"}[engine]
     admin.delete_topics([name])[name].result(10)
     wait_for("the loss of the topic to be noticed", lambda: noticed in worker.log.read_text(), 60)
     worker.kill()

@@ -27,7 +27,7 @@ def make(patch: pytest.MonkeyPatch) -> tuple[Clock, Readiness, Dependent]:
     clock = Clock()
     patch.setattr(health, "time", clock)
     readiness = Readiness(DATABASE, REGISTRY)
-    registry = Dependent(readiness, REGISTRY, rests_on=DATABASE)
+    registry = Dependent(readiness, REGISTRY, needs=DATABASE)
     readiness.up(DATABASE)
     registry.up()
     return clock, readiness, registry
