@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
@@ -88,7 +89,10 @@ class Reader:
         if not partitions:
             return {}, {}
         asked = self._admin.list_offsets(dict.fromkeys(partitions, LATEST), request_timeout=TIMEOUT_SECONDS)
-        end_of = {(p.topic, p.partition): future.result().offset for p, future in asked.items()}
+        end_of = {}
+        for partition, future in asked.items():
+            with suppress(KafkaException):  # its topic was deleted meanwhile
+                end_of[partition.topic, partition.partition] = future.result().offset
         ends: dict[str, int] = defaultdict(int)
         for (topic, _), offset in end_of.items():
             ends[topic] += offset

@@ -225,8 +225,9 @@ class Gate:
         with contextlib.suppress(OSError):  # the listener was closed
             while True:
                 client, _ = listener.accept()
+                self._sockets.append(client)
                 server = socket.create_connection(self._target)
-                self._sockets += [client, server]
+                self._sockets.append(server)
                 for source, sink in ((client, server), (server, client)):
                     threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 

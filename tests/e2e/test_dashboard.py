@@ -11,7 +11,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +225,8 @@ class Cable:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self._cut = False
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._threads: list[threading.Thread] = []
+        self._accepting = self._start(self._accept)
 
     @property
     def url(self) -> str:
@@ -244,9 +245,20 @@ class Cable:
         self._cut = False
 
     def close(self) -> None:
-        """End for good."""
+        """End for good, with every socket closed."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(10)
         self.cut()
-        self._listener.close()
+        for thread in self._threads:
+            thread.join(10)
+        for each in [self._listener, *self._open]:
+            each.close()
+
+    def _start(self, work: Callable[..., None], *args: Any) -> threading.Thread:
+        thread = threading.Thread(target=work, args=args, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+        return thread
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -258,7 +270,7 @@ class Cable:
                 far = socket.create_connection(self._target)
                 self._open += [near, far]
                 for ends in ((near, far), (far, near)):
-                    threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+                    self._start(self._pass_on, *ends)
 
     @staticmethod
     def _pass_on(source: socket.socket, target: socket.socket) -> None:

@@ -54,10 +54,11 @@ class Gate:
         while not self._closing:
             try:
                 client, _ = self._listener.accept()
+                self._sockets.append(client)
                 service = socket.create_connection(self._service)
             except OSError:
                 return
-            self._sockets += [client, service]
+            self._sockets.append(service)
             self._start(self._pass_on, client, service)
             self._start(self._pass_on, service, client)
 

@@ -70,12 +70,13 @@ class Proxy:
         while True:
             try:
                 client, _ = self._listener.accept()
+                self._sockets.append(client)
                 kafka = socket.create_connection(self._kafka)
             except OSError:
                 return
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             kafka.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._sockets += [client, kafka]
+            self._sockets.append(kafka)
             held: dict[bytes, Fault] = {}
             self._start(self._requests, client, kafka, held)
             self._start(self._answers, client, kafka, held)
