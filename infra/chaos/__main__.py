@@ -89,9 +89,7 @@ def _parse(arguments: list[str] | None) -> tuple[Options, bool]:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--engine", choices=("faust", "direct"), default="faust", help="stream engine (default: faust)"
-    )
+    parser.add_argument("--engine", choices=("faust", "direct"), default="faust", help="stream engine (default: faust)")
     parser.add_argument("--seed", type=int, help="seed of the schedule (default: the time; the result names it)")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long faults happen (default: 60)")
     parser.add_argument("--workers", type=int, default=2, help="stream workers (default: 2)")
