@@ -129,7 +129,7 @@ async def known_symbols(api: str) -> list[str]:
     raise StackError(f"the API knew no symbol within {FIRST_MESSAGE_S:.0f} s")
 
 
-async def measure(known: State, seconds: float, runs: int) -> dict[str, Any]:
+async def measure(known: State, seconds: float, runs: int, warm: float) -> dict[str, Any]:
     """Listen for several runs and return each one's figures: the client's ages, the services' hops, and the load."""
     api = f"127.0.0.1:{known.endpoints['port_api']}"
     symbols = await known_symbols(api)
@@ -147,6 +147,7 @@ async def measure(known: State, seconds: float, runs: int) -> dict[str, Any]:
             raise StackError(f"no book update reached the client within {FIRST_MESSAGE_S:.0f} s")
         await asyncio.sleep(WARM_UP_S)
         running = processes(known)
+        await asyncio.sleep(warm)
         for _ in range(runs):
             client.received.clear()
             await asyncio.to_thread(reader.read)
@@ -236,6 +237,7 @@ def main(
     *,
     seconds: Annotated[float, typer.Option(min=1, max=600, help="How long each run measures.")] = 20.0,
     runs: Annotated[int, typer.Option(min=1, max=20, help="Runs, of which every figure is the median.")] = 3,
+    warm: Annotated[float, typer.Option(min=0, help="Seconds before, for Kafka's JVM to compile itself.")] = 60.0,
     rate: Annotated[float, typer.Option(min=1, max=100_000, help="Orders a second at the exchange.")] = 500.0,
     products: Annotated[str, typer.Option(help="Products of a platform of its own, by comma.")] = "BTC-USD,ETH-USD",
 ) -> None:
@@ -250,7 +252,7 @@ def main(
                 print("measuring the running platform")
             source = context.enter_context(exchange_settings(known, rate))
             print(f"\n{machine_text()}")
-            result = asyncio.run(measure(known, seconds, runs))
+            result = asyncio.run(measure(known, seconds, runs, warm))
             medians = summary(result["runs"])
             print_result(source, result, medians)
             print(json.dumps({"bench": "latency", **machine(), "rate": rate, "runs": runs, **medians}))
