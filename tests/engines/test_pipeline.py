@@ -90,7 +90,7 @@ class Log:
         self.chains = make_chains(counting.make_operators())
         pipeline = Pipeline(0, self.chains, starts, self.shell, cadence=self.cadence, excluded=self.excluded)
         for checkpoint in self._checkpoints(mark.checkpoints_since_ms if mark else 0):
-            kinds = {"counting": counting.Count, RUNS: Runs}
+            kinds: dict[str, type[msgspec.Struct]] = {"counting": counting.Count, RUNS: Runs}
             states = {name: unpack_state(packed, kinds[name]) for name, packed in checkpoint.states.items()}
             restored = Restored(offset=checkpoint.offset, states=states, saved_ms=checkpoint.ts_recv // 1_000_000)
             pipeline.restore(TOPIC, f"{checkpoint.venue}:{checkpoint.symbol}", restored)
