@@ -45,7 +45,7 @@ class OutputHeaders:
     ) -> None:
         """Take a record's headers, offset and Kafka's timestamp; `now` is UTC nanoseconds.
 
-        `about` is part of the outputs' ids: it tells the outputs of one record apart that come in several turns.
+        `about` is part of the outputs' ids, which must differ where one record has outputs of several calls.
         """
         found = dict(headers or ())
         value = found.get(HOPS)

@@ -15,7 +15,7 @@ import zstandard
 _PACKED_BYTES = 8 * 1024
 _READ_BYTES = 1 << 20
 
-_GZIP_WINDOW = 16 + zlib.MAX_WBITS  # tells zlib to expect a gzip header
+_GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib then expects a gzip header
 _KINDS: dict[bytes, Callable[[], Any]] = {
     b"\x28\xb5\x2f\xfd": lambda: zstandard.ZstdDecompressor().decompressobj(),
     b"\x1f\x8b\x08": lambda: zlib.decompressobj(_GZIP_WINDOW),

@@ -33,7 +33,7 @@ import structlog
 from marketdata import topics
 from marketdata.clock import MILLISECOND_NS
 from marketdata.commit import Mark
-from marketdata.errors import CodecError, TickstreamError, Unavailable
+from marketdata.errors import CodecError, TickstreamError
 from marketdata.events import ALL_SYMBOLS, AnyEvent, Checkpoint, DeadLetter
 from marketdata.headers import HOPS, Hops, Position, cloudevent
 from marketdata.operator import Lost, Operator
@@ -279,8 +279,6 @@ class Pipeline:
             return
         try:
             event = self._shell.decode(record.value or b"")
-        except Unavailable:
-            raise
         except CodecError as error:
             self._skip_to(entry, record, publish=publish)
             self._undecodable(entry, record, error, start, publish=publish)

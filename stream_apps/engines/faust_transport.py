@@ -132,7 +132,7 @@ class Consumer(FaustConsumer):
         )
 
     def rejoin(self) -> None:
-        """Join the group again, so that it assigns anew."""
+        """Join the group again, so that it assigns the partitions again."""
         self._coordinator.request_rejoin()
 
     def read(self, offsets: Mapping[tuple[str, int], int]) -> None:

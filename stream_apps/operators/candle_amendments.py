@@ -3,7 +3,7 @@
 1. Volumes and counts stay exact in every candle of the trade. Prices stay exact when the trade set none of them.
    Otherwise a minute is recomputed from its remembered trades, and a longer candle from its minutes. If some of those
    are no longer available, the candle becomes invalid with reason `amended`.
-2. We cannot tell which candles contain an evicted trade. So an amendment of an unknown trade makes every candle with
+2. It is unknown which candles contain an evicted trade. So an amendment of an unknown trade makes every candle with
    trades up to the newest evicted one `amended`, and becomes a dead letter. A complete repair does not help, because it
    only adds trades. If no trade was evicted, the original has not arrived yet: the amendment waits for it.
 """

@@ -45,6 +45,7 @@ class Proxy:
         # Kafka's error codes for requests that came late.
         self.late_codes: list[int] = []
         self._late: list[tuple[bytes, socket.socket]] = []
+        self._late_done = threading.Event()
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -105,12 +106,13 @@ class Proxy:
                     # Size, number, throttle time, error code: librdkafka ends transactions by version 1.
                     self.late_codes.append(int.from_bytes(frame[12:14], "big", signed=True))
                     self._late.clear()
+                    self._late_done.set()
                     break
                 fault = held.pop(frame[4:8], "none")
                 if fault == "lost answer":
                     break
                 if fault == "slow answer":
-                    time.sleep(SLOW_SECONDS)
+                    time.sleep(SLOW_SECONDS)  # the fault itself, not a wait for something
                 client.sendall(frame.replace(self._theirs, self._ours))
         _shut(client)
         _shut(kafka)
@@ -121,10 +123,9 @@ class Proxy:
         with self._lock:
             if kind == ADD_OFFSETS and self._late:
                 late, kafka = self._late[-1]
+                self._late_done.clear()
                 kafka.sendall(late)
-                deadline = time.monotonic() + 10
-                while self._late and time.monotonic() < deadline:
-                    time.sleep(0.001)
+                self._late_done.wait(10)
             if kind not in {INIT_PRODUCER_ID, END_TRANSACTION}:
                 return "none"
             fault: Fault = self.faults.popleft() if kind == END_TRANSACTION and self.faults else "none"

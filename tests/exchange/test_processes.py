@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import httpx
 import pytest
 
 from runtime.recordings import Recorded, write
+from tests.waiting import wait_for
 
 LIMIT_S = 90.0
 
@@ -51,15 +51,16 @@ def process(request: pytest.FixtureRequest, ports: dict[str, str], tmp_path: Pat
 def test_server_answers_and_ends_on_sigterm(process: subprocess.Popen[str], ports: dict[str, str]) -> None:
     """/healthz answers soon after the start, and SIGTERM ends the process with code 0."""
     url = f"http://127.0.0.1:{ports['TICKSTREAM_EXCHANGE_CONTROL_PORT']}/healthz"
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        try:
-            assert httpx.get(url, trust_env=False, timeout=5).json()["status"] == "alive"
-            break
-        except httpx.TransportError:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)  # the pause between two looks
+
+    def is_alive() -> bool:
+        if process.poll() is not None:
+            pytest.fail("the exchange has ended")
+        answer = httpx.get(url, trust_env=False, timeout=5).json()
+        if answer["status"] != "alive":
+            pytest.fail(f"an answer that is wrong: {answer}")
+        return True
+
+    wait_for("the exchange to answer", is_alive, LIMIT_S)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 
+import pytest
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from marketdata.codec import Codec
@@ -21,6 +22,7 @@ from producers.publisher import Publisher
 from runtime.health import Readiness
 from runtime.settings import CommonSettings
 from runtime.tracing import Tracing
+from tests.waiting import wait_for
 
 LIMIT_S = 60.0
 
@@ -105,11 +107,13 @@ class Process:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds."""
-        deadline = time.monotonic() + LIMIT_S
-        while not condition():
-            assert time.monotonic() < deadline, self.get("/readyz")
-            assert self.process.poll() is None, self.process.communicate()[1].decode()[-3000:]
-            time.sleep(0.05)
+
+        def holds() -> bool:
+            if self.process.poll() is not None:
+                pytest.fail(self.process.communicate()[1].decode()[-3000:])
+            return condition()
+
+        wait_for("a condition of the producer", holds, LIMIT_S)
 
 
 @contextmanager
