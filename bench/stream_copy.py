@@ -25,6 +25,7 @@ def main(brokers: str, source: str, target: str) -> None:
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
+            "fetch.queue.backoff.ms": 10,
         }
     )
     consumer.subscribe([source])
@@ -41,16 +42,18 @@ def main(brokers: str, source: str, target: str) -> None:
     )
     producer.init_transactions(30)
     while not stopped:
-        messages = [message for message in consumer.consume(BATCH, 0.05) if message.error() is None]
-        if not messages:
+        # Not `consume` with a time-out alone, which waits for that long where less than a batch is there.
+        first = consumer.poll(0.05)
+        if first is None:
             continue
+        messages = [message for message in [first, *consumer.consume(BATCH, 0.0)] if message.error() is None]
         producer.begin_transaction()
         offsets: dict[int, int] = {}
         for message in messages:
             partition, offset = message.partition(), message.offset()
             assert partition is not None
             assert offset is not None
-            producer.produce(target, message.value(), message.key(), partition)
+            producer.produce(target, message.value(), message.key(), partition, headers=message.headers())
             offsets[partition] = offset + 1
         positions = [TopicPartition(source, partition, offset) for partition, offset in offsets.items()]
         producer.send_offsets_to_transaction(positions, consumer.consumer_group_metadata())

@@ -5,20 +5,21 @@
 2. `rebuild` reads the checkpoints of the partition, and steps the records from the oldest one that is still needed up
    to the frontier, without publishing.
 
-Call both only after the partition's transactional producer was initialised: that ends whatever transaction the previous
-owner had open, so nothing that is read here can still change.
+A transaction that another worker has open could still change what is read here, so both wait for its end. If it holds
+offsets of this partition, the client repeats the request for them; a checkpoint that it holds is in the log, and
+committed records are read to the end of the log, whatever that end's fate.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from marketdata import topics
 from marketdata.clock import MILLISECOND_NS
@@ -39,6 +40,8 @@ READ_AT_ONCE = 1_000
 EXCLUDED_MAX = 1_000
 
 _RPC_SECONDS = 10.0
+# An offset that is part of an open transaction is waited for: as long as a worker that died leaves one open, and more.
+_UNDECIDED_SECONDS = 30.0
 
 _log = structlog.get_logger(__name__)
 
@@ -94,7 +97,8 @@ class Recovery:
         names = {name: topics.topic(name).physical(self._settings.topic_prefix) for name in INPUTS}
         try:
             wanted = [TopicPartition(physical, partition) for physical in names.values()]
-            committed = {each.topic: each for each in self._reader.committed(wanted, _RPC_SECONDS)}
+            committed = {each.topic: each for each in self._reader.committed(wanted, _UNDECIDED_SECONDS)}
+            _check(committed.values())
             described = self._admin.describe_topics(TopicCollection(list(names.values())), request_timeout=_RPC_SECONDS)
             ids = {physical: str(future.result(_RPC_SECONDS).topic_id) for physical, future in described.items()}
             logs = {
@@ -162,7 +166,7 @@ class Recovery:
                 end = located.starts[name].offset
                 pipeline.replay(physical, first, self._read(physical, located.partition, first, end))
                 replayed[name] = end - first
-        except KafkaException as error:
+        except (KafkaException, TimeoutError) as error:
             raise Unavailable(f"partition {located.partition} cannot be rebuilt: {error.args[0]}") from error
         _log.info(
             "rebuilt",
@@ -191,7 +195,8 @@ class Recovery:
     def _checkpoints(self, located: Located) -> dict[tuple[str, str], Checkpoint]:
         """Return the last checkpoint of each chain (logical input topic) and key."""
         topic, partition = topics.STATE.physical(self._settings.topic_prefix), located.partition
-        low, high = self._reader.get_watermark_offsets(TopicPartition(topic, partition), _RPC_SECONDS)
+        low, _ = self._reader.get_watermark_offsets(TopicPartition(topic, partition), _RPC_SECONDS)
+        high = self._end(topic, partition)
         since = TopicPartition(topic, partition, max(0, located.checkpoints_since_ms - CLOCK_SLACK_MS))
         first = self._reader.offsets_for_times([since], _RPC_SECONDS)[0]
         if first.error is not None:
@@ -212,6 +217,16 @@ class Recovery:
             if event.chain in located.starts:
                 checkpoints[event.chain, f"{event.venue}:{event.symbol}"] = event
         return checkpoints
+
+    def _end(self, topic: str, partition: int) -> int:
+        """Return the end of a log, behind all that is written, be it committed or not."""
+        asked = self._admin.list_offsets(
+            {TopicPartition(topic, partition): OffsetSpec.latest()},  # type: ignore[no-untyped-call]
+            isolation_level=IsolationLevel.READ_UNCOMMITTED,
+            request_timeout=_RPC_SECONDS,
+        )
+        found: int = next(iter(asked.values())).result(_RPC_SECONDS).offset
+        return found
 
     def _read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
         """Yield the committed records of [start, end)."""
@@ -235,6 +250,13 @@ class Recovery:
                     raise Unavailable(f"{topic}/{partition} could not be read from {start} to {end}")
         finally:
             self._reader.unassign()
+
+
+def _check(committed: Iterable[TopicPartition]) -> None:
+    """Raise KafkaException for an offset that Kafka did not return."""
+    for each in committed:
+        if each.error is not None:
+            raise KafkaException(each.error)
 
 
 def _passed(message: Any) -> int:

@@ -35,6 +35,8 @@ replica.fetch.max.bytes={bytes_max}
 offsets.topic.replication.factor=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
+# A worker that died leaves its transaction open until its time limit; the default looks for those every 10 s only.
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 # One machine: few partitions for the internal topics start and stop faster.

@@ -69,6 +69,7 @@ class Engine:
         self._assignment = Assignment(
             worker,
             self._executor,
+            loop.create_task,
             on_moved=self._moved,
             on_done=lambda: self._call_soon(loop),
         )
@@ -154,12 +155,13 @@ class Engine:
             self._wake.clear()
             for partition in list(assignment.partitions.values()):
                 partition.work()
+                assignment.commit()
                 await asyncio.sleep(0)
             self._throttle()
             if time.monotonic() - measured >= _MEASURE_SECONDS:
                 measured = time.monotonic()
                 assignment.measure(lambda topic, number: self._consumer.highwater(TP(topic, number)))
-            is_due = any(each.waiting and not each.is_busy for each in assignment.partitions.values())
+            is_due = assignment.is_due
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WAIT_BUSY_SECONDS if is_due else _WAIT_SECONDS):
                     await self._wake.wait()
@@ -170,7 +172,7 @@ class Engine:
         if self._worker.stop.is_set():
             return  # to open a partition would fence whoever gets it next
         assigned: set[TP] = args[0]
-        is_whole = self._assignment.open([(tp.topic, tp.partition) for tp in assigned], self._consumer.group_metadata())
+        is_whole = self._assignment.open([(tp.topic, tp.partition) for tp in assigned], self._consumer.member())
         if not is_whole:
             asyncio.get_running_loop().call_later(REJOIN_SECONDS, self._consumer.rejoin)
 
@@ -200,6 +202,9 @@ class Engine:
         except TimeoutError:
             _log.warning("left the group without a response")
         self._executor.shutdown(wait=False, cancel_futures=True)
+        closing = self._assignment.end()
+        if isinstance(closing, asyncio.Task):
+            await closing
 
 
 async def run(worker: Worker) -> None:
