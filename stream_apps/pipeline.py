@@ -442,7 +442,9 @@ class Pipeline:
         inputs, self._stepped = self._stepped, 0
         size, self._bytes = self._bytes, 0
         now_ms = self._shell.clock() // MILLISECOND_NS
-        outputs += self._checkpoints(now_ms, everything=everything or self._save_all)
+        checkpoints = self._checkpoints(now_ms, everything=everything or self._save_all)
+        size += sum(len(checkpoint.value or b"") for checkpoint in checkpoints)
+        outputs += checkpoints
         self._save_all = self._save_all and not self.is_clean
         offsets = {}
         for name, entry in self._inputs.items():

@@ -167,7 +167,7 @@ class Recovery:
                 pipeline.replay(physical, first, self._read(physical, located.partition, first, end))
                 replayed[name] = end - first
         except (KafkaException, TimeoutError) as error:
-            raise Unavailable(f"partition {located.partition} cannot be rebuilt: {error.args[0]}") from error
+            raise Unavailable(f"partition {located.partition} cannot be rebuilt: {error!r}") from error
         _log.info(
             "rebuilt",
             partition=located.partition,
@@ -196,12 +196,10 @@ class Recovery:
         """Return the last checkpoint of each chain (logical input topic) and key."""
         topic, partition = topics.STATE.physical(self._settings.topic_prefix), located.partition
         low, _ = self._reader.get_watermark_offsets(TopicPartition(topic, partition), _RPC_SECONDS)
-        high = self._end(topic, partition)
-        since = TopicPartition(topic, partition, max(0, located.checkpoints_since_ms - CLOCK_SLACK_MS))
-        first = self._reader.offsets_for_times([since], _RPC_SECONDS)[0]
-        if first.error is not None:
-            raise KafkaException(first.error)
-        start = high if first.offset < 0 else max(low, first.offset)
+        high = self._offset(topic, partition, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        since_ms = max(0, located.checkpoints_since_ms - CLOCK_SLACK_MS)
+        first = self._offset(topic, partition, OffsetSpec.for_timestamp(since_ms))
+        start = high if first < 0 else max(low, first)
         found: dict[bytes, bytes] = {}
         for record in self._read(topic, partition, start, high):
             if record.key is None:
@@ -218,14 +216,14 @@ class Recovery:
                 checkpoints[event.chain, f"{event.venue}:{event.symbol}"] = event
         return checkpoints
 
-    def _end(self, topic: str, partition: int) -> int:
-        """Return the end of a log, behind all that is written, be it committed or not."""
+    def _offset(self, topic: str, partition: int, at: OffsetSpec) -> int:
+        """Return an offset of a log as if all that is written were committed, -1 where there is none."""
         asked = self._admin.list_offsets(
-            {TopicPartition(topic, partition): OffsetSpec.latest()},  # type: ignore[no-untyped-call]
+            {TopicPartition(topic, partition): at},
             isolation_level=IsolationLevel.READ_UNCOMMITTED,
             request_timeout=_RPC_SECONDS,
         )
-        found: int = next(iter(asked.values())).result(_RPC_SECONDS).offset
+        found: int = next(iter(asked.values())).result(_RPC_SECONDS + 1).offset
         return found
 
     def _read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:

@@ -70,7 +70,10 @@ class Assignment:
         numbers = sorted({number for _, number in pairs})
         missing = [f"{topic}/{n}" for topic in self._worker.topics for n in numbers if (topic, n) not in pairs]
         self._unusable = f"the group did not assign {', '.join(missing)}" if missing else ""
-        if missing:
+        if member.generation < 0:
+            # Kafka would take any offsets from such a member.
+            self._unusable = "the group has ended the membership meanwhile"
+        if self._unusable:
             _log.warning("joining the group again", reason=self._unusable)
             return False
         _log.info("assigned", partitions=numbers)
@@ -127,7 +130,9 @@ class Assignment:
     @property
     def is_due(self) -> bool:
         """Whether something waits for its time only."""
-        return not self._committer.is_busy and any(each.has_work for each in self.partitions.values())
+        return not (self._committer.is_busy or self._committer.why) and any(
+            each.has_work for each in self.partitions.values()
+        )
 
     def throttle(self) -> None:
         """Bring `full` up to date."""
@@ -193,7 +198,7 @@ class Assignment:
 
         `end` returns the end of a topic's partition; what is less than the offset to take next is not known yet.
         """
-        self._worker.export(self.partitions.values(), self._unusable)
+        self._worker.export(self.partitions.values(), self._unusable, self._committer.why)
         for (topic, number), offset in self.next.items():
             waiting = len(self.partitions[number].waiting)
             self._worker.show_lag(topic, number, max(0, end(topic, number) - offset) + waiting)

@@ -62,6 +62,8 @@ class Committer:
         self._transactions: Transactions | None = None
         self._job: Job | None = None
         self._writing: dict[int, tuple[Partition, Batch]] = {}
+        # Kept until they have ended, as a loop keeps only weak references.
+        self._closing: set[Job] = set()
         self._failures = 0
         self._at = 0.0
         self._retry_at = 0.0
@@ -94,14 +96,19 @@ class Committer:
 
     def _write(self, transactions: Transactions, partitions: Iterable[Partition], member: Member) -> None:
         size = 0
-        # Those that had no room in the last transaction come first.
+        # Those that had no room in the last transaction come first. One that has failed comes alone until it succeeds:
+        # what cannot be written must not take others with it.
         for partition in sorted(partitions, key=lambda each: each.batch_at):
             if size >= BATCH_BYTES:
                 break
+            if partition.failures and self._writing:
+                continue
             batch = partition.batch()
             if batch is not None:
                 self._writing[partition.number] = (partition, batch)
                 size += batch.size
+                if partition.failures:
+                    break
         if self._writing:
             self._at = time.monotonic()
             batches = {number: batch for number, (_, batch) in self._writing.items()}
@@ -133,5 +140,10 @@ class Committer:
 
     def close(self) -> Job | None:
         """Close the producers, if there are any."""
-        transactions, self._transactions = self._transactions, None
-        return None if transactions is None else self._start(transactions.close())
+        if self._transactions is None:
+            return None
+        job = self._start(self._transactions.close())
+        self._transactions = None
+        self._closing.add(job)
+        job.add_done_callback(self._closing.discard)
+        return job

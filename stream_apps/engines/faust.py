@@ -42,6 +42,7 @@ _WAIT_SECONDS = 0.1
 # While a partition has records but must not commit yet, or waits to recover, there is more to do soon.
 _WAIT_BUSY_SECONDS = 0.001
 _MEASURE_SECONDS = 1.0
+_CLOSE_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -170,7 +171,7 @@ class Engine:
 
     async def _on_assigned(self, _app: Any, /, *args: Any, signal: Any, **_kwargs: Any) -> None:  # noqa: ARG002
         if self._worker.stop.is_set():
-            return  # to open a partition would fence whoever gets it next
+            return  # another worker gets them in a moment
         assigned: set[TP] = args[0]
         is_whole = self._assignment.open([(tp.topic, tp.partition) for tp in assigned], self._consumer.member())
         if not is_whole:
@@ -204,7 +205,8 @@ class Engine:
         self._executor.shutdown(wait=False, cancel_futures=True)
         closing = self._assignment.end()
         if isinstance(closing, asyncio.Task):
-            await closing
+            # Not longer: what Kafka has not taken by now is not committed.
+            await asyncio.wait([closing], timeout=_CLOSE_SECONDS)
 
 
 async def run(worker: Worker) -> None:

@@ -68,10 +68,11 @@ class Partition:
         self.waiting: deque[Record] = deque()
         self.waiting_bytes = 0
         self.pipeline: Pipeline | None = None
+        # Failures since the last batch was committed, and recoveries in all.
         self.failures = 0
+        self.recoveries = 0
         self.committed_inputs = 0
         self.committed_outputs = 0
-        self.why = "opening"
         # When its last batch was taken, seconds of the monotonic clock.
         self.batch_at = 0.0
         self._settings = settings
@@ -86,13 +87,20 @@ class Partition:
         self._batch: Batch | None = None
         self._retry_at = 0.0
         self._draining = False
+        # What failed, until a batch is committed; and what a record waits for.
+        self._failed = ""
+        self._stalled = ""
+
+    @property
+    def why(self) -> str:
+        """Why nothing is committed, empty while all is well."""
+        return self._stalled or self._failed or ("" if self.phase == "running" else "recovering")
 
     # -- recovery
 
     def _open(self) -> None:
         """Find out where to resume, and rebuild the pipeline, once nothing of it can change any more."""
         if self._may_recover(self.number):
-            self.why = "recovering"
             self._job = self._executor.submit(self._opened)
             self._job.add_done_callback(lambda _: self._on_done())
 
@@ -122,7 +130,7 @@ class Partition:
 
     def offer(self, records: Iterable[Record]) -> None:
         """Take records, in order; they wait until the pipeline can step them."""
-        if self.phase == "running":
+        if self.phase == "running" and not self._draining:
             for record in records:
                 self.waiting.append(record)
                 self.waiting_bytes += len(record.value or b"")
@@ -159,21 +167,22 @@ class Partition:
         except TickstreamError as error:
             self.fail(error)
             return
-        self.phase, self.why, self.failures = "running", "", 0
+        self.phase = "running"
         self._on_located(self.number, located.offsets(self._settings.topic_prefix))
 
     def _step(self, now: float) -> None:
         """Step what waits, as much as one batch may hold."""
         pipeline, waiting = self.pipeline, self.waiting
         assert pipeline is not None  # noqa: S101 - so it is while running
-        self.why = ""
+        self._stalled = ""
         try:
             while waiting and not pipeline.is_full:
                 pipeline.step(waiting[0])
                 self.waiting_bytes -= len(waiting.popleft().value or b"")
         except Unavailable as error:  # the registry: step again what waits, and commit what was stepped
-            self.why = str(error)
-            self._retry_at = now + _BACKOFF_SECONDS
+            self._stalled = str(error)
+            # A registry that hangs must not take most of the thread's time from the other partitions.
+            self._retry_at = time.monotonic() + max(_BACKOFF_SECONDS, 4 * (time.monotonic() - now))
             _log.warning("waiting", partition=self.number, reason=str(error))
         except Excluded as error:
             self._exclude(error)
@@ -185,6 +194,7 @@ class Partition:
             return
         self._job = None
         self.failures += 1
+        self.recoveries += 1
         pause = min(_BACKOFF_SECONDS_MAX, _BACKOFF_SECONDS * 2 ** min(self.failures - 1, 6))
         if isinstance(error, Failed) and error.is_fenced:
             pause = max(pause, _FENCED_SECONDS)
@@ -192,7 +202,7 @@ class Partition:
             pause = 0.0
         _log.warning("recovering", partition=self.number, reason=str(error), pause_s=pause)
         self._discard()
-        self.phase, self.why = "pausing", str(error)
+        self.phase, self._failed, self._stalled = "pausing", str(error) or type(error).__name__, ""
         self._retry_at = time.monotonic() + pause
 
     def _discard(self) -> None:
@@ -223,6 +233,7 @@ class Partition:
         """Count a batch that was committed."""
         if batch is self._batch:
             self._batch = None
+            self.failures, self._failed = 0, ""
         self.committed_inputs += batch.inputs
         self.committed_outputs += len(batch.outputs)
         if batch.t_produced:
@@ -244,7 +255,7 @@ class Partition:
     @property
     def has_work(self) -> bool:
         """Whether there is something to step or to commit."""
-        return bool(self.waiting) or (self.pipeline is not None and self.pipeline.has_outputs)
+        return bool(self.waiting and not self._stalled) or (self.pipeline is not None and self.pipeline.has_outputs)
 
     def restart(self, why: str) -> None:
         """Discard everything and recover, as after a failure."""

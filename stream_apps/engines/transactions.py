@@ -10,7 +10,8 @@ Theory of operation.
    the transactions that it left open. What a worker without a name, or one that does not come back, left open ends
    after `TRANSACTION_SECONDS`.
 3. A transaction whose outcome is not known, or that failed in any way, is the end of the producers (`Failed`): the
-   worker opens new ones, and its partitions find out by the committed offsets what happened. No request is repeated.
+   worker opens new ones, and its partitions find out by the committed offsets what happened. Only records that Kafka
+   has refused for the moment are sent again: it knows them by their numbers.
 4. Kafka's second transaction protocol is needed (`transaction.version` 2, KIP-890): each transaction has an epoch of
    its own, so a request that comes late is refused, where the older protocol would apply it to the next transaction
    and lose or tear that (https://cwiki.apache.org/confluence/x/B4nGDQ). No Kafka client for Python speaks it, so the
@@ -51,8 +52,10 @@ from stream_apps.settings import GROUP, StreamSettings
 # A worker that dies leaves its transaction open for this long when nobody of its name comes back.
 TRANSACTION_SECONDS = 10
 INIT_SECONDS = 10.0
-# The limit of one request: longer than any pause that is expected.
-COMMIT_SECONDS = 30.0
+# The limit of one request. Kafka ends the transaction before, so a later answer is of no use.
+COMMIT_SECONDS = TRANSACTION_SECONDS + 2.0
+# Records that Kafka refuses for the moment are sent again for this long.
+AGAIN_SECONDS = 2.0
 # A record batch is closed at this size before compression; a larger record is a batch by itself.
 RECORD_BATCH_BYTES = 1024 * 1024
 # Below this size compression costs the broker and every reader more than it saves.
@@ -62,12 +65,14 @@ _FEATURE = "transaction.version"
 _FEATURE_LEVEL = 2
 _ALL_REPLICAS = -1
 _RETRY_SECONDS = 0.02
+_RETRY_SECONDS_MAX = 0.25
 _NOT_YET = {
     Code.CONCURRENT_TRANSACTIONS,
     Code.COORDINATOR_LOAD_IN_PROGRESS,
     Code.COORDINATOR_NOT_AVAILABLE,
     Code.NOT_COORDINATOR,
 }
+_AGAIN = {Code.CONCURRENT_TRANSACTIONS, Code.NOT_ENOUGH_REPLICAS, Code.COORDINATOR_LOAD_IN_PROGRESS}
 _FENCED = {
     Code.INVALID_PRODUCER_EPOCH,
     Code.PRODUCER_FENCED,
@@ -158,15 +163,19 @@ class Transactions:
         self._nodes[self._group] = await self._coordinator(CoordinationType.GROUP, self._group)
 
     async def _coordinator(self, kind: CoordinationType, name: str) -> int:
+        pause = _RETRY_SECONDS
         while True:
             try:
-                found: int = await self._client.coordinator_lookup(kind, name)
+                # A broker that is registering again knows of none, and the client would fail an assertion.
+                if self._client.get_random_node() is None:
+                    await self._client.force_metadata_update()
+                else:
+                    return int(await self._client.coordinator_lookup(kind, name))
             except KafkaError as error:
                 if not error.retriable:
                     raise
-                await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                return found
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _RETRY_SECONDS_MAX)
 
     async def _initialise(self, producer: _Producer) -> None:
         """Give a producer its first epoch, once the transaction before has ended."""
@@ -175,8 +184,9 @@ class Transactions:
             versions = await self._ask(node, ApiVersionsRequest("tickstream", "1", {}))
             if (level := versions.feature(_FEATURE)) < _FEATURE_LEVEL:
                 raise Unavailable(
-                    f"Kafka's feature {_FEATURE} is at level {level}, and {_FEATURE_LEVEL} is needed: upgrade Kafka to "
-                    f"4.0 or later, and run `kafka-features.sh upgrade --feature {_FEATURE}={_FEATURE_LEVEL}`"
+                    f"Kafka's feature {_FEATURE} is at level {level}, and {_FEATURE_LEVEL} is needed: where that stays "
+                    "so, upgrade Kafka to 4.0 or later, and run "
+                    f"`kafka-features.sh upgrade --feature {_FEATURE}={_FEATURE_LEVEL}`"
                 )
             request = InitProducerIdRequest(producer.name, TRANSACTION_SECONDS * 1_000, -1, -1, {})
             answer = await self._ask(node, request)
@@ -197,8 +207,7 @@ class Transactions:
         identity = (producer.name, self._group, producer.id, producer.epoch)
         try:
             for requests in self._records(batches, producer):
-                answers = await asyncio.gather(*(self._ask(*each, coordinator=False) for each in requests))
-                _check_all("outputs", answers)
+                await self._append(requests)
             commit = TxnOffsetCommitRequest(
                 *identity, member.generation, member.name, member.instance, _offsets(batches), {}
             )
@@ -209,6 +218,17 @@ class Transactions:
         except (KafkaError, TimeoutError, OSError) as error:
             raise Failed(f"{type(error).__name__}: {error}") from error
         producer.id, producer.epoch = answer.producer_id, answer.producer_epoch
+
+    async def _append(self, requests: list[tuple[int, ProduceRequest]]) -> None:
+        """Send records to their nodes."""
+        deadline = time.monotonic() + AGAIN_SECONDS
+        while True:
+            answers = await asyncio.gather(*(self._ask(*each, coordinator=False) for each in requests))
+            codes = {code for answer in answers for _, partitions, _ in answer.topics for _, code, *_ in partitions}
+            if not codes & _AGAIN or time.monotonic() > deadline:
+                _check_all("outputs", answers)
+                return
+            await asyncio.sleep(_RETRY_SECONDS)
 
     def _records(self, batches: Mapping[int, Batch], producer: _Producer) -> Iterator[list[tuple[int, ProduceRequest]]]:
         """Yield requests to send at once, each with its node: Kafka takes one record batch of a partition in each."""

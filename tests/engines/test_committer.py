@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -53,6 +54,7 @@ class Numbered:
     def __init__(self, number: int) -> None:
         self.number = number
         self.batch_at = 0.0
+        self.failures = 0
         self.made = 0
         self.taken: list[int] = []
         self.committed: list[int] = []
@@ -62,16 +64,19 @@ class Numbered:
         """Return what was made since the last batch."""
         if self.made == sum(self.taken):
             return None
+        self.batch_at = time.monotonic()
         self.taken.append(self.made - sum(self.taken))
         return Batch(outputs=[], offsets={}, inputs=self.taken[-1])
 
     def written(self, batch: Batch) -> None:
         """Keep what was committed."""
         self.committed.append(batch.inputs)
+        self.failures = 0
 
     def fail(self, _error: Exception) -> None:
         """Keep that the last batch failed, and start from what is committed."""
         self.failed.append(self.taken.pop())
+        self.failures += 1
 
 
 class Fake(Transactions):
@@ -121,10 +126,33 @@ def test_every_batch_is_committed_or_failed_and_none_is_held_twice(actions: list
             under_way = len(each.taken) - len(each.committed)
             assert under_way in {0, 1}
             assert not under_way or committer.holds(each.number)
-    # In the end everything works.
-    for _ in range(2 * len(steps) + 4):
+    # In the end everything works, and one after the other those that had failed.
+    for _ in range(2 * (len(steps) + PARTITIONS) + 4):
         end(Fake())
         committer.work(partitions, MEMBER)
     for each in partitions:
         assert each.committed == each.taken
         assert sum(each.committed) == each.made
+
+
+def test_a_partition_that_cannot_be_written_does_not_take_others_with_it() -> None:
+    """After the first failure it is alone in its transactions, and the others are committed between them."""
+    steps: list[Step] = []
+
+    def start(work: Coroutine[Any, Any, Any]) -> Step:
+        steps.append(Step(work))
+        return steps[-1]
+
+    bad, *good = partitions = [Numbered(number) for number in range(PARTITIONS)]
+    committer = Committer(load(StreamSettings, commit_ms=0), start, lambda: None)
+    for _ in range(40):
+        for each in partitions:
+            each.made += 1
+        committer.work(partitions, MEMBER)  # type: ignore[arg-type]  # as much of a partition as it needs
+        for step in steps:
+            if step.outcome is None:
+                step.end(Failed("too large") if len(bad.taken) > len(bad.committed) else Fake())
+    assert not bad.committed
+    for each in good:
+        assert len(each.failed) <= 1
+        assert len(each.committed) > 5
