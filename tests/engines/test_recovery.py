@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from infra.local import stack
@@ -69,11 +70,14 @@ class Log:
 
     def work(self, *, everything: bool) -> Pipeline:
         """Recover, step what is there and commit it, with or without checkpoints; return the pipeline."""
-        located = self.locate()
-        pipeline = self.recovery.rebuild(located, Cadence())
-        start = located.starts[INPUT_TOPIC].offset
-        end = self.end()
-        for record in self.recovery._read(self.topic, PARTITION, start, end):
+        pipeline = self.recovery.rebuild(self.locate(), Cadence())
+        self.step(pipeline, everything=everything)
+        return pipeline
+
+    def step(self, pipeline: Pipeline, *, everything: bool) -> None:
+        """Step what is there and commit it, with or without checkpoints."""
+        start = pipeline.positions()[self.topic]
+        for record in self.recovery._read(self.topic, PARTITION, start, self.end()):
             pipeline.step(record)
         batch = pipeline.batch(everything=everything)
         if batch is not None:
@@ -81,7 +85,6 @@ class Log:
                 self.lab.producer.produce(output.topic, output.value, output.key, PARTITION, headers=output.headers)
             self.lab.producer.flush(10)
             self.commit(*batch.offsets[self.topic])
-        return pipeline
 
     def commit(self, offset: int, metadata: str) -> None:
         """Commit an offset with its metadata."""
@@ -131,6 +134,24 @@ def states(pipeline: Pipeline) -> dict[str, Any]:
     """Return how many events the operator has counted of each key."""
     chain = next(entry.chain for entry in pipeline._inputs.values() if entry.chain.topic == INPUT_TOPIC)
     return {key: found["counting"].events for key, found in chain.keys.items()}
+
+
+def test_a_checkpoint_behind_an_open_transaction_is_waited_for(log: Log) -> None:
+    """Another worker left a transaction open in md.state; what was committed behind it is visible when it has ended."""
+    client = {"bootstrap.servers": log.lab.endpoints.kafka_brokers, "transactional.id": f"{log.lab.prefix}other"}
+    other = Producer(client)
+    other.init_transactions(30)
+    pipeline = log.recovery.rebuild(log.locate(), Cadence())
+    other.begin_transaction()
+    other.produce(log.lab.physical("md.state"), b"never committed", b"other", PARTITION)
+    other.flush(10)
+    log.send(9)
+    log.step(pipeline, everything=True)
+    located = log.locate()
+    ending = threading.Timer(1.0, other.abort_transaction, (30,))
+    ending.start()
+    assert states(log.recovery.rebuild(located, Cadence())) == states(pipeline)
+    ending.join()
 
 
 def test_without_a_commit_everything_is_read_and_nothing_is_lost(log: Log) -> None:
