@@ -14,8 +14,9 @@ and "Ticker" of "WebSocket Stream"; RULES is the project's own list of venue rul
 3. `orderbook.N`: a `snapshot` always replaces the book, also in the middle, also with `u` = 1 after a restart of the
    service (DOCS); `delta` sets absolute sizes, 0 removes. `u` rises by one with each delta of a topic (RULES): a
    skipped one clears the book and subscribes again. One depth speaks for a book: the first. `orderbook.1` is a quote
-   here; `orderbook.rpi`, with the orders of price improvement, is another book and ignored. `cts` is the matching
-   engine's time (DOCS).
+   here, the best of a book of its own: its deltas too set absolute sizes, 0 removes, and a side that did not change is
+   left out. After a skipped `u` it has no sides until its next snapshot. `orderbook.rpi`, with the orders of price
+   improvement, is another book and ignored. `cts` is the matching engine's time (DOCS).
 4. `publicTrade`: `S` is the taker's side (DOCS, "Trade": S, side of taker). Ids have no order that DOCS promise. After
    a loss REST's recent trades must reach back to one that was told before it; they are asked for once, and again only
    when no answer came.
@@ -35,10 +36,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from marketdata.book import L2Book
 from marketdata.clock import SECOND_NS
 from marketdata.decimals import decimal, plain
 from marketdata.errors import BadEvent
-from marketdata.events import GAP, DeadLetter, Instrument, Trade
+from marketdata.events import GAP, DeadLetter, Instrument, Quote, Trade
 from marketdata.feed import Fetch, Output, Send
 from producers.feed_kit import books, listed_trades, quotes
 from producers.feed_kit.calls import REFUSED, Call, Line
@@ -55,6 +57,7 @@ from producers.venue import LiveFeed, Signer, Venue
 PING_NS = 20 * SECOND_NS
 SILENCE_NS = 30 * SECOND_NS
 QUIET_NS = 5 * SECOND_NS
+RESTARTED = 1  # the `u` of a snapshot after a restart of the service
 _TOPICS_MAX = 10
 _HEAD_BYTES = 200  # a frame's topic, type and time
 
@@ -170,11 +173,13 @@ _LISTED = msgspec.json.Decoder(_Listed)
 class _State:
     """What one product's channels said last."""
 
-    __slots__ = ("last", "recent", "ticker", "topic", "ts_asked")
+    __slots__ = ("best", "best_last", "last", "recent", "ticker", "topic", "ts_asked")
 
     def __init__(self) -> None:
         self.topic = ""
         self.last: int | None = None  # `u` of the last change
+        self.best = L2Book()  # of orderbook.1
+        self.best_last: int | None = None  # `u` of its last change, None until a snapshot
         self.recent = Recent()
         self.ts_asked: int | None = None  # when REST's trades were asked for since the last loss
         self.ticker: dict[str, str | None] = {}  # as quotes have it
@@ -371,6 +376,8 @@ class BybitFeed:
     def _lose_all(self, call: Call, reason: str) -> None:
         for product in self._products:
             self._forget(product)
+        for state in self._states.values():
+            state.best_last = None
         self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted))
 
     def _forget(self, product: Product) -> None:
@@ -416,7 +423,7 @@ class BybitFeed:
         columns = _columns(sent)
         topic = frame.topic.rpartition(".")[0]
         if topic == "orderbook.1":
-            self._best(call, product, state, ts_event, columns)
+            self._best(call, product, state, frame, columns)
             return
         is_snapshot = frame.type == "snapshot"
         if topic != state.topic:
@@ -449,13 +456,36 @@ class BybitFeed:
         self._missed(call, (product,), "sequence", expected=state.last + 1, received=number)
         return False
 
-    @staticmethod
-    def _best(call: Call, product: Product, state: _State, ts_event: int, columns: Columns) -> None:
-        """Tell the level of orderbook.1; a side that did not change is left out by the venue."""
-        for at, side in ((0, "bid1"), (2, "ask1")):
-            for value, size in zip(columns[at], columns[at + 1], strict=True):
-                state.ticker |= _quoted({f"{side}Price": value, f"{side}Size": size})
+    def _best(self, call: Call, product: Product, state: _State, frame: _BookFrame, columns: Columns) -> None:
+        """Publish the best levels that orderbook.1 leaves."""
+        ts_event = ms_ns(frame.matched or frame.ts, "cts")
+        books.check(call, product, ts_event, columns)
+        number, last = frame.data.update, state.best_last
+        is_lost = False
+        if frame.type == "snapshot" or number == RESTARTED:
+            state.best.bids.replace(columns[0], columns[1])
+            state.best.asks.replace(columns[2], columns[3])
+        elif last is None:
+            self.counts["deltas_before_snapshot"] += 1
+            return
+        elif number <= last:
+            self.counts["duplicates"] += 1
+            return
+        elif number > last + 1:
+            self.counts["gaps"] += 1
+            is_lost = True
+            state.best.clear()
+        else:
+            state.best.bids.apply(columns[0], columns[1])
+            state.best.asks.apply(columns[2], columns[3])
+        state.best_last = None if is_lost else number
+        for side, level in zip(("bid", "ask"), state.best.best(), strict=True):
+            state.ticker[side], state.ticker[f"{side}_size"] = level or (None, None)
         quotes.send(call, product, ts_event, **state.ticker)
+        if is_lost:
+            quote = call.out.pop()
+            assert isinstance(quote, Quote)  # noqa: S101 - it was sent two lines above
+            call.out.append(msgspec.structs.replace(quote, valid=False, reason=GAP))
 
     # --- Trades and tickers ---
 

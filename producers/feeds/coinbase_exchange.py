@@ -26,7 +26,11 @@ Channels" and REST "Get product book" and "Get product trades"; RULES is the pro
    here when the next one comes is lost. Where all of it is here it vouches for everything until then, for levels, which
    have no numbers, until `VOUCH_NS` earlier. `SILENCE_NS` without a frame mean a dead connection.
 6. Channel `status` and REST `products` contain each product's state; while no orders match, events are `halted`.
-7. Types of messages that are not known here are no error, new ones may come at any time (DOCS); each is a dead letter.
+7. An impossible time, such as 0001-01-01T00:00:00Z (Go's zero time), does not make the rest of a message wrong: book
+   changes and quotes with one get the time at which the frame was received. A trade with one is a dead letter, because
+   its time decides its candle; its id stays missing until REST's trades bring it. A heartbeat with one vouches for
+   nothing.
+8. Types of messages that are not known here are no error, new ones may come at any time (DOCS); each is a dead letter.
 """
 
 from __future__ import annotations
@@ -123,13 +127,13 @@ class _Snapshot(msgspec.Struct, tag_field="type", tag="snapshot"):
     product_id: str
     bids: list[_PriceSize]
     asks: list[_PriceSize]
-    time: str = ""
+    time: str | None = ""
 
 
 class _L2Update(msgspec.Struct, tag_field="type", tag="l2update"):
     product_id: str
     changes: list[_Change]
-    time: str = ""
+    time: str | None = ""
 
 
 class _Received(msgspec.Struct, tag_field="type", tag="received", gc=False):
@@ -307,7 +311,7 @@ class CoinbaseExchangeFeed:
     `depth` is the channel to subscribe for books, unless the signer `token` names it; what comes is read whichever it
     is. `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, quotes,
     heartbeats, gaps, resyncs, duplicates, deltas_before_snapshot, snapshots_too_old, unknown_makers, unknown_orders,
-    subscriptions, ignored, dead_letters.
+    subscriptions, impossible_times, ignored, dead_letters.
     """
 
     venue = "coinbase_exchange"
@@ -422,7 +426,7 @@ class CoinbaseExchangeFeed:
         """Return what signs one subscription, nothing where there is no key."""
         return {} if self._token is None else _LOGIN.decode(self._token(ts)).signed
 
-    def _heard(self, call: Call, time: str) -> int:
+    def _heard(self, call: Call, time: str | None) -> int:
         """Return when something was, by the venue's clock, which never runs back; without a time it is now.
 
         Raises BadEvent here, because a change may wait for a snapshot before it is published.
@@ -432,6 +436,14 @@ class CoinbaseExchangeFeed:
         ts = iso_ns(time, "time")
         self.ts_venue = call.heard(ts, self.ts_venue)
         return ts
+
+    def _heard_or_now(self, call: Call, time: str | None) -> int:
+        """Return when something was, as `_heard`, or when its frame was received where that time is impossible."""
+        try:
+            return self._heard(call, time)
+        except BadEvent:
+            self.counts["impossible_times"] += 1
+            return call.ts
 
     def _find(self, call: Call, name: str) -> tuple[Product, _State] | None:
         product = self._products.find(call, name)
@@ -523,7 +535,7 @@ class CoinbaseExchangeFeed:
         if found is None:
             return
         columns = _columns(message.bids, message.asks)
-        ts_event = self._heard(call, message.time)
+        ts_event = self._heard_or_now(call, message.time)
         product, state = found
         if state.orders.at is not None:
             self.counts["ignored"] += 1
@@ -543,7 +555,7 @@ class CoinbaseExchangeFeed:
         changes = message.changes
         columns = _columns([change for change in changes if change.side == "buy"],
                            [change for change in changes if change.side == "sell"])  # fmt: skip
-        ts_event = self._heard(call, message.time)
+        ts_event = self._heard_or_now(call, message.time)
         product, state = found
         if state.kind == "orders":
             self.counts["ignored"] += 1
@@ -566,14 +578,15 @@ class CoinbaseExchangeFeed:
         found = self._find(call, message.product_id)
         if found is None:
             return
-        act = _act(message, self._heard(call, message.time))
-        trade = _read_trade(message) if type(message) is _Match else None
+        act = _act(message, self._heard_or_now(call, message.time))
+        is_match = isinstance(message, _Match)
+        trade = self._match(call, message) if isinstance(message, _Match) else None
         product, state = found
         call.sequence = message.sequence
-        if trade is None and state.kind != "levels" and message.sequence is not None:
+        if not is_match and state.kind != "levels" and message.sequence is not None:
             state.kind = "orders"
         if state.kind == "levels" or message.sequence is None:
-            self.counts["ignored"] += trade is None
+            self.counts["ignored"] += not is_match
         elif type(message) is _Open and not message.time:
             state.orders.row(act)
         else:
@@ -642,7 +655,13 @@ class CoinbaseExchangeFeed:
         for side, rows in ((BID, sent.bids), (ASK, sent.asks)):
             for row in rows:
                 book.add(row.order_id, side, _above_zero(row.price, "price"), _above_zero(row.size, "size"))
-        ts = call.venue_time(iso_ns(sent.time, "time"), "time") if sent.time else call.now
+        ts = call.now
+        if sent.time:
+            try:
+                ts = call.venue_time(iso_ns(sent.time, "time"), "time")
+            except BadEvent:
+                self.counts["impossible_times"] += 1
+                ts = call.ts
         found = self._find(call, request.symbol)
         self._requests.came(request)
         if found is None or found[1].kind == "levels" or found[1].orders.at is not None:
@@ -655,6 +674,17 @@ class CoinbaseExchangeFeed:
             self._tell_resync(call, product.name, "useless_snapshot")
 
     # --- Trades ---
+
+    def _match(self, call: Call, message: _Match) -> Trade | None:
+        """Return a match's trade; None for one of an impossible time, a dead letter that still changes its order.
+
+        Raises BadEvent for any other value that no trade may have.
+        """
+        check_trade(message.price, message.size)
+        with call.refusing("bad_frame"):
+            call.venue_time(iso_ns(message.time, "time"), "time")
+            return _read_trade(message)
+        return None
 
     def _last_match(self, call: Call, message: _LastMatch) -> None:
         with call.refusing("bad_frame"):
@@ -680,12 +710,17 @@ class CoinbaseExchangeFeed:
         self._requests.ask(Fetch(f"products/{name}/trades?limit=1000", "trades", name))
 
     def _rest_trades(self, call: Call, request: Fetch) -> None:
-        batch = [(sent.trade_id, _read_trade(sent)) for sent in _REST_TRADES.decode(call.payload)]
+        listed = _REST_TRADES.decode(call.payload)
+        batch: list[tuple[int, Trade]] = []
+        for sent in listed:
+            with call.refusing("bad_trades"):
+                batch.append((sent.trade_id, _read_trade(sent)))
         self._requests.came(request)
         product = self._products.get(request.symbol)
         if product is not None and product.ts_trade is not None and batch:
             batch.sort(key=itemgetter(0))
-            numbered_trades.take(call, product, self._ledger, batch, snapshot=True)
+            is_whole = len(batch) == len(listed)
+            numbered_trades.take(call, product, self._ledger, batch, snapshot=True, whole=is_whole)
 
     # --- Tickers, heartbeats, states ---
 
@@ -694,7 +729,7 @@ class CoinbaseExchangeFeed:
             found = self._find(call, message.product_id)
             if found is None:
                 return
-            ts_event = self._heard(call, message.time)
+            ts_event = self._heard_or_now(call, message.time)
             call.sequence = message.sequence
             quotes.send(
                 call, found[0], ts_event,

@@ -9,6 +9,10 @@ conventions", "API reference - Live"); CHECKED is what recordings of CME and NAS
 2. A snapshot is a cleaR, then Adds by priority, all with F_SNAPSHOT, until F_LAST (DOCS, "MBO snapshots"). A cleaR
    without that flag is the venue's own: the book is empty then, and complete (CHECKED: NASDAQ's day begins so). Until
    one of the two came, the book is incomplete and not published: the stream contains a clear and a gap.
+   A file of one day begins with the snapshot of midnight UTC, whose cleaR and F_LAST may be missing (RULES, the
+   project's own list of venue rules): in a file, Adds with F_SNAPSHOT begin a book at the start of an instrument's
+   records and at midnight, and the first record without that flag ends it. A file is sorted by the time of receipt, so
+   that a later record of any instrument ends it too.
 3. What proves a loss: an order that is not in the book, or is there already; more taken away than was there; a snapshot
    that is interrupted, or has no beginning; F_MAYBE_BAD_BOOK, "an unrecoverable gap in the channel" (DOCS). The book is
    cleared until its next snapshot. DOCS' example takes an unknown order that is modified for a new one; here it
@@ -38,6 +42,7 @@ conventions", "API reference - Live"); CHECKED is what recordings of CME and NAS
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import databento_dbn
@@ -126,12 +131,13 @@ class _Instrument:
     """One instrument of one publisher: what was published, and how far its records were read.
 
     `known`: every order (or level) of the book is. `loading`: a snapshot is under way. `fresh`: consumers need the
-    whole book next.
+    whole book next. `begun`: orders were read since the file began. `ts_snapshot`: when the newest first snapshot of a
+    file was received.
     """
 
     __slots__ = (
-        "fresh", "known", "levels", "loading", "number", "orders", "positions", "product", "told_incomplete", "tops",
-        "trade", "trade_place", "ts_book", "until",
+        "begun", "fresh", "known", "levels", "loading", "number", "orders", "positions", "product", "told_incomplete",
+        "tops", "trade", "trade_place", "ts_book", "ts_snapshot", "until",
     )  # fmt: skip
 
     def __init__(self, number: int, product: Product, until: int) -> None:
@@ -143,6 +149,8 @@ class _Instrument:
         # where that is all there is, None while the side is not known.
         self.levels: tuple[dict[int, int], dict[int, int]] | None = None
         self.tops: list[dict[int, int] | None] | None = None
+        self.begun = False
+        self.ts_snapshot = -1
         self.known = False
         self.loading = False
         self.fresh = True
@@ -196,6 +204,8 @@ class DatabentoFeed:
         self._venues: dict[int, str] = {}
         self._instruments: dict[int, _Instrument] = {}
         self._owners: dict[str, _Instrument] = {}
+        # Of a file: the instruments whose snapshot ends at the first record without its flag.
+        self._first_snapshots: set[_Instrument] = set()
         # A file's own schema; of several, live, a quote of `tbbo` looks like one of `mbp-1`.
         self._is_sampled = self._session is not None and "tbbo" in self._session.schemas
         self._version = databento_dbn.DBN_VERSION
@@ -380,6 +390,9 @@ class DatabentoFeed:
             return len(frame)
         self._version, self._ts_out = metadata.version, bool(metadata.ts_out)
         self._symbols.learn_metadata(metadata)
+        if self._session is None:
+            for instrument in self._instruments.values():
+                instrument.begun = False
         if self._session is None or metadata.schema is not None:
             self._is_sampled = str(metadata.schema) == "tbbo"
         dataset = metadata.dataset.partition(".")[0]
@@ -520,12 +533,14 @@ class DatabentoFeed:
         instrument = self._instruments.get(publisher << 32 | number)
         if instrument is None or ts_recv >= instrument.until:
             instrument = self._instrument(call, publisher, number, min(ts_recv, dbn.INT64_MAX))
+        self._follow_first_snapshots(call, instrument, flags, action, ts_recv)
         if not flags & dbn.SNAPSHOT:
             call.venue_time(ts, "ts_event")
             if self._session is not None and not self._is_new(call, instrument, dbn.MBO, ts):
                 return
             call.now = self.ts_venue = ts
             call.sequence = sequence
+        instrument.begun = True
         if action in _CHANGES:
             self._change(call, instrument, flags, action, (order_id, side, price, size))
         elif action == _TRADE:
@@ -538,16 +553,50 @@ class DatabentoFeed:
         if flags & dbn.LAST:
             self._tell(call, instrument, flags)
 
+    def _follow_first_snapshots(
+        self, call: Call, instrument: _Instrument, flags: int, action: int, ts_recv: int
+    ) -> None:  # fmt: skip
+        """Begin the snapshot of a file's first records, with its clear or without, or end those that are over."""
+        if not flags & dbn.SNAPSHOT:
+            if self._first_snapshots:
+                self._end_snapshots(call, instrument, ts_recv)
+            return
+        if self._session is not None or flags & (dbn.TOB | dbn.MBP) or action not in {_ADD, _CLEAR}:
+            return
+        if not instrument.begun or (ts_recv % dbn.DAY_NS == 0 and ts_recv > instrument.ts_snapshot):
+            self._first_snapshots.add(instrument)
+            instrument.ts_snapshot = ts_recv
+            self._clear_book(instrument, flags)
+        elif action == _CLEAR:
+            self._first_snapshots.discard(instrument)  # this one ends at F_LAST
+
+    def _end_snapshots(self, call: Call, instrument: _Instrument, ts_recv: int) -> None:
+        """Publish the snapshots that a record without their flag ends."""
+        ended = [one for one in self._first_snapshots if one is instrument or one.ts_snapshot < ts_recv]
+        for loaded in sorted(ended, key=attrgetter("product.name")):
+            self._first_snapshots.remove(loaded)
+            if not loaded.loading:
+                continue
+            try:
+                self._tell_orders(call, loaded)
+            except BadEvent as error:
+                call.dead_value(error)
+                self._lose(call, (loaded,), error.reason, wrong=True)
+
+    @staticmethod
+    def _clear_book(instrument: _Instrument, flags: int) -> None:
+        instrument.forget_book()
+        instrument.known = True
+        instrument.loading = bool(flags & dbn.SNAPSHOT)
+        instrument.ts_book = 0
+
     def _change(
         self, call: Call, instrument: _Instrument, flags: int, action: int, told: tuple[int, int, int, int]
     ) -> None:
         """Change the book by one order, or find out that something is missing."""
         order_id, side, price, size = told
         if action == _CLEAR:
-            instrument.forget_book()
-            instrument.known = True
-            instrument.loading = bool(flags & dbn.SNAPSHOT)
-            instrument.ts_book = 0
+            self._clear_book(instrument, flags)
             return
         if flags & dbn.TOB:
             self._change_best(instrument, side, price, size)

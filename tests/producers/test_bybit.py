@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
@@ -305,6 +307,109 @@ def test_seen_frames_are_dropped_and_other_depths_left_alone(feed: BybitFeed) ->
     assert feed.received(book("snapshot", 99, bids=[("9", "7")], topic="orderbook.50"), T0) == []
     out = feed.received(book("snapshot", 5, bids=[("9", "7")], asks=[("10", "1")], topic="orderbook.1"), T0)
     assert [(q.bid, q.bid_size, q.ask) for q in out if isinstance(q, Quote)] == [("9", "7", "10")]
+
+
+Row = tuple[str, str]
+
+
+def best(kind: str, number: int, bids: list[Row], asks: list[Row]) -> bytes:
+    """Return a frame of orderbook.1."""
+    return book(kind, number, bids=bids, asks=asks, topic="orderbook.1")
+
+
+def quoted(out: list[Output]) -> list[tuple[Row | None, Row | None, bool]]:
+    """Return bid, ask and validity of the quotes among these outputs."""
+    return [
+        (
+            None if q.bid is None else (q.bid, q.bid_size or ""),
+            None if q.ask is None else (q.ask, q.ask_size or ""),
+            q.valid,
+        )
+        for q in out
+        if isinstance(q, Quote)
+    ]
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_a_size_of_zero_removes_a_best_level(*, is_reversed: bool) -> None:
+    """Wherever in the delta it is: never a quote of size zero; a side that is left out stays, one that ends is none."""
+    feed = BybitFeed(line="bybit/0")
+
+    def told(kind: str, number: int, bids: list[Row], asks: list[Row]) -> tuple[Row | None, Row | None, bool]:
+        step = -1 if is_reversed else 1
+        (quote,) = quoted(feed.received(best(kind, number, bids[::step], asks[::step]), T0))
+        return quote
+
+    bid, ask = ("1849.90", "3.1"), ("1850.20", "0.4")
+    told("snapshot", 501, [("1850.10", "2.5")], [("1850.30", "1.25")])
+    assert told("delta", 502, [("1850.10", "0"), bid], [ask, ("1850.30", "0.00")]) == (bid, ask, True)
+    assert told("delta", 503, [], [(ask[0], "9")]) == (bid, (ask[0], "9"), True)
+    assert told("delta", 504, [], [("1850.2", "0")]) == (bid, None, True)
+    assert told("delta", 505, [(bid[0], "0")], []) == (None, None, True)
+    assert told("delta", 506, [("1", "1"), ("3", "3"), ("2", "2")], [("7", "7"), ("6", "6")]) == (
+        ("3", "3"), ("6", "6"), True)  # fmt: skip
+    assert told("snapshot", 600, [("5", "5")], []) == (("5", "5"), None, True)
+    assert told("delta", 601, [], [("8", "1")]) == (("5", "5"), ("8", "1"), True)
+
+
+@pytest.mark.parametrize("kind", ["snapshot", "delta"])
+def test_a_restart_of_the_service_overwrites_the_best_levels(kind: str) -> None:
+    """`u` = 1 is a snapshot (documented), and the next delta follows it."""
+    feed = BybitFeed(line="bybit/0")
+    feed.received(best("snapshot", 501, [("9", "1")], [("11", "1")]), T0)
+    assert quoted(feed.received(best(kind, 1, [("8", "2")], [("12", "0")]), T0)) == [(("8", "2"), None, True)]
+    assert quoted(feed.received(best("delta", 2, [], [("13", "1")]), T0)) == [(("8", "2"), ("13", "1"), True)]
+
+
+def test_a_lost_delta_leaves_no_best_levels_until_the_next_snapshot() -> None:
+    """One that was seen changes nothing; deltas before a snapshot are counted, also on a new connection."""
+    feed = BybitFeed(line="bybit/0")
+    assert not quoted(feed.received(best("delta", 9, [("9", "1")], []), T0))
+    feed.received(best("snapshot", 10, [("9", "1")], [("11", "1")]), T0)
+    assert not quoted(feed.received(best("delta", 10, [("9", "0")], []), T0))
+    out = feed.received(best("delta", 12, [("9", "2")], []), T0)
+    assert quoted(out) == [(None, None, False)]
+    assert not quoted(feed.received(best("delta", 13, [("9", "2")], []), T0))
+    assert len(quoted(feed.received(best("snapshot", 14, [("9", "1")], []), T0))) == 1
+    feed.closed("reset", T0)
+    feed.opened(T0)
+    assert not quoted(feed.received(best("delta", 15, [("9", "2")], []), T0))
+    assert [feed.counts[name] for name in ("deltas_before_snapshot", "duplicates", "gaps")] == [3, 1, 1]
+
+
+_ROWS = st.lists(
+    st.tuples(st.integers(1, 5).map(str), st.integers(0, 3).map(str)), max_size=3, unique_by=lambda r: r[0]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["delta", "delta", "delta", "snapshot", "lost", "twice"]), _ROWS, _ROWS)))
+def test_best_levels_are_those_of_all_changes(steps: list[tuple[str, list[Row], list[Row]]]) -> None:
+    """Whatever comes, a quote is the best of what snapshot and deltas left, and nothing after a loss."""
+    feed = BybitFeed(line="bybit/0")
+    sides: list[dict[int, str]] = [{}, {}]
+    is_known, number = False, 100
+    for kind, bids, asks in steps:
+        number += {"lost": 2, "twice": 0}.get(kind, 1)
+        out = feed.received(best("snapshot" if kind == "snapshot" else "delta", number, bids, asks), T0)
+        if not is_known and kind != "snapshot":
+            assert not quoted(out)
+            continue
+        if kind == "twice":
+            assert not quoted(out)
+            continue
+        if kind == "lost":
+            is_known = False
+            assert quoted(out) == [(None, None, False)]
+            continue
+        if kind == "snapshot":
+            is_known, sides = True, [{}, {}]
+        for side, rows in zip(sides, (bids, asks), strict=True):
+            side.update({int(price): size for price, size in rows})
+        left = [{price: size for price, size in side.items() if size != "0"} for side in sides]
+        expected = [(str(at), side[at]) if (at := pick(side, default=0)) else None
+                    for pick, side in zip((max, min), left, strict=True)]  # fmt: skip
+        assert quoted(out) == [(*expected, True)]
 
 
 def trade(number: str) -> bytes:

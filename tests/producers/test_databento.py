@@ -75,11 +75,12 @@ ESM4 = {"ESM4": [(0, 9, "7")]}
 def order(
     action: str, number: int = 0, price: int | None = None, size: int = 0, *, side: str = "N",
     flags: int = dbn.LAST, ts: int = TS, instrument: int = 7, publisher: int = 1, sequence: int = 5,
+    ts_recv: int | None = None,
 ) -> bytes:  # fmt: skip
     """Return one record of orders; prices are whole."""
     nano = NONE if price is None else price * NANO
     return dbn.ORDER.pack(14, dbn.MBO, publisher, instrument, ts, number, nano, size, flags, 0, ord(action),
-                          ord(side), ts, 0, sequence)  # fmt: skip
+                          ord(side), ts if ts_recv is None else ts_recv, 0, sequence)  # fmt: skip
 
 
 def trade(
@@ -225,6 +226,114 @@ def test_a_best_level_replaces_its_side() -> None:
     assert [event.kind for event in books(events)] == ["snapshot", "update", "update"]
     book, valid = fold(events)
     assert (book.bids.top(), book.asks.top(), valid) == ([("99", "5")], [], True)
+
+
+TWO = {"ESM4": [(0, 9, "7")], "NQM4": [(0, 9, "8")]}
+MIDNIGHT = TS // dbn.DAY_NS * dbn.DAY_NS
+PART = dbn.SNAPSHOT | dbn.BAD_TS_RECV
+
+
+def part(number: int, price: int, size: int, side: str, **more: Any) -> bytes:
+    """Return an order of the snapshot of midnight, older than it."""
+    return order("A", number, price, size, side=side, **{"flags": PART, "ts": MIDNIGHT - 9, "ts_recv": MIDNIGHT} | more)
+
+
+@pytest.mark.parametrize("has_clear", [False, True])
+def test_a_file_begins_with_a_snapshot_without_its_clear_or_its_end(*, has_clear: bool) -> None:
+    """The first record without the flag ends it and is applied on top: a good book, and no gap."""
+    feed = feed_of()
+    if has_clear:
+        assert not books(play(feed, order("R", flags=PART, ts=MIDNIGHT)))
+    assert not books(play(feed, part(1, 1510, 200, "B"), part(2, 1509, 100, "B"), part(3, 1530, 300, "A")))
+    events = play(feed, order("A", 4, 1525, 50, side="A", flags=130), order("C", 1, 1510, 200, side="B", flags=130))
+    first, *others = books(events)
+    assert (first.kind, first.bid_prices, first.ask_prices) == ("snapshot", ["1510", "1509"], ["1530"])
+    assert first.ts_event == (MIDNIGHT if has_clear else MIDNIGHT - 9)
+    assert [event.kind for event in others] == ["update", "update"]
+    book, valid = fold(events)
+    assert (book.bids.best(), book.asks.best(), valid) == (("1509", "100"), ("1525", "50"), True)
+    assert (feed.counts["gaps"], feed.counts["deltas_before_snapshot"]) == (0, 0)
+
+
+def test_a_first_snapshot_without_a_clear_may_end_with_its_last_flag() -> None:
+    """Then it is published at once, as any snapshot."""
+    feed = feed_of()
+    events = play(feed, part(1, 100, 3, "B"), part(2, 101, 3, "A", flags=PART | dbn.LAST))
+    assert [event.kind for event in books(events)] == ["snapshot"]
+    assert [event.kind for event in books(play(feed, order("C", 1, 100, 1, side="B")))] == ["update"]
+    assert feed.counts["gaps"] == 0
+
+
+def test_a_later_record_ends_the_first_snapshots_of_quiet_instruments_too() -> None:
+    """A file is sorted by the time of receipt; a record of that same time says nothing of others."""
+    feed = feed_of(metadata(TWO))
+    snapshots = [part(1, 100, 3, "B"), part(1, 200, 4, "B", instrument=8)]
+    assert not books(play(feed, *snapshots))
+    events = books(play(feed, order("A", 2, 101, 1, side="A", ts=MIDNIGHT)))
+    assert [(event.symbol, event.kind) for event in events] == [("ESM4", "snapshot"), ("ESM4", "update")]
+    events = books(play(feed, order("A", 3, 102, 1, side="A")))
+    assert [(event.symbol, event.kind) for event in events] == [("NQM4", "snapshot"), ("ESM4", "update")]
+    assert feed.counts["gaps"] == 0
+
+
+@pytest.mark.parametrize("has_clear", [False, True])
+@pytest.mark.parametrize("is_other_file", [False, True])
+def test_the_next_days_snapshot_replaces_the_book(*, has_clear: bool, is_other_file: bool) -> None:
+    """Also in the same file: it is of the next midnight."""
+    feed, next_day = feed_of(), {"ts": MIDNIGHT + dbn.DAY_NS - 9, "ts_recv": MIDNIGHT + dbn.DAY_NS}
+    play(feed, part(1, 100, 3, "B"), order("A", 2, 101, 1, side="A"))
+    if is_other_file:
+        feed.received(metadata(ESM4), TS)
+    clear = [order("R", flags=PART, ts=MIDNIGHT + dbn.DAY_NS)] if has_clear else []
+    later = order("A", 9, 103, 1, side="A", ts=MIDNIGHT + dbn.DAY_NS + 5)
+    events = play(feed, *clear, part(1, 99, 5, "B", **next_day), part(3, 98, 6, "B", **next_day), later,
+                  ts=MIDNIGHT + dbn.DAY_NS + 9)  # fmt: skip
+    assert [event.kind for event in books(events)] == ["snapshot", "update"]
+    book, valid = fold(events)
+    assert (book.bids.top(), book.asks.top(), valid) == ([("99", "5"), ("98", "6")], [("103", "1")], True)
+    assert feed.counts["gaps"] == 0
+
+
+def test_a_first_snapshot_that_comes_in_two_parts_is_a_loss() -> None:
+    """After its end, or after a record without the flag, more of it proves that it was not whole."""
+    for end in (part(2, 101, 3, "A", flags=PART | dbn.LAST), order("A", 2, 101, 1, side="A")):
+        feed = feed_of()
+        events = play(feed, part(1, 100, 3, "B"), end, part(3, 99, 3, "B"), order("A", 4, 98, 1, side="B"))
+        assert not fold(events)[1]
+        assert feed.counts["gaps"] == 1
+
+
+def test_live_orders_of_a_snapshot_without_its_clear_begin_no_book() -> None:
+    """The gateway sends the clear: without it, a part of the snapshot is lost."""
+    feed = live()
+    connect(feed)
+    assert not fold(play(feed, part(1, 100, 3, "B"), order("A", 2, 101, 1, side="A")))[1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 1_000), events=st.integers(2, 40), rest=st.integers(0, 20), has_clear=st.booleans(),
+    has_end=st.booleans(),
+)  # fmt: skip
+def test_a_book_from_a_first_snapshot_is_the_one_of_its_orders(
+    seed: int, events: int, rest: int, *, has_clear: bool, has_end: bool
+) -> None:
+    """Whatever orders rest at midnight and whatever comes then: the levels add up, and nothing is a gap."""
+    dice = random.Random(seed)
+    first = []
+    for number in range(1_000, 1_000 + rest):
+        side = dice.choice("BA")
+        flags = PART | (dbn.LAST if has_end and number == 999 + rest else 0)
+        price = dice.randint(90, 99) if side == "B" else dice.randint(101, 110)
+        first.append(part(number, price, dice.randint(1, 9), side, flags=flags))
+    clear = [order("R", flags=PART, ts=MIDNIGHT)] if has_clear or not rest else []
+    then = random_market(seed, events)[1:]
+    feed = feed_of()
+    book, valid = fold(play(feed, *clear, *first, *then))
+    bids, asks = truth(first + then)
+    assert (valid, feed.counts["gaps"]) == (True, 0)
+    assert {price: int(size) for price, size in book.bids.top()} == bids
+    assert {price: int(size) for price, size in book.asks.top()} == asks
 
 
 def random_market(seed: int, events: int) -> list[bytes]:
