@@ -11,6 +11,9 @@ from producers.feed_kit.values import Columns
 
 BID, ASK = 0, 1
 
+# How many entries of size 0 are remembered. A change of one that is forgotten is one of an unknown entry.
+EMPTY_MAX = 10_000
+
 
 class _Level:
     __slots__ = ("entries", "price")
@@ -34,9 +37,13 @@ class _Level:
 
 
 class EntryBook:
-    """Both sides of one product. The first entry after `clear` shows whether entries have ids."""
+    """Both sides of one product. The first entry after `clear` shows whether entries have ids.
 
-    __slots__ = ("_by_id", "_levels", "_places")
+    An entry of size 0 is no level. If it has an id, the venue still knows it and may give it a size later, so its side
+    and price are remembered.
+    """
+
+    __slots__ = ("_by_id", "_empty", "_levels", "_places")
 
     def __init__(self) -> None:
         self.clear()
@@ -46,9 +53,10 @@ class EntryBook:
         self._by_id: bool | None = None
         self._levels: tuple[dict[Decimal, _Level], dict[Decimal, _Level]] = ({}, {})
         self._places: dict[str, tuple[int, Decimal]] = {}
+        self._empty: dict[str, tuple[int, str]] = {}
 
     def put(self, side: int, entry: str, price: str, size: str) -> None:
-        """Add an entry, or give it the size and place that it has now; size 0 takes it away.
+        """Add an entry, or give it the size and place that it has now; with size 0 it is in no level.
 
         Raises BadEvent for what is no decimal, or an entry without an id where others have one.
         """
@@ -64,6 +72,10 @@ class EntryBook:
         self.take(entry)
         if is_zero(size):
             self._drop(side, at, "")
+            if entry:
+                self._empty[entry] = (side, price)
+                if len(self._empty) > EMPTY_MAX:
+                    del self._empty[next(iter(self._empty))]
             return
         level = self._levels[side].setdefault(at, _Level(price))
         level.entries[entry] = size
@@ -80,6 +92,7 @@ class EntryBook:
 
     def take(self, entry: str) -> None:
         """Take an entry away by its id, if it is there."""
+        self._empty.pop(entry, None)
         place = self._places.pop(entry, None)
         if place is not None:
             self._drop(*place, entry)
@@ -108,8 +121,14 @@ class EntryBook:
         """Whether entries are known by ids."""
         return bool(self._by_id)
 
+    def has(self, entry: str) -> bool:
+        """Return whether there is an entry with this id."""
+        return entry in self._places or entry in self._empty
+
     def at(self, entry: str) -> tuple[int, str, str]:
         """Return side, price and size of an entry by its id. Raises BadEvent where there is none."""
+        if entry in self._empty:
+            return *self._empty[entry], "0"
         if entry not in self._places:
             raise BadEvent("unknown_entry", "278", entry)
         side, price = self._places[entry]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from marketdata.errors import BadEvent
 from producers.families.fix import CHANGE, DELETE, DELETE_FROM, DELETE_THRU, NEW, OVERLAY, Entry, FixBook, Touched
+from producers.feed_kit import entries
 
 PRICES = st.integers(1, 30)
 SIZES = st.integers(1, 99)
@@ -109,6 +110,82 @@ def test_a_change_by_number_may_bring_another_price() -> None:
     touched: Touched = {}
     book.apply({279: CHANGE, 269: "1", 290: "2", 270: "12"}, touched)
     assert book.sizes(touched) == ([], [], ["11", "12"], ["0", "1"])
+
+
+IDS = st.sampled_from(["a", "b", "c", "d"])
+BY_ID = st.tuples(
+    st.sampled_from("000111225J"), st.sampled_from("01"), IDS, IDS, st.integers(-3, 3), st.integers(0, 3),
+    st.booleans(),
+)  # fmt: skip
+
+
+Table = dict[str, tuple[str, int, int]]  # id to side, price and size
+
+
+def change_table(table: Table, operation: tuple[str, str, str, str, int, int, bool]) -> Entry | None:
+    """Make one change of the plain table and return the entry that tells it; None where it makes no sense."""
+    action, side, name, other, price, size, is_brief = operation
+    whole = {279: action, 269: side, 278: name, 270: str(price), 271: str(size)}
+    if action == "J":
+        table.clear()
+        return {279: DELETE, 269: "J"}
+    if action == NEW:
+        table[name] = (side, price, size)
+        return whole
+    if other not in table:
+        return None
+    before = table.pop(other)
+    if action == DELETE:
+        return {279: DELETE, 278: other}
+    if is_brief:
+        table[other] = (before[0], before[1], size)
+        return {279: action, 278: other, 271: str(size)}
+    table[name] = (side, price, size)  # which takes the other's place, and is gone from its own
+    return whole | {280: other}
+
+
+def totals(table: Table, side: str) -> dict[Decimal, str]:
+    """Return the levels of a side, price to size."""
+    sizes: dict[Decimal, int] = {}
+    for at_side, price, size in table.values():
+        if at_side == side and size:
+            sizes[Decimal(price)] = sizes.get(Decimal(price), 0) + size
+    return {price: str(size) for price, size in sizes.items()}
+
+
+@settings(max_examples=200, deadline=None)
+@given(operations=st.lists(BY_ID, max_size=40))
+def test_entries_with_ids_are_what_a_table_of_ids_holds(
+    operations: list[tuple[str, str, str, str, int, int, bool]],
+) -> None:
+    """A known id moves with New as with Change, size 0 is no level, and who applies what was touched has the book."""
+    table: Table = {}
+    book = FixBook()
+    followed: dict[str, dict[Decimal, str]] = {"0": {}, "1": {}}
+    for operation in operations:
+        told = change_table(table, operation)
+        if told is None:
+            continue
+        touched: Touched = {}
+        book.apply(told, touched)
+        columns = book.sizes(touched)
+        for side, at in (("0", 0), ("1", 2)):
+            followed[side] |= zip(map(Decimal, columns[at]), columns[at + 1], strict=True)
+            expected = totals(table, side)
+            assert dict(sides(book)[side]) == expected
+            assert {price: size for price, size in followed[side].items() if size != "0"} == expected
+
+
+def test_only_so_many_entries_of_size_zero_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is forgotten, and a change of it is one of an unknown entry."""
+    monkeypatch.setattr(entries, "EMPTY_MAX", 2)
+    book = FixBook()
+    for name in "abc":
+        book.add({269: "0", 278: name, 270: "10", 271: "0"})
+    book.apply({279: CHANGE, 278: "b", 271: "4"}, {})
+    assert sides(book) == {"0": [(Decimal(10), "4")], "1": []}
+    with pytest.raises(BadEvent, match="unknown_entry"):
+        book.apply({279: CHANGE, 278: "a", 271: "4"}, {})
 
 
 def test_a_range_may_begin_at_an_entry() -> None:
