@@ -16,10 +16,11 @@ EMPTY_MAX = 10_000
 
 
 class _Level:
-    __slots__ = ("entries", "price")
+    __slots__ = ("entries", "name", "price")
 
     def __init__(self, price: str) -> None:
         self.price = price
+        self.name = ""  # the id of the last entry that set it, in a book of levels
         self.entries: dict[str, str] = {}  # id, or nothing where entries have none, to size
 
     @property
@@ -37,7 +38,10 @@ class _Level:
 
 
 class EntryBook:
-    """Both sides of one product. The first entry after `clear` shows whether entries have ids.
+    """Both sides of one product. The first entry after `clear` shows whether entries have ids (`by_id`).
+
+    Otherwise it is a book of levels, in which each price has one size. If a later entry has an id there, it names the
+    level that it sets, and moves it when it comes again with another price.
 
     An entry of size 0 is no level. If it has an id, the venue still knows it and may give it a size later, so its side
     and price are remembered.
@@ -62,9 +66,7 @@ class EntryBook:
         """
         if self._by_id is None:
             self._by_id = bool(entry)
-        if not self._by_id:
-            entry = ""
-        elif not entry:
+        if self._by_id and not entry:
             raise BadEvent("no_entry_id", "278", price)
         at = decimal(price, "270")
         if decimal(size, "271") < 0 or "e" in (price + size).lower():  # sums of them would not be what they look like
@@ -78,9 +80,12 @@ class EntryBook:
                     del self._empty[next(iter(self._empty))]
             return
         level = self._levels[side].setdefault(at, _Level(price))
-        level.entries[entry] = size
+        level.entries[entry if self._by_id else ""] = size
         if entry:
             self._places[entry] = (side, at)
+        if not self._by_id and level.name != entry:
+            self._places.pop(level.name, None)
+            level.name = entry
 
     def add(self, side: int, entry: str, price: str, size: str) -> None:
         """Add an entry of a snapshot. Raises BadEvent as `put` does, and where it is there already."""
@@ -95,12 +100,12 @@ class EntryBook:
         self._empty.pop(entry, None)
         place = self._places.pop(entry, None)
         if place is not None:
-            self._drop(*place, entry)
+            self._drop(*place, entry if self._by_id else "")
 
     def take_level(self, side: int, price: str) -> None:
         """Take a level away with all its entries, if it is there."""
         level = self._levels[side].pop(decimal(price, "270"), None)
-        for entry in level.entries if level is not None else ():
+        for entry in (level.name, *level.entries) if level is not None else ():
             self._places.pop(entry, None)
 
     def has_level(self, side: int, price: str) -> bool:
@@ -122,7 +127,7 @@ class EntryBook:
         return bool(self._by_id)
 
     def has(self, entry: str) -> bool:
-        """Return whether there is an entry with this id."""
+        """Return whether there is an entry, or a level, with this id."""
         return entry in self._places or entry in self._empty
 
     def at(self, entry: str) -> tuple[int, str, str]:
@@ -133,7 +138,7 @@ class EntryBook:
             raise BadEvent("unknown_entry", "278", entry)
         side, price = self._places[entry]
         level = self._levels[side][price]
-        return side, level.price, level.entries[entry]
+        return side, level.price, level.entries[entry if self._by_id else ""]
 
     def size_at(self, side: int, price: str) -> str:
         """Return the size of a level, 0 where there is none."""
@@ -151,4 +156,5 @@ class EntryBook:
         if level is not None:
             level.entries.pop(entry, None)
             if not level.entries:
+                self._places.pop(level.name, None)
                 del self._levels[side][at]

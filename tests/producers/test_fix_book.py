@@ -176,6 +176,60 @@ def test_entries_with_ids_are_what_a_table_of_ids_holds(
             assert {price: size for price, size in followed[side].items() if size != "0"} == expected
 
 
+class Levels:
+    """A book of levels as a plain table: side and price to size and id, and the ids that have no size."""
+
+    def __init__(self) -> None:
+        self.table: dict[tuple[str, int], tuple[int, str]] = {}
+        self.empty: set[str] = set()
+
+    def change(self, action: str, side: str, name: str, price: int, size: int) -> None:
+        """Make one change; an id that is known decides, otherwise the price does."""
+        mine = next((at for at, (_, other) in self.table.items() if name and name == other), None)
+        is_known = mine is not None or name in self.empty
+        self.empty.discard(name)
+        if mine is not None:
+            del self.table[mine]
+        if not is_known or action != DELETE:
+            self.table.pop((side, price), None)
+        if action != DELETE and size:
+            self.table[side, price] = (size, name)
+        elif action != DELETE and name:
+            self.empty.add(name)
+
+    def side(self, side: str) -> dict[Decimal, str]:
+        """Return the levels of a side, price to size."""
+        return {Decimal(price): str(size) for (one, price), (size, _) in self.table.items() if one == side}
+
+
+BY_LEVEL = st.tuples(
+    st.sampled_from("00112"), st.sampled_from("01"), st.sampled_from(["", "a", "b"]), st.integers(-2, 2),
+    st.integers(0, 3),
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(operations=st.lists(BY_LEVEL, max_size=40))
+def test_an_id_in_a_book_of_levels_moves_the_level_that_it_set(
+    operations: list[tuple[str, str, str, int, int]],
+) -> None:
+    """A snapshot without ids, changes with some: no level stays where its id came with another price."""
+    book, levels = FixBook(), Levels()
+    book.add({269: "0", 270: "-9", 271: "1"})
+    levels.change(NEW, "0", "", -9, 1)
+    followed = {"0": levels.side("0"), "1": levels.side("1")}
+    for operation in operations:
+        action, side, name, price, size = operation
+        levels.change(*operation)
+        touched: Touched = {}
+        book.apply({279: action, 269: side, 278: name, 270: str(price), 271: str(size)}, touched)
+        columns = book.sizes(touched)
+        for one, at in (("0", 0), ("1", 2)):
+            followed[one] |= zip(map(Decimal, columns[at]), columns[at + 1], strict=True)
+            assert dict(sides(book)[one]) == levels.side(one)
+            assert {at: size for at, size in followed[one].items() if size != "0"} == levels.side(one)
+
+
 def test_only_so_many_entries_of_size_zero_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten, and a change of it is one of an unknown entry."""
     monkeypatch.setattr(entries, "EMPTY_MAX", 2)
