@@ -68,7 +68,7 @@ class Day:
             high, low = max(high, self._settled[1]), min(low, self._settled[2])
             opened = self._settled[3]
         close = Decimal(newest.close or "0")
-        change = (close - opened) * 100 / opened if opened else Decimal(0)
+        change = (close - opened) * 100 / abs(opened) if opened else Decimal(0)
         return Statistics(plain(volume), plain(high), plain(low), plain(change.quantize(_PERCENT_PLACES)))
 
     def _settle(self) -> None:

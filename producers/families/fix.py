@@ -7,7 +7,10 @@ Theory of operation. Source: FIX 5.0SP2 "Market Data", messages W and X; entries
    1. Before 5.0 that was MDEntryPositionNo (290).
 2. MDUpdateAction (279): New, Change and Delete concern one of them. DeleteThru takes away all from the best to the one
    named, DeleteFrom all from the one named to the worst. Overlay puts another price and size in the place of one; so
-   does a Change by number to a price that is not there.
+   does a Change by number to a price that is not there. An entry whose MDEntryID is already known replaces that one,
+   also in a New, whatever its side and price were; ids belong to one symbol. An entry of size 0 is no level, but its id
+   stays known: venues send such entries while nobody quotes the instrument. Where the first entry has no id, an id of a
+   later one is that of the level that it set last.
 3. MDEntryType (269) J empties the book.
 4. Where a snapshot tells its depth (MarketDepth, 264) nobody tells of what is pushed beyond it (MDImplicitDelete, 547,
    is the venue's choice): it is taken away after each message.
@@ -95,7 +98,9 @@ class FixBook:
     def _change(self, action: str, entry: Entry, touched: Touched) -> None:
         """Make a change of one entry or level: what is replaced goes, what is new comes."""
         entries = self._entries
-        named = (entry.get(280) or entry.get(278, "")) if entries.by_id else ""
+        named = entry.get(280) or entry.get(278, "")
+        if not entries.by_id and not entries.has(named):
+            named = ""
         side, price, size = SIDES.get(entry.get(269, "")), entry.get(270, ""), ""
         if action != NEW and named:
             before, at, size = entries.at(named)
@@ -112,7 +117,11 @@ class FixBook:
         if action == DELETE:
             return
         side = _side(entry) if side is None else side
-        entries.put(side, entry.get(278, ""), price, entry.get(271) or size)
+        name = entry.get(278, "")
+        if entries.has(name):  # it leaves the level where it was
+            before, at, _ = entries.at(name)
+            touched[before, at] = None
+        entries.put(side, name, price, entry.get(271) or size)
         touched[side, price] = None
 
     def _replaced(self, side: int, action: str, entry: Entry) -> str:
@@ -127,7 +136,8 @@ class FixBook:
     def _range(self, action: str, entry: Entry) -> tuple[int, list[str]]:
         """Return the side and the prices that DeleteThru or DeleteFrom takes away."""
         name = entry.get(278, "")
-        if self._entries.by_id and name and _number(entry) is None and 270 not in entry:
+        is_named = self._entries.has(name) or (self._entries.by_id and bool(name))
+        if is_named and _number(entry) is None and 270 not in entry:
             side, price, _ = self._entries.at(name)
         else:
             side, price = _side(entry), entry.get(270, "")

@@ -18,7 +18,10 @@ Theory of operation. Source: FIX 4.4 volume 3 and FIX 5.0SP2 "Market Data"; the 
 5. AggressorSide (FIX 5.0SP2, tag 2446) is used if present. Trades in a snapshot without an id may be known already, and
    are ignored; other trades without an id get one from their time and number.
 6. SecurityStatus (f) halts and resumes. A MarketDataRequestReject (Y) is kept as a dead letter.
-7. A refused Logon is final. Silence or mismatched sequence numbers cause a new connection, which restarts or continues
+7. Prices may be zero or below: the FIX data type Price "may be negative" for certain asset classes (forwards, spreads).
+   SecurityType (167), in any message that names the instrument, shows what it is. Without it, a name that is a pair is
+   spot, and any other is unknown. Prices of spot and equity must be above zero.
+8. A refused Logon is final. Silence or mismatched sequence numbers cause a new connection, which restarts or continues
    the numbers, depending on the settings.
 """
 
@@ -78,7 +81,9 @@ _AFTER = frozenset({813, 814, 215, 893, 911, 89, 93})
 # SecurityTradingStatus (326); what is not named says nothing about whether orders match.
 _STATES = {"2": "halted", "3": "online", "4": "halted", "5": "auction", "17": "online", "18": "halted",
            "21": "auction", "22": "auction"}  # fmt: skip
+# SecurityType (167) to our kind; any other, such as FXFWD, FXSWAP, FXNDF and MLEG, is unknown.
 _KINDS = {"CS": "equity", "PS": "equity", "FUT": "future", "OPT": "option", "FXSPOT": "spot"}
+_NO_KIND = frozenset({"", "NONE", "?", "WLD"})  # values of 167 that name no type
 # Of these we can do without an answer: SecurityListRequest, SecurityStatusRequest.
 _OPTIONAL = frozenset({"x", "e"})
 _RETIRED_MAX = 1_000
@@ -460,6 +465,7 @@ class FixFeed:
         if found is None:
             return
         product, state = found
+        self._learn_kind(call, product, head.get(167, ""))
         if head.get(262) in self._retired:
             self.counts["ignored"] += 1
         else:
@@ -512,6 +518,8 @@ class FixFeed:
             if known is None:
                 continue
             product, state = known
+            is_of_head = entry.get(55, name) == head.get(55, name)
+            self._learn_kind(call, product, entry.get(167) or (head.get(167, "") if is_of_head else ""))
             place = found.setdefault(name, _Found(product, {}, []))
             if entry.get(269) == _TRADE and 270 in entry:
                 place.trades.append(_trade(product, message, entry, number, call.now))
@@ -571,6 +579,11 @@ class FixFeed:
         else:
             self._products.learn(call, found[0], status=status)
 
+    def _learn_kind(self, call: Call, product: Product, security_type: str) -> None:
+        """Learn the kind from the SecurityType of a message that is about this product, if it has one."""
+        if security_type not in _NO_KIND:
+            self._products.learn(call, product, kind=_KINDS.get(security_type, "unknown"))
+
     def _learn(self, call: Call, message: Message) -> None:
         entries = message.entries(146, {55}, (893,)) if message.kind == "y" else [dict(reversed(message.fields))]
         for entry in entries:
@@ -580,8 +593,8 @@ class FixFeed:
                 if tag in entry:
                     decimal(entry[tag], str(tag))
                     learned[field] = entry[tag]
-            if entry.get(167) in _KINDS:
-                learned["kind"] = _KINDS[entry[167]]
+            if entry.get(167, "") not in _NO_KIND:
+                learned["kind"] = _KINDS.get(entry[167], "unknown")
             if 541 in entry:  # MaturityDate, with MaturityTime where the venue sends it
                 learned["expiry"] = utc_ns(f"{entry[541]}-{entry.get(1079, '00:00:00').removesuffix('Z')}", "541")
             if 120 in entry:
@@ -658,7 +671,7 @@ def describe(name: str) -> Instrument:
     pair = _PAIR.fullmatch(name)
     base, quote = pair.groups() if pair else (name, "")
     return Instrument(venue=FixFeed.venue, symbol=f"{base}-{quote}" if pair else name, ts_recv=0, venue_symbol=name,
-                      base_currency=base, quote_currency=quote)  # fmt: skip
+                      base_currency=base, quote_currency=quote, kind="spot" if pair else "unknown")  # fmt: skip
 
 
 VENUE = Venue(

@@ -49,6 +49,16 @@ def test_statistics_are_those_of_the_last_day_in_whatever_order_candles_come(val
         assert Decimal(found.change) == ((close - opened) * 100 / opened).quantize(Decimal("0.0001"))
 
 
+def test_a_rise_below_zero_is_a_positive_change() -> None:
+    """Prices of spreads may be negative: the change is in percent of the opening price without its sign."""
+    day = Day()
+    day.add(traded(0, "-10"))
+    day.add(traded(1, "-5"))
+    found = day.statistics()
+    assert found is not None
+    assert Decimal(found.change) == 50
+
+
 def test_a_corrected_candle_replaces_the_one_before() -> None:
     """A revision of an old minute changes the day's volume by the difference."""
     day = Day()

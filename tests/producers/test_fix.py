@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from infra.exchange.fix import FixVenue
 from marketdata.book import L2Book
 from marketdata.codec import Codec
-from marketdata.events import EVENTS, BookUpdate, DeadLetter, FeedStatus, Instrument, Trades
+from marketdata.events import EVENTS, Book, BookUpdate, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Output, Reconnect, Refused, Send
 from marketdata.fix.codec import Fields, decode, encode, utc, utc_ns
 from marketdata.fix.session import Identity
@@ -462,6 +462,159 @@ def test_entries_may_be_replaced_and_deleted_by_their_ids() -> None:
     out = desk.says("X", (55, "BTC-USD"), (268, "1"), (279, "2"), (278, "nobody"))
     assert [output.kind for output in out if isinstance(output, BookUpdate)] == ["clear"]
     assert [decode(o.frame).get(263) for o in out if isinstance(o, Send)] == ["2", "1"], "asked for anew"
+
+
+def named(name: str, side: str, price: str, size: str, *, action: str = "", symbol: str = "") -> Fields:
+    """Return an entry with an id, of W, or of X where it has an action."""
+    return [*([(279, action)] if action else []), (269, side), (278, name), *([(55, symbol)] if symbol else []),
+            (270, price), (271, size)]  # fmt: skip
+
+
+class Reader:
+    """A consumer that follows the books that the feed publishes."""
+
+    def __init__(self) -> None:
+        self.books: dict[str, L2Book] = {}
+
+    def top(self, out: list[Output], symbol: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """Apply the outputs and return both sides of a symbol's book; no book may be cleared."""
+        assert not [output for output in out if isinstance(output, DeadLetter)]
+        for event in out:
+            if isinstance(event, BookUpdate):
+                assert event.valid
+                book = self.books.setdefault(event.symbol, L2Book())
+                (book.bids.replace if event.kind == "snapshot" else book.bids.apply)(event.bid_prices, event.bid_sizes)
+                (book.asks.replace if event.kind == "snapshot" else book.asks.apply)(event.ask_prices, event.ask_sizes)
+        return self.books[symbol].bids.top(None), self.books[symbol].asks.top(None)
+
+
+@pytest.mark.parametrize(("entry", "bids", "asks"), [
+    (("8", "1", "1.2504", "3"), [("1.2501", "1"), ("1.2500", "2")], [("1.2504", "3")]),  # the same price
+    (("8", "1", "1.2503", "3"), [("1.2501", "1"), ("1.2500", "2")], [("1.2503", "3")]),  # another price
+    (("7", "0", "1.25020", "3"), [("1.25020", "3"), ("1.2500", "2")], [("1.2504", "9")]),
+    (("7", "0", "1.2500", "3"), [("1.2500", "5")], [("1.2504", "9")]),  # the level of another entry
+    (("8", "0", "1.2502", "3"), [("1.2502", "3"), ("1.2501", "1"), ("1.2500", "2")], []),  # the other side
+    (("7", "0", "1.2502", "0"), [("1.2500", "2")], [("1.2504", "9")]),  # no size
+    (("5", "1", "1.2505", "3"), [("1.2501", "1"), ("1.2500", "2")], [("1.2504", "9"), ("1.2505", "3")]),  # a new id
+])  # fmt: skip
+def test_new_of_a_known_id_replaces_the_entry(
+    entry: tuple[str, str, str, str], bids: list[tuple[str, str]], asks: list[tuple[str, str]]
+) -> None:
+    """Its old level is published as gone, or with what other entries leave there; the id can be deleted afterwards."""
+    desk, reader = Desk(None), Reader()
+    whole = [*named("7", "0", "1.2501", "1"), *named("6", "0", "1.2500", "2"), *named("8", "1", "1.2504", "9")]
+    reader.top(desk.says("W", (55, "A/B"), (268, "3"), *whole), "A-B")
+    out = desk.says("X", (268, "1"), *named(*entry, action="0", symbol="A/B"))
+    assert reader.top(out, "A-B") == (bids, asks)
+    reader.top(desk.says("X", (268, "1"), (279, "2"), (278, entry[0]), (55, "A/B")), "A-B")
+    out = desk.says("X", (268, "1"), *named("6", "0", "1.1", "4", action="1", symbol="A/B"))
+    left_bids = [("1.2501", "1")] if entry[0] != "7" else []
+    left_asks = [("1.2504", "9")] if entry[0] != "8" else []
+    assert reader.top(out, "A-B") == ([*left_bids, ("1.1", "4")], left_asks)
+    out = desk.says("W", (55, "A/B"), (268, "1"), *named("8", "1", "2", "1"))
+    assert reader.top(out, "A-B") == ([], [("2", "1")])
+    out = desk.says("X", (268, "1"), *named(*entry, action="0", symbol="A/B"))
+    assert reader.top(out, "A-B")[1] == {"8": [] if entry[1] == "0" else [(entry[2], "3")]}.get(
+        entry[0], [*([(entry[2], "3")] if entry[1] == "1" else []), ("2", "1")])  # fmt: skip
+
+
+def test_an_id_belongs_to_its_symbol_and_not_to_a_trade() -> None:
+    """New of an id that another symbol's entry or a trade has replaces nothing."""
+    desk, reader = Desk(None), Reader()
+    for symbol in ("A/B", "C/D"):
+        reader.top(desk.says("W", (55, symbol), (268, "1"), *named("7", "0", "1", "1")), symbol.replace("/", "-"))
+    out = desk.says("X", (268, "2"), *named("7", "0", "2", "1", action="0", symbol="A/B"),
+                    *named("7", "2", "1.5", "3", action="0", symbol="A/B"))  # fmt: skip
+    assert reader.top(out, "A-B") == ([("2", "1")], [])
+    assert reader.top([], "C-D") == ([("1", "1")], [])
+    assert [trade.trade_id for o in out if isinstance(o, Trades) for trade in o.trades] == ["7"]
+
+
+def test_new_of_a_known_id_between_the_parts_of_a_snapshot_replaces_the_entry() -> None:
+    """The change waits for the last part, and moves what that part brings."""
+    desk, reader = Desk(None), Reader()
+    desk.says("W", (262, "r"), (55, "A/B"), (893, "N"), (268, "1"), *named("7", "0", "1", "1"))
+    desk.says("X", (268, "1"), *named("7", "0", "2", "1", action="0", symbol="A/B"))
+    out = desk.says("W", (262, "r"), (55, "A/B"), (893, "Y"), (268, "1"), *named("8", "1", "3", "1"))
+    assert reader.top(out, "A-B") == ([("2", "1")], [("3", "1")])
+
+
+@pytest.mark.parametrize("refresh", ["W", "X"])
+@pytest.mark.parametrize(("symbol", "security"), [
+    ("EURJPY10Y", "FXFWD"), ("EUR/JPY", "FXSWAP"), ("CL-HO", "MLEG"), ("CLK0", "FUT"), ("CLHO", ""), ("CLHO", "NONE"),
+])  # fmt: skip
+def test_prices_of_forwards_spreads_and_futures_may_be_zero_or_below(symbol: str, security: str, refresh: str) -> None:
+    """Entries of size 0 are no level and no loss, whether a whole book or a change then brings their size."""
+    desk, reader, ours = Desk(None), Reader(), symbol.replace("/", "-")
+    head = [(55, symbol), *([(167, security)] if security else [])]
+    out = desk.says("W", *head, (268, "2"), *named("1", "0", "-3657.05", "0"), *named("2", "1", "0.00", "0"))
+    assert reader.top(out, ours) == ([], [])
+    if refresh == "W":
+        out = desk.says("W", *head, (268, "2"), *named("1", "0", "-3657.00", "9"), *named("2", "1", "0.00", "9"))
+    else:
+        fields = [*named("1", "0", "-3657.00", "9", action="1", symbol=symbol), (279, "1"), (278, "2"), (271, "9")]
+        out = desk.says("X", (268, "2"), *fields)
+    assert reader.top(out, ours) == ([("-3657.00", "9")], [("0.00", "9")])
+    out = desk.says("X", (268, "3"), *named("3", "0", "-3656", "1", action="0", symbol=symbol),
+                    *named("2", "1", "-1", "9", action="1"), *named("t", "2", "-5", "1", action="0"))  # fmt: skip
+    assert reader.top(out, ours) == ([("-3656", "1"), ("-3657.00", "9")], [("-1", "9")])
+    assert [trade.price for o in out if isinstance(o, Trades) for trade in o.trades] == ["-5"]
+    assert [desk.feed.counts[name] for name in ("gaps", "resyncs", "dead_letters")] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("symbol", "security"), [("EUR/USD", "FXSPOT"), ("EUR/USD", ""), ("IBM", "CS"), ("IBM", "PS")])
+@pytest.mark.parametrize("price", ["0", "-1"])
+def test_prices_of_spot_and_equity_are_above_zero(symbol: str, security: str, price: str) -> None:
+    """Such a price is a dead letter, and no book."""
+    desk = Desk(None)
+    out = desk.says("W", (55, symbol), *([(167, security)] if security else []), (268, "1"), *level(price))
+    assert [(o.reason, o.value) for o in out if isinstance(o, DeadLetter)] == [("not_positive", price)]
+    assert not [o for o in out if isinstance(o, BookUpdate) and o.kind == "snapshot"]
+
+
+def test_security_type_may_come_with_the_entry_of_a_change_or_in_a_list() -> None:
+    """It concerns the symbol that it stands with, and no other of the message."""
+    desk = Desk(None)
+    for symbol in ("A/B", "C/D"):
+        desk.says("W", (55, symbol), (268, "1"), *level("1"))
+    out = desk.says("X", (268, "2"), (279, "0"), (269, "0"), (55, "A/B"), (167, "FXNDF"), (270, "-1"), (271, "1"),
+                    (279, "0"), (269, "0"), (55, "C/D"), (270, "2"), (271, "1"))  # fmt: skip
+    assert books_of(out) == [("A-B", "update", ["-1"]), ("C-D", "update", ["2"])]
+    assert [(o.symbol, o.kind) for o in out if isinstance(o, Instrument)] == [("A-B", "unknown")]
+    out = desk.says("y", (146, "1"), (55, "C/D"), (167, "FXFWD"))
+    assert [(o.symbol, o.kind) for o in out if isinstance(o, Instrument)] == [("C-D", "unknown")]
+    out = desk.says("X", (268, "1"), (279, "0"), (269, "0"), (55, "C/D"), (270, "-2"), (271, "1"))
+    assert books_of(out) == [("C-D", "update", ["-2"])]
+
+
+def test_a_book_and_candles_below_zero_go_through_the_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quotes, books and candles of a spread at and below zero are what its messages say."""
+    desk = Desk(None)
+    frames: list[Recorded] = []
+    received = desk.feed.received
+
+    def record(frame: bytes, ts: int) -> list[Output]:
+        frames.append(Recorded("recv", ts, None, frame.decode()))
+        return received(frame, ts)
+
+    monkeypatch.setattr(desk.feed, "received", record)
+    whole = [*named("1", "0", "-0.20", "5"), *named("2", "0", "-0.10", "5"), *named("3", "1", "0.00", "4")]
+    desk.says("W", (55, "CL-HO"), (167, "MLEG"), (268, "3"), *whole)
+    for number, price in enumerate(["-0.10", "0.00", "-0.30", "-0.05"]):
+        desk.ts += SECOND
+        time = (60, utc(desk.ts))
+        desk.says("X", time, (268, "1"), *named(f"t{number}", "2", price, "2", action="0", symbol="CL-HO"))
+    path = tmp_path / "spread.jsonl.zst"
+    write(path, frames)
+    events = list(run([path], Connections("fix"), Pipeline()))
+    assert not [event for _, event in events if isinstance(event, DeadLetter)]
+    book = [event for _, event in events if isinstance(event, Book)][-1]
+    assert (book.bid_prices, book.ask_prices, book.valid) == (["-0.10", "-0.20"], ["0.00"], True)
+    quote = [event for _, event in events if isinstance(event, Quote)][-1]
+    assert (quote.bid, quote.ask, quote.valid) == ("-0.10", "0.00", True)
+    candle = [event for _, event in events if isinstance(event, Candle) and event.interval == "1m"][-1]
+    assert (candle.open, candle.high, candle.low, candle.close) == ("-0.10", "0.00", "-0.30", "-0.05")
+    assert (candle.volume, candle.quote_volume) == ("8", "-0.9")
 
 
 def level(price: str, *, side: str = "0", size: str = "1", action: str = "") -> Fields:

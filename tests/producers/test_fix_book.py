@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from marketdata.errors import BadEvent
 from producers.families.fix import CHANGE, DELETE, DELETE_FROM, DELETE_THRU, NEW, OVERLAY, Entry, FixBook, Touched
+from producers.feed_kit import entries
 
 PRICES = st.integers(1, 30)
 SIZES = st.integers(1, 99)
@@ -109,6 +110,136 @@ def test_a_change_by_number_may_bring_another_price() -> None:
     touched: Touched = {}
     book.apply({279: CHANGE, 269: "1", 290: "2", 270: "12"}, touched)
     assert book.sizes(touched) == ([], [], ["11", "12"], ["0", "1"])
+
+
+IDS = st.sampled_from(["a", "b", "c", "d"])
+BY_ID = st.tuples(
+    st.sampled_from("000111225J"), st.sampled_from("01"), IDS, IDS, st.integers(-3, 3), st.integers(0, 3),
+    st.booleans(),
+)  # fmt: skip
+
+
+Table = dict[str, tuple[str, int, int]]  # id to side, price and size
+
+
+def change_table(table: Table, operation: tuple[str, str, str, str, int, int, bool]) -> Entry | None:
+    """Make one change of the plain table and return the entry that tells it; None where it makes no sense."""
+    action, side, name, other, price, size, is_brief = operation
+    whole = {279: action, 269: side, 278: name, 270: str(price), 271: str(size)}
+    if action == "J":
+        table.clear()
+        return {279: DELETE, 269: "J"}
+    if action == NEW:
+        table[name] = (side, price, size)
+        return whole
+    if other not in table:
+        return None
+    before = table.pop(other)
+    if action == DELETE:
+        return {279: DELETE, 278: other}
+    if is_brief:
+        table[other] = (before[0], before[1], size)
+        return {279: action, 278: other, 271: str(size)}
+    table[name] = (side, price, size)  # which takes the other's place, and is gone from its own
+    return whole | {280: other}
+
+
+def totals(table: Table, side: str) -> dict[Decimal, str]:
+    """Return the levels of a side, price to size."""
+    sizes: dict[Decimal, int] = {}
+    for at_side, price, size in table.values():
+        if at_side == side and size:
+            sizes[Decimal(price)] = sizes.get(Decimal(price), 0) + size
+    return {price: str(size) for price, size in sizes.items()}
+
+
+@settings(max_examples=200, deadline=None)
+@given(operations=st.lists(BY_ID, max_size=40))
+def test_entries_with_ids_are_what_a_table_of_ids_holds(
+    operations: list[tuple[str, str, str, str, int, int, bool]],
+) -> None:
+    """A known id moves with New as with Change, size 0 is no level, and who applies what was touched has the book."""
+    table: Table = {}
+    book = FixBook()
+    followed: dict[str, dict[Decimal, str]] = {"0": {}, "1": {}}
+    for operation in operations:
+        told = change_table(table, operation)
+        if told is None:
+            continue
+        touched: Touched = {}
+        book.apply(told, touched)
+        columns = book.sizes(touched)
+        for side, at in (("0", 0), ("1", 2)):
+            followed[side] |= zip(map(Decimal, columns[at]), columns[at + 1], strict=True)
+            expected = totals(table, side)
+            assert dict(sides(book)[side]) == expected
+            assert {price: size for price, size in followed[side].items() if size != "0"} == expected
+
+
+class Levels:
+    """A book of levels as a plain table: side and price to size and id, and the ids that have no size."""
+
+    def __init__(self) -> None:
+        self.table: dict[tuple[str, int], tuple[int, str]] = {}
+        self.empty: set[str] = set()
+
+    def change(self, action: str, side: str, name: str, price: int, size: int) -> None:
+        """Make one change; an id that is known decides, otherwise the price does."""
+        mine = next((at for at, (_, other) in self.table.items() if name and name == other), None)
+        is_known = mine is not None or name in self.empty
+        self.empty.discard(name)
+        if mine is not None:
+            del self.table[mine]
+        if not is_known or action != DELETE:
+            self.table.pop((side, price), None)
+        if action != DELETE and size:
+            self.table[side, price] = (size, name)
+        elif action != DELETE and name:
+            self.empty.add(name)
+
+    def side(self, side: str) -> dict[Decimal, str]:
+        """Return the levels of a side, price to size."""
+        return {Decimal(price): str(size) for (one, price), (size, _) in self.table.items() if one == side}
+
+
+BY_LEVEL = st.tuples(
+    st.sampled_from("00112"), st.sampled_from("01"), st.sampled_from(["", "a", "b"]), st.integers(-2, 2),
+    st.integers(0, 3),
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(operations=st.lists(BY_LEVEL, max_size=40))
+def test_an_id_in_a_book_of_levels_moves_the_level_that_it_set(
+    operations: list[tuple[str, str, str, int, int]],
+) -> None:
+    """A snapshot without ids, changes with some: no level stays where its id came with another price."""
+    book, levels = FixBook(), Levels()
+    book.add({269: "0", 270: "-9", 271: "1"})
+    levels.change(NEW, "0", "", -9, 1)
+    followed = {"0": levels.side("0"), "1": levels.side("1")}
+    for operation in operations:
+        action, side, name, price, size = operation
+        levels.change(*operation)
+        touched: Touched = {}
+        book.apply({279: action, 269: side, 278: name, 270: str(price), 271: str(size)}, touched)
+        columns = book.sizes(touched)
+        for one, at in (("0", 0), ("1", 2)):
+            followed[one] |= zip(map(Decimal, columns[at]), columns[at + 1], strict=True)
+            assert dict(sides(book)[one]) == levels.side(one)
+            assert {at: size for at, size in followed[one].items() if size != "0"} == levels.side(one)
+
+
+def test_only_so_many_entries_of_size_zero_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is forgotten, and a change of it is one of an unknown entry."""
+    monkeypatch.setattr(entries, "EMPTY_MAX", 2)
+    book = FixBook()
+    for name in "abc":
+        book.add({269: "0", 278: name, 270: "10", 271: "0"})
+    book.apply({279: CHANGE, 278: "b", 271: "4"}, {})
+    assert sides(book) == {"0": [(Decimal(10), "4")], "1": []}
+    with pytest.raises(BadEvent, match="unknown_entry"):
+        book.apply({279: CHANGE, 278: "a", 271: "4"}, {})
 
 
 def test_a_range_may_begin_at_an_entry() -> None:
