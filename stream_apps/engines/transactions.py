@@ -8,7 +8,7 @@ Theory of operation.
    (`Recovery.locate`). So a new owner sees commits that nobody can change any more.
 2. The transactional ids name the worker. Whoever initialises them fences every earlier process of that name and ends
    the transactions that it left open. What a worker without a name, or one that does not come back, left open ends
-   after `TRANSACTION_SECONDS`.
+   after `TRANSACTION_SECONDS`, and up to 10 s more, for Kafka looks for such transactions only that often.
 3. A transaction whose outcome is not known, or that failed in any way, is the end of the producers (`Failed`): the
    worker opens new ones, and its partitions find out by the committed offsets what happened. Only records that Kafka
    has refused for the moment are sent again: it knows them by their numbers.
