@@ -43,8 +43,6 @@ _WATCH_SECONDS = 2.0
 _ASK_SECONDS = 2.0
 # A partition that recovers for longer than this makes the worker not ready.
 _RECOVERY_SECONDS = 20.0
-# Stands for the transactions among the partition numbers.
-_COMMITTER = -1
 
 _log = structlog.get_logger(__name__)
 
@@ -156,28 +154,27 @@ class Worker:
 
     # -- metrics and readiness
 
-    def export(self, partitions: Iterable[Partition], unusable: str, not_committing: str) -> None:
+    def export(self, partitions: Iterable[Partition], unusable: str) -> None:
         """Bring the metrics and the readiness up to date with the partitions of this worker.
 
-        `unusable` says why what the group assigned cannot be used, `not_committing` why there are no transactions; both
-        are empty otherwise.
+        `unusable` says why what the group assigned cannot be used, and is empty otherwise.
         """
         now = time.monotonic()
         late = [unusable] if unusable else []
-        if self._is_late(_COMMITTER, not_committing, now):
-            late.append(not_committing)
         for partition in partitions:
             number = str(partition.number)
-            inputs, outputs, recoveries = self._progress.get(partition.number, (0, 0, 0))
+            inputs, outputs, failures = self._progress.get(partition.number, (0, 0, 0))
             _INPUTS.labels(number).inc(max(0, partition.committed_inputs - inputs))
             _OUTPUTS.labels(number).inc(max(0, partition.committed_outputs - outputs))
-            _RECOVERIES.labels(number).inc(max(0, partition.recoveries - recoveries))
+            _RECOVERIES.labels(number).inc(max(0, partition.failures - failures))
             self._progress[partition.number] = (
                 partition.committed_inputs,
                 partition.committed_outputs,
-                partition.recoveries,
+                partition.failures,
             )
-            if self._is_late(partition.number, partition.why, now):
+            if not partition.why:
+                self._recovering.pop(partition.number, None)
+            elif now - self._recovering.setdefault(partition.number, now) > _RECOVERY_SECONDS:
                 late.append(f"partition {number}: {partition.why}")
             if partition.pipeline is not None:
                 self._export_counts(partition)
@@ -185,13 +182,6 @@ class Worker:
             self.readiness.down(PIPELINE, "; ".join(late))
         else:
             self.readiness.up(PIPELINE)
-
-    def _is_late(self, number: int, why: str, now: float) -> bool:
-        """Return whether something has been unable to commit for too long."""
-        if not why:
-            self._recovering.pop(number, None)
-            return False
-        return now - self._recovering.setdefault(number, now) > _RECOVERY_SECONDS
 
     def forget(self, partition: Partition) -> None:
         """Take a partition that is no longer this worker's out of the metrics."""
