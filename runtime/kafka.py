@@ -27,9 +27,9 @@ def producer_config(settings: CommonSettings, client: str) -> dict[str, Any]:
         "logger": LOG,
         "enable.idempotence": True,
         "acks": "all",
-        "compression.type": "lz4",  # zstd saves a tenth more, and costs twice the time in every batch
+        "compression.type": "zstd",
         "partitioner": PARTITIONER,
-        "linger.ms": 0,  # what arrives while a request is under way shares the next one
+        "linger.ms": 1,
         "socket.nagle.disable": True,
         "message.max.bytes": MESSAGE_BYTES_MAX,
         "queue.buffering.max.messages": 100_000,
