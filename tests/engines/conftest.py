@@ -23,7 +23,7 @@ from infra.local.table import Endpoints
 from marketdata import topics
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent, Trade, Trades
-from marketdata.headers import hops_of
+from marketdata.headers import hops_of, record_id
 from runtime.registry import Registry
 from tests.waiting import WAIT_S, wait_for
 
@@ -90,7 +90,11 @@ class Lab:
         self.codec = codec
         self.folder = folder
         self._workers: list[WorkerProcess] = []
-        self.producer = Producer({"bootstrap.servers": endpoints.kafka_brokers, "message.max.bytes": 32 << 20})
+        self.producer = Producer(
+            {"bootstrap.servers": endpoints.kafka_brokers, "message.max.bytes": 32 << 20, "enable.idempotence": True}
+        )
+        # The run that numbers the records, as a producer of ours does; none without it.
+        self.run = ""
         self._consumer = Consumer(
             {
                 "bootstrap.servers": endpoints.kafka_brokers,
@@ -159,7 +163,8 @@ class Lab:
         """The same without waiting until Kafka has them."""
         for number in numbers:
             symbol = number % symbols
-            self.send("md.ingest.trades", self.trades(f"S{symbol}-USD", number), symbol % topics.PARTITIONS)
+            headers = {"ce_id": record_id("lab", self.run, number)} if self.run else None
+            self.send("md.ingest.trades", self.trades(f"S{symbol}-USD", number), symbol % topics.PARTITIONS, headers)
 
     def worker(
         self, engine: str, *, script: Path | None = COUNTING, args: tuple[str, ...] = (), **env: str
