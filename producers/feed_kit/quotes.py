@@ -16,7 +16,7 @@ _PRICES = ("bid", "ask", "last")
 def send(call: Call, product: Product, ts_event: int, **values: Any) -> None:
     """Publish a quote; `values` are the fields of Quote that the venue gave, a price that is not there as None.
 
-    A size without its price means nothing and is left out. Raises BadEvent for a price that is not above zero, where
+    They may name another validity than the product's. A size without its price means nothing and is left out. Raises BadEvent for a price that is not above zero, where
     that cannot be.
     """
     prices = [values[name] for name in _PRICES if values.get(name) is not None]
@@ -32,5 +32,5 @@ def send(call: Call, product: Product, ts_event: int, **values: Any) -> None:
         call.line.counts["off_tick"] += off_tick
     call.out.append(
         Quote(venue=call.line.venue, symbol=product.symbol, ts_event=ts_event, ts_recv=call.ts, line=call.line.name,
-              sequence=call.sequence, source="venue", **values, **product.validity)
+              sequence=call.sequence, source="venue", **(product.validity | values))
     )  # fmt: skip

@@ -40,7 +40,7 @@ from marketdata.book import L2Book
 from marketdata.clock import SECOND_NS
 from marketdata.decimals import decimal, plain
 from marketdata.errors import BadEvent
-from marketdata.events import GAP, DeadLetter, Instrument, Quote, Trade
+from marketdata.events import GAP, DeadLetter, Instrument, Trade
 from marketdata.feed import Fetch, Output, Send
 from producers.feed_kit import books, listed_trades, quotes
 from producers.feed_kit.calls import REFUSED, Call, Line
@@ -419,12 +419,12 @@ class BybitFeed:
             return
         product, state = found
         self._heard(call, frame.ts)
-        ts_event = ms_ns(frame.matched or frame.ts, "cts")
         columns = _columns(sent)
         topic = frame.topic.rpartition(".")[0]
         if topic == "orderbook.1":
             self._best(call, product, state, frame, columns)
             return
+        ts_event = ms_ns(frame.matched or frame.ts, "cts")
         is_snapshot = frame.type == "snapshot"
         if topic != state.topic:
             if not is_snapshot or product.book_valid:
@@ -481,11 +481,8 @@ class BybitFeed:
         state.best_last = None if is_lost else number
         for side, level in zip(("bid", "ask"), state.best.best(), strict=True):
             state.ticker[side], state.ticker[f"{side}_size"] = level or (None, None)
-        quotes.send(call, product, ts_event, **state.ticker)
-        if is_lost:
-            quote = call.out.pop()
-            assert isinstance(quote, Quote)  # noqa: S101 - it was sent two lines above
-            call.out.append(msgspec.structs.replace(quote, valid=False, reason=GAP))
+        validity: dict[str, Any] = {"valid": False, "reason": GAP} if is_lost else {}
+        quotes.send(call, product, ts_event, **state.ticker, **validity)
 
     # --- Trades and tickers ---
 

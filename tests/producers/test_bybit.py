@@ -335,21 +335,21 @@ def test_a_size_of_zero_removes_a_best_level(*, is_reversed: bool) -> None:
     """Wherever in the delta it is: never a quote of size zero; a side that is left out stays, one that ends is none."""
     feed = BybitFeed(line="bybit/0")
 
-    def told(kind: str, number: int, bids: list[Row], asks: list[Row]) -> tuple[Row | None, Row | None, bool]:
+    def top(kind: str, number: int, bids: list[Row], asks: list[Row]) -> tuple[Row | None, Row | None, bool]:
         step = -1 if is_reversed else 1
         (quote,) = quoted(feed.received(best(kind, number, bids[::step], asks[::step]), T0))
         return quote
 
     bid, ask = ("1849.90", "3.1"), ("1850.20", "0.4")
-    told("snapshot", 501, [("1850.10", "2.5")], [("1850.30", "1.25")])
-    assert told("delta", 502, [("1850.10", "0"), bid], [ask, ("1850.30", "0.00")]) == (bid, ask, True)
-    assert told("delta", 503, [], [(ask[0], "9")]) == (bid, (ask[0], "9"), True)
-    assert told("delta", 504, [], [("1850.2", "0")]) == (bid, None, True)
-    assert told("delta", 505, [(bid[0], "0")], []) == (None, None, True)
-    assert told("delta", 506, [("1", "1"), ("3", "3"), ("2", "2")], [("7", "7"), ("6", "6")]) == (
+    top("snapshot", 501, [("1850.10", "2.5")], [("1850.30", "1.25")])
+    assert top("delta", 502, [("1850.10", "0"), bid], [ask, ("1850.30", "0.00")]) == (bid, ask, True)
+    assert top("delta", 503, [], [(ask[0], "9")]) == (bid, (ask[0], "9"), True)
+    assert top("delta", 504, [], [("1850.2", "0")]) == (bid, None, True)
+    assert top("delta", 505, [(bid[0], "0")], []) == (None, None, True)
+    assert top("delta", 506, [("1", "1"), ("3", "3"), ("2", "2")], [("7", "7"), ("6", "6")]) == (
         ("3", "3"), ("6", "6"), True)  # fmt: skip
-    assert told("snapshot", 600, [("5", "5")], []) == (("5", "5"), None, True)
-    assert told("delta", 601, [], [("8", "1")]) == (("5", "5"), ("8", "1"), True)
+    assert top("snapshot", 600, [("5", "5")], []) == (("5", "5"), None, True)
+    assert top("delta", 601, [], [("8", "1")]) == (("5", "5"), ("8", "1"), True)
 
 
 @pytest.mark.parametrize("kind", ["snapshot", "delta"])

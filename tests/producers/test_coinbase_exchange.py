@@ -709,10 +709,10 @@ def test_change_of_levels_with_an_impossible_time_is_applied_when_it_was_receive
     out += feed.received(message("l2update", None, time=clock, changes=[("sell", "102", "0.5")]), T0 + 1)
     out += feed.received(message("l2update", None, time=time, changes=[("buy", "100.5", "0.7")]), T0 + 2)
     assert feed.ts_venue == iso_ns(clock, "time")
-    told = [event for event in out if isinstance(event, BookUpdate)]
-    assert [event.kind for event in told] == ["snapshot", "update", "update"]
-    assert [event.ts_event for event in told] == [T0, iso_ns(clock, "time"), T0 + 2]
-    assert all(event.valid for event in told)
+    published = [event for event in out if isinstance(event, BookUpdate)]
+    assert [event.kind for event in published] == ["snapshot", "update", "update"]
+    assert [event.ts_event for event in published] == [T0, iso_ns(clock, "time"), T0 + 2]
+    assert all(event.valid for event in published)
     assert follow(out)[NAME].bids.best() == ("100.5", "0.7")
     (quote,) = feed.received(message("ticker", 7, time=time, best_bid="100", best_ask="101"), T0 + 3)
     assert isinstance(quote, Quote)
@@ -778,15 +778,15 @@ def test_rest_book_of_an_impossible_time_is_taken() -> None:
 def test_times_change_no_level(steps: list[tuple[str, int, int, str]], data: st.DataObject) -> None:
     """Whichever changes have impossible times, the book has the levels that it has with good ones."""
     good, spoilt = (CoinbaseExchangeFeed(line="coinbase_exchange/0") for _ in range(2))
-    out, told = good.received(snapshot(), T0), spoilt.received(snapshot(), T0)
+    out, published = good.received(snapshot(), T0), spoilt.received(snapshot(), T0)
     for side, place, size, time in steps:
         price = str(100 - place if side == "buy" else 101 + place)
         fields: dict[str, Any] = {"changes": [(side, price, str(size))]}
         out += good.received(message("l2update", 1, **fields), T0)
         fields |= {"time": time} if data.draw(st.booleans()) else {}
-        told += spoilt.received(message("l2update", 1, **fields), T0)
-    assert levels_of(follow(told)[NAME]) == levels_of(follow(out)[NAME])
-    assert kinds(told) == kinds(out)
+        published += spoilt.received(message("l2update", 1, **fields), T0)
+    assert levels_of(follow(published)[NAME]) == levels_of(follow(out)[NAME])
+    assert kinds(published) == kinds(out)
 
 
 # --- Products, quotes, and what is not known ---

@@ -42,7 +42,7 @@ def entry(action: str, side: str, **fields: int) -> Entry:
 
 
 def draw_entry(naive: dict[str, Naive], operation: tuple[str, str, int, int, int, bool]) -> Entry | None:
-    """Make one change of the plain lists and return the entry that tells it; None where it makes no sense."""
+    """Make one change of the plain lists and return the entry that states it; None where it makes no sense."""
     action, side, price, size, number, by_price = operation
     book = naive[side]
     if action == NEW:
@@ -123,7 +123,7 @@ Table = dict[str, tuple[str, int, int]]  # id to side, price and size
 
 
 def change_table(table: Table, operation: tuple[str, str, str, str, int, int, bool]) -> Entry | None:
-    """Make one change of the plain table and return the entry that tells it; None where it makes no sense."""
+    """Make one change of the plain table and return the entry that states it; None where it makes no sense."""
     action, side, name, other, price, size, is_brief = operation
     whole = {279: action, 269: side, 278: name, 270: str(price), 271: str(size)}
     if action == "J":
@@ -163,11 +163,11 @@ def test_entries_with_ids_are_what_a_table_of_ids_holds(
     book = FixBook()
     followed: dict[str, dict[Decimal, str]] = {"0": {}, "1": {}}
     for operation in operations:
-        told = change_table(table, operation)
-        if told is None:
+        change = change_table(table, operation)
+        if change is None:
             continue
         touched: Touched = {}
-        book.apply(told, touched)
+        book.apply(change, touched)
         columns = book.sizes(touched)
         for side, at in (("0", 0), ("1", 2)):
             followed[side] |= zip(map(Decimal, columns[at]), columns[at + 1], strict=True)
