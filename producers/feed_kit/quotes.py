@@ -16,8 +16,8 @@ _PRICES = ("bid", "ask", "last")
 def send(call: Call, product: Product, ts_event: int, **values: Any) -> None:
     """Publish a quote; `values` are the fields of Quote that the venue gave, a price that is not there as None.
 
-    They may name another validity than the product's. A size without its price means nothing and is left out. Raises BadEvent for a price that is not above zero, where
-    that cannot be.
+    They may name another validity than the product's. A size without its price means nothing and is left out. Raises
+    BadEvent for a price that is not above zero, where that cannot be.
     """
     prices = [values[name] for name in _PRICES if values.get(name) is not None]
     if product.instrument.kind in POSITIVE_KINDS:
