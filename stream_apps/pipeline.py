@@ -46,6 +46,8 @@ SOURCE = "pipeline"
 
 # A transaction is closed once its outputs have this size; the largest message is four times as large.
 BATCH_BYTES = 8 * 1024 * 1024
+# Or after so many records.
+BATCH_RECORDS = 1_000
 # So many checkpoints share a transaction with outputs, so that no batch waits long for them.
 CHECKPOINTS_MAX = 32
 CHECKPOINT_BYTES_MAX = 2 * 1024 * 1024
@@ -103,13 +105,14 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """What one transaction writes: outputs in order, and by input topic the offset to commit with its metadata.
 
-    `inputs` counts the records behind it; `t_produced` is when the last of them that has outputs was produced, 0 where
-    that is unknown.
+    `size` is that of the outputs, bytes. `inputs` counts the records behind it; `t_produced` is when the last of them
+    that has outputs was produced, 0 where that is unknown.
     """
 
     outputs: list[Output]
     offsets: dict[str, tuple[int, str]]
     inputs: int
+    size: int = 0
     t_produced: int = 0
 
 
@@ -413,7 +416,7 @@ class Pipeline:
     @property
     def is_full(self) -> bool:
         """Whether a batch should be taken before more records are stepped."""
-        return self._bytes >= BATCH_BYTES
+        return self._bytes >= BATCH_BYTES or self._stepped >= BATCH_RECORDS
 
     @property
     def has_outputs(self) -> bool:
@@ -437,9 +440,11 @@ class Pipeline:
         """
         outputs, self._outputs = self._outputs, []
         inputs, self._stepped = self._stepped, 0
-        self._bytes = 0
+        size, self._bytes = self._bytes, 0
         now_ms = self._shell.clock() // MILLISECOND_NS
-        outputs += self._checkpoints(now_ms, everything=everything or self._save_all)
+        checkpoints = self._checkpoints(now_ms, everything=everything or self._save_all)
+        size += sum(len(checkpoint.value or b"") for checkpoint in checkpoints)
+        outputs += checkpoints
         self._save_all = self._save_all and not self.is_clean
         offsets = {}
         for name, entry in self._inputs.items():
@@ -451,7 +456,7 @@ class Pipeline:
         if not outputs and not moved:
             return None
         self._committed = offsets
-        return Batch(outputs=outputs, offsets=offsets, inputs=inputs, t_produced=self._t_produced)
+        return Batch(outputs=outputs, offsets=offsets, inputs=inputs, size=size, t_produced=self._t_produced)
 
     def _checkpoints(self, now_ms: int, *, everything: bool) -> list[Output]:
         found: list[Output] = []

@@ -5,10 +5,9 @@
 2. `rebuild` reads the checkpoints of the partition, and steps the records from the oldest one that is still needed up
    to the frontier, without publishing.
 
-Call both only after the partition's transactional producer was initialised: that ends whatever transaction the previous
-owner had open. Its end may not be marked yet where it is read here, and another program may have a transaction open, so
-both wait: the client repeats the request for an offset that is part of one, and committed records are read to the end
-of the log, behind all that is not decided.
+A transaction that another worker has open could still change what is read here, so both wait for its end. If it holds
+offsets of this partition, the client repeats the request for them; a checkpoint that it holds is in the log, and
+committed records are read to the end of the log, whatever that end's fate.
 """
 
 from __future__ import annotations

@@ -39,11 +39,11 @@ class StreamSettings(CommonSettings):
         default=30.0, gt=0, le=600, description="Maximum seconds until a changed state is checkpointed."
     )
     commit_ms: float = Field(
-        default=3.0,
+        default=1.0,
         ge=0,
         le=1_000,
-        description="Least milliseconds between two transactions of one partition: less reduces latency, more reduces "
-        "the load on Kafka.",
+        description="Least milliseconds between the starts of two transactions of one worker: less reduces latency, "
+        "more reduces the load on Kafka.",
     )
     session_seconds: float = Field(
         default=10.0, ge=6, le=300, description="Silence after which Kafka gives a worker's partitions to others."

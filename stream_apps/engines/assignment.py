@@ -11,11 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from typing import Any
 
 import structlog
 
+from stream_apps.engines.committer import Committer, Job, Start
 from stream_apps.engines.partition import Partition
+from stream_apps.engines.transactions import Member
 from stream_apps.engines.worker import Worker
 from stream_apps.pipeline import Record
 
@@ -29,7 +30,13 @@ class Assignment:
     """The partitions of one worker. Belongs to the engine's thread."""
 
     def __init__(
-        self, worker: Worker, executor: Executor, *, on_moved: Callable[[int], None], on_done: Callable[[], None]
+        self,
+        worker: Worker,
+        executor: Executor,
+        start: Start,
+        *,
+        on_moved: Callable[[int], None],
+        on_done: Callable[[], None],
     ) -> None:
         """Assign nothing yet.
 
@@ -41,6 +48,8 @@ class Assignment:
         self.next: dict[tuple[str, int], int] = {}
         self._worker = worker
         self._executor = executor
+        self._committer = Committer(worker.settings, start, on_done)
+        self._member: Member | None = None
         self._on_moved = on_moved
         self._on_done = on_done
         # Partition numbers to read no more for a while because enough records wait, and since when.
@@ -49,11 +58,11 @@ class Assignment:
         self._topic_ids: dict[str, str] = {}
         self._unusable = ""
 
-    def open(self, assigned: Iterable[tuple[str, int]], group: Any) -> bool:
+    def open(self, assigned: Iterable[tuple[str, int]], member: Member) -> bool:
         """Open what was assigned, pairs of a topic and a partition number.
 
-        `group` is the metadata of the group's generation that assigned it: what is committed later under any other
-        generation is refused by Kafka. Returns False and opens nothing where the numbers of the input topics differ, as
+        `member` names the group's generation that assigned it: what is committed later under any other generation is
+        refused by Kafka. Returns False and opens nothing where the numbers of the input topics differ, as
         while a topic is re-created. The caller joins the group again after `REJOIN_SECONDS`: Kafka gives a member that
         comes back under its name the assignment that it had, even when its process is a new one.
         """
@@ -61,17 +70,21 @@ class Assignment:
         numbers = sorted({number for _, number in pairs})
         missing = [f"{topic}/{n}" for topic in self._worker.topics for n in numbers if (topic, n) not in pairs]
         self._unusable = f"the group did not assign {', '.join(missing)}" if missing else ""
-        if missing:
+        if member.generation < 0:
+            # Kafka would take any offsets from such a member.
+            self._unusable = "the group has ended the membership meanwhile"
+        if self._unusable:
             _log.warning("joining the group again", reason=self._unusable)
             return False
         _log.info("assigned", partitions=numbers)
+        self._member = member
         for number in numbers:
             self.partitions[number] = Partition(
                 number,
                 self._worker.settings,
                 self._worker.shell,
                 self._executor,
-                group=lambda: group,
+                may_recover=lambda each: not self._committer.holds(each),
                 on_located=self._located,
                 on_done=self._on_done,
             )
@@ -103,6 +116,23 @@ class Assignment:
         """Do what can be done now; never waits."""
         for partition in self.partitions.values():
             partition.work()
+        self.commit()
+
+    def commit(self) -> None:
+        """Commit what was stepped, if nothing is being committed; never waits."""
+        self._committer.work(self.partitions.values(), self._member)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something goes on that ends soon."""
+        return self._committer.is_busy or any(each.is_busy or each.has_work for each in self.partitions.values())
+
+    @property
+    def is_due(self) -> bool:
+        """Whether something waits for its time only."""
+        return not (self._committer.is_busy or self._committer.why) and any(
+            each.has_work for each in self.partitions.values()
+        )
 
     def throttle(self) -> None:
         """Bring `full` up to date."""
@@ -145,7 +175,7 @@ class Assignment:
     @property
     def is_drained(self) -> bool:
         """Whether all that was stepped is committed and checkpointed, or cannot be."""
-        return all(partition.is_drained for partition in self.partitions.values())
+        return bool(self._committer.why) or all(partition.is_drained for partition in self.partitions.values())
 
     def close(self) -> None:
         """Release every partition. What was not committed is stepped again by the next owner."""
@@ -155,6 +185,11 @@ class Assignment:
         self.partitions.clear()
         self.next.clear()
         self.full.clear()
+        self._member = None
+
+    def end(self) -> Job | None:
+        """Begin to close the connections of the transactions, if there are any."""
+        return self._committer.close()
 
     # -- metrics and readiness
 
@@ -163,7 +198,7 @@ class Assignment:
 
         `end` returns the end of a topic's partition; what is less than the offset to take next is not known yet.
         """
-        self._worker.export(self.partitions.values(), self._unusable)
+        self._worker.export(self.partitions.values(), self._unusable, self._committer.why)
         for (topic, number), offset in self.next.items():
             waiting = len(self.partitions[number].waiting)
             self._worker.show_lag(topic, number, max(0, end(topic, number) - offset) + waiting)

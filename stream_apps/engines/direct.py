@@ -16,7 +16,9 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from runtime.kafka import close, consumer_config, is_fatal
+from runtime.loops import LoopThread
 from stream_apps.engines.assignment import REJOIN_SECONDS, Assignment
+from stream_apps.engines.transactions import Member
 from stream_apps.engines.worker import Worker, abandon
 from stream_apps.pipeline import Record
 from stream_apps.settings import GROUP
@@ -41,7 +43,10 @@ class Engine:
         self._worker = worker
         self._wake = threading.Event()
         self._executor = ThreadPoolExecutor(32, thread_name_prefix="partition")
-        self._assignment = Assignment(worker, self._executor, on_moved=self._moved, on_done=self._wake.set)
+        self._links = LoopThread("transactions")
+        self._assignment = Assignment(
+            worker, self._executor, self._links.submit, on_moved=self._moved, on_done=self._wake.set
+        )
         self._paused: set[int] = set()
         self._changed = False
         self._measured = 0.0
@@ -81,6 +86,10 @@ class Engine:
         if not close(self._consumer, 5.0):
             _log.warning("left the group without a response")
         self._executor.shutdown(wait=False, cancel_futures=True)
+        closing = self._assignment.end()
+        if closing is not None:
+            closing.result()
+        self._links.close()
 
     # -- records
 
@@ -93,9 +102,7 @@ class Engine:
         messages: list[Any] = self._consumer.consume(READ_AT_ONCE, 0.0)
         if messages:
             return messages
-        partitions = self._assignment.partitions.values()
-        is_busy = any(partition.is_busy or partition.waiting for partition in partitions)
-        first = self._consumer.poll(_POLL_BUSY_SECONDS if is_busy else _POLL_SECONDS)
+        first = self._consumer.poll(_POLL_BUSY_SECONDS if self._assignment.is_busy else _POLL_SECONDS)
         return [] if first is None else [first]
 
     def _offer(self, messages: list[Any]) -> None:
@@ -170,7 +177,7 @@ class Engine:
         consumer.assign([])
         is_whole = self._assignment.open(
             [(partition.topic, partition.partition) for partition in partitions],
-            self._consumer.consumer_group_metadata(),
+            Member.parse(self._consumer.consumer_group_metadata()),
         )
         self._rejoin_at = None if is_whole else time.monotonic() + REJOIN_SECONDS
 

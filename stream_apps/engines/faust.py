@@ -42,6 +42,7 @@ _WAIT_SECONDS = 0.1
 # While a partition has records but must not commit yet, or waits to recover, there is more to do soon.
 _WAIT_BUSY_SECONDS = 0.001
 _MEASURE_SECONDS = 1.0
+_CLOSE_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -69,6 +70,7 @@ class Engine:
         self._assignment = Assignment(
             worker,
             self._executor,
+            loop.create_task,
             on_moved=self._moved,
             on_done=lambda: self._call_soon(loop),
         )
@@ -154,12 +156,13 @@ class Engine:
             self._wake.clear()
             for partition in list(assignment.partitions.values()):
                 partition.work()
+                assignment.commit()
                 await asyncio.sleep(0)
             self._throttle()
             if time.monotonic() - measured >= _MEASURE_SECONDS:
                 measured = time.monotonic()
                 assignment.measure(lambda topic, number: self._consumer.highwater(TP(topic, number)))
-            is_due = any(each.waiting and not each.is_busy for each in assignment.partitions.values())
+            is_due = assignment.is_due
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WAIT_BUSY_SECONDS if is_due else _WAIT_SECONDS):
                     await self._wake.wait()
@@ -168,9 +171,9 @@ class Engine:
 
     async def _on_assigned(self, _app: Any, /, *args: Any, signal: Any, **_kwargs: Any) -> None:  # noqa: ARG002
         if self._worker.stop.is_set():
-            return  # to open a partition would fence whoever gets it next
+            return  # another worker gets them in a moment
         assigned: set[TP] = args[0]
-        is_whole = self._assignment.open([(tp.topic, tp.partition) for tp in assigned], self._consumer.group_metadata())
+        is_whole = self._assignment.open([(tp.topic, tp.partition) for tp in assigned], self._consumer.member())
         if not is_whole:
             asyncio.get_running_loop().call_later(REJOIN_SECONDS, self._consumer.rejoin)
 
@@ -200,6 +203,10 @@ class Engine:
         except TimeoutError:
             _log.warning("left the group without a response")
         self._executor.shutdown(wait=False, cancel_futures=True)
+        closing = self._assignment.end()
+        if isinstance(closing, asyncio.Task):
+            # Not longer: what Kafka has not taken by now is not committed.
+            await asyncio.wait([closing], timeout=_CLOSE_SECONDS)
 
 
 async def run(worker: Worker) -> None:

@@ -20,6 +20,7 @@ from faust.transport.consumer import ensure_TPset
 from faust.types import TP
 from mode import Service
 
+from stream_apps.engines.transactions import Member
 from stream_apps.settings import StreamSettings
 
 # The broker's longest wait for a first record. A partition that is not in the request that waits, because it was paused
@@ -37,17 +38,6 @@ _FETCH_SECONDS = 1.0
 _FETCH_SECONDS_SHORT = 0.01
 
 Batch = Mapping[Any, list[Any]]
-
-
-def group_metadata(group: str, generation: int, member: str, instance: str | None) -> bytes:
-    """Return a group member's metadata as librdkafka writes it, for `Producer.send_offsets_to_transaction`.
-
-    The format is that of `rd_kafka_consumer_group_metadata_write`: a mark, the generation, and texts that end with NUL;
-    a byte says whether the last, the static member's name, is missing.
-    """
-    texts = group.encode() + b"\0" + member.encode() + b"\0"
-    static = b"\1" if instance is None else b"\0" + instance.encode() + b"\0"
-    return b"CGMDv2:" + generation.to_bytes(4, "little", signed=True) + texts + static
 
 
 class _Listener(aiokafka.ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
@@ -124,12 +114,10 @@ class Consumer(FaustConsumer):
     def _coordinator(self) -> Any:
         return self._client._coordinator  # noqa: SLF001 - aiokafka shows generation and member nowhere else
 
-    def group_metadata(self) -> bytes:
-        """Return this member's metadata for `Producer.send_offsets_to_transaction`."""
+    def member(self) -> Member:
+        """Return what the group made of this worker."""
         coordinator = self._coordinator
-        return group_metadata(
-            self.app.conf.id, coordinator.generation, coordinator.member_id, self._settings.worker or None
-        )
+        return Member(self.app.conf.id, coordinator.generation, coordinator.member_id, self._settings.worker or None)
 
     def rejoin(self) -> None:
         """Join the group again, so that it assigns the partitions again."""

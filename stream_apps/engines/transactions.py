@@ -1,48 +1,91 @@
-"""One partition's transactional producer: a batch is written atomically, and only by the partition's owner.
+"""A worker's transactions: batches of its partitions are written atomically, and only by the partitions' owner.
 
 Theory of operation.
 
-1. The transactional id names the partition. Whoever initialises it fences every earlier producer of that id and ends
-   the transaction that it left open, so a new owner reads commits that nobody can change any more.
-2. Every transaction contains the offsets of its batch. Kafka refuses them from a worker that is no longer a member of
-   the group, and with them the whole transaction.
-3. A transaction whose outcome is not known, or that failed in any way, is the end of the producer (`Failed`): the
-   owner opens a new one, and finds out by the committed offsets what happened.
-4. A commit that needed more than one try may leave a late request in the network, which an older transaction protocol
-   would apply to the next transaction (https://cwiki.apache.org/confluence/x/B4nGDQ, KIP-890). Where the connection had
-   trouble during a transaction, the producer is replaced before the next one (`is_doubtful`): its id gets a new epoch,
-   and the broker refuses what comes late.
-5. For the same reason no call is made twice. A request for offsets that timed out, and came to the broker after the
-   second one and the commit, would leave outputs committed and offsets pending: a partly committed transaction. So the
-   limits are longer than any pause that is expected, a call that exceeds one is a failure, and a transaction whose
-   connection had trouble before its commit is not committed.
+1. Every transaction contains the offsets of its batches, as a member of the consumer group in one generation. Kafka
+   refuses them from a worker that the group no longer knows in that generation, and with them the whole transaction.
+   Whoever owns a partition next reads its committed offsets only when no transaction is open that holds any
+   (`Recovery.locate`). So a new owner sees commits that nobody can change any more.
+2. The transactional ids name the worker. Whoever initialises them fences every earlier process of that name and ends
+   the transactions that it left open. What a worker without a name, or one that does not come back, left open ends
+   after `TRANSACTION_SECONDS`, and up to 10 s more, for Kafka looks for such transactions only that often.
+3. A transaction whose outcome is not known, or that failed in any way, is the end of the producers (`Failed`): the
+   worker opens new ones, and its partitions find out by the committed offsets what happened. Only records that Kafka
+   has refused for the moment are sent again: it knows them by their numbers.
+4. Kafka's second transaction protocol is needed (`transaction.version` 2, KIP-890): each transaction has an epoch of
+   its own, so a request that comes late is refused, where the older protocol would apply it to the next transaction
+   and lose or tear that (https://cwiki.apache.org/confluence/x/B4nGDQ). No Kafka client for Python speaks it, so the
+   requests are made here. They are also fewer: records, offsets and the end, where the older protocol needs five.
+5. Two producers alternate. Kafka marks the end of a transaction in its partitions only after it has answered, and makes
+   a producer that begins before that wait for 20 ms; the other one need not wait.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import structlog
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+import msgspec
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.errors import KafkaError
+from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from aiokafka.structs import TopicPartition
+from confluent_kafka import KafkaError as Code
 
+from marketdata import topics
+from marketdata.clock import MILLISECOND_NS
 from marketdata.errors import TickstreamError, Unavailable
-from runtime.kafka import LOG, producer_config
-from stream_apps.pipeline import Batch
+from stream_apps.engines.requests import (
+    ApiVersionsRequest,
+    EndTxnRequest,
+    InitProducerIdRequest,
+    Prepared,
+    ProduceRequest,
+    TxnOffsetCommitRequest,
+)
+from stream_apps.pipeline import Batch, Output
 from stream_apps.settings import GROUP, StreamSettings
 
-# A worker that dies leaves its transaction open for this long when nobody takes over its partitions.
+# A worker that dies leaves its transaction open for this long when nobody of its name comes back.
 TRANSACTION_SECONDS = 10
 INIT_SECONDS = 10.0
-COMMIT_SECONDS = 30.0
+# The limit of one request. Kafka ends the transaction before, so a later answer is of no use.
+COMMIT_SECONDS = TRANSACTION_SECONDS + 2.0
+# Records that Kafka refuses for the moment are sent again for this long.
+AGAIN_SECONDS = 2.0
+# A record batch is closed at this size before compression; a larger record is a batch by itself.
+RECORD_BATCH_BYTES = 1024 * 1024
+# Below this size compression costs the broker and every reader more than it saves.
+COMPRESS_FROM_BYTES = 16 * 1024
 
-
-_log = structlog.get_logger(__name__)
+_FEATURE = "transaction.version"
+_FEATURE_LEVEL = 2
+_ALL_REPLICAS = -1
+_RETRY_SECONDS = 0.02
+_RETRY_SECONDS_MAX = 0.25
+_NOT_YET = {
+    Code.CONCURRENT_TRANSACTIONS,
+    Code.COORDINATOR_LOAD_IN_PROGRESS,
+    Code.COORDINATOR_NOT_AVAILABLE,
+    Code.NOT_COORDINATOR,
+}
+_AGAIN = {Code.CONCURRENT_TRANSACTIONS, Code.NOT_ENOUGH_REPLICAS, Code.COORDINATOR_LOAD_IN_PROGRESS}
+_FENCED = {
+    Code.INVALID_PRODUCER_EPOCH,
+    Code.PRODUCER_FENCED,
+    Code.ILLEGAL_GENERATION,
+    Code.UNKNOWN_MEMBER_ID,
+    Code.FENCED_INSTANCE_ID,
+}
 
 
 class Failed(TickstreamError):  # noqa: N818 - named for what happened
-    """A transaction failed, or its outcome is unknown: close this producer, recover, and continue with a new one.
+    """A transaction failed, or its outcome is unknown: close the producers, recover, and continue with new ones.
 
-    `is_fenced` says that another worker has the partition, or that the group no longer knows this one.
+    `is_fenced` says that another process has the worker's name, or that the group no longer knows this one.
     """
 
     def __init__(self, detail: str, *, is_fenced: bool = False) -> None:
@@ -50,126 +93,217 @@ class Failed(TickstreamError):  # noqa: N818 - named for what happened
         super().__init__(detail)
 
 
-class _ClientLog:
-    """Passes the client's log messages on, and counts those about requests that may have been lost on their way.
+class Member(msgspec.Struct, frozen=True):
+    """A member of the consumer group in one generation; `instance` is its static name, None without one."""
 
-    librdkafka repeats such requests by itself, and reports them nowhere else.
-    """
+    group: str
+    generation: int
+    name: str
+    instance: str | None
 
-    def __init__(self) -> None:
-        self.losses = 0
+    @classmethod
+    def parse(cls, metadata: bytes) -> Member:
+        """Return the member that librdkafka's `consumer_group_metadata` describes.
 
-    def log(self, level: int, form: str, *args: str) -> None:
-        """Take one message: the facility, the client's name and the text."""
-        facility, _, text = args
-        if facility == "REQTMOUT" or (facility == "FAIL" and "in state UP" in text):
-            self.losses += 1
-        LOG.log(level, form, *args)
+        The format is that of `rd_kafka_consumer_group_metadata_write`: a mark, the generation, and texts that end with
+        NUL; a byte says whether the last, the static member's name, is missing.
+        """
+        generation = int.from_bytes(metadata[7:11], "little", signed=True)
+        group, name, rest = metadata[11:].split(b"\0", 2)
+        instance = None if rest[:1] == b"\1" else rest[1:-1].decode()
+        return cls(group.decode(), generation, name.decode(), instance)
+
+
+class _Producer:
+    """A transactional id, with the producer's id and epoch that Kafka gave it last."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.id = -1
+        self.epoch = -1
 
 
 class Transactions:
-    """The producer of one partition number. `begin` and `commit` alternate; `commit` may run on another thread."""
+    """The producers of one worker, on one event loop. One `write` at a time."""
 
-    def __init__(self, settings: StreamSettings, partition: int) -> None:
-        """Open the producer, which fences every earlier one of this partition.
+    def __init__(self, settings: StreamSettings, worker: str) -> None:
+        self._group = f"{settings.group_prefix}{GROUP}"
+        self._producers = [_Producer(f"{self._group}-{worker}-{which}") for which in range(2)]
+        self._client = AIOKafkaClient(
+            bootstrap_servers=settings.kafka_brokers,
+            client_id=f"tickstream-pipeline-{worker}",
+            request_timeout_ms=int(COMMIT_SECONDS * 1_000),
+        )
+        self._topics = [topic.physical(settings.topic_prefix) for topic in (*topics.PUBLIC.values(), topics.STATE)]
+        self._nodes: dict[str, int] = {}
 
-        Raises Unavailable when Kafka does not answer.
+    @classmethod
+    async def open(cls, settings: StreamSettings, worker: str) -> Transactions:
+        """Return the producers of a worker, which fence every earlier one of its name.
+
+        Raises Unavailable when Kafka does not answer, or not with the transaction protocol that is needed.
         """
-        self.partition = partition
-        self._errors = 0
-        self._client_log = _ClientLog()
-        self._trouble_before = 0
-        config = producer_config(settings, f"tickstream-pipeline-{partition}")
-        config.pop("message.timeout.ms")  # a transaction's own time limit takes its place
-        config |= {
-            "transactional.id": f"{settings.group_prefix}{GROUP}-{partition}",
-            "transaction.timeout.ms": TRANSACTION_SECONDS * 1_000,
-            # A batch is bounded already, and must never be cut in two by a full queue.
-            "queue.buffering.max.messages": 0,
-            "queue.buffering.max.kbytes": 2**31 - 1,
-            "linger.ms": 0,
-            # The broker refuses a transaction's first requests until it has marked the end of the one before, which
-            # takes it milliseconds; the default pause of 100 ms before the next try would be most of the latency.
-            "retry.backoff.ms": 5,
-            "retry.backoff.max.ms": 100,
-            "error_cb": self._erred,
-            "logger": self._client_log,
-        }
+        opened = cls(settings, worker)
         try:
-            self._producer = Producer(config)
-            self._producer.init_transactions(INIT_SECONDS)
-        except KafkaException as error:
-            raise Unavailable(f"no transactions for partition {partition}: {error.args[0]}") from error
+            async with asyncio.timeout(INIT_SECONDS):
+                await opened._connect()
+        except (TickstreamError, KafkaError, TimeoutError, OSError) as error:
+            await opened.close()
+            raise Unavailable(f"no transactions: {error or 'no answer'}") from error
+        except BaseException:
+            await opened.close()
+            raise
+        return opened
 
-    def _erred(self, error: KafkaError) -> None:
-        self._errors += 1
-        _log.warning("kafka", partition=self.partition, code=error.name(), reason=error.str())
+    async def _connect(self) -> None:
+        await self._client.bootstrap()
+        await self._client.set_topics(self._topics)
+        for producer in self._producers:
+            await self._initialise(producer)
+        self._nodes[self._group] = await self._coordinator(CoordinationType.GROUP, self._group)
 
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether the connection had trouble since the last transaction began: replace the producer."""
-        self._poll()
-        return self._trouble != self._trouble_before
+    async def _coordinator(self, kind: CoordinationType, name: str) -> int:
+        pause = _RETRY_SECONDS
+        while True:
+            try:
+                # A broker that is registering again knows of none, and the client would fail an assertion.
+                if self._client.get_random_node() is None:
+                    await self._client.force_metadata_update()
+                else:
+                    return int(await self._client.coordinator_lookup(kind, name))
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _RETRY_SECONDS_MAX)
 
-    @property
-    def _trouble(self) -> int:
-        return self._errors + self._client_log.losses
+    async def _initialise(self, producer: _Producer) -> None:
+        """Give a producer its first epoch, once the transaction before has ended."""
+        while True:
+            node = await self._coordinator(CoordinationType.TRANSACTION, producer.name)
+            versions = await self._ask(node, ApiVersionsRequest("tickstream", "1", {}))
+            if (level := versions.feature(_FEATURE)) < _FEATURE_LEVEL:
+                raise Unavailable(
+                    f"Kafka's feature {_FEATURE} is at level {level}, and {_FEATURE_LEVEL} is needed: where that stays "
+                    "so, upgrade Kafka to 4.0 or later, and run "
+                    f"`kafka-features.sh upgrade --feature {_FEATURE}={_FEATURE_LEVEL}`"
+                )
+            request = InitProducerIdRequest(producer.name, TRANSACTION_SECONDS * 1_000, -1, -1, {})
+            answer = await self._ask(node, request)
+            if answer.error_code not in _NOT_YET:
+                _check("initialise", answer.error_code)
+                break
+            await asyncio.sleep(_RETRY_SECONDS)
+        self._nodes[producer.name] = node
+        producer.id, producer.epoch = answer.producer_id, answer.producer_epoch
 
-    def begin(self, batch: Batch) -> None:
-        """Open a transaction and hand the batch's outputs to the client, in order.
+    async def write(self, batches: Mapping[int, Batch], member: Member) -> None:
+        """Write the batches of partitions in one transaction: outputs in order, and offsets as a member of the group.
 
         Raises Failed.
         """
-        producer, partition = self._producer, self.partition
-        self._trouble_before = self._trouble
+        producer = self._producers[0]
+        self._producers.reverse()
+        identity = (producer.name, self._group, producer.id, producer.epoch)
         try:
-            producer.begin_transaction()
-            produce = producer.produce
+            for requests in self._records(batches, producer):
+                await self._append(requests)
+            commit = TxnOffsetCommitRequest(
+                *identity, member.generation, member.name, member.instance, _offsets(batches), {}
+            )
+            _check_all("offsets", [await self._ask(self._nodes[self._group], commit)])
+            end = EndTxnRequest(producer.name, producer.id, producer.epoch, True, {})
+            answer = await self._ask(self._nodes[producer.name], end)
+            _check("commit", answer.error_code)
+        except (KafkaError, TimeoutError, OSError) as error:
+            raise Failed(f"{type(error).__name__}: {error}") from error
+        producer.id, producer.epoch = answer.producer_id, answer.producer_epoch
+
+    async def _append(self, requests: list[tuple[int, ProduceRequest]]) -> None:
+        """Send records to their nodes."""
+        deadline = time.monotonic() + AGAIN_SECONDS
+        while True:
+            answers = await asyncio.gather(*(self._ask(*each, coordinator=False) for each in requests))
+            codes = {code for answer in answers for _, partitions, _ in answer.topics for _, code, *_ in partitions}
+            if not codes & _AGAIN or time.monotonic() > deadline:
+                _check_all("outputs", answers)
+                return
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    def _records(self, batches: Mapping[int, Batch], producer: _Producer) -> Iterator[list[tuple[int, ProduceRequest]]]:
+        """Yield requests to send at once, each with its node: Kafka takes one record batch of a partition in each."""
+        outputs: dict[TopicPartition, list[Output]] = {}
+        for partition, batch in batches.items():
             for output in batch.outputs:
-                produce(output.topic, output.value, output.key, partition, headers=output.headers)
-        except (KafkaException, BufferError) as error:
-            raise _failed("begin", error) from error
+                outputs.setdefault(TopicPartition(output.topic, partition), []).append(output)
+        left = {at: deque(_record_batches(found, producer)) for at, found in outputs.items()}
+        while left:
+            by_node: dict[int, dict[str, list[Any]]] = {}
+            for at, made in list(left.items()):
+                node = self._client.cluster.leader_for_partition(at)
+                if node is None or node < 0:
+                    raise Failed(f"outputs: {at.topic}/{at.partition} has no leader")
+                by_node.setdefault(node, {}).setdefault(at.topic, []).append((at.partition, made.popleft(), {}))
+                if not made:
+                    del left[at]
+            yield [
+                (node, ProduceRequest(producer.name, _ALL_REPLICAS, int(COMMIT_SECONDS * 1_000), _topics(found), {}))
+                for node, found in by_node.items()
+            ]
 
-    def commit(self, batch: Batch, group: Any) -> None:
-        """Commit outputs and offsets, for the member of the consumer group that `group` describes.
+    async def _ask(self, node: int, request: Any, *, coordinator: bool = True) -> Any:
+        group = ConnectionGroup.COORDINATION if coordinator else ConnectionGroup.DEFAULT
+        return await self._client.send(node, Prepared(request), group=group)
 
-        Raises Failed.
-        """
-        offsets = [
-            TopicPartition(topic, self.partition, offset, metadata)
-            for topic, (offset, metadata) in batch.offsets.items()
-        ]
-        step = "offsets"
-        try:
-            self._producer.send_offsets_to_transaction(offsets, group, COMMIT_SECONDS)
-            if self.is_doubtful:
-                raise Failed("the connection had trouble before the commit")
-            step = "commit"
-            self._producer.commit_transaction(COMMIT_SECONDS)
-        except KafkaException as error:
-            raise _failed(step, error) from error
-
-    def close(self) -> None:
-        """Close it: the next producer of this id aborts an open transaction, or Kafka does after its time limit."""
-        self._producer.purge()
-        self._poll()
-
-    def _poll(self) -> None:
-        """Let the client report; it raises what it calls fatal, such as that a newer producer fenced this one."""
-        try:
-            self._producer.poll(0)
-        except KafkaException:
-            self._errors += 1
+    async def close(self) -> None:
+        """Close the connections. An open transaction ends with the next producers of this name, or its time."""
+        await self._client.close()
 
 
-def _failed(step: str, error: Exception) -> Failed:
-    kafka = error.args[0] if error.args and isinstance(error.args[0], KafkaError) else None
-    is_fenced = kafka is not None and kafka.code() in {
-        KafkaError._FENCED,  # noqa: SLF001 - its public name
-        KafkaError.PRODUCER_FENCED,
-        KafkaError.INVALID_PRODUCER_EPOCH,
-        KafkaError.ILLEGAL_GENERATION,
-        KafkaError.UNKNOWN_MEMBER_ID,
-        KafkaError.FENCED_INSTANCE_ID,
-    }
-    return Failed(f"{step}: {kafka.name()}: {kafka.str()}" if kafka else f"{step}: {error}", is_fenced=is_fenced)
+def _topics(by_topic: Mapping[str, list[Any]]) -> list[Any]:
+    """Return what belongs to each topic in the form of a request."""
+    return [(topic, partitions, {}) for topic, partitions in by_topic.items()]
+
+
+def _offsets(batches: Mapping[int, Batch]) -> list[Any]:
+    found: dict[str, list[Any]] = {}
+    for partition, batch in batches.items():
+        for topic, (offset, metadata) in batch.offsets.items():
+            # librdkafka, which reads it back, takes the text up to a NUL that it does not add itself.
+            found.setdefault(topic, []).append((partition, offset, -1, metadata + "\0", {}))
+    return _topics(found)
+
+
+def _record_batches(outputs: list[Output], producer: _Producer) -> list[bytes]:
+    """Return the record batches of one partition, in order."""
+    now_ms = time.time_ns() // MILLISECOND_NS
+    size = sum(len(output.value or b"") for output in outputs)
+    codec = DefaultRecordBatch.CODEC_ZSTD if size >= COMPRESS_FROM_BYTES else DefaultRecordBatch.CODEC_NONE
+    made: list[bytes] = []
+    builder: Any = None
+    number = 0  # in its batch
+    for sequence, output in enumerate(outputs):
+        record = (now_ms, output.key, output.value, output.headers)
+        if builder is None or builder.append(number, *record) is None:
+            if builder is not None:
+                made.append(bytes(builder.build()))
+            builder = DefaultRecordBatchBuilder(2, codec, 1, producer.id, producer.epoch, sequence, RECORD_BATCH_BYTES)
+            number = 0
+            builder.append(number, *record)
+        number += 1
+    made.append(bytes(builder.build()))
+    return made
+
+
+def _check(step: str, code: int) -> None:
+    if code != 0:
+        error = Code(code)
+        raise Failed(f"{step}: {error.name()}: {error.str()}", is_fenced=code in _FENCED)
+
+
+def _check_all(step: str, answers: Iterable[Any]) -> None:
+    """Raise Failed for the first error of any topic's partition."""
+    for answer in answers:
+        for topic, partitions, _ in answer.topics:
+            for partition, code, *_ in partitions:
+                _check(f"{step}: {topic}/{partition}", code)

@@ -43,6 +43,8 @@ _WATCH_SECONDS = 2.0
 _ASK_SECONDS = 2.0
 # A partition that recovers for longer than this makes the worker not ready.
 _RECOVERY_SECONDS = 20.0
+# Stands for the transactions among the partition numbers.
+_COMMITTER = -1
 
 _log = structlog.get_logger(__name__)
 
@@ -154,27 +156,28 @@ class Worker:
 
     # -- metrics and readiness
 
-    def export(self, partitions: Iterable[Partition], unusable: str) -> None:
+    def export(self, partitions: Iterable[Partition], unusable: str, not_committing: str) -> None:
         """Bring the metrics and the readiness up to date with the partitions of this worker.
 
-        `unusable` says why what the group assigned cannot be used, and is empty otherwise.
+        `unusable` says why what the group assigned cannot be used, `not_committing` why there are no transactions; both
+        are empty otherwise.
         """
         now = time.monotonic()
         late = [unusable] if unusable else []
+        if self._is_late(_COMMITTER, not_committing, now):
+            late.append(not_committing)
         for partition in partitions:
             number = str(partition.number)
-            inputs, outputs, failures = self._progress.get(partition.number, (0, 0, 0))
+            inputs, outputs, recoveries = self._progress.get(partition.number, (0, 0, 0))
             _INPUTS.labels(number).inc(max(0, partition.committed_inputs - inputs))
             _OUTPUTS.labels(number).inc(max(0, partition.committed_outputs - outputs))
-            _RECOVERIES.labels(number).inc(max(0, partition.failures - failures))
+            _RECOVERIES.labels(number).inc(max(0, partition.recoveries - recoveries))
             self._progress[partition.number] = (
                 partition.committed_inputs,
                 partition.committed_outputs,
-                partition.failures,
+                partition.recoveries,
             )
-            if not partition.why:
-                self._recovering.pop(partition.number, None)
-            elif now - self._recovering.setdefault(partition.number, now) > _RECOVERY_SECONDS:
+            if self._is_late(partition.number, partition.why, now):
                 late.append(f"partition {number}: {partition.why}")
             if partition.pipeline is not None:
                 self._export_counts(partition)
@@ -182,6 +185,13 @@ class Worker:
             self.readiness.down(PIPELINE, "; ".join(late))
         else:
             self.readiness.up(PIPELINE)
+
+    def _is_late(self, number: int, why: str, now: float) -> bool:
+        """Return whether something has been unable to commit for too long."""
+        if not why:
+            self._recovering.pop(number, None)
+            return False
+        return now - self._recovering.setdefault(number, now) > _RECOVERY_SECONDS
 
     def forget(self, partition: Partition) -> None:
         """Take a partition that is no longer this worker's out of the metrics."""

@@ -15,8 +15,8 @@ from collections import deque
 from typing import Literal, Self
 
 INIT_PRODUCER_ID = 22
-ADD_OFFSETS = 25
 END_TRANSACTION = 26
+OFFSETS = 28
 
 # What happens to the next request that ends a transaction:
 # `cut`: the connection breaks before Kafka gets it. `lost answer`: it breaks when Kafka has done it.
@@ -40,6 +40,8 @@ class Proxy:
         self._theirs, self._ours = (host.encode() + each.to_bytes(4, "big") for each in (int(port), own))
         # One for each request that ends a transaction from now on; none when there are no more.
         self.faults: deque[Fault] = deque()
+        # Bytes of Kafka's answers, and what is put in their place; of the same length.
+        self.rewritten: list[tuple[bytes, bytes]] = []
         # The requests that begin an epoch or end a transaction, in order, and what was done to them.
         self.seen: list[tuple[int, Fault]] = []
         # Kafka's error codes for requests that came late.
@@ -103,8 +105,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while frame := _frame(kafka):
                 if any(late is kafka for _, late in self._late):
-                    # Size, number, throttle time, error code: librdkafka ends transactions by version 1.
-                    self.late_codes.append(int.from_bytes(frame[12:14], "big", signed=True))
+                    # Size, number, tags, throttle time, error code.
+                    self.late_codes.append(int.from_bytes(frame[13:15], "big", signed=True))
                     self._late.clear()
                     self._late_done.set()
                     break
@@ -113,7 +115,9 @@ class Proxy:
                     break
                 if fault == "slow answer":
                     time.sleep(SLOW_SECONDS)  # the fault itself, not a wait for something
-                client.sendall(frame.replace(self._theirs, self._ours))
+                for old, new in (self._theirs, self._ours), *self.rewritten:
+                    frame = frame.replace(old, new)
+                client.sendall(frame)
         _shut(client)
         _shut(kafka)
 
@@ -121,7 +125,7 @@ class Proxy:
         """Note a request, and return what shall happen to it."""
         kind = int.from_bytes(frame[4:6], "big")
         with self._lock:
-            if kind == ADD_OFFSETS and self._late:
+            if kind == OFFSETS and self._late:
                 late, kafka = self._late[-1]
                 self._late_done.clear()
                 kafka.sendall(late)

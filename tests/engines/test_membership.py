@@ -1,24 +1,29 @@
-"""How Faust's membership of the group reaches librdkafka's transactions."""
+"""How membership of the group reaches the transactions."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer
+from msgspec.structs import replace
 
-from stream_apps.engines.faust_transport import group_metadata
+from runtime.loops import LoopThread
+from runtime.settings import load
+from stream_apps.engines.transactions import Failed, Member, Transactions
+from stream_apps.pipeline import Batch
+from stream_apps.settings import StreamSettings
 from tests.engines.outputs import INPUT_TOPIC
 from tests.waiting import wait_for
 
-MARK = b"CGMDv2:"
+GROUP = "tickstream-pipeline"
 
 
-class Member:
-    """A member of a group of librdkafka's, with its metadata."""
+class Joined:
+    """A member of librdkafka's of the pipeline's group."""
 
     def __init__(self, lab: Any, instance: str | None) -> None:
-        self.group = f"{lab.prefix}group"
+        self.group = f"{lab.prefix}{GROUP}"
         config = {
             "bootstrap.servers": lab.endpoints.kafka_brokers,
             "group.id": self.group,
@@ -28,56 +33,40 @@ class Member:
         self.assigned = False
         self.consumer.subscribe([lab.physical(INPUT_TOPIC)], on_assign=self._on_assign)
         wait_for("an assignment", lambda: self.consumer.poll(0.1) or self.assigned, 60)
-        self.metadata: bytes = self.consumer.consumer_group_metadata()
+        self.member = Member.parse(self.consumer.consumer_group_metadata())
 
     def _on_assign(self, *_: Any) -> None:
         self.assigned = True
 
-    @property
-    def generation(self) -> int:
-        """The generation that it joined."""
-        return int.from_bytes(self.metadata[len(MARK) : len(MARK) + 4], "little", signed=True)
-
-    @property
-    def name(self) -> str:
-        """The member's id that Kafka gave it."""
-        return self.metadata[len(MARK) + 4 :].split(b"\0")[1].decode()
-
 
 @pytest.mark.parametrize("instance", [None, "worker-1"])
-def test_group_metadata_has_the_form_of_librdkafka(lab: Any, instance: str | None) -> None:
-    """With and without a static member's name, byte by byte as a member of librdkafka's has it."""
-    member = Member(lab, instance)
+def test_only_a_member_of_the_present_generation_commits(lab: Any, instance: str | None) -> None:
+    """An earlier generation and an unknown member are refused, and the refusal says that another has the partition."""
+    joined = Joined(lab, instance)
+    member = joined.member
+    assert (member.group, member.instance) == (joined.group, instance)
     assert member.generation > 0
     assert member.name
-    assert group_metadata(member.group, member.generation, member.name, instance) == member.metadata
-    member.consumer.close()
+    settings = load(
+        StreamSettings, kafka_brokers=lab.endpoints.kafka_brokers, topic_prefix=lab.prefix, group_prefix=lab.prefix
+    )
+    links = LoopThread("transactions")
 
-
-@pytest.mark.parametrize("instance", [None, "worker-1"])
-def test_kafka_takes_offsets_of_the_present_generation_only(lab: Any, instance: str | None) -> None:
-    """An earlier generation and an unknown member are refused."""
-    member = Member(lab, instance)
-    offsets = [TopicPartition(lab.physical(INPUT_TOPIC), 0, 1)]
-    name, generation = member.name, member.generation
-
-    def code(metadata: bytes) -> int | None:
-        producer = Producer(
-            {"bootstrap.servers": lab.endpoints.kafka_brokers, "transactional.id": f"{lab.prefix}member"}
-        )
-        producer.init_transactions(30)
-        producer.begin_transaction()
+    def refusal(as_member: Member) -> Failed | None:
+        transactions = links.run(Transactions.open(settings, "worker"))
+        batch = Batch(outputs=[], offsets={lab.physical(INPUT_TOPIC): (1, "")}, inputs=0)
         try:
-            producer.send_offsets_to_transaction(offsets, metadata, 30)
-        except KafkaException as error:
-            producer.abort_transaction(30)
-            found: int = error.args[0].code()
-            return found
-        producer.commit_transaction(30)
+            links.run(transactions.write({0: batch}, as_member))
+        except Failed as error:
+            return error
+        finally:
+            links.run(transactions.close())
         return None
 
-    assert code(group_metadata(member.group, generation, name, instance)) is None
-    assert code(group_metadata(member.group, generation - 1, name, instance)) == KafkaError.ILLEGAL_GENERATION
-    refused = KafkaError.FENCED_INSTANCE_ID if instance else KafkaError.UNKNOWN_MEMBER_ID
-    assert code(group_metadata(member.group, generation, "unknown", instance)) == refused
-    member.consumer.close()
+    assert refusal(member) is None
+    for wrong in (replace(member, generation=member.generation - 1), replace(member, name="unknown")):
+        error = refusal(wrong)
+        assert error is not None
+        assert error.is_fenced, error
+    links.close()
+    joined.consumer.close()
