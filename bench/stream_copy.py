@@ -33,7 +33,7 @@ def main(brokers: str, source: str, target: str) -> None:
         {
             "bootstrap.servers": brokers,
             "transactional.id": f"copy-{uuid.uuid4().hex}",
-            "compression.type": "zstd",
+            "compression.type": "lz4",
             "linger.ms": 0,
             # As the pipeline has it: with the default of 100 ms a copy mostly waits.
             "retry.backoff.ms": 5,

@@ -27,7 +27,7 @@ def producer_config(settings: CommonSettings, client: str) -> dict[str, Any]:
         "logger": LOG,
         "enable.idempotence": True,
         "acks": "all",
-        "compression.type": "zstd",
+        "compression.type": "lz4",
         "partitioner": PARTITIONER,
         "linger.ms": 1,
         "socket.nagle.disable": True,

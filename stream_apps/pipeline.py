@@ -55,6 +55,8 @@ CHECKPOINT_BYTES_MAX = 2 * 1024 * 1024
 REFRESH_MS = 600_000
 # A key without records for this long is forgotten, as is its checkpoint.
 FORGET_MS = 7 * 86_400_000
+# A commit says how old the checkpoints are with this slack at most.
+MARK_MS = 10_000
 # A longer key names no symbol.
 SYMBOL_LENGTH_MAX = 200
 
@@ -105,8 +107,9 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """What one transaction writes: outputs in order, and by input topic the offset to commit with its metadata.
 
-    `size` is that of the outputs, bytes. `inputs` counts the records behind it; `t_produced` is when the last of them
-    that has outputs was produced, 0 where that is unknown.
+    There is always an offset, so that Kafka checks that the writer still owns the partition. A topic that has not moved
+    is left out, which makes the transaction shorter. `size` is that of the outputs, bytes. `inputs` counts the records
+    behind it; `t_produced` is when the last of them that has outputs was produced, 0 where that is unknown.
     """
 
     outputs: list[Output]
@@ -225,7 +228,7 @@ class Pipeline:
         self._stepped = 0
         self._t_produced = 0
         self._save_all = False
-        self._committed: dict[str, tuple[int, str]] = {}
+        self._committed: dict[str, tuple[int, Mark]] = {}
 
     # -- records in
 
@@ -446,17 +449,28 @@ class Pipeline:
         size += sum(len(checkpoint.value or b"") for checkpoint in checkpoints)
         outputs += checkpoints
         self._save_all = self._save_all and not self.is_clean
-        offsets = {}
-        for name, entry in self._inputs.items():
-            oldest = next(iter(entry.saved.values()), None)
-            since = now_ms if oldest is None else oldest.saved_ms
-            mark = Mark(topic_id=entry.topic_id, replay_from=entry.replay_from, checkpoints_since_ms=since)
-            offsets[name] = (entry.next, mark.text())
-        moved = any(self._committed.get(name, (-1,))[0] != offset for name, (offset, _) in offsets.items())
-        if not outputs and not moved:
+        reached = {name: (entry.next, self._mark(entry, now_ms)) for name, entry in self._inputs.items()}
+        due = {name: at for name, at in reached.items() if self._is_due(name, *at)}
+        if not outputs and self.positions() == {name: offset for name, (offset, _) in self._committed.items()}:
             return None
-        self._committed = offsets
+        chosen = due or reached
+        self._committed |= chosen
+        offsets = {name: (offset, mark.text()) for name, (offset, mark) in chosen.items()}
         return Batch(outputs=outputs, offsets=offsets, inputs=inputs, size=size, t_produced=self._t_produced)
+
+    @staticmethod
+    def _mark(entry: _Input, now_ms: int) -> Mark:
+        oldest = next(iter(entry.saved.values()), None)
+        since = now_ms if oldest is None else oldest.saved_ms
+        return Mark(topic_id=entry.topic_id, replay_from=entry.replay_from, checkpoints_since_ms=since)
+
+    def _is_due(self, name: str, offset: int, mark: Mark) -> bool:
+        """Return whether a topic's commit differs from the last one; the age of its checkpoints only now and then."""
+        if name not in self._committed:
+            return True
+        before, old = self._committed[name]
+        aged = mark.checkpoints_since_ms - old.checkpoints_since_ms
+        return (offset, mark.replay_from) != (before, old.replay_from) or aged >= MARK_MS
 
     def _checkpoints(self, now_ms: int, *, everything: bool) -> list[Output]:
         found: list[Output] = []

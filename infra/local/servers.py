@@ -35,9 +35,6 @@ replica.fetch.max.bytes={bytes_max}
 offsets.topic.replication.factor=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
-# Not set, for good reason: transaction.abort.timed.out.transaction.cleanup.interval.ms. With 1 s in place of 10 s,
-# Kafka ended the transactions of before a restart while it did not serve requests yet, without a mark in their
-# partitions: they stayed open for ever.
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 # One machine: few partitions for the internal topics start and stop faster.

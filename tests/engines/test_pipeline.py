@@ -20,7 +20,7 @@ from marketdata.headers import HOPS, Hops, record_id
 from marketdata.operator import Lost
 from marketdata.state import unpack_state
 from stream_apps.chain import INPUTS, RUNS, RUNS_MAX, Runs, make_chains
-from stream_apps.pipeline import Batch, Cadence, Excluded, Pipeline, Record, Restored, Shell, Start
+from stream_apps.pipeline import MARK_MS, Batch, Cadence, Excluded, Pipeline, Record, Restored, Shell, Start
 from tests.engines import counting
 
 INPUT = "md.ingest.trades"
@@ -307,6 +307,26 @@ def test_replay_stays_as_short_as_the_cadence_says() -> None:
     log.replayed = 0
     log.open()
     assert log.replayed <= 20 + 7
+
+
+def test_a_batch_commits_only_the_topics_that_have_moved_and_the_others_now_and_then() -> None:
+    """The first batch of a life commits all; a topic that stands still again when its checkpoints have aged."""
+    log = Log([record(offset, "sim:A", trades("sim:A", str(offset))) for offset in range(4)], Cadence())
+    everything = {topics.topic(name).physical("") for name in INPUTS}
+    pipeline = log.open()
+
+    def committed(each: Record) -> set[str]:
+        pipeline.step(each)
+        batch = pipeline.batch()
+        assert batch is not None
+        return set(batch.offsets)
+
+    assert committed(log.records[0]) == everything
+    assert committed(log.records[1]) == {TOPIC}
+    assert pipeline.batch() is None
+    log._now += MARK_MS * 1_000_000
+    assert committed(log.records[2]) == everything
+    assert committed(log.records[3]) == {TOPIC}
 
 
 def test_a_drained_pipeline_has_nothing_to_replay() -> None:
