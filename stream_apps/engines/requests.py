@@ -28,14 +28,24 @@ _TEXT = CompactString()
 _TAGS = ("tags", TaggedFields)
 
 
+def _by_topic(*fields: tuple[str, object]) -> tuple[str, CompactArray]:
+    """Return the field `topics`: by topic and partition, what these fields hold."""
+    partitions = CompactArray(("partition", Int32), *fields, _TAGS)
+    return ("topics", CompactArray(("topic", _TEXT), ("partitions", partitions), _TAGS))
+
+
+# A response that gives a producer its id and epoch.
+_PRODUCER = Schema(
+    ("throttle_time_ms", Int32), ("error_code", Int16), ("producer_id", Int64), ("producer_epoch", Int16), _TAGS
+)
+
+
 class InitProducerIdResponse(Response):  # type: ignore[misc]  # aiokafka is not typed
     """A producer's id and its epoch."""
 
     API_KEY = 22
     API_VERSION = 4
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32), ("error_code", Int16), ("producer_id", Int64), ("producer_epoch", Int16), _TAGS
-    )
+    SCHEMA = _PRODUCER
 
 
 class InitProducerIdRequest(RequestStruct):  # type: ignore[misc]  # aiokafka is not typed
@@ -60,25 +70,13 @@ class ProduceResponse(Response):  # type: ignore[misc]  # aiokafka is not typed
     API_KEY = 0
     API_VERSION = 12
     SCHEMA = Schema(
-        (
-            "topics",
-            CompactArray(
-                ("topic", _TEXT),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition", Int32),
-                        ("error_code", Int16),
-                        ("base_offset", Int64),
-                        ("log_append_time_ms", Int64),
-                        ("log_start_offset", Int64),
-                        ("record_errors", CompactArray(("index", Int32), ("message", _TEXT), _TAGS)),
-                        ("error_message", _TEXT),
-                        _TAGS,
-                    ),
-                ),
-                _TAGS,
-            ),
+        _by_topic(
+            ("error_code", Int16),
+            ("base_offset", Int64),
+            ("log_append_time_ms", Int64),
+            ("log_start_offset", Int64),
+            ("record_errors", CompactArray(("index", Int32), ("message", _TEXT), _TAGS)),
+            ("error_message", _TEXT),
         ),
         ("throttle_time_ms", Int32),
         _TAGS,
@@ -96,14 +94,7 @@ class ProduceRequest(RequestStruct):  # type: ignore[misc]  # aiokafka is not ty
         ("transactional_id", _TEXT),
         ("required_acks", Int16),
         ("timeout_ms", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("topic", _TEXT),
-                ("partitions", CompactArray(("partition", Int32), ("records", CompactBytes), _TAGS)),
-                _TAGS,
-            ),
-        ),
+        _by_topic(("records", CompactBytes)),
         _TAGS,
     )
 
@@ -115,14 +106,7 @@ class TxnOffsetCommitResponse(Response):  # type: ignore[misc]  # aiokafka is no
     API_VERSION = 5
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("topic", _TEXT),
-                ("partitions", CompactArray(("partition", Int32), ("error_code", Int16), _TAGS)),
-                _TAGS,
-            ),
-        ),
+        _by_topic(("error_code", Int16)),
         _TAGS,
     )
 
@@ -142,23 +126,7 @@ class TxnOffsetCommitRequest(RequestStruct):  # type: ignore[misc]  # aiokafka i
         ("generation", Int32),
         ("member", _TEXT),
         ("instance", _TEXT),
-        (
-            "topics",
-            CompactArray(
-                ("topic", _TEXT),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition", Int32),
-                        ("offset", Int64),
-                        ("leader_epoch", Int32),
-                        ("metadata", _TEXT),
-                        _TAGS,
-                    ),
-                ),
-                _TAGS,
-            ),
-        ),
+        _by_topic(("offset", Int64), ("leader_epoch", Int32), ("metadata", _TEXT)),
         _TAGS,
     )
 
@@ -168,9 +136,7 @@ class EndTxnResponse(Response):  # type: ignore[misc]  # aiokafka is not typed
 
     API_KEY = 26
     API_VERSION = 5
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32), ("error_code", Int16), ("producer_id", Int64), ("producer_epoch", Int16), _TAGS
-    )
+    SCHEMA = _PRODUCER
 
 
 class EndTxnRequest(RequestStruct):  # type: ignore[misc]  # aiokafka is not typed

@@ -49,7 +49,7 @@ class Step:
 
 
 class Numbered:
-    """Stands for a partition: its batches are numbers in order, and what it is told of each is kept."""
+    """Stands for a partition: its batches are numbers in order, and what became of each is kept."""
 
     def __init__(self, number: int) -> None:
         self.number = number
