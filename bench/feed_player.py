@@ -13,8 +13,8 @@ from bench.feed_task import LEVELS, Played, Task, Watch, serve
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, Instrument, Trades
 from marketdata.feed import Feed, Fetch, Output
-from producers.feed_kit.books import KeepsBooks
-from producers.feeds import make_feed
+from producers.venues import make_feed
+from producers.venues.kit.books import KeepsBooks
 from runtime.recordings import answers
 
 _BOOKS = frozenset({"snapshot", "update"})

@@ -25,7 +25,7 @@ import typer
 
 from bench.feed_task import Task
 from marketdata.events import Instrument
-from producers.feeds import make_feed
+from producers.venues import make_feed
 from runtime import recordings
 
 ROOT = Path(__file__).resolve().parents[1]

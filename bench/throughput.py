@@ -137,7 +137,7 @@ def _second_producer(known: State, file: Path, venue: str) -> Iterator[dict[str,
     }
     commands = {
         "replay server": python_module(
-            "infra.exchange.replay", str(file.resolve()), "--venue", venue, "--speed", "max"
+            "infra.simulator.replay.server", str(file.resolve()), "--venue", venue, "--speed", "max"
         ),
         "its producer": python_module("producers"),
     }

@@ -16,10 +16,10 @@ from marketdata.clock import format_rfc3339, parse_rfc3339
 from marketdata.errors import Refused
 
 if TYPE_CHECKING:
-    from producers.backfill import Backfill
-    from producers.history_settings import HistorySettings
-    from producers.jobs import Job
-    from producers.repair import Outcome
+    from producers.history.backfill import Backfill
+    from producers.history.jobs import Job
+    from producers.history.repair import Outcome
+    from producers.history.settings import HistorySettings
 
 gaps = typer.Typer(help="Find, repair and list what is missing.", no_args_is_help=True)
 console = Console(highlight=False)
@@ -93,7 +93,7 @@ def backfill(
 
     Example: `tickstream backfill kraken BTC-USD --interval 1h --start 2026-01-01T00:00:00Z --end 2026-02-01T00:00:00Z`
     """
-    from producers.history_settings import HistorySettings
+    from producers.history.settings import HistorySettings
     from tickstream.here import load_here
 
     now = time.time_ns()
@@ -111,8 +111,8 @@ def backfill(
 async def _backfill(
     settings: HistorySettings, venue: str, symbols: list[str], wanted: dict[str, str], span: tuple[int, int]
 ) -> None:
-    from producers.backfill import Backfill
-    from producers.history_settings import find_history, open_history_services
+    from producers.history.backfill import Backfill
+    from producers.history.settings import find_history, open_history_services
 
     with _progress() as progress:
         async with find_history(settings, venue) as rest, open_history_services(settings) as services:
@@ -159,7 +159,7 @@ def scan(
 
     Example: `tickstream gaps scan --no-repair`
     """
-    from producers.history_settings import HistorySettings
+    from producers.history.settings import HistorySettings
     from tickstream.here import load_here
 
     settings = load_here(HistorySettings, **_given(rest_url))
@@ -169,16 +169,16 @@ def scan(
 async def _scan(settings: HistorySettings, only: tuple[str | None, str | None], length: int, *, repair: bool) -> None:
     from contextlib import AsyncExitStack
 
-    from producers.backfill import Backfill
-    from producers.history import VENUES
-    from producers.history_settings import find_history, open_history_services
-    from producers.repair import Keeper
+    from producers.history.backfill import Backfill
+    from producers.history.repair import Keeper
+    from producers.history.settings import find_history, open_history_services
+    from producers.venues import HISTORIES
 
     async with open_history_services(settings) as services, AsyncExitStack() as stack:
         ways: dict[str, Backfill] = {}
 
         def history(venue: str) -> Backfill | None:
-            if venue not in ways and venue in VENUES:
+            if venue not in ways and venue in HISTORIES:
                 rest = find_history(settings, venue)
                 stack.push_async_callback(rest.close)
                 ways[venue] = Backfill(rest, services.database, services.publisher, origin="repair")
@@ -225,7 +225,7 @@ def list_(
 
     Example: `tickstream gaps list --state all --venue coinbase --limit 200`
     """
-    from producers.history_settings import HistorySettings
+    from producers.history.settings import HistorySettings
     from tickstream.here import load_here
 
     if state not in {"open", "repaired", "all"}:
@@ -242,7 +242,7 @@ def list_(
 async def _ledger(
     settings: HistorySettings, state: str, venue: str | None, symbol: str | None, limit: int
 ) -> list[Any]:
-    from producers.jobs import Database
+    from producers.history.jobs import Database
 
     async with Database(settings.dsn, settings.database_schema) as database:
         return await database.rows(

@@ -14,7 +14,7 @@ from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Quot
 from marketdata.feed import Feed, Fetch, Output
 from marketdata.operator import Operator
 from marketdata.topics import INGEST, PUBLIC
-from producers.feeds import find_venue, make_feed
+from producers.venues import find_venue, make_feed
 from runtime import recordings
 from runtime.recordings import DAMAGED, KINDS, Recorded, read
 from stream_apps.chain import Chain, make_chains

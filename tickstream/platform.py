@@ -33,7 +33,7 @@ def up(
     Example: `TICKSTREAM_SOURCE=live TICKSTREAM_VENUE=kraken KRAKEN_PRODUCTS=BTC/USD,ETH/EUR tickstream up`
     """
     from infra.local import screen
-    from producers.feeds import find_venue
+    from producers.venues import find_venue
 
     settings = load(StackSettings)
     find_venue(settings.venue)  # a mistyped name is told before anything starts

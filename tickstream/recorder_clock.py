@@ -12,8 +12,8 @@ from pathlib import Path
 
 from marketdata.clock import AHEAD_NS_MAX, SECOND_NS
 from marketdata.events import BookUpdate, Quote, Trades
-from producers.feeds import make_feed
-from producers.venue import LiveFeed
+from producers.venues import make_feed
+from producers.venues.kit.venue import LiveFeed
 from runtime.recordings import read
 
 FRAMES = 2_000

@@ -9,12 +9,10 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from infra.exchange.replay import can_play
+from infra.simulator.replay.server import can_play
 from marketdata.errors import SettingsError
-from producers.feeds import VENUES, find_venue
-from producers.history import VENUES as HISTORIES
-from producers.history import make_history
-from producers.history.contract import Access
+from producers.venues import HISTORIES, VENUES, find_venue, make_history
+from producers.venues.kit.history import Access
 
 # Some histories cannot be made without a key; nothing is asked with this one.
 _NO_KEY = Access(key="none", secret="none")  # noqa: S106 - it is no secret

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from infra.exchange.market import symbols_of
 from infra.local.errors import StackError
 from infra.local.folders import PROJECT, Folders
 from infra.local.process import Answers, Process
 from infra.local.servers import python_module
 from infra.local.settings import Ports, StackSettings
 from infra.local.table import Endpoints
+from infra.simulator.market import symbols_of
 from runtime.settings import PREFIX
 
 # The steps are quick; a server that answers but is not yet ready for work is the usual reason to try again.
@@ -83,7 +83,7 @@ def services(settings: StackSettings, folders: Folders, ports: Ports, where: End
             ports.producer,
             "source",
             environment={**common, **_producer(settings, ports), **_history(settings, where)},
-            module="producers",
+            module="producers.live",
         ),
     ]
     if settings.kafka_ui and settings.stack == "embedded":
@@ -116,7 +116,7 @@ def _source(settings: StackSettings, ports: Ports) -> list[Process]:
     """Return the process that prices come from, unless they are live: the simulated exchange or a replay."""
     if settings.source == "live":
         return []
-    command = python_module("infra.exchange")
+    command = python_module("infra.simulator")
     if settings.source == "replay":
         files = [file.resolve() for file in settings.replay_files]
         if not files:
@@ -126,7 +126,7 @@ def _source(settings: StackSettings, ports: Ports) -> list[Process]:
                 raise StackError(f"there is no recording {file}; check FILE (or {PREFIX}REPLAY_FILE).")
         options = ("--venue", settings.venue, "--speed", settings.replay_speed)
         behind = ("--behind", str(settings.replay_behind_s)) if settings.replay_behind_s else ()
-        command = python_module("infra.exchange.replay", *map(str, files), *options, *behind)
+        command = python_module("infra.simulator.replay.server", *map(str, files), *options, *behind)
     elif settings.venue != "coinbase":
         raise StackError(
             f"the simulated exchange uses Coinbase's protocol; for {settings.venue} use "

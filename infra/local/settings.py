@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from infra.exchange.market import SYMBOLS_MAX
 from infra.local.errors import StackError
 from infra.local.folders import HOME
+from infra.simulator.market import SYMBOLS_MAX
 from runtime.settings import PREFIX, CommonSettings
 
 # A worker without a partition has nothing to do, and topics have fewer partitions than this.

@@ -38,11 +38,11 @@ from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent, Refused, Unavailable
 from marketdata.events import Candle, Instrument, Trade, Trades
 from marketdata.intervals import INTERVALS
-from producers.backoff import Backoff
-from producers.feed_kit.trades import check as check_trade
-from producers.history.budget import Bucket
-from producers.history.contract import Asked, Chunk, History, Page, Request
-from producers.history.reading import check_time
+from producers.venues.kit.backoff import Backoff
+from producers.venues.kit.budget import Bucket
+from producers.venues.kit.history import Asked, Chunk, History, Page, Request
+from producers.venues.kit.reading import check_time
+from producers.venues.kit.trades import check as check_trade
 
 T = TypeVar("T")
 

@@ -88,14 +88,14 @@ class Services:
         self.env |= env
 
     def start_all(self, *exchange: str, **env: str) -> None:
-        """Start every service with this exchange (`infra.exchange` or the replay server with its arguments)."""
+        """Start every service with this exchange (`infra.simulator` or the replay server with its arguments)."""
         self.env |= env
         self.start("exchange", *exchange)
         self.start("stream-apps", "stream_apps")
         self.start("sink", "sink")
         self.start("api", "api")
         self.wait_ready("stream-apps", "sink", "api")
-        self.start("producer", "producers")
+        self.start("producer", "producers.live")
 
     def wait_ready(self, *names: str) -> None:
         """Wait until these services say in /readyz that all they depend on answers."""
@@ -181,7 +181,7 @@ def platform(endpoints: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     name = f"platform_{os.getpid()}"
     running = Services(endpoints, f"{name}.", name, tmp_path_factory.mktemp("platform"))
     try:
-        running.start_all("infra.exchange", TICKSTREAM_EXCHANGE_RATE="100")
+        running.start_all("infra.simulator", TICKSTREAM_EXCHANGE_RATE="100")
         running.wait_ready("producer")
         yield running
     finally:

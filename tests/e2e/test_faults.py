@@ -40,7 +40,7 @@ def running(endpoints: Any, services_of: Any, tmp_path_factory: pytest.TempPathF
     name = f"faults_{os.getpid()}"
     services = services_of(endpoints, f"{name}.", name, tmp_path_factory.mktemp("faults"))
     try:
-        services.start_all("infra.exchange", TICKSTREAM_EXCHANGE_RATE="200")
+        services.start_all("infra.simulator", TICKSTREAM_EXCHANGE_RATE="200")
         yield services
     finally:
         services.stop()

@@ -106,7 +106,7 @@ def replay_module(services: Any, speed: str) -> tuple[str, ...]:
     """Return the replay server's module and arguments."""
     ports = services.ports
     ends = ("--port", str(ports["exchange"]), "--control-port", str(ports["control"]))
-    return ("infra.exchange.replay", str(RECORDING), "--venue", "coinbase", "--speed", speed, *ends)
+    return ("infra.simulator.replay.server", str(RECORDING), "--venue", "coinbase", "--speed", speed, *ends)
 
 
 def test_every_trade_is_stored_and_published_once_and_the_final_book_is_right(

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from infra.exchange import fix
-from infra.exchange.fix import FixVenue
+from infra.simulator.venues.fix import server as fix
+from infra.simulator.venues.fix.server import FixVenue
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, Trades
 from marketdata.fix.session import Identity
 from marketdata.topics import TRADES
-from producers.feeds import find_venue
+from producers.venues import find_venue
 from runtime import recordings
 from runtime.recordings import Recorded
 from tickstream import pipe
@@ -168,8 +168,8 @@ def truth_and_replay(road: Any, case: Case, folder: Path) -> Truth:
         f"{case.venue}_WS_URL".upper(): f"{scheme}://127.0.0.1:{ports['exchange']}",
         f"{case.venue}_REST_URL".upper(): road.control_url,
     }
-    road.start("exchange", "infra.exchange.replay", *map(str, files), "--venue", case.venue, "--speed", "max")
-    road.start("producer", "producers", TICKSTREAM_SOURCE="replay", TICKSTREAM_VENUE=case.venue, **addresses)
+    road.start("exchange", "infra.simulator.replay.server", *map(str, files), "--venue", case.venue, "--speed", "max")
+    road.start("producer", "producers.live", TICKSTREAM_SOURCE="replay", TICKSTREAM_VENUE=case.venue, **addresses)
     return Truth(case.venue, files)
 
 

@@ -18,9 +18,9 @@ import pytest
 import uvicorn
 from confluent_kafka import Producer
 
-from infra.exchange.history import Answer, Histories, create_app
-from infra.exchange.tape import MINUTE_NS
 from infra.local.table import Endpoints
+from infra.simulator.venues.history import Answer, Histories, create_app
+from infra.simulator.venues.tape import MINUTE_NS
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent, Instrument
 from marketdata.topics import INGEST

@@ -8,10 +8,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from infra.exchange.tape import MINUTE_NS, Tape
+from infra.simulator.venues.tape import MINUTE_NS, Tape
 from marketdata.events import Candle, Trade
-from producers.bars import CANDLES_A_RECORD, Minutes, Name, Stored, empty, filled, next_revision, records, roll_up
-from producers.history.contract import Span
+from producers.history.candles import (
+    CANDLES_A_RECORD,
+    Minutes,
+    Name,
+    Stored,
+    empty,
+    filled,
+    next_revision,
+    records,
+    roll_up,
+)
+from producers.venues.kit.history import Span
 
 DAY_NS = 1440 * MINUTE_NS
 START = 20_000 * DAY_NS

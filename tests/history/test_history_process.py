@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from marketdata.errors import Refused, Unavailable
-from producers import history_process
-from producers.history_settings import HistorySettings, load_history_process
+from producers.history import process as history_process
+from producers.history.settings import HistorySettings, load_history_process
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from infra.exchange.tape import MINUTE_NS, SECOND_NS, TapeCandle, TapeTrade
+from infra.simulator.venues.tape import MINUTE_NS, SECOND_NS, TapeCandle, TapeTrade
 from marketdata.clock import format_rfc3339
 from marketdata.events import Instrument, Trade, Trades
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 import pytest
 
-from infra.exchange.tape import MINUTE_NS, SECOND_NS
 from infra.local.table import Endpoints
-from producers import repair as repair_module
-from producers.history.contract import Span
-from producers.jobs import Database, Job, Jobs
-from producers.repair import Keeper
-from producers.stored import Hole, Tables, moment
+from infra.simulator.venues.tape import MINUTE_NS, SECOND_NS
+from producers.history import repair as repair_module
+from producers.history.jobs import Database, Job, Jobs
+from producers.history.queries import Hole, Tables, moment
+from producers.history.repair import Keeper
+from producers.venues.kit.history import Span
 from sink import migrations
 
 if TYPE_CHECKING:
-    from producers.backfill import Backfill
-    from producers.publisher import Publisher
+    from producers.history.backfill import Backfill
+    from producers.live.publisher import Publisher
 
 START = 1_786_309_500 * SECOND_NS
 ALPACA = ("alpaca", "AAPL")

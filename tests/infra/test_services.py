@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from infra.exchange.settings import ExchangeSettings
 from infra.local import stack
 from infra.local.errors import StackError
 from infra.local.folders import Folders
@@ -16,6 +15,7 @@ from infra.local.services import services
 from infra.local.settings import Ports, StackSettings
 from infra.local.state import State
 from infra.local.table import Endpoints
+from infra.simulator.settings import ExchangeSettings
 
 WHERE = Endpoints(
     kafka_brokers="kafka:1",

@@ -12,11 +12,11 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.exchange.alpaca import AlpacaExchange, encode
+from infra.simulator.venues.alpaca.server import AlpacaExchange, encode
 from marketdata.clock import SECOND_NS
 from marketdata.events import Candle, DeadLetter, Trade, Trades
 from marketdata.intervals import INTERVALS
-from producers.feeds.alpaca import AlpacaFeed
+from producers.venues.alpaca.feed import AlpacaFeed
 from stream_apps.operators.candles import KEEP_NS, Candles, Limits
 from stream_apps.operators.ingest_trades import IngestTrades
 

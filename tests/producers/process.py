@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from marketdata.codec import Codec
 from marketdata.topics import INGEST, PARTITIONS
-from producers.publisher import Publisher
+from producers.live.publisher import Publisher
 from runtime.health import Readiness
 from runtime.settings import CommonSettings
 from runtime.tracing import Tracing
@@ -84,14 +84,17 @@ def free_port() -> int:
 
 
 class Process:
-    """`python -m producers`, with its health address."""
+    """`python -m producers.live`, with its health address."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.port = free_port()
         root = Path(__file__).resolve().parents[2]
         own = {"TICKSTREAM_METRICS_PORT": str(self.port), "PYTHONPATH": str(root)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "producers"], cwd=root, env=os.environ | own | environment, stderr=subprocess.PIPE
+            [sys.executable, "-m", "producers.live"],
+            cwd=root,
+            env=os.environ | own | environment,
+            stderr=subprocess.PIPE,
         )
 
     def get(self, path: str) -> tuple[int, str]:

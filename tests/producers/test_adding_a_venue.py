@@ -14,9 +14,9 @@ import pytest
 
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Trades
 from marketdata.feed import Output, Reconnect, Send
-from producers.venue import LiveFeed, Venue
+from producers.venues.kit.venue import LiveFeed, Venue
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "adding-a-venue.md"
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "add-a-venue.md"
 TS = 1_780_000_001_000_000_000
 SECOND = 1_000_000_000
 
@@ -37,7 +37,7 @@ def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
     assert spec.loader is not None
     module = sys.modules["acme"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    yield module.VENUE
+    yield module.VENUES[0]
     del sys.modules["acme"]
 
 
@@ -51,7 +51,7 @@ def feed(venue: Venue) -> LiveFeed:
 
 def test_the_guide_says_of_every_test_what_makes_it_fail() -> None:
     """A contributor finds the name that failed in its table."""
-    suite = (GUIDE.parents[1] / "tests" / "producers" / "test_conformance.py").read_text()
+    suite = (GUIDE.parents[2] / "tests" / "producers" / "test_conformance.py").read_text()
     tests = re.findall(r"^def test_(\w+)\(", suite, re.MULTILINE)
     told = re.findall(r"^\| (`.*`) \|", GUIDE.read_text(), re.MULTILINE)
     named = [name for row in told for name in re.findall(r"`(\w+)…?`", row)]

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.exchange.alpaca import encode
-from infra.exchange.alpaca_market import Market, Message
+from infra.simulator.venues.alpaca.market import Market, Message
+from infra.simulator.venues.alpaca.server import encode
 from marketdata.clock import TS_MIN
 from marketdata.codec import Codec
 from marketdata.errors import SettingsError
 from marketdata.events import EVENTS, AnyEvent, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trade, Trades
 from marketdata.feed import Output, Reconnect, Refused, Send
-from producers.__main__ import find_tokens
-from producers.feeds import find_venue
-from producers.feeds.alpaca import AlpacaFeed
-from producers.settings import ProducerSettings
-from producers.tokens import KeyPair
+from producers.live.__main__ import find_tokens
+from producers.live.settings import ProducerSettings
+from producers.live.tokens import KeyPair
+from producers.venues import find_venue
+from producers.venues.alpaca.feed import AlpacaFeed
 
 SECOND = 1_000_000_000
 T0 = 1_786_372_200 * SECOND  # 2026-08-10T14:30:00Z

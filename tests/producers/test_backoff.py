@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.backoff import FAILURES_MAX, Backoff, Breaker, Policy, State
+from producers.venues.kit.backoff import FAILURES_MAX, Backoff, Breaker, Policy, State
 
 CHANCES = st.lists(st.floats(0, 1, exclude_max=True), max_size=200)
 

@@ -15,9 +15,9 @@ from marketdata.book import L2Book
 from marketdata.errors import SettingsError
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.families.binance import AGE_NS_MAX, OLD_MAX, PROBE_NS, QUIET_NS, UNDER_WAY_MAX, BinanceFeed, split
-from producers.feed_kit.diffs import OLD_RUN_MAX
-from producers.feeds.binance_spot import make
+from producers.venues.binance.feed import AGE_NS_MAX, OLD_MAX, PROBE_NS, QUIET_NS, UNDER_WAY_MAX, BinanceFeed, split
+from producers.venues.binance.spot import make
+from producers.venues.kit.diffs import OLD_RUN_MAX
 from runtime import recordings
 from runtime.recordings import Recorded
 

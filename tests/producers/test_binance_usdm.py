@@ -13,9 +13,9 @@ import pytest
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output
-from producers.families.binance import BinanceFeed, RestProduct, rest_fields
-from producers.feeds.binance_spot import make as make_spot
-from producers.feeds.binance_usdm import make
+from producers.venues.binance.feed import BinanceFeed, RestProduct, rest_fields
+from producers.venues.binance.spot import make as make_spot
+from producers.venues.binance.usdm import make
 from runtime import recordings
 from runtime.recordings import Recorded
 

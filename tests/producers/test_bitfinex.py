@@ -13,8 +13,8 @@ import pytest
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feed_kit.sequence import OLD_RUN_MAX
-from producers.feeds.bitfinex import CHECKSUMS, LISTED_MAX, BitfinexFeed
+from producers.venues.bitfinex.feed import CHECKSUMS, LISTED_MAX, BitfinexFeed
+from producers.venues.kit.sequence import OLD_RUN_MAX
 from runtime import recordings
 
 RECORDING = Path(__file__).resolve().parents[3] / "shared" / "recordings" / "bitfinex.jsonl.zst"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feeds import make_feed
-from producers.feeds.bybit import BybitFeed, describe
+from producers.venues import make_feed
+from producers.venues.bybit.feed import BybitFeed, describe
 from runtime import recordings
 from runtime.recordings import Recorded
 

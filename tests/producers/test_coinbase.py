@@ -10,9 +10,9 @@ import pytest
 from marketdata.clock import parse_rfc3339
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feed_kit.sequence import OLD_RUN_MAX
-from producers.feeds import VENUES, make_feed
-from producers.feeds.coinbase import CoinbaseFeed
+from producers.venues import VENUES, make_feed
+from producers.venues.coinbase.feed import CoinbaseFeed
+from producers.venues.kit.sequence import OLD_RUN_MAX
 
 if TYPE_CHECKING:
     from tests.producers.conftest import Frames
@@ -588,7 +588,7 @@ def test_channels_that_are_not_needed_only_count(feed: CoinbaseFeed, frames: Fra
 
 def test_venue_is_found_by_the_name_of_its_module() -> None:
     """Adding a venue is adding a module."""
-    assert VENUES["coinbase"] == "producers.feeds.coinbase"
+    assert VENUES["coinbase"].name == "coinbase"
     assert isinstance(make_feed("coinbase", products=PRODUCTS), CoinbaseFeed)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feeds.coinbase import CoinbaseFeed
+from producers.venues.coinbase.feed import CoinbaseFeed
 from runtime.recordings import Recorded
 
 if TYPE_CHECKING:

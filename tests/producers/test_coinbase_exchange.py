@@ -16,8 +16,8 @@ from marketdata.book import L2Book
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feed_kit.values import iso_ns
-from producers.feeds.coinbase_exchange import CoinbaseExchangeFeed
+from producers.venues.coinbase_exchange.feed import CoinbaseExchangeFeed
+from producers.venues.kit.values import iso_ns
 from runtime import recordings
 from runtime.recordings import Recorded
 

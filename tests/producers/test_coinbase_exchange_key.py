@@ -23,12 +23,12 @@ from marketdata.book import L2Book
 from marketdata.errors import SettingsError
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame
 from marketdata.feed import Reconnect, Refused, Send
-from producers.__main__ import find_tokens
-from producers.connection import Connection, Options
-from producers.feeds import find_venue
-from producers.feeds.coinbase_exchange import CoinbaseExchangeFeed
-from producers.settings import load_for_venue
-from producers.tokens import ExchangeKey
+from producers.live.__main__ import find_tokens
+from producers.live.connection import Connection, Options
+from producers.live.settings import load_for_venue
+from producers.live.tokens import ExchangeKey
+from producers.venues import find_venue
+from producers.venues.coinbase_exchange.feed import CoinbaseExchangeFeed
 
 LIMIT_S = 20.0
 T0 = 1_790_000_000_000_000_000

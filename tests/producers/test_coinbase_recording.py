@@ -13,8 +13,8 @@ from marketdata.clock import parse_rfc3339
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, BookUpdate, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output
-from producers.feeds import make_feed
-from producers.venue import LiveFeed
+from producers.venues import make_feed
+from producers.venues.kit.venue import LiveFeed
 from runtime.recordings import Recorded
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from marketdata import compiled
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
-from producers.feed_kit import values
+from producers.venues.kit import values
 
 RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "recordings"
 
@@ -32,7 +32,7 @@ import sys
 from hashlib import sha256
 from itertools import islice
 from marketdata.book import Side
-from producers.feeds import make_feed
+from producers.venues import make_feed
 from runtime import recordings
 print(Side.__module__)
 for venue, path in map(str.split, sys.argv[1:]):

@@ -27,10 +27,10 @@ from marketdata.clock import AHEAD_NS_MAX
 from marketdata.codec import Codec
 from marketdata.events import ALL_SYMBOLS, EVENTS, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feed_kit.books import KeepsBooks
-from producers.feeds import VENUES, find_venue, make_feed
-from producers.settings import ProducerSettings
-from producers.venue import LiveFeed
+from producers.live.settings import ProducerSettings
+from producers.venues import VENUES, find_venue, make_feed
+from producers.venues.kit.books import KeepsBooks
+from producers.venues.kit.venue import LiveFeed
 from runtime import recordings
 from runtime.recordings import Recorded
 from stream_apps.operators.ingest_books import IngestBooks
@@ -315,9 +315,9 @@ def test_venue_says_what_proves_its_order(case: Case) -> None:
 @pytest.mark.parametrize("venue", sorted(VENUES))
 def test_theory_names_the_document_that_says_whose_side_a_trade_tells(venue: str) -> None:
     """Venues differ, and a feed that guesses is right on half of them; that of a family may stand there."""
-    module = import_module(f"producers.feeds.{venue}")
+    module = import_module(find_venue(venue).make.__module__)
     makers = {getattr(value, "__module__", "") for value in vars(module).values()}
-    families = [import_module(name) for name in sorted(makers) if name.startswith("producers.families.")]
+    families = [import_module(name) for name in sorted(makers) if name.startswith("producers.venues.")]
     theories = [" ".join((each.__doc__ or "").split()) for each in (module, *families)]
     sentences = [sentence for theory in theories for sentence in re.split(r"(?<=\.) (?=[A-Z`])", theory)]
     said = [one for one in sentences if re.search(r"(?i)\b(aggressor|taker|maker)", one)]

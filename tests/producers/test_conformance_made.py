@@ -24,15 +24,15 @@ from marketdata.codec import Codec
 from marketdata.events import EVENTS, BookUpdate, DeadLetter, FeedStatus, Instrument, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from marketdata.fix.codec import Fields, decode, framed, utc
-from producers.families.databento import Login, Session
-from producers.feeds.alpaca import AlpacaFeed
-from producers.feeds.bybit import MixedFeed
-from producers.feeds.coinbase_exchange import CoinbaseExchangeFeed
-from producers.feeds.databento import DatabentoFeed
-from producers.feeds.fix import FixFeed
-from producers.feeds.kraken import KrakenFeed
-from producers.tokens import FixLogin, KeyPair
-from producers.venue import LiveFeed
+from producers.live.tokens import FixLogin, KeyPair
+from producers.venues.alpaca.feed import AlpacaFeed
+from producers.venues.bybit.feed import MixedFeed
+from producers.venues.coinbase_exchange.feed import CoinbaseExchangeFeed
+from producers.venues.databento.feed import DatabentoFeed
+from producers.venues.databento.gateway import Login, Session
+from producers.venues.fix.feed import FixFeed
+from producers.venues.kit.venue import LiveFeed
+from producers.venues.kraken.feed import KrakenFeed
 from stream_apps.operators.ingest_books import IngestBooks
 from stream_apps.operators.ingest_trades import IngestTrades
 

@@ -15,9 +15,9 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame
-from producers.backoff import Policy
-from producers.connection import Connection, Options
-from producers.feeds import make_feed
+from producers.live.connection import Connection, Options
+from producers.venues import make_feed
+from producers.venues.kit.backoff import Policy
 
 if TYPE_CHECKING:
     from tests.producers.conftest import Frames
@@ -289,7 +289,7 @@ def test_pings_are_answered(make_frames: type[Frames]) -> None:
 
 def test_silence_reconnects(make_frames: type[Frames], monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket that is open and mute is a dead one: the book is stale, a new connection is made."""
-    monkeypatch.setattr("producers.feeds.coinbase.SILENCE_NS", 100_000_000)
+    monkeypatch.setattr("producers.venues.coinbase.feed.SILENCE_NS", 100_000_000)
 
     async def scenario() -> None:
         sink = Kept()
@@ -310,7 +310,7 @@ def test_slow_sink_stops_the_reading_and_loses_nothing(
     make_frames: type[Frames], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While Kafka is slow the venue is made to wait: memory stays bounded, silence is no death, nothing is lost."""
-    monkeypatch.setattr("producers.feeds.coinbase.SILENCE_NS", 100_000_000)
+    monkeypatch.setattr("producers.venues.coinbase.feed.SILENCE_NS", 100_000_000)
 
     async def scenario() -> None:
         sink, frames, total, sent = Kept(), make_frames(), 1_500, 0

@@ -30,11 +30,11 @@ from marketdata.events import (
     Trades,
 )
 from marketdata.feed import Reconnect, Refused, Send
-from producers.__main__ import find_tokens
-from producers.families.databento import Login, Position, Session, Splitter, start_of
-from producers.feeds.databento import SILENCE_NS, DatabentoFeed
-from producers.settings import load_for_venue
-from producers.venue import FrameError
+from producers.live.__main__ import find_tokens
+from producers.live.settings import load_for_venue
+from producers.venues.databento.feed import SILENCE_NS, DatabentoFeed
+from producers.venues.databento.gateway import Login, Position, Session, Splitter, start_of
+from producers.venues.kit.venue import FrameError
 
 TS = 1_700_000_000_000_000_000
 DAY = dt.date(2023, 11, 14)

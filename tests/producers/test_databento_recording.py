@@ -15,7 +15,7 @@ from marketdata import dbn
 from marketdata.book import L2Book
 from marketdata.errors import CodecError
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, Quote, Trades
-from producers.feeds.databento import DatabentoFeed
+from producers.venues.databento.feed import DatabentoFeed
 from runtime import recordings
 from tickstream import pipe
 

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.exchange.fix import FixVenue
+from infra.simulator.venues.fix.server import FixVenue
 from marketdata.book import L2Book
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, Book, BookUpdate, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Output, Reconnect, Refused, Send
 from marketdata.fix.codec import Fields, decode, encode, utc, utc_ns
 from marketdata.fix.session import Identity
-from producers.feeds import make_feed
-from producers.tokens import FixLogin
+from producers.live.tokens import FixLogin
+from producers.venues import make_feed
 from runtime.recordings import Recorded, write
 from tickstream.pipe import Connections, Pipeline, run
 

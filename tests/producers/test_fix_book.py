@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketdata.errors import BadEvent
-from producers.families.fix import CHANGE, DELETE, DELETE_FROM, DELETE_THRU, NEW, OVERLAY, Entry, FixBook, Touched
-from producers.feed_kit import entries
+from producers.venues.fix.book import CHANGE, DELETE, DELETE_FROM, DELETE_THRU, NEW, OVERLAY, Entry, FixBook, Touched
+from producers.venues.kit import entries
 
 PRICES = st.integers(1, 30)
 SIZES = st.integers(1, 99)

@@ -9,10 +9,10 @@ from marketdata.errors import SettingsError
 from marketdata.feed import Send
 from marketdata.fix.codec import decode
 from marketdata.fix.session import Identity
-from producers.__main__ import find_tokens
-from producers.feeds import make_feed
-from producers.feeds.fix import Login
-from producers.settings import load_for_venue
+from producers.live.__main__ import find_tokens
+from producers.live.settings import load_for_venue
+from producers.venues import make_feed
+from producers.venues.fix.feed import Login
 
 GIVEN = {
     "TICKSTREAM_VENUE": "fix", "FIX_URL": "tls://fix.example.com:4001", "FIX_SENDER_COMP_ID": "ONE,TWO",

@@ -12,7 +12,7 @@ import pytest
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feeds.gemini import GeminiFeed, describe
+from producers.venues.gemini.feed import GeminiFeed, describe
 from runtime import recordings
 from runtime.recordings import Recorded
 

@@ -16,10 +16,10 @@ from websockets.http11 import Request, Response
 from marketdata.book import L2Book
 from marketdata.clock import MILLISECOND_NS
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame, Trades
-from producers.connection import Connection, Options
-from producers.feeds import make_feed
-from producers.handover import Handover
-from producers.rest import Rest
+from producers.live.connection import Connection, Options
+from producers.live.handover import Handover
+from producers.live.rest import Rest
+from producers.venues import make_feed
 from tickstream.pipe import Pipeline
 
 LIMIT_S = 30.0

@@ -35,7 +35,7 @@ def exchange() -> Iterator[tuple[dict[str, str], httpx.Client]]:
     port, control = free_port(), free_port()
     own = {"TICKSTREAM_EXCHANGE_PORT": str(port), "TICKSTREAM_EXCHANGE_CONTROL_PORT": str(control),
            "TICKSTREAM_EXCHANGE_RATE": str(ORDERS_PER_S), "COINBASE_PRODUCTS": ",".join(SYMBOLS)}  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-m", "infra.exchange"], cwd=ROOT, env=os.environ | own,
+    process = subprocess.Popen([sys.executable, "-m", "infra.simulator"], cwd=ROOT, env=os.environ | own,
                                stderr=subprocess.DEVNULL)  # fmt: skip
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{control}", trust_env=False, timeout=30) as client:

@@ -14,7 +14,7 @@ import pytest
 from marketdata.book import L2Book
 from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feeds.kraken import KrakenFeed
+from producers.venues.kraken.feed import KrakenFeed
 from runtime import recordings
 from runtime.recordings import Recorded
 from tickstream.pipe import Connections

@@ -13,7 +13,7 @@ import pytest
 from marketdata.book import L2Book
 from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Output, Reconnect, Send
-from producers.feeds.kraken_futures import KrakenFuturesFeed
+from producers.venues.kraken_futures.feed import KrakenFuturesFeed
 from runtime import recordings
 from runtime.recordings import Recorded
 from tickstream.pipe import Connections

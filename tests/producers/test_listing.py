@@ -10,10 +10,10 @@ from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
 from marketdata.events import DeadLetter, Instrument, Trades
 from marketdata.feed import Fetch, Output
-from producers.feed_kit.calls import Call, Line
-from producers.feed_kit.listing import Listing
-from producers.feeds.kraken import describe
-from producers.feeds.okx import OkxFeed
+from producers.venues.kit.calls import Call, Line
+from producers.venues.kit.instruments import Listing
+from producers.venues.kraken.feed import describe
+from producers.venues.okx.feed import OkxFeed
 from stream_apps.operators.ingest_trades import IngestTrades
 
 T0 = 1_800_000_000 * SECOND_NS

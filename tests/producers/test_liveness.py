@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from marketdata.events import DISCONNECTED, STALE, FeedStatus
 from marketdata.feed import Output, Reconnect
-from producers.feed_kit.calls import Call, Line
-from producers.feed_kit.liveness import Liveness
+from producers.venues.kit.calls import Call, Line
+from producers.venues.kit.liveness import Liveness
 
 MS = 1_000_000
 SILENCE = 5_000 * MS

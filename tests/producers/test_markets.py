@@ -13,12 +13,12 @@ import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 
 from marketdata.events import AnyEvent, BookUpdate, RawFrame
-from producers.__main__ import LineStates, Recorded, connections
-from producers.settings import load_for_venue
+from producers.live.__main__ import LineStates, Recorded, connections
+from producers.live.settings import load_for_venue
 from runtime.health import Readiness
 
 if TYPE_CHECKING:
-    from producers.publisher import Publisher
+    from producers.live.publisher import Publisher
 
 LIMIT_S = 30.0
 # Each market's frames are its own, of the same topic and name.

@@ -15,7 +15,7 @@ import pytest
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feeds.okx import OkxFeed
+from producers.venues.okx.feed import OkxFeed
 from runtime import recordings
 from runtime.recordings import Recorded
 from tickstream.pipe import Connections, Pipeline

@@ -11,8 +11,8 @@ import pytest
 
 from marketdata.clock import SECOND_NS
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, Quote, RawFrame, Trades
-from producers.feed_kit.published import PreviousRun, Published
-from producers.orphaned_gaps import PATIENCE_NS, ClosingSink, OrphanedGaps
+from producers.live.orphaned_gaps import PATIENCE_NS, ClosingSink, OrphanedGaps
+from producers.venues.kit.published import PreviousRun, Published
 
 TS = 1_786_309_548_228_568_123
 WHO: dict[str, Any] = {"venue": "v", "symbol": "BTC-USD", "ts_event": TS, "ts_recv": TS, "line": "v/0"}

@@ -9,9 +9,9 @@ import pytest
 
 from marketdata.codec import Codec
 from marketdata.events import AnyEvent, FeedStatus, Trade, Trades
-from producers.feed_kit.published import PreviousRun
-from producers.feeds import find_venue
-from producers.previous_run import read_previous_run
+from producers.live.previous_run import read_previous_run
+from producers.venues import find_venue
+from producers.venues.kit.published import PreviousRun
 from runtime.settings import CommonSettings
 from tests.producers.process import all_messages, publishing
 
@@ -103,7 +103,7 @@ def test_a_symbol_that_is_nowhere_in_what_was_read_may_miss_trades_since_the_oth
     settings: CommonSettings, codec: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is a limit to how far back is read: then nothing is known but when the producer ended."""
-    monkeypatch.setattr("producers.previous_run.TAIL_MAX", 10)
+    monkeypatch.setattr("producers.live.previous_run.TAIL_MAX", 10)
     events: list[AnyEvent] = [trades(number) for number in range(1, 60)]
     last = read(settings, codec, events, "BTC-USD", "OLD-USD", tail=10).of("OLD-USD")
     assert last is not None

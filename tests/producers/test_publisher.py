@@ -75,8 +75,8 @@ def test_order_is_kept_and_nothing_is_lost_when_the_buffer_overflows(
     settings: CommonSettings, codec: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than the bound is written at once: `write` waits, every record arrives once and in order."""
-    monkeypatch.setattr("producers.publisher.BUFFER_BYTES_MAX", 20_000)
-    monkeypatch.setattr("producers.publisher.BUFFER_BYTES_LOW", 10_000)
+    monkeypatch.setattr("producers.live.publisher.BUFFER_BYTES_MAX", 20_000)
+    monkeypatch.setattr("producers.live.publisher.BUFFER_BYTES_LOW", 10_000)
     most = 0
 
     async def scenario() -> None:
@@ -166,7 +166,7 @@ def test_producer_waits_for_topics_and_says_so(endpoints: Endpoints, topic_prefi
 def test_bad_setting_is_named() -> None:
     """A key without a secret that can sign stops the start with the variable's name."""
     done = subprocess.run(
-        [sys.executable, "-m", "producers"], cwd=Path(__file__).resolve().parents[2], timeout=LIMIT_S, check=False,
+        [sys.executable, "-m", "producers.live"], cwd=Path(__file__).resolve().parents[2], timeout=LIMIT_S, check=False,
         env=os.environ | {"COINBASE_API_KEY": "k", "COINBASE_API_SECRET": "nonsense"}, capture_output=True,
     )  # fmt: skip
     assert done.returncode == 2

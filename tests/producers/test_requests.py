@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from marketdata.clock import MINUTE_NS
 from marketdata.feed import Fetch
-from producers.feed_kit.requests import ANSWER_NS, TRIES_MAX, Requests
+from producers.venues.kit.requests import ANSWER_NS, TRIES_MAX, Requests
 
 SECOND = 1_000_000_000
 

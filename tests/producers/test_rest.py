@@ -12,9 +12,9 @@ import pytest
 import uvloop
 
 from marketdata.feed import Fetch
-from producers.history.budget import used_weight
-from producers.history.contract import Budget
-from producers.rest import TRIES_MAX, Rest
+from producers.live.rest import TRIES_MAX, Rest
+from producers.venues.kit.budget import used_weight
+from producers.venues.kit.history import Budget
 
 Answer = tuple[int, str]  # status, and a header line or nothing
 LIMIT_S = 20.0

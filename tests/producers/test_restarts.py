@@ -20,11 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from marketdata.clock import SECOND_NS
 from marketdata.events import AnyEvent, Candle, FeedStatus, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.feed_kit.published import History, PreviousRun, previous_run
-from producers.feeds import make_feed
-from producers.orphaned_gaps import OrphanedGaps
-from producers.repair import TRADE_CHANNELS
-from producers.venue import LiveFeed
+from producers.history.repair import TRADE_CHANNELS
+from producers.live.orphaned_gaps import OrphanedGaps
+from producers.venues import make_feed
+from producers.venues.kit.published import History, PreviousRun, previous_run
+from producers.venues.kit.venue import LiveFeed
 from tickstream.pipe import Pipeline
 
 BEGAN = 1_790_000_000 * SECOND_NS

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from marketdata.errors import SettingsError
-from producers.__main__ import find_tokens
-from producers.feeds import VENUES, find_venue
-from producers.settings import load_for_venue
+from producers.live.__main__ import find_tokens
+from producers.live.settings import load_for_venue
+from producers.venues import VENUES, find_venue
 
 
 @pytest.fixture(autouse=True)

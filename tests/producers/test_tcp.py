@@ -20,9 +20,9 @@ from cryptography.x509.oid import NameOID
 
 from marketdata.events import ALL_SYMBOLS, AnyEvent, FeedStatus, RawFrame
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.connection import Connection, Options
-from producers.feed_kit.published import PreviousRun
-from producers.venue import FrameError, Venue
+from producers.live.connection import Connection, Options
+from producers.venues.kit.published import PreviousRun
+from producers.venues.kit.venue import FrameError, Venue
 
 LIMIT_S = 30.0
 LINE_BYTES_MAX = 1000

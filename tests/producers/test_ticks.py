@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
 from marketdata.events import BookUpdate, Instrument, Quote
-from producers.feed_kit import books, quotes
-from producers.feed_kit.calls import Call, Line
-from producers.feed_kit.products import Product
-from producers.feed_kit.ticks import Tick
+from producers.venues.kit import books, quotes
+from producers.venues.kit.calls import Call, Line
+from producers.venues.kit.products import Product
+from producers.venues.kit.ticks import Tick
 
 T0 = 1_800_000_000 * SECOND_NS
 

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from marketdata.errors import SettingsError
-from producers.tokens import CoinbaseTokens, KeyPair
+from producers.live.tokens import CoinbaseTokens, KeyPair
 
 NOW_S = 1_800_000_000
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from marketdata.events import Trade
-from producers.feed_kit.trade_ids import HOLES_MAX, RECENT_MAX, Recent, TradeIds
+from producers.venues.kit.trade_ids import HOLES_MAX, RECENT_MAX, Recent, TradeIds
 
 
 def trade(number: int) -> tuple[int, Trade]:

@@ -12,10 +12,10 @@ from marketdata.clock import AHEAD_NS_MAX, SECOND_NS, TS_MIN
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
 from marketdata.events import Instrument
-from producers.feed_kit import books
-from producers.feed_kit.calls import Call, Line
-from producers.feed_kit.products import Product
-from producers.feed_kit.values import (
+from producers.venues.kit import books
+from producers.venues.kit.calls import Call, Line
+from producers.venues.kit.products import Product
+from producers.venues.kit.values import (
     Columns,
     best_first,
     check_decimals,

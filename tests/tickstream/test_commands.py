@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 from marketdata import schemas
 from marketdata.events import EVENTS, Trades
-from producers.feeds import VENUES, find_venue
-from producers.history import VENUES as HISTORIES
+from producers.venues import HISTORIES, VENUES, find_venue
 from tickstream.cli import app
 from tickstream.replay import in_event_order
 from tickstream.schemas import check_history, problems

@@ -12,7 +12,7 @@ from infra.local.folders import Folders
 from infra.local.services import source_addresses
 from infra.local.settings import Ports, StackSettings
 from marketdata.errors import SettingsError
-from producers.history_settings import HistorySettings, find_history
+from producers.history.settings import HistorySettings, find_history
 from tickstream.here import load_here
 
 WHERE = {

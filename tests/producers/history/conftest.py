@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import pytest
 import uvloop
 
-from infra.exchange import web
-from infra.exchange.history import Histories, create_app
-from infra.exchange.tape import MINUTE_NS
+from infra.simulator import web
+from infra.simulator.venues.history import Histories, create_app
+from infra.simulator.venues.tape import MINUTE_NS
 from marketdata.events import Candle, Instrument, Trade
-from producers.history import make_history
-from producers.history.contract import Access, Budget, History, Span
 from producers.history.rest import Options, Rest
+from producers.venues import make_history
+from producers.venues.kit.history import Access, Budget, History, Span
 
 T = TypeVar("T")
 

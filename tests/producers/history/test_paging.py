@@ -9,15 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infra.exchange.history import AGGREGATED_FROM, SIP_NS
-from infra.exchange.tape import MINUTE_NS, TapeCandle, TapeTrade
+from infra.simulator.venues.history import AGGREGATED_FROM, SIP_NS
+from infra.simulator.venues.tape import MINUTE_NS, TapeCandle, TapeTrade
 from marketdata.decimals import plain
 from marketdata.events import Candle
 from marketdata.intervals import INTERVALS
-from producers.feeds.alpaca import trade_id_of
-from producers.history import VENUES
-from producers.history.contract import History
-from producers.history.venues.coinbase import CoinbaseHistory
+from producers.venues import HISTORIES
+from producers.venues.alpaca.feed import trade_id_of
+from producers.venues.coinbase.history import CoinbaseHistory
+from producers.venues.kit.history import History
 
 if TYPE_CHECKING:
     from tests.producers.history.conftest import Served
@@ -74,7 +74,7 @@ ranges = st.tuples(st.integers(0, 15 * 60), st.integers(0, 15 * 60)).map(lambda 
 property_test = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.mark.parametrize("venue", sorted(VENUES))
+@pytest.mark.parametrize("venue", sorted(HISTORIES))
 @property_test
 @given(seconds=ranges, rows=st.integers(2, 9))
 def test_any_range_over_any_page_size_has_each_candle_once(
@@ -94,7 +94,7 @@ def test_any_range_over_any_page_size_has_each_candle_once(
     assert {(one.state, one.origin, one.interval) for one in found} <= {("final", "backfill", "1m")}
 
 
-@pytest.mark.parametrize("venue", sorted(VENUES))
+@pytest.mark.parametrize("venue", sorted(HISTORIES))
 @property_test
 @given(seconds=ranges, rows=st.integers(2, 9))
 def test_any_range_over_any_page_size_has_each_trade_once(
@@ -113,7 +113,7 @@ def test_any_range_over_any_page_size_has_each_trade_once(
     assert {one.ts_event - past_one.ts for one, past_one in zip(found, past, strict=True)} <= {0, SIP_NS}
 
 
-@pytest.mark.parametrize("venue", sorted(VENUES))
+@pytest.mark.parametrize("venue", sorted(HISTORIES))
 def test_every_interval_begins_where_ours_do(served: Served, venue: str) -> None:
     """Longer candles of a venue are the same sums, and begin at a multiple of their length."""
     history = served.history(venue)
@@ -125,7 +125,7 @@ def test_every_interval_begins_where_ours_do(served: Served, venue: str) -> None
         assert [told(one) for one in found] == [expected(venue, one) for one in past], interval
 
 
-@pytest.mark.parametrize("venue", sorted(VENUES))
+@pytest.mark.parametrize("venue", sorted(HISTORIES))
 def test_a_range_without_a_whole_interval_asks_nothing(served: Served, venue: str) -> None:
     """Nothing can lie in it, so that no request is made."""
     history = served.history(venue)
@@ -135,14 +135,14 @@ def test_a_range_without_a_whole_interval_asks_nothing(served: Served, venue: st
     assert not served.venue.asked
 
 
-@pytest.mark.parametrize("venue", sorted(VENUES))
+@pytest.mark.parametrize("venue", sorted(HISTORIES))
 def test_a_range_before_the_past_began_is_empty(served: Served, venue: str) -> None:
     """A venue that has nothing there answers so; it is no error."""
     found, _ = served.trades(served.history(venue), served.minute(-70), served.minute(-60))
     assert found == []
 
 
-@pytest.mark.parametrize("venue", sorted(VENUES))
+@pytest.mark.parametrize("venue", sorted(HISTORIES))
 def test_what_the_venue_trades_is_found_by_both_of_its_names(served: Served, venue: str) -> None:
     """Symbols of the list, our name and the venue's name lead to one instrument."""
     history = served.history(venue)

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.exchange.history import Answer
-from infra.exchange.tape import MINUTE_NS
+from infra.simulator.venues.history import Answer
+from infra.simulator.venues.tape import MINUTE_NS
 from marketdata.errors import BadEvent, Refused, SettingsError, TickstreamError, Unavailable
-from producers.history import VENUES, make_history
-from producers.history.budget import Bucket, remaining, used_weight
-from producers.history.contract import Access, Budget
 from producers.history.rest import Options, Rest, retry_after_s
+from producers.venues import HISTORIES, make_history
+from producers.venues.kit.budget import Bucket, remaining, used_weight
+from producers.venues.kit.history import Access, Budget
 
 if TYPE_CHECKING:
     from tests.producers.history.conftest import Served
@@ -35,7 +35,7 @@ def span(served: Served) -> tuple[int, int]:
     return served.minute(RANGE[0]), served.minute(RANGE[1])
 
 
-@pytest.mark.parametrize("venue", sorted(VENUES))
+@pytest.mark.parametrize("venue", sorted(HISTORIES))
 @pytest.mark.parametrize("status", [418, 429, 503])
 def test_what_may_pass_is_tried_again(served: Served, venue: str, status: int) -> None:
     """Limits and failures of the server cost time, and no row."""
@@ -157,7 +157,7 @@ def test_an_answer_of_another_shape_names_field_and_value(served: Served, venue:
     assert value in caught.value.value
 
 
-@pytest.mark.parametrize("venue", sorted(VENUES))
+@pytest.mark.parametrize("venue", sorted(HISTORIES))
 @pytest.mark.parametrize("body", [b"", b"<html>", b"null", b"[1, 2", b'{"a":' * 2000])
 def test_any_other_bytes_are_an_error_of_ours(served: Served, venue: str, body: bytes) -> None:
     """Nothing that a server sends raises anything that callers do not know."""
@@ -248,7 +248,7 @@ def test_names_that_no_venue_has_are_told_before_a_request(served: Served) -> No
     history = served.history("bitfinex")
     with pytest.raises(BadEvent, match="bad_interval"):
         served.candles(history, *span(served), interval="4h")
-    for venue in sorted(VENUES):
+    for venue in sorted(HISTORIES):
         with pytest.raises(BadEvent, match="bad_symbol"):
             served.history(venue).instrument("no such/thing?&x=1")
     assert not served.venue.asked

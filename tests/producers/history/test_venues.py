@@ -16,16 +16,15 @@ import msgspec
 import pytest
 import zstandard
 
-from infra.exchange.history import Answer
-from infra.exchange.tape import MINUTE_NS, SECOND_NS
+from infra.simulator.venues.history import Answer
+from infra.simulator.venues.tape import MINUTE_NS, SECOND_NS
 from marketdata import dbn
 from marketdata.errors import BadEvent, Refused, SettingsError, Unavailable
 from marketdata.events import Candle, Trade, Trades
-from producers.feeds import make_feed
-from producers.history import VENUES, make_history
-from producers.history.contract import Access, Asked, History, Span
 from producers.history.rest import checked_trades
-from producers.history.venues.coinbase import CoinbaseHistory
+from producers.venues import HISTORIES, make_feed, make_history
+from producers.venues.coinbase.history import CoinbaseHistory
+from producers.venues.kit.history import Access, Asked, History, Span
 
 if TYPE_CHECKING:
     from tests.producers.history.conftest import Served
@@ -432,7 +431,7 @@ def test_products_are_told_as_the_feeds_tell_them(served: Served) -> None:
 
 def test_every_venue_says_what_it_can(served: Served) -> None:
     """Each adapter has a budget that lets something through, minutes, and says whether it tells empty ones."""
-    for venue in sorted(VENUES):
+    for venue in sorted(HISTORIES):
         history = make_history(venue, served.access())
         assert history.venue == venue
         assert history.budget.burst > 0

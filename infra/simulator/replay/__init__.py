@@ -1,0 +1,1 @@
+"""Recordings, played over real sockets in the venues' own protocols."""

@@ -1,0 +1,1 @@
+"""Simulated venues: servers that use the documented protocols of real ones."""

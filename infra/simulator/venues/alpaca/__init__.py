@@ -1,0 +1,1 @@
+"""A simulated Alpaca: its stock stream and its REST history."""

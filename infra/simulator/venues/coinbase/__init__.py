@@ -1,0 +1,1 @@
+"""A simulated Coinbase Advanced Trade, with a matching engine and a record of the truth."""

@@ -1,0 +1,1 @@
+"""Simulated FIX venues: ours, and one on QuickFIX/J."""

@@ -1,1 +1,0 @@
-"""One module per venue whose history can be asked for; each has `make(access)`."""

@@ -1,0 +1,1 @@
+"""The live shell: connections to venues, and what they publish to Kafka."""

@@ -1,0 +1,225 @@
+"""Settings of the producer: those of every venue alike, and those that carry the name of the venue that is read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AliasChoices, Field, SecretStr, create_model, field_validator
+from pydantic_settings import NoDecode
+
+from marketdata.errors import SettingsError
+from producers.venues import find_venue
+from producers.venues.kit.venue import Venue
+from runtime.settings import CommonSettings, load
+
+PRODUCTS_MAX = 2_000
+
+Products = Annotated[tuple[str, ...], NoDecode]
+
+
+class Stream(NamedTuple):
+    """What one set of redundant lines reads: `name` begins their names, `products` None takes all that come."""
+
+    name: str
+    url: str
+    products: tuple[str, ...] | None
+
+
+class ProducerSettings(CommonSettings):
+    """What the producer needs beside what every service does.
+
+    `ws_url`, `rest_url`, `market` and `products` are read from variables that begin with the venue's name, for example
+    `BINANCE_SPOT_PRODUCTS`; see `load_for_venue`.
+    """
+
+    metrics_port: int = Field(
+        default=19101, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz of the producer."
+    )
+    venue: str = Field(default="coinbase", description="Venue to take market data from.")
+    source: Literal["sim", "live", "replay"] = Field(
+        default="live", description="What speaks the venue's protocol; a replay ends, and then nothing reconnects."
+    )
+    lines: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Redundant connections of the same feed; 1, or in a replay as many as were recorded.",
+    )
+    drain_seconds: float = Field(default=10.0, gt=0, le=300, description="Time to finish in when told to stop.")
+    ws_url: str | None = Field(
+        default=None, pattern=r"^(wss?|tcp|tls)://", description="Address of the stream; the venue's own if not given."
+    )
+    rest_url: str | None = Field(
+        default=None, pattern=r"^https?://", description="REST address; the venue's own when not given."
+    )
+    market: str = Field(default="", description="Which of the venue's markets, where each has an address of its own.")
+    products: Products | None = Field(
+        default=None,
+        min_length=1,
+        max_length=PRODUCTS_MAX,
+        description="Products by the venue's names, by comma; in a replay all that were recorded if not given.",
+    )
+    coinbase_api_key: str = Field(
+        default="", validation_alias="COINBASE_API_KEY", description="Name of a CDP key; market data needs none."
+    )
+    coinbase_api_secret: SecretStr = Field(
+        default=SecretStr(""),
+        validation_alias="COINBASE_API_SECRET",
+        description="The key's EC private key (P-256) as PEM.",
+    )
+    coinbase_exchange_depth: Literal["level2_batch", "level2", "full"] = Field(
+        default="level2_batch",
+        validation_alias="COINBASE_EXCHANGE_DEPTH",
+        description="Channel of Coinbase Exchange that books come from; only level2_batch needs no key, full has each "
+        "order.",
+    )
+    coinbase_exchange_api_key: SecretStr = Field(
+        default=SecretStr(""), validation_alias="COINBASE_EXCHANGE_API_KEY", description="Key of Coinbase Exchange."
+    )
+    coinbase_exchange_api_secret: SecretStr = Field(
+        default=SecretStr(""),
+        validation_alias="COINBASE_EXCHANGE_API_SECRET",
+        description="The secret of Coinbase Exchange's key, as base64.",
+    )
+    coinbase_exchange_api_passphrase: SecretStr = Field(
+        default=SecretStr(""),
+        validation_alias="COINBASE_EXCHANGE_API_PASSPHRASE",
+        description="The passphrase of Coinbase Exchange's key.",
+    )
+    apca_api_key_id: str = Field(
+        default="", validation_alias="APCA_API_KEY_ID", description="Alpaca's key id; its stream says nothing without."
+    )
+    apca_api_secret_key: SecretStr = Field(
+        default=SecretStr(""), validation_alias="APCA_API_SECRET_KEY", description="The secret of Alpaca's key."
+    )
+    alpaca_encoding: Literal["json", "msgpack"] = Field(
+        default="json",
+        validation_alias="ALPACA_ENCODING",
+        description="How Alpaca's messages are written; json keeps every digit, msgpack takes less of the line.",
+    )
+
+    fix_sender_comp_id: Products = Field(
+        default=("TICKSTREAM",),
+        validation_alias="FIX_SENDER_COMP_ID",
+        min_length=1,
+        max_length=64,
+        description="SenderCompID, our name; one for each redundant line, by comma.",
+    )
+    fix_target_comp_id: str = Field(
+        default="", validation_alias="FIX_TARGET_COMP_ID", description="TargetCompID, the venue's name."
+    )
+    fix_begin_string: Literal["FIX.4.4", "FIXT.1.1"] = Field(
+        default="FIX.4.4",
+        validation_alias="FIX_BEGIN_STRING",
+        description="BeginString; FIXT.1.1 carries FIX 5.0SP2.",
+    )
+    fix_heartbeat_seconds: int = Field(
+        default=30, validation_alias="FIX_HEARTBEAT_SECONDS", ge=1, le=3600, description="HeartBtInt that we ask for."
+    )
+    fix_reset_numbers: bool = Field(
+        default=True,
+        validation_alias="FIX_RESET_NUMBERS",
+        description="Whether each connection begins at MsgSeqNum 1 (ResetSeqNumFlag) or goes on where the last ended.",
+    )
+    fix_username: str = Field(default="", validation_alias="FIX_USERNAME", description="Username of the Logon, if any.")
+    fix_password: SecretStr = Field(
+        default=SecretStr(""), validation_alias="FIX_PASSWORD", description="Password of the Logon, if any."
+    )
+
+    databento_api_key: SecretStr = Field(
+        default=SecretStr(""), validation_alias="DATABENTO_API_KEY", description="Databento's key; a replay needs none."
+    )
+    databento_schemas: Products = Field(
+        default=("mbo", "status", "definition"),
+        validation_alias="DATABENTO_SCHEMAS",
+        min_length=1,
+        max_length=16,
+        description="What to take of Databento, by comma; one of those that bring trades.",
+    )
+    databento_stype_in: Literal["raw_symbol", "instrument_id", "parent", "continuous"] = Field(
+        default="raw_symbol", validation_alias="DATABENTO_STYPE_IN", description="What Databento's symbols are."
+    )
+
+    @field_validator("products", "fix_sender_comp_id", "databento_schemas", mode="before")
+    @classmethod
+    def _by_comma(cls, value: object) -> object:
+        """Take `BTC-USD,ETH-USD`, each once; nothing at all is as if not given."""
+        if not isinstance(value, str):
+            return value
+        return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+
+    def products_of(self, venue: Venue) -> tuple[str, ...] | None:
+        """Return the products that a venue's lines subscribe; None in a replay takes all that come.
+
+        Raises SettingsError when none are given and the venue has no usual ones.
+        """
+        if self.products is not None:
+            return self.products if venue.cased else tuple(dict.fromkeys(name.upper() for name in self.products))
+        if self.source == "replay":
+            return None
+        if not venue.products:
+            raise SettingsError(f"{_prefix(venue)}PRODUCTS: name at least one product of {venue.name}, by comma")
+        return venue.products
+
+    def streams_of(self, venue: Venue) -> list[Stream]:
+        """Return what to read: one stream, or one of each market that the products are named with.
+
+        Raises SettingsError as `products_of` and `address_of` do, and for markets that cannot be read together.
+        """
+        products, url = self.products_of(venue), self.address_of(venue)
+        if products is None or not venue.markets_apart:
+            return [Stream(venue.name, url, products)]
+        usual = self.market or next(name for name, address in venue.markets.items() if address == venue.ws_url)
+        named: dict[str, list[str]] = {}
+        for product in products:
+            market, colon, name = product.rpartition(":")
+            if not name or (colon and self.source == "replay"):
+                why = "a replay has the markets that were recorded" if name else "that names no product"
+                raise SettingsError(f"{_prefix(venue)}PRODUCTS: {product}: {why}")
+            named.setdefault(market.lower() or usual, []).append(name)
+        if self.ws_url and len(named) > 1:
+            raise SettingsError(f"{_prefix(venue)}WS_URL: one address is not that of {' and '.join(sorted(named))}")
+        return [
+            Stream(f"{venue.name}/{market}" if len(named) > 1 else venue.name, self.address_of(venue, market),
+                   tuple(dict.fromkeys(names)))
+            for market, names in named.items()
+        ]  # fmt: skip
+
+    def address_of(self, venue: Venue, market: str = "") -> str:
+        """Return where the lines go, of the market that is chosen unless a product names another.
+
+        Raises SettingsError when there is no such market, or when the venue is not reached by such an address.
+        """
+        variable = f"{_prefix(venue)}{'PRODUCTS' if market else 'MARKET'}"
+        market = market or self.market
+        if market and market not in venue.markets:
+            choice = f"choose one of {', '.join(sorted(venue.markets))}" if venue.markets else "it has one market only"
+            raise SettingsError(f"{variable}: {venue.name} has no market {market!r}; {choice}")
+        url = self.ws_url or venue.markets.get(market, venue.ws_url)
+        refusal = venue.refusal(url)
+        if refusal is not None:
+            raise SettingsError(f"{_prefix(venue)}WS_URL: {refusal}")
+        return url
+
+
+def _prefix(venue: Venue) -> str:
+    return f"{venue.name}_".upper()
+
+
+def load_for_venue(**overrides: Any) -> tuple[ProducerSettings, Venue]:
+    """Return the settings from the environment, the venue's own among them, and the venue that they choose.
+
+    Raises SettingsError that names each variable at fault and what it takes.
+    """
+    venue = find_venue(load(ProducerSettings, **overrides).venue)
+    fields, prefix = ProducerSettings.model_fields, _prefix(venue)
+    own: dict[str, Any] = {
+        name: (fields[name].annotation, fields[name].merge_field_infos(fields[name], validation_alias=alias))
+        for name, alias in {
+            "ws_url": AliasChoices(f"{prefix}WS_URL", f"{prefix}URL"),
+            "rest_url": f"{prefix}REST_URL",
+            "market": AliasChoices(f"{prefix}MARKET", f"{prefix}DATASET"),
+            "products": AliasChoices(f"{prefix}PRODUCTS", f"{prefix}SYMBOLS"),
+        }.items()
+    }
+    return load(create_model("VenueSettings", __base__=ProducerSettings, **own), **overrides), venue

@@ -1,0 +1,24 @@
+"""Alpaca: its addresses and limits, and what makes its feed and its history."""
+
+from __future__ import annotations
+
+from producers.venues.alpaca.feed import STREAMS, AlpacaFeed
+from producers.venues.alpaca.history import make as make_history
+from producers.venues.kit.backoff import Policy
+from producers.venues.kit.venue import Venue
+
+VENUES = (
+    Venue(
+        name="alpaca",
+        ws_url=f"{STREAMS}/iex",
+        rest_url="https://data.alpaca.markets",
+        make=AlpacaFeed,
+        products=("AAPL", "MSFT"),
+        markets={feed: f"{STREAMS}/{feed}" for feed in ("iex", "sip", "delayed_sip", "test")},
+        depth="L1",
+        key="required",
+        ping_s=20.0,
+        backoff=Policy(base_s=5.0, cap_s=300.0, least_s=5.0, tries_max=10),
+        history=make_history,
+    ),
+)

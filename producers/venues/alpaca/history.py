@@ -1,0 +1,194 @@
+"""Alpaca's history of US equities: bars and trades of the data API v2.
+
+Theory of operation, with the source of each step. DOCS is Alpaca's "Historical API", "Bars", "Trades" and "Assets".
+
+1. Bars: `v2/stocks/AAPL/bars`, trades: `v2/stocks/AAPL/trades`; `sort=asc`, at most 10,000 a page, `start` and `end`
+   inclusive. The next page has the `next_page_token` of this one, which is opaque and exact; none ends the walk. A
+   page without rows says `null` where the list would be.
+2. Bars are those of the stream, unadjusted. An interval without a trade that counts has none (DOCS). Days begin at
+   midnight in New York, so that they are not ours; hours and below are. `vw` times `v` is rounded: no quote volume.
+3. Trades have an exchange's own ids, which begin anew each day: the feed's id is made of day, exchange and number. The
+   venue does not tell the aggressor. Trades that were canceled, or replaced by a corrected one, say so in `u` and are
+   left out (DOCS, "Trades": `canceled`, `incorrect`).
+4. A free plan may not ask for the last 15 minutes of `sip` (DOCS): that is refused by the venue, in words.
+5. Keys go into two headers. What is listed comes from the trading API, which has an address of its own. 200 requests a
+   minute are free (DOCS).
+6. Numbers are JSON numbers; they stay the venue's digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from marketdata.clock import SECOND_NS, format_rfc3339
+from marketdata.errors import BadEvent, SettingsError
+from marketdata.events import Candle, Instrument, Trade
+from producers.venues.alpaca.feed import describe, trade_id_of
+from producers.venues.kit.budget import remaining
+from producers.venues.kit.history import Access, Asked, Budget, Page, Request
+from producers.venues.kit.reading import candle, decode
+from producers.venues.kit.values import Number, iso_ns, number, numbers
+
+FEED = "iex"
+LIMIT = 10_000
+TRADING_URL = "https://paper-api.alpaca.markets"
+
+_TIMEFRAMES = {"1m": "1Min", "5m": "5Min", "15m": "15Min", "1h": "1Hour"}
+_TAKEN_BACK = frozenset({"canceled", "incorrect"})
+_STATES = {"active": "online", "inactive": "delisted"}
+
+
+class _Bar(msgspec.Struct):
+    t: str
+    o: Any
+    h: Any
+    l: Any  # noqa: E741 - the venue's name
+    c: Any
+    v: Any
+    n: Number | None = None
+
+
+class _Bars(msgspec.Struct):
+    bars: list[_Bar] | None
+    next_page_token: str | None = None
+
+
+class _Trade(msgspec.Struct):
+    t: str
+    x: str
+    p: Any
+    s: Any
+    i: int
+    u: str = ""
+
+
+class _Trades(msgspec.Struct):
+    trades: list[_Trade] | None
+    next_page_token: str | None = None
+
+
+class _Asset(msgspec.Struct):
+    symbol: str
+    status: str
+    tradable: bool = True
+
+
+_BARS = msgspec.json.Decoder(_Bars, float_hook=str)
+_TRADES = msgspec.json.Decoder(_Trades, float_hook=str)
+_ASSETS = msgspec.json.Decoder(list[_Asset])
+
+
+class AlpacaHistory:
+    """Alpaca's adapter; see `producers.venues.kit.history`. Raises SettingsError without a key."""
+
+    venue = "alpaca"
+    budget = Budget(burst=20, per_s=3, left=remaining)
+    intervals = frozenset(_TIMEFRAMES)
+    has_trades = True
+    sparse = True
+    candle_fields = frozenset({"trades"})
+    candles_kept: int | None = None
+
+    def __init__(self, access: Access, limit: int = LIMIT) -> None:
+        if not (access.key and access.secret):
+            raise SettingsError(
+                "Alpaca's history needs a key and its secret (TICKSTREAM_HISTORY_KEY, TICKSTREAM_HISTORY_SECRET)"
+            )
+        self.rest_url = access.rest_url
+        self._assets_url = access.rest_url or TRADING_URL
+        self._key, self._secret = access.key, access.secret
+        self._feed = access.feed or FEED
+        self._limit = limit
+
+    def headers(self) -> Mapping[str, str]:
+        """Return the key and its secret."""
+        return {"APCA-API-KEY-ID": self._key, "APCA-API-SECRET-KEY": self._secret}
+
+    def instrument(self, name: str) -> Instrument:
+        """Return the instrument of `AAPL`: the names of both sides are one."""
+        return describe(name)
+
+    def symbols(self, cursor: str | None) -> Request:
+        """Ask for every stock."""
+        del cursor
+        return Request(path=f"{self._assets_url}/v2/assets", query=(("asset_class", "us_equity"), ("status", "active")))
+
+    def parse_symbols(self, cursor: str | None, body: bytes, ts: int) -> Page[Instrument]:
+        """Read assets; names that no stream has (such as those of delisted rights) are left out."""
+        del cursor
+        found = []
+        for sent in decode(_ASSETS, body):
+            try:
+                known = describe(sent.symbol)
+            except BadEvent:
+                continue
+            status = _STATES.get(sent.status, "unknown") if sent.tradable else "halted"
+            found.append(msgspec.structs.replace(known, ts_recv=ts, status=status))
+        return Page(items=tuple(found))
+
+    def candles(self, asked: Asked, cursor: str | None) -> Request:
+        """Ask for a page of bars."""
+        if asked.interval not in _TIMEFRAMES:
+            raise BadEvent("bad_interval", "interval", asked.interval)
+        more = (("timeframe", _TIMEFRAMES[asked.interval]), ("adjustment", "raw"))
+        return self._page("bars", asked, cursor, more)
+
+    def parse_candles(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Candle]:
+        """Read bars."""
+        del cursor
+        sent = decode(_BARS, body)
+        read = sorted((_candle(asked, bar, ts) for bar in sent.bars or ()), key=lambda one: one.start)
+        reached = read[-1].end if read else asked.start
+        token = sent.next_page_token or None
+        return Page(items=tuple(read), reached=reached if token else asked.end, cursor=token)
+
+    def trades(self, asked: Asked, cursor: str | None) -> Request:
+        """Ask for a page of trades."""
+        return self._page("trades", asked, cursor, ())
+
+    def parse_trades(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
+        """Read trades."""
+        del cursor, ts
+        sent = decode(_TRADES, body)
+        times = [iso_ns(trade.t, "t") for trade in sent.trades or ()]
+        read = [_read(trade, at) for trade, at in zip(sent.trades or (), times, strict=True)]
+        items = tuple(trade for trade in read if trade is not None)
+        token = sent.next_page_token or None
+        reached = max(times, default=asked.start) if token else asked.end
+        return Page(items=items, reached=reached, cursor=token)
+
+    def _page(self, kind: str, asked: Asked, cursor: str | None, more: tuple[tuple[str, str], ...]) -> Request:
+        token = (("page_token", cursor),) if cursor else ()
+        query = (
+            ("start", _text(asked.start)),
+            ("end", _text(asked.end - 1)),  # inclusive
+            ("limit", str(self._limit)),
+            ("sort", "asc"),
+            ("feed", self._feed),
+        )
+        return Request(path=f"v2/stocks/{asked.instrument.venue_symbol}/{kind}", query=(*query, *more, *token))
+
+
+def _text(ts: int) -> str:
+    """Return a time with all of its nine digits."""
+    return f"{format_rfc3339(ts)[:19]}.{ts % SECOND_NS:09d}Z"
+
+
+def _candle(asked: Asked, bar: _Bar, ts: int) -> Candle:
+    opened, high, low, closed, volume = numbers([bar.o, bar.h, bar.l, bar.c, bar.v], "bar")
+    return candle(asked, iso_ns(bar.t, "t"), ts, (opened, high, low, closed), volume, trades=bar.n)
+
+
+def _read(sent: _Trade, ts: int) -> Trade | None:
+    if sent.u in _TAKEN_BACK:
+        return None
+    return Trade(trade_id=trade_id_of(ts, sent.x, sent.i), ts_event=ts, price=number(sent.p, "p"),
+                 size=number(sent.s, "s"), side="unknown")  # fmt: skip
+
+
+def make(access: Access) -> AlpacaHistory:
+    """Return the adapter."""
+    return AlpacaHistory(access)

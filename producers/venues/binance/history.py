@@ -1,0 +1,192 @@
+"""What the histories of Binance's markets have in common: candles from klines, trades with the ids of the stream.
+
+Theory of operation, with the source of each step. DOCS is Binance's "Market Data endpoints" (spot) and "Market Data"
+(USD-M futures).
+
+1. Candles: `klines`, oldest first, `startTime` and `endTime` in ms, both inclusive. A row is `[open ms, open, high,
+   low, close, volume, close ms, quote volume, trades, taker buy volume, ...]`; one without trades repeats the last
+   price, and becomes the marker without prices. 1,000 rows weigh less each than 1,500 do on the futures market.
+2. Trades have the ids of the stream that the live feed takes, or de-duplication could not join them: spot takes
+   `trade`, whose ids `historicalTrades` has; futures take `aggTrade`, whose ids `aggTrades` has. The ids of the two
+   kinds differ.
+3. Both are walked by `fromId` (inclusive, oldest first), since a page by time cannot be told from a full millisecond.
+   The first id comes from `aggTrades` by time, which tells the first single trade (`f`) of each as well. A search by
+   time may cover less than an hour (DOCS), so that empty hours are walked one by one.
+4. `m` and `isBuyerMaker` are true when the buyer was the maker: the seller is the aggressor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from marketdata.clock import MILLISECOND_NS
+from marketdata.errors import BadEvent
+from marketdata.events import Candle, Instrument, Trade
+from marketdata.intervals import INTERVALS
+from producers.venues.binance.feed import AggTrade, Market, RestProduct, RestTrade, describe, read_trade, rest_fields
+from producers.venues.kit.budget import used_weight
+from producers.venues.kit.history import Access, Asked, Budget, Page, Request
+from producers.venues.kit.reading import candle, decode, whole
+from producers.venues.kit.values import Number, Text, check_decimals, ms_ns
+
+CANDLES = 1_000
+TRADES = 1_000
+SEARCH_MS = 3_600_000 - 1
+
+
+class Weights(msgspec.Struct, frozen=True, kw_only=True):
+    """What the market charges for a page, by what is asked."""
+
+    candles: float
+    trades: float
+
+
+class _First(msgspec.Struct):
+    number: Number = msgspec.field(name="a")
+    single: Number = msgspec.field(name="f")
+
+
+class _Kline(msgspec.Struct, array_like=True):
+    ms: Number
+    open: Text
+    high: Text
+    low: Text
+    close: Text
+    volume: Text
+    close_ms: Number
+    quote_volume: Text
+    trades: Number
+    buy_volume: Text
+
+
+class _Products(msgspec.Struct):
+    symbols: list[RestProduct]
+
+
+_KLINES = msgspec.json.Decoder(list[_Kline])
+_FIRST = msgspec.json.Decoder(list[_First])
+_SINGLE = msgspec.json.Decoder(list[RestTrade])
+_AGGREGATED = msgspec.json.Decoder(list[AggTrade])
+_PRODUCTS = msgspec.json.Decoder(_Products)
+
+
+class BinanceHistory:
+    """The adapter of one of Binance's markets; see `producers.venues.kit.history`."""
+
+    intervals = frozenset(INTERVALS)
+    has_trades = True
+    sparse = False
+    candle_fields = frozenset({"quote_volume", "buy_volume", "trades"})
+    candles_kept: int | None = None
+
+    def __init__(self, market: Market, weights: Weights, access: Access, limit: int = TRADES) -> None:
+        self.venue = market.venue
+        self.rest_url = access.rest_url
+        # The live feed takes half of what an address may spend; a quarter for history leaves room for another process.
+        self.budget = Budget(
+            burst=market.weight_per_minute / 8,
+            per_s=market.weight_per_minute / 120,
+            left=used_weight(2 * market.weight_per_minute),
+        )
+        self._market = market
+        self._weights = weights
+        self._key = access.key
+        self._limit = limit
+        self._aggregated = "aggTrade" in market.streams
+
+    def headers(self) -> Mapping[str, str]:
+        """Return the key, where one is set: some markets want one for old trades."""
+        return {"X-MBX-APIKEY": self._key} if self._key else {}
+
+    def instrument(self, name: str) -> Instrument:
+        """Return the instrument of `BTC-USDT`, `BTC-USDT_240927` or `BTCUSDT`."""
+        found = describe(self._market, name.replace("-", ""))
+        if "-" in name and found.symbol != name:
+            raise BadEvent("bad_symbol", "symbol", name[:200])
+        return found
+
+    def symbols(self, cursor: str | None) -> Request:
+        """Ask for every symbol."""
+        del cursor
+        return Request(path=f"{self._market.rest}/exchangeInfo", weight=self._market.products_weight)
+
+    def parse_symbols(self, cursor: str | None, body: bytes, ts: int) -> Page[Instrument]:
+        """Read exchangeInfo."""
+        del cursor
+        return Page(
+            items=tuple(
+                msgspec.structs.replace(describe(self._market, sent.symbol), ts_recv=ts, **rest_fields(sent))
+                for sent in decode(_PRODUCTS, body).symbols
+            )
+        )
+
+    def candles(self, asked: Asked, cursor: str | None) -> Request:
+        """Ask for candles from the cursor's start."""
+        start_ms = asked.start // MILLISECOND_NS if cursor is None else whole(cursor, "cursor")
+        query = {"interval": asked.interval, "startTime": start_ms, "endTime": asked.end // MILLISECOND_NS - 1,
+                 "limit": min(CANDLES, self._limit)}  # fmt: skip
+        return self._request("klines", asked, query, self._weights.candles)
+
+    def parse_candles(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Candle]:
+        """Read klines; the next page begins where the last one ends."""
+        del cursor
+        read = sorted((_candle(asked, row, ts) for row in decode(_KLINES, body)), key=lambda one: one.start)
+        if not read or read[-1].end >= asked.end:
+            return Page(items=tuple(read), reached=asked.end)
+        return Page(items=tuple(read), reached=read[-1].end, cursor=str(read[-1].end // MILLISECOND_NS))
+
+    def trades(self, asked: Asked, cursor: str | None) -> Request:
+        """Search for the first id, or ask for trades from the cursor's id."""
+        kind, at = _place(asked, cursor)
+        if kind == "time":
+            last_ms = min(at + SEARCH_MS, (asked.end - 1) // MILLISECOND_NS)
+            query = {"startTime": at, "endTime": last_ms, "limit": 1}
+            return self._request("aggTrades", asked, query, self._market.agg_trades_weight)
+        path = "aggTrades" if self._aggregated else "historicalTrades"
+        return self._request(path, asked, {"fromId": at, "limit": self._limit}, self._weights.trades)
+
+    def parse_trades(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
+        """Read the first id, or trades; the next page begins behind the last id."""
+        del ts
+        kind, at = _place(asked, cursor)
+        if kind == "time":
+            return self._found(asked, at, body)
+        sent: list[Any] = decode(_AGGREGATED, body) if self._aggregated else decode(_SINGLE, body)
+        sent.sort(key=lambda one: one.number)
+        read = tuple(read_trade(one) for one in sent)
+        if not read or read[-1].ts_event >= asked.end:
+            return Page(items=read, reached=asked.end)
+        if sent[0].number < at:
+            raise BadEvent("bad_answer", "id", sent[0].number)
+        return Page(items=read, reached=read[-1].ts_event, cursor=f"id:{sent[-1].number + 1}")
+
+    def _found(self, asked: Asked, at_ms: int, body: bytes) -> Page[Trade]:
+        found = decode(_FIRST, body)
+        if found:
+            first = found[0].number if self._aggregated else found[0].single
+            return Page(reached=max(asked.start, ms_ns(at_ms, "cursor")), cursor=f"id:{first}")
+        following = at_ms + SEARCH_MS + 1
+        reached = ms_ns(following, "cursor")
+        return Page(reached=reached, cursor=None if reached >= asked.end else f"time:{following}")
+
+    def _request(self, path: str, asked: Asked, query: dict[str, Any], weight: float) -> Request:
+        told = (("symbol", asked.instrument.venue_symbol), *((name, str(value)) for name, value in query.items()))
+        return Request(path=f"{self._market.rest}/{path}", query=told, weight=weight)
+
+
+def _place(asked: Asked, cursor: str | None) -> tuple[str, int]:
+    """Return whether a page goes by `time` (in ms) or by `id`, and from where."""
+    if cursor is None:
+        return "time", asked.start // MILLISECOND_NS
+    kind, _, text = cursor.partition(":")
+    return kind, whole(text, "cursor")
+
+
+def _candle(asked: Asked, row: _Kline, ts: int) -> Candle:
+    prices = (row.open, row.high, row.low, row.close)
+    check_decimals([*prices, row.volume, row.quote_volume, row.buy_volume], "kline")
+    return candle(asked, ms_ns(row.ms, "time"), ts, prices, row.volume, empty=row.trades == 0,
+                  quote_volume=row.quote_volume, buy_volume=row.buy_volume, trades=row.trades)  # fmt: skip

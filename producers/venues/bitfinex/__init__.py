@@ -1,0 +1,21 @@
+"""Bitfinex: its addresses and limits, and what makes its feed and its history."""
+
+from __future__ import annotations
+
+from producers.venues.bitfinex.feed import BitfinexFeed
+from producers.venues.bitfinex.history import make as make_history
+from producers.venues.kit.venue import Venue
+
+VENUES = (
+    Venue(
+        name="bitfinex",
+        ws_url="wss://api-pub.bitfinex.com/ws/2",
+        rest_url="https://api-pub.bitfinex.com",
+        make=BitfinexFeed,
+        products=("tBTCUSD", "tETHUSD"),
+        cased=True,
+        sequence="connection",
+        checksum=True,
+        history=make_history,
+    ),
+)

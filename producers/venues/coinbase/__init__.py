@@ -1,0 +1,21 @@
+"""Coinbase Advanced Trade: its addresses and limits, and what makes its feed and its history."""
+
+from __future__ import annotations
+
+from producers.venues.coinbase.feed import CoinbaseFeed
+from producers.venues.coinbase.history import make as make_history
+from producers.venues.kit.venue import Venue
+
+VENUES = (
+    Venue(
+        name="coinbase",
+        ws_url="wss://advanced-trade-ws.coinbase.com",
+        rest_url="https://api.coinbase.com",
+        make=CoinbaseFeed,
+        products=("BTC-USD", "ETH-USD"),
+        sequence="connection",
+        numbers_trades=True,
+        key="optional",
+        history=make_history,
+    ),
+)

@@ -1,0 +1,22 @@
+"""Coinbase Exchange: its addresses and limits, and what makes its feed and its history."""
+
+from __future__ import annotations
+
+from producers.venues.coinbase_exchange.feed import CoinbaseExchangeFeed
+from producers.venues.kit.history import Budget
+from producers.venues.kit.venue import Venue
+
+VENUES = (
+    Venue(
+        name="coinbase_exchange",
+        ws_url="wss://ws-feed.exchange.coinbase.com",
+        rest_url="https://api.exchange.coinbase.com",
+        make=CoinbaseExchangeFeed,
+        products=("BTC-USD", "ETH-USD"),
+        sequence="product",
+        numbers_trades=True,
+        key="optional",  # for level2 and full
+        depth="L3",
+        budget=Budget(burst=15, per_s=10),  # public REST, per address ("REST Rate Limits Overview")
+    ),
+)

@@ -1,0 +1,25 @@
+"""Databento: its addresses and limits, and what makes its feed and its history."""
+
+from __future__ import annotations
+
+from producers.venues.databento import gateway
+from producers.venues.databento.feed import DatabentoFeed
+from producers.venues.databento.history import make as make_history
+from producers.venues.kit.venue import Venue
+
+VENUES = (
+    Venue(
+        name="databento",
+        ws_url=gateway.address("GLBX.MDP3"),
+        rest_url="https://hist.databento.com",
+        make=DatabentoFeed,
+        cased=True,
+        markets={dataset: gateway.address(dataset) for dataset in gateway.DATASETS},
+        sequence="none",
+        key="required",
+        depth="L3",
+        transport="tcp",
+        splitter=gateway.Splitter,
+        history=make_history,
+    ),
+)

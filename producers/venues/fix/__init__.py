@@ -1,0 +1,22 @@
+"""Venues that use FIX: its addresses and limits, and what makes its feed and its history."""
+
+from __future__ import annotations
+
+from marketdata.fix.split import FixSplitter
+from producers.venues.fix.feed import FixFeed
+from producers.venues.kit.venue import Venue
+
+VENUES = (
+    Venue(
+        name="fix",
+        ws_url="",  # every FIX venue has its own address, given by FIX_URL
+        rest_url="http://127.0.0.1",
+        make=FixFeed,
+        transport="tcp",
+        splitter=FixSplitter,
+        sequence="connection",
+        depth="L3",  # where entries have an MDEntryID each
+        key="required",
+        cased=True,
+    ),
+)

@@ -1,0 +1,204 @@
+"""Kraken spot's history: the last 720 candles, and every trade.
+
+Theory of operation, with the source of each step. DOCS is Kraken's REST "Get OHLC Data", "Get Recent Trades", "Get
+Tradable Asset Pairs", its guide "Historical data" and "API rate limits".
+
+1. Candles: `OHLC`, rows `[seconds, open, high, low, close, vwap, volume, trades]`, oldest first, with the one that is
+   not over as the last. Only the last 720 of an interval are told, whatever `since` says: what lies before them is
+   `missing` as `too_old`, and can be built from trades. A row without trades becomes the marker without prices.
+2. Trades: `Trades`, 1,000 a page, oldest first from `since` (nanoseconds), back to the first of a pair. A row is
+   `[price, volume, seconds, b|s, m|l, misc, id]`; `b` is a buying taker, and the id is that of the stream's v2 (the
+   stream's v1 has no ids: its trades do not join these). `last` is the last trade's time for the next page, which
+   begins one nanosecond earlier, so that trades of that very nanosecond are not lost.
+3. The id's column came in 2022; a row without it is refused, since a trade without id could come twice.
+4. Pairs: our BTC-USD is XBTUSD here, whose answer may be called XXBTZUSD: the one key that is not `last` is taken.
+5. Failures have status 200 and words in `error`: those of rate limits and of a busy or closed venue mean later, all
+   others that the request is wrong. One request a second is free (DOCS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from marketdata.clock import MINUTE_NS, SECOND_NS
+from marketdata.errors import BadEvent, Refused, Unavailable
+from marketdata.events import Candle, Instrument, Trade
+from marketdata.intervals import INTERVALS
+from producers.venues.kit.history import Access, Asked, Budget, Page, Request, Span
+from producers.venues.kit.reading import candle, decode, whole
+from producers.venues.kit.values import Number, Text, check_decimals, in_range, number, seconds_ns
+from producers.venues.kraken.feed import LEGACY, PAIRS_PATH, RestPair, describe, rest_fields, status_of
+
+KEPT = 720
+LIMIT = 1_000
+_LATER = ("Rate limit", "Too many requests", "EService:", "Throttled", "EGeneral:Internal error")
+
+
+class _Row(msgspec.Struct, array_like=True):
+    seconds: Number
+    open: Text
+    high: Text
+    low: Text
+    close: Text
+    vwap: Text
+    volume: Text
+    trades: Number
+
+
+class _Trade(msgspec.Struct, array_like=True):
+    price: Text
+    volume: Text
+    seconds: Any  # a JSON number, kept as text: it has more digits than a float
+    side: Literal["b", "s"]
+    kind: str
+    misc: str
+    number: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Answer(msgspec.Struct):
+    error: list[str] = []
+    result: dict[str, msgspec.Raw] = {}
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+_ROWS = msgspec.json.Decoder(list[_Row])
+_TRADES = msgspec.json.Decoder(list[_Trade], float_hook=str)
+_TEXT = msgspec.json.Decoder(str)
+_PAIR = msgspec.json.Decoder(RestPair)
+
+
+class KrakenHistory:
+    """Kraken's adapter; see `producers.venues.kit.history`."""
+
+    venue = "kraken"
+    budget = Budget(burst=3, per_s=1)
+    intervals = frozenset(INTERVALS)
+    has_trades = True
+    sparse = False
+    candle_fields = frozenset({"trades"})
+    candles_kept: int | None = KEPT
+
+    def __init__(self, access: Access, limit: int = LIMIT, kept: int = KEPT) -> None:
+        self.rest_url = access.rest_url
+        self._limit = limit
+        self._kept = kept
+
+    def headers(self) -> Mapping[str, str]:
+        """Return none: market data takes no key."""
+        return {}
+
+    def instrument(self, name: str) -> Instrument:
+        """Return the instrument of `BTC-USD`, `BTC/USD` or `XBT/USD`, by the name of the stream's v2."""
+        return _modern(name.replace("-", "/"))
+
+    def symbols(self, cursor: str | None) -> Request:
+        """Ask for every pair."""
+        del cursor
+        return Request(path=PAIRS_PATH)
+
+    def parse_symbols(self, cursor: str | None, body: bytes, ts: int) -> Page[Instrument]:
+        """Read pairs; those without a name of the stream are dark pools."""
+        del cursor
+        pairs = (decode(_PAIR, bytes(raw)) for raw in _result(body).values())
+        return Page(
+            items=tuple(
+                msgspec.structs.replace(_modern(pair.wsname), ts_recv=ts, **rest_fields(pair),
+                                        status=status_of(pair.status) if pair.status else "unknown")
+                for pair in pairs
+                if pair.wsname
+            )
+        )  # fmt: skip
+
+    def candles(self, asked: Asked, cursor: str | None) -> Request:
+        """Ask for the candles from the range's start on; `since` may be exclusive."""
+        del cursor
+        query = {"pair": _pair(asked.instrument), "interval": INTERVALS[asked.interval] // MINUTE_NS,
+                 "since": asked.start // SECOND_NS - 1}  # fmt: skip
+        return Request(path="0/public/OHLC", query=tuple((name, str(value)) for name, value in query.items()))
+
+    def parse_candles(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Candle]:
+        """Read all that there is: there is one page."""
+        del cursor
+        rows = decode(_ROWS, _series(_result(body)))
+        read = sorted((_candle(asked, row, ts) for row in rows), key=lambda one: one.start)
+        first = read[0].start if read else asked.end
+        # A pair that is younger than the range has no candles before its first either: that is nothing missing.
+        told_from = ts - (self._kept - 1) * INTERVALS[asked.interval]
+        missing: tuple[Span, ...] = ()
+        if asked.start < first and asked.start < told_from:
+            missing = (Span(asked.start, min(first, asked.end), "too_old"),)
+        inside = tuple(one for one in read if asked.start <= one.start < asked.end)
+        return Page(items=inside, reached=asked.end, missing=missing)
+
+    def trades(self, asked: Asked, cursor: str | None) -> Request:
+        """Ask for a page of trades; `since` may be exclusive."""
+        since = asked.start if cursor is None else whole(cursor, "cursor")
+        query = {"pair": _pair(asked.instrument), "since": max(0, since - 1), "count": self._limit}
+        return Request(path="0/public/Trades", query=tuple((name, str(value)) for name, value in query.items()))
+
+    def parse_trades(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
+        """Read a page; the next one begins with the last trade of this one."""
+        del ts
+        result = _result(body)
+        last = whole(decode(_TEXT, bytes(result.get("last", b'""'))), "last")
+        sent = decode(_TRADES, _series(result))
+        sent.sort(key=lambda one: one.number)
+        read = tuple(_read(one) for one in sent)
+        since = asked.start if cursor is None else whole(cursor, "cursor")
+        if read and abs(last - read[-1].ts_event) > SECOND_NS:  # it is when the last trade was made
+            raise BadEvent("bad_answer", "last", last)
+        if not read or read[-1].ts_event >= asked.end or last >= asked.end:
+            return Page(items=read, reached=asked.end)
+        if last > since:
+            return Page(items=read, reached=last, cursor=str(last))
+        # One nanosecond filled the page: go on behind it, whether that was all of it or not.
+        hidden = (Span(since, since + 1, "too_many"),) if len(read) >= self._limit else ()
+        return Page(items=read, reached=since + 1, cursor=str(since + 1), missing=hidden)
+
+
+def _modern(name: str) -> Instrument:
+    found = describe(name)
+    return msgspec.structs.replace(found, venue_symbol=f"{found.base_currency}/{found.quote_currency}")
+
+
+def _pair(instrument: Instrument) -> str:
+    return "".join(LEGACY.get(one, one) for one in (instrument.base_currency, instrument.quote_currency))
+
+
+def _result(body: bytes) -> dict[str, msgspec.Raw]:
+    answer = decode(_ANSWER, body)
+    if answer.error:
+        words = "; ".join(answer.error)[:200]
+        if any(word in words for word in _LATER):
+            raise Unavailable(f"kraken: {words}")
+        raise Refused(f"kraken: {words}")
+    return answer.result
+
+
+def _series(result: dict[str, msgspec.Raw]) -> bytes:
+    """Return the rows of the one pair that was asked for."""
+    names = [name for name in result if name != "last"]
+    if len(names) != 1:
+        raise BadEvent("bad_answer", "result", ", ".join(names)[:200])
+    return bytes(result[names[0]])
+
+
+def _candle(asked: Asked, row: _Row, ts: int) -> Candle:
+    prices = (row.open, row.high, row.low, row.close)
+    check_decimals([*prices, row.volume], "candle")
+    start = in_range(row.seconds * SECOND_NS, row.seconds, "time")
+    return candle(asked, start, ts, prices, row.volume, empty=row.trades == 0, trades=row.trades)
+
+
+def _read(sent: _Trade) -> Trade:
+    check_decimals([sent.price, sent.volume], "trade")
+    return Trade(trade_id=str(sent.number), ts_event=seconds_ns(number(sent.seconds, "time"), "time"),
+                 price=sent.price, size=sent.volume, side="buy" if sent.side == "b" else "sell")  # fmt: skip
+
+
+def make(access: Access) -> KrakenHistory:
+    """Return the adapter."""
+    return KrakenHistory(access)

@@ -1,0 +1,17 @@
+"""Kraken Futures: its addresses and limits, and what makes its feed and its history."""
+
+from __future__ import annotations
+
+from producers.venues.kit.venue import Venue
+from producers.venues.kraken_futures.feed import KrakenFuturesFeed
+
+VENUES = (
+    Venue(
+        name="kraken_futures",
+        ws_url="wss://futures.kraken.com/ws/v1",
+        rest_url="https://futures.kraken.com",
+        make=KrakenFuturesFeed,
+        products=("PI_XBTUSD", "PI_ETHUSD"),
+        sequence="product",
+    ),
+)

@@ -1,0 +1,19 @@
+"""OKX: its addresses and limits, and what makes its feed and its history."""
+
+from __future__ import annotations
+
+from producers.venues.kit.venue import Venue
+from producers.venues.okx.feed import OkxFeed
+
+VENUES = (
+    Venue(
+        name="okx",
+        ws_url="wss://ws.okx.com:8443/ws/v5/public",
+        rest_url="https://www.okx.com",
+        make=OkxFeed,
+        products=("BTC-USDT", "ETH-USDT"),
+        sequence="product",
+        numbers_trades=True,
+        checksum=True,
+    ),
+)
