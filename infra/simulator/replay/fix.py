@@ -21,19 +21,16 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import structlog
 
-from infra.simulator.replay.wires import AGAIN_REASON, WRITE_BUFFER_BYTES_MAX, Client, Wire
+from infra.simulator.replay.wires import AGAIN_REASON, WRITE_BUFFER_BYTES_MAX, Client, Player, Wire
 from marketdata.errors import CodecError
 from marketdata.fix.codec import Garbled, Message, decode, framed
 from marketdata.fix.session import END_REASON, HEARTBEAT, LOGON, LOGOUT, REJECT, RESEND, RESET, TEST
 from marketdata.fix.split import FixSplitter
 from runtime import recordings
-
-if TYPE_CHECKING:
-    from infra.simulator.replay.server import Replay
 
 LOGON_S = 10.0
 HEARTBEAT_S_MAX = 3_600
@@ -205,7 +202,7 @@ def _body(frame: bytes) -> bytes:
 class FixWire(Wire, asyncio.Protocol):
     """A client over TCP."""
 
-    def __init__(self, server: Replay, sessions: Sessions) -> None:
+    def __init__(self, server: Player, sessions: Sessions) -> None:
         self._server = server
         self._sessions = sessions
         self._acceptor = Acceptor()
@@ -303,6 +300,6 @@ class Sessions:
         recorded = client.recorded
         return frozenset(self._later.get((recorded.file, recorded.name), ())) if recorded is not None else frozenset()
 
-    async def listen(self, server: Replay, host: str, port: int) -> asyncio.Server:
+    async def listen(self, server: Player, host: str, port: int) -> asyncio.Server:
         """Accept clients over TCP."""
         return await asyncio.get_running_loop().create_server(lambda: FixWire(server, self), host, port)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol
 
 from infra.simulator.replay.recording import RecordedConnection
 from runtime import recordings
@@ -88,3 +88,16 @@ class Client:
             "frames": recorded.frames if recorded else None,
             "finished": self.finished,
         }
+
+
+class Player(Protocol):
+    """Plays a recording to clients."""
+
+    def joined(self, wire: Wire, asked: str = "", *, silence_s: float | None = None) -> Client:
+        """Start playing to a new client, after its first message or after `silence_s` seconds."""
+
+    def left(self, client: Client) -> None:
+        """Remove a disconnected client."""
+
+    def caught_up(self, client: Client) -> None:
+        """Record that a client has processed all frames sent, and has made its requests."""

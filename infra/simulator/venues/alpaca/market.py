@@ -15,7 +15,7 @@ from collections import deque
 from decimal import Decimal
 from typing import Any
 
-from marketdata.clock import SECOND_NS
+from marketdata.clock import SECOND_NS, format_rfc3339
 
 MINUTE_NS = 60 * SECOND_NS
 LATE_NS = 2 * SECOND_NS
@@ -211,3 +211,9 @@ class Market:
 
     def _exchange(self) -> str:
         return self._random.choice(_EXCHANGES)
+
+
+def time_text(ts: int) -> str:
+    """Return a time as Alpaca writes it: RFC 3339 with as many of nine digits as there are."""
+    fraction = f"{ts % SECOND_NS:09d}".rstrip("0")
+    return format_rfc3339(ts)[:19] + (f".{fraction}" if fraction else "") + "Z"

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import FastAPI, Header, HTTPException, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
-from infra.simulator.venues.alpaca.market import Message, Stock
-from infra.simulator.venues.coinbase.control import add_faults
-from marketdata.clock import SECOND_NS, format_rfc3339, parse_rfc3339
+from infra.simulator.fault_routes import add_faults
+from infra.simulator.venues.alpaca.market import Message, Stock, time_text
+from infra.simulator.venues.alpaca.server import AlpacaExchange
+from marketdata.clock import parse_rfc3339
 from marketdata.errors import BadEvent
-
-if TYPE_CHECKING:
-    from infra.simulator.venues.alpaca.server import AlpacaExchange
 
 LIMIT_MAX = 10_000
 # The fields of each in history, by Alpaca's names; `u` is the amendment of a trade, if any.
@@ -37,12 +35,6 @@ class Asked(BaseModel):
     end: str = ""
     limit: int = Field(default=1_000, ge=1, le=LIMIT_MAX)
     page_token: str = ""
-
-
-def time_text(ts: int) -> str:
-    """Return a time as Alpaca writes it: RFC 3339 with as many of nine digits as there are."""
-    fraction = f"{ts % SECOND_NS:09d}".rstrip("0")
-    return format_rfc3339(ts)[:19] + (f".{fraction}" if fraction else "") + "Z"
 
 
 def create_app(exchange: AlpacaExchange) -> FastAPI:

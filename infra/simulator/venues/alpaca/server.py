@@ -1,4 +1,4 @@
-"""`python -m infra.simulator.venues.alpaca.server`: a simulated Alpaca with faults.
+"""The simulated Alpaca stream: clients, subscriptions and faults behind a real socket.
 
 Theory of operation. A client receives a welcome message, has ten seconds to log in, and may have one session per key.
 Then it subscribes by channel and symbol, `*` for all symbols; corrections and cancels are sent with the trades. Frames
@@ -12,7 +12,6 @@ import asyncio
 import random
 import re
 import struct
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -20,19 +19,12 @@ from typing import Any
 
 import msgspec
 import structlog
-import uvloop
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
 
-from infra.simulator import web
-from infra.simulator.ends import asked_to_stop, first_of, reset
+from infra.simulator.ends import reset
 from infra.simulator.faults import Fault, Hit, Injection, Injector, Variant
-from infra.simulator.settings import ExchangeSettings
-from infra.simulator.venues.alpaca.market import Market, Message
-from infra.simulator.venues.alpaca.rest import create_app, time_text
+from infra.simulator.venues.alpaca.market import Market, Message, time_text
 from marketdata.clock import SECOND_NS
-from marketdata.errors import SettingsError
-from runtime import log
-from runtime.settings import load
 
 # A default key pair, valid only on this server.
 DEMO_KEYS = {"PKSIMULATED": "simulated-secret"}
@@ -357,37 +349,3 @@ class AlpacaExchange:
 
 def _is_symbol(value: object) -> bool:
     return isinstance(value, str) and _SYMBOL.fullmatch(value) is not None
-
-
-async def run(settings: ExchangeSettings, symbols: tuple[str, ...]) -> bool:
-    """Serve until a stop signal or a failure of the exchange; return whether it stopped without a failure."""
-    stopping = asked_to_stop()
-    exchange = AlpacaExchange(symbols, seed=settings.exchange_seed, rate=settings.exchange_rate, faults=settings.faults)
-    async with (
-        exchange.serve(settings.host, settings.exchange_port),
-        web.serve(create_app(exchange), settings.host, settings.exchange_control_port) as control_port,
-    ):
-        _LOG.info(
-            "the exchange is open",
-            url=f"ws://{settings.host}:{exchange.port}/v2/iex",
-            control=f"http://{settings.host}:{control_port}",
-            symbols=symbols,
-            keys=list(exchange.keys),
-        )
-        await first_of(stopping, exchange.broken)
-    return not exchange.broken.is_set()
-
-
-def main() -> int:
-    """Run, and return the process's exit code."""
-    try:
-        settings = load(ExchangeSettings)
-        log.configure("exchange", settings.log_level)
-        return 0 if uvloop.run(run(settings, settings.tickers)) else 1
-    except (SettingsError, ValueError) as error:
-        print(f"exchange: {error}", file=sys.stderr)  # noqa: T201 - the one line that a person looks for
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,17 +5,14 @@ Every handler is a coroutine without an await, so that it never sees a market in
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
-import msgspec
 import orjson
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
-from infra.simulator.faults import Fault, Injection, Injector
+from infra.simulator.fault_routes import add_faults
 from infra.simulator.market import HistoryGone, Market
 from infra.simulator.matching import ASK, BID
 from infra.simulator.settings import RATE_MAX
@@ -37,7 +34,6 @@ GRANULARITIES = {
 }
 CANDLES_MAX = 350
 TRADES_LIMIT_MAX = 1_000
-FAULTS_SHOWN = 100
 RECORDED_TRADES_MAX = 100_000
 
 _AGGRESSORS = {BID: "sell", ASK: "buy"}
@@ -53,17 +49,6 @@ class BookBatch(BaseModel):
     """Maximum wait of a book's changes for its next frame, milliseconds; 0 sends them at once."""
 
     book_batch_ms: int = Field(ge=0, le=60_000, examples=[50])
-
-
-def _view(injection: Injection) -> dict[str, Any]:
-    return {
-        "id": injection.id,
-        "fault": msgspec.to_builtins(injection.fault),
-        "ts": injection.ts,
-        "done": injection.done,
-        "total": injection.total,
-        "hits": msgspec.to_builtins(list(injection.hits)),
-    }
 
 
 def _connection_view(connection: Connection) -> dict[str, Any]:
@@ -246,57 +231,3 @@ def _add_record(app: FastAPI, exchange: Exchange) -> None:
         except HistoryGone as error:
             raise HTTPException(404, str(error)) from None
         return Response(orjson.dumps(body), media_type="application/json")
-
-
-class Faulty(Protocol):
-    """A simulated venue that supports faults."""
-
-    @property
-    def injector(self) -> Injector:
-        """The active faults."""
-
-    def inject(self, fault: Fault) -> Injection:
-        """Activate a fault.
-
-        Raises ValueError when its target does not exist.
-        """
-
-
-def add_faults(app: FastAPI, exchange: Faulty) -> None:
-    """Add endpoints to activate, list and remove faults."""
-
-    @app.get("/faults")
-    async def faults() -> dict[str, Any]:
-        """Active faults and the last completed ones."""
-        past = list(exchange.injector.past)[-FAULTS_SHOWN:]
-        return {"active": [_view(one) for one in exchange.injector.active], "past": [_view(one) for one in past]}
-
-    @app.post("/faults", openapi_extra={"requestBody": {"content": {"application/json": {"schema": _fault_schema()}}}})
-    async def inject(
-        request: Request,
-        wait_s: Annotated[float, Query(ge=0, le=60, description="Maximum wait for the fault to complete.")] = 5.0,
-    ) -> dict[str, Any]:
-        """Activate a fault and return the affected connections and sequence numbers."""
-        try:
-            injection = exchange.inject(msgspec.json.decode(await request.body(), type=Fault))
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise HTTPException(422, str(error)) from None
-        # A mute lasts for a while, and an unlimited fault forever, so their response does not wait.
-        if injection.fault.kind != "mute" and injection.fault.count:
-            done = asyncio.Event()
-            injection.on_done = done.set
-            if not injection.done:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(done.wait(), wait_s)
-        return _view(injection)
-
-    @app.delete("/faults")
-    async def clear() -> dict[str, int]:
-        """Remove every active fault."""
-        return {"ended": exchange.injector.clear()}
-
-
-def _fault_schema() -> dict[str, Any]:
-    _, schemas = msgspec.json.schema_components([Fault])
-    schema: dict[str, Any] = schemas["Fault"]
-    return schema
