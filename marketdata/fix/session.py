@@ -89,6 +89,10 @@ class LoggedOn(msgspec.Struct, frozen=True):
     since: int = 0
 
 
+class LogonRecorded(msgspec.Struct, frozen=True):
+    """A recording shows a Logon: a new session begins."""
+
+
 class Received(msgspec.Struct, frozen=True):
     """The next application message (or reject) in order; `again`: it was resent."""
 
@@ -148,6 +152,7 @@ class Ended(msgspec.Struct, frozen=True):
 Step = (
     Sent
     | LoggedOn
+    | LogonRecorded
     | Received
     | Skipped
     | Lost
@@ -451,6 +456,8 @@ class Session:
             return
         self.next_in += 1
         if kind == LOGON:
+            if self._is_recording:
+                self._out.append(LogonRecorded())
             return
         if kind == HEARTBEAT:
             self._out.append(HeartbeatReceived(message))

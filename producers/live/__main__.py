@@ -132,6 +132,8 @@ def find_fix_login(settings: ProducerSettings) -> FixLogin:
         heartbeat_s=settings.fix_heartbeat_seconds,
         reset=settings.fix_reset_numbers or is_replay,
         recorded=is_replay,
+        snapshots=settings.fix_snapshots,
+        security_id_source=settings.fix_security_id_source,
         username=settings.fix_username,
         password=settings.fix_password.get_secret_value(),
     )

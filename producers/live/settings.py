@@ -121,6 +121,17 @@ class ProducerSettings(CommonSettings):
         validation_alias="FIX_RESET_NUMBERS",
         description="Whether each connection begins at MsgSeqNum 1 (ResetSeqNumFlag) or goes on where the last ended.",
     )
+    fix_snapshots: bool = Field(
+        default=True,
+        validation_alias="FIX_SNAPSHOTS",
+        description="Whether the venue sends MarketDataSnapshotFullRefresh (W); without it the first X is the book.",
+    )
+    fix_security_id_source: str = Field(
+        default="",
+        validation_alias="FIX_SECURITY_ID_SOURCE",
+        max_length=10,
+        description="SecurityIDSource (22) where the symbols are SecurityIDs (48), for example 4 for ISIN.",
+    )
     fix_username: str = Field(default="", validation_alias="FIX_USERNAME", description="Username of the Logon, if any.")
     fix_password: SecretStr = Field(
         default=SecretStr(""), validation_alias="FIX_PASSWORD", description="Password of the Logon, if any."

@@ -18,25 +18,30 @@ Theory of operation. Source: FIX 4.4 volume 3 and FIX 5.0SP2 "Market Data"; the 
 5. AggressorSide (FIX 5.0SP2, tag 2446) is used if present. Trades in a snapshot without an id may be known already, and
    are ignored; other trades without an id get one from their time and number.
 6. SecurityStatus (f) halts and resumes. A MarketDataRequestReject (Y) is kept as a dead letter.
-7. Prices may be zero or below: the FIX data type Price "may be negative" for certain asset classes (forwards, spreads).
+7. Some venues never send W ("X-only"): the X messages that follow a subscription are the book. It begins, and is
+   valid, with an X that
+   - empties the book (MDEntryType J): what follows in that message is all of it; or
+   - is the first change since the subscription and contains only New, where the setting FIX_SNAPSHOTS=false states
+     that the venue sends no W, and it answers our newest request (MDReqID). In a recording, which has no settings, it
+     is enough that it follows a recorded Logon without a loss, and that no W was recorded before.
+   A loss ends it: it is requested again, and in a recording it begins again with the next Logon or J.
+8. SecurityID may name an instrument, see `producers.venues.fix.instruments`.
+9. Prices may be zero or below: the FIX data type Price "may be negative" for certain asset classes (forwards, spreads).
    SecurityType (167), in any message that names the instrument, shows what it is. Without it, a name that is a pair is
    spot, and any other is unknown. Prices of spot and equity must be above zero.
-8. A refused Logon is final. Silence or mismatched sequence numbers cause a new connection, which restarts or continues
+10. A refused Logon is final. Silence or mismatched sequence numbers cause a new connection, which restarts or continues
    the numbers, depending on the settings.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from marketdata.clock import SECOND_NS
-from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument, Trade
+from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from marketdata.fix.codec import Fields, Message, utc_ns
 from marketdata.fix.session import (
@@ -45,6 +50,7 @@ from marketdata.fix.session import (
     HeartbeatReceived,
     Identity,
     LoggedOn,
+    LogonRecorded,
     Lost,
     Received,
     Recovered,
@@ -56,7 +62,9 @@ from marketdata.fix.session import (
     Step,
     Unreadable,
 )
-from producers.venues.fix.book import EMPTY, NEW, SIDES, Coming, FixBook, Touched, whole_number
+from producers.venues.fix.book import EMPTY, NEW, SIDES, Coming, Entry, FixBook, Touched, whole_number
+from producers.venues.fix.instruments import Names, describe, kind_of, read_definition
+from producers.venues.fix.trades import read_time, read_trade, trade_id
 from producers.venues.kit import books, trades
 from producers.venues.kit.calls import Call, Line
 from producers.venues.kit.gaps import Asked, Ledger, Losses
@@ -67,34 +75,26 @@ from producers.venues.kit.trade_ids import Recent
 from producers.venues.kit.venue import Signer
 
 _BOOK, _TRADES = "book", "trades"
-_DAY_NS = 86_400 * SECOND_NS
 # Why trades of a symbol may be missing: the connection was lost, a message was not sent again, or cannot be read.
 _AWAY, _SKIPPED, _UNREAD = "away", "skipped", "unread"
 _TRADE = "2"
 _OF_BOOK = frozenset({*SIDES, EMPTY})
-_ACTIONS = {NEW: "new", "1": "correct", "2": "cancel"}
-_AGGRESSORS = {"1": "buy", "2": "sell"}
 # What may come after the entries: depth of the application's queue, routing, the trailer; and, from engines that sort
 # the body by tag, TotNumReports and LastFragment.
 _AFTER = frozenset({813, 814, 215, 893, 911, 89, 93})
 # SecurityTradingStatus (326); what is not named says nothing about whether orders match.
 _STATES = {"2": "halted", "3": "online", "4": "halted", "5": "auction", "17": "online", "18": "halted",
            "21": "auction", "22": "auction"}  # fmt: skip
-# SecurityType (167) to our kind; any other, such as FXFWD, FXSWAP, FXNDF and MLEG, is unknown.
-_KINDS = {"CS": "equity", "PS": "equity", "FUT": "future", "OPT": "option", "FXSPOT": "spot"}
-_NO_KIND = frozenset({"", "NONE", "?", "WLD"})  # values of 167 that name no type
 # Of these we can do without an answer: SecurityListRequest, SecurityStatusRequest.
 _OPTIONAL = frozenset({"x", "e"})
 _RETIRED_MAX = 1_000
-
-_NAME = re.compile(r"[A-Za-z0-9._/-]{1,40}", re.ASCII)
-_PAIR = re.compile(r"([A-Z0-9]{1,20})[-/]([A-Z0-9]{1,20})", re.ASCII)
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True):
     """What the token of this venue is, as JSON: an identity, with one sender per redundant line.
 
     `recorded`: a recording is played, which answers no requests and starts over only after a disconnect.
+    `snapshots`: the venue sends W. `security_id_source`: products are SecurityIDs of this source, not Symbols.
     """
 
     senders: tuple[str, ...]
@@ -103,6 +103,8 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: int
     reset: bool
     recorded: bool = False
+    snapshots: bool = True
+    security_id_source: str = ""
     username: str = ""
     password: str = ""
 
@@ -115,12 +117,14 @@ class _State:
     """What is known of one symbol besides its Product.
 
     The book, whether it is whole, the next one on its way, which request it answers, and why trades may be missing.
+    `can_begin`: no change of the book came since the subscription, so that the first may be the whole book.
     """
 
-    __slots__ = ("book", "coming", "missed", "request", "told", "whole")
+    __slots__ = ("book", "can_begin", "coming", "missed", "request", "told", "whole")
 
-    def __init__(self) -> None:
+    def __init__(self, *, can_begin: bool) -> None:
         self.book = FixBook()
+        self.can_begin = can_begin
         self.whole = False
         self.coming: Coming | None = None
         self.missed = ""
@@ -129,10 +133,11 @@ class _State:
 
 
 class _Found(NamedTuple):
-    """What one message says of one symbol: levels that changed, and trades."""
+    """What one message says of one symbol: changes of its book, and trades."""
 
     product: Product
-    levels: Touched
+    ts_event: int
+    changes: list[Entry]
     trades: list[Trade]
 
 
@@ -162,6 +167,10 @@ class FixFeed:
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
         self._asked = Asked()
         self._losses = Losses()
+        self._names = Names("" if login is None else login.security_id_source)
+        self._sends_snapshots = login is None or login.snapshots
+        self._has_snapshots = False  # a W came
+        self._is_followed = False  # a recording is known from its Logon on, without a loss
         self._whole = True
         self._skipped = False
         self._is_resent = False  # what is missing now, as far as the venue has sent it
@@ -187,7 +196,7 @@ class FixFeed:
         """Log on."""
         self._losses.clear()
         self._asked.clear()
-        self._whole, self._skipped, self._since = True, False, 0
+        self._whole, self._skipped, self._since, self._is_followed = True, False, 0, False
         self._session.forget_sent()
         call = self._call(ts)
         call.status(ALL_SYMBOLS, "connected")
@@ -251,9 +260,8 @@ class FixFeed:
                 self.counts["duplicates"] += 1
             elif isinstance(step, ResendConfirmed):
                 self._is_resent = step.message.kind in {"W", "X"}
-            elif isinstance(step, LoggedOn):
-                self._since, self._is_up = step.since, True
-                self._subscribe(call)
+            elif isinstance(step, LoggedOn | LogonRecorded):
+                self._logged_on(call, step)
             elif isinstance(step, Unreadable):
                 call.dead(step.reason, "no FIX message, or none of this session")
             elif isinstance(step, Ended):
@@ -261,10 +269,23 @@ class FixFeed:
             else:
                 self._loss(call, step)
 
+    def _logged_on(self, call: Call, step: LoggedOn | LogonRecorded) -> None:
+        """Subscribe; in a recording the venue sends each book anew, by X where it never sends W."""
+        if isinstance(step, LoggedOn):
+            self._since, self._is_up = step.since, True
+            self._subscribe(call)
+            return
+        if not self._has_snapshots:
+            self._lose(call, DISCONNECTED)
+            self._distrust(self._states, _AWAY)
+        self._is_followed = True
+        for state in self._states.values():
+            state.can_begin = True
+
     def _loss(self, call: Call, step: Lost | Skipped | Recovered) -> None:
         if isinstance(step, Lost):
             self.counts["gaps"] += len(self._products) > 0
-            self._whole = self._is_resent = False
+            self._whole = self._is_resent = self._is_followed = False
             self._lose(call, GAP, expected=step.expected, received=step.received or None)
         elif isinstance(step, Skipped):
             if step.reset or not self._is_resent:
@@ -293,6 +314,7 @@ class FixFeed:
         for name in names:
             state = self._states[name]
             state.whole, state.coming, state.missed = False, None, state.missed or why
+            state.can_begin = False
 
     def _lose(self, call: Call, reason: str, **fields: object) -> None:
         for product in self._products:
@@ -353,8 +375,8 @@ class FixFeed:
 
     def _subscribe(self, call: Call) -> None:
         for name in self._wanted or ():
-            self._send(call, "x", [(320, self._number(call)), (559, "0"), (55, name)])
-            self._send(call, "e", [(324, self._number(call)), (55, name), (263, "1")])
+            self._send(call, "x", [(320, self._number(call)), (559, "0"), *self._names.named(name)])
+            self._send(call, "e", [(324, self._number(call)), *self._names.named(name), (263, "1")])
             self._ask(call, name)
 
     def _number(self, call: Call) -> str:
@@ -363,14 +385,14 @@ class FixFeed:
 
     def _ask(self, call: Call, name: str, *, tries: int = 0) -> None:
         """Ask for a symbol's book and trades, in place of an earlier request."""
-        state = self._states.setdefault(name, _State())
+        state = self._states.setdefault(name, _State(can_begin=True))
         if state.request in self._requests:
-            self._send(call, "V", _request(state.request, name, "2"))
+            self._send(call, "V", _request(state.request, self._names.named(name), "2"))
             self._retire(state.request)
         state.request = self._number(call)
-        state.whole, state.coming = False, None
+        state.whole, state.coming, state.can_begin = False, None, True
         self._requests[state.request] = name
-        self._send(call, "V", _request(state.request, name, "1"))
+        self._send(call, "V", _request(state.request, self._names.named(name), "1"))
         self._asked.ask(_BOOK, name, call.ts, tries=tries)
 
     def _retire(self, request: str) -> None:
@@ -433,7 +455,8 @@ class FixFeed:
     def _unreadable(self, call: Call, message: Message) -> None:
         """A message whose values cannot be read may have been a change of the symbols that it names, or of any."""
         request = message.get(262)
-        named = {value for tag, value in message.fields if tag == 55} | {self._requests.get(request, "")}
+        named = {self._names.find({tag: value}) for tag, value in message.fields if tag in {48, 55}}
+        named.add(self._requests.get(request, ""))
         if request:  # it may be the last part of several books
             named |= {name for name, state in self._states.items() if state.coming and state.coming.request == request}
         missed = [self._products[name] for name in sorted(named) if name in self._products] or list(self._products)
@@ -451,14 +474,15 @@ class FixFeed:
             return None
         state = self._states.get(name)
         if state is None:
-            state = self._states[name] = _State()
+            state = self._states[name] = _State(can_begin=self._is_followed)
             if self._ledger.is_pending(product, _TRADES):  # since an earlier process
                 state.missed = _AWAY
         return product, state
 
     def _take_snapshot(self, call: Call, message: Message, *, again: bool) -> None:
+        self._has_snapshots = True
         head = message.before(268)
-        name = head.get(55) or self._requests.get(head.get(262, ""), "")
+        name = self._names.find(head) or self._requests.get(head.get(262, ""), "")
         entries = message.entries(268, {269}, _AFTER)
         found = self._find(call, name)
         if found is None:
@@ -473,9 +497,9 @@ class FixFeed:
                     state.coming = Coming(head.get(262, ""), whole_number(head, 264))
                 state.coming.add(entries)
             for complete in self._complete(message, name):
-                self._begin(call, complete, _time(message, {}, call.now))
-        batch = [_trade(product, message, entry, n, call.now) for n, entry in enumerate(entries)
-                 if entry[269] == _TRADE and _trade_id(entry)]  # fmt: skip
+                self._begin(call, complete, read_time(message, {}, call.now))
+        batch = [read_trade(product, message, entry, n, call.now) for n, entry in enumerate(entries)
+                 if entry[269] == _TRADE and trade_id(entry)]  # fmt: skip
         repeats = self._tell(call, product, state, batch, again=again)
         if self._whole and state.whole:
             state.missed = "" if repeats else state.missed
@@ -508,40 +532,65 @@ class FixFeed:
 
     def _take_changes(self, call: Call, message: Message, *, again: bool) -> None:
         head = message.before(268)
-        is_old = head.get(262) in self._retired
-        name = head.get(55) or self._requests.get(head.get(262, ""), "")
+        request = head.get(262, "")
+        is_old = request in self._retired
+        head_name = name = self._names.find(head) or self._requests.get(request, "")
+        ts_event = read_time(message, {}, call.now)
         found: dict[str, _Found] = {}
         for number, entry in enumerate(message.entries(268, {279}, _AFTER)):
-            name = entry.get(55) or name
+            name = self._names.find(entry) or name
             known = self._find(call, name)
             if known is None:
                 continue
-            product, state = known
-            is_of_head = entry.get(55, name) == head.get(55, name)
-            self._learn_kind(call, product, entry.get(167) or (head.get(167, "") if is_of_head else ""))
-            place = found.setdefault(name, _Found(product, {}, []))
+            product = known[0]
+            self._learn_kind(call, product, entry.get(167) or (head.get(167, "") if name == head_name else ""))
+            place = found.setdefault(name, _Found(product, ts_event, [], []))
             if entry.get(269) == _TRADE and 270 in entry:
-                place.trades.append(_trade(product, message, entry, number, call.now))
+                place.trades.append(read_trade(product, message, entry, number, call.now))
             elif entry.get(269, "0") not in _OF_BOOK or is_old:
                 self.counts["ignored"] += 1
             else:
-                self._change(state, entry, place.levels)
-        ts_event = _time(message, {}, call.now)
-        for symbol, (product, levels, batch) in found.items():
-            state = self._states[symbol]
-            state.book.trim(levels)
-            if self._whole and levels and product.book_valid:
-                books.update(call, product, ts_event, state.book.sizes(levels))
-            self._tell(call, product, state, batch, again=again)
+                place.changes.append(entry)
+        for symbol, place in found.items():
+            if place.changes:
+                self._change(call, self._states[symbol], place, request)
+            self._tell(call, place.product, self._states[symbol], place.trades, again=again)
 
-    def _change(self, state: _State, entry: dict[int, str], levels: Touched) -> None:
-        """Make a change of the book, and keep it for the one that is on its way."""
-        if state.coming is not None:
-            state.coming.keep(entry)
-        if state.whole:
-            state.book.apply(entry, levels)
-        elif state.coming is None:
-            self.counts["deltas_before_snapshot"] += 1
+    def _change(self, call: Call, state: _State, found: _Found, request: str) -> None:
+        """Make the changes of one message to a symbol's book, and keep them for the one that is on its way."""
+        product, ts_event, changes, _ = found
+        begins = not state.whole and state.coming is None and self._begins_book(state, changes, request)
+        if begins:
+            state.book, state.whole = FixBook(), True
+            changes = changes[_last_empty(changes) :]
+        state.can_begin = False
+        levels: Touched = {}
+        for entry in changes:
+            if state.coming is not None:
+                state.coming.keep(entry)
+            if state.whole:
+                state.book.apply(entry, levels)
+            elif state.coming is None:
+                self.counts["deltas_before_snapshot"] += 1
+        state.book.trim(levels)
+        if begins:
+            self._asked.came(_BOOK, product.name)
+        if begins and self._whole:
+            self._publish(call, product, state.book, ts_event)
+            self._account_trades(call, product, state)
+        elif self._whole and levels and product.book_valid:
+            books.update(call, product, ts_event, state.book.sizes(levels))
+
+    def _begins_book(self, state: _State, changes: list[Entry], request: str) -> bool:
+        """Return whether these changes are a whole book, which no W brings (step 7)."""
+        if any(entry.get(269) == EMPTY for entry in changes):
+            return True
+        return (
+            state.can_begin
+            and (self._is_recorded or (not self._sends_snapshots and request == state.request))
+            and not (self._is_recorded and self._has_snapshots)
+            and all(entry.get(279) == NEW and entry.get(269) in SIDES for entry in changes)
+        )
 
     def _publish(self, call: Call, product: Product, book: FixBook, ts_event: int) -> None:
         books.snapshot(call, product, ts_event, book.whole())
@@ -572,7 +621,7 @@ class FixFeed:
 
     def _take_status(self, call: Call, message: Message) -> None:
         status = _STATES.get(message.get(326))
-        found = self._find(call, message.get(55))
+        found = self._find(call, self._names.find(message.before(0)))
         if status is None or found is None:
             self.counts["ignored"] += 1
         else:
@@ -580,27 +629,16 @@ class FixFeed:
 
     def _learn_kind(self, call: Call, product: Product, security_type: str) -> None:
         """Learn the kind from the SecurityType of a message that is about this product, if it has one."""
-        if security_type not in _NO_KIND:
-            self._products.learn(call, product, kind=_KINDS.get(security_type, "unknown"))
+        kind = kind_of(security_type)
+        if kind is not None:
+            self._products.learn(call, product, kind=kind)
 
     def _learn(self, call: Call, message: Message) -> None:
-        entries = message.entries(146, {55}, (893,)) if message.kind == "y" else [dict(reversed(message.fields))]
+        by = 55 if any(tag == 55 for tag, _ in message.fields) else 48
+        entries = message.entries(146, {by}, (893,)) if message.kind == "y" else [dict(reversed(message.fields))]
         for entry in entries:
-            learned: dict[str, Any] = {}
-            for field, tag in (("tick_size", 969), ("size_increment", 561), ("min_order_size", 562), ("strike", 202),
-                               ("contract_multiplier", 231)):  # fmt: skip
-                if tag in entry:
-                    decimal(entry[tag], str(tag))
-                    learned[field] = entry[tag]
-            if entry.get(167, "") not in _NO_KIND:
-                learned["kind"] = _KINDS.get(entry[167], "unknown")
-            if 541 in entry:  # MaturityDate, with MaturityTime where the venue sends it
-                learned["expiry"] = utc_ns(f"{entry[541]}-{entry.get(1079, '00:00:00').removesuffix('Z')}", "541")
-            if 120 in entry:
-                learned["settlement_currency"] = entry[120]
-            if 15 in entry and _PAIR.fullmatch(entry.get(55, "")) is None:
-                learned["quote_currency"] = entry[15]
-            self._products.know(call, entry.get(55, ""), **learned)
+            name = self._names.find(entry)
+            self._products.know(call, name, **read_definition(entry, name))
 
     def _refused(self, call: Call, message: Message) -> None:
         """A reject of what we sent: of a request that we can do without, or a dead letter."""
@@ -616,7 +654,9 @@ class FixFeed:
             self._asked.came(_BOOK, name)  # it would be refused again
 
 
-# --- Reading and writing values ---
+def _last_empty(changes: list[Entry]) -> int:
+    """Return the place of the last entry that empties the book, 0 where none does."""
+    return max((at for at, entry in enumerate(changes) if entry.get(269) == EMPTY), default=0)
 
 
 def _identity(login: Login, line: str) -> Identity:
@@ -626,48 +666,7 @@ def _identity(login: Login, line: str) -> Identity:
                     reset=login.reset, username=login.username, password=login.password)  # fmt: skip
 
 
-def _request(number: str, name: str, kind: str) -> Fields:
+def _request(number: str, named: Fields, kind: str) -> Fields:
     """Return a MarketDataRequest: snapshot and updates (1) or no more (2), full book, bids, offers and trades."""
     return [(262, number), (263, kind), (264, "0"), (265, "1"), (267, "3"), (269, "0"), (269, "1"), (269, "2"),
-            (146, "1"), (55, name)]  # fmt: skip
-
-
-def _trade_id(entry: dict[int, str]) -> str:
-    return entry.get(1003) or entry.get(278) or ""
-
-
-def _trade(product: Product, message: Message, entry: dict[int, str], number: int, now: int) -> Trade:
-    action = entry.get(279, NEW)
-    if action not in _ACTIONS:
-        raise BadEvent("unknown_action", "279", action)
-    made = f"{message.get(122) or message.get(52)}/{message.get(34)}/{number}"
-    trade = Trade(trade_id=_trade_id(entry) or made, ts_event=_time(message, entry, now), price=entry.get(270, ""),
-                  size=entry.get(271, ""), side=_AGGRESSORS.get(entry.get(2446, ""), "unknown"),
-                  action=_ACTIONS[action])  # fmt: skip
-    trades.check(product.instrument, trade)
-    return trade
-
-
-def _time(message: Message, entry: dict[int, str], now: int) -> int:
-    """Return when it happened: MDEntryDate and MDEntryTime, else TransactTime, else when the message was first sent."""
-    time, date = entry.get(273, ""), entry.get(272, "")
-    if "-" in time or (time and date):
-        return utc_ns(time if "-" in time else f"{date}-{time}", "273")
-    if time:
-        sent = utc_ns(message.get(52), "52")
-        near = utc_ns(f"{message.get(52)[:8]}-{time}", "273")
-        return near + _DAY_NS * round((sent - near) / _DAY_NS)  # around midnight it is another day's
-    for tag in (60, 122):
-        if message.get(tag):
-            return utc_ns(message.get(tag), str(tag))
-    return now
-
-
-def describe(name: str) -> Instrument:
-    """Return what a name means. Raises BadEvent for what is no name."""
-    if _NAME.fullmatch(name) is None:
-        raise BadEvent("bad_symbol", "55", name)
-    pair = _PAIR.fullmatch(name)
-    base, quote = pair.groups() if pair else (name, "")
-    return Instrument(venue=FixFeed.venue, symbol=f"{base}-{quote}" if pair else name, ts_recv=0, venue_symbol=name,
-                      base_currency=base, quote_currency=quote, kind="spot" if pair else "unknown")  # fmt: skip
+            (146, "1"), *named]  # fmt: skip
