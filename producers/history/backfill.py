@@ -27,14 +27,15 @@ import msgspec
 
 from marketdata.clock import MINUTE_NS
 from marketdata.errors import Refused, TickstreamError, Unavailable
-from marketdata.events import AnyEvent, Candle, FeedStatus, Trades
+from marketdata.events import AnyEvent, Candle, DeadLetter, FeedStatus, Trades
 from marketdata.intervals import INTERVALS
 from producers.history.candles import Minutes, Name, Stored, filled, next_revision, records, roll_up
 from producers.history.jobs import Database, Job, Jobs, What
 from producers.history.queries import Tables, as_values
 from producers.history.rest import Rest
 from producers.live.publisher import Publisher
-from producers.venues.kit.history import Span
+from producers.venues.kit.history import RefusedItem, Span
+from producers.venues.kit.values import escaped
 
 DAY_NS = INTERVALS["1d"]
 # How long the stream app keeps candles that it may revise: its `keep_ns`.
@@ -122,6 +123,7 @@ class Backfill:
             missing: list[Span] = []
             told: list[Candle] = []
             async for chunk in self._rest.fetch_candles(symbol, interval, at, job.end_ns):
+                await self._publish_refused(symbol, chunk.refused)
                 waiting |= {candle.start: candle for candle in chunk.events}
                 missing += chunk.missing
                 reached = chunk.reached
@@ -164,6 +166,7 @@ class Backfill:
         missing: list[Span] = []
         reached = job.start_ns
         async for chunk in self._rest.fetch_candles(job.symbol, "1m", job.start_ns, job.end_ns):
+            await self._publish_refused(job.symbol, chunk.refused)
             found |= {candle.start: candle for candle in chunk.events}
             missing += chunk.missing
             reached = chunk.reached
@@ -254,6 +257,7 @@ class Backfill:
         missing: list[Span] = []
         last: Candle | None = None
         async for chunk in self._rest.fetch_trades(job.symbol, at, job.end_ns):
+            await self._publish_refused(job.symbol, chunk.refused)
             missing += chunk.missing
             fetched = 0
             for event in chunk.events:
@@ -311,6 +315,17 @@ class Backfill:
             return any(row.revision >= candle.revision and row.state != "open" for row in found.values())
 
         return await wait_for(look)
+
+    async def _publish_refused(self, symbol: str, refused: Iterable[RefusedItem]) -> None:
+        """Publish a dead letter for each item that was left out."""
+        letters = [
+            DeadLetter(venue=self.venue, symbol=symbol, ts_recv=time.time_ns(), stage="history",
+                       reason=item.error.reason, detail=escaped(str(item.error)), field=item.error.field,
+                       value=escaped(item.error.value), line=self.line, payload=item.payload)
+            for item in refused
+        ]  # fmt: skip
+        if letters:
+            await self.publish(letters)
 
     async def tell_missing(self, symbol: str, channel: str, missing: list[Span]) -> None:
         """Enter what the venue could not tell in the ledger, each span once. A repair's entry is there already."""

@@ -13,6 +13,8 @@ Theory of operation.
 5. Pages are asked one after the other until there is no next cursor. What a page repeats of the one before is left
    out; rows outside of the range are left out; a cursor that does not change is BadEvent.
 6. Candles that end less than `settle_ns` ago are not asked for: the venue may not have finished them.
+7. An item that cannot be read, or a trade that no candle may be made of, is left out of its page: `Chunk.refused` has
+   it with its reason, and `Chunk.missing` the time between its neighbours.
 
 Errors: Unavailable (try again later), Refused (the request is wrong, or the key), BadEvent (the answer is).
 """
@@ -40,8 +42,8 @@ from marketdata.events import Candle, Instrument, Trade, Trades
 from marketdata.intervals import INTERVALS
 from producers.venues.kit.backoff import Backoff
 from producers.venues.kit.budget import Bucket
-from producers.venues.kit.history import Asked, Chunk, History, Page, Request
-from producers.venues.kit.reading import check_time
+from producers.venues.kit.history import Asked, Chunk, History, Page, RefusedItem, Request
+from producers.venues.kit.reading import check_time, sift, trade_span
 from producers.venues.kit.trades import check as check_trade
 
 T = TypeVar("T")
@@ -54,7 +56,8 @@ _AGAIN = frozenset({408, 418, 425, 429})
 _LOG = structlog.get_logger()
 _REQUESTS = Counter("tickstream_history_requests_total", "Requests of history, by outcome.", ["venue", "outcome"])
 _WAITED = Counter("tickstream_history_waited_seconds_total", "Time waited, by what for.", ["venue", "cause"])
-_ROWS = Counter("tickstream_history_rows_total", "Rows of history handed out.", ["venue", "kind"])
+_ROWS = Counter("tickstream_history_rows_total", "Rows of history returned.", ["venue", "kind"])
+_REFUSED = Counter("tickstream_history_refused_total", "Items of history that were left out.", ["venue", "reason"])
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +149,7 @@ class Rest:
                     events.append(candle)
                     last = candle.start
             _ROWS.labels(self.history.venue, "candles").inc(len(events))
-            yield Chunk(events=tuple(events), reached=_reached(asked, page), missing=page.missing)
+            yield Chunk(events=tuple(events), reached=_reached(asked, page), missing=page.missing, refused=page.refused)
 
     async def fetch_trades(self, name: str, start: int, end: int) -> AsyncIterator[Chunk[Trades]]:
         """Yield the trades in [start, end), oldest first, each once, at most `TRADES_A_BATCH` an event.
@@ -164,9 +167,8 @@ class Rest:
             # Pages overlap at their edges only: what the last page that had rows told is enough to remember.
             told = {(trade.action, trade.trade_id) for trade in inside} or told
             _ROWS.labels(self.history.venue, "trades").inc(len(fresh))
-            yield Chunk(
-                events=_batches(asked.instrument, fresh, ts), reached=_reached(asked, page), missing=page.missing
-            )
+            yield Chunk(events=_batches(asked.instrument, fresh, ts), reached=_reached(asked, page),
+                        missing=page.missing, refused=page.refused)  # fmt: skip
 
     # --- Pages ---
 
@@ -181,6 +183,9 @@ class Rest:
             return
         for _ in range(self._options.pages_max):
             page, ts = await self._ask(write(asked, cursor), partial(read, asked, cursor))
+            for item in page.refused:
+                _REFUSED.labels(self.history.venue, item.error.reason).inc()
+                _LOG.warning("an item of history is left out", venue=self.history.venue, reason=str(item.error))
             yield page, ts
             if page.cursor is None:
                 return
@@ -271,12 +276,24 @@ def _read(read: Callable[[bytes, int], Page[T]], answer: _Answer) -> Page[T]:
 
 
 def checked_trades(history: History, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
-    """Read a page of trades, of which candles are made before anyone else looks: each must be one. Raises BadEvent."""
+    """Read a page of trades, and leave out those that no candle may be made of. Raises BadEvent as parsers do."""
     page = history.parse_trades(asked, cursor, body, ts)
-    for trade in page.items:
+    checked = [_checked(asked.instrument, trade, ts) for trade in page.items]
+    if not any(isinstance(one, RefusedItem) for one in checked):
+        return page
+    found = sift(checked, trade_span, asked.start, asked.end)
+    return msgspec.structs.replace(
+        page, items=found.items, refused=page.refused + found.refused, missing=page.missing + found.missing
+    )
+
+
+def _checked(instrument: Instrument, trade: Trade, ts: int) -> Trade | RefusedItem:
+    try:
         check_time(trade.ts_event, ts, "ts_event")
-        check_trade(asked.instrument, trade)
-    return page
+        check_trade(instrument, trade)
+    except BadEvent as error:
+        return RefusedItem(msgspec.json.encode(trade), error)
+    return trade
 
 
 def _moved(cursor: str | None, following: str) -> str:

@@ -18,7 +18,7 @@ Theory of operation, with the source of each step. DOCS is Binance's "Market Dat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -29,7 +29,16 @@ from marketdata.intervals import INTERVALS
 from producers.venues.binance.feed import AggTrade, Market, RestProduct, RestTrade, describe, read_trade, rest_fields
 from producers.venues.kit.budget import used_weight
 from producers.venues.kit.history import Access, Asked, Budget, Page, Request
-from producers.venues.kit.reading import candle, decode, whole
+from producers.venues.kit.reading import (
+    candle,
+    candle_span,
+    decode,
+    read_items,
+    sift,
+    trade_span,
+    whole,
+    without_refused_end,
+)
 from producers.venues.kit.values import Number, Text, check_decimals, ms_ns
 
 CANDLES = 1_000
@@ -63,14 +72,15 @@ class _Kline(msgspec.Struct, array_like=True):
 
 
 class _Products(msgspec.Struct):
-    symbols: list[RestProduct]
+    symbols: msgspec.Raw
 
 
-_KLINES = msgspec.json.Decoder(list[_Kline])
+_KLINE = msgspec.json.Decoder(_Kline)
 _FIRST = msgspec.json.Decoder(list[_First])
-_SINGLE = msgspec.json.Decoder(list[RestTrade])
-_AGGREGATED = msgspec.json.Decoder(list[AggTrade])
+_SINGLE = msgspec.json.Decoder(RestTrade)
+_AGGREGATED = msgspec.json.Decoder(AggTrade)
 _PRODUCTS = msgspec.json.Decoder(_Products)
+_PRODUCT = msgspec.json.Decoder(RestProduct)
 
 
 class BinanceHistory:
@@ -116,12 +126,13 @@ class BinanceHistory:
     def parse_symbols(self, cursor: str | None, body: bytes, ts: int) -> Page[Instrument]:
         """Read exchangeInfo."""
         del cursor
-        return Page(
-            items=tuple(
-                msgspec.structs.replace(describe(self._market, sent.symbol), ts_recv=ts, **rest_fields(sent))
-                for sent in decode(_PRODUCTS, body).symbols
-            )
-        )
+
+        def read(row: bytes) -> Instrument:
+            sent = decode(_PRODUCT, row)
+            return msgspec.structs.replace(describe(self._market, sent.symbol), ts_recv=ts, **rest_fields(sent))
+
+        found = sift(read_items(bytes(decode(_PRODUCTS, body).symbols), read), lambda _: (0, 0), 0, 0)
+        return Page(items=found.items, refused=found.refused)
 
     def candles(self, asked: Asked, cursor: str | None) -> Request:
         """Ask for candles from the cursor's start."""
@@ -131,16 +142,18 @@ class BinanceHistory:
         return self._request("klines", asked, query, self._weights.candles)
 
     def parse_candles(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Candle]:
-        """Read klines; the next page begins where the last one ends."""
-        del cursor
-        read = sorted((_candle(asked, row, ts) for row in decode(_KLINES, body)), key=lambda one: one.start)
-        if not read or read[-1].end >= asked.end:
-            return Page(items=tuple(read), reached=asked.end)
-        return Page(items=tuple(read), reached=read[-1].end, cursor=str(read[-1].end // MILLISECOND_NS))
+        """Read klines; the next page begins where the last good one ends."""
+        start = asked.start if cursor is None else ms_ns(whole(cursor, "cursor"), "cursor")
+        read = without_refused_end(read_items(body, lambda row: _candle(asked, decode(_KLINE, row), ts)))
+        found = sift(read, candle_span, start, asked.end)
+        reached = found.items[-1].end if found.items else asked.end
+        following = None if reached >= asked.end else str(reached // MILLISECOND_NS)
+        return Page(items=found.items, reached=min(reached, asked.end), cursor=following, missing=found.missing,
+                    refused=found.refused)  # fmt: skip
 
     def trades(self, asked: Asked, cursor: str | None) -> Request:
         """Search for the first id, or ask for trades from the cursor's id."""
-        kind, at = _place(asked, cursor)
+        kind, at, _ = _place(asked, cursor)
         if kind == "time":
             last_ms = min(at + SEARCH_MS, (asked.end - 1) // MILLISECOND_NS)
             query = {"startTime": at, "endTime": last_ms, "limit": 1}
@@ -149,25 +162,30 @@ class BinanceHistory:
         return self._request(path, asked, {"fromId": at, "limit": self._limit}, self._weights.trades)
 
     def parse_trades(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
-        """Read the first id, or trades; the next page begins behind the last id."""
+        """Read the first id, or trades; the next page begins after the last good id."""
         del ts
-        kind, at = _place(asked, cursor)
-        if kind == "time":
-            return self._found(asked, at, body)
-        sent: list[Any] = decode(_AGGREGATED, body) if self._aggregated else decode(_SINGLE, body)
-        sent.sort(key=lambda one: one.number)
-        read = tuple(read_trade(one) for one in sent)
-        if not read or read[-1].ts_event >= asked.end:
-            return Page(items=read, reached=asked.end)
-        if sent[0].number < at:
-            raise BadEvent("bad_answer", "id", sent[0].number)
-        return Page(items=read, reached=read[-1].ts_event, cursor=f"id:{sent[-1].number + 1}")
+        place = _place(asked, cursor)
+        if place.kind == "time":
+            return self._found(asked, place.at, body)
+        decoder: msgspec.json.Decoder[Any] = _AGGREGATED if self._aggregated else _SINGLE
+        rows = read_items(body, lambda row: read_trade(decode(decoder, row)))
+        found = sift(without_refused_end(rows), trade_span, place.since, asked.end)
+        page = Page(items=found.items, reached=asked.end, missing=found.missing, refused=found.refused)
+        if not found.items:
+            is_last = not found.refused or len(rows) < self._limit
+            return page if is_last else msgspec.structs.replace(page, cursor=_id(place.at + len(rows), place.since))
+        first, last = found.items[0], found.items[-1]
+        if int(first.trade_id) < place.at:
+            raise BadEvent("bad_answer", "id", first.trade_id)
+        if last.ts_event >= asked.end:
+            return page
+        return msgspec.structs.replace(page, reached=last.ts_event, cursor=_id(int(last.trade_id) + 1, last.ts_event))
 
     def _found(self, asked: Asked, at_ms: int, body: bytes) -> Page[Trade]:
         found = decode(_FIRST, body)
         if found:
             first = found[0].number if self._aggregated else found[0].single
-            return Page(reached=max(asked.start, ms_ns(at_ms, "cursor")), cursor=f"id:{first}")
+            return Page(reached=max(asked.start, ms_ns(at_ms, "cursor")), cursor=_id(first, asked.start))
         following = at_ms + SEARCH_MS + 1
         reached = ms_ns(following, "cursor")
         return Page(reached=reached, cursor=None if reached >= asked.end else f"time:{following}")
@@ -177,12 +195,24 @@ class BinanceHistory:
         return Request(path=f"{self._market.rest}/{path}", query=told, weight=weight)
 
 
-def _place(asked: Asked, cursor: str | None) -> tuple[str, int]:
-    """Return whether a page goes by `time` (in ms) or by `id`, and from where."""
+class _Place(NamedTuple):
+    """Where a page begins: a time in ms or an id, by `kind`; every trade until `since` (UTC ns) was read before."""
+
+    kind: str
+    at: int
+    since: int
+
+
+def _id(number: int, since: int) -> str:
+    return f"id:{number}:{since}"
+
+
+def _place(asked: Asked, cursor: str | None) -> _Place:
     if cursor is None:
-        return "time", asked.start // MILLISECOND_NS
-    kind, _, text = cursor.partition(":")
-    return kind, whole(text, "cursor")
+        return _Place("time", asked.start // MILLISECOND_NS, asked.start)
+    kind, _, rest = cursor.partition(":")
+    at, _, since = rest.partition(":")
+    return _Place(kind, whole(at, "cursor"), whole(since, "cursor") if since else asked.start)
 
 
 def _candle(asked: Asked, row: _Kline, ts: int) -> Candle:

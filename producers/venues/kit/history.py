@@ -14,8 +14,10 @@ Theory of operation.
 4. `Page.reached` is a time: everything of the range before it has been told. A job that stops there and goes on later
    with `start=reached` misses nothing, and repeats at most trades of about that moment, which have the same ids. After
    the last page it is the end of the range, or an earlier time where the venue's history does not reach further yet.
-5. `Page.missing` are spans of the range which the venue no longer has, or cannot tell in full. They were not told, and
-   asking again does not help. A minute without a bar is none of them: see `sparse`.
+5. `Page.missing` are spans of the range which the venue no longer has, or cannot send in full. Asking again does not
+   help. A minute without a bar is none of them: see `sparse`.
+   `Page.refused` are single items that no event may be made of. They cost no other item: each is left out with its
+   reason, and the time between its neighbours is `missing`, as `bad_item`, so that nothing there counts as complete.
 6. Rows are those of the live feeds: `Candle` with `state="final"` and `origin="backfill"`; `Trade` with the id which
    the live feed gives to the same execution, so that de-duplication joins the two, and with the aggressor's side.
    Numbers are the venue's own digits. What the venue does not send of a candle is null (every venue sends `volume`;
@@ -24,9 +26,9 @@ Theory of operation.
 
 Errors. `instrument`, `candles` and `trades` raise BadEvent for a symbol (`bad_symbol`) or an interval
 (`bad_interval`) that the venue does not have. The parsers raise BadEvent that names the field and the value for
-whatever the documents do not promise; the whole page is refused then. Where a venue tells of a failure in the body of
-a good answer they raise Unavailable (later: the shell tries again) or Refused. `producers.history.rest` documents its
-own.
+an answer that is not of the documented form, or of which no item can be read. Where a venue reports a failure in the
+body of a good answer they raise Unavailable (later: the shell tries again) or Refused. `producers.history.rest`
+documents its own.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from marketdata.errors import BadEvent
 from marketdata.events import Candle, Instrument, Trade
 
 T = TypeVar("T")
@@ -100,31 +103,40 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Span(NamedTuple):
-    """[start, end) in UTC nanoseconds, and why it was not told: a word fit for a ledger (`too_old`, `too_many`)."""
+    """[start, end) in UTC nanoseconds, and why it is missing, for the ledger: `too_old`, `too_many` or `bad_item`."""
 
     start: int
     end: int
     reason: str
 
 
+class RefusedItem(NamedTuple):
+    """An item of an answer that no event may be made of: its bytes, and the error that names its field and value."""
+
+    payload: bytes
+    error: BadEvent
+
+
 class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """What one answer held: rows, oldest first; the next page's cursor; see the module for the other two."""
+    """The contents of one answer: rows, oldest first; the next page's cursor; see the module for the others."""
 
     items: tuple[T, ...] = ()
     cursor: str | None = None
     reached: int = 0
     missing: tuple[Span, ...] = ()
+    refused: tuple[RefusedItem, ...] = ()
 
 
 class Chunk(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """What the shell hands out: events, oldest first, each once; `reached` and `missing` as in `Page`.
+    """What the shell returns: events, oldest first, each once; `reached`, `missing` and `refused` as in `Page`.
 
-    It may hold no events: then only time was covered, which a job keeps all the same.
+    It may contain no events: then only time was covered, which a job keeps all the same.
     """
 
     events: tuple[T, ...] = ()
     reached: int = 0
     missing: tuple[Span, ...] = ()
+    refused: tuple[RefusedItem, ...] = ()
 
 
 class History(Protocol):

@@ -1,23 +1,25 @@
-"""Reading REST answers: typed decoding whose errors name field and value, and rows made into candles."""
+"""Reading REST answers: typed decoding whose errors name field and value, item by item; rows made into candles."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.errors import BadEvent
-from marketdata.events import Candle
+from marketdata.events import Candle, Trade
 from marketdata.intervals import INTERVALS
-from producers.venues.kit.history import Asked
+from producers.venues.kit.history import Asked, RefusedItem, Span
 from producers.venues.kit.values import UNREADABLE, in_range
 
 T = TypeVar("T")
 
 VALUE_CHARS = 200
 DETAIL_CHARS = 80
+ALL_REFUSED_MAX = 10
 
 # The sums of an interval that is known to have no trades.
 NOTHING_TRADED: dict[str, Any] = {"quote_volume": "0", "buy_volume": "0", "trades": 0}
@@ -49,6 +51,77 @@ def _explained(body: bytes, error: Exception) -> BadEvent:
         else:
             break
     return BadEvent("bad_answer", path.lstrip(".") or "body", f"{str(value)[:DETAIL_CHARS]} ({error})")
+
+
+class Sifted(NamedTuple, Generic[T]):
+    """The items of an answer that can be used, the others, and the spans of time in which one of those lay."""
+
+    items: tuple[T, ...]
+    refused: tuple[RefusedItem, ...]
+    missing: tuple[Span, ...]
+
+
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def read_items(body: bytes, read: Callable[[bytes], T]) -> list[T | RefusedItem]:
+    """Read each item of a JSON array by itself, in the array's order; `read` raises BadEvent.
+
+    Raises BadEvent where the body is no array, or where none of more than `ALL_REFUSED_MAX` items can be read: then the
+    format is another one, and no single item is wrong.
+    """
+    found: list[T | RefusedItem] = []
+    for raw in decode(_ITEMS, body):
+        item = bytes(raw)
+        try:
+            found.append(read(item))
+        except BadEvent as error:
+            found.append(RefusedItem(item, error))
+    if len(found) > ALL_REFUSED_MAX and all(isinstance(one, RefusedItem) for one in found):
+        raise next(one.error for one in found if isinstance(one, RefusedItem))
+    return found
+
+
+def sift(
+    read: Iterable[T | RefusedItem], span_of: Callable[[T], tuple[int, int]], start: int, end: int
+) -> Sifted[T]:  # fmt: skip
+    """Part the items, oldest first, of a page of [start, end); `span_of` returns where an item begins and ends.
+
+    A refused item lay between its neighbours: from where the one before ends to where the one after begins.
+    """
+    items: list[T] = []
+    refused: list[RefusedItem] = []
+    missing: list[Span] = []
+    since, is_open = start, False
+    for item in read:
+        if isinstance(item, RefusedItem):
+            refused.append(item)
+            is_open = True
+            continue
+        first, last = span_of(item)
+        if is_open:
+            missing.append(Span(since, first, "bad_item"))
+        items.append(item)
+        since, is_open = last, False
+    if is_open:
+        missing.append(Span(since, end, "bad_item"))
+    return Sifted(tuple(items), tuple(refused), tuple(span for span in missing if span.start < span.end))
+
+
+def trade_span(trade: Trade) -> tuple[int, int]:
+    """Return what `sift` needs of a trade: another one may have been made at the same time, before or after it."""
+    return trade.ts_event + 1, trade.ts_event
+
+
+def candle_span(one: Candle) -> tuple[int, int]:
+    """Return what `sift` needs of a candle."""
+    return one.start, one.end
+
+
+def without_refused_end(read: list[T | RefusedItem]) -> list[T | RefusedItem]:
+    """Return a page up to its last good item, where the next page begins; a page without one stays as it is."""
+    last = max((at for at, item in enumerate(read) if not isinstance(item, RefusedItem)), default=len(read) - 1)
+    return read[: last + 1]
 
 
 def candle(

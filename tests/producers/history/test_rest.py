@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from infra.simulator.venues.history import Answer
 from infra.simulator.venues.tape import MINUTE_NS
 from marketdata.errors import BadEvent, Refused, SettingsError, TickstreamError, Unavailable
+from marketdata.events import Candle
 from producers.history.rest import Options, Rest, retry_after_s
 from producers.venues import HISTORIES, make_history
 from producers.venues.kit.budget import Bucket, remaining, used_weight
-from producers.venues.kit.history import Access, Budget
+from producers.venues.kit.history import Access, Budget, Chunk, Span
 
 if TYPE_CHECKING:
     from tests.producers.history.conftest import Served
@@ -132,7 +133,7 @@ def test_an_answer_that_is_too_big_is_not_read(served: Served) -> None:
 
 BAD = {
     "bitfinex": (b'[[1700000040000,1,"x",3,1,5]]', "price", "x"),
-    "binance_spot": (b'[[1700000040000,"1","2","0.5",1.5,"7",1700000099999,"9",2,"3"]]', "[0][4]", "1.5"),
+    "binance_spot": (b'{"klines":[[1700000040000,"1","2","0.5","1.5","7",1700000099999]]}', "body", "klines"),
     "coinbase": (
         b'{"candles":[{"start":"60","low":"1","high":"2","open":5,"close":"1","volume":"1"}]}',
         "candles[0].open",
@@ -155,6 +156,25 @@ def test_an_answer_of_another_shape_names_field_and_value(served: Served, venue:
         served.candles(served.history(venue), *span(served))
     assert caught.value.field == field
     assert value in caught.value.value
+
+
+def test_a_bad_item_is_left_out_with_its_reason(served: Served) -> None:
+    """Its bytes, field and value reach the caller, who publishes them as a dead letter; the others are returned."""
+    start, end = served.minute(896), served.minute(898)
+    row = '[%d,"1","2","0.5","%s","7",%d,"9",2,"3"]'
+    rows = [row % (at // 1_000_000, close, at // 1_000_000 + 59_999)
+            for at, close in ((start, "1.5"), (served.minute(897), "x"))]  # fmt: skip
+    served.venue.fail(Answer(200, f"[{','.join(rows)}]".encode()), Answer(200, f"[{rows[1]}]".encode()))
+
+    async def fetch() -> list[Chunk[Candle]]:
+        async with Rest(served.history("binance_spot"), QUICK) as rest:
+            return [chunk async for chunk in rest.fetch_candles("BTC-USDT", "1m", start, end)]
+
+    chunks = asyncio.run(fetch())
+    assert [one.start for chunk in chunks for one in chunk.events] == [start]
+    ((payload, error),) = [item for chunk in chunks for item in chunk.refused]
+    assert (payload.decode(), error.field, error.value) == (rows[1], "kline", "x")
+    assert [span for chunk in chunks for span in chunk.missing] == [Span(served.minute(897), end, "bad_item")]
 
 
 @pytest.mark.parametrize("venue", sorted(HISTORIES))

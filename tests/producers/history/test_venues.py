@@ -302,14 +302,74 @@ def test_wrong_value_of_any_answer_is_an_error_that_names_it_or_rows_that_may_be
 
 
 @pytest.mark.parametrize("venue", sorted(CANDLES))
-def test_a_candle_of_a_time_that_cannot_be_refuses_the_page(venue: str) -> None:
-    """Beyond the range it would be left out, and end the walk, without a word."""
+def test_a_candle_of_a_time_that_cannot_be_is_refused(venue: str) -> None:
+    """Outside of the range it would be left out, and end the walk, unnoticed."""
     name, answer, _ = CANDLES[venue]
     history = adapter(venue)
     for year, at in (("1996", 846_000_000), ("2096", 3_999_999_960)):
         wrong = body(answer).replace(b"2023", year.encode()).replace(str(START).encode(), str(at).encode())
-        with pytest.raises(BadEvent, match=r"time_out_of_bounds: start = '\d+'"):
-            history.parse_candles(asked(history, name), None, wrong, TS)
+        try:
+            (error,) = [item.error for item in history.parse_candles(asked(history, name), None, wrong, TS).refused]
+        except BadEvent as raised:
+            error = raised
+        assert (error.reason, error.field) == ("time_out_of_bounds", "start")
+
+
+BINANCE_ROW = {"id": 0, "price": "37000.10", "qty": "0.50", "quoteQty": "1", "time": MS, "isBuyerMaker": True}
+
+
+@pytest.mark.parametrize("bad", [{"price": "0.00000000"}, {"price": "x"}, {"qty": "0"}, {"id": None}, {"time": -1}])
+@pytest.mark.parametrize("place", range(4))
+def test_a_bad_trade_costs_no_other_one_of_its_page(bad: dict[str, Any], place: int) -> None:
+    """It is left out with its bytes and reason, and the time between its neighbours is missing, wherever it is."""
+    history = adapter("binance_spot")
+    where = asked(history, "BTC-USDT")
+    rows = [BINANCE_ROW | {"id": 10 + at, "time": MS + at} for at in range(4)]
+    rows[place] |= bad
+    page = checked_trades(history, where, "id:10", body(rows), TS)
+    pages = [page]
+    if place == 3:  # the next page tells what came after it
+        assert page.cursor == f"id:13:{(MS + 2) * 1_000_000}"
+        rest = [rows[3], BINANCE_ROW | {"id": 14, "time": MS + 4}]
+        pages.append(checked_trades(history, where, page.cursor, body(rest), TS))
+    ids = [trade.trade_id for page in pages for trade in page.items]
+    assert ids == [str(10 + at) for at in range(4 if place < 3 else 5) if at != place]
+    ((payload, error),) = [item for page in pages for item in page.refused]
+    assert json.loads(payload) == rows[place]
+    assert error.value
+    ((start, end, reason),) = [span for page in pages for span in page.missing]
+    assert reason == "bad_item"
+    assert start == (where.start if place == 0 else (MS + place - 1) * 1_000_000)
+    assert end == (MS + place + 1) * 1_000_000 + 1
+
+
+def test_a_bad_candle_costs_no_other_one_of_its_page() -> None:
+    """One corrupt row is the only minute that is missing."""
+    history = adapter("binance_spot")
+    ((ms, *rest),) = CANDLES["binance_spot"][1]
+    rows = [[ms + at * 60_000, *rest] for at in range(4)]
+    rows[2][2] = "x"
+    page = history.parse_candles(asked(history, "BTC-USDT"), None, body(rows), TS)
+    assert [one.start for one in page.items] == [ms * 1_000_000 + at * MINUTE_NS for at in (0, 1, 3)]
+    assert page.missing == (Span(page.items[1].end, page.items[2].start, "bad_item"),)
+    assert [item.error.field for item in page.refused] == ["kline"]
+
+
+def test_a_page_of_nothing_but_bad_items_is_another_format() -> None:
+    """A venue that renames its fields is no sequence of bad trades: the page is refused, and the job says so."""
+    history = adapter("binance_spot")
+    rows = [BINANCE_ROW | {"id": 10 + at, "price": None} for at in range(20)]
+    with pytest.raises(BadEvent, match="price"):
+        history.parse_trades(asked(history, "BTC-USDT"), "id:10", body(rows), TS)
+
+
+def test_a_bad_trade_at_the_end_of_history_leaves_the_rest_of_the_range_missing() -> None:
+    """Nothing shows when it was made, but that it came after the one before it."""
+    history = adapter("binance_spot")
+    where = asked(history, "BTC-USDT")
+    page = history.parse_trades(where, f"id:13:{MS * 1_000_000}", body([BINANCE_ROW | {"id": 13, "qty": "-1"}]), TS)
+    assert (page.items, page.cursor, page.reached) == ((), None, where.end)
+    assert page.missing == (Span(MS * 1_000_000, where.end, "bad_item"),)
 
 
 def test_trades_that_cannot_be_make_no_candles() -> None:
@@ -321,9 +381,10 @@ def test_trades_that_cannot_be_make_no_candles() -> None:
         ("price", '"37000.10"', '"-1"'), ("price", '"37000.10"', '"0"'), ("size", '"0.50"', '"0"'),
         ("ts_event", str(START), "4000000000"), ("ts_event", str(START), "5"),
     ):  # fmt: skip
-        answer = KRAKEN_TRADES.replace(right, wrong).encode()
-        with pytest.raises(BadEvent, match=f"{field} = "):
-            checked_trades(history, where, None, answer, TS)
+        page = checked_trades(history, where, None, KRAKEN_TRADES.replace(right, wrong).encode(), TS)
+        assert not page.items
+        assert [item.error.field for item in page.refused] == [field]
+        assert page.missing == (Span(where.start, where.end, "bad_item"),)
 
 
 def test_krakens_next_page_is_where_its_last_trade_was() -> None:
