@@ -35,10 +35,8 @@ class L2Book:
         Levels may be in any order. Raises ValueError when there are not four columns or the two of a side differ in
         length, and TypeError when a price or a size is not a string.
         """
-        bid_prices, bid_sizes, ask_prices, ask_sizes = columns
         book = cls()
-        book.bids.replace(bid_prices, bid_sizes)
-        book.asks.replace(ask_prices, ask_sizes)
+        book.replace(columns)
         return book
 
     def pack(self) -> list[list[str]]:
@@ -50,6 +48,20 @@ class L2Book:
             [price for price, _ in asks],
             [size for _, size in asks],
         ]
+
+    def replace(self, columns: Sequence[Sequence[str]]) -> None:
+        """Become the book of four columns, whose levels may be in any order. Raises as `unpack` does."""
+        bid_prices, bid_sizes, ask_prices, ask_sizes = columns
+        self.bids.replace(bid_prices, bid_sizes)
+        self.asks.replace(ask_prices, ask_sizes)
+
+    def apply(self, columns: Sequence[Sequence[str]]) -> None:
+        """Set the absolute sizes of four columns; a size of zero removes the level."""
+        bid_prices, bid_sizes, ask_prices, ask_sizes = columns
+        if bid_prices:
+            self.bids.apply(bid_prices, bid_sizes)
+        if ask_prices:
+            self.asks.apply(ask_prices, ask_sizes)
 
     def clear(self) -> None:
         """Remove every level."""

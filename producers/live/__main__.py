@@ -204,7 +204,7 @@ def connections(
     rest = Rest(venue.name, options.rest_url, None if options.replay else venue.budget)
 
     def connect(stream: Stream, line: str) -> Connection:
-        feed = venue.make(line=line, products=stream.products, token=tokens)
+        feed = venue.feed(line=line, products=stream.products, token=tokens)
         market = next((name for name, url in venue.markets.items() if url == stream.url), "")
         return Connection(feed, line, sink, msgspec.structs.replace(options, ws_url=stream.url, market=market), rest)
 
@@ -361,7 +361,7 @@ def main() -> int:
         # Feeds made here refuse wrong products before anything is started.
         streams = settings.streams_of(venue)
         for stream in streams:
-            venue.make(line="", products=stream.products, token=find_tokens(settings, venue))
+            venue.feed(line="", products=stream.products, token=find_tokens(settings, venue))
         beside = history_process.run_beside(venue.name, [name for stream in streams for name in stream.products or ()])
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log

@@ -37,7 +37,7 @@ def make_feed(
 
     Raises SettingsError when there is no such venue.
     """
-    return find_venue(venue).make(line=line or f"{venue}/0", products=products, token=token)
+    return find_venue(venue).feed(line=line or f"{venue}/0", products=products, token=token)
 
 
 def make_history(name: str, access: Access | None = None) -> History:

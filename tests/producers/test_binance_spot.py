@@ -17,7 +17,7 @@ from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Qu
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.venues.binance.feed import AGE_NS_MAX, OLD_MAX, PROBE_NS, QUIET_NS, UNDER_WAY_MAX, BinanceFeed, split
 from producers.venues.binance.spot import make
-from producers.venues.kit.diffs import OLD_RUN_MAX
+from producers.venues.kit.sequence import OLD_RUN_MAX
 from runtime import recordings
 from runtime.recordings import Recorded
 

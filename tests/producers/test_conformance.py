@@ -422,7 +422,8 @@ def test_products_that_are_named_are_read_as_all_are(case: Case) -> None:
                      or isinstance(o, Quote) or (isinstance(o, Trades) and o.trades)])  # fmt: skip
         names = dict.fromkeys(o.venue_symbol for o in player.out if isinstance(o, Instrument))
         settings = ProducerSettings(products=tuple(names))
-        named.feed = make_feed(case.venue, products=settings.products_of(venue))
+        make = venue.make_recorded or venue.make
+        named.feed = make(line=f"{case.venue}/0", products=settings.products_of(venue), token=None)
     assert said[0] == said[1]
     usual = make_feed(case.venue, products=ProducerSettings().products_of(venue))
     asked = b"".join(output.frame for output in usual.opened(0) if isinstance(output, Send)).decode()

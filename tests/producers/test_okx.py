@@ -16,6 +16,7 @@ from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.venues.okx.feed import OkxFeed
+from producers.venues.okx.feed_2022 import OkxFeed2022
 from runtime import recordings
 from runtime.recordings import Recorded
 from tickstream.pipe import Connections, Pipeline
@@ -37,7 +38,7 @@ def read(name: str) -> list[Recorded]:
 
 def played(lines: list[Recorded]) -> tuple[OkxFeed, list[Output]]:
     """Return the feed after these lines, REST answers first, and all that it said."""
-    feed = OkxFeed(line="okx/0")
+    feed = OkxFeed2022(line="okx/0")
     out = feed.opened(lines[0].ts_recv)
     for line in lines:
         if line.t == "http":
@@ -260,7 +261,7 @@ def unnumbered(action: str, ms: int, size: str) -> bytes:
 
 def test_older_time_is_a_loss_where_nothing_else_numbers_the_changes() -> None:
     """The same time twice is no proof against a change; an older one came out of order."""
-    feed = OkxFeed(line="okx/0")
+    feed = OkxFeed2022(line="okx/0")
     feed.opened(T0)
     assert kinds(feed.received(unnumbered("snapshot", MS, "1"), T0)) == ["snapshot"]
     assert kinds(feed.received(unnumbered("update", MS + 5, "2"), T0)) == ["update"]

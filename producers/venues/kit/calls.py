@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any, Self
+from collections.abc import Callable, Iterable
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -14,6 +15,8 @@ from marketdata.events import ALL_SYMBOLS, DeadLetter, FeedStatus
 from marketdata.feed import Output
 from producers.venues.kit.products import Gap
 from producers.venues.kit.values import UNREADABLE, escaped
+
+T = TypeVar("T")
 
 # What makes a frame a dead letter: it cannot be read, or holds a value that no event may hold.
 REFUSED = (BadEvent, *UNREADABLE)
@@ -106,6 +109,31 @@ class Call:
         """Return a context in which what cannot be read becomes a dead letter; `failed` is set then."""
         return Refusing(self, reason)
 
+    def each(self, items: Iterable[T], take: Callable[[T], object], reason: str = "bad_frame") -> bool:
+        """Take each item of a list by itself; return whether none failed. A bad item is a dead letter of its own."""
+        whole = True
+        for item in items:
+            try:
+                take(item)
+            except REFUSED as error:
+                whole = False
+                frame, self.payload = self.payload, _bytes_of(item)
+                self.dead_item(error, reason)
+                self.payload = frame
+        return whole
+
+    def dead_item(self, error: Exception, reason: str) -> None:
+        """Keep the payload as a dead letter: for `reason`, or for that of the value in it that is wrong."""
+        if isinstance(error, BadEvent):
+            self.dead_value(error)
+        else:
+            self.dead(reason, str(error))
+
+
+def _bytes_of(item: object) -> bytes:
+    """Return an item of a list as it was sent, or written again where it was already decoded."""
+    return bytes(item) if isinstance(item, bytes | msgspec.Raw) else msgspec.json.encode(item)
+
 
 class Refusing:
     """What cannot be read inside this block becomes a dead letter of the call, with its payload."""
@@ -123,11 +151,8 @@ class Refusing:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if error is None:
             return False
-        if isinstance(error, BadEvent):
-            self._call.dead_value(error)
-        elif isinstance(error, UNREADABLE):
-            self._call.dead(self._reason, str(error))
-        else:
+        if not isinstance(error, REFUSED):
             return False
+        self._call.dead_item(error, self._reason)
         self.failed = True
         return True

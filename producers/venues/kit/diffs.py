@@ -20,12 +20,12 @@ from typing import Literal
 
 import msgspec
 
+from producers.venues.kit.sequence import OLD_RUN_MAX, OldRun
 from producers.venues.kit.values import Columns
 
 # At the quickest 100 changes a second, this is over half a minute; the oldest go first.
 WAITING_MAX = 4_000
 
-OLD_RUN_MAX = 8
 # A snapshot may be ahead of the stream; far fewer than this, even at forty changes a second.
 KNOWN_RUN_MAX = 1_000
 
@@ -45,10 +45,11 @@ class Diff(msgspec.Struct, gc=False):
 class Diffs:
     """The changes of one product. `last` is the update id of the book that consumers have, None without one."""
 
-    __slots__ = ("_heard", "_joined", "_old", "_old_run", "last", "waiting")
+    __slots__ = ("_heard", "_joined", "_old", "last", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[Diff] = deque(maxlen=WAITING_MAX)
+        self._old = OldRun()
         self.forget()
 
     def forget(self) -> None:
@@ -60,8 +61,7 @@ class Diffs:
         """The book is gone, and with it what waited; no snapshot from before it will do."""
         self.last: int | None = None
         self._joined = False
-        self._old = -1
-        self._old_run = 0
+        self._old.clear()
         self.waiting.clear()
 
     def take(self, diff: Diff) -> Verdict:
@@ -78,7 +78,8 @@ class Diffs:
         elif self._follows(diff, last, joined=self._joined):
             self.last = self._heard = diff.final
             self._joined = True
-            self._old_run = 0
+            if self._old.length:
+                self._old.clear()
             return "next"
         self.lose()
         self._hold(diff)
@@ -106,15 +107,14 @@ class Diffs:
 
     def _is_reset(self, diff: Diff, limit: int) -> bool:
         """Note an old change; return whether so many of them followed one another that the numbers were reset."""
-        follows = diff.final > self._old and self._follows(diff, self._old, joined=True)
-        self._old_run = self._old_run + 1 if self._old_run and follows else 1
-        self._old = diff.final
-        return self._old_run >= limit
+        last = self._old.last
+        follows = diff.final > last and self._follows(diff, last, joined=True)
+        return self._old.is_reset(diff.final, follows=follows, limit=limit)
 
     def _hold(self, diff: Diff) -> None:
         self.waiting.append(diff)
         self._heard = diff.final
-        self._old_run = 0
+        self._old.clear()
 
     @staticmethod
     def _follows(diff: Diff, last: int, *, joined: bool) -> bool:

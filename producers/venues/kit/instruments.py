@@ -168,9 +168,4 @@ def learn_each(
     call: Call, listed: Iterable[msgspec.Raw], read: msgspec.json.Decoder[_Sent], learn: Callable[[Call, _Sent], None]
 ) -> None:  # fmt: skip
     """Learn each product of a venue's list by itself: one that cannot be read does not cost its neighbours."""
-    frame = call.payload
-    for raw in islice(listed, PRODUCTS_MAX):
-        call.payload = bytes(raw)
-        with call.refusing("bad_product"):
-            learn(call, read.decode(raw))
-    call.payload = frame
+    call.each(islice(listed, PRODUCTS_MAX), lambda raw: learn(call, read.decode(raw)), "bad_product")

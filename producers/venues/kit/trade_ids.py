@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Hashable, Iterable
 
 from marketdata.events import Trade
+from producers.venues.kit.sequence import OLD_RUN_MAX
 
 HOLES_MAX = 100
 RECENT_MAX = 10_000
-OLD_RUN_MAX = 8
 
 
 class TradeIds:

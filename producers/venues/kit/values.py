@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from marketdata.plain_side import float_keys
 
 INT64_MAX = 2**63 - 1
 EXPONENT_MAX = 32
+INTEGER_CHARS_MAX = 19  # so many digits may be above INT64_MAX
 
 # Types for the fields of a venue's messages: a decimal string, a whole number that events can hold, and the next one.
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=LENGTH_MAX)]
@@ -106,6 +108,36 @@ def levels(raw: msgspec.Raw, field: str) -> tuple[list[str], list[str]]:
     return prices, sizes
 
 
+def pair_columns(bids: Sequence[tuple[str, str]], asks: Sequence[tuple[str, str]], field: str = "level") -> Columns:
+    """Return the columns of two lists of (price, size), all checked to be decimals. Raises BadEvent."""
+    # A change has one side only as a rule.
+    columns: Columns = ([], [], [], [])
+    if bids:
+        columns[0].extend([price for price, _ in bids])
+        columns[1].extend([size for _, size in bids])
+    if asks:
+        columns[2].extend([price for price, _ in asks])
+        columns[3].extend([size for _, size in asks])
+    check_decimals(columns[0] + columns[1] + columns[2] + columns[3], field)
+    return columns
+
+
+def side_columns(are_bids: Sequence[bool], prices: list[str], sizes: list[str], field: str = "level") -> Columns:
+    """Return the columns of a list of levels that each name their side, all checked to be decimals. Raises BadEvent."""
+    check_decimals(prices, field)
+    check_decimals(sizes, field)
+    bids = sum(are_bids)
+    if all(are_bids[:bids]):  # bids first, as most venues send them
+        return prices[:bids], sizes[:bids], prices[bids:], sizes[bids:]
+    levels = list(zip(are_bids, prices, sizes, strict=True))
+    return (
+        [price for is_bid, price, _ in levels if is_bid],
+        [size for is_bid, _, size in levels if is_bid],
+        [price for is_bid, price, _ in levels if not is_bid],
+        [size for is_bid, _, size in levels if not is_bid],
+    )
+
+
 # What of this is compiled code, where that was built.
 _are_plain_decimals = _look_plain if compiled.code is None else compiled.code.are_plain_decimals
 _read_levels = None if compiled.code is None else compiled.code.read_levels
@@ -176,11 +208,19 @@ def ms_ns(value: int, field: str) -> int:
 
 def expiry_ns(ms: str, field: str) -> int | None:
     """Return UTC nanoseconds of an expiry in milliseconds as text, None for an empty text or 0. Raises BadEvent."""
-    if not ms or ms == "0":
-        return None
-    if not (ms.isascii() and ms.isdigit() and len(ms) < 20):
-        raise BadEvent("bad_time", field, ms[:200])
-    return ms_ns(int(ms), field)
+    return None if not ms or ms == "0" else ms_text_ns(ms, field)
+
+
+def integer(text: str, field: str, reason: str = "bad_number") -> int:
+    """Return a whole number that events can hold, from its digits. Raises BadEvent (`reason`)."""
+    if not (text.isascii() and text.isdigit() and len(text) < INTEGER_CHARS_MAX):
+        raise BadEvent(reason, field, text[:200])
+    return int(text)
+
+
+def ms_text_ns(text: str, field: str) -> int:
+    """Return UTC nanoseconds of a time in milliseconds as text. Raises BadEvent."""
+    return ms_ns(integer(text, field, "bad_time"), field)
 
 
 def seconds_ns(text: str, field: str) -> int:

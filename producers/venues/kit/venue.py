@@ -66,6 +66,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     ws_url: str
     rest_url: str
     make: MakeFeed
+    make_recorded: MakeFeed | None = None
+    """Makes the feed that plays recordings, where older ones differ from what the venue sends today; else `make`."""
     history: Callable[[Access], History] | None = None
     """Makes what reads its history over REST; None where that is not read."""
     products: tuple[str, ...] = ()
@@ -96,6 +98,11 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """After this long without a message a WebSocket is pinged, where silence is no sign of death by itself."""
     backoff: Policy = Policy()
     """How it is tried again."""
+
+    def feed(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> LiveFeed:
+        """Return a new feed of this line; `products` None accepts every product that a recording has."""
+        make = self.make if products is not None or self.make_recorded is None else self.make_recorded
+        return make(line=line, products=products, token=token)
 
     def refusal(self, url: str) -> str | None:
         """Return why this line cannot go to this address, or None."""

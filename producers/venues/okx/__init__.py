@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from producers.venues.kit.venue import Venue
 from producers.venues.okx.feed import OkxFeed
+from producers.venues.okx.feed_2022 import OkxFeed2022
 
 VENUES = (
     Venue(
@@ -11,6 +12,7 @@ VENUES = (
         ws_url="wss://ws.okx.com:8443/ws/v5/public",
         rest_url="https://www.okx.com",
         make=OkxFeed,
+        make_recorded=OkxFeed2022,
         products=("BTC-USDT", "ETH-USDT"),
         sequence="product",
         numbers_trades=True,

@@ -1,0 +1,281 @@
+"""The base of every WebSocket feed: what all venues repeat is here, and a venue fills in small hooks.
+
+A venue's feed derives from `VenueFeed`, states its facts as class attributes and implements `_describe`, `_subscribe`,
+`_read` and `_again`; the other hooks have defaults. There is one level: a venue's feed is derived from only where a
+dated version of its protocol differs. Books, trades, quotes and the ledger stay functions and objects of the kit that
+a feed calls.
+
+1. `opened`: forget the last connection (`_begin`), subscribe, wait for the books' snapshots, ask for the trades that
+   may be missing since before, and request the venue's list of products.
+2. `received`: `_read` does everything. What it raises becomes a dead letter, and `_unreadable` decides what the frame
+   may have cost: the channels and products that `_concerned` names are lost and requested again.
+3. `fetched`: the list of products is learned; other answers go to `_answered`.
+4. `ticked`: silence, pings, overdue snapshots, the list of products when it is due, then `_tick`.
+5. `closed`: every book and the trades are lost, until the next connection accounts for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import TypeVar
+
+from marketdata.events import CHECKSUM, GAP, Instrument
+from marketdata.feed import Fetch, Output, Send
+from producers.venues.kit import books, trades
+from producers.venues.kit.calls import REFUSED, Call, Line
+from producers.venues.kit.gaps import Ledger
+from producers.venues.kit.instruments import Listing
+from producers.venues.kit.liveness import Liveness
+from producers.venues.kit.products import Product
+from producers.venues.kit.published import PreviousRun
+from producers.venues.kit.repairs import Repairs
+from producers.venues.kit.values import Columns
+from producers.venues.kit.venue import Signer
+
+T = TypeVar("T")
+T_READ = TypeVar("T_READ")
+
+
+class VenueFeed:
+    """One line of a venue. `products` None accepts every product that is seen, and subscribes to none.
+
+    `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, quotes, heartbeats,
+    gaps, resyncs, duplicates, deltas_before_snapshot, ignored (channels and products that were not requested),
+    subscriptions, dead_letters, checksums_right, checksums_wrong, off_tick. `ts_venue` is the venue's newest time.
+    """
+
+    venue: str
+    book_channel: str
+    """The venue's name of the channel of books, as the ledger shows it; also that of trades."""
+    trades_channel: str
+    silence_ns: int
+    """After this long without a frame the connection is dead."""
+    ping: bytes = b""
+    """What to send after `ping_ns` without a frame, where the venue answers it; empty sends nothing."""
+    ping_ns: int = 0
+    awaited: Collection[str] | None = None
+    """The channels whose new snapshots have a deadline; None: books and trades."""
+
+    def __init__(
+        self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None,
+        accepted: Collection[str] | None = None,
+    ) -> None:  # fmt: skip
+        """Make a feed; `accepted` are more names that frames may use for the same products."""
+        self._line = Line(self.venue, line)
+        self.counts = self._line.counts
+        self.ts_venue: int | None = None
+        self._wanted = products
+        self._token = token
+        self._products = Listing(None if products is None else {*products, *(accepted or ())}, self._describe)
+        self._ledger = Ledger(book=self.book_channel, trades=self.trades_channel)
+        self._repairs = Repairs(self._products, self._ledger, self._again, awaited=self.awaited)
+        self._liveness = Liveness(self.silence_ns, self._lose_all)
+
+    # --- The contract of marketdata.feed.Feed ---
+
+    def symbols(self) -> frozenset[str] | None:
+        """Return our symbols of the products to subscribe; None where only frames show them."""
+        return None if self._wanted is None else self._products.symbols(self._wanted)
+
+    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
+        """Continue what an earlier process published."""
+        call = self._call(ts)
+        self._products.resume(call, self._ledger, previous, self._wanted or ())
+        return call.out
+
+    def opened(self, ts: int) -> list[Output]:
+        """Subscribe, and request what may be missing and the list of products."""
+        self._begin()
+        call = self._call(ts)
+        self._liveness.opened(call)
+        if self._wanted:
+            call.out += self._subscribe(call, self._wanted)
+            for name in self._wanted:
+                self._repairs.wait(self.book_channel, name, ts)
+        for product in self._products:
+            if self._ledger.is_pending(product, self.trades_channel):
+                self._recover_trades(call, product)
+        self._products.asked(ts)
+        call.out += self._fetch_products()
+        return call.out
+
+    def received(self, frame: bytes, ts: int) -> list[Output]:
+        """Return the outputs of one frame."""
+        self.counts["frames"] += 1
+        self._liveness.ts_heard = ts
+        call = Call(self._line, ts, self.ts_venue, frame)
+        try:
+            self._read(call)
+        except REFUSED as error:
+            call.dead_frame(error)
+            self._unreadable(call)
+        return call.out
+
+    def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
+        """Learn the venue's products, or take another REST answer that was requested."""
+        call = self._call(ts, body)
+        with call.refusing(f"bad_{request.purpose}"):
+            if request.purpose == "products":
+                self._learn_products(call)
+            elif not self._answered(call, request):
+                self.counts["ignored"] += 1
+        return call.out
+
+    def ticked(self, ts: int) -> list[Output]:
+        """Detect silence and overdue snapshots; ping, and request the list of products when it is due."""
+        call = self._call(ts)
+        if self._liveness.ticked(call):
+            if self.ping and self._liveness.ping_due(ts, self.ping_ns):
+                call.out.append(Send(self.ping))
+            self._repairs.ticked(call)
+            if self._products.is_due(ts):
+                call.out += self._fetch_products()
+            self._tick(call)
+        return call.out
+
+    def closed(self, reason: str, ts: int) -> list[Output]:
+        """Invalidate every book and open a gap per product, until the next connection's snapshots."""
+        self._begin()
+        call = self._call(ts)
+        self._liveness.closed(call, reason)
+        return call.out
+
+    # --- Hooks: what a venue must supply ---
+
+    def _describe(self, name: str) -> Instrument:
+        """Return the instrument of the venue's name (its `ts_recv` is 0). Raises BadEvent for what is no name."""
+        raise NotImplementedError
+
+    def _subscribe(self, call: Call, names: Collection[str]) -> Iterable[Output]:
+        """Return the messages that subscribe these products to every channel."""
+        raise NotImplementedError
+
+    def _read(self, call: Call) -> None:
+        """Read the frame `call.payload`. Raises BadEvent, or what msgspec raises."""
+        raise NotImplementedError
+
+    def _again(self, call: Call, channel: str, names: Collection[str]) -> Iterable[Output]:
+        """Return what brings new snapshots of a channel; nothing where the venue has none."""
+        raise NotImplementedError
+
+    # --- Hooks with a default ---
+
+    def _begin(self) -> None:
+        """Forget what belonged to a connection: it is new, or gone."""
+        self._repairs.begin()
+
+    def _forget(self, product: Product) -> None:
+        """Forget what is kept of a product's book: it is lost."""
+
+    def _concerned(self, payload: bytes) -> tuple[Collection[str] | None, Collection[str]]:
+        """Return the products (None: any) and channels of which an unreadable frame may have been a change."""
+        del payload
+        return None, (self.book_channel, self.trades_channel)
+
+    def _fetch_products(self) -> Iterable[Fetch]:
+        """Return the requests of purpose `products` that list the venue's products."""
+        return ()
+
+    def _learn_products(self, call: Call) -> None:
+        """Learn the products of the answer `call.payload`."""
+
+    def _answered(self, call: Call, request: Fetch) -> bool:
+        """Take another REST answer; return False when it is of no use."""
+        del call, request
+        return False
+
+    def _recover_trades(self, call: Call, product: Product) -> None:
+        """Request the trades that may be missing since before this connection."""
+
+    def _tick(self, call: Call) -> None:
+        """Do what else is due about once a second on a connection that is alive."""
+
+    # --- What feeds use ---
+
+    def _call(self, ts: int, payload: bytes = b"") -> Call:
+        return Call(self._line, ts, self.ts_venue, payload)
+
+    def _advance(self, call: Call, ts: int) -> None:
+        """Note a time of the venue's, in UTC nanoseconds; its clock never runs back. Raises BadEvent."""
+        self.ts_venue = call.heard(ts, self.ts_venue)
+
+    def _snapshot(self, call: Call, product: Product, ts_event: int, columns: Columns) -> None:
+        """Publish a whole book, which closes the gap of the book. Raises BadEvent."""
+        books.snapshot(call, product, ts_event, columns)
+        self._repairs.came(self.book_channel, product.name)
+        self._ledger.account(call, product, self.book_channel, ts_event)
+
+    def _is_proven(self, call: Call, product: Product, sent: int, own: int) -> bool:
+        """Return whether the venue's checksum is that of our book; a book with a wrong one is lost."""
+        if sent == own:
+            self.counts["checksums_right"] += 1
+            return True
+        self.counts["checksums_wrong"] += 1
+        detail = f"the venue's checksum is {sent}, the book's {own}"
+        self._lose(call, (product,), (self.book_channel,), CHECKSUM, detail)
+        return False
+
+    def _read_each(
+        self, call: Call, items: Iterable[T], read: Callable[[T], tuple[str, T_READ]]
+    ) -> tuple[dict[str, list[T_READ]], bool]:  # fmt: skip
+        """Return what `read` makes of a list's items, by the venue's name of the product, and whether all were good.
+
+        Each item that cannot be read is a dead letter by itself; other products are left out.
+        """
+        batches: dict[str, list[T_READ]] = {}
+
+        def take(item: T) -> None:
+            name, value = read(item)
+            if self._products.find(call, name) is not None:
+                batches.setdefault(name, []).append(value)
+
+        whole = call.each(items, take)
+        return batches, whole
+
+    def _vouch(self, call: Call, ts: int) -> None:
+        """State that nothing else happened until `ts`, of each product of which that is known."""
+        for product in self._products:
+            if not self._trades_wait(product):
+                trades.heartbeat(call, product, ts)
+            if product.book_valid:
+                books.heartbeat(call, product, ts)
+
+    def _trades_wait(self, product: Product) -> bool:
+        """Return whether trades of the product may be unsubscribed, or may still come late."""
+        if product.ts_trade is None and self._wanted is None:
+            return True
+        channel = self.trades_channel
+        return self._ledger.is_pending(product, channel) or (channel, product.name) in self._repairs
+
+    def _unreadable(self, call: Call) -> None:
+        """Lose what a frame may have changed that cannot be read."""
+        names, channels = self._concerned(call.payload)
+        products = self._products if names is None else filter(None, map(self._products.get, names))
+        self._lose(call, tuple(products), channels, GAP, "bad_frame")
+
+    def _lose(
+        self, call: Call, products: Iterable[Product], channels: Collection[str], reason: str, detail: str,
+        *, expected: int | None = None, received: int | None = None,
+    ) -> None:  # fmt: skip
+        """Lose these channels of these products as far as consumers have them, and request them again."""
+        lost: list[str] = []
+        lost_channels: set[str] = set()
+        for product in products:
+            touched = self._ledger.channels(product, subscribed=False).intersection(channels)
+            if not touched:
+                continue
+            lost.append(product.name)
+            lost_channels |= touched
+            if self.book_channel in touched:
+                self._forget(product)
+            self._ledger.lose(call, product, reason, touched, detail=detail, expected=expected, received=received,
+                              channel=next(iter(touched)) if len(touched) == 1 else None)  # fmt: skip
+        if lost:
+            self.counts["gaps"] += 1
+            self._repairs.lost(call, lost, sorted(lost_channels), detail)
+
+    def _lose_all(self, call: Call, reason: str) -> None:
+        """Lose every channel of every product: the connection is gone."""
+        for product in self._products:
+            self._forget(product)
+        self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted))
