@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from marketdata.events import GAP
 from producers.venues.kit.calls import Call
 from producers.venues.kit.products import Product
-from producers.venues.kit.trade_ids import Recent
-from producers.venues.kit.values import INT64_MAX, integer
+from producers.venues.kit.values import INT64_MAX
 from producers.venues.kit.venue import Signer
-from producers.venues.okx.feed import Book, BookFrame, OkxFeed, SeqId
+from producers.venues.okx.feed import Book, BookFrame, OkxFeed, SeqId, State
 
 _NONE = -INT64_MAX
 
@@ -29,16 +29,6 @@ class _OldBookFrame(BookFrame):
     data: Sequence[_OldBook]
 
 
-class _Numbers:
-    """The numbers that the books of one channel were given."""
-
-    __slots__ = ("last", "last_ms", "seen")
-
-    def __init__(self) -> None:
-        self.last = self.last_ms = 0
-        self.seen = Recent()
-
-
 class OkxFeed2022(OkxFeed):
     """One line of a recording."""
 
@@ -46,21 +36,24 @@ class OkxFeed2022(OkxFeed):
 
     def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
         super().__init__(line=line, products=products, token=token)
-        self._numbers: dict[tuple[str, str], _Numbers] = {}
+        self._given: dict[str, tuple[int, int]] = {}  # the last time in ms by instrument, and the number that it got
 
-    def _book(self, call: Call, product: Product, ts_event: int, frame: BookFrame, sent: Book) -> None:
+    def _is_next(self, call: Call, product: Product, state: State, sent: Book, *, is_snapshot: bool) -> bool:
         if sent.number != _NONE:
-            super()._book(call, product, ts_event, frame, sent)
-            return
-        numbers = self._numbers.setdefault((product.name, frame.arg.channel), _Numbers())
-        ms = integer(sent.ts, "ts")
-        is_new = numbers.seen.is_new((frame.action, ms, sent.checksum))
-        if not is_new and product.book_valid:
+            return super()._is_next(call, product, state, sent, is_snapshot=is_snapshot)
+        ms = int(sent.ts)
+        last_ms, last = self._given.get(product.name, (0, 0))
+        is_new = state.recent.is_new((is_snapshot, ms, sent.checksum))
+        if not product.book_valid or state.last is None:
+            self.counts["deltas_before_snapshot"] += not is_snapshot
+            if not is_snapshot:
+                return False
+        elif not is_new:
             self.counts["duplicates"] += 1
-            return
-        if ms < numbers.last_ms and frame.action == "update":
-            sent.previous, sent.number = _NONE, ms  # not what came before: a loss
-        else:
-            sent.previous, sent.number = numbers.last, max(ms, numbers.last + 1)
-            numbers.last, numbers.last_ms = sent.number, ms
-        super()._book(call, product, ts_event, frame, sent)
+            return False
+        elif not is_snapshot and ms < last_ms:
+            self._lose(call, (product,), (self.book_channel,), GAP, "sequence", expected=last_ms, received=ms)
+            return False
+        sent.number = max(ms, last + 1)
+        self._given[product.name] = ms, sent.number
+        return True
