@@ -248,7 +248,7 @@ def executemany(where: Endpoints, rows: int) -> Run:
         values.append((
             timestamp(trade.ts_event), trade.ts_event, event.ts_recv, number, 0, 0, event.valid, event.reason,
             trade.liquidation, trade.price, trade.size, trade.side, trade.action, trade.trade_id, trade.original_id,
-            event.venue, event.symbol, event.line, event.origin, event.sequence,
+            event.venue, event.symbol, event.line, event.origin, event.sequence, None, None,
         ))  # fmt: skip
     with psycopg.connect(where.database_url, options=f"-c search_path={schema} -c timezone=UTC") as connection:
         pids = [connection.info.backend_pid]

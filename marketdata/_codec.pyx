@@ -146,7 +146,7 @@ cdef dict KINDS = {
     "enum": ENUM, "array": ARRAY, "map": MAP, "record": RECORD,
 }
 # Fields whose values repeat from record to record.
-cdef frozenset REPEATED = frozenset({"venue", "symbol", "line", "reason"})
+cdef frozenset REPEATED = frozenset({"venue", "symbol", "line", "reason", "conditions"})
 
 # Texts seen last, by a hash of their bytes. At most INTERNED short texts are kept alive.
 cdef PyObject *texts[INTERNED]

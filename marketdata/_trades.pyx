@@ -19,7 +19,12 @@ from libc.string cimport memcmp, memcpy, memmove
 
 from marketdata import plain_ohlcv
 from marketdata.clock import AHEAD_NS_MAX as _AHEAD_NS_MAX, TS_MIN as _TS_MIN
-from marketdata.events import TRADE_ID_LENGTH_MAX as _TRADE_ID_LENGTH_MAX, Trade
+from marketdata.events import (
+    CONDITION_LENGTH_MAX as _CONDITION_LENGTH_MAX,
+    CONDITIONS_MAX as _CONDITIONS_MAX,
+    EXCLUSIONS as _EXCLUSIONS,
+    TRADE_ID_LENGTH_MAX as _TRADE_ID_LENGTH_MAX,
+)
 
 cdef extern from "Python.h":
     object PyUnicode_New(Py_ssize_t length, Py_UCS4 largest)
@@ -48,6 +53,9 @@ cdef int64_t TS_MIN = _TS_MIN
 cdef int64_t AHEAD_NS_MAX = _AHEAD_NS_MAX
 cdef int64_t TS_RECV_MAX = 2 ** 62
 cdef Py_ssize_t TRADE_ID_LENGTH_MAX = _TRADE_ID_LENGTH_MAX
+cdef Py_ssize_t CONDITIONS_MAX = _CONDITIONS_MAX
+cdef Py_ssize_t CONDITION_LENGTH_MAX = _CONDITION_LENGTH_MAX
+cdef tuple EXCLUSIONS = _EXCLUSIONS
 cdef double[23] POWERS
 cdef int64_t[19] TENS
 for _power in range(23):
@@ -692,7 +700,29 @@ cdef bint is_usual_trade(object trade, int64_t since, int64_t latest, int64_t *m
     side = trade.side
     if side != "buy" and side != "sell" and side != "unknown":
         return False
-    return is_usual(trade.price, False) and is_usual(trade.size, True)
+    return is_usual(trade.price, False) and is_usual(trade.size, True) and has_usual_marks(trade)
+
+
+cdef bint has_usual_marks(object trade) except -1:
+    """Whether a trade's conditions are few short texts without control characters, and its exclusions are known."""
+    cdef object conditions = trade.conditions, excluded = trade.excluded_from, text
+    cdef Py_ssize_t length = 0, at
+    cdef const char *start
+    if type(conditions) is not tuple or type(excluded) is not tuple:
+        return False
+    if len(<tuple>conditions) > CONDITIONS_MAX or len(<tuple>excluded) > 3:
+        return False
+    for text in <tuple>conditions:
+        start = ascii(text, &length)
+        if start == NULL or not 0 < length <= CONDITION_LENGTH_MAX:
+            return False
+        for at in range(length):
+            if start[at] < 32 or start[at] == 127:
+                return False
+    for text in <tuple>excluded:
+        if text not in EXCLUSIONS:
+            return False
+    return len(<tuple>excluded) < 2 or len(set(excluded)) == len(<tuple>excluded)
 
 
 cdef bint is_usual_time(object ts_event, object ts_recv, int64_t *latest) except -1:

@@ -21,11 +21,13 @@ from fastavro.types import Schema
 
 from marketdata import compiled, schemas
 from marketdata.errors import CodecError, UnknownSchema
-from marketdata.events import EVENTS, AnyEvent, Trade
+from marketdata.events import EVENTS, AnyEvent, Liquidation, Trade
 
 MAGIC = 0
 _PREFIX = struct.Struct(">BI")
 _CLASSES: dict[str, type[AnyEvent]] = {cls.schema: cls for cls in EVENTS}
+# The records inside of others.
+ITEMS: dict[str, type[msgspec.Struct]] = {"Trade": Trade, "Liquidation": Liquidation}
 _PARSED: dict[str, Schema] = {name: fastavro.parse_schema(schemas.load(name)) for name in _CLASSES}
 _CANONICAL = {name: to_parsing_canonical_form(schemas.load(name)) for name in _CLASSES}
 
@@ -45,17 +47,20 @@ _VALUE_CHARS = 100
 
 def as_record(event: AnyEvent) -> dict[str, Any]:
     """Return an event as the plain values that its schema describes."""
-    record = msgspec.structs.asdict(event)
-    if event.schema == "Trades":
-        record["trades"] = [msgspec.structs.asdict(trade) for trade in record["trades"]]
-    return record
+    return {name: _plain(value) for name, value in msgspec.structs.asdict(event).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return {name: _plain(item) for name, item in msgspec.structs.asdict(value).items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _programs() -> dict[str, Any]:
     """Return the compiled code's program of each record, nothing where there is no compiled code."""
     if compiled.codec is None:
         return {}
-    classes = {**_CLASSES, "Trade": Trade}
+    classes = {**_CLASSES, **ITEMS}
     return {name: compiled.codec.Program(schemas.load(name), classes) for name in _CLASSES}
 
 

@@ -31,6 +31,16 @@ AMENDING = frozenset({"alpaca", "fix"})
 # Longer than any venue's trade id; bounds the memory that a hostile id can use.
 TRADE_ID_LENGTH_MAX = 128
 
+# What a trade may be excluded from, in the order in which it is written.
+VOLUME = "volume"
+HIGH_LOW = "high_low"
+OPEN_CLOSE = "open_close"
+EXCLUSIONS = (VOLUME, HIGH_LOW, OPEN_CLOSE)
+
+# More conditions than any venue puts on one trade, and longer than any of them; they bound what hostile input can use.
+CONDITIONS_MAX = 16
+CONDITION_LENGTH_MAX = 64
+
 # The symbol of an event that concerns the whole connection.
 ALL_SYMBOLS = "*"
 
@@ -69,7 +79,12 @@ class RawFrame(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One execution. `side` is the aggressor's. A correction replaces `original_id`; a cancel removes `trade_id`."""
+    """One execution. `side` is the aggressor's. A correction replaces `original_id`; a cancel removes `trade_id`.
+
+    `conditions` are the venue's own codes for how the trade came about. `excluded_from` is what the trade does not
+    update: `volume` (also the number of trades), `high_low`, `open_close` (also the last price). Such a trade is an
+    event like any other; candles and statistics leave it out where it is excluded.
+    """
 
     trade_id: str
     ts_event: int
@@ -79,6 +94,8 @@ class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     liquidation: bool = False
     action: str = "new"
     original_id: str = ""
+    conditions: tuple[str, ...] = ()
+    excluded_from: tuple[str, ...] = ()
 
 
 class Trades(Event, frozen=True, kw_only=True, gc=False):
@@ -141,6 +158,53 @@ class Quote(Event, frozen=True, kw_only=True, gc=False):
     high_24h: str | None = None
     low_24h: str | None = None
     change_24h: str | None = None
+
+
+class Liquidation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One forced trade as the venue reports it apart from its trades. `side` is that of the liquidation order."""
+
+    ts_event: int
+    side: str
+    price: str
+    size: str
+    liquidation_id: str | None = None
+
+
+class Derivative(Event, frozen=True, kw_only=True, gc=False):
+    """What a venue sends about a derivative besides trades and books. A field that it did not send is None.
+
+    Each event has only what one message of the venue had: the newest value of a field is in the newest event that has
+    it. Rates and volatilities are fractions (0.0001 is 0.01 %), `funding_interval` is in seconds, `open_interest` in
+    the units of a trade's size, and `open_interest_value` in the quote currency.
+    """
+
+    schema: ClassVar[str] = "Derivative"
+
+    ts_event: int
+    ts_recv: int
+    line: str
+    sequence: int | None = None
+    origin: str = "live"
+    valid: bool = True
+    reason: str = ""
+    mark_price: str | None = None
+    index_price: str | None = None
+    open_interest: str | None = None
+    open_interest_value: str | None = None
+    funding_rate: str | None = None
+    next_funding_ts: int | None = None
+    predicted_funding_rate: str | None = None
+    funding_interval: int | None = None
+    delta: str | None = None
+    gamma: str | None = None
+    vega: str | None = None
+    theta: str | None = None
+    rho: str | None = None
+    bid_iv: str | None = None
+    ask_iv: str | None = None
+    mark_iv: str | None = None
+    underlying_price: str | None = None
+    liquidations: tuple[Liquidation, ...] = ()
 
 
 class FeedStatus(Event, frozen=True, kw_only=True, gc=False):
@@ -320,6 +384,7 @@ AnyEvent = (
     | Trades
     | BookUpdate
     | Quote
+    | Derivative
     | FeedStatus
     | Instrument
     | Book
@@ -335,6 +400,7 @@ EVENTS: tuple[type[AnyEvent], ...] = (
     Trades,
     BookUpdate,
     Quote,
+    Derivative,
     FeedStatus,
     Instrument,
     Book,

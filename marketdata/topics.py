@@ -75,6 +75,13 @@ INGEST_QUOTES = Topic(
     retention_ms=DAY_MS,
     public=False,
 )
+INGEST_DERIVATIVES = Topic(
+    name="md.ingest.derivatives",
+    schema="Derivative",
+    about="Funding, mark and index prices, open interest, greeks and liquidations as the feeds read them.",
+    retention_ms=DAY_MS,
+    public=False,
+)
 INGEST_STATUS = Topic(
     name="md.ingest.status",
     schema="FeedStatus",
@@ -92,6 +99,11 @@ INGEST_CANDLES = Topic(
 TRADES = Topic(name="md.trades", schema="Trades", about="Trades, validated, each once.")
 BOOK_UPDATES = Topic(name="md.book_updates", schema="BookUpdate", about="L2 book changes, validated, each once.")
 QUOTES = Topic(name="md.quotes", schema="Quote", about="Best bid and offer, from the venue and from our books.")
+DERIVATIVES = Topic(
+    name="md.derivatives",
+    schema="Derivative",
+    about="Funding, mark and index prices, open interest, greeks and liquidations, validated, each once.",
+)
 STATUS = Topic(name="md.status", schema="FeedStatus", about="Gaps, resyncs, halts, connections.")
 BOOKS = Topic(
     name="md.books",
@@ -137,8 +149,9 @@ STATE = Topic(
 )
 
 TOPICS: tuple[Topic, ...] = (
-    RAW, INGEST_TRADES, INGEST_BOOKS, INGEST_QUOTES, INGEST_STATUS, INGEST_CANDLES,
-    TRADES, BOOK_UPDATES, QUOTES, STATUS, BOOKS, CANDLES, VENUE_CANDLES, ANOMALIES, INSTRUMENTS, DEAD_LETTERS, STATE,
+    RAW, INGEST_TRADES, INGEST_BOOKS, INGEST_QUOTES, INGEST_DERIVATIVES, INGEST_STATUS, INGEST_CANDLES,
+    TRADES, BOOK_UPDATES, QUOTES, DERIVATIVES, STATUS, BOOKS, CANDLES, VENUE_CANDLES, ANOMALIES, INSTRUMENTS,
+    DEAD_LETTERS, STATE,
 )  # fmt: skip
 
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
@@ -149,6 +162,7 @@ INGEST: dict[str, Topic] = {
     "Trades": INGEST_TRADES,
     "BookUpdate": INGEST_BOOKS,
     "Quote": INGEST_QUOTES,
+    "Derivative": INGEST_DERIVATIVES,
     "FeedStatus": INGEST_STATUS,
     "Candle": VENUE_CANDLES,
     "CandleHistory": INGEST_CANDLES,
@@ -161,6 +175,7 @@ PUBLIC: dict[str, Topic] = {
     "Trades": TRADES,
     "BookUpdate": BOOK_UPDATES,
     "Quote": QUOTES,
+    "Derivative": DERIVATIVES,
     "FeedStatus": STATUS,
     "Book": BOOKS,
     "Candle": CANDLES,

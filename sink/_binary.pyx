@@ -15,7 +15,7 @@ from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t,
 from libc.string cimport memchr, memcpy
 
 cdef enum:
-    COLUMNS = 20
+    COLUMNS = 22
     PREFIX = 5  # of the Confluent wire format
     SHORT_MAX = 512  # as binary.SHORT_BYTES_MAX
     TEXT_MAX = 1024 * 1024  # as binary.TEXT_BYTES_MAX
@@ -24,6 +24,9 @@ cdef enum:
     SIDES = 3
     ACTIONS = 3
     ORIGINS = 3
+    EXCLUSIONS = 3
+    CONDITIONS_MAX = 16  # as events.CONDITIONS_MAX; a record with more takes the other path
+    TEXT_OID = 25  # of PostgreSQL's type text
 
 cdef int64_t EPOCH_US = 946_684_800_000_000
 
@@ -31,6 +34,8 @@ cdef int64_t EPOCH_US = 946_684_800_000_000
 cdef const char **SIDE = ["buy", "sell", "unknown"]
 cdef const char **ACTION = ["new", "correct", "cancel"]
 cdef const char **ORIGIN = ["live", "repair", "backfill"]
+cdef const char **EXCLUSION = ["volume", "high_low", "open_close"]
+cdef int32_t *EXCLUSION_LENGTH = [6, 8, 10]
 cdef int32_t *SIDE_LENGTH = [3, 4, 7]
 cdef int32_t *ACTION_LENGTH = [3, 7, 6]
 cdef int32_t *ORIGIN_LENGTH = [4, 6, 8]
@@ -96,6 +101,32 @@ cdef inline bint read_optional(Reader *reader, bint *is_there, int64_t *value) n
     return branch == 0 or read_long(reader, value)
 
 
+cdef bint read_texts(Reader *reader, Text *texts, int *count) noexcept nogil:
+    """Read an array of short texts in one block; False for more than CONDITIONS_MAX."""
+    cdef int64_t items, place, end = 0
+    if not read_long(reader, &items) or not 0 <= items <= CONDITIONS_MAX:
+        return False
+    count[0] = <int>items
+    for place in range(items):
+        if not read_text(reader, &texts[place], SHORT_MAX):
+            return False
+    return items == 0 or (read_long(reader, &end) and end == 0)
+
+
+cdef bint read_exclusions(Reader *reader, Text *texts, int *count) noexcept nogil:
+    """Read an array of enum symbols in one block; False for more than there are symbols."""
+    cdef int64_t items, place, symbol = 0, end = 0
+    if not read_long(reader, &items) or not 0 <= items <= EXCLUSIONS:
+        return False
+    count[0] = <int>items
+    for place in range(items):
+        if not read_choice(reader, &symbol, EXCLUSIONS):
+            return False
+        texts[place].start = <const uint8_t *>EXCLUSION[symbol]
+        texts[place].length = EXCLUSION_LENGTH[symbol]
+    return items == 0 or (read_long(reader, &end) and end == 0)
+
+
 cdef inline uint8_t *put_short(uint8_t *at, uint16_t value) noexcept nogil:
     at[0] = <uint8_t>(value >> 8)
     at[1] = <uint8_t>value
@@ -122,6 +153,20 @@ cdef inline uint8_t *put_bytes(uint8_t *at, const void *start, int64_t length) n
     at = put_int(at, <uint32_t>length)
     memcpy(at, start, length)
     return at + length
+
+
+cdef uint8_t *put_texts(uint8_t *at, const Text *texts, int count) noexcept nogil:
+    """Write an array of texts, NULL for an empty one."""
+    cdef int place
+    cdef uint32_t length = 20
+    if count == 0:
+        return put_int(at, 0xFFFFFFFF)
+    for place in range(count):
+        length += 4 + <uint32_t>texts[place].length
+    at = put_int(put_int(put_int(put_int(put_int(put_int(at, length), 1), 0), TEXT_OID), <uint32_t>count), 1)
+    for place in range(count):
+        at = put_bytes(at, texts[place].start, texts[place].length)
+    return at
 
 
 cdef inline uint8_t *put_flag(uint8_t *at, bint value) noexcept nogil:
@@ -226,6 +271,10 @@ def trade_rows(bytes payload, int32_t partition, int64_t offset):
     cdef bint has_sequence = False, is_valid = False, is_liquidation = False, is_there = False
     cdef int32_t item = 0
     cdef int64_t us
+    cdef Text[CONDITIONS_MAX] conditions
+    cdef Text[EXCLUSIONS] exclusions
+    cdef int condition_count = 0, exclusion_count = 0, place
+    cdef int64_t condition_bytes
     cdef uint8_t *at
     cdef Buffer out = _buffer
     out.used = 0
@@ -268,11 +317,16 @@ def trade_rows(bytes payload, int32_t partition, int64_t offset):
                 and read_flag(&reader, &is_liquidation)
                 and read_choice(&reader, &action, ACTIONS)
                 and read_text(&reader, &original_id, TEXT_MAX)
+                and read_texts(&reader, conditions, &condition_count)
+                and read_exclusions(&reader, exclusions, &exclusion_count)
             ):
                 return None
+            condition_bytes = 0
+            for place in range(condition_count):
+                condition_bytes += 4 + conditions[place].length
             out.reserve(
                 FIXED + trade_id.length + original_id.length + venue.length + symbol.length + line.length
-                + reason.length
+                + reason.length + condition_bytes
             )
             at = out.start + out.used
             at = put_short(at, COLUMNS)
@@ -306,6 +360,8 @@ def trade_rows(bytes payload, int32_t partition, int64_t offset):
                 at = put_long_column(at, sequence)
             else:
                 at = put_int(at, 0xFFFFFFFF)
+            at = put_texts(at, conditions, condition_count)
+            at = put_texts(at, exclusions, exclusion_count)
             out.used = at - out.start
             item += 1
     if reader.at != reader.end:

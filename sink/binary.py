@@ -1,8 +1,9 @@
 """Encodes values and trades in the binary format of PostgreSQL's COPY, in plain Python.
 
 `sink/_binary.pyx` does the same for most trades, compiled, from the bytes of their Avro record. Format:
-https://www.postgresql.org/docs/17/sql-copy.html (binary format); of a numeric: `numeric_send` in
-https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/utils/adt/numeric.c
+https://www.postgresql.org/docs/17/sql-copy.html (binary format); of a numeric and of an array:
+`numeric_send` and `array_send` in https://github.com/postgres/postgres/tree/REL_17_STABLE/src/backend/utils/adt
+(numeric.c, arrayfuncs.c).
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ SHORT_BYTES_MAX = 512
 TEXT_BYTES_MAX = 1024 * 1024
 
 _EPOCH_US = 946_684_800_000_000  # PostgreSQL counts from 2000-01-01
-_COLUMNS = 20
+_COLUMNS = 22
 # The number of columns, then ts, ts_event_ns, ts_recv_ns, kafka_offset, kafka_partition, item, valid.
 _START = struct.Struct(">hiqiqiqiqiiiii?")
 _FLAG = {False: b"\x00\x00\x00\x01\x00", True: b"\x00\x00\x00\x01\x01"}
 _BASE_DIGITS = 4  # a numeric's digits are in base 10,000
 _NEGATIVE = 0x4000
+_TEXT_OID = 25  # of PostgreSQL's type text
 
 
 def trade_row(event: Trades, item: int, trade: Trade, partition: int, offset: int) -> bytes:
@@ -55,6 +57,8 @@ def trade_row(event: Trades, item: int, trade: Trade, partition: int, offset: in
             short_text(event.line, "line"),
             short_text(event.origin, "origin"),
             NULL if event.sequence is None else struct.pack(">iq", 8, event.sequence),
+            texts(trade.conditions, "conditions") if trade.conditions else NULL,
+            texts(trade.excluded_from, "excluded_from") if trade.excluded_from else NULL,
         )
     )  # fmt: skip
 
@@ -67,6 +71,16 @@ def text(value: str, field: str, bytes_max: int = TEXT_BYTES_MAX) -> bytes:
     checked(value, field, bytes_max)
     data = value.encode()
     return struct.pack(">i", len(data)) + data
+
+
+@lru_cache(maxsize=4_096)
+def texts(values: tuple[str, ...], field: str) -> bytes:
+    """Return an array of short texts, of one dimension, with its length prefix (cached).
+
+    Raises BadEvent as `text` does.
+    """
+    items = b"".join(text(value, field, SHORT_BYTES_MAX) for value in values)
+    return struct.pack(">iiiIii", 20 + len(items), 1, 0, _TEXT_OID, len(values), 1) + items
 
 
 @lru_cache(maxsize=16_384)

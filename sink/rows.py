@@ -35,6 +35,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "trades": (
         "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "item", "valid", "reason", "liquidation",
         "price", "size", "side", "action", "trade_id", "original_id", "venue", "symbol", "line", "origin", "sequence",
+        "conditions", "excluded_from",
     ),
     "quotes": (
         "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "valid", "reason", "venue", "symbol",

@@ -14,6 +14,7 @@ from stream_apps.operators.books import Books
 from stream_apps.operators.candles import Candles
 from stream_apps.operators.ingest_books import IngestBooks
 from stream_apps.operators.ingest_candles import IngestCandles
+from stream_apps.operators.ingest_derivatives import IngestDerivatives
 from stream_apps.operators.ingest_quotes import IngestQuotes
 from stream_apps.operators.ingest_status import IngestStatus
 from stream_apps.operators.ingest_trades import IngestTrades
@@ -25,6 +26,7 @@ def make_operators() -> tuple[AnyOperator, ...]:
         IngestTrades(),
         IngestBooks(),
         IngestQuotes(),
+        IngestDerivatives(),
         IngestStatus(),
         IngestCandles(),
         Books(),

@@ -25,11 +25,16 @@ from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
 from marketdata.events import (
+    CONDITION_LENGTH_MAX,
+    CONDITIONS_MAX,
+    EXCLUSIONS,
     TRADE_ID_LENGTH_MAX,
     BookUpdate,
     CandleHistory,
     DeadLetter,
+    Derivative,
     FeedStatus,
+    Liquidation,
     Quote,
     Trade,
     Trades,
@@ -43,6 +48,7 @@ SIDES = frozenset({"buy", "sell", "unknown"})
 ACTIONS = frozenset({"new", "correct", "cancel"})
 ORIGINS = frozenset({"live", "repair", "backfill"})
 SOURCES = frozenset({"venue", "book"})
+_EXCLUSIONS = frozenset(EXCLUSIONS)
 KINDS = frozenset({"snapshot", "update", "clear", "heartbeat"})
 
 # Longer than any name of a connection, symbol, channel or reason, and than any gap id.
@@ -87,7 +93,7 @@ def escaped(text: str) -> str:
 
 
 def letter(
-    event: Trades | BookUpdate | Quote | FeedStatus | CandleHistory,
+    event: Trades | BookUpdate | Quote | Derivative | FeedStatus | CandleHistory,
     error: BadEvent,
     *,
     stage: str = "validate",
@@ -118,7 +124,7 @@ def part(event: Trades, trades: Sequence[Trade]) -> bytes:
     return as_json(msgspec.structs.replace(event, trades=tuple(trades)))
 
 
-def as_json(event: Trades | CandleHistory) -> bytes:
+def as_json(event: Trades | Derivative | CandleHistory) -> bytes:
     """Return an event as JSON, with escapes in place of lone surrogates, which UTF-8 cannot hold."""
     try:
         return msgspec.json.encode(event)
@@ -180,7 +186,7 @@ def _text(value: object, field: str, length_max: int = NAME_LENGTH_MAX) -> None:
         raise BadEvent("too_long", field, value)
 
 
-def check_frame(event: Trades | BookUpdate | Quote | FeedStatus | CandleHistory) -> None:
+def check_frame(event: Trades | BookUpdate | Quote | Derivative | FeedStatus | CandleHistory) -> None:
     """Check the fields that all these events have: names, origin, times.
 
     Raises BadEvent.
@@ -248,6 +254,22 @@ def _trade(trade: Trade, ts_recv: int) -> None:
         number(price, "price")
     if not (type(size) is str and _POSITIVE.fullmatch(size)) and number(size, "size") <= 0:
         raise BadEvent("not_positive", "size", size)
+    if trade.conditions or trade.excluded_from:
+        _marks(trade)
+
+
+def _marks(trade: Trade) -> None:
+    """Check the conditions of a trade and what it is excluded from."""
+    if len(trade.conditions) > CONDITIONS_MAX:
+        raise BadEvent("too_many", "conditions", trade.conditions)
+    for condition in trade.conditions:
+        _text(condition, "conditions", CONDITION_LENGTH_MAX)
+        if not condition:
+            raise BadEvent("empty", "conditions", condition)
+    for excluded in trade.excluded_from:
+        _one_of(excluded, _EXCLUSIONS, "excluded_from")
+    if len(set(trade.excluded_from)) != len(trade.excluded_from):
+        raise BadEvent("repeated", "excluded_from", trade.excluded_from)
 
 
 def _trade_id(value: object, field: str, length_min: int) -> None:
@@ -302,6 +324,70 @@ def _quote(event: Quote) -> None:
         value = getattr(event, field)
         if value is not None and number(value, field) < 0:
             raise BadEvent("negative", field, value)
+
+
+# The fields of a derivative that are decimals, and which of them are never below zero.
+DERIVATIVE_NUMBERS = (
+    "mark_price", "index_price", "open_interest", "open_interest_value", "funding_rate", "predicted_funding_rate",
+    "delta", "gamma", "vega", "theta", "rho", "bid_iv", "ask_iv", "mark_iv", "underlying_price",
+)  # fmt: skip
+DERIVATIVE_FIELDS = (*DERIVATIVE_NUMBERS, "next_funding_ts", "funding_interval")
+_NOT_NEGATIVE = frozenset({"open_interest", "open_interest_value", "bid_iv", "ask_iv", "mark_iv"})
+
+
+def check_derivative(event: Derivative) -> tuple[Derivative | None, list[DeadLetter]]:
+    """Return the event without invalid fields and liquidations, and a dead letter for each; None if nothing is left."""
+    try:
+        check_frame(event)
+        _text(event.reason, "reason")
+        _long(event.sequence, "sequence")
+    except BadEvent as error:
+        return None, [letter(event, error)]
+    letters: list[DeadLetter] = []
+    bad: dict[str, None] = {}
+    for field in DERIVATIVE_FIELDS:
+        value = getattr(event, field)
+        if value is None:
+            continue
+        try:
+            _derivative_field(field, value)
+        except BadEvent as error:
+            letters.append(letter(event, error))
+            bad[field] = None
+    liquidations = []
+    for one in event.liquidations:
+        try:
+            _liquidation(one, event.ts_recv)
+            liquidations.append(one)
+        except BadEvent as error:
+            alone = msgspec.structs.replace(event, liquidations=(one,))
+            letters.append(letter(event, error, payload=as_json(alone)))
+    if not letters:
+        return event, letters
+    good = msgspec.structs.replace(event, **bad, liquidations=tuple(liquidations))
+    return (None if is_empty(good) else good), letters
+
+
+def _derivative_field(field: str, value: object) -> None:
+    if field not in DERIVATIVE_NUMBERS:
+        _long(value, field)
+    elif number(value, field) < 0 and field in _NOT_NEGATIVE:
+        raise BadEvent("negative", field, value)
+
+
+def is_empty(event: Derivative) -> bool:
+    """Return whether a derivative states nothing but its validity."""
+    return not event.liquidations and all(getattr(event, field) is None for field in DERIVATIVE_FIELDS)
+
+
+def _liquidation(one: Liquidation, ts_recv: int) -> None:
+    _time(one.ts_event, ts_recv)
+    _one_of(one.side, SIDES, "side")
+    if one.liquidation_id is not None:
+        _trade_id(one.liquidation_id, "liquidation_id", length_min=1)
+    for field, value in (("price", one.price), ("size", one.size)):
+        if number(value, field) <= 0:
+            raise BadEvent("not_positive", field, value)
 
 
 def check_status(event: FeedStatus) -> BadEvent | None:

@@ -15,15 +15,17 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, get_origin
+
+import msgspec
 
 from marketdata import compiled, schemas
-from marketdata.codec import Codec
+from marketdata.codec import ITEMS, Codec
 from marketdata.errors import CodecError
-from marketdata.events import EVENTS, AnyEvent, Trade
+from marketdata.events import EVENTS, AnyEvent
 
 IDS = {cls.schema: number for number, cls in enumerate(EVENTS, start=101)}
-CLASSES: dict[str, type[Any]] = {cls.schema: cls for cls in EVENTS} | {"Trade": Trade}
+CLASSES: dict[str, type[Any]] = {cls.schema: cls for cls in EVENTS} | ITEMS
 
 # Errors of values that only fastavro reads, and that no Avro writer writes.
 STRICTER = ("is cut off", "has no such type", "is not one of its symbols")
@@ -42,19 +44,20 @@ _PRIMITIVES: dict[str, Callable[[Random], Any]] = {
 }
 
 
-def sample(schema: Any, random: Random) -> Any:
-    """Return a value of an Avro schema (parsed JSON); a record as an event."""
+def sample(schema: Any, random: Random, hint: Any = None) -> Any:
+    """Return a value of an Avro schema (parsed JSON), a record as an event; `hint` is the type of its field."""
     kind = schema["type"] if isinstance(schema, dict) else "union" if isinstance(schema, list) else schema
     made: Any
     match kind:
         case "union":
             made = sample(random.choice(schema), random)
         case "record":
-            fields = {field["name"]: sample(field["type"], random) for field in schema["fields"]}
-            made = CLASSES[schema["name"]](**fields)
+            cls = CLASSES[schema["name"]]
+            hints = {field.name: field.type for field in msgspec.structs.fields(cls)}
+            made = cls(**{one["name"]: sample(one["type"], random, hints[one["name"]]) for one in schema["fields"]})
         case "array":
             items = [sample(schema["items"], random) for _ in range(random.randrange(5))]
-            made = tuple(items) if isinstance(schema["items"], dict) else items
+            made = tuple(items) if get_origin(hint) is tuple else items
         case "map":
             made = {random.choice(_TEXTS): sample(schema["values"], random) for _ in range(random.randrange(4))}
         case "enum":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from io import BytesIO
-from typing import Any
+from typing import Any, get_origin
 
 import fastavro
 import msgspec
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata import schemas
-from marketdata.codec import Codec, as_record
+from marketdata.codec import ITEMS, Codec, as_record
 from marketdata.errors import CodecError, UnknownSchema
 from marketdata.events import EVENTS, AnyEvent, Book, Candle, Checkpoint, FeedStatus, RawFrame, Trade, Trades
 
@@ -29,20 +29,21 @@ PRIMITIVES: dict[str, st.SearchStrategy[Any]] = {
     "string": TEXT,
     "bytes": st.binary(max_size=50),
 }
-CLASSES: dict[str, type[Any]] = {cls.schema: cls for cls in EVENTS} | {"Trade": Trade}
+CLASSES: dict[str, type[Any]] = {cls.schema: cls for cls in EVENTS} | ITEMS
 
 
-def values(schema: Any) -> st.SearchStrategy[Any]:
-    """Return every value that an Avro schema allows."""
+def values(schema: Any, hint: Any = None) -> st.SearchStrategy[Any]:
+    """Return every value that an Avro schema allows; `hint` is the type of the field that has it."""
     kind = schema["type"] if isinstance(schema, dict) else "union" if isinstance(schema, list) else schema
     if kind == "union":
         return st.one_of([values(branch) for branch in schema])
     if kind == "record":
-        fields = {field["name"]: values(field["type"]) for field in schema["fields"]}
-        return st.builds(CLASSES[schema["name"]], **fields)
+        cls = CLASSES[schema["name"]]
+        hints = {field.name: field.type for field in msgspec.structs.fields(cls)}
+        return st.builds(cls, **{one["name"]: values(one["type"], hints[one["name"]]) for one in schema["fields"]})
     if kind == "array":
         items = st.lists(values(schema["items"]), max_size=5)
-        return items.map(tuple) if isinstance(schema["items"], dict) else items
+        return items.map(tuple) if get_origin(hint) is tuple else items
     if kind == "map":
         return st.dictionaries(TEXT, values(schema["values"]), max_size=5)
     return st.sampled_from(schema["symbols"]) if kind == "enum" else PRIMITIVES[kind]
@@ -73,7 +74,11 @@ def test_what_we_write_is_avro_that_others_read(event: AnyEvent) -> None:
 def test_every_event_class_has_a_schema_with_the_same_fields() -> None:
     """A field in only one of them would be lost silently."""
     pairs: list[tuple[type[Any], dict[str, Any]]] = [(cls, schemas.load(cls.schema)) for cls in EVENTS]
-    pairs.append((Trade, schemas.load("Trades")["fields"][-1]["type"]["items"]))
+    inner = [("Trades", "trades"), ("Derivative", "liquidations")]
+    for name, field in inner:
+        (items,) = [one["type"]["items"] for one in schemas.load(name)["fields"] if one["name"] == field]
+        pairs.append((ITEMS[items["name"]], items))
+    assert len(inner) == len(ITEMS)
     for cls, schema in pairs:
         assert {field["name"] for field in schema["fields"]} == set(cls.__struct_fields__)
 
@@ -148,6 +153,11 @@ TRADES = Trades(venue="v", symbol="S", ts_event=1, ts_recv=1, line="v/0", trades
         ({"action": "busted"}, r"trades\[0\].action is 'busted', not new or correct or cancel"),
         ({"price": "\ud800"}, r"trades\[0\].price is '.ud800', not of type string"),
         ({"ts_event": 2**63}, r"trades\[0\].ts_event is 9223372036854775808, not an integer of 64 bits"),
+        (
+            {"excluded_from": ("price",)},
+            r"trades\[0\].excluded_from\[0\] is 'price', not volume or high_low or open_close",
+        ),
+        ({"conditions": ("@", 4)}, r"trades\[0\].conditions\[1\] is 4, not of type string"),
         ({"size": None}, r"trades\[0\].size is None, not of type string"),
     ],
 )

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata import compiled, schemas
-from marketdata.codec import Codec
+from marketdata.codec import ITEMS, Codec
 from marketdata.errors import CodecError, UnknownSchema
 from marketdata.events import EVENTS, AnyEvent, Book, DeadLetter, Quote, Trade, Trades
 from tests.marketdata.codec_fuzz import IDS, compare, event, fuzz, outcome
@@ -44,7 +44,7 @@ def zigzag(number: int) -> bytes:
 def test_every_record_of_ours_has_compiled_code() -> None:
     """None falls back to fastavro unnoticed."""
     for cls in EVENTS:
-        assert compiled.codec.Program(schemas.load(cls.schema), {**{e.schema: e for e in EVENTS}, "Trade": Trade})
+        assert compiled.codec.Program(schemas.load(cls.schema), {e.schema: e for e in EVENTS} | ITEMS)
 
 
 @given(st.randoms(use_true_random=False))

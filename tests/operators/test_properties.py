@@ -20,10 +20,13 @@ from marketdata.clock import TS_MIN
 from marketdata.codec import Codec
 from marketdata.events import (
     EVENTS,
+    EXCLUSIONS,
     AnyEvent,
     BookUpdate,
     CandleHistory,
+    Derivative,
     FeedStatus,
+    Liquidation,
     Quote,
     Trade,
     Trades,
@@ -76,7 +79,7 @@ def framed(draw: st.DrawFn, cls: type[Any], fields: dict[str, st.SearchStrategy[
     values["ts_recv"] = draw(mostly(st.just(ts), odd_times))
     values["line"] = draw(mostly(lines, odd_texts))
     values["origin"] = draw(mostly(origins, odd_texts))
-    if cls in {Trades, BookUpdate, Quote}:
+    if cls in {Trades, BookUpdate, Quote, Derivative}:
         values["reason"] = draw(TEXT)
         values["valid"] = not values["reason"]
         values["sequence"] = draw(MAYBE_INTEGER)
@@ -92,6 +95,16 @@ TRADE = st.builds(
     side=mostly(st.sampled_from(["buy", "sell", "unknown"]), odd_texts),
     action=mostly(st.sampled_from(["new"] * 8 + ["cancel", "correct"]), odd_texts),
     original_id=st.just("") | IDS,
+    conditions=st.just(()) | st.lists(mostly(st.sampled_from(["@", " ", "I"]), odd_texts), max_size=20).map(tuple),
+    excluded_from=st.just(()) | st.lists(mostly(st.sampled_from(EXCLUSIONS), odd_texts), max_size=3).map(tuple),
+)
+LIQUIDATION = st.builds(
+    Liquidation,
+    ts_event=TIME,
+    side=mostly(st.sampled_from(["buy", "sell", "unknown"]), odd_texts),
+    price=NUMBER,
+    size=NUMBER,
+    liquidation_id=st.none() | IDS,
 )
 COLUMN = st.lists(NUMBER, max_size=3)
 KINDS = ["gap", "resynced", "halted", "resumed", "refused", "heartbeat_missed"]
@@ -120,6 +133,17 @@ EVENT: dict[str, st.SearchStrategy[Any]] = {
             "ask_size": MAYBE_NUMBER,
             "last": MAYBE_NUMBER,
             "change_24h": MAYBE_NUMBER,
+        },
+    ),
+    "md.ingest.derivatives": framed(
+        Derivative,
+        {
+            "mark_price": MAYBE_NUMBER,
+            "open_interest": MAYBE_NUMBER,
+            "funding_rate": MAYBE_NUMBER,
+            "next_funding_ts": MAYBE_INTEGER,
+            "funding_interval": MAYBE_INTEGER,
+            "liquidations": st.lists(LIQUIDATION, max_size=3).map(tuple),
         },
     ),
     "md.ingest.status": framed(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from marketdata.codec import Codec
 from marketdata.errors import BadEvent, CodecError
-from marketdata.events import EVENTS, Trade, Trades
+from marketdata.events import EVENTS, EXCLUSIONS, Trade, Trades
 from sink import compiled
 from sink.batch import Source
 from sink.rows import stored
@@ -30,6 +30,8 @@ trades = st.builds(
     Trade, trade_id=words, ts_event=longs, price=numbers, size=numbers,
     side=st.sampled_from(["buy", "sell", "unknown"]), liquidation=st.booleans(),
     action=st.sampled_from(["new", "correct", "cancel"]), original_id=words,
+    conditions=st.lists(words, max_size=18).map(tuple),
+    excluded_from=st.lists(st.sampled_from(EXCLUSIONS), max_size=4).map(tuple),
 )  # fmt: skip
 messages = st.builds(
     Trades, venue=words, symbol=words, ts_event=longs, ts_recv=longs, line=words, sequence=st.none() | longs,
@@ -73,13 +75,21 @@ def test_rows_are_equal_to_the_last_bit(event: Trades) -> None:
     ids=st.lists(st.text("0123456789abcdef-", min_size=1, max_size=40), min_size=1, max_size=8),
     price=st.decimals(-(10**9), 10**9, places=8),
     sequence=st.none() | longs,
+    conditions=st.lists(st.sampled_from(["@", " ", "INSURANCE_FUND"]), max_size=16).map(tuple),
+    excluded_from=st.lists(st.sampled_from(EXCLUSIONS), max_size=3).map(tuple),
 )
 @settings(max_examples=100, deadline=None)
-def test_usual_records_take_the_fast_path(ids: list[str], price: Any, sequence: int | None) -> None:
-    """With or without sequence numbers, with prices of any market."""
+def test_usual_records_take_the_fast_path(
+    ids: list[str], price: Any, sequence: int | None, conditions: tuple[str, ...], excluded_from: tuple[str, ...]
+) -> None:
+    """With or without sequence numbers and conditions, with prices of any market."""
     event = Trades(
         venue="coinbase", symbol="BTC-USD", ts_event=1, ts_recv=2, line="coinbase/0", sequence=sequence,
-        trades=tuple(Trade(trade_id=one, ts_event=1, price=f"{price:f}", size="0.5", side="buy") for one in ids),
+        trades=tuple(
+            Trade(trade_id=one, ts_event=1, price=f"{price:f}", size="0.5", side="buy", conditions=conditions,
+                  excluded_from=excluded_from)
+            for one in ids
+        ),
     )  # fmt: skip
     quick, plain = both(CODEC.encode(event))
     assert quick is not None

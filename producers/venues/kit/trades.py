@@ -19,10 +19,19 @@ import msgspec
 from marketdata.clock import AHEAD_NS_MAX, SECOND_NS, TS_MIN
 from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
-from marketdata.events import GAP, POSITIVE_KINDS, TRADE_ID_LENGTH_MAX, Instrument, Trade, Trades
+from marketdata.events import (
+    CONDITION_LENGTH_MAX,
+    CONDITIONS_MAX,
+    GAP,
+    POSITIVE_KINDS,
+    TRADE_ID_LENGTH_MAX,
+    Instrument,
+    Trade,
+    Trades,
+)
 from producers.venues.kit.calls import Call
 from producers.venues.kit.products import Product
-from producers.venues.kit.values import clean, is_clean
+from producers.venues.kit.values import clean, escaped, is_clean
 
 # Without heartbeats consumers date a loss from this long before the newest trade (the candles' grace period).
 LATE_NS = 2 * SECOND_NS
@@ -46,16 +55,28 @@ def check(instrument: Instrument, trade: Trade) -> None:
 def accepted(call: Call, batch: Sequence[Trade]) -> list[Trade]:
     """Return the trades without those that no event may hold; each of these becomes a dead letter of its own.
 
-    That is an id with a control character or a lone surrogate, and a time of long ago or far ahead of ours.
+    That is an id or a condition with a control character or a lone surrogate, and a time of long ago or far ahead of
+    ours.
     """
     latest = call.ts + AHEAD_NS_MAX
     good: list[Trade] = []
     for trade in batch:
-        if TS_MIN <= trade.ts_event <= latest and is_clean(trade.trade_id) and is_clean(trade.original_id):
+        if (
+            TS_MIN <= trade.ts_event <= latest
+            and is_clean(trade.trade_id)
+            and is_clean(trade.original_id)
+            and (not trade.conditions or _are_conditions(trade.conditions))
+        ):
             good.append(trade)
         else:
             _refuse(call, trade)
     return good
+
+
+def _are_conditions(conditions: tuple[str, ...]) -> bool:
+    return len(conditions) <= CONDITIONS_MAX and all(
+        0 < len(one) <= CONDITION_LENGTH_MAX and is_clean(one) for one in conditions
+    )
 
 
 def _refuse(call: Call, trade: Trade) -> None:
@@ -63,6 +84,8 @@ def _refuse(call: Call, trade: Trade) -> None:
     with call.refusing("bad_trade"):
         clean(trade.trade_id, "trade_id")
         clean(trade.original_id, "original_id")
+        if not _are_conditions(trade.conditions):
+            raise BadEvent("bad_conditions", "conditions", escaped(" ".join(trade.conditions)))
         call.venue_time(trade.ts_event, "ts_event")
     call.payload = frame
 
