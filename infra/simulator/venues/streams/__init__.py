@@ -1,0 +1,1 @@
+"""Simulated streams of many symbols: each venue's subscription protocol with its documented limits and refusals."""
