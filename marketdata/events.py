@@ -20,6 +20,7 @@ HALTED = "halted"
 RESYNCING = "resyncing"
 DISCONNECTED = "disconnected"
 AMENDED = "amended"
+UNSUBSCRIBED = "unsubscribed"
 
 # Kinds of instruments whose prices are always positive. Futures have settled below zero (CME crude oil, April 2020).
 POSITIVE_KINDS = frozenset({"spot", "equity"})

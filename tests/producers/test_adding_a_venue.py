@@ -45,7 +45,9 @@ def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
 def feed(venue: Venue) -> LiveFeed:
     """A feed of two products that has subscribed."""
     made = venue.make(line="acme/0", products=venue.products, token=None)
-    assert [o for o in made.opened(TS) if isinstance(o, Send)] == [Send(b'{"subscribe":["BTC-USD","ETH-USD"]}')]
+    assert [o for o in made.opened(TS) if isinstance(o, Send)] == [
+        Send(b'{"subscribe":["BTC-USD","ETH-USD"],"channel":"%s"}' % channel) for channel in (b"book", b"trade")
+    ]
     return made
 
 
@@ -94,10 +96,22 @@ def test_example_repairs_what_it_lost(feed: LiveFeed, spoilt: bytes) -> None:
     out = feed.received(spoilt, TS)
     assert [o.kind for o in out if isinstance(o, BookUpdate)] == ["clear"]
     assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["gap", "resync"]
-    assert Send(b'{"subscribe":["BTC-USD"]}') in out
+    assert Send(b'{"subscribe":["BTC-USD"],"channel":"book"}') in out
     assert any(isinstance(o, DeadLetter) for o in out) == (spoilt != change(9))
-    back = feed.received(frames()[0], TS)
+    back = feed.received(frames()[1], TS)
     assert [o.kind for o in back if isinstance(o, BookUpdate | FeedStatus)] == ["snapshot", "resynced"]
+
+
+def test_example_states_a_channel_that_is_refused(feed: LiveFeed) -> None:
+    """The trades are invalid, on the ledger, and beats do not vouch for them; the book is good."""
+    refusal = b'{"t": "answer", "channel": "trade", "s": "BTC-USD", "ok": false, "why": "too many"}'
+    beat = b'{"t": "beat", "ms": 1780000000900}'
+    out = [o for frame in (*frames()[:2], refusal, beat) for o in feed.received(frame, TS)]
+    assert [(o.kind, o.channel) for o in out if isinstance(o, FeedStatus)] == [
+        ("unsubscribed", "trade"), ("gap", "trade"),
+    ]  # fmt: skip
+    assert [o.valid for o in out if isinstance(o, Trades)] == [False]
+    assert [o.kind for o in out if isinstance(o, BookUpdate)] == ["snapshot", "heartbeat"]
 
 
 def test_example_notices_silence_and_the_end(feed: LiveFeed) -> None:

@@ -1,34 +1,38 @@
 """The base of every WebSocket feed: what all venues repeat is here, and a venue fills in small hooks.
 
-A venue's feed derives from `VenueFeed`, states its facts as class attributes and implements `_describe`, `_subscribe`,
-`_read` and `_again`; the other hooks have defaults. There is one level: a venue's feed is derived from only where a
+A venue's feed derives from `VenueFeed`, states its facts as class attributes and implements `_describe`, `_order` and
+`_read`; the other hooks have defaults. There is one level: a venue's feed is derived from only where a
 dated version of its protocol differs. Books, trades, quotes and the ledger stay functions and objects of the kit that
 a feed calls.
 
-1. `opened`: forget the last connection (`_begin`), subscribe, wait for the books' snapshots, ask for the trades that
-   may be missing since before, and request the venue's list of products.
+1. `opened`: forget the last connection (`_begin`), subscribe to each channel, wait for the books' snapshots, request
+   the trades that may be missing since before, and the venue's list of products.
 2. `received`: `_read` does everything. What it raises becomes a dead letter, and `_unreadable` decides what the frame
    may have cost: the channels and products that `_concerned` names are lost and requested again.
 3. `fetched`: the list of products is learned; other answers go to `_answered`.
-4. `ticked`: silence, pings, overdue snapshots, the list of products when it is due, then `_tick`.
-5. `closed`: every book and the trades are lost, until the next connection accounts for them.
+4. `ticked`: silence, pings, overdue snapshots and subscriptions, the list of products when it is due, then `_tick`.
+5. Subscriptions: `_read` reports what the venue answers (`_acknowledged`, `_refused`). A channel that is refused, or
+   not answered in time, is on the ledger, invalid, and vouched for by nothing; it is requested again later.
+6. `closed`: every book and the trades are lost, until the next connection accounts for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from marketdata.events import CHECKSUM, GAP, Instrument
+from marketdata.events import ALL_SYMBOLS, CHECKSUM, GAP, UNSUBSCRIBED, Instrument
 from marketdata.feed import Fetch, Output, Send
 from producers.venues.kit import books, trades
 from producers.venues.kit.calls import REFUSED, Call, Line
 from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing
+from producers.venues.kit.limits import Limits
 from producers.venues.kit.liveness import Liveness
 from producers.venues.kit.products import Product
 from producers.venues.kit.published import PreviousRun
 from producers.venues.kit.repairs import Repairs
+from producers.venues.kit.subscriptions import Subscriptions
 from producers.venues.kit.values import Columns
 from producers.venues.kit.venue import Signer
 
@@ -55,6 +59,16 @@ class VenueFeed:
     ping_ns: int = 0
     awaited: Collection[str] | None = None
     """The channels whose new snapshots have a deadline; None: books and trades."""
+    channels: Sequence[str] = ()
+    """The channels that each product is subscribed to."""
+    book_subscription: str = ""
+    """The channel that carries books, where the ledger has another name for it; also that of trades."""
+    trades_subscription: str = ""
+    acknowledges: bool = True
+    """Whether the venue confirms each subscription, so that one without an answer counts as refused."""
+    starts_with_data: Collection[str] | None = None
+    """The channels that begin with data at once; None: books."""
+    limits: Limits = Limits()
 
     def __init__(
         self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None,
@@ -70,6 +84,9 @@ class VenueFeed:
         self._ledger = Ledger(book=self.book_channel, trades=self.trades_channel)
         self._repairs = Repairs(self._products, self._ledger, self._again, awaited=self.awaited)
         self._liveness = Liveness(self.silence_ns, self._lose_all)
+        self._carriers = (self.book_subscription or self.book_channel, self.trades_subscription or self.trades_channel)
+        starts = self._carriers[:1] if self.starts_with_data is None else self.starts_with_data
+        self._subscriptions = Subscriptions(starts_with_data=starts, acknowledges=self.acknowledges)
 
     # --- The contract of marketdata.feed.Feed ---
 
@@ -89,7 +106,9 @@ class VenueFeed:
         call = self._call(ts)
         self._liveness.opened(call)
         if self._wanted:
-            call.out += self._subscribe(call, self._wanted)
+            call.out += self._introduce(call)
+            for channel in self.channels:
+                call.out += self._request(call, channel, self._wanted)
             for name in self._wanted:
                 self._repairs.wait(self.book_channel, name, ts)
         for product in self._products:
@@ -127,6 +146,7 @@ class VenueFeed:
         if self._liveness.ticked(call):
             if self.ping and self._liveness.ping_due(ts, self.ping_ns):
                 call.out.append(Send(self.ping))
+            self._check_subscriptions(call)
             self._repairs.ticked(call)
             if self._products.is_due(ts):
                 call.out += self._fetch_products()
@@ -146,16 +166,12 @@ class VenueFeed:
         """Return the instrument of the venue's name (its `ts_recv` is 0). Raises BadEvent for what is no name."""
         raise NotImplementedError
 
-    def _subscribe(self, call: Call, names: Collection[str]) -> Iterable[Output]:
-        """Return the messages that subscribe these products to every channel."""
+    def _order(self, call: Call, verb: str, channel: str, names: Collection[str]) -> Iterable[Output]:
+        """Return the messages that `subscribe` or `unsubscribe` these products, at most `limits.arguments` of them."""
         raise NotImplementedError
 
     def _read(self, call: Call) -> None:
         """Read the frame `call.payload`. Raises BadEvent, or what msgspec raises."""
-        raise NotImplementedError
-
-    def _again(self, call: Call, channel: str, names: Collection[str]) -> Iterable[Output]:
-        """Return what brings new snapshots of a channel; nothing where the venue has none."""
         raise NotImplementedError
 
     # --- Hooks with a default ---
@@ -163,6 +179,18 @@ class VenueFeed:
     def _begin(self) -> None:
         """Forget what belonged to a connection: it is new, or gone."""
         self._repairs.begin()
+        self._subscriptions.begin()
+
+    def _introduce(self, call: Call) -> Iterable[Output]:
+        """Return what is sent before the products are subscribed."""
+        del call
+        return ()
+
+    def _again(self, call: Call, channel: str, names: Collection[str]) -> Iterable[Output]:
+        """Return what brings new snapshots of a channel of the ledger; nothing where the venue has none."""
+        carrier = self._carriers[channel == self.trades_channel]
+        yield from self._unsubscribe(call, carrier, names)
+        yield from self._request(call, carrier, names)
 
     def _forget(self, product: Product) -> None:
         """Forget what is kept of a product's book: it is lost."""
@@ -242,10 +270,97 @@ class VenueFeed:
 
     def _trades_wait(self, product: Product) -> bool:
         """Return whether trades of the product may be unsubscribed, or may still come late."""
-        if product.ts_trade is None and self._wanted is None:
+        channel, carrier = self.trades_channel, self._carriers[1]
+        if self._ledger.is_pending(product, channel) or (channel, product.name) in self._repairs:
             return True
-        channel = self.trades_channel
-        return self._ledger.is_pending(product, channel) or (channel, product.name) in self._repairs
+        if self._wanted is None and product.ts_trade is not None:  # a recording need not have the subscription
+            return self._subscriptions.state(carrier, product.name) == "refused"
+        return not self._subscriptions.is_live(carrier, product.name, self._mark(carrier, product.name))
+
+    # --- Subscriptions ---
+
+    def _request(self, call: Call, channel: str, names: Iterable[str]) -> list[Output]:
+        """Return the messages that subscribe these products, whose answers are due from now on."""
+        out: list[Output] = []
+        for part in self.limits.messages_of(list(names)):
+            out += self._order(call, "subscribe", channel, part)
+            # The shell sends one message after the other at the venue's rate.
+            ts = call.ts + (len(call.out) + len(out)) * self.limits.message_pause_ns
+            for name in part:
+                self._subscriptions.request(channel, name, ts, self._mark(channel, name))
+        return out
+
+    def _unsubscribe(self, call: Call, channel: str, names: Iterable[str]) -> Iterator[Output]:
+        """Return the messages that unsubscribe these products."""
+        for part in self.limits.messages_of(list(names)):
+            yield from self._order(call, "unsubscribe", channel, part)
+
+    def _mark(self, channel: str, name: str) -> tuple[int | None, int | None]:
+        """Return what changes with the data that a channel carries of a product."""
+        product = self._products.get(name)
+        if product is None:
+            return None, None
+        carries_book, carries_trades = channel == self._carriers[0], channel == self._carriers[1]
+        return product.ts_book if carries_book else None, product.ts_trade if carries_trades else None
+
+    def _acknowledged(self, call: Call, channel: str, name: str = "") -> None:
+        """Take the venue's confirmation of a subscription."""
+        self.counts["subscriptions"] += 1
+        if self._subscriptions.acknowledge(channel, name, call.ts, self._mark(channel, name)):
+            self._recovered(call, channel, name)
+
+    def _refused(self, call: Call, channel: str, name: str = "", *, detail: str = "") -> None:
+        """Take the venue's refusal of a subscription; `detail` is the venue's own text."""
+        if self._subscriptions.refuse(channel, name, call.ts, self._mark(channel, name)):
+            self._lose_subscription(call, channel, name, "refused", detail)
+
+    def _check_subscriptions(self, call: Call) -> None:
+        """Handle the deadlines of subscriptions: data that has come, answers that have not, what is tried again."""
+        subscriptions = self._subscriptions
+        for channel, name in subscriptions.open():
+            if subscriptions.flow(channel, name, self._mark(channel, name)):
+                self._recovered(call, channel, name)
+        for refusal in subscriptions.take_overdue(call.ts):
+            self._lose_subscription(call, *refusal, "the venue did not answer in time")
+        retried: dict[tuple[str, bool], list[str]] = {}
+        for refusal in subscriptions.take_retries(call.ts):
+            retried.setdefault((refusal.channel, refusal.reason == "no_data"), []).append(refusal.name)
+        for (channel, is_subscribed), names in retried.items():
+            if is_subscribed:
+                call.out += self._unsubscribe(call, channel, names)
+            call.out += self._request(call, channel, names)
+
+    def _lose_subscription(self, call: Call, channel: str, name: str, reason: str, detail: str) -> None:
+        """State that a channel is not subscribed, in the status, on the ledger and in the stream of trades."""
+        self.counts["unsubscribed"] += 1
+        is_ours = self._wanted is not None and self._products.accepts(name)
+        product = self._products.find(call, name) if is_ours else self._products.get(name)
+        symbol = ALL_SYMBOLS if product is None else product.symbol
+        call.status(symbol, "unsubscribed", reason=reason, channel=channel, detail=detail)
+        if product is None:
+            return
+        lost = [one for one, carrier in zip((self.book_channel, self.trades_channel), self._carriers, strict=True)
+                if carrier == channel]  # fmt: skip
+        if self.book_channel in lost:
+            self._forget(product)
+        for one in lost:
+            self._repairs.came(one, name)  # it is requested again with the subscription
+        self._ledger.lose(call, product, UNSUBSCRIBED, set(lost), detail=detail or reason, channel=channel)
+        if self.trades_channel in lost:
+            trades.interrupted(call, product)
+
+    def _recovered(self, call: Call, channel: str, name: str) -> None:
+        """State that a channel that was refused is subscribed now."""
+        product = self._products.get(name)
+        call.status(ALL_SYMBOLS if product is None else product.symbol, "subscribed", channel=channel)
+        if (
+            product is not None
+            and channel == self._carriers[1]
+            and self._ledger.is_pending(product, self.trades_channel)
+        ):
+            self._recover_trades(call, product)
+
+    # --- Losses ---
 
     def _unreadable(self, call: Call) -> None:
         """Lose what a frame may have changed that cannot be read."""

@@ -12,6 +12,7 @@ import msgspec
 from marketdata.feed import Feed, Output
 from producers.venues.kit.backoff import Policy
 from producers.venues.kit.history import Access, Budget, History
+from producers.venues.kit.limits import Limits
 from producers.venues.kit.published import PreviousRun
 
 # Signs one message: takes the time in UTC nanoseconds, gives the token that goes into the message.
@@ -92,6 +93,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it takes a key, or a login, and whether anything is had without one; a replay never needs it."""
     budget: Budget | None = None
     """What its REST interface lets all lines of one address spend, by the weights of `Fetch`; None is no limit."""
+    limits: Limits = Limits()
+    """What the venue allows one connection and one address."""
     lifetime_s: float | None = None
     """Where the venue ends each connection after some time: when a successor is started beside it, well before."""
     ping_s: float | None = None

@@ -43,6 +43,7 @@ from producers.venues.kit import books, numbered_trades, quotes
 from producers.venues.kit.calls import Call
 from producers.venues.kit.feed import VenueFeed
 from producers.venues.kit.instruments import learn_each
+from producers.venues.kit.limits import Limits, Rate
 from producers.venues.kit.numbered_trades import Numbered
 from producers.venues.kit.products import Product
 from producers.venues.kit.trade_ids import Recent
@@ -62,7 +63,6 @@ from producers.venues.kit.values import (
 from producers.venues.kit.venue import Signer
 
 CHECKED_LEVELS = 25
-_ARGS_MAX = 100  # one request may have 64 KB (DOCS)
 
 _BOOK, _TRADES, _TICKERS = "books", "trades", "tickers"
 _INCREMENTAL = frozenset({"books", "books-l2-tbt", "books50-l2-tbt", "books-elp"})
@@ -72,6 +72,7 @@ _BOOKS = _INCREMENTAL | {_ALWAYS_WHOLE, _BEST}
 _TRADE_CHANNELS = frozenset({"trades", "trades-all"})
 
 _INST_ID = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9_]{1,20}(-[A-Za-z0-9.]{1,20}){0,3}", re.ASCII)
+_NAMED = re.compile(r"channel:([a-z0-9-]+),instId:([A-Za-z0-9._-]+) ")
 _HEAD = re.compile(rb'\s*\{\s*"arg":\s*\{\s*"channel":\s*"([a-z0-9-]+)",\s*"instId":\s*"([A-Za-z0-9._-]+)"')
 _STATES = {"live": "online", "suspend": "halted", "preopen": "halted", "test": "online"}
 
@@ -184,6 +185,9 @@ class OkxFeed(VenueFeed):
     silence_ns = 30 * SECOND_NS
     ping = b"ping"
     ping_ns = 15 * SECOND_NS
+    channels = (_BOOK, _TRADES, _TICKERS)
+    # "Connect" and "Subscribe" of DOCS; a message may have 64 KB, an argument has under 100 bytes.
+    limits = Limits(arguments=100, messages=(Rate(3, 1), Rate(480, 3_600)), connects=(Rate(3, 1),))
     book_frame: msgspec.json.Decoder[BookFrame] = msgspec.json.Decoder(BookFrame)
 
     def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
@@ -197,18 +201,15 @@ class OkxFeed(VenueFeed):
 
     # --- What is sent to the venue ---
 
-    def _subscribe(self, call: Call, names: Collection[str]) -> list[Output]:
+    def _order(self, call: Call, verb: str, channel: str, names: Collection[str]) -> list[Output]:
         del call
-        args = [(channel, name) for channel in (_BOOK, _TRADES, _TICKERS) for name in names]
-        return [_order("subscribe", args[at : at + _ARGS_MAX]) for at in range(0, len(args), _ARGS_MAX)]
+        primary = self._states if channel == _BOOK else {}
+        args = [{"channel": primary[name].channel or _BOOK if name in primary else channel, "instId": name}
+                for name in names]  # fmt: skip
+        return [Send(msgspec.json.encode({"op": verb, "args": args}))]
 
-    def _again(self, call: Call, channel: str, names: Collection[str]) -> list[Output]:
-        del call
-        if channel == _TRADES:
-            return [_fetch_trades(name) for name in names]
-        states = ((name, self._states.get(name)) for name in names)
-        args = [(state.channel if state and state.channel else _BOOK, name) for name, state in states]
-        return [_order("unsubscribe", args), _order("subscribe", args)]
+    def _again(self, call: Call, channel: str, names: Collection[str]) -> Iterable[Output]:
+        return super()._again(call, channel, names) if channel == _BOOK else map(_fetch_trades, names)
 
     def _recover_trades(self, call: Call, product: Product) -> None:
         call.out.append(_fetch_trades(product.name))
@@ -248,12 +249,21 @@ class OkxFeed(VenueFeed):
             raise BadEvent("unknown_frame", "arg", frame[:100].decode(errors="replace"))
 
     def _event(self, call: Call, frame: _Frame) -> None:
-        if frame.event in {"subscribe", "unsubscribe", "channel-conn-count"}:
-            self.counts["subscriptions"] += 1
+        arg = frame.arg or _Arg("")
+        channel, name = arg.channel, arg.name
+        if frame.event == "error" and (named := _NAMED.search(frame.msg)) is not None:
+            channel, name = named.groups()
+        channel = _BOOK if channel in _INCREMENTAL else _TRADES if channel in _TRADE_CHANNELS else channel
+        if frame.event == "subscribe" and self._products.accepts(name):
+            self._acknowledged(call, channel, name)
         elif frame.event == "notice":  # the venue closes this connection soon, for an upgrade (DOCS)
             call.out.append(Reconnect("notice"))
-        else:
+        elif frame.event in {"error", "channel-conn-count-error"}:
             call.dead("venue_error", f"{frame.code} {frame.msg}", field="event", value=frame.event[:200])
+            if channel and self._products.accepts(name):
+                self._refused(call, channel, name, detail=f"{frame.code} {frame.msg}")
+        else:
+            self.counts["ignored"] += 1
 
     def _concerned(self, payload: bytes) -> tuple[Collection[str] | None, Collection[str]]:
         """Return books only: a trade that is missing shows by the ids."""
@@ -448,12 +458,6 @@ def _read_trade(sent: _Trade) -> tuple[int, int, Trade]:
 
 def _fetch_trades(name: str) -> Fetch:
     return Fetch(path=f"api/v5/market/trades?instId={name}&limit=500", purpose="trades", symbol=name)
-
-
-def _order(verb: str, args: Iterable[tuple[str, str]]) -> Send:
-    return Send(
-        msgspec.json.encode({"op": verb, "args": [{"channel": channel, "instId": name} for channel, name in args]})
-    )
 
 
 def _listed_as(name: str) -> str:
