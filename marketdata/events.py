@@ -270,6 +270,42 @@ class Book(Event, frozen=True, kw_only=True, gc=False):
     ask_sizes: list[str]
 
 
+class Metrics(Event, frozen=True, kw_only=True, gc=False):
+    """Metrics of one symbol's book at `ts_event`, and its order flow in [ts_from, ts_event).
+
+    A value is None where it is unknown: all are while the book is not valid. `depth_bps` are distances from the middle
+    price in basis points, and `bid_depths` and `ask_depths` the sums of sizes within each of them.
+    """
+
+    schema: ClassVar[str] = "Metrics"
+
+    ts_event: int
+    ts_recv: int
+    line: str
+    sequence: int | None = None
+    origin: str = "live"
+    valid: bool
+    reason: str = ""
+    ts_from: int
+    bid: str | None = None
+    bid_size: str | None = None
+    ask: str | None = None
+    ask_size: str | None = None
+    mid: str | None = None
+    microprice: str | None = None
+    spread: str | None = None
+    spread_bps: str | None = None
+    imbalance: str | None = None
+    depth_bps: list[str] = []
+    bid_depths: list[str] = []
+    ask_depths: list[str] = []
+    bid_reach_bps: str | None = None
+    ask_reach_bps: str | None = None
+    order_flow: str | None = None
+    changes: int = 0
+    best_price_changes: int = 0
+
+
 class Candle(Event, frozen=True, kw_only=True, gc=False):
     """Open, high, low, close and volume of [start, end); `state` is open, final or revised."""
 
@@ -389,6 +425,7 @@ AnyEvent = (
     | FeedStatus
     | Instrument
     | Book
+    | Metrics
     | Candle
     | CandleHistory
     | Anomaly
@@ -405,6 +442,7 @@ EVENTS: tuple[type[AnyEvent], ...] = (
     FeedStatus,
     Instrument,
     Book,
+    Metrics,
     Candle,
     CandleHistory,
     Anomaly,

@@ -112,6 +112,9 @@ BOOKS = Topic(
     retention_ms=DAY_MS,
     compacted=True,
 )
+METRICS = Topic(
+    name="md.metrics", schema="Metrics", about="Spread, depth, imbalance and order flow of each book, with validity."
+)
 CANDLES = Topic(
     name="md.candles",
     schema="Candle",
@@ -150,8 +153,8 @@ STATE = Topic(
 
 TOPICS: tuple[Topic, ...] = (
     RAW, INGEST_TRADES, INGEST_BOOKS, INGEST_QUOTES, INGEST_DERIVATIVES, INGEST_STATUS, INGEST_CANDLES,
-    TRADES, BOOK_UPDATES, QUOTES, DERIVATIVES, STATUS, BOOKS, CANDLES, VENUE_CANDLES, ANOMALIES, INSTRUMENTS,
-    DEAD_LETTERS, STATE,
+    TRADES, BOOK_UPDATES, QUOTES, DERIVATIVES, STATUS, BOOKS, METRICS, CANDLES, VENUE_CANDLES, ANOMALIES,
+    INSTRUMENTS, DEAD_LETTERS, STATE,
 )  # fmt: skip
 
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
@@ -178,6 +181,7 @@ PUBLIC: dict[str, Topic] = {
     "Derivative": DERIVATIVES,
     "FeedStatus": STATUS,
     "Book": BOOKS,
+    "Metrics": METRICS,
     "Candle": CANDLES,
     "Anomaly": ANOMALIES,
     "DeadLetter": DEAD_LETTERS,

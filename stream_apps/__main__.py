@@ -19,13 +19,12 @@ from runtime.settings import load
 from runtime.tracing import Tracing
 from stream_apps.engines import direct, faust
 from stream_apps.engines.worker import KAFKA, PIPELINE, REGISTRY, Stopped, Worker
-from stream_apps.operators import make_operators
 from stream_apps.pipeline import MakeOperators
 from stream_apps.settings import StreamSettings
 
 
-def run(settings: StreamSettings, operators: MakeOperators = make_operators) -> None:
-    """Run the pipeline until SIGTERM or SIGINT, which drains it."""
+def run(settings: StreamSettings, operators: MakeOperators | None = None) -> None:
+    """Run the pipeline until SIGTERM or SIGINT, which drains it; `operators` are those of the settings if not given."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -35,7 +34,7 @@ def run(settings: StreamSettings, operators: MakeOperators = make_operators) -> 
         Tracing("stream-apps", settings.otlp_endpoint) as tracing,
     ):
         try:
-            with Worker(settings, readiness, tracing, stop, operators) as worker:
+            with Worker(settings, readiness, tracing, stop, operators or settings.operators) as worker:
                 garbage.freeze()
                 if settings.engine == "direct":
                     direct.run(worker)

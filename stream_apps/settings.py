@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from decimal import Decimal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
 
+from marketdata.clock import MILLISECOND_NS
 from marketdata.commit import PIPELINE_GROUP
+from marketdata.operator import AnyOperator
 from runtime.settings import CommonSettings
+from stream_apps.operators import make_operators
+from stream_apps.operators.metrics import MetricsSettings
 
 # The one consumer group of the pipeline, after the group prefix.
 GROUP = PIPELINE_GROUP
 
 
-class StreamSettings(CommonSettings):
+class OperatorSettings(CommonSettings):
+    """Settings of the operators, which `tickstream pipe` reads as well."""
+
+    metrics_ms: int = Field(
+        default=1_000, ge=10, le=3_600_000, description="Milliseconds of event time between two metrics of a book."
+    )
+    metrics_bps: Annotated[tuple[Decimal, ...], NoDecode] = Field(
+        default=(Decimal(5), Decimal(10), Decimal(25)),
+        description="Distances from the middle price, in basis points, of the depths; by comma, ascending.",
+    )
+
+    @field_validator("metrics_bps", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("metrics_bps")
+    @classmethod
+    def _check_distances(cls, value: tuple[Decimal, ...]) -> tuple[Decimal, ...]:
+        MetricsSettings(depth_bps=value)
+        return value
+
+    def operators(self) -> tuple[AnyOperator, ...]:
+        """Return one of each operator, with these settings."""
+        return make_operators(
+            metrics=MetricsSettings(every_ns=self.metrics_ms * MILLISECOND_NS, depth_bps=self.metrics_bps)
+        )
+
+
+class StreamSettings(OperatorSettings):
     """Settings of a stream worker, for either engine."""
 
     metrics_port: int = Field(

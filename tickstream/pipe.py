@@ -17,8 +17,9 @@ from marketdata.topics import INGEST, PUBLIC
 from producers.venues import find_venue, make_feed
 from runtime import recordings
 from runtime.recordings import DAMAGED, KINDS, Recorded, read
+from runtime.settings import load
 from stream_apps.chain import Chain, make_chains
-from stream_apps.operators import make_operators
+from stream_apps.settings import OperatorSettings
 from tickstream.recorder_clock import behind_ns
 
 BEST_LEVELS = 10
@@ -35,6 +36,7 @@ STAGES = {
     "trades": "md.trades",
     "quotes": "md.quotes",
     "books": "md.books",
+    "metrics": "md.metrics",
     "candles": "md.candles",
     "anomalies": "md.anomalies",
 }
@@ -179,7 +181,7 @@ class Pipeline:
     """The chains of all input topics without Kafka."""
 
     def __init__(self) -> None:
-        self._chains: dict[str, Chain] = make_chains(make_operators())
+        self._chains: dict[str, Chain] = make_chains(load(OperatorSettings).operators())
 
     @property
     def operators(self) -> Iterable[Operator[Any]]:

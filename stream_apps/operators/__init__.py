@@ -18,9 +18,10 @@ from stream_apps.operators.ingest_derivatives import IngestDerivatives
 from stream_apps.operators.ingest_quotes import IngestQuotes
 from stream_apps.operators.ingest_status import IngestStatus
 from stream_apps.operators.ingest_trades import IngestTrades
+from stream_apps.operators.metrics import MetricsSettings
 
 
-def make_operators() -> tuple[AnyOperator, ...]:
+def make_operators(*, metrics: MetricsSettings | None = None) -> tuple[AnyOperator, ...]:
     """Return one of each operator: those that read an ingest topic first, then those that read public topics."""
     return (
         IngestTrades(),
@@ -29,7 +30,7 @@ def make_operators() -> tuple[AnyOperator, ...]:
         IngestDerivatives(),
         IngestStatus(),
         IngestCandles(),
-        Books(),
+        Books(settings=metrics),
         Candles(),
         AnomaliesTrades(),
         AnomaliesQuotes(),

@@ -6,6 +6,7 @@
    and while it is crossed. Equal prices (locked) are valid. A halted book may be crossed: that is an auction.
 3. A quote is published whenever a best level or the validity changes. The best levels are published with a snapshot,
    with a change of validity, and otherwise with the first event of each 100 ms of event time.
+4. Metrics are published at a cadence of event time and with a change of validity (see `metrics`).
 
 The state holds the full book. The pipeline checkpoints it; it is not published.
 """
@@ -18,21 +19,29 @@ from marketdata.book import L2Book
 from marketdata.book_state import OPERATOR, BooksState
 from marketdata.clock import MILLISECOND_NS
 from marketdata.events import CROSSED, RESYNCING, AnyEvent, Book, BookUpdate, Quote
+from stream_apps.operators import metrics
+from stream_apps.operators.metrics import MetricsSettings
 
 TOP_DEPTH = 50
 TOP_NS = 100 * MILLISECOND_NS
 
 
 class Books:
-    """The operator. `top_depth` is levels per side, `top_ns` the publishing interval of best levels in event time."""
+    """The operator. `top_depth` is levels per side, `top_ns` the publishing interval of best levels in event time.
+
+    `settings` are those of the metrics.
+    """
 
     name = OPERATOR
     input = "md.book_updates"
-    outputs: tuple[str, ...] = ("md.quotes", "md.books")
+    outputs: tuple[str, ...] = ("md.quotes", "md.books", "md.metrics")
     state = BooksState
 
-    def __init__(self, *, top_depth: int = TOP_DEPTH, top_ns: int = TOP_NS) -> None:
+    def __init__(
+        self, *, top_depth: int = TOP_DEPTH, top_ns: int = TOP_NS, settings: MetricsSettings | None = None
+    ) -> None:
         self.counts: Counter[str] = Counter()
+        self._metrics = settings or MetricsSettings()
         self._top_depth = top_depth
         self._top_ns = top_ns
 
@@ -49,11 +58,17 @@ class Books:
             return state, []
         before = state.ts_event
         state.ts_event = max(before, event.ts_event)
+        out: list[AnyEvent] = []
+        if state.ts_event >= state.metrics.due:
+            found = metrics.passed(state, event, self._metrics)
+            if found is not None:
+                out.append(found)
         state.ts_recv, state.line = event.ts_recv, event.line
         if event.sequence is not None:
             state.sequence = event.sequence
         self._apply(state, event)
-        return state, self._published(state, event, before)
+        self._publish(state, event, before, out)
+        return state, out
 
     @staticmethod
     def _apply(state: BooksState, event: BookUpdate) -> None:
@@ -64,6 +79,7 @@ class Books:
             if event.ask_prices:
                 asks.apply(event.ask_prices, event.ask_sizes)
             state.updates += 1
+            state.metrics.changes += len(event.bid_prices) + len(event.ask_prices)
         elif event.kind == "snapshot":
             bids.replace(event.bid_prices, event.bid_sizes)
             asks.replace(event.ask_prices, event.ask_sizes)
@@ -76,20 +92,22 @@ class Books:
         elif event.kind == "clear":
             state.marked = event.reason or RESYNCING
 
-    def _published(self, state: BooksState, event: BookUpdate, before: int) -> list[AnyEvent]:
-        out: list[AnyEvent] = []
+    def _publish(self, state: BooksState, event: BookUpdate, before: int, out: list[AnyEvent]) -> None:
         reason = state.marked or (CROSSED if state.book.is_crossed() else "")
         bid, ask = state.book.best()
         changed = reason != state.reason
         if changed or bid != state.bid or ask != state.ask:
             if reason == CROSSED and changed:
                 self.counts["crossed"] += 1
+            if not (changed or reason):
+                metrics.add_flow(state.metrics, (state.bid, state.ask), bid, ask)
             state.reason, state.bid, state.ask = reason, bid, ask
             out.append(_quote(state, event))
         due = changed or event.kind == "snapshot"
         if due or (state.updates and state.ts_event // self._top_ns > before // self._top_ns):
             out.append(_top(state, event, self._top_depth))
-        return out
+        if changed:
+            out.append(metrics.changed(state, event, self._metrics))
 
 
 def _quote(state: BooksState, event: BookUpdate) -> Quote:

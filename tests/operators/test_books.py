@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata.events import AnyEvent, Book, BookUpdate, Quote
+from marketdata.events import AnyEvent, Book, BookUpdate, Metrics, Quote
 from stream_apps.operators.books import Books
 
 Run = Callable[..., list[list[AnyEvent]]]
@@ -169,13 +169,15 @@ def test_delta_before_snapshot_is_ignored_and_counted(make: Any) -> None:
 
 
 def test_a_clear_is_published_at_once_with_its_reason(run: Run, make: Any) -> None:
-    """Quote and book both become invalid, with the reason."""
+    """Quote, book and metrics become invalid, with the reason."""
     published = run(
         Books, [make.book("snapshot", 0, [("10", "1")], [("11", "1")]), make.clear(0.001, reason="checksum")]
     )
-    quote, book = published[1]
+    quote, book, metrics = published[1]
     assert isinstance(quote, Quote)
     assert isinstance(book, Book)
+    assert isinstance(metrics, Metrics)
+    assert (metrics.valid, metrics.reason, metrics.mid) == (False, "checksum", None)
     assert (quote.valid, quote.reason, quote.bid, quote.ask) == (False, "checksum", None, None)
     assert (book.valid, book.reason, book.bid_prices, book.ask_prices) == (False, "checksum", [], [])
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata.events import Anomaly, AnyEvent, Book, BookUpdate, Candle, FeedStatus, Quote, Trades
+from marketdata.events import Anomaly, AnyEvent, Book, BookUpdate, Candle, FeedStatus, Metrics, Quote, Trades
 from marketdata.operator import Lost
 from stream_apps.chain import Chain
 from stream_apps.operators import make_operators
@@ -74,9 +74,9 @@ def test_a_lost_record_of_books_clears_the_book_until_the_next_snapshot(make: An
     again = make.book("snapshot", 4, [("10", "3")], [("11", "1")], sequence=8)
     published = play("books", [snapshot, other, loss(make, "books", 2), loss(make, "books", 2, 50), change, again])
     kinds = [[getattr(one, "kind", type(one).__name__) for one in out] for out in published]
-    assert kinds[2] == ["clear", "Quote", "Book", "gap", "gap"]
+    assert kinds[2] == ["clear", "Quote", "Book", "Metrics", "gap", "gap"]
     for event in published[2]:
-        if isinstance(event, BookUpdate | Quote | Book):
+        if isinstance(event, BookUpdate | Quote | Book | Metrics):
             assert (event.valid, event.reason) == (False, "gap")
     assert kinds[4] == []
     first, second = (f"md.ingest.books|2|{offset}|{KEY}" for offset in (41, 50))

@@ -135,3 +135,30 @@ def test_connection_that_ended_is_succeeded_by_the_next_with_its_books(
     assert summary["books"]["BTC-USD"]["bids"] == [[bid, "1.0"]]
     assert "reason" not in summary["books"].get("ETH-USD", {})
     assert summary["gaps"] == gaps
+
+
+def test_metrics_follow_the_cadence_and_the_distances_that_are_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings of the stream workers hold for `pipe` as well."""
+    monkeypatch.setenv("TICKSTREAM_METRICS_MS", "2000")
+    monkeypatch.setenv("TICKSTREAM_METRICS_BPS", "100, 200.5")
+    path = tmp_path / "recording.jsonl"
+    books = [kraken(second, "1", "XBT/USD", f"{90 + second}.0", "99.0") for second in range(5)]
+    path.write_text("\n".join(text.replace(f"9500.{at:06}", f"950{at}.000000") for at, text in enumerate(books)))
+    result = RUN.invoke(app, ["pipe", "--venue", "kraken", "--stage", "metrics", str(path)])
+    assert result.exit_code == 0, result.output
+    metrics = [json.loads(text) for text in result.stdout.splitlines()]
+    assert [(one["ts_event"] - T0) // SECOND for one in metrics] == [0, 2, 4]
+    assert [one["mid"] for one in metrics] == ["94.5", "95", "96"]
+    assert metrics[0]["depth_bps"] == ["100", "200.5"]
+
+
+def test_distances_that_are_not_ascending_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the variable."""
+    monkeypatch.setenv("TICKSTREAM_METRICS_BPS", "10,5")
+    path = tmp_path / "recording.jsonl"
+    path.write_text(FIRST)
+    error = RUN.invoke(app, ["pipe", "--venue", "kraken", str(path)]).exception
+    assert isinstance(error, SettingsError)
+    assert "TICKSTREAM_METRICS_BPS" in str(error)
