@@ -24,6 +24,7 @@ from producers.history import process as history_process
 from producers.live.connection import Connection, Options, Sink
 from producers.live.handover import Handover
 from producers.live.orphaned_gaps import ClosingSink, OrphanedGaps
+from producers.live.pacing import Gate
 from producers.live.previous_run import read_previous_run
 from producers.live.publisher import Publisher
 from producers.live.rest import Rest
@@ -31,8 +32,9 @@ from producers.live.settings import ProducerSettings, Stream, load_for_venue
 from producers.live.tokens import CoinbaseTokens, ExchangeKey, FixLogin, KeyPair, Tokens
 from producers.venues.databento import gateway as databento
 from producers.venues.kit.backoff import Backoff
+from producers.venues.kit.limits import Limits
 from producers.venues.kit.published import PreviousRun
-from producers.venues.kit.venue import Venue
+from producers.venues.kit.venue import LiveFeed, Venue
 from runtime import garbage, log
 from runtime.health import HealthServer, Readiness
 from runtime.registry import Registry
@@ -185,6 +187,7 @@ def connections(
     Raises SettingsError when the key cannot be used.
     """
     tokens = find_tokens(settings, venue)
+    limits = Limits() if settings.source == "replay" else venue.limits
     packed = venue.name == "alpaca" and settings.alpaca_encoding == "msgpack"
     options = Options(
         ws_url=venue.ws_url,
@@ -194,6 +197,8 @@ def connections(
         splitter=venue.splitter,
         backoff=venue.backoff,
         ping_s=venue.ping_s,
+        limits=limits,
+        connects=Gate(limits.connects),
         binary=packed,
         headers=(("Content-Type", "application/msgpack"),) if packed else (),
         redact=tokens.redact if tokens is not None else bytes,
@@ -204,9 +209,8 @@ def connections(
     rest = Rest(venue.name, options.rest_url, None if options.replay else venue.budget)
 
     def connect(stream: Stream, line: str) -> Connection:
-        feed = venue.feed(line=line, products=stream.products, token=tokens)
-        market = next((name for name, url in venue.markets.items() if url == stream.url), "")
-        return Connection(feed, line, sink, msgspec.structs.replace(options, ws_url=stream.url, market=market), rest)
+        own = msgspec.structs.replace(options, ws_url=stream.url, market=stream.market)
+        return Connection(make_feed(venue, stream, line, tokens), line, sink, own, rest)
 
     for stream, number in product(settings.streams_of(venue), range(recorded.lines)):
         line = f"{stream.name}/{number}"
@@ -217,6 +221,12 @@ def connections(
             # Not all lines of a venue are replaced at once.
             made.append(Handover(line, partial(connect, stream), venue.lifetime_s - number * APART_S))
     return made
+
+
+def make_feed(venue: Venue, stream: Stream, line: str, tokens: Tokens | None) -> LiveFeed:
+    """Return the feed of one line of a stream. Raises SettingsError or BadEvent for products that it cannot have."""
+    make = venue.feed if stream.endpoint is None else stream.endpoint.make
+    return make(line=line, products=stream.products, token=tokens)
 
 
 def restart(lines: Iterable[Connection | Handover], reason: str) -> None:
@@ -361,7 +371,7 @@ def main() -> int:
         # Feeds made here refuse wrong products before anything is started.
         streams = settings.streams_of(venue)
         for stream in streams:
-            venue.feed(line="", products=stream.products, token=find_tokens(settings, venue))
+            make_feed(venue, stream, "", find_tokens(settings, venue))
         beside = history_process.run_beside(venue.name, [name for stream in streams for name in stream.products or ()])
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log

@@ -2,7 +2,7 @@
 
 Theory of operation.
 
-1. Connect within `CONNECT_S`, call the feed's `opened`, and send the returned frames at once.
+1. Connect within `CONNECT_S`, call the feed's `opened`, and send the returned frames, no quicker than the venue allows.
 2. The socket's callback only timestamps a frame and puts it into the inbox. A single task reads the inbox, so that the
    feed is called in order. REST responses and clock ticks use the same inbox.
 3. When Kafka is slow the task waits in the sink's `write`, the inbox fills, and at `INBOX_BYTES_MAX` the socket is no
@@ -38,9 +38,11 @@ from marketdata.events import ALL_SYMBOLS, AnyEvent, BookUpdate, FeedStatus, Raw
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from producers.live import tcp, websocket
 from producers.live.inbox import Inbox, Item, Wire
+from producers.live.pacing import Gate, Outgoing
 from producers.live.rest import Rest
 from producers.live.websocket import END_REASON
 from producers.venues.kit.backoff import Backoff, Breaker, Policy, State
+from producers.venues.kit.limits import Limits
 from producers.venues.kit.published import PreviousRun
 from producers.venues.kit.venue import LiveFeed, Splitter
 from runtime.metrics import DROPPED, WS_LATENCY_MS
@@ -51,6 +53,8 @@ TICK_S = 1.0
 STABLE_S = 10.0
 QUIET_S = 10.0
 LAST_ANSWERS_S = 5.0
+# Messages that wait for the venue's rate: those of 5,000 products with some channels, one message each.
+OUTGOING_MAX = 20_000
 # Yield to other tasks, including the socket, after this many frames.
 TURN_FRAMES = 32
 
@@ -102,6 +106,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """After this long without a frame a WebSocket is pinged; after as long again without a reply it is dead."""
     inbox_bytes_max: int = INBOX_BYTES_MAX
     splitter: Callable[[], Splitter] | None = None
+    limits: Limits = Limits()
+    """How quickly messages may be sent; a replay has none."""
+    connects: Gate | None = None
+    """How quickly connections may be attempted: shared by all lines of the venue."""
     redact: Callable[[bytes], bytes] = bytes
     on_state: Callable[[str, str], None] = lambda _line, _state: None
     """Called with the line and `ok`, why the line is down, or an empty text when it has ended."""
@@ -120,6 +128,7 @@ class Connection:
         if options.backoff_base_s is not None:
             policy = msgspec.structs.replace(policy, base_s=options.backoff_base_s, least_s=0.0)
         self._rest = rest or Rest(feed.venue, options.rest_url, backoff_base_s=policy.base_s)
+        self._outgoing = Outgoing((), OUTGOING_MAX)
         self._backoff = Backoff.by(policy)
         self._breaker = Breaker()
         self._wire: Wire | None = None
@@ -238,6 +247,9 @@ class Connection:
         """Open one connection, run it, and return why it ended."""
         self._frames_here = self._frames_counted = self._number = 0
         self._reconnect = None
+        self._outgoing = Outgoing(self._options.limits.messages, OUTGOING_MAX)
+        if self._options.connects is not None:
+            await self._options.connects.turn()
         self._breaker.attempted()
         _BREAKER.labels(self._feed.venue, self.line).set(self._breaker.state)
         inbox = self._inbox = Inbox(self._options.inbox_bytes_max, self.line)
@@ -280,10 +292,7 @@ class Connection:
         while True:
             if self._stopping.is_set() or self._reconnect is not None:
                 return await self._end(self._reconnect or "stopped")
-            if not inbox.items:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, tick - time.monotonic())):
-                        await inbox.filled.wait()
+            await self._wait(inbox, tick)
             if inbox.items:
                 item = inbox.take()
                 if self._ts_recorded is not None:
@@ -343,7 +352,7 @@ class Connection:
         sent: list[RawFrame] = []
         for output in outputs:
             if isinstance(output, Send):
-                sent += self._send(output)
+                sent += self._queue(output)
             elif isinstance(output, Fetch):
                 self._ask(output, rest)
             elif isinstance(output, Reconnect):
@@ -368,12 +377,35 @@ class Connection:
                     self._whole.add(event.symbol)
         await self._sink.write(self.line, events, ts if self._ts_recorded is None else time.time_ns(), raw)
 
-    def _send(self, output: Send) -> list[RawFrame]:
+    async def _wait(self, inbox: Inbox, tick: float) -> None:
+        """Send what is due, then wait until something is received, the next message is due, or the next tick is."""
+        for raw in self._sent():
+            await self._write((), raw.ts_recv, raw)
+        if not inbox.items:
+            now = time.monotonic()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(tick - now, self._outgoing.wait_s(now)))):
+                    await inbox.filled.wait()
+
+    def _queue(self, output: Send) -> list[RawFrame]:
+        """Send a frame as soon as the venue's rate allows; return what was sent now."""
+        if not self._outgoing.put(output.frame):
+            self.restart("too_many_messages")
+        return self._sent()
+
+    def _sent(self) -> list[RawFrame]:
+        """Send the waiting frames that may go now, and return them as raw frames to publish."""
+        sent: list[RawFrame] = []
+        while len(self._outgoing) and (frame := self._outgoing.take(time.monotonic())) is not None:
+            sent += self._send(frame)
+        return sent
+
+    def _send(self, frame: bytes) -> list[RawFrame]:
         """Send a frame if the socket is open; return it as a raw frame to publish."""
         if self._wire is None or not self._wire.is_up:
             return []
-        self._wire.send(output.frame)
-        return [self._raw("send", self._options.redact(output.frame), self._now())]
+        self._wire.send(frame)
+        return [self._raw("send", self._options.redact(frame), self._now())]
 
     def _ask(self, request: Fetch, rest: Rest) -> None:
         """Make a request unless it is pending; the response goes to the inbox of the requesting connection."""
@@ -415,7 +447,7 @@ class Connection:
             return reason
         reason = reason.replace(" ", "_")
         outputs = self._feed.closed(reason, ts)
-        sent = [raw for output in outputs if isinstance(output, Send) for raw in self._send(output)]
+        sent = [raw for output in outputs if isinstance(output, Send) for raw in self._send(output.frame)]
         if self._wire is not None:
             self._wire.send_close()
         events = _events(outputs)

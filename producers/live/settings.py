@@ -9,7 +9,7 @@ from pydantic_settings import NoDecode
 
 from marketdata.errors import SettingsError
 from producers.venues import find_venue
-from producers.venues.kit.venue import Venue
+from producers.venues.kit.venue import Endpoint, Venue
 from runtime.settings import CommonSettings, load
 
 PRODUCTS_MAX = 2_000
@@ -18,11 +18,16 @@ Products = Annotated[tuple[str, ...], NoDecode]
 
 
 class Stream(NamedTuple):
-    """What one set of redundant lines reads: `name` begins their names, `products` None takes all that come."""
+    """What one set of redundant lines reads: `name` begins their names, `products` None takes all that come.
+
+    `market` is the venue's, where its address shows it; `endpoint` the one of several addresses.
+    """
 
     name: str
     url: str
     products: tuple[str, ...] | None
+    market: str = ""
+    endpoint: Endpoint | None = None
 
 
 class ProducerSettings(CommonSettings):
@@ -173,14 +178,25 @@ class ProducerSettings(CommonSettings):
         return venue.products
 
     def streams_of(self, venue: Venue) -> list[Stream]:
-        """Return what to read: one stream, or one of each market that the products are named with.
+        """Return what to read: one stream of each market and endpoint, in parts where the venue limits a connection.
 
         Raises SettingsError as `products_of` and `address_of` do, and for markets that cannot be read together.
         """
+        markets = self._markets_of(venue)
+        if self.source == "replay":
+            return markets
+        streams = []
+        for stream in markets:
+            for part in _by_endpoint(venue, stream):
+                streams += _in_parts(venue, part)
+        return streams
+
+    def _markets_of(self, venue: Venue) -> list[Stream]:
+        """Return one stream, or one of each market that the products are named with."""
         products, url = self.products_of(venue), self.address_of(venue)
         if products is None or not venue.markets_apart:
-            return [Stream(venue.name, url, products)]
-        usual = self.market or next(name for name, address in venue.markets.items() if address == venue.ws_url)
+            return [Stream(venue.name, url, products, self.market or _market_at(venue, url))]
+        usual = self.market or _market_at(venue, venue.ws_url)
         named: dict[str, list[str]] = {}
         for product in products:
             market, colon, name = product.rpartition(":")
@@ -192,7 +208,7 @@ class ProducerSettings(CommonSettings):
             raise SettingsError(f"{_prefix(venue)}WS_URL: one address is not that of {' and '.join(sorted(named))}")
         return [
             Stream(f"{venue.name}/{market}" if len(named) > 1 else venue.name, self.address_of(venue, market),
-                   tuple(dict.fromkeys(names)))
+                   tuple(dict.fromkeys(names)), market)
             for market, names in named.items()
         ]  # fmt: skip
 
@@ -211,6 +227,32 @@ class ProducerSettings(CommonSettings):
         if refusal is not None:
             raise SettingsError(f"{_prefix(venue)}WS_URL: {refusal}")
         return url
+
+
+def _market_at(venue: Venue, url: str) -> str:
+    """Return the market that has this address; empty where the address shows none."""
+    return next((name for name, address in venue.markets.items() if address == url), "")
+
+
+def _by_endpoint(venue: Venue, stream: Stream) -> list[Stream]:
+    """Return a stream once for each endpoint of its venue."""
+    if not venue.endpoints:
+        return [stream]
+    base = stream.url.rstrip("/")
+    return [
+        stream._replace(name=f"{stream.name}/{endpoint.name}", url=base + endpoint.path, endpoint=endpoint)
+        for endpoint in venue.endpoints
+    ]
+
+
+def _in_parts(venue: Venue, stream: Stream) -> list[Stream]:
+    """Return a stream in parts, none with more products than a connection may carry."""
+    channels = venue.channels if stream.endpoint is None else stream.endpoint.channels
+    most = venue.limits.products_max(len(channels))
+    if stream.products is None or most is None or len(stream.products) <= most:
+        return [stream]
+    parts = [stream.products[at : at + most] for at in range(0, len(stream.products), most)]
+    return [stream._replace(name=f"{stream.name}/part{number}", products=part) for number, part in enumerate(parts)]
 
 
 def _prefix(venue: Venue) -> str:

@@ -18,6 +18,7 @@ from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame
 from producers.live.connection import Connection, Options
 from producers.venues import make_feed
 from producers.venues.kit.backoff import Policy
+from producers.venues.kit.limits import Limits, Rate
 
 if TYPE_CHECKING:
     from tests.producers.conftest import Frames
@@ -86,6 +87,26 @@ async def venue(handler: Handler, **settings: Any) -> AsyncIterator[str]:
 
     async with serve(quiet, "127.0.0.1", 0, max_size=None, **settings) as server:
         yield f"ws://127.0.0.1:{port_of(server)}"
+
+
+def test_messages_leave_no_quicker_than_the_venue_allows() -> None:
+    """Five subscriptions at ten a second are a tenth of a second apart, while frames are received between them."""
+
+    async def scenario() -> None:
+        sink, times = Kept(), []
+
+        async def handler(connection: ServerConnection) -> None:
+            for _ in range(5):
+                await connection.recv()
+                times.append(asyncio.get_running_loop().time())
+                await connection.send("{}")
+
+        async with venue(handler) as url, line_to(url, sink, limits=Limits(messages=(Rate(10, 1.0),))):
+            await until(lambda: len(times) == 5)
+        assert times[4] - times[0] >= 0.39
+        assert [raw.kind for raw in sink.raw].count("send") == 5
+
+    asyncio.run(scenario())
 
 
 def test_subscribes_at_once_and_passes_frames_in_order(make_frames: type[Frames]) -> None:

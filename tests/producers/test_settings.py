@@ -81,11 +81,11 @@ def test_products_may_name_their_market_where_a_name_is_another_product_there(mo
     venue = find_venue("bybit")
     both = loaded(monkeypatch, "bybit", BYBIT_PRODUCTS="btcusdt,linear:BTCUSDT,Linear:ETHUSDT,spot:BTCUSDT")
     assert both.streams_of(venue) == [
-        ("bybit/spot", venue.markets["spot"], ("BTCUSDT",)),
-        ("bybit/linear", venue.markets["linear"], ("BTCUSDT", "ETHUSDT")),
+        ("bybit/spot", venue.markets["spot"], ("BTCUSDT",), "spot", None),
+        ("bybit/linear", venue.markets["linear"], ("BTCUSDT", "ETHUSDT"), "linear", None),
     ]
     one = loaded(monkeypatch, "bybit", BYBIT_PRODUCTS="inverse:BTCUSD,ETHUSD", BYBIT_MARKET="inverse")
-    assert one.streams_of(venue) == [("bybit", venue.markets["inverse"], ("BTCUSD", "ETHUSD"))]
+    assert one.streams_of(venue) == [("bybit", venue.markets["inverse"], ("BTCUSD", "ETHUSD"), "inverse", None)]
     unnamed = loaded(monkeypatch, "bitfinex", BITFINEX_PRODUCTS="BTCF0:USTF0")
     assert [stream.products for stream in unnamed.streams_of(find_venue("bitfinex"))] == [("BTCF0:USTF0",)]
 

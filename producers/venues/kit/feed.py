@@ -18,7 +18,7 @@ a feed calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
 
 from marketdata.events import ALL_SYMBOLS, CHECKSUM, GAP, UNSUBSCRIBED, Instrument
@@ -59,7 +59,7 @@ class VenueFeed:
     ping_ns: int = 0
     awaited: Collection[str] | None = None
     """The channels whose new snapshots have a deadline; None: books and trades."""
-    channels: Sequence[str] = ()
+    channels: tuple[str, ...] = ()
     """The channels that each product is subscribed to."""
     book_subscription: str = ""
     """The channel that carries books, where the ledger has another name for it; also that of trades."""
@@ -69,6 +69,8 @@ class VenueFeed:
     starts_with_data: Collection[str] | None = None
     """The channels that begin with data at once; None: books."""
     limits: Limits = Limits()
+    carries: Collection[str] | None = None
+    """Which of books and trades this feed carries, where the venue has them on several endpoints; None: both."""
 
     def __init__(
         self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None,
@@ -84,6 +86,7 @@ class VenueFeed:
         self._ledger = Ledger(book=self.book_channel, trades=self.trades_channel)
         self._repairs = Repairs(self._products, self._ledger, self._again, awaited=self.awaited)
         self._liveness = Liveness(self.silence_ns, self._lose_all)
+        self._carried = {self.book_channel, self.trades_channel} if self.carries is None else set(self.carries)
         self._carriers = (self.book_subscription or self.book_channel, self.trades_subscription or self.trades_channel)
         starts = self._carriers[:1] if self.starts_with_data is None else self.starts_with_data
         self._subscriptions = Subscriptions(starts_with_data=starts, acknowledges=self.acknowledges)
@@ -97,7 +100,7 @@ class VenueFeed:
     def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
         """Continue what an earlier process published."""
         call = self._call(ts)
-        self._products.resume(call, self._ledger, previous, self._wanted or ())
+        self._products.resume(call, self._ledger, previous, self._wanted or (), carried=self._carried)
         return call.out
 
     def opened(self, ts: int) -> list[Output]:
@@ -109,7 +112,7 @@ class VenueFeed:
             call.out += self._introduce(call)
             for channel in self.channels:
                 call.out += self._request(call, channel, self._wanted)
-            for name in self._wanted:
+            for name in self._wanted if self.book_channel in self._carried else ():
                 self._repairs.wait(self.book_channel, name, ts)
         for product in self._products:
             if self._ledger.is_pending(product, self.trades_channel):
@@ -393,4 +396,5 @@ class VenueFeed:
         """Lose every channel of every product: the connection is gone."""
         for product in self._products:
             self._forget(product)
-        self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted))
+            touched = self._ledger.channels(product, subscribed=bool(self._wanted)) & self._carried
+            self._ledger.lose(call, product, reason, touched)

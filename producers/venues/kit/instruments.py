@@ -79,17 +79,21 @@ class Listing:
 
     def resume(
         self, call: Call, ledger: Ledger, previous: PreviousRun, names: Iterable[str], *, has_book: bool = True,
-        by_sequence: bool = False,
+        by_sequence: bool = False, carried: Collection[str] | None = None,
     ) -> None:  # fmt: skip
         """Continue what an earlier process published: of these products now, of others on first sight.
 
-        Raises BadEvent for a name that is none.
+        `carried` are the channels of the ledger that the feed carries; None: both. Raises BadEvent for a name that is
+        none.
         """
+        has_book = has_book and (carried is None or ledger.book in carried)
+        has_trades = carried is None or ledger.trades in carried
 
         def continue_one(on: Call, product: Product) -> None:
             found = previous.of(product.symbol)
             if found is not None:
-                published.resume(on, product, ledger, found, has_book=has_book, by_sequence=by_sequence)
+                published.resume(on, product, ledger, found, has_book=has_book, has_trades=has_trades,
+                                 by_sequence=by_sequence)  # fmt: skip
 
         self._resume = continue_one
         for name in names:

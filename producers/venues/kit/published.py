@@ -179,12 +179,17 @@ def _bound(ids: dict[str, None], limit: int) -> None:
 
 
 def resume(
-    call: Call, product: Product, ledger: Ledger, published: Published, *, has_book: bool, by_sequence: bool
+    call: Call, product: Product, ledger: Ledger, published: Published, *, has_book: bool, has_trades: bool = True,
+    by_sequence: bool = False,
 ) -> None:  # fmt: skip
     """Continue a product that an earlier process published: clear its book, open its gap, mark its trades.
 
     `by_sequence`: the numbers of its trades are the events' sequences, not their ids.
     """
+    product.book_valid = product.book_seen = has_book
+    if not has_trades:
+        ledger.lose(call, product, RESTARTED, {ledger.book})
+        return
     product.ts_trade = published.ts_whole if published.ts_trade is None else published.ts_trade
     product.ts_trades_vouched = published.ts_whole
     product.unproven = not published.ids
@@ -196,7 +201,6 @@ def resume(
     elif published.ids and _is_number(published.ids[-1]):
         later = [int(identity) for identity in published.later if _is_number(identity)]
         product.trade_ids.resume(int(published.ids[-1]), later)
-    product.book_valid = product.book_seen = has_book
     ledger.lose(call, product, RESTARTED, {ledger.book, ledger.trades} if has_book else {ledger.trades})
     for identity in published.later:
         product.sent_ids.is_new(identity)

@@ -57,6 +57,18 @@ class MakeFeed(Protocol):
         """Return a new feed of this line."""
 
 
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several addresses of a venue: `path` below its `ws_url`, and the channels that only this one carries.
+
+    Each has lines and feeds of its own, so that what one loses touches its own channels alone.
+    """
+
+    name: str
+    path: str
+    channels: tuple[str, ...]
+    make: MakeFeed
+
+
 class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """One venue. `sequence`, `checksum`: how its stream proves itself complete.
 
@@ -93,6 +105,10 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it takes a key, or a login, and whether anything is had without one; a replay never needs it."""
     budget: Budget | None = None
     """What its REST interface lets all lines of one address spend, by the weights of `Fetch`; None is no limit."""
+    endpoints: tuple[Endpoint, ...] = ()
+    """The addresses that carry different channels of one product; empty where `ws_url` carries all of them."""
+    channels: tuple[str, ...] = ()
+    """The channels that each product is subscribed to, which `limits.subscriptions` counts."""
     limits: Limits = Limits()
     """What the venue allows one connection and one address."""
     lifetime_s: float | None = None

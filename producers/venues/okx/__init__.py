@@ -13,6 +13,7 @@ VENUES = (
         rest_url="https://www.okx.com",
         make=OkxFeed,
         make_recorded=OkxFeed2022,
+        channels=OkxFeed.channels,
         limits=OkxFeed.limits,
         products=("BTC-USDT", "ETH-USDT"),
         sequence="product",
