@@ -209,7 +209,7 @@ def connections(
     rest = Rest(venue.name, options.rest_url, None if options.replay else venue.budget)
 
     def connect(stream: Stream, line: str) -> Connection:
-        own = msgspec.structs.replace(options, ws_url=stream.url, market=stream.market)
+        own = msgspec.structs.replace(options, ws_url=stream.url)
         return Connection(make_feed(venue, stream, line, tokens), line, sink, own, rest)
 
     for stream, number in product(settings.streams_of(venue), range(recorded.lines)):
@@ -225,8 +225,9 @@ def connections(
 
 def make_feed(venue: Venue, stream: Stream, line: str, tokens: Tokens | None) -> LiveFeed:
     """Return the feed of one line of a stream. Raises SettingsError or BadEvent for products that it cannot have."""
-    make = venue.feed if stream.endpoint is None else stream.endpoint.make
-    return make(line=line, products=stream.products, token=tokens)
+    if stream.endpoint is not None:
+        return stream.endpoint.make(line=line, products=stream.products, token=tokens)
+    return venue.feed(line=line, products=stream.products, token=tokens, market=stream.market)
 
 
 def restart(lines: Iterable[Connection | Handover], reason: str) -> None:

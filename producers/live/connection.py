@@ -89,8 +89,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ws_url: str
     rest_url: str
     replay: bool = False
-    market: str = ""
-    """The market, for a venue with a separate URL for each."""
     began: int | None = None
     """In a replay, the start of the recording; the clock is then the recorder's."""
     tick_s: float = TICK_S
@@ -165,8 +163,7 @@ class Connection:
 
     def resume(self, previous: PreviousRun) -> None:
         """Continue the streams of earlier processes once `run` is called."""
-        market = self._options.market
-        self._previous = msgspec.structs.replace(previous, market=market) if market else previous
+        self._previous = previous
 
     def stop(self) -> None:
         """Close the connection cleanly; `run` returns soon."""

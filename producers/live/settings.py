@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, create_model, field_validator
 from pydantic_settings import NoDecode
@@ -20,7 +21,8 @@ Products = Annotated[tuple[str, ...], NoDecode]
 class Stream(NamedTuple):
     """What one set of redundant lines reads: `name` begins their names, `products` None takes all that come.
 
-    `market` is the venue's, where its address shows it; `endpoint` the one of several addresses.
+    `market` is empty where the venue has one market, or a recording may have several; `endpoint` is one of several
+    addresses.
     """
 
     name: str
@@ -194,9 +196,9 @@ class ProducerSettings(CommonSettings):
     def _markets_of(self, venue: Venue) -> list[Stream]:
         """Return one stream, or one of each market that the products are named with."""
         products, url = self.products_of(venue), self.address_of(venue)
-        if products is None or not venue.markets_apart:
-            return [Stream(venue.name, url, products, self.market or _market_at(venue, url))]
-        usual = self.market or _market_at(venue, venue.ws_url)
+        if products is None or venue.make_of_market is None:
+            return [Stream(venue.name, url, products, self.market)]
+        usual = self.market or _market_at(venue, url)
         named: dict[str, list[str]] = {}
         for product in products:
             market, colon, name = product.rpartition(":")
@@ -208,7 +210,7 @@ class ProducerSettings(CommonSettings):
             raise SettingsError(f"{_prefix(venue)}WS_URL: one address is not that of {' and '.join(sorted(named))}")
         return [
             Stream(f"{venue.name}/{market}" if len(named) > 1 else venue.name, self.address_of(venue, market),
-                   tuple(dict.fromkeys(names)), market)
+                   tuple(dict.fromkeys(names)), market if self.source != "replay" else self.market)
             for market, names in named.items()
         ]  # fmt: skip
 
@@ -230,8 +232,10 @@ class ProducerSettings(CommonSettings):
 
 
 def _market_at(venue: Venue, url: str) -> str:
-    """Return the market that has this address; empty where the address shows none."""
-    return next((name for name, address in venue.markets.items() if address == url), "")
+    """Return the market that an address names at its end, or the venue's usual one."""
+    named = urlsplit(url).path.rpartition("/")[2]
+    usual = next((name for name, address in venue.markets.items() if address == venue.ws_url), "")
+    return named if named in venue.markets else usual
 
 
 def _by_endpoint(venue: Venue, stream: Stream) -> list[Stream]:

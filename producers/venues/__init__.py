@@ -31,13 +31,14 @@ def find_venue(name: str) -> Venue:
 
 
 def make_feed(
-    venue: str, *, line: str = "", products: tuple[str, ...] | None = None, token: Signer | None = None
-) -> LiveFeed:
+    venue: str, *, line: str = "", products: tuple[str, ...] | None = None, token: Signer | None = None,
+    market: str = "",
+) -> LiveFeed:  # fmt: skip
     """Return a new feed of a venue, for one line (`venue/0` unless named); `products` None accepts all that is seen.
 
     Raises SettingsError when there is no such venue.
     """
-    return find_venue(venue).feed(line=line or f"{venue}/0", products=products, token=token)
+    return find_venue(venue).feed(line=line or f"{venue}/0", products=products, token=token, market=market)
 
 
 def make_history(name: str, access: Access | None = None) -> History:

@@ -12,15 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketdata.book import L2Book
-from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.errors import SettingsError
+from marketdata.events import BookUpdate, DeadLetter, Derivative, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.venues import make_feed
-from producers.venues.bybit.feed import BybitFeed, describe
+from producers.venues.bybit.feed import BybitFeed
+from producers.venues.bybit.names import INVERSE, LINEAR, SPOT, describe
 from runtime import recordings
 from runtime.recordings import Recorded
 
 RECORDING = Path(__file__).resolve().parents[3] / "shared" / "recordings" / "bybit.jsonl.zst"
-SPOT, LINEAR = "BYBIT.ws.3", "BYBIT.ws.2"
+CONNECTIONS = {"BYBIT.ws.3": SPOT, "BYBIT.ws.2": LINEAR}  # of the recording
 SYMBOLS = {(SPOT, "BTCUSDT"): "BTC-USDT", (LINEAR, "BTCUSDT"): "BTC-USDT-PERP", (LINEAR, "SOLUSDT"): "SOL-USDT-PERP"}
 T0 = 1_790_000_000_000_000_000
 MS = 1_790_000_000_000
@@ -39,24 +41,24 @@ def lines() -> list[Recorded]:
 def played(lines: list[Recorded]) -> dict[str, tuple[BybitFeed, list[Output]]]:
     """One feed a connection after the whole recording, REST answers first, and all that each said."""
     feeds: dict[str, tuple[BybitFeed, list[Output]]] = {}
-    for conn in (SPOT, LINEAR):
-        feed = BybitFeed(line=f"bybit/{conn}")
+    for conn, market in CONNECTIONS.items():
+        feed = BybitFeed(line=f"bybit/{market}", market=market)
         out = feed.opened(lines[0].ts_recv)
         for line in lines:
             if line.t == "http":
                 out += feed.fetched(Fetch("", "products"), line.frame, line.ts_recv)
             elif line.t == "recv" and line.conn == conn:
                 out += feed.received(line.frame, line.ts_recv)
-        feeds[conn] = feed, out
+        feeds[market] = feed, out
     return feeds
 
 
 def sent(lines: list[Recorded], topic: str) -> list[tuple[str, dict[str, Any]]]:
     """Return (symbol, frame) of the recorded frames of a topic."""
-    frames = [(line.conn or "", json.loads(line.data)) for line in lines if line.t == "recv"]
+    frames = [(CONNECTIONS[line.conn or ""], json.loads(line.data)) for line in lines if line.t == "recv"]
     return [
-        (SYMBOLS[conn, frame["topic"].rpartition(".")[2]], frame)
-        for conn, frame in frames if frame.get("topic", "").startswith(topic)
+        (SYMBOLS[market, frame["topic"].rpartition(".")[2]], frame)
+        for market, frame in frames if frame.get("topic", "").startswith(topic)
     ]  # fmt: skip
 
 
@@ -90,18 +92,20 @@ def test_same_name_is_another_symbol_on_each_market(played: dict[str, tuple[Bybi
     }
 
 
-@pytest.mark.parametrize("conn", [SPOT, LINEAR])
+@pytest.mark.parametrize("conn", CONNECTIONS)
 @pytest.mark.parametrize("topic", ["orderbook", "tickers", "publicTrade"])
-def test_market_is_told_by_each_kind_of_frame_alone(lines: list[Recorded], conn: str, topic: str) -> None:
+def test_market_of_a_recording_is_shown_by_each_kind_of_frame_alone(
+    lines: list[Recorded], conn: str, topic: str
+) -> None:
     """A recording that begins after the subscriptions, with any kind of frame, gives the same symbols."""
-    feed = BybitFeed(line="bybit/0")
+    feed = make_feed("bybit")
     out = feed.opened(T0)
     for line in lines:
         if line.t == "recv" and line.conn == conn and f'"topic":"{topic}' in line.data:
             out += feed.received(line.frame, line.ts_recv)
     symbols = {i.symbol for i in out if isinstance(i, Instrument)}
     assert symbols
-    assert symbols <= {symbol for (market, _), symbol in SYMBOLS.items() if market == conn}
+    assert symbols <= {symbol for (market, _), symbol in SYMBOLS.items() if market == CONNECTIONS[conn]}
 
 
 def test_every_listed_name_is_split_as_the_venue_splits_it(lines: list[Recorded]) -> None:
@@ -109,27 +113,41 @@ def test_every_listed_name_is_split_as_the_venue_splits_it(lines: list[Recorded]
     checked = 0
     for result in [json.loads(line.data)["result"] for line in lines if line.t == "http"]:
         for listed in result["list"]:
-            told = describe(listed["symbol"], is_spot=result["category"] == "spot")
+            told = describe(listed["symbol"], result["category"])
             assert (told.base_currency, told.quote_currency) == (listed["baseCoin"], listed["quoteCoin"])
             checked += 1
     assert checked == 1_357
 
 
 @pytest.mark.parametrize(
-    ("name", "symbol", "kind"),
+    ("name", "market", "symbol", "kind"),
     [
-        ("BTCPERP", "BTC-USDC-PERP", "perpetual"),
-        ("BTCUSD", "BTC-USD-PERP", "perpetual"),
-        ("BTCUSDH26", "BTC-USD-H26", "future"),
-        ("BTC-26DEC25", "BTC-USDC-26DEC25", "future"),
-        ("BTCUSDT-26DEC25", "BTC-USDT-26DEC25", "future"),
-        ("BTC-26DEC25-100000-C-USDT", "BTC-USDT-26DEC25-100000-C", "option"),
+        ("BTCPERP", LINEAR, "BTC-USDC-PERP", "perpetual"),
+        ("BTC-26DEC25", LINEAR, "BTC-USDC-26DEC25", "future"),
+        ("BTCUSDT-26DEC25", LINEAR, "BTC-USDT-26DEC25", "future"),
+        ("BTCUSD", INVERSE, "BTC-USD-PERP", "perpetual"),
+        ("BTCUSDH26", INVERSE, "BTC-USD-H26", "future"),
+        ("BTCUSDT", SPOT, "BTC-USDT", "spot"),
     ],
 )
-def test_derivatives_names_keep_their_delivery(name: str, symbol: str, kind: str) -> None:
-    """The forms that DOCS list."""
-    told = describe(name, is_spot=False)
+def test_names_keep_their_delivery(name: str, market: str, symbol: str, kind: str) -> None:
+    """The forms that the documents list; contracts of the inverse market are worth 1 USD and settled in the coin."""
+    told = describe(name, market)
     assert (told.symbol, told.kind) == (symbol, kind)
+    contract = (told.inverse, told.settlement_currency, told.contract_multiplier)
+    assert contract == ((True, "BTC", "1") if market == INVERSE else (None, None, None))
+
+
+@pytest.mark.parametrize("name", ["BTC-26DEC25-100000-C", "BTC-26DEC25-100000-C-USDT", "ETH-3JAN25-3500.5-P"])
+def test_options_are_refused_with_a_reason(name: str) -> None:
+    """Before anything is subscribed; in a recording they are dead letters, and cost no other product."""
+    with pytest.raises(SettingsError, match=f"BYBIT_PRODUCTS: option_not_supported: symbol = '{name}'"):
+        BybitFeed(line="bybit/0", products=("BTCUSDT", name), market=LINEAR)
+    feed = BybitFeed(line="bybit/0", market=LINEAR)
+    feed.received(book("snapshot", 10, bids=[("9", "1")]), T0)
+    out = feed.received(book("snapshot", 10, bids=[("9", "1")]).replace(b"BTCUSDT", name.encode()), T0)
+    assert [(o.reason, o.field) for o in out if isinstance(o, DeadLetter)] == [("option_not_supported", "symbol")]
+    assert not kinds(out)
 
 
 def test_final_books_equal_those_computed_independently(
@@ -205,7 +223,7 @@ def kinds(out: list[Output]) -> list[str]:
 @pytest.fixture
 def feed() -> BybitFeed:
     """A feed that has a book, numbered 10."""
-    feed = BybitFeed(line="bybit/0", products=("BTCUSDT",))
+    feed = BybitFeed(line="bybit/0", products=("BTCUSDT",), market=LINEAR)
     feed.opened(T0)
     assert kinds(feed.received(book("snapshot", 10, bids=[("9", "1")], asks=[("11", "1")]), T0)) == ["snapshot"]
     return feed
@@ -229,7 +247,7 @@ def test_lost_number_clears_the_book_and_subscribes_again(feed: BybitFeed) -> No
 
 def test_snapshot_that_its_next_change_overtook_is_found_out_by_the_one_after() -> None:
     """The book is right for its number until 12 comes without 11; nothing later is told on top of it."""
-    feed = BybitFeed(line="bybit/0", products=("BTCUSDT",))
+    feed = BybitFeed(line="bybit/0", products=("BTCUSDT",), market=LINEAR)
     feed.opened(T0)
     assert kinds(feed.received(book("delta", 11, bids=[("9", "2")]), T0)) == []
     out = feed.received(book("snapshot", 10, bids=[("9", "1")], asks=[("11", "1")]), T0)
@@ -333,7 +351,7 @@ def quoted(out: list[Output]) -> list[tuple[Row | None, Row | None, bool]]:
 @pytest.mark.parametrize("is_reversed", [False, True])
 def test_a_size_of_zero_removes_a_best_level(*, is_reversed: bool) -> None:
     """Wherever in the delta it is: never a quote of size zero; a side that is left out stays, one that ends is none."""
-    feed = BybitFeed(line="bybit/0")
+    feed = BybitFeed(line="bybit/0", market=LINEAR)
 
     def top(kind: str, number: int, bids: list[Row], asks: list[Row]) -> tuple[Row | None, Row | None, bool]:
         step = -1 if is_reversed else 1
@@ -355,7 +373,7 @@ def test_a_size_of_zero_removes_a_best_level(*, is_reversed: bool) -> None:
 @pytest.mark.parametrize("kind", ["snapshot", "delta"])
 def test_a_restart_of_the_service_overwrites_the_best_levels(kind: str) -> None:
     """`u` = 1 is a snapshot (documented), and the next delta follows it."""
-    feed = BybitFeed(line="bybit/0")
+    feed = BybitFeed(line="bybit/0", market=LINEAR)
     feed.received(best("snapshot", 501, [("9", "1")], [("11", "1")]), T0)
     assert quoted(feed.received(best(kind, 1, [("8", "2")], [("12", "0")]), T0)) == [(("8", "2"), None, True)]
     assert quoted(feed.received(best("delta", 2, [], [("13", "1")]), T0)) == [(("8", "2"), ("13", "1"), True)]
@@ -363,7 +381,7 @@ def test_a_restart_of_the_service_overwrites_the_best_levels(kind: str) -> None:
 
 def test_a_lost_delta_leaves_no_best_levels_until_the_next_snapshot() -> None:
     """One that was seen changes nothing; deltas before a snapshot are counted, also on a new connection."""
-    feed = BybitFeed(line="bybit/0")
+    feed = BybitFeed(line="bybit/0", market=LINEAR)
     assert not quoted(feed.received(best("delta", 9, [("9", "1")], []), T0))
     feed.received(best("snapshot", 10, [("9", "1")], [("11", "1")]), T0)
     assert not quoted(feed.received(best("delta", 10, [("9", "0")], []), T0))
@@ -386,7 +404,7 @@ _ROWS = st.lists(
 @given(st.lists(st.tuples(st.sampled_from(["delta", "delta", "delta", "snapshot", "lost", "twice"]), _ROWS, _ROWS)))
 def test_best_levels_are_those_of_all_changes(steps: list[tuple[str, list[Row], list[Row]]]) -> None:
     """Whatever comes, a quote is the best of what snapshot and deltas left, and nothing after a loss."""
-    feed = BybitFeed(line="bybit/0")
+    feed = BybitFeed(line="bybit/0", market=LINEAR)
     sides: list[dict[int, str]] = [{}, {}]
     is_known, number = False, 100
     for kind, bids, asks in steps:
@@ -508,8 +526,8 @@ def test_markets_in_one_line_are_kept_apart(lines: list[Recorded]) -> None:
     apart: list[Output] = []
     mixed = make_feed("bybit")
     together = mixed.opened(T0)
-    for conn in dict.fromkeys(line.conn for line in lines):
-        feed = make_feed("bybit")
+    for conn, market in CONNECTIONS.items():
+        feed = make_feed("bybit", market=market)
         apart += feed.opened(T0)
         for line in lines:
             apart += feed.received(line.frame, line.ts_recv) if line.conn == conn else []
@@ -573,3 +591,142 @@ def test_a_listed_trade_of_an_impossible_time_is_no_proof(feed: BybitFeed) -> No
     assert [o.reason for o in out if isinstance(o, DeadLetter)] == ["time_out_of_bounds"]
     assert [t.trade_id for o in out if isinstance(o, Trades) for t in o.trades] == ["a-2"]
     assert [(o.kind, o.channel) for o in out if isinstance(o, FeedStatus)] == [("gap", "publicTrade")]
+
+
+# --- Derivatives ---
+
+
+def derived(out: list[Output]) -> list[Derivative]:
+    """Return the derivative events among these outputs."""
+    return [o for o in out if isinstance(o, Derivative)]
+
+
+DERIVED = {
+    "markPrice": "mark_price", "indexPrice": "index_price", "openInterest": "open_interest",
+    "openInterestValue": "open_interest_value", "fundingRate": "funding_rate",
+}  # fmt: skip
+
+
+def test_derivatives_are_what_the_tickers_had(
+    played: dict[str, tuple[BybitFeed, list[Output]]], lines: list[Recorded]
+) -> None:
+    """Each recorded ticker that has one of the fields is an event with just those, digit for digit, none invented."""
+    expected: dict[str, list[dict[str, Any]]] = {}
+    for symbol, frame in sent(lines, "tickers"):
+        data = frame["data"]
+        fields: dict[str, Any] = {ours: data[theirs] for theirs, ours in DERIVED.items() if theirs in data}
+        if "nextFundingTime" in data:
+            fields["next_funding_ts"] = int(data["nextFundingTime"]) * 1_000_000
+        if "fundingIntervalHour" in data:
+            fields["funding_interval"] = int(data["fundingIntervalHour"]) * 3600
+        if fields:
+            expected.setdefault(symbol, []).append(fields)
+    names = {*DERIVED.values(), "next_funding_ts", "funding_interval"}
+    got: dict[str, list[dict[str, Any]]] = {}
+    for event in derived(played[LINEAR][1]):
+        had = {name: getattr(event, name) for name in names if getattr(event, name) is not None}
+        got.setdefault(event.symbol, []).append(had)
+    assert got == expected
+    assert sum(map(len, got.values())) > 100
+    assert not derived(played[SPOT][1])
+
+
+def ticker(kind: str, ms: int = MS, **fields: Any) -> bytes:
+    """Return a ticker of the linear market, as the documents show it."""
+    frame = {"topic": "tickers.BTCUSDT", "type": kind, "data": {"symbol": "BTCUSDT"} | fields, "cs": 1, "ts": ms}
+    return json.dumps(frame, separators=(",", ":")).encode()
+
+
+def test_a_bad_value_of_a_ticker_costs_none_of_its_neighbours(feed: BybitFeed) -> None:
+    """It is a dead letter that names field and value; empty values are unknown, and a delta has only its own."""
+    out = feed.received(ticker("snapshot", markPrice="x", indexPrice="", openInterest="-1", fundingRate="-0.0001"), T0)
+    (event,) = derived(out)
+    assert (event.mark_price, event.index_price, event.open_interest) == (None, None, None)
+    assert event.funding_rate == "-0.0001"
+    assert [(o.field, o.value) for o in out if isinstance(o, DeadLetter)] == [
+        ("mark_price", "x"), ("open_interest", "-1")]  # fmt: skip
+    (event,) = derived(feed.received(ticker("delta", nextFundingTime=str(MS + 1)), T0))
+    assert (event.next_funding_ts, event.funding_rate) == ((MS + 1) * 1_000_000, None)
+    assert not derived(feed.received(ticker("delta", bid1Price="9", bid1Size="1"), T0))
+
+
+def test_an_unreadable_ticker_asks_for_a_new_snapshot_once(feed: BybitFeed) -> None:
+    """What it changed is unknown: until the snapshot a quote has only what came since."""
+    feed.received(ticker("snapshot", bid1Price="9", bid1Size="1", lastPrice="10"), T0)
+    orders = [json.loads(o.frame) for _ in range(2) for o in feed.received(ticker("delta", lastPrice=5), T0)
+              if isinstance(o, Send)]  # fmt: skip
+    assert orders == [{"op": op, "args": ["tickers.BTCUSDT"]} for op in ("unsubscribe", "subscribe")]
+    (quote,) = [o for o in feed.received(ticker("delta", lastPrice="11"), T0) if isinstance(o, Quote)]
+    assert (quote.bid, quote.last) == (None, "11")
+
+
+def test_a_lost_book_keeps_the_ticker(feed: BybitFeed) -> None:
+    """Only the book is asked for again, so that the ticker's deltas must go on from what is known."""
+    feed.received(ticker("snapshot", bid1Price="9", bid1Size="1", markPrice="10"), T0)
+    assert kinds(feed.received(book("delta", 13, bids=[("9", "3")]), T0)) == ["clear"]
+    (quote,) = [o for o in feed.received(ticker("delta", lastPrice="11"), T0) if isinstance(o, Quote)]
+    assert (quote.bid, quote.last) == ("9", "11")
+
+
+def test_liquidations_are_the_orders_that_close_positions(feed: BybitFeed) -> None:
+    """`Buy` is a liquidated long position ("All Liquidation"), which a sell order closes; a bad one costs no other."""
+    rows = [
+        {"T": MS + 1, "s": "BTCUSDT", "S": "Sell", "v": "20000", "p": "0.04499"},
+        {"T": MS + 2, "s": "BTCUSDT", "S": "Buy", "v": "0", "p": "0.04499"},
+        {"T": MS + 3, "s": "BTCUSDT", "S": "Hold", "v": "1", "p": "0.04499"},
+        {"T": MS + 4, "s": "BTCUSDT", "S": "Buy", "v": "1.50", "p": "0.0450"},
+    ]
+    frame = {"topic": "allLiquidation.BTCUSDT", "type": "snapshot", "ts": MS + 5, "data": rows}
+    out = feed.received(json.dumps(frame, separators=(",", ":")).encode(), T0)
+    (event,) = derived(out)
+    assert [(one.ts_event, one.side, one.price, one.size) for one in event.liquidations] == [
+        ((MS + 1) * 1_000_000, "buy", "0.04499", "20000"),
+        ((MS + 4) * 1_000_000, "sell", "0.0450", "1.50"),
+    ]
+    assert sum(isinstance(o, DeadLetter) for o in out) == 2
+    assert event.ts_event == (MS + 5) * 1_000_000
+
+
+@pytest.mark.parametrize(("market", "has"), [(SPOT, False), (LINEAR, True), (INVERSE, True)])
+def test_liquidations_are_subscribed_where_there_are_positions(market: str, *, has: bool) -> None:
+    """At most ten topics a message (documented for the spot market), and the lists of the market's own products."""
+    names = ("BTCUSD", "ETHUSD", "XRPUSD", "SOLUSD")
+    out = BybitFeed(line="bybit/0", products=names, market=market).opened(T0)
+    orders = [json.loads(o.frame)["args"] for o in out if isinstance(o, Send)]
+    assert all(len(args) <= 10 for args in orders)
+    topics = {topic.rpartition(".")[0] for args in orders for topic in args}
+    assert topics == {"orderbook.200", "publicTrade", "tickers"} | ({"allLiquidation"} if has else set())
+    assert [f"category={market}&" in o.path for o in out if isinstance(o, Fetch)] == [True]
+
+
+def test_a_long_list_of_products_is_read_page_by_page(feed: BybitFeed) -> None:
+    """The next page is requested by the cursor that the venue gives; lists of other markets are left alone."""
+    row = {"symbol": "BTCUSDT", "status": "Trading", "contractType": "LinearPerpetual", "settleCoin": "USDT"}
+
+    def answer(category: str, cursor: str) -> bytes:
+        return json.dumps({"result": {"category": category, "list": [row], "nextPageCursor": cursor}}).encode()
+
+    (request,) = [o for o in feed.fetched(Fetch("", "products"), answer("linear", "a%3D1"), T0) if isinstance(o, Fetch)]
+    assert request.path.endswith("&limit=1000&cursor=a%3D1")
+    assert not [o for o in feed.fetched(request, answer("linear", ""), T0) if isinstance(o, Fetch)]
+    assert feed.fetched(request, answer("spot", "b"), T0) == []
+
+
+def test_inverse_contracts_of_a_recording_are_found_by_their_currency() -> None:
+    """Contracts in USD are those of the inverse market: their sizes are in USD, and the coin settles them."""
+    mixed = make_feed("bybit")
+    mixed.opened(T0)
+    mixed.received(b'{"success":true,"ret_msg":"","conn_id":"x","req_id":"1","op":"subscribe"}', T0)
+    found = {}
+    for name in ("BTCUSDT", "BTCUSD", "BTCUSDH26"):
+        for number in (10, 11):
+            frame = book("snapshot" if number == 10 else "delta", number, bids=[("9", "1")])
+            for event in mixed.received(frame.replace(b"BTCUSDT", name.encode()), T0):
+                if isinstance(event, Instrument):
+                    found[name] = (event.symbol, event.inverse, event.settlement_currency)
+    assert found == {
+        "BTCUSDT": ("BTC-USDT-PERP", None, None),
+        "BTCUSD": ("BTC-USD-PERP", True, "BTC"),
+        "BTCUSDH26": ("BTC-USD-H26", True, "BTC"),
+    }
+    assert mixed.counts["book_updates"] == 3

@@ -321,7 +321,7 @@ def test_theory_names_the_document_that_says_whose_side_a_trade_tells(venue: str
     theories = [" ".join((each.__doc__ or "").split()) for each in (module, *families)]
     sentences = [sentence for theory in theories for sentence in re.split(r"(?<=\.) (?=[A-Z`])", theory)]
     said = [one for one in sentences if re.search(r"(?i)\b(aggressor|taker|maker)", one)]
-    assert any("(DOCS" in sentence or "(FIX" in sentence for sentence in said)
+    assert any(re.search(r'\((?:DOCS|FIX|")', sentence) for sentence in said), "it cites no document"
 
 
 # No trade of these recordings meets a book of the same connection.

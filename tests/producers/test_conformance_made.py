@@ -26,7 +26,7 @@ from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from marketdata.fix.codec import Fields, decode, framed, utc
 from producers.live.tokens import FixLogin, KeyPair
 from producers.venues.alpaca.feed import AlpacaFeed
-from producers.venues.bybit.feed import MixedFeed
+from producers.venues.bybit.feed_mixed import MixedFeed
 from producers.venues.coinbase_exchange.feed import CoinbaseExchangeFeed
 from producers.venues.databento.feed import DatabentoFeed
 from producers.venues.databento.gateway import Login, Session
@@ -212,7 +212,7 @@ TALKS = {
         lambda: CoinbaseExchangeFeed(line="coinbase_exchange/0", products=("BTC-USD",), depth="full"), exchange(),
         symbol="BTC-USD",
     ),
-    "bybit, two markets": Talk(lambda: MixedFeed("bybit/0"), bybit(), symbol="BTCUSDT"),
+    "bybit, two markets": Talk(lambda: MixedFeed(line="bybit/0"), bybit(), symbol="BTCUSDT"),
     "alpaca json": Talk(alpaca_feed, alpaca("2026-08-09T21:00:00Z")),
     "alpaca msgpack": Talk(
         alpaca_feed, alpaca(msgspec.msgpack.Ext(-1, (TS // SECOND).to_bytes(4, "big"))), packed=True

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -293,7 +292,8 @@ class Restarts(RuleBasedStateMachine):
         ours = frozenset(self.venue.names.values())
         self.waiting += self.gaps.start(previous, ours, names, self.venue.venue, self.now)
         self.lines = [
-            LiveLine(name, make_feed(self.venue.venue, line=name, products=tuple(self.venue.names))) for name in names
+            LiveLine(name, make_feed(self.venue.venue, line=name, products=tuple(self.venue.names), market="linear"))
+            for name in names
         ]
         for line in self.lines:
             self._perform(line, line.feed.resume(previous, self.now))
@@ -313,8 +313,7 @@ class Restarts(RuleBasedStateMachine):
             for event in events[-tail:]:
                 histories.setdefault(event.symbol, History(number)).take(event)
         is_all = all(len(events) <= tail for events in partitions.values())
-        found = previous_run(histories, self._open_gaps(), frozenset(self.venue.names.values()), is_all=is_all)
-        return msgspec.structs.replace(found, market="linear")
+        return previous_run(histories, self._open_gaps(), frozenset(self.venue.names.values()), is_all=is_all)
 
     def _partition(self, event: AnyEvent) -> int:
         """Return the partition of an event's topic: two symbols share one."""

@@ -86,6 +86,12 @@ def test_products_may_name_their_market_where_a_name_is_another_product_there(mo
     ]
     one = loaded(monkeypatch, "bybit", BYBIT_PRODUCTS="inverse:BTCUSD,ETHUSD", BYBIT_MARKET="inverse")
     assert one.streams_of(venue) == [("bybit", venue.markets["inverse"], ("BTCUSD", "ETHUSD"), "inverse", None)]
+    monkeypatch.delenv("BYBIT_MARKET")
+    testnet = {"BYBIT_WS_URL": "wss://stream-testnet.bybit.com/v5/public/linear", "BYBIT_PRODUCTS": "BTCUSDT"}
+    elsewhere = loaded(monkeypatch, "bybit", **testnet)
+    assert [stream.market for stream in elsewhere.streams_of(venue)] == ["linear"]
+    replay = {"TICKSTREAM_SOURCE": "replay", "BYBIT_PRODUCTS": "BTCUSDT"}
+    assert [stream.market for stream in loaded(monkeypatch, "bybit", **replay).streams_of(venue)] == [""]
     unnamed = loaded(monkeypatch, "bitfinex", BITFINEX_PRODUCTS="BTCF0:USTF0")
     assert [stream.products for stream in unnamed.streams_of(find_venue("bitfinex"))] == [("BTCF0:USTF0",)]
 

@@ -1,23 +1,27 @@
-"""Bybit: its addresses and limits, and what makes its feed and its history."""
+"""Bybit: its addresses and limits, and what makes its feeds and its history.
+
+Documents: Bybit API v5, "Connect", https://bybit-exchange.github.io/docs/v5/ws/connect.
+"""
 
 from __future__ import annotations
 
-from producers.venues.bybit.feed import make
+from producers.venues.bybit.feed import BybitFeed
+from producers.venues.bybit.feed_mixed import MixedFeed
+from producers.venues.bybit.names import INVERSE, LINEAR, SPOT, VENUE
 from producers.venues.kit.venue import Venue
+
+_PUBLIC = "wss://stream.bybit.com/v5/public"
 
 VENUES = (
     Venue(
-        name="bybit",
-        ws_url="wss://stream.bybit.com/v5/public/spot",
+        name=VENUE,
+        ws_url=f"{_PUBLIC}/{SPOT}",
         rest_url="https://api.bybit.com",
-        make=make,
+        make=BybitFeed,
+        make_of_market=BybitFeed,
+        make_recorded=MixedFeed,
         products=("BTCUSDT", "ETHUSDT"),
-        markets={
-            "spot": "wss://stream.bybit.com/v5/public/spot",
-            "linear": "wss://stream.bybit.com/v5/public/linear",
-            "inverse": "wss://stream.bybit.com/v5/public/inverse",
-        },
-        markets_apart=True,
+        markets={market: f"{_PUBLIC}/{market}" for market in (SPOT, LINEAR, INVERSE)},
         sequence="product",
     ),
 )

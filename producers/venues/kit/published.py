@@ -58,13 +58,11 @@ class PreviousRun(msgspec.Struct, frozen=True, kw_only=True):
     """What earlier processes of a venue left: each symbol's `Published` and the gaps that were never closed.
 
     `floor` is from when on trades of any other symbol may be missing; None where such a symbol was never published.
-    `market` is the one that a feed is for, where its address shows it.
     """
 
     symbols: Mapping[str, Published] = {}
     gaps: tuple[FeedStatus, ...] = ()
     floor: int | None = None
-    market: str = ""
 
     def of(self, symbol: str) -> Published | None:
         """Return what was published of a symbol; None where nothing was."""

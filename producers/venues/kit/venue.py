@@ -69,6 +69,15 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     make: MakeFeed
 
 
+class MakeFeedOfMarket(Protocol):
+    """Makes one feed of one of a venue's markets."""
+
+    def __call__(
+        self, *, line: str, products: tuple[str, ...] | None, token: Signer | None, market: str
+    ) -> LiveFeed:  # fmt: skip
+        """Return a new feed of this line."""
+
+
 class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """One venue. `sequence`, `checksum`: how its stream proves itself complete.
 
@@ -89,9 +98,9 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """Whether upper and lower case make different names; if not, names are taken in upper case."""
     markets: Mapping[str, str] = {}
     """Addresses by market, where the markets have streams of their own; `ws_url` is that of the usual one."""
-    markets_apart: bool = False
-    """Whether a name is another product on each market: then products may be named with it, `linear:BTCUSDT`, and one
-    producer reads several markets."""
+    make_of_market: MakeFeedOfMarket | None = None
+    """Makes a feed of one market, where a name is another product on each: then products may be named with it,
+    `linear:BTCUSDT`, and one producer reads several markets."""
     sequence: str = "none"
     numbers_trades: bool = False
     """Whether trade ids rise by one per product, so that those which are stored show which are missing."""
@@ -118,9 +127,18 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     backoff: Policy = Policy()
     """How it is tried again."""
 
-    def feed(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> LiveFeed:
-        """Return a new feed of this line; `products` None accepts every product that a recording has."""
-        make = self.make if products is not None or self.make_recorded is None else self.make_recorded
+    def feed(
+        self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None, market: str = ""
+    ) -> LiveFeed:  # fmt: skip
+        """Return a new feed of this line; `products` None accepts every product that a recording has.
+
+        Where names differ by `market`, only a recording may come without one: its feed finds out which one each frame
+        is from.
+        """
+        if market and self.make_of_market is not None:
+            return self.make_of_market(line=line, products=products, token=token, market=market)
+        is_recorded = products is None or self.make_of_market is not None
+        make = self.make if self.make_recorded is None or not is_recorded else self.make_recorded
         return make(line=line, products=products, token=token)
 
     def refusal(self, url: str) -> str | None:
