@@ -215,6 +215,21 @@ def book(kind: str, number: int, *, bids: Any = (), asks: Any = (), topic: str =
     return json.dumps(frame, separators=(",", ":")).encode()
 
 
+def orders(out: list[Output]) -> list[tuple[str, list[str]]]:
+    """Return verb and topics of the messages among these outputs."""
+    sent = [json.loads(o.frame) for o in out if isinstance(o, Send)]
+    return [(order["op"], order["args"]) for order in sent if "args" in order]
+
+
+def acknowledge(feed: BybitFeed, out: list[Output]) -> list[Output]:
+    """Answer every subscription as the venue does."""
+    answers: list[Output] = []
+    for order in [json.loads(o.frame) for o in out if isinstance(o, Send) and b"args" in o.frame]:
+        answer = {"success": True, "ret_msg": "", "conn_id": "x", "req_id": order["req_id"], "op": order["op"]}
+        answers += feed.received(json.dumps(answer).encode(), T0)
+    return answers
+
+
 def kinds(out: list[Output]) -> list[str]:
     """Return what kinds of book changes these outputs hold."""
     return [event.kind for event in out if isinstance(event, BookUpdate)]
@@ -224,7 +239,7 @@ def kinds(out: list[Output]) -> list[str]:
 def feed() -> BybitFeed:
     """A feed that has a book, numbered 10."""
     feed = BybitFeed(line="bybit/0", products=("BTCUSDT",), market=LINEAR)
-    feed.opened(T0)
+    assert acknowledge(feed, feed.opened(T0)) == []
     assert kinds(feed.received(book("snapshot", 10, bids=[("9", "1")], asks=[("11", "1")]), T0)) == ["snapshot"]
     return feed
 
@@ -236,10 +251,7 @@ def test_lost_number_clears_the_book_and_subscribes_again(feed: BybitFeed) -> No
     assert kinds(out) == ["clear"]
     (gap,) = [o for o in out if isinstance(o, FeedStatus) and o.kind == "gap"]
     assert (gap.expected, gap.received) == (12, 13)
-    assert [json.loads(o.frame) for o in out if isinstance(o, Send)] == [
-        {"op": "unsubscribe", "args": ["orderbook.200.BTCUSDT"]},
-        {"op": "subscribe", "args": ["orderbook.200.BTCUSDT"]},
-    ]
+    assert orders(out) == [(verb, ["orderbook.200.BTCUSDT"]) for verb in ("unsubscribe", "subscribe")]
     assert kinds(feed.received(book("delta", 14, bids=[("9", "4")]), T0)) == []
     out = feed.received(book("snapshot", 20, bids=[("9", "5")], asks=[("11", "1")]), T0)
     assert [o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"] == [gap.gap_id]
@@ -653,9 +665,8 @@ def test_a_bad_value_of_a_ticker_costs_none_of_its_neighbours(feed: BybitFeed) -
 def test_an_unreadable_ticker_asks_for_a_new_snapshot_once(feed: BybitFeed) -> None:
     """What it changed is unknown: until the snapshot a quote has only what came since."""
     feed.received(ticker("snapshot", bid1Price="9", bid1Size="1", lastPrice="10"), T0)
-    orders = [json.loads(o.frame) for _ in range(2) for o in feed.received(ticker("delta", lastPrice=5), T0)
-              if isinstance(o, Send)]  # fmt: skip
-    assert orders == [{"op": op, "args": ["tickers.BTCUSDT"]} for op in ("unsubscribe", "subscribe")]
+    asked = [one for _ in range(2) for one in orders(feed.received(ticker("delta", lastPrice=5), T0))]
+    assert asked == [(verb, ["tickers.BTCUSDT"]) for verb in ("unsubscribe", "subscribe")]
     (quote,) = [o for o in feed.received(ticker("delta", lastPrice="11"), T0) if isinstance(o, Quote)]
     assert (quote.bid, quote.last) == (None, "11")
 
@@ -692,9 +703,8 @@ def test_liquidations_are_subscribed_where_there_are_positions(market: str, *, h
     """At most ten topics a message (documented for the spot market), and the lists of the market's own products."""
     names = ("BTCUSD", "ETHUSD", "XRPUSD", "SOLUSD")
     out = BybitFeed(line="bybit/0", products=names, market=market).opened(T0)
-    orders = [json.loads(o.frame)["args"] for o in out if isinstance(o, Send)]
-    assert all(len(args) <= 10 for args in orders)
-    topics = {topic.rpartition(".")[0] for args in orders for topic in args}
+    assert all(len(args) <= 10 for _, args in orders(out))
+    topics = {topic.rpartition(".")[0] for _, args in orders(out) for topic in args}
     assert topics == {"orderbook.200", "publicTrade", "tickers"} | ({"allLiquidation"} if has else set())
     assert [f"category={market}&" in o.path for o in out if isinstance(o, Fetch)] == [True]
 
@@ -730,3 +740,63 @@ def test_inverse_contracts_of_a_recording_are_found_by_their_currency() -> None:
         "BTCUSDH26": ("BTC-USD-H26", True, "BTC"),
     }
     assert mixed.counts["book_updates"] == 3
+
+
+# --- Subscriptions ---
+
+
+def statuses(out: list[Output]) -> list[tuple[str, str, str | None, str]]:
+    """Return kind, symbol, channel and reason of the statuses among these outputs."""
+    return [(o.kind, o.symbol, o.channel, o.reason) for o in out if isinstance(o, FeedStatus)]
+
+
+def refusal(order: dict[str, Any], reason: str = "error:handler not found,topic:publicTrade.NOSUCHUSDT") -> bytes:
+    """Return the venue's refusal of a message."""
+    return json.dumps({"success": False, "ret_msg": reason, "conn_id": "x", "req_id": order["req_id"],
+                       "op": order["op"]}).encode()  # fmt: skip
+
+
+def test_a_refused_message_costs_only_the_product_at_fault() -> None:
+    """The venue refuses all topics of a message: each product is requested by itself, and one is refused for good."""
+    feed = BybitFeed(line="bybit/0", products=("BTCUSDT", "NOSUCHUSDT", "ETHUSDT"))
+    sent = [json.loads(o.frame) for o in feed.opened(T0) if isinstance(o, Send)]
+    by_channel = {order["args"][0].rpartition(".")[0]: order for order in sent}
+    out = feed.received(refusal(by_channel["publicTrade"]), T0)
+    assert orders(out) == [("subscribe", [f"publicTrade.{name}"]) for name in ("BTCUSDT", "NOSUCHUSDT", "ETHUSDT")]
+    assert not statuses(out)
+    alone = [json.loads(o.frame) for o in out if isinstance(o, Send)]
+    out = feed.received(refusal(alone[1]), T0)
+    assert ("unsubscribed", "NOSUCH-USDT", "publicTrade", "refused") in statuses(out)
+    assert ("gap", "NOSUCH-USDT", "publicTrade", "unsubscribed") in statuses(out)
+    assert [(o.valid, o.symbol) for o in out if isinstance(o, Trades)] == [(False, "NOSUCH-USDT")]
+    for order in (alone[0], alone[2]):
+        assert feed.received(refusal(order).replace(b"false", b"true"), T0) == []
+    assert feed.counts["subscriptions"] == 2
+
+
+def test_a_subscription_without_an_answer_is_on_the_ledger_and_requested_again(feed: BybitFeed) -> None:
+    """Ten seconds without an acknowledgement; the answer that comes at last ends it."""
+    late = BybitFeed(line="bybit/0", products=("BTCUSDT",), market=LINEAR)
+    late.opened(T0)
+    late.received(book("snapshot", 10, bids=[("9", "1")]), T0)  # its data proves the book's
+    out = late.ticked(T0 + 15 * SECOND)
+    lost = {(kind, channel) for kind, _, channel, _ in statuses(out) if kind == "unsubscribed"}
+    assert lost == {("unsubscribed", channel) for channel in ("publicTrade", "tickers", "allLiquidation")}
+    late.received(book("delta", 11, bids=[("9", "2")]), T0 + 60 * SECOND)
+    again = late.ticked(T0 + 80 * SECOND)
+    assert not [o for o in again if isinstance(o, Fetch) and o.purpose == "trades"]  # which would prove nothing
+    assert ("subscribe", ["publicTrade.BTCUSDT"]) in orders(again)
+    assert ("subscribed", "BTC-USDT-PERP", "publicTrade", "") in statuses(acknowledge(late, again))
+    assert not statuses(feed.ticked(T0 + 15 * SECOND))
+
+
+def test_an_answer_without_a_number_is_that_of_the_oldest_message() -> None:
+    """As some gateways of the venue leave it out (recorded on the spot market)."""
+    feed = BybitFeed(line="bybit/0", products=("BTCUSDT",))
+    feed.opened(T0)
+    answer = b'{"success":true,"ret_msg":"subscribe","conn_id":"x","op":"subscribe"}'
+    for _ in range(3):
+        assert feed.received(answer, T0) == []
+    feed.received(book("snapshot", 10, bids=[("9", "1")]), T0)
+    assert not statuses(feed.ticked(T0 + 15 * SECOND))
+    assert feed.received(answer, T0) == []  # of nothing that was sent

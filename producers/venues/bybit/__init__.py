@@ -5,7 +5,7 @@ Documents: Bybit API v5, "Connect", https://bybit-exchange.github.io/docs/v5/ws/
 
 from __future__ import annotations
 
-from producers.venues.bybit.feed import BybitFeed
+from producers.venues.bybit.feed import LIMITS, BybitFeed
 from producers.venues.bybit.feed_mixed import MixedFeed
 from producers.venues.bybit.names import INVERSE, LINEAR, SPOT, VENUE
 from producers.venues.kit.venue import Venue
@@ -23,5 +23,6 @@ VENUES = (
         products=("BTCUSDT", "ETHUSDT"),
         markets={market: f"{_PUBLIC}/{market}" for market in (SPOT, LINEAR, INVERSE)},
         sequence="product",
+        limits=LIMITS,
     ),
 )

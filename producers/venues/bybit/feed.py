@@ -6,9 +6,10 @@ Info" and "Get Public Recent Trading History". "Recorded" is what was checked on
 
 1. Each market (spot, linear, inverse) has a socket of its own, and the same name means different products there
    (`names`). The market of a live line comes from the settings; that of a recording is found by `feed_mixed`.
-2. Subscribe to orderbook.200, publicTrade and tickers, and to allLiquidation where there are positions; on the spot
-   market a message has at most 10 topics. Send a ping every 20 s ("Connect"); 30 s without a frame are a dead
-   connection.
+2. Subscribe to orderbook.200, publicTrade and tickers, and to allLiquidation where there are positions. The answer has
+   our `req_id`; with `success` false none of the message's topics is subscribed, so that each product is requested
+   again by itself, and only the one at fault is refused. Send a ping every 20 s ("Connect"); 30 s without a frame are
+   a dead connection.
 3. `orderbook.N`: a `snapshot` always replaces the book, also in the middle, also with `u` = 1 after a restart of the
    service; `delta` sets absolute sizes, 0 removes ("Orderbook"). `u` rises by one with each delta of a topic
    (recorded): a skipped one clears the book and subscribes again. One depth is primary for a book: the first.
@@ -28,129 +29,64 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Collection, Iterable
+from typing import Any
 
 import msgspec
 
 from marketdata.book import L2Book
 from marketdata.clock import SECOND_NS
-from marketdata.decimals import decimal, plain
 from marketdata.errors import BadEvent, SettingsError
 from marketdata.events import GAP, Instrument, Liquidation, Trade
 from marketdata.feed import Fetch, Output, Send
+from producers.venues.bybit.messages import (
+    ANSWER,
+    BOOK_FRAME,
+    DERIVED,
+    FRAME,
+    ITEMS,
+    LIQUIDATION,
+    LISTED,
+    QUOTED,
+    REST_TRADE,
+    TICKER,
+    TRADE,
+    BookFrame,
+    Frame,
+    read_fields,
+    read_rest_trade,
+    read_trade,
+)  # fmt: skip
 from producers.venues.bybit.names import SPOT, VENUE, Listed, describe, listed_fields
 from producers.venues.kit import books, derivatives, listed_trades, quotes
 from producers.venues.kit.calls import Call
 from producers.venues.kit.feed import VenueFeed
 from producers.venues.kit.gaps import ASKED_NS
 from producers.venues.kit.instruments import learn_each
+from producers.venues.kit.limits import Limits, Rate
+from producers.venues.kit.orders import Orders
 from producers.venues.kit.products import Product
 from producers.venues.kit.trade_ids import Recent
 from producers.venues.kit.values import (
     Columns,
-    Number,
-    Text,
-    check_trade,
-    given,
-    integer,
     ms_ns,
-    ms_text_ns,
     pair_columns,
-    price,
 )
 from producers.venues.kit.venue import Signer
 
 PING_NS = 20 * SECOND_NS
 QUIET_NS = 5 * SECOND_NS
 RESTARTED = 1  # the `u` of a snapshot after a restart of the service
-TOPICS_A_MESSAGE = 10
 LIST_PAGES_MAX = 20
+# "Connect": 10 topics a message on the spot market, 21,000 characters of topics on a connection (of 130 a product with
+# the longest name), and 500 connections of an address in five minutes.
+LIMITS = Limits(products=150, arguments=10, connects=(Rate(500, 300),))
 
 _BOOK, _TRADES, _TICKERS, _LIQUIDATIONS = "orderbook", "publicTrade", "tickers", "allLiquidation"
 _DEPTH = "orderbook.200"
 _HEAD_BYTES = 200  # a frame's topic, type and time
 _BOOK_TOPIC = re.compile(rb'"topic":"orderbook\.\d')
 _HEAD = re.compile(rb'"topic":\s*"(\w+)(?:\.[A-Za-z0-9]+)?\.([A-Za-z0-9.-]+)"')
-
-_Levels = list[tuple[Text, Text]]
-
-# --- What the venue sends. Fields that are not used are not named. ---
-
-
-class _Book(msgspec.Struct, gc=False):
-    name: str = msgspec.field(name="s")
-    bids: _Levels = msgspec.field(name="b")
-    asks: _Levels = msgspec.field(name="a")
-    update: Number = msgspec.field(name="u")
-    cross: int = msgspec.field(name="seq", default=0)
-
-
-class _BookFrame(msgspec.Struct, gc=False):
-    topic: str
-    type: Literal["snapshot", "delta"]
-    ts: Number
-    data: _Book
-    matched: Number = msgspec.field(name="cts", default=0)
-
-
-class _Frame(msgspec.Struct):
-    topic: str = ""
-    type: str = ""
-    ts: Number = 0
-    op: str = ""
-    success: bool = True
-    message: str | None = msgspec.field(name="ret_msg", default=None)
-    data: msgspec.Raw = msgspec.Raw()
-
-
-class _Trade(msgspec.Struct, gc=False):
-    name: str = msgspec.field(name="s")
-    id: str = msgspec.field(name="i")
-    ms: Number = msgspec.field(name="T")
-    price: Text = msgspec.field(name="p")
-    size: Text = msgspec.field(name="v")
-    side: Literal["Buy", "Sell"] = msgspec.field(name="S")
-
-
-class RestTrade(msgspec.Struct, gc=False):
-    """One of REST's recent trades."""
-
-    id: str = msgspec.field(name="execId")
-    ms: str = msgspec.field(name="time")
-    price: Text
-    size: Text
-    side: Literal["Buy", "Sell"]
-
-
-class _Liquidation(msgspec.Struct):
-    ms: Number = msgspec.field(name="T")
-    position: Literal["Buy", "Sell"] = msgspec.field(name="S")
-    size: Text = msgspec.field(name="v")
-    price: Text = msgspec.field(name="p")
-
-
-class Result(msgspec.Struct):
-    """What REST's answers have in `result`."""
-
-    category: str = ""
-    items: list[msgspec.Raw] = msgspec.field(name="list", default_factory=list)
-    cursor: str | None = msgspec.field(name="nextPageCursor", default=None)
-
-
-class _Answer(msgspec.Struct):
-    result: Result
-
-
-_BOOK_FRAME = msgspec.json.Decoder(_BookFrame)
-_FRAME = msgspec.json.Decoder(_Frame)
-_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
-_TRADE = msgspec.json.Decoder(_Trade)
-_REST_TRADE = msgspec.json.Decoder(RestTrade)
-_LIQUIDATION = msgspec.json.Decoder(_Liquidation)
-_TICKER = msgspec.json.Decoder(dict[str, Any])
-_ANSWER = msgspec.json.Decoder(_Answer)
-_LISTED = msgspec.json.Decoder(Listed)
 
 
 class _State:
@@ -178,7 +114,9 @@ class BybitFeed(VenueFeed):
     book_channel = _BOOK
     trades_channel = _TRADES
     awaited = (_BOOK,)
+    book_subscription = _DEPTH
     silence_ns = 30 * SECOND_NS
+    limits = LIMITS
 
     def __init__(
         self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None, market: str = SPOT,
@@ -189,7 +127,9 @@ class BybitFeed(VenueFeed):
                 describe(name, market)
             except BadEvent as error:
                 raise SettingsError(f"{VENUE.upper()}_PRODUCTS: {error}") from error
+        self.channels = (_DEPTH, _TRADES, _TICKERS) if market == SPOT else (_DEPTH, _TRADES, _TICKERS, _LIQUIDATIONS)
         super().__init__(line=line, products=products, token=token)
+        self._orders = Orders()
         self._states: dict[str, _State] = {}
         self._ts_ping = self._ts_opened = 0
         self._pages = 0
@@ -209,19 +149,24 @@ class BybitFeed(VenueFeed):
         self._ts_ping = self._ts_opened = ts
         return super().opened(ts)
 
-    def _subscribe(self, call: Call, names: Collection[str]) -> list[Output]:
-        del call
-        kinds = [_DEPTH, _TRADES, _TICKERS] + ([] if self._market == SPOT else [_LIQUIDATIONS])
-        return _orders("subscribe", [f"{kind}.{name}" for kind in kinds for name in names])
+    def _begin(self) -> None:
+        super()._begin()
+        self._orders.begin()
 
-    def _again(self, call: Call, channel: str, names: Collection[str]) -> list[Output]:
-        """Subscribe to each book's primary depth again; trades come by REST."""
+    def _order(self, call: Call, verb: str, channel: str, names: Collection[str]) -> list[Output]:
         del call
-        if channel != _BOOK:
-            return []
-        states = ((name, self._states.get(name)) for name in names)
-        topics = [f"{state.topic if state and state.topic else _DEPTH}.{name}" for name, state in states]
-        return [*_orders("unsubscribe", topics), *_orders("subscribe", topics)]
+        topics = [f"{self._topic(channel, name)}.{name}" for name in names]
+        order = {"op": verb, "args": topics, "req_id": str(self._orders.number(verb, channel, names))}
+        return [Send(msgspec.json.encode(order))]
+
+    def _topic(self, channel: str, name: str) -> str:
+        """Return what a channel is called in topics: for books, that of the product's primary depth."""
+        state = self._states.get(name) if channel == _DEPTH else None
+        return state.topic if state is not None and state.topic else channel
+
+    def _again(self, call: Call, channel: str, names: Collection[str]) -> Iterable[Output]:
+        """Subscribe to books again; trades come by REST."""
+        return super()._again(call, channel, names) if channel == _BOOK else ()
 
     def _fetch_products(self) -> list[Fetch]:
         self._pages = 0
@@ -236,9 +181,10 @@ class BybitFeed(VenueFeed):
         if call.ts - self._ts_ping >= PING_NS:
             self._ts_ping = call.ts
             call.out.append(Send(b'{"op":"ping"}'))
-        if call.ts - self._ts_opened >= QUIET_NS:  # the subscription is active by now, though nothing was traded
-            for product in self._products:
-                if self._ledger.is_pending(product, _TRADES):
+        if call.ts - self._ts_opened >= QUIET_NS:
+            for product in self._products:  # of which nothing was traded since
+                is_live = self._subscriptions.is_live(_TRADES, product.name, self._mark(_TRADES, product.name))
+                if is_live and self._ledger.is_pending(product, _TRADES):
                     self._ask_trades(call, product)
 
     def _ask_trades(self, call: Call, product: Product) -> None:
@@ -254,9 +200,9 @@ class BybitFeed(VenueFeed):
 
     def _read(self, call: Call) -> None:
         if _BOOK_TOPIC.search(call.payload, 0, _HEAD_BYTES) is not None:
-            self._book(call, _BOOK_FRAME.decode(call.payload))
+            self._book(call, BOOK_FRAME.decode(call.payload))
             return
-        frame = _FRAME.decode(call.payload)
+        frame = FRAME.decode(call.payload)
         topic, _, name = frame.topic.rpartition(".")
         if topic == _TRADES:
             self._advance(call, ms_ns(frame.ts, "ts"))
@@ -266,21 +212,36 @@ class BybitFeed(VenueFeed):
         elif topic == _LIQUIDATIONS:
             self._liquidations(call, name, frame)
         elif topic.startswith(_BOOK) and topic[len(_BOOK) + 1 :].isdigit():  # with spaces in the JSON
-            self._book(call, _BOOK_FRAME.decode(call.payload))
+            self._book(call, BOOK_FRAME.decode(call.payload))
         elif frame.topic:
             self.counts["ignored"] += 1
         else:
             self._control(call, frame)
 
-    def _control(self, call: Call, frame: _Frame) -> None:
+    def _control(self, call: Call, frame: Frame) -> None:
         if frame.op in {"ping", "pong"}:
             self.counts["heartbeats"] += 1
+        elif frame.op in {"subscribe", "unsubscribe"}:
+            self._ordered(call, frame)
         elif frame.op and not frame.success:
             call.dead("venue_error", frame.message or "", field="op", value=frame.op[:200])
-        elif frame.op in {"subscribe", "unsubscribe"}:
-            self.counts["subscriptions"] += 1
         else:
             raise BadEvent("unknown_frame", "topic", call.payload[:100].decode(errors="replace"))
+
+    def _ordered(self, call: Call, frame: Frame) -> None:
+        """Take the answer to a subscription; a recording may have those of messages that were not ours."""
+        order = self._orders.answered(frame.number) if frame.number else self._orders.oldest()
+        if not frame.success:
+            call.dead("venue_error", frame.message or "", field="op", value=frame.op[:200])
+        if order is None or order.verb != "subscribe":
+            return
+        for name in order.names:
+            if frame.success:
+                self._acknowledged(call, order.channel, name)
+            elif len(order.names) > 1:
+                call.out += self._request(call, order.channel, (name,))
+            else:
+                self._refused(call, order.channel, name, detail=frame.message or "")
 
     def _state(self, name: str) -> _State:
         state = self._states.get(name)
@@ -321,8 +282,8 @@ class BybitFeed(VenueFeed):
         state = self._state(product.name)
         if state.ticker:
             state.ticker = {}
-            topics = [f"{_TICKERS}.{product.name}"]
-            call.out += [*_orders("unsubscribe", topics), *_orders("subscribe", topics)]
+            call.out += [*self._unsubscribe(call, _TICKERS, (product.name,)),
+                         *self._request(call, _TICKERS, (product.name,))]  # fmt: skip
 
     def _forget(self, product: Product) -> None:
         state = self._states.get(product.name)
@@ -338,7 +299,7 @@ class BybitFeed(VenueFeed):
 
     # --- Books ---
 
-    def _book(self, call: Call, frame: _BookFrame) -> None:
+    def _book(self, call: Call, frame: BookFrame) -> None:
         sent = frame.data
         product = self._products.find(call, sent.name)
         if product is None:
@@ -365,7 +326,7 @@ class BybitFeed(VenueFeed):
         else:
             books.update(call, product, ts_event, columns, even_empty=True)
 
-    def _is_next(self, call: Call, product: Product, state: _State, frame: _BookFrame) -> bool:
+    def _is_next(self, call: Call, product: Product, state: _State, frame: BookFrame) -> bool:
         """Return whether a change follows the one before; one that does not, and was not seen, is a loss."""
         number = frame.data.update
         is_new = state.recent.is_new((frame.type, number, frame.data.cross, frame.ts))
@@ -380,7 +341,7 @@ class BybitFeed(VenueFeed):
         self._lose(call, (product,), (_BOOK,), GAP, "sequence", expected=state.last + 1, received=number)
         return False
 
-    def _best(self, call: Call, product: Product, state: _State, frame: _BookFrame, columns: Columns) -> None:
+    def _best(self, call: Call, product: Product, state: _State, frame: BookFrame, columns: Columns) -> None:
         """Publish the best levels that orderbook.1 leaves."""
         ts_event = ms_ns(frame.matched or frame.ts, "cts")
         books.check(call, product, ts_event, columns)
@@ -410,10 +371,10 @@ class BybitFeed(VenueFeed):
 
     def _take_trades(self, call: Call, data: msgspec.Raw) -> None:
         def read(raw: msgspec.Raw) -> tuple[str, Trade]:
-            sent = _TRADE.decode(raw)
-            return sent.name, _trade(sent.id, ms_ns(sent.ms, "T"), sent.price, sent.size, sent.side)
+            sent = TRADE.decode(raw)
+            return sent.name, read_trade(sent.id, ms_ns(sent.ms, "T"), sent.price, sent.size, sent.side)
 
-        batches, whole = self._read_each(call, _ITEMS.decode(data), read)
+        batches, whole = self._read_each(call, ITEMS.decode(data), read)
         if not whole:
             self._unreadable(call)
         for name, batch in batches.items():
@@ -428,30 +389,30 @@ class BybitFeed(VenueFeed):
         if product is None:
             return False
         batch: list[Trade] = []
-        items = reversed(_ANSWER.decode(call.payload).result.items)
-        whole = call.each(items, lambda raw: batch.append(read_rest_trade(_REST_TRADE.decode(raw))), "bad_trades")
+        items = reversed(ANSWER.decode(call.payload).result.items)
+        whole = call.each(items, lambda raw: batch.append(read_rest_trade(REST_TRADE.decode(raw))), "bad_trades")
         reaches_back = listed_trades.take(call, product, self._ledger, batch, again="repeats", origin="repair")
         listed_trades.end_loss(call, product, self._ledger, whole=whole and reaches_back)
         return True
 
     # --- Tickers and liquidations ---
 
-    def _ticker(self, call: Call, name: str, frame: _Frame) -> None:
+    def _ticker(self, call: Call, name: str, frame: Frame) -> None:
         product = self._products.find(call, name)
         if product is None:
             return
         if frame.ts:
             self._advance(call, ms_ns(frame.ts, "ts"))
-        sent = _TICKER.decode(frame.data)
+        sent = TICKER.decode(frame.data)
         state = self._state(name)
         if frame.type == "snapshot":
             state.ticker = {}
-        state.ticker |= _read_fields(sent, _QUOTED)  # raises before anything is kept
+        state.ticker |= read_fields(sent, QUOTED)  # raises before anything is kept
         quotes.send(call, product, call.now, **state.ticker)
-        if self._market != SPOT and not sent.keys().isdisjoint(_DERIVED):
-            derivatives.send(call, product, call.now, **_read_fields(sent, _DERIVED))
+        if self._market != SPOT and not sent.keys().isdisjoint(DERIVED):
+            derivatives.send(call, product, call.now, **read_fields(sent, DERIVED))
 
-    def _liquidations(self, call: Call, name: str, frame: _Frame) -> None:
+    def _liquidations(self, call: Call, name: str, frame: Frame) -> None:
         product = self._products.find(call, name)
         if product is None:
             return
@@ -459,12 +420,12 @@ class BybitFeed(VenueFeed):
         found: list[Liquidation | None] = []
 
         def take(raw: msgspec.Raw) -> None:
-            sent = _LIQUIDATION.decode(raw)
+            sent = LIQUIDATION.decode(raw)
             side = "sell" if sent.position == "Buy" else "buy"
             found.append(derivatives.liquidation(call, ts_event=ms_ns(sent.ms, "T"), side=side, price=sent.price,
                                                  size=sent.size))  # fmt: skip
 
-        call.each(_ITEMS.decode(frame.data), take, "bad_liquidation")
+        call.each(ITEMS.decode(frame.data), take, "bad_liquidation")
         derivatives.send(call, product, call.now, liquidations=found)
 
     # --- Products ---
@@ -473,81 +434,13 @@ class BybitFeed(VenueFeed):
         return describe(name, self._market)
 
     def _learn_products(self, call: Call) -> None:
-        result = _ANSWER.decode(call.payload).result
+        result = ANSWER.decode(call.payload).result
         if result.category != self._market:
             self.counts["ignored"] += 1
             return
-        learn_each(call, result.items, _LISTED, self._learn)
+        learn_each(call, result.items, LISTED, self._learn)
         if result.cursor and self._pages < LIST_PAGES_MAX:
             call.out.append(self._list(result.cursor))
 
     def _learn(self, call: Call, sent: Listed) -> None:
         self._products.know(call, sent.symbol, **listed_fields(sent))
-
-
-# --- Reading and writing values ---
-
-
-def _percent(text: str, field: str) -> str | None:
-    return plain(decimal(text, field) * 100) if text else None
-
-
-def _as_sent(text: str, field: str) -> str:
-    """Return what `derivatives.send` checks itself."""
-    del field
-    return text
-
-
-def _time(text: str, field: str) -> int | None:
-    return ms_text_ns(text, field) if text else None
-
-
-def _hours(text: str, field: str) -> int | None:
-    return integer(text, field) * 3_600 if text else None
-
-
-_Fields = Mapping[str, tuple[str, Callable[[str, str], Any]]]
-
-_QUOTED: _Fields = {
-    "bid1Price": ("bid", price), "bid1Size": ("bid_size", given), "ask1Price": ("ask", price),
-    "ask1Size": ("ask_size", given), "lastPrice": ("last", price), "volume24h": ("volume_24h", given),
-    "highPrice24h": ("high_24h", price), "lowPrice24h": ("low_24h", price), "price24hPcnt": ("change_24h", _percent),
-}  # fmt: skip
-_DERIVED: _Fields = {
-    "markPrice": ("mark_price", _as_sent), "indexPrice": ("index_price", _as_sent),
-    "openInterest": ("open_interest", _as_sent), "openInterestValue": ("open_interest_value", _as_sent),
-    "fundingRate": ("funding_rate", _as_sent), "nextFundingTime": ("next_funding_ts", _time),
-    "fundingIntervalHour": ("funding_interval", _hours),
-}  # fmt: skip
-
-
-def _read_fields(sent: Mapping[str, Any], fields: _Fields) -> dict[str, Any]:
-    """Return those of a ticker's fields that it has, by our names. Raises BadEvent."""
-    found: dict[str, Any] = {}
-    for key, (field, read) in fields.items():
-        if key in sent:
-            text = sent[key]
-            if not isinstance(text, str):
-                raise BadEvent("bad_type", key, str(text)[:200])
-            found[field] = read(text, key)
-    return found
-
-
-def _trade(number: str, ts: int, trade_price: str, size: str, side: str) -> Trade:
-    if not 0 < len(number) <= 64:
-        raise BadEvent("bad_trade_id", "i", number[:200])
-    check_trade(trade_price, size, ("p", "v"))
-    return Trade(trade_id=number, ts_event=ts, price=trade_price, size=size, side=side.lower())
-
-
-def read_rest_trade(sent: RestTrade) -> Trade:
-    """Return a trade of REST, with the id that the stream gives it. Raises BadEvent."""
-    return _trade(sent.id, ms_text_ns(sent.ms, "time"), sent.price, sent.size, sent.side)
-
-
-def _orders(verb: str, topics: Iterable[str]) -> list[Output]:
-    listed = list(topics)
-    return [
-        Send(msgspec.json.encode({"op": verb, "args": listed[at : at + TOPICS_A_MESSAGE]}))
-        for at in range(0, len(listed), TOPICS_A_MESSAGE)
-    ]

@@ -1,0 +1,165 @@
+"""What Bybit sends, as types, and its values as ours; the documents are named in `feed`.
+
+Fields that are not used are not named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from marketdata.decimals import decimal, plain
+from marketdata.errors import BadEvent
+from marketdata.events import Trade
+from producers.venues.bybit.names import Listed
+from producers.venues.kit.values import Number, Text, check_trade, given, integer, ms_text_ns, price
+
+_Levels = list[tuple[Text, Text]]
+
+
+class Book(msgspec.Struct, gc=False):
+    """Levels of one product, with absolute sizes."""
+
+    name: str = msgspec.field(name="s")
+    bids: _Levels = msgspec.field(name="b")
+    asks: _Levels = msgspec.field(name="a")
+    update: Number = msgspec.field(name="u")
+    cross: int = msgspec.field(name="seq", default=0)
+
+
+class BookFrame(msgspec.Struct, gc=False):
+    """A frame of a topic of books."""
+
+    topic: str
+    type: Literal["snapshot", "delta"]
+    ts: Number
+    data: Book
+    matched: Number = msgspec.field(name="cts", default=0)
+
+
+class Frame(msgspec.Struct):
+    """Any other frame."""
+
+    topic: str = ""
+    type: str = ""
+    ts: Number = 0
+    op: str = ""
+    success: bool = True
+    message: str | None = msgspec.field(name="ret_msg", default=None)
+    number: str = msgspec.field(name="req_id", default="")
+    data: msgspec.Raw = msgspec.Raw()
+
+
+class StreamTrade(msgspec.Struct, gc=False):
+    """One execution of publicTrade."""
+
+    name: str = msgspec.field(name="s")
+    id: str = msgspec.field(name="i")
+    ms: Number = msgspec.field(name="T")
+    price: Text = msgspec.field(name="p")
+    size: Text = msgspec.field(name="v")
+    side: Literal["Buy", "Sell"] = msgspec.field(name="S")
+
+
+class RestTrade(msgspec.Struct, gc=False):
+    """One of REST's recent trades."""
+
+    id: str = msgspec.field(name="execId")
+    ms: str = msgspec.field(name="time")
+    price: Text
+    size: Text
+    side: Literal["Buy", "Sell"]
+
+
+class StreamLiquidation(msgspec.Struct):
+    """One liquidation of allLiquidation."""
+
+    ms: Number = msgspec.field(name="T")
+    position: Literal["Buy", "Sell"] = msgspec.field(name="S")
+    size: Text = msgspec.field(name="v")
+    price: Text = msgspec.field(name="p")
+
+
+class Result(msgspec.Struct):
+    """What REST's answers have in `result`."""
+
+    category: str = ""
+    items: list[msgspec.Raw] = msgspec.field(name="list", default_factory=list)
+    cursor: str | None = msgspec.field(name="nextPageCursor", default=None)
+
+
+class Answer(msgspec.Struct):
+    """An answer of REST."""
+
+    result: Result
+
+
+BOOK_FRAME = msgspec.json.Decoder(BookFrame)
+FRAME = msgspec.json.Decoder(Frame)
+ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+TRADE = msgspec.json.Decoder(StreamTrade)
+REST_TRADE = msgspec.json.Decoder(RestTrade)
+LIQUIDATION = msgspec.json.Decoder(StreamLiquidation)
+TICKER = msgspec.json.Decoder(dict[str, Any])
+ANSWER = msgspec.json.Decoder(Answer)
+LISTED = msgspec.json.Decoder(Listed)
+
+
+def _percent(text: str, field: str) -> str | None:
+    return plain(decimal(text, field) * 100) if text else None
+
+
+def _as_sent(text: str, field: str) -> str:
+    """Return what `derivatives.send` checks itself."""
+    del field
+    return text
+
+
+def _time(text: str, field: str) -> int | None:
+    return ms_text_ns(text, field) if text else None
+
+
+def _hours(text: str, field: str) -> int | None:
+    return integer(text, field) * 3_600 if text else None
+
+
+_Fields = Mapping[str, tuple[str, Callable[[str, str], Any]]]
+
+QUOTED: _Fields = {
+    "bid1Price": ("bid", price), "bid1Size": ("bid_size", given), "ask1Price": ("ask", price),
+    "ask1Size": ("ask_size", given), "lastPrice": ("last", price), "volume24h": ("volume_24h", given),
+    "highPrice24h": ("high_24h", price), "lowPrice24h": ("low_24h", price), "price24hPcnt": ("change_24h", _percent),
+}  # fmt: skip
+DERIVED: _Fields = {
+    "markPrice": ("mark_price", _as_sent), "indexPrice": ("index_price", _as_sent),
+    "openInterest": ("open_interest", _as_sent), "openInterestValue": ("open_interest_value", _as_sent),
+    "fundingRate": ("funding_rate", _as_sent), "nextFundingTime": ("next_funding_ts", _time),
+    "fundingIntervalHour": ("funding_interval", _hours),
+}  # fmt: skip
+
+
+def read_fields(sent: Mapping[str, Any], fields: _Fields) -> dict[str, Any]:
+    """Return those of a ticker's fields that it has, by our names. Raises BadEvent."""
+    found: dict[str, Any] = {}
+    for key, (field, read) in fields.items():
+        if key in sent:
+            text = sent[key]
+            if not isinstance(text, str):
+                raise BadEvent("bad_type", key, str(text)[:200])
+            found[field] = read(text, key)
+    return found
+
+
+def read_trade(number: str, ts: int, trade_price: str, size: str, side: str) -> Trade:
+    """Return an execution as a trade. Raises BadEvent."""
+    if not 0 < len(number) <= 64:
+        raise BadEvent("bad_trade_id", "i", number[:200])
+    check_trade(trade_price, size, ("p", "v"))
+    return Trade(trade_id=number, ts_event=ts, price=trade_price, size=size, side=side.lower())
+
+
+def read_rest_trade(sent: RestTrade) -> Trade:
+    """Return a trade of REST, with the id that the stream gives it. Raises BadEvent."""
+    return read_trade(sent.id, ms_text_ns(sent.ms, "time"), sent.price, sent.size, sent.side)
