@@ -23,6 +23,7 @@ VENUES = (
         products=("BTCUSDT", "ETHUSDT"),
         markets={market: f"{_PUBLIC}/{market}" for market in (SPOT, LINEAR, INVERSE)},
         sequence="product",
+        channels=("orderbook.200", "publicTrade", "tickers", "allLiquidation"),
         limits=LIMITS,
     ),
 )
