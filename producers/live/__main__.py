@@ -197,6 +197,7 @@ def connections(
         splitter=venue.splitter,
         backoff=venue.backoff,
         ping_s=venue.ping_s,
+        mute_s=venue.mute_s,
         limits=limits,
         connects=Gate(limits.connects),
         binary=packed,

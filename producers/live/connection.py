@@ -8,13 +8,14 @@ Theory of operation.
 3. When Kafka is slow the task waits in the sink's `write`, the inbox fills, and at `INBOX_BYTES_MAX` the socket is no
    longer read, so TCP makes the venue wait. Reading resumes when the inbox is nearly empty. Meanwhile silence does not
    mean a dead connection.
-4. When either side closes the connection, the feed's `closed` is called once, and a new connection is opened after a
+4. A connection that is open and brings no market data is replaced (`live.silence`).
+5. When either side closes the connection, the feed's `closed` is called once, and a new connection is opened after a
    backoff. A connection without any frame is a failure for the breaker; one that lasted `STABLE_S` resets the backoff.
-5. A replay server closes with a special reason at the end of the recording: books stay unchanged, and there is no
+6. A replay server closes with a special reason at the end of the recording: books stay unchanged, and there is no
    reconnect. The clock is the recorder's, which the replay server sends, so that the feed publishes what it would have
    published live. When the server asks whether all frames are processed, the reply waits for pending requests.
-6. A connection that another line continues is retired: it reports its end and clears its books, but opens no gap.
-7. If the venue refuses the feed permanently, or the backoff policy allows no further attempt, there is no reconnect:
+7. A connection that another line continues is retired: it reports its end and clears its books, but opens no gap.
+8. If the venue refuses the feed permanently, or the backoff policy allows no further attempt, there is no reconnect:
    the line reports the reason and stays down until the process is restarted.
 """
 
@@ -40,6 +41,7 @@ from producers.live import tcp, websocket
 from producers.live.inbox import Inbox, Item, Wire
 from producers.live.pacing import Gate, Outgoing
 from producers.live.rest import Rest
+from producers.live.silence import DataSilence
 from producers.live.websocket import END_REASON
 from producers.venues.kit.backoff import Backoff, Breaker, Policy, State
 from producers.venues.kit.limits import Limits
@@ -104,6 +106,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """After this long without a frame a WebSocket is pinged; after as long again without a reply it is dead."""
     inbox_bytes_max: int = INBOX_BYTES_MAX
     splitter: Callable[[], Splitter] | None = None
+    mute_s: float | None = None
+    """After this long without market data a connection is replaced, though it is open (see `live.silence`)."""
     limits: Limits = Limits()
     """How quickly messages may be sent; a replay has none."""
     connects: Gate | None = None
@@ -127,6 +131,7 @@ class Connection:
             policy = msgspec.structs.replace(policy, base_s=options.backoff_base_s, least_s=0.0)
         self._rest = rest or Rest(feed.venue, options.rest_url, backoff_base_s=policy.base_s)
         self._outgoing = Outgoing((), OUTGOING_MAX)
+        self._silence = DataSilence(None if options.replay else options.mute_s)
         self._backoff = Backoff.by(policy)
         self._breaker = Breaker()
         self._wire: Wire | None = None
@@ -285,6 +290,7 @@ class Connection:
         await self._write((), ts, self._raw("connect", b"", ts, self._options.ws_url))
         await self._perform(self._feed.opened(ts), ts, rest)
         inbox, tick = self._inbox, time.monotonic() + self._options.tick_s
+        self._silence.begin(time.monotonic())
         turns = 0
         while True:
             if self._stopping.is_set() or self._reconnect is not None:
@@ -309,6 +315,8 @@ class Connection:
                 if not inbox.items and not inbox.paused and now - inbox.read_since > QUIET_S * self._options.tick_s:
                     ts = self._now()
                     await self._perform(self._feed.ticked(ts), ts, rest)
+                    if self._silence.is_mute(self._feed.counts, now):
+                        self.restart("mute")
 
     async def _work(self, item: Item, rest: Rest) -> None:
         if item.kind == "answer" and item.request is not None:

@@ -109,6 +109,30 @@ def test_messages_leave_no_quicker_than_the_venue_allows() -> None:
     asyncio.run(scenario())
 
 
+def test_line_that_brings_no_market_data_is_replaced(make_frames: type[Frames]) -> None:
+    """It is open and beats, after its book came: a status says so, the book is cleared, a gap is on the ledger."""
+
+    async def scenario() -> None:
+        sink, connections = Kept(), []
+
+        async def handler(connection: ServerConnection) -> None:
+            connections.append(connection)
+            frames = make_frames()
+            await connection.send(frames.snapshot())
+            while True:
+                await connection.send(frames.heartbeat())
+                await asyncio.sleep(0.02)
+
+        async with venue(handler) as url, line_to(url, sink, mute_s=0.3):
+            await until(lambda: len(connections) > 1)
+        mute = [event for event in sink.events if isinstance(event, FeedStatus) and event.reason == "mute"]
+        assert [event.kind for event in mute][:1] == ["disconnected"]
+        assert "gap" in sink.statuses()
+        assert not next(event for event in sink.events if isinstance(event, BookUpdate) and event.kind == "clear").valid
+
+    asyncio.run(scenario())
+
+
 def test_subscribes_at_once_and_passes_frames_in_order(make_frames: type[Frames]) -> None:
     """Five subscriptions go out unasked; what comes back is written, with the raw frames beside it."""
 

@@ -20,5 +20,6 @@ VENUES = (
         ping_s=20.0,
         backoff=Policy(base_s=5.0, cap_s=300.0, least_s=5.0, tries_max=10),
         history=make_history,
+        mute_s=None,
     ),
 )

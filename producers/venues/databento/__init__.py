@@ -21,5 +21,6 @@ VENUES = (
         transport="tcp",
         splitter=gateway.Splitter,
         history=make_history,
+        mute_s=None,
     ),
 )

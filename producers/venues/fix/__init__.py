@@ -18,5 +18,6 @@ VENUES = (
         depth="L3",  # where entries have an MDEntryID each
         key="required",
         cased=True,
+        mute_s=None,
     ),
 )

@@ -122,6 +122,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """What the venue allows one connection and one address."""
     lifetime_s: float | None = None
     """Where the venue ends each connection after some time: when a successor is started beside it, well before."""
+    mute_s: float | None = 60.0
+    """After this long without market data, of any product, a connection is replaced; None where markets close."""
     ping_s: float | None = None
     """After this long without a message a WebSocket is pinged, where silence is no sign of death by itself."""
     backoff: Policy = Policy()
