@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from marketdata.book import L2Book
-from marketdata.clock import SECOND_NS
+from marketdata.clock import SECOND_NS, format_rfc3339
 from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Quote, Trades
 from marketdata.feed import Feed, Fetch, Output
 from marketdata.operator import Operator
 from marketdata.topics import INGEST, PUBLIC
 from producers.venues import find_venue, make_feed
+from producers.venues.kit.idle import Idle, proof_of
+from producers.venues.kit.venue import LiveFeed
 from runtime import recordings
 from runtime.recordings import DAMAGED, KINDS, Recorded, read
 from runtime.settings import load
@@ -61,7 +63,8 @@ class Connections:
         self._places: Counter[str] = Counter()
         self._ended: dict[str, list[str]] = {}
         self._books: dict[Feed, set[str]] = {}
-        self._feeds: dict[str, Feed] = {}
+        self._feeds: dict[str, LiveFeed] = {}
+        self._idle: dict[str, Idle] = {}
         self._asked: list[tuple[Feed, Fetch]] = []
         self._unasked: list[Recorded] = []
         self._unasked_bytes = 0
@@ -110,16 +113,30 @@ class Connections:
             place = self._places[line]
             self._ended[name] = [one for one in self._feeds if self._ends.get(one, place) < place]
             feed = self._feeds[name] = make_feed(self.venue, line=name)
+            self._idle[name] = Idle(feed, proof_of(find_venue(self.venue)), recorded=True)
+            self._idle[name].opened(record.ts_recv)
             yield from self._perform(feed, feed.opened(record.ts_recv))
         elif record.t == "connect":
             yield from self._perform(feed, feed.closed("reconnect", record.ts_recv))
             yield from self._perform(feed, feed.opened(record.ts_recv))
+            self._idle[name].opened(record.ts_recv)
         if record.t == "recv":
             self.frames += 1
+            yield from self._perform(feed, self._time_passed(name, record.ts_recv))
             outputs = feed.received(record.frame, record.ts_recv)
             if self._ended[name]:
                 yield from self._succeed(name, outputs)
             yield from self._perform(feed, outputs)
+
+    def _time_passed(self, name: str, ts: int) -> list[Output]:
+        """Return what a frame shows of the time before it, and note a silence in which frames may be missing."""
+        idle = self._idle[name]
+        outputs = idle.came(ts)
+        if idle.skipped_ns:
+            self.note(f"{name}: no frame for {idle.skipped_ns / SECOND_NS:.0f} s before {format_rfc3339(ts)}, longer "
+                      "than the venue is ever silent: candles of that time are not valid")  # fmt: skip
+            idle.skipped_ns = 0
+        return outputs
 
     def _succeed(self, name: str, outputs: list[Output]) -> Iterator[AnyEvent]:
         """Close the connections that a new one succeeds, as it shows by a book that one of them had, or by its changes.

@@ -239,6 +239,11 @@ class Session:
         self._keep_alive(ts)
         return self._taken()
 
+    @property
+    def silence_ns(self) -> int:
+        """How long the other side may be silent before the connection ends, from HeartBtInt (108)."""
+        return self._heartbeat_ns * 24 // 10
+
     def ticked(self, ts: int) -> list[Step]:
         """Advance the time."""
         waited = ts - self._ts_state
@@ -248,7 +253,7 @@ class Session:
             self._end("no_logout")
         elif self.state in {"up", "listening"}:
             silent = ts - self._ts_in
-            if silent * 10 >= self._heartbeat_ns * 24:
+            if silent >= self.silence_ns:
                 self._end("heartbeat_missed", f"no data for {silent // SECOND_NS} s")
             elif silent * 10 >= self._heartbeat_ns * 12 and not self._test_sent:
                 self._test_sent = True

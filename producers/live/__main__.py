@@ -32,6 +32,7 @@ from producers.live.settings import ProducerSettings, Stream, load_for_venue
 from producers.live.tokens import CoinbaseTokens, ExchangeKey, FixLogin, KeyPair, Tokens
 from producers.venues.databento import gateway as databento
 from producers.venues.kit.backoff import Backoff
+from producers.venues.kit.idle import proof_of
 from producers.venues.kit.limits import Limits
 from producers.venues.kit.published import PreviousRun
 from producers.venues.kit.venue import LiveFeed, Venue
@@ -195,6 +196,7 @@ def connections(
         replay=settings.source == "replay",
         began=recorded.began,
         splitter=venue.splitter,
+        proof=proof_of(venue),
         backoff=venue.backoff,
         ping_s=venue.ping_s,
         mute_s=venue.mute_s,

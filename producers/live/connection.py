@@ -44,6 +44,7 @@ from producers.live.rest import Rest
 from producers.live.silence import DataSilence
 from producers.live.websocket import END_REASON
 from producers.venues.kit.backoff import Backoff, Breaker, Policy, State
+from producers.venues.kit.idle import Idle, Proof
 from producers.venues.kit.limits import Limits
 from producers.venues.kit.published import PreviousRun
 from producers.venues.kit.venue import LiveFeed, Splitter
@@ -112,6 +113,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How quickly messages may be sent; a replay has none."""
     connects: Gate | None = None
     """How quickly connections may be attempted: shared by all lines of the venue."""
+    proof: Proof = "none"
+    """What shows after a silence in a recording that no trade is missing."""
     redact: Callable[[bytes], bytes] = bytes
     on_state: Callable[[str, str], None] = lambda _line, _state: None
     """Called with the line and `ok`, why the line is down, or an empty text when it has ended."""
@@ -147,6 +150,7 @@ class Connection:
         self._retiring = False
         self._previous: PreviousRun | None = None
         self._since_s: float | None = None
+        self._idle = Idle(feed, options.proof, recorded=options.began is not None)
         self._whole: set[str] = set()  # symbols whose book this line has published completely
         self.ended = asyncio.Event()
         labels = (feed.venue, line)
@@ -289,6 +293,7 @@ class Connection:
         ts = self._now()
         await self._write((), ts, self._raw("connect", b"", ts, self._options.ws_url))
         await self._perform(self._feed.opened(ts), ts, rest)
+        self._idle.opened(ts)
         inbox, tick = self._inbox, time.monotonic() + self._options.tick_s
         self._silence.begin(time.monotonic())
         turns = 0
@@ -314,7 +319,7 @@ class Connection:
                 # Waiting or unread frames do not count as silence.
                 if not inbox.items and not inbox.paused and now - inbox.read_since > QUIET_S * self._options.tick_s:
                     ts = self._now()
-                    await self._perform(self._feed.ticked(ts), ts, rest)
+                    await self._perform(self._idle.came(inbox.ts_pong) + self._feed.ticked(ts), ts, rest)
                     if self._silence.is_mute(self._feed.counts, now):
                         self.restart("mute")
 
@@ -329,7 +334,10 @@ class Connection:
             self._answer_caught_up(item)
             return
         self._frames_here += 1
+        passed = self._idle.came(item.ts)
         outputs = self._feed.received(item.data, item.ts)
+        if passed:
+            outputs = passed + outputs
         if self._frames_here == 1:
             self._options.on_state(self.line, "ok")
             await self._report(self._breaker.succeeded(), "frames received")

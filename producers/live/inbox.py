@@ -63,6 +63,7 @@ class Inbox:
         self.bytes = 0
         self.paused = False
         self.ts_recorded: int | None = None  # in a replay, when the next frame came
+        self.ts_pong = 0  # when the venue last answered a ping, UTC ns; everything that it sent before is in the inbox
         self.read_since = -math.inf  # when reading began again after a pause
         self.wire: Wire | None = None
         self._bytes_max = bytes_max

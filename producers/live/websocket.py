@@ -61,6 +61,14 @@ class _Listener(WSListener):
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
 
+    def is_user_specific_pong(self, frame: WSFrame) -> bool:
+        """Note when a ping is answered; called by picows for frames while it waits for a pong."""
+        if frame.msg_type is not _PONG:
+            return False
+        if self._inbox.ts_recorded is None:
+            self._inbox.ts_pong = time.time_ns()
+        return True
+
     def _pong(self, text: bytes) -> None:
         """Take the recorded time ahead of a frame, or a replay server's question; other pongs mean nothing."""
         inbox = self._inbox

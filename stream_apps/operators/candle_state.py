@@ -19,13 +19,14 @@ INTERRUPTIONS_MAX = 256
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits in nanoseconds of event time.
 
-    Candles wait `grace_ns` for late trades. Open candles are published every `open_ns`. A stream with heartbeats may be
-    silent for `silence_ns`. Candles are kept for `keep_ns`. Up to `remembered_max` trades can be amended.
+    Candles wait `grace_ns` for late trades. Open candles are published every `open_ns`. A stream with heartbeats has an
+    event each minute, and at least every `silence_ns`. Candles are kept for `keep_ns`. Up to `remembered_max` trades
+    can be amended.
     """
 
     grace_ns: int = 2 * SECOND_NS
     open_ns: int = 250 * MILLISECOND_NS
-    silence_ns: int = 5 * SECOND_NS
+    silence_ns: int = 2 * MINUTE_NS
     keep_ns: int = 120 * MINUTE_NS
     remembered_max: int = 5_000
 

@@ -1,7 +1,8 @@
 """Which candles are valid: interruptions of the trades, and what ends them.
 
-1. Interruptions are: everything before the first event; from the last heartbeat before a `gap` or `disconnected` to the
-   next valid event; halts; and silence longer than `silence_ns` on a stream that has heartbeats.
+1. Interruptions are: everything before the first event; from when trades were last complete before a `gap` to the next
+   valid event; halts; and a jump of the time by more than `silence_ns` on a stream that has heartbeats. How long a
+   venue may be silent is not judged here: its feed states what is missing, and each minute that nothing is.
 2. A candle that overlaps an interruption is invalid even when it has trades. A halt invalidates only candles without
    trades.
 3. A repair that is complete for a span of time removes the interruptions within it.
@@ -42,8 +43,8 @@ def judge(state: CandlesState, step: Step) -> None:
             state.heartbeat_ts = max(state.heartbeat_ts or 0, event.ts_event)
     elif state.bad_since is None:
         state.bad_reason = event.reason or GAP
-        # Missing trades may be older than the newest trade received, but not older than the last heartbeat.
-        complete = state.now - limits.grace_ns if state.heartbeat_ts is None else state.heartbeat_ts
+        # Missing trades may be a little older than the newest event, but not older than the last heartbeat.
+        complete = max(state.heartbeat_ts or 0, state.now - limits.grace_ns)
         since = event.ts_event if event.reason == HALTED else min(complete, event.ts_event)
         before = closed_reasons(state, step, since, state.now)
         state.bad_since = since

@@ -278,15 +278,35 @@ def test_a_minute_without_trades_is_a_valid_marker_when_heartbeats_continued(run
 
 
 def test_minutes_spanned_by_silence_are_invalid(run: Run, make: Any) -> None:
-    """Heartbeats that stop for more than five seconds leave a gap, and only candles that overlap it are invalid."""
+    """Without an event for more than two minutes nothing was stated: only candles that overlap it are invalid."""
     before = [make.heartbeat(second) for second in range(66)]
-    after = [make.heartbeat(second) for second in range(130, 250)]
+    after = [make.heartbeat(second) for second in range(190, 310)]
     made = candles(run(Candles, [*before, *after]))
     assert [(c.start, c.valid, c.reason) for c in made] == [
         (make.ts(0), True, ""),
         (make.ts(60), False, "gap"),
         (make.ts(120), False, "gap"),
-        (make.ts(180), True, ""),
+        (make.ts(180), False, "gap"),
+        (make.ts(240), True, ""),
+    ]
+
+
+def test_a_thin_market_with_an_event_each_minute_is_valid(run: Run, make: Any) -> None:
+    """How long a venue may be silent is its feed's to judge: one event each minute states that nothing is missing."""
+    published = run(
+        Candles,
+        [
+            make.trades(make.trade(1, 0)),
+            make.heartbeat(15, valid=False, reason="halted"),
+            make.heartbeat(25),
+            *(make.heartbeat(60 * minute + 2) for minute in range(1, 4)),
+            make.trades(make.trade(2, 215)),
+            *(make.heartbeat(60 * minute + 2) for minute in range(4, 7)),
+        ],
+    )
+    made = [candle for candle in candles(published) if candle.state == "final"]
+    assert [(c.start, c.trades, c.valid) for c in made] == [
+        (make.ts(60 * minute), 1 if minute in {0, 3} else 0, True) for minute in range(6)
     ]
 
 
@@ -306,13 +326,13 @@ def test_a_candle_with_trades_is_invalid_when_a_gap_touches_it(run: Run, make: A
 
 
 def test_a_gap_that_is_found_after_a_final_revises_it(run: Run, make: Any) -> None:
-    """A feed that detects later that trades are missing invalidates final candles since its last heartbeat."""
+    """A feed that finds later that trades are missing since a time invalidates the final candles since then."""
     published = run(
         Candles,
         [
             *(make.heartbeat(second) for second in range(59)),
             make.trades(make.trade(1, 62.5)),
-            make.heartbeat(62.5, valid=False, reason="gap"),
+            make.heartbeat(58, valid=False, reason="gap"),
             make.heartbeat(63),
         ],
     )

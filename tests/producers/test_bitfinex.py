@@ -340,12 +340,13 @@ def test_greeting_begins_a_new_connection() -> None:
 
 
 def test_heartbeat_vouches_for_no_trades_while_some_may_be_missing() -> None:
-    """Or minutes would be complete that are not."""
+    """The loss is stated at once, and minutes are not stated to be complete that are not."""
     line = FeedDriver()
     line.data(1, [[9, 1, 1], [11, 1, -1]])
     line.data(2, [[5, MS, 1, 10]])
     assert [o.trades for o in line.data(2, "hb") if isinstance(o, Trades)] == [()]
     line.number += 1
+    assert [(o.valid, o.reason) for o in line.data(2, "hb") if isinstance(o, Trades)] == [(False, "gap")]
     assert not [o for o in line.data(2, "hb") if isinstance(o, Trades)]
 
 

@@ -260,7 +260,7 @@ def test_skipped_trade_id_is_a_gap_of_the_trades_alone(feed: CoinbaseFeed, frame
     feed.received(frames.trades(1, 2), T0)
     out = feed.received(frames.trades(4), T0)
     assert story(out) == [
-        "BTC-USD trades 4 gap", "BTC-USD gap gap",
+        "BTC-USD trades gap", "BTC-USD trades 4 gap", "BTC-USD gap gap",
         "send unsubscribe market_trades BTC-USD", "send subscribe market_trades BTC-USD", "BTC-USD resync trade_hole",
     ]  # fmt: skip
     assert story(feed.received(frames.update(), T0)) == ["BTC-USD update"]
@@ -420,7 +420,7 @@ def test_bad_trade_does_not_cost_its_neighbours_and_leaves_a_hole(feed: Coinbase
     feed.received(frames.trades(1), T0)
     frame = frames.trades(2, 3, 4).replace(b'"trade_id":"3","price":"100.5"', b'"trade_id":"3","price":"NaN"')
     assert story(feed.received(frame, T0)) == [
-        "DeadLetter", "BTC-USD trades 2,4 gap", "BTC-USD gap gap",
+        "DeadLetter", "BTC-USD trades gap", "BTC-USD trades 2,4 gap", "BTC-USD gap gap",
         "send unsubscribe market_trades BTC-USD", "send subscribe market_trades BTC-USD", "BTC-USD resync trade_hole",
     ]  # fmt: skip
 
@@ -516,7 +516,9 @@ def test_disconnection_is_a_gap_that_the_next_snapshots_close(feed: CoinbaseFeed
     feed.received(frames.snapshot(), T0)
     feed.received(frames.trades(1, 2, kind="snapshot"), T0)
     out = feed.closed("reset", T0)
-    assert story(out) == ["* disconnected reset", "BTC-USD clear disconnected", "BTC-USD gap disconnected"]
+    assert story(out) == [
+        "* disconnected reset", "BTC-USD clear disconnected", "BTC-USD trades gap", "BTC-USD gap disconnected",
+    ]  # fmt: skip
     feed.opened(T0 + SECOND)
     frames.sequence = 0
     assert story(feed.received(frames.trades(1, 2, 3, kind="snapshot"), T0)) == ["BTC-USD trades 3", "BTC-USD complete"]

@@ -20,6 +20,7 @@ from marketdata.fix.codec import Fields, decode, encode, utc, utc_ns
 from marketdata.fix.session import Identity
 from producers.live.tokens import FixLogin
 from producers.venues import make_feed
+from producers.venues.kit.venue import LiveFeed
 from runtime.recordings import Recorded, write
 from tickstream.pipe import Connections, Pipeline, run
 
@@ -212,7 +213,9 @@ def test_no_disturbance_ever_tells_a_wrong_book(variant: dict[str, Any], data: s
     assert talk.is_right()
     assert len(set(talk.told)) == len(talk.told), "a trade came twice"
     assert set(talk.told) <= set(talk.venue.trades)
-    assert set(talk.told) == set(talk.venue.trades) or missing_trades(talk.out), "a trade was lost in silence"
+    assert set(talk.told) == set(talk.venue.trades) or missing_trades(talk.feed, talk.out, talk.ts), (
+        "a trade was lost in silence"
+    )
     opened = {o.gap_id for o in talk.out if isinstance(o, FeedStatus) and o.kind == "gap" and o.ts_to is None}
     assert opened == {o.gap_id for o in talk.out if isinstance(o, FeedStatus) and o.kind == "resynced"}
 
@@ -268,10 +271,16 @@ def test_numbers_may_go_on_over_connections() -> None:
     assert len(talk.told) > 3
 
 
-def missing_trades(out: list[Output]) -> list[Output]:
-    """Return where it is said that trades may be missing: on the ledger, and in the stream."""
-    ledger = [o for o in out if isinstance(o, FeedStatus) and o.kind == "gap" and o.channel == "trades"]
-    return [*ledger, *(o for o in out if isinstance(o, Trades) and o.reason == "gap" and not o.trades)]
+def missing_trades(feed: LiveFeed, out: list[Output], ts: int) -> list[Output]:
+    """Return where trades stay missing: on the ledger, and in the stream, where no later event states them complete."""
+    out = [*out, *feed.time_passed(ts, ts)]
+    missing: list[Output] = [o for o in out if isinstance(o, FeedStatus) and o.kind == "gap" and o.channel == "trades"]
+    for place, event in enumerate(out):
+        if isinstance(event, Trades) and event.reason == "gap" and not event.trades:
+            later = [o for o in out[place:] if isinstance(o, Trades) and o.symbol == event.symbol]
+            if not any(o.complete_from is not None and o.complete_from <= event.ts_event for o in later):
+                missing.append(event)
+    return missing
 
 
 def test_session_messages_that_are_skipped_are_no_loss() -> None:
@@ -289,7 +298,7 @@ def test_session_messages_that_are_skipped_are_no_loss() -> None:
     assert talk.is_right()
     assert talk.kinds().count("gap") == talk.kinds().count("resynced") == 2
     assert talk.feed.counts["resyncs"] == asked
-    assert missing_trades(talk.out) == []
+    assert missing_trades(talk.feed, talk.out, talk.ts) == []
     assert talk.feed.counts["duplicates"] == 0
 
 
@@ -305,7 +314,7 @@ def test_a_venue_that_keeps_only_the_last_messages_may_have_lost_trades(monkeypa
     talk.flush()
     assert talk.is_right()
     assert len(talk.told) < len(talk.venue.trades)
-    assert missing_trades(talk.out)
+    assert missing_trades(talk.feed, talk.out, talk.ts)
 
 
 def test_silence_clears_the_books_and_reconnects_once() -> None:
@@ -815,7 +824,7 @@ def test_trades_of_a_lost_connection_are_missing_unless_the_venue_went_on(first_
     assert [o.trades[0].trade_id for o in out if isinstance(o, Trades) and o.trades] == ["t2"]
     out += desk.says("W", (55, "BTC-USD"), (268, "1"), *level("9"))
     assert [o.kind for o in out if isinstance(o, BookUpdate)] == ["snapshot"]
-    assert bool(missing_trades(out)) is (first_sent != START + 5 * SECOND)
+    assert bool(missing_trades(desk.feed, out, desk.ts)) is (first_sent != START + 5 * SECOND)
     assert len([o for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"]) == 1
 
 

@@ -471,7 +471,7 @@ def test_v1_trades_of_a_lost_connection_stay_on_the_ledger(feed1: KrakenFeed) ->
     """Nothing numbers them: the connection's gap closes, an entry for the trades stays open, and candles hear it."""
     feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), T0)
     feed1.received(trade1(["1", "1", "1618678133.000001", "s", "l", ""]), T0)
-    assert story(feed1.closed("reset", T0)) == ["* disconnected reset", "BTC-USD clear disconnected",
+    assert story(feed1.closed("reset", T0)) == ["* disconnected reset", "BTC-USD clear disconnected", "trades  gap",
                                                 "BTC-USD gap disconnected"]  # fmt: skip
     feed1.opened(T0 + SECOND)
     feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), T0 + SECOND)
@@ -484,7 +484,7 @@ def test_skipped_trade_id_is_asked_for_and_filled(feed: KrakenFeed) -> None:
     """v2 numbers trades per pair; its snapshot brings what was lost, as a repair."""
     feed.received(trade2(1, 2), T0)
     out = feed.received(trade2(4), T0)
-    assert story(out)[:2] == ["trades 4 gap", "BTC-USD gap gap"]
+    assert story(out)[:3] == ["trades  gap", "trades 4 gap", "BTC-USD gap gap"]
     orders = [json.loads(o.frame) for o in out if isinstance(o, Send)]
     assert [(o["method"], o["params"]["channel"]) for o in orders] == [("unsubscribe", "trade"), ("subscribe", "trade")]
     out = feed.received(trade2(1, 2, 3, 4, kind="snapshot"), T0)

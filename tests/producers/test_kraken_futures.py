@@ -269,8 +269,8 @@ def test_skipped_trade_is_asked_for_and_filled(feed: KrakenFuturesFeed) -> None:
     assert story(feed.received(trades(1, 2), T0)) == ["Instrument", "trades uid-1,uid-2"]
     out = feed.received(json.dumps(trade(4)).encode(), T0)
     assert story(out) == [
-        "trades uid-4 gap", "BTC-USD-PI gap gap", "unsubscribe trade PI_XBTUSD", "subscribe trade PI_XBTUSD",
-        "BTC-USD-PI resync trade_hole",
+        "trades  gap", "trades uid-4 gap", "BTC-USD-PI gap gap", "unsubscribe trade PI_XBTUSD",
+        "subscribe trade PI_XBTUSD", "BTC-USD-PI resync trade_hole",
     ]  # fmt: skip
     (repair, _) = feed.received(trades(1, 2, 3, 4), T0)
     assert isinstance(repair, Trades)

@@ -47,6 +47,7 @@ class Echo:
     """A feed that greets, keeps what it hears, says `again` when it hears `again`, and takes its leave."""
 
     venue = "echo"
+    silence_ns = None
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -80,6 +81,11 @@ class Echo:
     def ticked(self, ts: int) -> list[Output]:
         """Do not mind the time."""
         self.calls.append("ticked")
+        return []
+
+    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
+        """State nothing: it has no trades."""
+        del ts, ts_event, skipped
         return []
 
     def closed(self, reason: str, ts: int) -> list[Output]:

@@ -36,7 +36,7 @@ from marketdata.decimals import is_zero, plain
 from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, DISCONNECTED, Candle, Instrument, Quote, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
-from producers.venues.kit import quotes, trades
+from producers.venues.kit import idle, quotes, trades
 from producers.venues.kit.calls import Call, Line
 from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing
@@ -216,6 +216,7 @@ class AlpacaFeed:
     """
 
     venue = "alpaca"
+    silence_ns = None  # a stream of few stocks may be silent for hours; the socket is pinged
 
     def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
         self._line = Line(self.venue, line)
@@ -276,6 +277,10 @@ class AlpacaFeed:
             return []
         self._until = None
         return [Reconnect("no_login")]
+
+    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
+        """State until when products without trades are complete (see `kit.idle`)."""
+        return idle.time_passed(self._call(ts), self._products, ts_event, skipped=skipped)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Tell that quotes are old from now on, and that trades will be missing."""

@@ -48,7 +48,7 @@ from marketdata.decimals import is_zero
 from marketdata.errors import BadEvent, SettingsError
 from marketdata.events import GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.venues.kit import books, numbered_trades, quotes
+from producers.venues.kit import books, idle, numbered_trades, quotes
 from producers.venues.kit.calls import REFUSED, Call, Line
 from producers.venues.kit.diffs import Diff, Diffs
 from producers.venues.kit.gaps import Ledger
@@ -288,6 +288,8 @@ class BinanceFeed:
     asked for), dead_letters.
     """
 
+    silence_ns = SILENCE_NS
+
     def __init__(self, market: Market, *, line: str, products: tuple[str, ...] | None = None) -> None:
         streams = [f"{name.lower()}@{stream}" for name in products or () for stream in market.streams]
         if len(streams) > STREAMS_MAX:
@@ -394,6 +396,10 @@ class BinanceFeed:
         if self._products.is_due(ts):
             self._ask_products()
         return self._done(call)
+
+    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
+        """State until when products without trades are complete (see `kit.idle`)."""
+        return idle.time_passed(self._call(ts), self._products, ts_event, skipped=skipped)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""

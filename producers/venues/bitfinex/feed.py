@@ -45,7 +45,7 @@ from marketdata.decimals import is_zero, plain
 from marketdata.errors import BadEvent
 from marketdata.events import CHECKSUM, DISCONNECTED, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.venues.kit import books, listed_trades, quotes, trades
+from producers.venues.kit import books, idle, listed_trades, quotes, trades
 from producers.venues.kit.calls import REFUSED, Call, Line
 from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing
@@ -126,6 +126,7 @@ class BitfinexFeed:
     """
 
     venue = "bitfinex"
+    silence_ns = SILENCE_NS
 
     def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
         del token  # public channels take none
@@ -204,6 +205,10 @@ class BitfinexFeed:
         if self._liveness.ticked(call):
             self._repairs.ticked(call)
         return call.out
+
+    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
+        """State until when products without trades are complete (see `kit.idle`)."""
+        return idle.time_passed(self._call(ts), self._products, ts_event, skipped=skipped)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""

@@ -39,6 +39,7 @@ class MixedFeed:
     """
 
     venue = VENUE
+    silence_ns = BybitFeed.silence_ns
 
     def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
         del token  # public channels take none
@@ -99,6 +100,10 @@ class MixedFeed:
     def ticked(self, ts: int) -> list[Output]:
         """Let each check its connection."""
         return _once(feed.ticked(ts) for feed in self._feeds.values())
+
+    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
+        """State until when products without trades are complete (see `kit.idle`)."""
+        return _once(feed.time_passed(ts, ts_event, skipped=skipped) for feed in self._feeds.values())
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid."""

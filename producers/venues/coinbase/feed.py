@@ -44,7 +44,7 @@ from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
 from marketdata.events import GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.venues.kit import books, numbered_trades, quotes, trades
+from producers.venues.kit import books, idle, numbered_trades, quotes, trades
 from producers.venues.kit.calls import Call, Line
 from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing, learn_each
@@ -242,6 +242,7 @@ class CoinbaseFeed:
     """
 
     venue = "coinbase"
+    silence_ns = SILENCE_NS
 
     def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
         self._line = Line(self.venue, line)
@@ -325,6 +326,10 @@ class CoinbaseFeed:
             if self._products.is_due(ts):
                 call.out.append(Fetch(path=PRODUCTS_PATH, purpose="products"))
         return call.out
+
+    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
+        """State until when products without trades are complete (see `kit.idle`)."""
+        return idle.time_passed(self._call(ts), self._products, ts_event, skipped=skipped)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""

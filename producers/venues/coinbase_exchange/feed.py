@@ -49,7 +49,7 @@ from marketdata.errors import BadEvent
 from marketdata.events import CROSSED, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Refused, Send
 from marketdata.orders import ASK, BID, Level, OrderBook, Scale
-from producers.venues.kit import books, numbered_trades, quotes, trades
+from producers.venues.kit import books, idle, numbered_trades, quotes, trades
 from producers.venues.kit.calls import Call, Line
 from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing, learn_each
@@ -314,6 +314,7 @@ class CoinbaseExchangeFeed:
     """
 
     venue = "coinbase_exchange"
+    silence_ns = SILENCE_NS
 
     def __init__(
         self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None,
@@ -398,6 +399,10 @@ class CoinbaseExchangeFeed:
         if self._products.is_due(ts):
             self._requests.ask(Fetch(PRODUCTS_PATH, "products"))
         return self._done(call)
+
+    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
+        """State until when products without trades are complete (see `kit.idle`)."""
+        return idle.time_passed(self._call(ts), self._products, ts_event, skipped=skipped)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""

@@ -66,7 +66,7 @@ from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from marketdata.orders import ASK, BID, Level, OrderBook, Side
 from producers.venues.databento import gateway
 from producers.venues.databento.gateway import Position, Session
-from producers.venues.kit import books, quotes, trades
+from producers.venues.kit import books, idle, quotes, trades
 from producers.venues.kit.calls import Call, Line
 from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing
@@ -188,6 +188,7 @@ class DatabentoFeed:
     """
 
     venue = "databento"
+    silence_ns = SILENCE_NS
 
     def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
         self._line = Line(self.venue, line)
@@ -295,6 +296,10 @@ class DatabentoFeed:
             instrument.fresh = True
         self._give_up(call, "heartbeat_missed")
         return call.out
+
+    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
+        """State until when products without trades are complete (see `kit.idle`)."""
+        return idle.time_passed(self._call(ts), self._products, ts_event, skipped=skipped)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid; what was read of it is kept, since the records go on where they broke off."""

@@ -65,7 +65,7 @@ from marketdata.fix.session import (
 from producers.venues.fix.book import EMPTY, NEW, SIDES, Coming, Entry, FixBook, Touched, whole_number
 from producers.venues.fix.instruments import Names, describe, kind_of, read_definition
 from producers.venues.fix.trades import read_time, read_trade, trade_id
-from producers.venues.kit import books, trades
+from producers.venues.kit import books, idle, trades
 from producers.venues.kit.calls import Call, Line
 from producers.venues.kit.gaps import Asked, Ledger, Losses
 from producers.venues.kit.instruments import Listing
@@ -184,6 +184,11 @@ class FixFeed:
         """Return our symbols of the products to subscribe; None where only frames show them."""
         return None if self._wanted is None else self._products.symbols(self._wanted)
 
+    @property
+    def silence_ns(self) -> int:
+        """How long the venue may be silent: the session's limit, from its HeartBtInt."""
+        return self._session.silence_ns
+
     def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
         """Continue what an earlier process published."""
         call = self._call(ts)
@@ -227,6 +232,10 @@ class FixFeed:
                 else:
                     self._ask_again(call, (name,), "no_snapshot", tries=tries + 1)
         return call.out
+
+    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
+        """State until when products without trades are complete (see `kit.idle`)."""
+        return idle.time_passed(self._call(ts), self._products, ts_event, skipped=skipped)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Log out where that can still be said, and declare every book invalid."""

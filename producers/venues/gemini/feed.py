@@ -32,7 +32,7 @@ from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
 from marketdata.events import CROSSED, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Send
-from producers.venues.kit import books, listed_trades, trades
+from producers.venues.kit import books, idle, listed_trades, trades
 from producers.venues.kit.calls import REFUSED, Call, Line
 from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing
@@ -121,6 +121,7 @@ class GeminiFeed:
     """
 
     venue = "gemini"
+    silence_ns = SILENCE_NS
 
     def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
         del token  # public data takes none
@@ -208,6 +209,10 @@ class GeminiFeed:
             if self._products.is_due(ts):
                 call.out += map(_fetch_details, self._wanted or self._products.names())
         return call.out
+
+    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
+        """State until when products without trades are complete (see `kit.idle`)."""
+        return idle.time_passed(self._call(ts), self._products, ts_event, skipped=skipped)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""

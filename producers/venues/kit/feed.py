@@ -13,7 +13,8 @@ a feed calls.
 4. `ticked`: silence, pings, overdue snapshots and subscriptions, the list of products when it is due, then `_tick`.
 5. Subscriptions: `_read` reports what the venue answers (`_acknowledged`, `_refused`). A channel that is refused, or
    not answered in time, is on the ledger, invalid, and vouched for by nothing; it is requested again later.
-6. `closed`: every book and the trades are lost, until the next connection accounts for them.
+6. `time_passed`: products without trades are stated to be complete, but for those whose trades are not subscribed.
+7. `closed`: every book and the trades are lost, until the next connection accounts for them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TypeVar
 
 from marketdata.events import ALL_SYMBOLS, CHECKSUM, GAP, UNSUBSCRIBED, Instrument
 from marketdata.feed import Fetch, Output, Send
-from producers.venues.kit import books, trades
+from producers.venues.kit import books, idle, trades
 from producers.venues.kit.calls import REFUSED, Call, Line
 from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing
@@ -155,6 +156,11 @@ class VenueFeed:
                 call.out += self._fetch_products()
             self._tick(call)
         return call.out
+
+    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
+        """State until when products without trades are complete (see `kit.idle`)."""
+        known = [product for product in self._products if product.trades_lost or not self._trades_wait(product)]
+        return idle.time_passed(self._call(ts), known, ts_event, skipped=skipped)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Invalidate every book and open a gap per product, until the next connection's snapshots."""

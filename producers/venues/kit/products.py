@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from marketdata.clock import SECOND_NS
 from marketdata.events import HALTED, Instrument
 from producers.venues.kit.ticks import Tick
 from producers.venues.kit.trade_ids import Recent, TradeIds
 
 # Product states in which orders match; in every other known state what is sent is halted.
 MATCHING = frozenset({"online", "limit_only", "unknown"})
+
+# How much later than others a trade may come; candles wait as long (their grace period).
+LATE_NS = 2 * SECOND_NS
 
 _VALID: dict[str, Any] = {"valid": True, "reason": ""}
 _HALTED: dict[str, Any] = {"valid": False, "reason": HALTED}
@@ -97,10 +101,15 @@ class Product:
 
     @property
     def ts_trades_whole(self) -> int | None:
-        """Until when trades are known to be complete: the last heartbeat, or the last trade where none came."""
+        """Until when trades are known to be complete: the last heartbeat, or a little before the last trade.
+
+        Where no heartbeat ever came it is the last trade itself: consumers date a loss from a little before it.
+        """
         if self.trades_lost:
             return self.ts_whole
-        return self.ts_trade if self.ts_trades_vouched is None else self.ts_trades_vouched
+        if self.ts_trades_vouched is None or self.ts_trade is None:
+            return self.ts_trade if self.ts_trades_vouched is None else self.ts_trades_vouched
+        return max(self.ts_trades_vouched, self.ts_trade - LATE_NS)
 
     @property
     def ts_book_whole(self) -> int | None:

@@ -22,7 +22,6 @@ import msgspec
 from marketdata.clock import MILLISECOND_NS
 from marketdata.events import HALTED, FeedStatus, Trades
 from marketdata.topics import INGEST_TRADES
-from producers.venues.kit import trades
 from producers.venues.kit.calls import Call
 from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.products import Product
@@ -202,7 +201,6 @@ def resume(
     ledger.lose(call, product, RESTARTED, {ledger.book, ledger.trades} if has_book else {ledger.trades})
     for identity in published.later:
         product.sent_ids.is_new(identity)
-    trades.interrupted(call, product)
 
 
 def _is_number(identity: str) -> bool:

@@ -1,6 +1,7 @@
 """The events of a product's trades, and what they state about completeness.
 
-1. A loss (`lose`): from now on trades are sent as not valid, reason `gap`, and no heartbeat vouches for them.
+1. A loss (`lose`): an event at once states it, dated from when trades were last complete. From now on trades are sent
+   as not valid, reason `gap`, and no heartbeat vouches for them.
 2. It ends when every trade since the last good one has been published (`found`), or when what is missing is on the
    ledger (`missing`). The next event is valid again.
 3. Consumers date the loss from the last valid heartbeat, or from a little before the last trade, to that event. It is
@@ -30,11 +31,8 @@ from marketdata.events import (
     Trades,
 )
 from producers.venues.kit.calls import Call
-from producers.venues.kit.products import Product
+from producers.venues.kit.products import LATE_NS, Product
 from producers.venues.kit.values import clean, escaped, is_clean
-
-# Without heartbeats consumers date a loss from this long before the newest trade (the candles' grace period).
-LATE_NS = 2 * SECOND_NS
 
 # A request is answered within a second as a rule, and made again after ten.
 PATIENCE_NS = 30 * SECOND_NS
@@ -114,21 +112,33 @@ def heartbeat(call: Call, product: Product, ts_event: int) -> None:
     if product.trades_lost:
         return
     vouched = max(ts_event, product.ts_trade or 0)
-    validity = product.validity
-    if validity["valid"]:
+    if product.validity["valid"]:
         product.ts_trades_vouched = max(product.ts_trades_vouched or 0, vouched)
+    _send_time(call, product, vouched)
+
+
+def pass_time(call: Call, product: Product, ts_event: int) -> None:
+    """State that time has passed until `ts_event`, and whether every trade until a little before it is published."""
+    if product.validity["valid"] and not product.trades_lost:
+        product.ts_trades_vouched = max(product.ts_trades_vouched or 0, ts_event - LATE_NS)
+    _send_time(call, product, ts_event)
+
+
+def _send_time(call: Call, product: Product, ts_event: int) -> None:
     call.out.append(
-        Trades(venue=call.line.venue, symbol=product.symbol, ts_event=vouched, ts_recv=call.ts, line=call.line.name,
-               sequence=call.sequence, **validity)
+        Trades(venue=call.line.venue, symbol=product.symbol, ts_event=ts_event, ts_recv=call.ts, line=call.line.name,
+               sequence=call.sequence, **_validity(product))
     )  # fmt: skip
     if product.complete_from is not None:
         _complete(call, product)
 
 
 def lose(call: Call, product: Product) -> None:
-    """Note that trades may be missing from now on: what is sent is not valid until `found` or `missing`."""
+    """State that trades may be missing: what is sent is not valid from now on, until `found` or `missing`."""
     if not product.trades_lost:
         product.ts_whole = product.ts_trades_whole
+        if product.ts_whole is not None:
+            call.out.append(gap_at(call, product, product.ts_whole))
         product.trades_lost = True
         product.ts_lost = call.ts
         product.ts_trade_before = product.ts_whole if product.ts_trade is None else product.ts_trade
@@ -167,7 +177,7 @@ def missing(call: Call, product: Product) -> None:
 
     What came after the missing ones is complete, and stated so with the next valid event.
     """
-    call.out.append(_invalid(call, product, product.ts_trade or call.now))
+    call.out.append(gap_at(call, product, product.ts_trade or call.now))
     if product.trades_lost:
         _end_loss(product)
         product.complete_from = product.ts_back
@@ -176,8 +186,9 @@ def missing(call: Call, product: Product) -> None:
 
 
 def interrupted(call: Call, product: Product) -> None:
-    """State in the stream of trades itself that some may be missing since the last good one."""
-    call.out.append(_invalid(call, product, product.ts_whole or call.now))
+    """State that trades are missing of a product of which none was ever published, as `lose` does for others."""
+    if product.ts_whole is None:
+        call.out.append(gap_at(call, product, call.now))
 
 
 def _complete(call: Call, product: Product) -> None:
@@ -195,6 +206,7 @@ def _validity(product: Product) -> dict[str, Any]:
     return _LOST if product.trades_lost else product.validity
 
 
-def _invalid(call: Call, product: Product, ts_event: int) -> Trades:
+def gap_at(call: Call, product: Product, ts_event: int) -> Trades:
+    """Return the event which states that trades may be missing since `ts_event` (the venue's clock, UTC ns)."""
     return Trades(venue=call.line.venue, symbol=product.symbol, ts_event=ts_event, ts_recv=call.ts,
                   line=call.line.name, sequence=call.sequence, valid=False, reason=GAP)  # fmt: skip

@@ -25,8 +25,18 @@ class LiveFeed(Feed, Protocol):
     counts: Counter[str]
     ts_venue: int | None
 
+    @property
+    def silence_ns(self) -> int | None:
+        """How long the venue may send nothing in health, in ns; None where silence alone means nothing."""
+
     def symbols(self) -> frozenset[str] | None:
         """Return our symbols of the products to subscribe; None where only frames show them."""
+
+    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
+        """Return what states that time has passed until `ts_event` (the venue's clock) for products without trades.
+
+        `skipped`: frames may be missing before `ts` (our clock), because a recorder stopped (see `kit.idle`).
+        """
 
     def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
         """Return what to publish at once of what may be missing since earlier processes; called before `opened`."""

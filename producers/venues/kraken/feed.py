@@ -44,7 +44,7 @@ from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
 from marketdata.events import CHECKSUM, GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Send
-from producers.venues.kit import books, numbered_trades, quotes, trades
+from producers.venues.kit import books, idle, numbered_trades, quotes, trades
 from producers.venues.kit.calls import Call, Line
 from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing, learn_each
@@ -328,6 +328,7 @@ class KrakenFeed:
     """
 
     venue = "kraken"
+    silence_ns = SILENCE_NS
 
     def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
         del token  # public channels take none
@@ -404,6 +405,10 @@ class KrakenFeed:
             if self._products.is_due(ts):
                 call.out.append(Fetch(path=PAIRS_PATH, purpose="products"))
         return call.out
+
+    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
+        """State until when products without trades are complete (see `kit.idle`)."""
+        return idle.time_passed(self._call(ts), self._products, ts_event, skipped=skipped)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Declare every book invalid and open a gap per pair, until the next connection's snapshots."""
