@@ -78,7 +78,12 @@ def main() -> int:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     structlog.get_logger().info("starting", host=settings.host, port=settings.api_port, books=BOOKS, codec=CODEC)
     with Tracing("api", settings.otlp_endpoint) as tracing:
-        server(Service(settings, tracing), settings, tracing).run()
+        try:
+            service = Service(settings, tracing)
+        except SettingsError as error:
+            sys.stderr.write(f"{error}\n")
+            return 2
+        server(service, settings, tracing).run()
     return 0
 
 

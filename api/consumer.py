@@ -25,6 +25,7 @@ import structlog
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from api.checkpoints import KEY_PREFIX, BookStart, Commit, Reflected, RestoredBook, UpdatesStart, restored, symbol_of
+from api.last_records import LastRecords
 from marketdata import topics
 from marketdata.clock import SECOND_NS
 from marketdata.codec import Codec
@@ -307,19 +308,19 @@ class _Reader:
         A key whose last record is a tombstone is left out.
         """
         states: dict[bytes, Message] = {}
-        last: dict[tuple[str, bytes], Message] = {}
+        last = LastRecords(topics.CANDLES.physical(self._prefix))
         state_topic = topics.STATE.physical(self._prefix)
         for message in self._to_end(partitions, ends):
-            topic, key = str(message.topic()), message.key() or b""
-            if topic != state_topic:
-                last[topic, key] = message
+            key = message.key() or b""
+            if message.topic() != state_topic:
+                last.add(message)
             elif key.startswith(KEY_PREFIX):
                 states[key.removeprefix(KEY_PREFIX)] = message
         for where in [where for where in ends if where[0] == state_topic]:
             del ends[where]
         return (
             {key: message for key, message in states.items() if message.value() is not None},
-            [message for message in last.values() if message.value() is not None],
+            list(last.messages()),
         )
 
     def _deliveries(self, messages: Iterable[Message]) -> Iterator[Item]:

@@ -47,6 +47,7 @@ from api.market import (
     fresh,
 )
 from marketdata.events import ALL_SYMBOLS, AnyEvent
+from marketdata.recipes import interval_of
 
 CHANNELS = ("ticker", "trades", "book", "candles", "anomalies", "status")
 DEPTHS = (1, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -117,6 +118,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     venue: str | None = None
     depth: int = 50
     interval: str = "1m"
+    recipe: str | None = None
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer, not an error of ours
@@ -340,7 +342,7 @@ class Gateway:
         if "book" in request.channels:
             answer["depth"] = request.depth
         if "candles" in request.channels:
-            answer["interval"] = request.interval
+            answer["interval"] = self._interval(request)
         client.append(self._plain(client, answer))
         for key in keys:
             stream = self._stream(key)
@@ -366,17 +368,32 @@ class Gateway:
 
     def _keys(self, request: Request) -> list[StreamKey]:
         _check(request)
+        interval = self._interval(request)
         keys: dict[StreamKey, None] = {}
         for symbol in request.symbols:
             venue = self._venue(symbol, request.venue)
             for channel in request.channels:
                 variant: int | str = 0
                 if channel in {"book", "candles"}:
-                    variant = request.depth if channel == "book" else request.interval
+                    variant = request.depth if channel == "book" else interval
                 keys[StreamKey(channel, venue, symbol, variant)] = None
                 if channel in {"anomalies", "status"}:
                     keys[StreamKey(channel, venue, ALL_SYMBOLS)] = None
         return list(keys)
+
+    def _interval(self, request: Request) -> str:
+        """Return the interval of the candles that a request names, in its shortest notation."""
+        recipes = self.market.recipes
+        if request.recipe is not None:
+            if request.recipe not in recipes:
+                known = ", ".join(sorted(recipes)) or "none"
+                raise Refused("unknown_recipe", f"recipe is {request.recipe[:50]!r}; there are: {known}")
+            return recipes[request.recipe]
+        name = interval_of(request.interval[:50])
+        if name is None or (name not in INTERVALS and name not in recipes.values()):
+            known = ", ".join([*INTERVALS, *sorted(recipes.values())])
+            raise Refused("bad_interval", f"interval is {request.interval[:50]!r}; it may be {known}")
+        return name
 
     def _venue(self, symbol: str, venue: str | None) -> str:
         venues = self.market.venues_of(symbol)
@@ -519,7 +536,7 @@ class Gateway:
             trust = self._ticker_trust(state)
             return [self._ticker_message(stream, trust)] if trust is not None else []
         if channel == "candles":
-            kept = sorted(state.candles[str(stream.key.variant)].values(), key=lambda candle: candle.number)
+            kept = sorted(state.candles.get(str(stream.key.variant), {}).values(), key=lambda candle: candle.number)
             return [_candle_message(state, candle) for candle in kept if candle.number > (last or 0)]
         if channel == "trades":
             return [_trade_message(state, trade) for trade in list(state.trades)[-_RECENT_TRADES:]]
@@ -569,8 +586,6 @@ def _check(request: Request) -> None:
             raise Refused("unknown_channel", f"{channel[:50]!r} is no channel; there are {', '.join(CHANNELS)}")
     if request.depth not in DEPTHS:
         raise Refused("bad_depth", f"depth is {request.depth}; it may be {', '.join(map(str, DEPTHS))}")
-    if request.interval not in INTERVALS:
-        raise Refused("bad_interval", f"interval is {request.interval[:50]!r}; it may be {', '.join(INTERVALS)}")
 
 
 _EXAMPLE = '{"op": "subscribe", "id": 1, "channels": ["book"], "symbols": ["BTC-USD"]}'

@@ -119,15 +119,33 @@ class History:
         )
 
     async def candles(
-        self, venue: str, symbol: str, interval: str, span: Range, *, source: Source, limit: int
+        self,
+        venue: str,
+        symbol: str,
+        interval: str,
+        span: Range,
+        *,
+        source: Source,
+        before: Sequence[Any] | None,
+        limit: int,
     ) -> list[Row]:
-        """Return the latest revision of each candle that starts in the range, newest first."""
+        """Return the latest revision of each candle that starts in the range, newest first.
+
+        `before` is a place (start, number; -1 for bars of time): only candles before it are returned.
+        """
         where, values = _conditions(span, "ts", "start_ns")
+        # Only tick, volume and value bars may start at the same time.
+        order: LiteralString = "ts DESC, start_ns DESC, number DESC" if ":" in interval else "ts DESC"
+        if before is not None:
+            where += (
+                " AND ts <= %(before_ts)s AND (start_ns, coalesce(number, -1)) < (%(before_start)s, %(before_number)s)"
+            )
+            values |= {"before_ts": moment(before[0]), "before_start": before[0], "before_number": before[1]}
         return await self._rows(
             f"SELECT {_CANDLE} FROM {_CANDLES[source]}_latest "
             "WHERE venue = %(venue)s AND symbol = %(symbol)s AND interval = %(interval)s"
             + where
-            + " ORDER BY ts DESC LIMIT %(limit)s",
+            + f" ORDER BY {order} LIMIT %(limit)s",
             values | {"venue": venue, "symbol": symbol, "interval": interval, "limit": limit},
         )
 
@@ -215,8 +233,15 @@ class History:
 
 _CANDLE = (
     "interval, start_ns, end_ns, open::text, high::text, low::text, close::text, volume::text, quote_volume::text, "
-    "buy_volume::text, trades, state, revision, origin, valid, reason, ts_event_ns, ts_recv_ns, venue, symbol"
+    "buy_volume::text, trades, state, revision, origin, valid, reason, ts_event_ns, ts_recv_ns, venue, symbol, "
+    "recipe, recipe_hash, number, sell_volume::text, buy_trades, sell_trades"
 )
+# The fields of an event that have the name of their column.
+CANDLE_FIELDS = (
+    "venue", "symbol", "interval", "open", "high", "low", "close", "volume", "quote_volume", "buy_volume", "trades",
+    "state", "revision", "origin", "valid", "reason", "recipe", "recipe_hash", "number", "sell_volume", "buy_trades",
+    "sell_trades",
+)  # fmt: skip
 
 
 def _conditions(

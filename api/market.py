@@ -14,7 +14,7 @@ the reader's clock. Everything is bounded: trades, anomalies, candles and views 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -41,6 +41,7 @@ from marketdata.events import (
     Trade,
     Trades,
 )
+from marketdata.recipes import Recipe
 
 SYMBOLS_MAX = 20_000
 TRADES_MAX = 1_000
@@ -50,6 +51,8 @@ STATUSES_MAX = 50
 CANDLES_MAX = 10
 
 INTERVALS = ("1m", "5m", "15m", "1h", "4h", "1d")
+# Intervals of a symbol's bars by recipe, and names of recipes, that are kept.
+RECIPES_KEPT_MAX = 64
 
 
 class Trust(msgspec.Struct, frozen=True):
@@ -71,6 +74,10 @@ class NumberedTrade(msgspec.Struct, frozen=True, gc=False):
     item: int
     trade: Trade
     trust: Trust
+
+
+# A candle's place in its interval: its start, and its number (-1 for bars of time).
+Place = tuple[int, int]
 
 
 class NumberedCandle(msgspec.Struct, frozen=True, gc=False):
@@ -140,7 +147,7 @@ class SymbolState:
         self.trades_ts_recv = 0
         self.last: Trade | None = None  # the newest that stands
         self.amendments: dict[str, Trade] = {}  # by the id of the trade that they correct or cancel
-        self.candles: dict[str, dict[int, NumberedCandle]] = {interval: {} for interval in INTERVALS}
+        self.candles: dict[str, dict[Place, NumberedCandle]] = {interval: {} for interval in INTERVALS}
         self.candle_numbers = dict.fromkeys(INTERVALS, 0)
         self.day = Day()
         self.anomalies: deque[NumberedAnomaly] = deque(maxlen=ANOMALIES_MAX)
@@ -219,9 +226,13 @@ def fresh(trust: Trust, ts_recv: int, now: int, stale_ns: int) -> Trust:
 
 
 class Market:
-    """Every symbol's state; `ignored` counts, by reason, what could not be used."""
+    """Every symbol's state; `ignored` counts, by reason, what could not be used.
 
-    def __init__(self) -> None:
+    `recipes` maps the names of recipes to the intervals of their bars: those given, and those of bars that were read.
+    """
+
+    def __init__(self, recipes: Iterable[Recipe] = ()) -> None:
+        self.recipes = {recipe.name: recipe.interval for recipe in recipes}
         self._states: dict[tuple[str, str], SymbolState] = {}
         self._venues: dict[str, list[str]] = {}
         self.ignored: dict[str, int] = {}
@@ -367,22 +378,34 @@ class Market:
         return told + self._renew_ticker(state) if new else []
 
     def _candle(self, state: SymbolState, event: Candle) -> list[Change]:
-        if event.interval not in state.candles:
-            self._ignore("unknown_interval")
+        if event.interval not in state.candles and not self._begin_interval(state, event):
             return []
         if event.interval == STATISTICS_INTERVAL:
             state.day.add(event)
-        kept = state.candles[event.interval]
-        if event.origin == "backfill" and event.start not in kept:
+        kept, place = state.candles[event.interval], place_of(event)
+        if event.origin == "backfill" and place not in kept:
             return []  # years of history are no news; REST reads them from the database
-        if event.start not in kept and len(kept) >= CANDLES_MAX:
+        if place not in kept and len(kept) >= CANDLES_MAX:
             oldest = min(kept)
-            if event.start < oldest:
+            if place < oldest:
                 return []
             del kept[oldest]
         state.candle_numbers[event.interval] += 1
-        kept[event.start] = candle = NumberedCandle(state.candle_numbers[event.interval], event)
+        kept[place] = candle = NumberedCandle(state.candle_numbers[event.interval], event)
         return [CandleChanged(state, candle)]
+
+    def _begin_interval(self, state: SymbolState, event: Candle) -> bool:
+        """Prepare a symbol for the first bar of a recipe; False when it is of none, or there are too many."""
+        if not event.recipe:
+            self._ignore("unknown_interval")
+            return False
+        if len(state.candles) >= RECIPES_KEPT_MAX or len(self.recipes) >= RECIPES_KEPT_MAX:
+            self._ignore("too_many_recipes")
+            return False
+        state.candles[event.interval] = {}
+        state.candle_numbers[event.interval] = 0
+        self.recipes[event.recipe] = event.interval
+        return True
 
     def _anomaly(self, state: SymbolState, event: Anomaly) -> list[Change]:
         state.anomaly_number += 1
@@ -485,6 +508,11 @@ def _ticker(state: SymbolState) -> Ticker | None:
     if best.source == "book" and not state.book.trust.valid:
         trust = state.book.trust
     return Ticker(max(best.ts_event, last_ts), best.ts_recv, trust, best.source == "book", data)
+
+
+def place_of(candle: Candle) -> Place:
+    """Return where a candle is among those of its interval."""
+    return candle.start, -1 if candle.number is None else candle.number
 
 
 def halted(state: SymbolState) -> bool:

@@ -13,6 +13,7 @@ from api.market import SymbolState, Trust
 from marketdata.book import Level
 from marketdata.clock import format_rfc3339
 from marketdata.events import Anomaly, Candle, FeedStatus, Instrument, Trade
+from marketdata.sided_bar import vwap
 
 Json = dict[str, Any]
 
@@ -66,8 +67,8 @@ def trade(value: Trade) -> Json:
 
 
 def candle(value: Candle) -> Json:
-    """Return one candle; the prices are null where there was no trade."""
-    return {
+    """Return one candle; the prices are null where there was no trade. Only a bar by recipe has the fields of one."""
+    data = {
         "interval": value.interval,
         "start": format_rfc3339(value.start),
         "end": format_rfc3339(value.end),
@@ -84,7 +85,18 @@ def candle(value: Candle) -> Json:
         "origin": value.origin,
         "valid": value.valid,
         "reason": value.reason,
+        "vwap": vwap(value.quote_volume, value.volume),
     }
+    if value.recipe:
+        data |= {
+            "recipe": value.recipe,
+            "recipe_hash": value.recipe_hash,
+            "number": value.number,
+            "sell_volume": value.sell_volume,
+            "buy_trades": value.buy_trades,
+            "sell_trades": value.sell_trades,
+        }
+    return data
 
 
 def anomaly(value: Anomaly) -> Json:

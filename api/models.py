@@ -101,9 +101,11 @@ class TradesAnswer(_Answer):
 
 
 class CandleData(_Model):
-    """One candle of [start, end); the prices are null where there was no trade."""
+    """One candle of [start, end); the prices are null where there was no trade. Bars by recipe have more fields."""
 
-    interval: Annotated[str, Field(examples=["1m"])]
+    interval: Annotated[
+        str, Field(description="Length, or tick:, volume: or value: with the size of a bar.", examples=["1m"])
+    ]
     start: Time
     end: Time
     open: Price | None
@@ -124,13 +126,28 @@ class CandleData(_Model):
     origin: Annotated[str, Field(description="live, repair or backfill.", examples=["live"])]
     valid: Annotated[bool, Field(examples=[True])]
     reason: Annotated[str, Field(examples=[""])]
+    vwap: Annotated[
+        Price | None,
+        Field(
+            description="quote_volume divided by volume, rounded half to even to 18 significant digits; null without "
+            "volume or where the venue does not send the sums."
+        ),
+    ]
+    recipe: Annotated[str, Field(description="Name of the recipe.", examples=["five_seconds"])] = ""
+    recipe_hash: Annotated[str, Field(description="Identifies what the recipe computes.")] = ""
+    number: Annotated[
+        int | None, Field(description="One more with each tick, volume or value bar; null for bars of time.")
+    ] = None
+    sell_volume: Annotated[Price | None, Field(description="Volume of trades whose aggressor sold.")] = None
+    buy_trades: Annotated[int | None, Field(description="Trades whose aggressor bought.")] = None
+    sell_trades: Annotated[int | None, Field(description="Trades whose aggressor sold.")] = None
 
 
 class CandlesAnswer(_Answer):
     """Candles, newest first."""
 
     type: Literal["candles"]
-    interval: Annotated[str, Field(examples=["1m"])]
+    interval: Annotated[str, Field(description="Of the candles, in its shortest notation.", examples=["1m"])]
     source: Annotated[str, Field(description="Whose they are: `trades` or `venue`.", examples=["trades"])]
     data: list[CandleData]
     next_cursor: Cursor

@@ -17,6 +17,7 @@ from api.market import Market, Trust, fresh
 from api.settings import ApiSettings
 from marketdata.clock import SECOND_NS
 from marketdata.headers import TRACEPARENT, Headers, hops_of
+from marketdata.recipes import load_recipes
 from runtime.health import Readiness
 from runtime.metrics import observe_hop
 from runtime.tracing import Tracing
@@ -31,11 +32,12 @@ class Service:
     """Everything that the routes and the WebSocket use; lives on one event loop."""
 
     def __init__(self, settings: ApiSettings, tracing: Tracing, clock: Callable[[], int] = time.time_ns) -> None:
+        """Take the settings; raises SettingsError when the file of recipes cannot be used."""
         self.settings = settings
         self.readiness = Readiness(KAFKA, REGISTRY, DATABASE)
         self.clock = clock
         self.stale_ns = int(settings.stale_s * SECOND_NS)
-        self.market = Market()
+        self.market = Market(load_recipes(settings.recipes) if settings.recipes is not None else ())
         self.history = History(settings, self.readiness)
         self._tracing = tracing
         self._consumer = MarketConsumer(settings, self.readiness, self._deliver)

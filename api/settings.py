@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field, SecretStr
 
 from runtime.settings import DatabaseSettings
@@ -18,6 +20,11 @@ class ApiSettings(DatabaseSettings):
     )
     database_pool_max: int = Field(default=8, ge=1, le=64, description="Connections to the database at most.")
     query_timeout_ms: int = Field(default=5_000, ge=10, le=60_000, description="Time limit of one query.")
+    recipes: Path | None = Field(
+        default=None,
+        description="File of recipes of the stream apps, so that bars can be requested by the name of their recipe "
+        "before the first one arrives.",
+    )
     stale_s: float = Field(default=10.0, gt=0, description="A value received longer ago than this is not valid.")
     ws_clients_max: int = Field(default=2_000, ge=1, description="WebSocket connections at most.")
     ws_subscriptions_max: int = Field(default=1_000, ge=1, description="Streams of one WebSocket connection at most.")

@@ -307,7 +307,11 @@ class Metrics(Event, frozen=True, kw_only=True, gc=False):
 
 
 class Candle(Event, frozen=True, kw_only=True, gc=False):
-    """Open, high, low, close and volume of [start, end); `state` is open, final or revised."""
+    """Open, high, low, close and volume of [start, end); `state` is open, final or revised.
+
+    Bars by recipe also have the recipe's name and hash, sums by side and `vwap`, a quotient rounded to 18 digits. Those
+    of trades, volume or value have a `number`, which tells bars with the same start apart.
+    """
 
     schema: ClassVar[str] = "Candle"
 
@@ -329,11 +333,22 @@ class Candle(Event, frozen=True, kw_only=True, gc=False):
     origin: str = "live"
     valid: bool = True
     reason: str = ""
+    recipe: str = ""
+    recipe_hash: str = ""
+    number: int | None = None
+    vwap: str | None = None
+    sell_volume: str | None = None
+    buy_trades: int | None = None
+    sell_trades: int | None = None
 
     @property
     def key(self) -> str:
-        """Kafka key, `venue:symbol|interval|start`, so that compaction keeps the last revision of each candle."""
-        return f"{self.venue}:{self.symbol}|{self.interval}|{self.start}"
+        """Kafka key, `venue:symbol|interval|start`, so that compaction keeps the last revision of each candle.
+
+        A bar with a number has a fourth part, the number.
+        """
+        key = f"{self.venue}:{self.symbol}|{self.interval}|{self.start}"
+        return key if self.number is None else f"{key}|{self.number}"
 
 
 class CandleHistory(Event, frozen=True, kw_only=True, gc=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
@@ -80,6 +81,16 @@ def load(cls: type[Settings], **overrides: Any) -> Settings:
             for problem in error.errors()
         ]
         raise SettingsError("cannot start because of invalid settings:\n  " + "\n  ".join(lines)) from None
+
+
+def describe(cls: type[CommonSettings]) -> str:
+    """Return the help of a service's settings: each environment variable with its meaning and its default."""
+    lines = ["Settings, from the environment:"]
+    for name, field in cls.model_fields.items():
+        default = "" if field.default is None or isinstance(field.default, SecretStr) else str(field.default)
+        lines.append(f"  {_variable(cls, (name,))}{f' (default {default})' if default else ''}")
+        lines += textwrap.wrap(field.description or "", 100, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
 
 
 def _variable(cls: type[CommonSettings], location: tuple[int | str, ...]) -> str:

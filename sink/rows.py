@@ -49,7 +49,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "candles": (
         "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "ts_end", "start_ns", "end_ns", "trades",
         "revision", "valid", "reason", "state", "interval", "open", "high", "low", "close", "volume", "quote_volume",
-        "buy_volume", "venue", "symbol", "origin",
+        "buy_volume", "venue", "symbol", "origin", "recipe", "recipe_hash", "number", "sell_volume", "buy_trades",
+        "sell_trades",
     ),
     "anomalies": (
         "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "venue", "symbol", "anomaly_id", "kind",
@@ -175,11 +176,17 @@ def _candle(event: Candle, source: Source) -> TableRows:
         f"{_optional(event.open, 'open')}\t{_optional(event.high, 'high')}\t{_optional(event.low, 'low')}\t"
         f"{_optional(event.close, 'close')}\t{_number(event.volume, 'volume')}\t"
         f"{_optional(event.quote_volume, 'quote_volume')}\t{_optional(event.buy_volume, 'buy_volume')}\t"
-        f"{_short(event.venue)}\t{_short(event.symbol)}\t{_short(event.origin)}\n"
+        f"{_short(event.venue)}\t{_short(event.symbol)}\t{_short(event.origin)}\t{_short(event.recipe)}\t"
+        f"{_short(event.recipe_hash)}\t{_integer(event.number)}\t{_optional(event.sell_volume, 'sell_volume')}\t"
+        f"{_integer(event.buy_trades)}\t{_integer(event.sell_trades)}\n"
     )
     if source.topic.endswith(_VENUE_CANDLES):
         # It neither opens nor closes one of our own candles, so it has no event.
         return TableRows(source, "venue_candles", 1, text.encode())
+    if event.number is not None:
+        # Open tick, volume and value bars change too often to be stored: clients get them from the topic.
+        is_open = event.state == "open"
+        return TableRows(source, "candles", 0, b"") if is_open else TableRows(source, "candles", 1, text.encode())
     table = "candles_open" if event.state == "open" else "candles"
     return TableRows(source, table, 1, text.encode(), event)
 

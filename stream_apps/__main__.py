@@ -15,7 +15,7 @@ from marketdata.compiled import BOOKS, CODEC
 from marketdata.errors import SettingsError
 from runtime import garbage, log
 from runtime.health import HealthServer, Readiness
-from runtime.settings import load
+from runtime.settings import describe, load
 from runtime.tracing import Tracing
 from stream_apps.engines import direct, faust
 from stream_apps.engines.worker import KAFKA, PIPELINE, REGISTRY, Stopped, Worker
@@ -55,7 +55,13 @@ def configure_logs(settings: StreamSettings) -> None:
 
 def main() -> None:
     """Read the command line and the environment, then run."""
-    argparse.ArgumentParser(prog="python -m stream_apps", description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(
+        prog="python -m stream_apps",
+        description=__doc__,
+        epilog=describe(StreamSettings),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()
     try:
         settings = load(StreamSettings)
     except SettingsError as error:

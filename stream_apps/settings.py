@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 from pydantic_settings import NoDecode
 
 from marketdata.clock import MILLISECOND_NS
 from marketdata.commit import PIPELINE_GROUP
 from marketdata.operator import AnyOperator
+from marketdata.recipes import Recipe, load_recipes
 from runtime.settings import CommonSettings
 from stream_apps.operators import make_operators
 from stream_apps.operators.metrics import MetricsSettings
@@ -30,6 +32,19 @@ class OperatorSettings(CommonSettings):
         description="Distances from the middle price, in basis points, of the depths; by comma, ascending.",
     )
 
+    recipes: Path | None = Field(
+        default=None,
+        description="TOML or JSON file with the recipes of bars to make besides the candles of 1m to 1d; the same for "
+        "all workers.",
+    )
+    _recipes: tuple[Recipe, ...] = PrivateAttr(default=())
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Read the recipes, once: a change of the file takes effect at the next start. Raises SettingsError."""
+        super().model_post_init(context)
+        if self.recipes is not None:
+            self._recipes = load_recipes(self.recipes)
+
     @field_validator("metrics_bps", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -43,9 +58,8 @@ class OperatorSettings(CommonSettings):
 
     def operators(self) -> tuple[AnyOperator, ...]:
         """Return one of each operator, with these settings."""
-        return make_operators(
-            metrics=MetricsSettings(every_ns=self.metrics_ms * MILLISECOND_NS, depth_bps=self.metrics_bps)
-        )
+        metrics = MetricsSettings(every_ns=self.metrics_ms * MILLISECOND_NS, depth_bps=self.metrics_bps)
+        return make_operators(self._recipes, metrics=metrics)
 
 
 class StreamSettings(OperatorSettings):

@@ -43,12 +43,18 @@ def pipe(
     summary: Annotated[
         bool, typer.Option("--summary", help="Print one JSON object of counts and final books instead.")
     ] = False,
+    recipes: Annotated[
+        Path | None,
+        typer.Option("--recipes", help="TOML or JSON file of recipes: bars to make besides the candles of 1m to 1d."),
+    ] = None,
 ) -> None:
     """Run recorded frames through feed and operators, without Kafka, and print the events as JSON lines.
 
     Example: `tickstream pipe --venue coinbase recording.jsonl.zst --stage candles | jq -c .`
 
     Example: `tickstream pipe --venue coinbase recording.jsonl.zst --summary`
+
+    Example: `tickstream pipe --venue coinbase recording.jsonl.zst --stage candles --recipes bars.toml`
     """
     import orjson
 
@@ -60,8 +66,8 @@ def pipe(
     for path in files:
         if not path.is_file():
             raise typer.BadParameter(f"there is no file {path}", param_hint="FILE")
-    connections = piping.Connections(venue, piping.survey(files, venue))
-    pipeline, counted = piping.Pipeline(), piping.Summary()
+    pipeline = piping.Pipeline(recipes)
+    connections, counted = piping.Connections(venue, piping.survey(files, venue)), piping.Summary()
     wanted = piping.STAGES[stage]
     for topic, event in piping.run(files, connections, pipeline):
         if summary:

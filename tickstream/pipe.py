@@ -197,8 +197,10 @@ class Connections:
 class Pipeline:
     """The chains of all input topics without Kafka."""
 
-    def __init__(self) -> None:
-        self._chains: dict[str, Chain] = make_chains(load(OperatorSettings).operators())
+    def __init__(self, recipes: Path | None = None) -> None:
+        """Take the file of recipes of bars to make besides the candles; None for the one of the settings."""
+        given = {} if recipes is None else {"recipes": recipes}
+        self._chains: dict[str, Chain] = make_chains(load(OperatorSettings, **given).operators())
 
     @property
     def operators(self) -> Iterable[Operator[Any]]:

@@ -37,6 +37,8 @@ EndQuery = Annotated[
     str | None,
     Query(description="Up to this time (exclusive), RFC 3339 with a zone.", examples=["2026-08-09T22:00:00Z"]),
 ]
+LIMIT_MAX = 1_000
+LimitQuery = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="Items on a page at most.", examples=[100])]
 CursorQuery = Annotated[
     str | None, Query(description="`next_cursor` of the page before; the other parameters stay the same.")
 ]

@@ -11,7 +11,7 @@ from api.answers import json_answer
 from api.market import SymbolState, halted
 from api.models import AnomaliesAnswer, GapsAnswer, JobsAnswer, StatusAnswer
 from api.parameters import microseconds, read_cursor, time_range, write_cursor
-from api.routes.common import CursorQuery, EndQuery, StartQuery, SymbolQuery, VenueQuery, ledger, problems
+from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolQuery, VenueQuery, ledger, problems
 from api.service import Service
 from marketdata.clock import format_rfc3339
 from marketdata.events import ALL_SYMBOLS
@@ -19,7 +19,6 @@ from marketdata.events import ALL_SYMBOLS
 router = APIRouter(prefix="/api/v1", tags=["ledger"])
 
 _EVENTS_MAX = 100
-LimitQuery = Annotated[int, Query(ge=1, le=1_000, description="Items on a page at most.", examples=[100])]
 
 
 def _service(request: Request) -> Service:

@@ -1,40 +1,27 @@
-"""Live market data over REST: symbols, ticker, order book, trades and candles."""
+"""Live market data over REST: symbols, ticker, order book and trades."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from api import messages
 from api.answers import bytes_answer, json_answer
-from api.history import Row, Source
-from api.market import TRUSTED, NumberedTrade, SymbolState, Trust
-from api.models import BookAnswer, CandlesAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
+from api.history import Row
+from api.market import NumberedTrade, SymbolState, Trust
+from api.models import BookAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
 from api.parameters import Range, find, microseconds, read_cursor, time_range, write_cursor
-from api.problems import Problem, bad_value
-from api.routes.common import CursorQuery, EndQuery, StartQuery, SymbolPath, VenueQuery, ledger, problems
+from api.problems import Problem
+from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolPath, VenueQuery, ledger, problems
 from api.service import Service
 from marketdata.clock import format_rfc3339
-from marketdata.events import ALL_SYMBOLS, Candle, Instrument
+from marketdata.events import ALL_SYMBOLS, Instrument
 
 router = APIRouter(prefix="/api/v1/market", tags=["market"])
 
 DEPTH_MAX = 50_000
-LIMIT_MAX = 1_000
-IntervalQuery = Annotated[
-    Literal["1m", "5m", "15m", "1h", "4h", "1d"], Query(description="Length of a candle.", examples=["1m"])
-]
-LimitQuery = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="Items on a page at most.", examples=[100])]
-SourceQuery = Annotated[
-    Source,
-    Query(
-        description="`trades`: made here of the venue's trades. `venue`: the venue's own, where its stream tells "
-        "candles; it may leave trades out of them (US equities: odd lots), so that the two may differ.",
-        examples=["trades"],
-    ),
-]
 
 
 def _service(request: Request) -> Service:
@@ -141,85 +128,6 @@ async def trades(
     return json_answer(request, answer)
 
 
-@router.get(
-    "/{symbol}/candles", response_model=CandlesAnswer, responses=problems(404, 409, 422, 503), summary="Candles"
-)
-async def candles(
-    request: Request,
-    symbol: SymbolPath,
-    *,
-    interval: IntervalQuery = "1m",
-    source: SourceQuery = "trades",
-    venue: VenueQuery = None,
-    start: StartQuery = None,
-    end: EndQuery = None,
-    limit: LimitQuery = 300,
-    cursor: CursorQuery = None,
-) -> Response:
-    """Answer with the latest revision of each candle that starts in the range, newest first, the open one included."""
-    span = time_range(start, end)
-    before = read_cursor(cursor, tuple[int])
-    if before is not None:
-        last = int(before[0])
-        if last < 0:
-            raise bad_value("cursor", cursor, "is no next_cursor of an answer of ours")
-        span = Range(span.start, last if span.end is None else min(last, span.end))
-    state = _find(request, symbol, venue)
-    service = _service(request)
-    rows = {
-        row["start_ns"]: _stored_candle(row)
-        for row in await service.history.candles(
-            state.venue, state.symbol, interval, span, source=source, limit=limit + 1
-        )
-    }
-    if source == "trades":
-        # What memory holds is at least as new as the database.
-        live = state.candles[interval]
-        rows |= {start: messages.candle(each.candle) for start, each in live.items() if span.holds(start)}
-    page = sorted(rows, reverse=True)[:limit]
-    answer = _candles(service, state, interval, source, [rows[start] for start in page])
-    answer["next_cursor"] = write_cursor(page[-1]) if len(rows) > limit else None
-    return json_answer(request, answer)
-
-
-@router.get(
-    "/{symbol}/candles/revisions",
-    response_model=CandlesAnswer,
-    responses=problems(404, 409, 422, 503),
-    summary="How candles were corrected",
-)
-async def revisions(
-    request: Request,
-    symbol: SymbolPath,
-    *,
-    interval: IntervalQuery = "1m",
-    source: SourceQuery = "trades",
-    venue: VenueQuery = None,
-    start: StartQuery = None,
-    end: EndQuery = None,
-    limit: LimitQuery = 300,
-    cursor: CursorQuery = None,
-) -> Response:
-    """Answer with every revision of each closed candle that starts in the range, newest first."""
-    span = time_range(start, end)
-    before = read_cursor(cursor, tuple[int, int, int])
-    if before is not None and int(before[0]) < 0:
-        raise bad_value("cursor", cursor, "is no next_cursor of an answer of ours")
-    state = _find(request, symbol, venue)
-    service = _service(request)
-    rows = await service.history.revisions(
-        state.venue, state.symbol, interval, span, source=source, before=before, limit=limit + 1
-    )
-    page = rows[:limit]
-    answer = _candles(service, state, interval, source, [_stored_candle(row) for row in page])
-    more = len(rows) > limit
-    last = page[-1] if page else {}
-    answer["next_cursor"] = (
-        write_cursor(last["start_ns"], last["revision"], last["kafka_offset"]) if more and page else None
-    )
-    return json_answer(request, answer)
-
-
 def ticker_body(service: Service, state: SymbolState) -> bytes:
     """Return the ticker's JSON."""
     known = state.ticker
@@ -287,30 +195,3 @@ def _stored_trade(row: Row) -> messages.Json:
         if row["original_id"]:
             data["original_id"] = row["original_id"]
     return data
-
-
-def _stored_candle(row: Row) -> messages.Json:
-    return messages.candle(
-        Candle(
-            start=row["start_ns"],
-            end=row["end_ns"],
-            ts_event=row["ts_event_ns"],
-            ts_recv=row["ts_recv_ns"],
-            **{name: row[name] for name in _CANDLE_FIELDS},
-        )
-    )
-
-
-_CANDLE_FIELDS = (
-    "venue", "symbol", "interval", "open", "high", "low", "close", "volume", "quote_volume", "buy_volume", "trades",
-    "state", "revision", "origin", "valid", "reason",
-)  # fmt: skip
-
-
-def _candles(
-    service: Service, state: SymbolState, interval: str, source: Source, data: list[messages.Json]
-) -> messages.Json:
-    trust = service.fresh(state.trades_trust, state.trades_ts_recv) if state.trades_ts_recv else TRUSTED
-    answer = messages.envelope("candles", state, state.trades_ts_event or service.clock(), trust, data)
-    answer["interval"], answer["source"] = interval, source
-    return answer

@@ -93,7 +93,8 @@ class Tables:
         rows = await self._rows(
             "SELECT interval, start_ns, state, revision, valid, reason, open::text, high::text, low::text, "
             "close::text, volume::text, quote_volume::text, buy_volume::text, trades, ts_recv_ns FROM candles_latest "
-            "WHERE venue = %s AND symbol = %s AND ts >= %s AND ts < %s AND (%s::text IS NULL OR interval = %s)",
+            "WHERE venue = %s AND symbol = %s AND ts >= %s AND ts < %s AND recipe = '' "
+            "AND (%s::text IS NULL OR interval = %s)",
             *(venue, symbol, moment(start), moment(end), interval, interval),
         )
         return {(row["interval"], row["start_ns"]): msgspec.convert(row, Stored) for row in rows}
@@ -102,7 +103,7 @@ class Tables:
         """Return the interval and start of the candles that the stream app has left to history."""
         rows = await self._rows(
             "SELECT DISTINCT interval, start_ns FROM candles WHERE venue = %s AND symbol = %s AND reason = %s "
-            "AND ts >= %s AND ts < %s",
+            "AND ts >= %s AND ts < %s AND recipe = ''",
             *(venue, symbol, AMENDED, moment(start), moment(end)),
         )
         return {(row["interval"], row["start_ns"]) for row in rows}

@@ -6,7 +6,10 @@ by their `input` and `outputs`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from marketdata.operator import AnyOperator
+from marketdata.recipes import Recipe
 from stream_apps.operators.anomalies_quotes import AnomaliesQuotes
 from stream_apps.operators.anomalies_status import AnomaliesStatus
 from stream_apps.operators.anomalies_trades import AnomaliesTrades
@@ -19,10 +22,19 @@ from stream_apps.operators.ingest_quotes import IngestQuotes
 from stream_apps.operators.ingest_status import IngestStatus
 from stream_apps.operators.ingest_trades import IngestTrades
 from stream_apps.operators.metrics import MetricsSettings
+from stream_apps.operators.time_bars import TimeBars
+from stream_apps.operators.trade_bars import TradeBars
 
 
-def make_operators(*, metrics: MetricsSettings | None = None) -> tuple[AnyOperator, ...]:
-    """Return one of each operator: those that read an ingest topic first, then those that read public topics."""
+def make_operators(
+    recipes: Sequence[Recipe] = (), *, metrics: MetricsSettings | None = None
+) -> tuple[AnyOperator, ...]:
+    """Return one of each operator: those that read an ingest topic first, then those that read public topics.
+
+    Without recipes there are no operators of bars.
+    """
+    times = [recipe for recipe in recipes if recipe.kind == "time"]
+    others = [recipe for recipe in recipes if recipe.kind != "time"]
     return (
         IngestTrades(),
         IngestBooks(),
@@ -32,6 +44,8 @@ def make_operators(*, metrics: MetricsSettings | None = None) -> tuple[AnyOperat
         IngestCandles(),
         Books(settings=metrics),
         Candles(),
+        *([TimeBars(times)] if times else ()),
+        *([TradeBars(others)] if others else ()),
         AnomaliesTrades(),
         AnomaliesQuotes(),
         AnomaliesStatus(),

@@ -15,7 +15,7 @@ from collections import Counter
 from marketdata.events import Trade
 from marketdata.ohlcv import Bar
 from stream_apps.operators.amendments import Counted, TradeMemory, amended
-from stream_apps.operators.candle_state import LENGTHS, CandlesState, Step
+from stream_apps.operators.candle_state import CandlesState, Step
 from stream_apps.operators.candle_validity import closed_reasons, revise
 
 
@@ -57,8 +57,8 @@ def _invalidate_uncertain(state: CandlesState, step: Step, memory: TradeMemory) 
 
 
 def _replace(state: CandlesState, step: Step, counted: Counted, old: Trade, new: Trade | None) -> None:
-    """Replace a trade in its six candles, or remove it when `new` is None."""
-    for at, (interval, length) in enumerate(zip(state.intervals, LENGTHS, strict=True)):
+    """Replace a trade in its candles, or remove it when `new` is None."""
+    for at, (interval, length) in enumerate(zip(state.intervals, step.layout.lengths, strict=True)):
         label = counted.ts - counted.ts % length
         kept = interval.candles.get(label)
         if kept is None or kept.bar is None or not counts_in(state, counted, label + length):
@@ -69,7 +69,7 @@ def _replace(state: CandlesState, step: Step, counted: Counted, old: Trade, new:
         if new is not None:
             bar.add_trade(new)
         if not exact:
-            made = _recomputed(state, at, label, bar.trades)
+            made = _recomputed(state, step, (at, label), bar.trades)
             if made is None and bar.trades:
                 bar.amended = True
             else:
@@ -82,9 +82,10 @@ def _replace(state: CandlesState, step: Step, counted: Counted, old: Trade, new:
             interval.changed.append(label)
 
 
-def _recomputed(state: CandlesState, at: int, label: int, trades: int) -> Bar | None:
+def _recomputed(state: CandlesState, step: Step, place: tuple[int, int], trades: int) -> Bar | None:
     """Return a candle recomputed from its remembered trades or its minutes, None when some are missing."""
-    end = label + LENGTHS[at]
+    at, label = place
+    end = label + step.layout.lengths[at]
     if at:
         minutes = state.intervals[0].candles
         bars = [kept.bar for start, kept in sorted(minutes.items()) if label <= start < end and kept.bar is not None]
@@ -103,7 +104,7 @@ def _recomputed(state: CandlesState, at: int, label: int, trades: int) -> Bar | 
     if not found or len(found) != trades:
         return None
     ordered = [trade for _, trade in sorted(found, key=lambda one: one[0])]
-    made = Bar(ordered[0])
+    made = step.layout.bar(ordered[0])
     for trade in ordered[1:]:
         made.add_trade(trade)
     return made

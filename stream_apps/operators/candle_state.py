@@ -8,12 +8,28 @@ from marketdata.clock import MILLISECOND_NS, MINUTE_NS, SECOND_NS
 from marketdata.events import AnyEvent, Trades
 from marketdata.intervals import INTERVALS
 from marketdata.ohlcv import Bar
+from marketdata.recipes import Recipe
 from stream_apps.operators.amendments import TradeMemory
 
-NAMES = tuple(INTERVALS)
-LENGTHS = tuple(INTERVALS.values())
-
 INTERRUPTIONS_MAX = 256
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """Which candles a state has: names and lengths in nanoseconds, shortest first; the first length divides all others.
+
+    A name of None is not published. `bar` is the class that sums trades. `recipes` are those of bars by recipe, in the
+    order of the lengths; empty for the candles that are always made. A jump of time makes `markers_max` candles without
+    trades of one length at most.
+    """
+
+    names: tuple[str | None, ...]
+    lengths: tuple[int, ...]
+    bar: type[Bar]
+    markers_max: int
+    recipes: tuple[Recipe | None, ...] = ()
+
+
+CANDLES = Layout(names=tuple(INTERVALS), lengths=tuple(INTERVALS.values()), bar=Bar, markers_max=120)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,8 +80,8 @@ class CandlesState(msgspec.Struct):
     """One symbol's candles.
 
     `now` is the newest event time, `first` that of the first event, `heartbeat_ts` that of the last heartbeat.
-    `bad_since` is the start of the current interruption. `pending` are trades of one minute that are not merged into
-    candles yet.
+    `bad_since` is the start of the current interruption. `pending` are trades of the shortest length that are not
+    merged into candles yet.
     """
 
     intervals: list[Interval]
@@ -84,16 +100,17 @@ class CandlesState(msgspec.Struct):
 class Step:
     """One step: its event, changed closed candles as (index of the interval, start), and the events to publish."""
 
-    __slots__ = ("event", "limits", "out", "revised")
+    __slots__ = ("event", "layout", "limits", "out", "revised")
 
-    def __init__(self, event: Trades, limits: Limits) -> None:
+    def __init__(self, event: Trades, limits: Limits, layout: Layout) -> None:
         self.event = event
         self.limits = limits
+        self.layout = layout
         self.revised: set[tuple[int, int]] = set()
         self.out: list[AnyEvent] = []
 
 
-def kept_from(state: CandlesState, limits: Limits) -> int:
-    """Return the start of the oldest minute that is kept."""
-    since = state.now - limits.keep_ns
-    return since - since % MINUTE_NS
+def kept_from(state: CandlesState, step: Step) -> int:
+    """Return the start of the oldest candle of the shortest length that is kept."""
+    since = state.now - step.limits.keep_ns
+    return since - since % step.layout.lengths[0]

@@ -14,7 +14,6 @@ from marketdata.events import AMENDED, GAP, HALTED
 from marketdata.ohlcv import Bar
 from stream_apps.operators.candle_state import (
     INTERRUPTIONS_MAX,
-    LENGTHS,
     CandlesState,
     Interruption,
     Kept,
@@ -53,9 +52,9 @@ def judge(state: CandlesState, step: Step) -> None:
 
 def closed_reasons(state: CandlesState, step: Step, start: int, end: int) -> Reasons:
     """Return the published reasons of the closed candles that overlap [start, end)."""
-    start = max(start, state.first or 0, kept_from(state, step.limits))
+    start = max(start, state.first or 0, kept_from(state, step))
     reasons = {}
-    for at, (interval, length) in enumerate(zip(state.intervals, LENGTHS, strict=True)):
+    for at, (interval, length) in enumerate(zip(state.intervals, step.layout.lengths, strict=True)):
         for label in range(start - start % length, min(end, interval.next), length):
             kept = interval.candles.get(label)
             if kept is None or not kept.left_to_history:
@@ -67,7 +66,7 @@ def revise(state: CandlesState, step: Step, before: Reasons) -> None:
     """Mark the closed candles whose reason differs from `before`."""
     for (at, label), reason in before.items():
         kept = state.intervals[at].candles.get(label)
-        if reason_of(state, label, LENGTHS[at], kept.bar if kept else None) != reason:
+        if reason_of(state, label, step.layout.lengths[at], kept.bar if kept else None) != reason:
             if kept is None:
                 state.intervals[at].candles[label] = Kept(None, revision=0, shown=True)
             step.revised.add((at, label))

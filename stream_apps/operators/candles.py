@@ -13,7 +13,7 @@
    no trades, and otherwise invalid with a reason: `halted`, or a gap in the data (see `candle_validity`).
 6. Corrections and cancels change the candles of their trades (see `candle_amendments`). Once a closed candle has been
    published as `amended`, history recomputes it and it is no longer revised here.
-7. When time jumps over more than `MARKERS_MAX` intervals, only the last of them get markers, and one gap on the ledger
+7. When time jumps over more than 120 intervals, only the last of them get markers, and one gap on the ledger
    covers the rest.
 
 Trades are first added to a bar of their minute. It is merged into the six candles when something is published or the
@@ -26,20 +26,22 @@ most 7 KB. If the venue amends trades, up to 5,000 of them are remembered, at ab
 from __future__ import annotations
 
 from collections import Counter
+from typing import cast
 
-from marketdata.clock import MINUTE_NS, format_rfc3339
+from marketdata.clock import format_rfc3339
 from marketdata.errors import BadEvent
 from marketdata.events import AMENDED, AMENDING, GAP, AnyEvent, Candle, FeedStatus, Trade, Trades
-from marketdata.ohlcv import Bar
+from marketdata.sided_bar import SidedBar
 from stream_apps.operators.amendments import TradeMemory
+from stream_apps.operators.bar_fields import of_recipe
 from stream_apps.operators.candle_amendments import amend
 from stream_apps.operators.candle_state import (
-    LENGTHS,
-    NAMES,
+    CANDLES,
     CandlesState,
     Interruption,
     Interval,
     Kept,
+    Layout,
     Limits,
     Step,
     kept_from,
@@ -51,44 +53,49 @@ from stream_apps.operators.validation import letter, part
 __all__ = ["KEEP_NS", "MARKERS_MAX", "Candles", "CandlesState", "Limits"]
 
 KEEP_NS = Limits().keep_ns
-MARKERS_MAX = 120
+MARKERS_MAX = CANDLES.markers_max
 
 
 class Candles:
     """The operator."""
 
-    name = "candles"
+    name: str
     input = "md.trades"
     outputs: tuple[str, ...] = ("md.candles", "md.status", "md.dead_letters")
     state = CandlesState
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, name: str = "candles") -> None:
+        self.name = name  # the stage of its dead letters
         self.counts: Counter[str] = Counter()
         self._limits = limits or Limits()
 
     def start(self, key: str) -> CandlesState:  # noqa: ARG002 - the protocol's
         """Return the state of a symbol that was never seen."""
-        return CandlesState(intervals=[Interval() for _ in NAMES])
+        return CandlesState(intervals=[Interval() for _ in CANDLES.lengths])
 
     def step(self, state: CandlesState, event: AnyEvent) -> tuple[CandlesState, list[AnyEvent]]:
         """Return the candles after a message of trades or a heartbeat, and the events to publish."""
         assert isinstance(event, Trades)  # noqa: S101 - the topic's schema
-        limits = self._limits
-        added = _add_fast(state, event, limits)
+        return state, self.advance(state, event, self._limits, CANDLES)
+
+    def advance(self, state: CandlesState, event: Trades, limits: Limits, layout: Layout) -> list[AnyEvent]:
+        """Apply an event to candles of any layout, and return the events to publish."""
+        unit = layout.lengths[0]
+        added = _add_fast(state, event, limits, unit)
         if added and state.now - state.flushed < limits.open_ns:
-            return state, []
-        step = Step(event, limits)
+            return []
+        step = Step(event, limits, layout)
         if not added and not self._apply(state, step):
-            return state, []
-        closes = state.now - limits.grace_ns >= state.intervals[0].next + MINUTE_NS
+            return []
+        closes = state.now - limits.grace_ns >= state.intervals[0].next + unit
         if closes:
             self._close(state, step)
         if step.revised:
             self._publish_revised(state, step)
         _publish_open(state, step)
         if closes:
-            _forget(state, limits)
-        return state, step.out
+            _forget(state, step)
+        return step.out
 
     def _apply(self, state: CandlesState, step: Step) -> bool:
         """Apply an event; False when there was no live event yet."""
@@ -97,7 +104,7 @@ class Candles:
             if event.origin != "live":
                 self.counts["history"] += len(event.trades)
                 return False
-            _begin(state, event)
+            _begin(state, step)
         judge(state, step)
         if event.trades:
             self._take(state, step)
@@ -120,7 +127,7 @@ class Candles:
                 continue
             if ts >= state.now:
                 state.now = ts
-            elif ts < kept_from(state, step.limits):
+            elif ts < kept_from(state, step):
                 late.append(trade)
                 continue
             if state.memory is None:
@@ -152,13 +159,13 @@ class Candles:
     def _close(self, state: CandlesState, step: Step) -> None:
         """Publish as final every candle whose end the watermark has reached."""
         _merge(state, step)
-        watermark = state.now - step.limits.grace_ns
+        layout, watermark = step.layout, state.now - step.limits.grace_ns
         skipped: list[int] = []
-        for at, (interval, length) in enumerate(zip(state.intervals, LENGTHS, strict=True)):
+        for at, (interval, length) in enumerate(zip(state.intervals, layout.lengths, strict=True)):
             stop = watermark - watermark % length
             if interval.next >= stop:
                 continue
-            marked_from = max(interval.next, stop - MARKERS_MAX * length)
+            marked_from = max(interval.next, stop - layout.markers_max * length)
             if marked_from > interval.next:
                 skipped += [interval.next, marked_from]
             labels = {label for label in interval.candles if interval.next <= label < stop}
@@ -166,47 +173,51 @@ class Candles:
                 kept = interval.candles.get(label)
                 if kept is not None:
                     kept.revision = 0
-                step.out.append(_closed(state, step, at, label, kept or Kept(None, 0)))
+                if layout.names[at] is not None:
+                    step.out.append(_closed(state, step, at, label, kept or Kept(None, 0)))
             interval.next = stop
             interval.changed = [label for label in interval.changed if label >= stop]
         if skipped:
-            step.out += _jump(step.event, min(skipped), max(skipped))
+            step.out += _jump(step, min(skipped), max(skipped))
             self.counts["jumps"] += 1
 
     def _publish_revised(self, state: CandlesState, step: Step) -> None:
         for at, label in sorted(step.revised):
             kept = state.intervals[at].candles[label]
             kept.revision += 1
+            if step.layout.names[at] is None:
+                continue
             self.counts["revised" if kept.revision else "before_first"] += 1
             step.out.append(_closed(state, step, at, label, kept))
 
 
-def _begin(state: CandlesState, event: Trades) -> None:
+def _begin(state: CandlesState, step: Step) -> None:
+    event = step.event
     first = min([trade.ts_event for trade in event.trades] + [event.ts_event])
     state.first = state.now = first
     if event.venue in AMENDING:
         state.memory = TradeMemory()
     state.interruptions.append(Interruption(0, first, GAP))
-    for interval, length in zip(state.intervals, LENGTHS, strict=True):
+    for interval, length in zip(state.intervals, step.layout.lengths, strict=True):
         interval.next = first - first % length
 
 
 # --- Trades ---
 
 
-def _add_fast(state: CandlesState, event: Trades, limits: Limits) -> bool:
-    """Add the trades of an event on the fast path: valid live trades of the newest minute, as nearly all are.
+def _add_fast(state: CandlesState, event: Trades, limits: Limits, unit: int) -> bool:
+    """Add the trades of an event on the fast path: valid live trades of the newest minute (`unit`), as nearly all are.
 
     False, with nothing changed, when the event needs the general path.
     """
     pending, now = state.pending, state.now
     if pending is None or state.memory is not None or not event.valid or event.origin != "live" or not event.trades:
         return False
-    end = state.pending_start + MINUTE_NS
+    end = state.pending_start + unit
     ts = event.ts_event
     if now >= end or state.bad_since is not None or (state.heartbeat_ts is not None and ts - now > limits.silence_ns):
         return False
-    newest = pending.add_new(event.trades, end - MINUTE_NS, end)
+    newest = pending.add_new(event.trades, end - unit, end)
     if newest < 0:
         return False
     state.now = max(now, newest, ts)
@@ -214,21 +225,21 @@ def _add_fast(state: CandlesState, event: Trades, limits: Limits) -> bool:
 
 
 def _add(state: CandlesState, step: Step, trade: Trade) -> None:
-    minute = trade.ts_event - trade.ts_event % MINUTE_NS
+    minute = trade.ts_event - trade.ts_event % step.layout.lengths[0]
     if state.pending is not None and minute == state.pending_start:
         state.pending.add_trade(trade)
     else:
         _merge(state, step)
-        state.pending, state.pending_start = Bar(trade), minute
+        state.pending, state.pending_start = step.layout.bar(trade), minute
 
 
 def _merge(state: CandlesState, step: Step) -> None:
-    """Merge the pending trades into their six candles."""
+    """Merge the pending trades into their candles, one of each length."""
     pending, minute = state.pending, state.pending_start
     if pending is None:
         return
     state.pending = None
-    for at, (interval, length) in enumerate(zip(state.intervals, LENGTHS, strict=True)):
+    for at, (interval, length) in enumerate(zip(state.intervals, step.layout.lengths, strict=True)):
         label = minute - minute % length
         kept = interval.candles.get(label)
         closed = label < interval.next
@@ -255,7 +266,8 @@ def _merge(state: CandlesState, step: Step) -> None:
 
 def _closed(state: CandlesState, step: Step, at: int, start: int, kept: Kept) -> Candle:
     candle = _candle(state, step, at, start, kept)
-    kept.left_to_history = candle.reason == AMENDED
+    # History does not recompute bars by recipe: they stay ours.
+    kept.left_to_history = candle.reason == AMENDED and not step.layout.recipes
     return candle
 
 
@@ -275,15 +287,17 @@ def _publish_open(state: CandlesState, step: Step) -> None:
                 kept.shown = True
                 interval.changed.remove(label)
                 interval.published = state.now
+                if step.layout.names[at] is None:
+                    continue
                 step.out.append(_candle(state, step, at, label, kept))
 
 
-def _forget(state: CandlesState, limits: Limits) -> None:
-    since = kept_from(state, limits)
-    for interval, length in zip(state.intervals, LENGTHS, strict=True):
+def _forget(state: CandlesState, step: Step) -> None:
+    since = kept_from(state, step)
+    for interval, length in zip(state.intervals, step.layout.lengths, strict=True):
         for label in [label for label in interval.candles if label + length <= since]:
             del interval.candles[label]
-    oldest = since - since % LENGTHS[-1]
+    oldest = min(since - since % length for length in step.layout.lengths)
     if any(one.end <= oldest for one in state.interruptions):
         state.interruptions = [one for one in state.interruptions if one.end > oldest]
     if state.memory is not None:
@@ -291,8 +305,8 @@ def _forget(state: CandlesState, limits: Limits) -> None:
 
 
 def _candle(state: CandlesState, step: Step, at: int, start: int, kept: Kept) -> Candle:
-    event, bar = step.event, kept.bar
-    length = LENGTHS[at]
+    event, bar, layout = step.event, kept.bar, step.layout
+    length = layout.lengths[at]
     reason = reason_of(state, start, length, bar)
     opened: str | None = None
     high: str | None = None
@@ -301,10 +315,10 @@ def _candle(state: CandlesState, step: Step, at: int, start: int, kept: Kept) ->
     volume = quote_volume = buy_volume = "0"
     if bar is not None:
         opened, high, low, close, volume, quote_volume, buy_volume = bar.figures()
-    return Candle(
+    candle = Candle(
         venue=event.venue,
         symbol=event.symbol,
-        interval=NAMES[at],
+        interval=layout.names[at] or "",
         start=start,
         end=start + length,
         ts_event=state.now,
@@ -323,11 +337,14 @@ def _candle(state: CandlesState, step: Step, at: int, start: int, kept: Kept) ->
         valid=not reason,
         reason=reason,
     )
+    recipe = layout.recipes[at] if layout.recipes else None
+    return candle if recipe is None else of_recipe(candle, recipe, cast("SidedBar | None", bar))
 
 
-def _jump(event: Trades, start: int, end: int) -> list[FeedStatus]:
+def _jump(step: Step, start: int, end: int) -> list[FeedStatus]:
     """Return one gap, already closed, that covers the intervals without markers."""
-    gap_id = f"{event.venue}:{event.symbol}:candles:{start}"
+    event = step.event
+    gap_id = f"{event.venue}:{event.symbol}:{'bars' if step.layout.recipes else 'candles'}:{start}"
     opened = FeedStatus(
         venue=event.venue,
         symbol=event.symbol,

@@ -152,6 +152,49 @@ def test_candles_show_the_last_revision_and_the_open_one(shared: Any, symbol: st
     assert len(all_pages(shared, f"{path}/revisions", 5)) == 32
 
 
+def bar(symbol: str, number: int | None, interval: str, start: int, **more: Any) -> Candle:
+    """Return a closed bar of a recipe."""
+    fields: dict[str, Any] = {"state": "final", "trades": 2, "open": "5", "high": "6", "low": "4", "close": "5.10"}
+    return Candle(
+        venue="coinbase", symbol=symbol, interval=interval, start=start, end=start + 1, ts_event=start,
+        ts_recv=time.time_ns(), recipe="ticks" if number is not None else "fives", recipe_hash="0123456789abcdef",
+        number=number, volume="3", quote_volume="10", buy_volume="1", sell_volume="2", buy_trades=1, sell_trades=1,
+        **(fields | more),
+    )  # fmt: skip
+
+
+def test_bars_by_recipe_are_answered_by_interval_and_by_name(shared: Any, symbol: str, wait_for: Any) -> None:
+    """Stored ones and live ones, in pages, also where several start at the same time."""
+    shared.execute(
+        "INSERT INTO candles (ts, ts_event_ns, ts_recv_ns, kafka_offset, kafka_partition, ts_end, start_ns, end_ns, "
+        "trades, revision, valid, reason, state, interval, open, high, low, close, volume, quote_volume, buy_volume, "
+        "venue, symbol, origin, recipe, recipe_hash, number, sell_volume, buy_trades, sell_trades) VALUES (%s, %s, %s, "
+        "%s, 0, %s, %s, %s, 2, 0, true, '', 'final', 'tick:2', 5, 6, 4, 5.10, 3, 10, 1, 'coinbase', %s, 'live', "
+        "'ticks', '0123456789abcdef', %s, 2, 1, 1)",
+        ((moment(START), START, START, number, moment(START), START, START + 1, symbol, number) for number in range(7)),
+    )
+    shared.produce(
+        *(bar(symbol, number, "tick:2", START + number // 9) for number in range(6, 10)),
+        bar(symbol, None, "5s", START),
+    )
+    path = f"/api/v1/market/{symbol}/candles"
+    wait_for("the bars", lambda: len(shared.client.get(f"{path}?recipe=ticks").json().get("data", ())) == 10)
+    answer = shared.get(path, recipe="ticks")
+    CandlesAnswer.model_validate(answer)
+    assert [each["number"] for each in answer["data"]] == list(reversed(range(10)))
+    assert answer["interval"] == "tick:2"
+    assert all_pages(shared, path, 3, recipe="ticks") == answer["data"]
+    assert all_pages(shared, path, 3, interval="tick:2") == answer["data"]
+    facts = [{name: value for name, value in each.items() if name != "number"} for each in answer["data"][1:]]
+    assert all(each == facts[0] for each in facts)
+    assert (facts[0]["vwap"], facts[0]["sell_volume"], facts[0]["recipe"]) == ("3.33333333333333333", "2", "ticks")
+    (five,) = shared.get(path, interval="5s")["data"]
+    assert (five["recipe"], five["number"]) == ("fives", None)
+    for query in ({"interval": "6s"}, {"recipe": "sixes"}, {"recipe": "fives", "interval": "5s"}):
+        (error,) = shared.get(path, 422, **query)["errors"]
+        assert (error["field"], error["value"]) == next(iter(query.items()))
+
+
 def test_the_venues_own_candles_are_answered_on_request(shared: Any, symbol: str, wait_for: Any) -> None:
     """In the same form and by the same pages, with nothing of ours among them, neither stored nor live."""
     store_candles(shared, symbol, [(0, 0, "final", "2.50")])

@@ -245,7 +245,7 @@ def test_everything_is_bounded() -> None:
     found = state(market)
     assert (len(found.trades), len(found.anomalies), len(found.statuses)) == (TRADES_MAX, ANOMALIES_MAX, STATUSES_MAX)
     assert sorted(found.candles["1m"]) == [
-        minute * 60_000_000_000 for minute in range(CANDLES_MAX * 9, CANDLES_MAX * 10)
+        (minute * 60_000_000_000, -1) for minute in range(CANDLES_MAX * 9, CANDLES_MAX * 10)
     ]
     assert found.trades_floor == TS + TRADES_MAX * 2 - 1
 
@@ -258,6 +258,17 @@ def test_repaired_trades_are_history_and_no_news() -> None:
     assert Traded not in kinds(changes)
     assert [each.trade.trade_id for each in state(market).trades] == ["5", "3"]
     assert state(market).trade_number == 1
+
+
+def test_bars_by_recipe_are_kept_by_start_and_number() -> None:
+    """Two of the same start are both kept, an unknown interval without a recipe is ignored, and names are learned."""
+    market = Market()
+    for number in (0, 1, 1):
+        market.apply(candle(5, "tick:2", recipe="two", recipe_hash="x", number=number))
+    assert sorted(state(market).candles["tick:2"]) == [(300_000_000_000, 0), (300_000_000_000, 1)]
+    assert market.recipes == {"two": "tick:2"}
+    assert market.apply(candle(5, "2m")) == []
+    assert market.ignored == {"unknown_interval": 1}
 
 
 def test_a_backfill_of_candles_is_no_news_but_its_corrections_are() -> None:

@@ -32,11 +32,23 @@ from marketdata.events import (
     Trades,
 )
 from marketdata.operator import Lost
+from marketdata.recipes import read_recipes
 from stream_apps.chain import INPUTS, Chain
 from stream_apps.operators import make_operators
 
 CODEC = Codec({cls.schema: number for number, cls in enumerate(EVENTS, start=1)})
-OPERATORS = {operator.name: operator for operator in make_operators()}
+RECIPES = read_recipes(
+    {
+        "recipes": {
+            "seconds": {"time": "1s"},
+            "others": {"time": "90s"},
+            "ticks": {"trades": 3},
+            "coins": {"volume": "2.5"},
+            "value": {"value": "1000", "symbols": ["v:S", "alpaca:S"]},
+        }
+    }
+)
+OPERATORS = {operator.name: operator for operator in make_operators(RECIPES)}
 T0 = TS_MIN + 86_400 * 10**9 * 5_000
 SECOND = 10**9
 
@@ -204,12 +216,12 @@ def loss(topic: str, offset: int) -> Lost:
 
 def run(topic: str, events: list[AnyEvent | Lost], restarts: AbstractSet[int] = frozenset()) -> list[list[AnyEvent]]:
     """Return what a chain publishes for each event or loss of one key, restarted from checkpoints before some."""
-    chain = Chain(topic, make_operators())
+    chain = Chain(topic, make_operators(RECIPES))
     published = []
     for number, event in enumerate(events):
         if number in restarts:
             packed = {name: packing.pack_state(state) for name, state in chain.keys.get("v:S", {}).items()}
-            chain = Chain(topic, make_operators())
+            chain = Chain(topic, make_operators(RECIPES))
             chain.keys["v:S"] = {
                 name: packing.unpack_state(data, OPERATORS[name].state) for name, data in packed.items()
             }

@@ -1,0 +1,173 @@
+"""Candles and bars by recipe over REST, and their revisions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api import messages
+from api.answers import json_answer
+from api.history import CANDLE_FIELDS, Row, Source
+from api.market import INTERVALS, TRUSTED, Market, Place, SymbolState
+from api.models import CandlesAnswer
+from api.parameters import find, read_cursor, time_range, write_cursor
+from api.problems import bad_value
+from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolPath, VenueQuery, problems
+from api.service import Service
+from marketdata.events import Candle
+from marketdata.recipes import interval_of
+
+router = APIRouter(prefix="/api/v1/market", tags=["market"])
+
+_NAME_MAX = 64
+IntervalQuery = Annotated[
+    str | None,
+    Query(
+        description="Length of a candle: 1m, 5m, 15m, 1h, 4h or 1d; 1m if neither it nor `recipe` is given. Also that "
+        "of a recipe: another length such as 5s, or tick:, volume: or value: with the size of a bar.",
+        examples=["1m"],
+        max_length=_NAME_MAX,
+    ),
+]
+RecipeQuery = Annotated[
+    str | None,
+    Query(
+        description="Bars of the recipe with this name, instead of `interval`.",
+        examples=["five_seconds"],
+        max_length=_NAME_MAX,
+    ),
+]
+SourceQuery = Annotated[
+    Source,
+    Query(
+        description="`trades`: made here of the venue's trades. `venue`: the venue's own, where its stream contains "
+        "candles; it may leave trades out of them (US equities: odd lots), so that the two may differ.",
+        examples=["trades"],
+    ),
+]
+
+
+@router.get(
+    "/{symbol}/candles", response_model=CandlesAnswer, responses=problems(404, 409, 422, 503), summary="Candles"
+)
+async def candles(
+    request: Request,
+    symbol: SymbolPath,
+    *,
+    interval: IntervalQuery = None,
+    recipe: RecipeQuery = None,
+    source: SourceQuery = "trades",
+    venue: VenueQuery = None,
+    start: StartQuery = None,
+    end: EndQuery = None,
+    limit: LimitQuery = 300,
+    cursor: CursorQuery = None,
+) -> Response:
+    """Answer with the latest revision of each candle that starts in the range, newest first, the open one included."""
+    span = time_range(start, end)
+    before = read_cursor(cursor, tuple[int, int])
+    if before is not None and int(before[0]) < 0:
+        raise bad_value("cursor", cursor, "is no next_cursor of an answer of ours")
+    service: Service = request.app.state.service
+    name = choose_interval(service.market, interval, recipe)
+    state = find(service.market, symbol, venue, known=service.known)
+    rows: dict[Place, messages.Json] = {
+        (row["start_ns"], -1 if row["number"] is None else row["number"]): _stored_candle(row)
+        for row in await service.history.candles(
+            state.venue, state.symbol, name, span, source=source, before=before, limit=limit + 1
+        )
+    }
+    if source == "trades":
+        # What memory holds is at least as new as the database.
+        rows |= {
+            place: messages.candle(each.candle)
+            for place, each in state.candles.get(name, {}).items()
+            if span.holds(place[0]) and (before is None or place < before)
+        }
+    page = sorted(rows, reverse=True)[:limit]
+    answer = _answer(service, state, name, source, [rows[place] for place in page])
+    answer["next_cursor"] = write_cursor(*page[-1]) if len(rows) > limit else None
+    return json_answer(request, answer)
+
+
+@router.get(
+    "/{symbol}/candles/revisions",
+    response_model=CandlesAnswer,
+    responses=problems(404, 409, 422, 503),
+    summary="How candles were corrected",
+)
+async def revisions(
+    request: Request,
+    symbol: SymbolPath,
+    *,
+    interval: IntervalQuery = None,
+    recipe: RecipeQuery = None,
+    source: SourceQuery = "trades",
+    venue: VenueQuery = None,
+    start: StartQuery = None,
+    end: EndQuery = None,
+    limit: LimitQuery = 300,
+    cursor: CursorQuery = None,
+) -> Response:
+    """Answer with every revision of each closed candle that starts in the range, newest first."""
+    span = time_range(start, end)
+    before = read_cursor(cursor, tuple[int, int, int])
+    if before is not None and int(before[0]) < 0:
+        raise bad_value("cursor", cursor, "is no next_cursor of an answer of ours")
+    service: Service = request.app.state.service
+    name = choose_interval(service.market, interval, recipe)
+    state = find(service.market, symbol, venue, known=service.known)
+    rows = await service.history.revisions(
+        state.venue, state.symbol, name, span, source=source, before=before, limit=limit + 1
+    )
+    page = rows[:limit]
+    answer = _answer(service, state, name, source, [_stored_candle(row) for row in page])
+    more = len(rows) > limit
+    last = page[-1] if page else {}
+    answer["next_cursor"] = (
+        write_cursor(last["start_ns"], last["revision"], last["kafka_offset"]) if more and page else None
+    )
+    return json_answer(request, answer)
+
+
+def choose_interval(market: Market, interval: str | None, recipe: str | None) -> str:
+    """Return the interval that a request names, in its shortest notation."""
+    recipes = market.recipes
+    if recipe is not None:
+        if interval is not None:
+            raise bad_value("recipe", recipe, "and interval exclude each other: give one of them")
+        if recipe not in recipes:
+            raise bad_value("recipe", recipe, f"is no recipe; there are: {', '.join(sorted(recipes)) or 'none'}")
+        return recipes[recipe]
+    if interval is None:
+        return INTERVALS[0]
+    name = interval_of(interval)
+    if name is None or (name not in INTERVALS and name not in recipes.values()):
+        known = ", ".join([*INTERVALS, *sorted(recipes.values())])
+        raise bad_value("interval", interval, f"no candles have it; there are {known}")
+    return name
+
+
+def _stored_candle(row: Row) -> messages.Json:
+    return messages.candle(candle_of(row))
+
+
+def candle_of(row: Row) -> Candle:
+    """Return a candle of the database as an event."""
+    return Candle(
+        start=row["start_ns"],
+        end=row["end_ns"],
+        ts_event=row["ts_event_ns"],
+        ts_recv=row["ts_recv_ns"],
+        **{name: row[name] for name in CANDLE_FIELDS},
+    )
+
+
+def _answer(
+    service: Service, state: SymbolState, interval: str, source: Source, data: list[messages.Json]
+) -> messages.Json:
+    trust = service.fresh(state.trades_trust, state.trades_ts_recv) if state.trades_ts_recv else TRUSTED
+    answer = messages.envelope("candles", state, state.trades_ts_event or service.clock(), trust, data)
+    answer["interval"], answer["source"] = interval, source
+    return answer
