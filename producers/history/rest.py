@@ -1,47 +1,35 @@
-"""The shell of the venues' histories: performs an adapter's requests over HTTP and hands out what they brought.
+"""The shell of the venues' histories: walks an adapter's pages over REST and hands out what they brought.
 
 Theory of operation.
 
-1. Each request first takes its weight from the venue's token bucket, which all requests of one `Rest` share: use one
-   `Rest` per venue and process, for any number of symbols at once. The bucket follows what answers say is left.
-2. 429, 418 (Binance's word for banned), 408, 5xx, a broken connection and a time-out are tried again, at most
-   `tries_max` times, after a full-jitter backoff and never before what `Retry-After` says (seconds or an HTTP date,
-   RFC 9110). That wait holds for every request of this `Rest`, since venues count by address. One of more than
-   `retry_after_s_max` is not waited for: `Unavailable`.
-3. Any other 4xx is final: `Refused`. So is a redirect, which no venue documents.
-4. An answer of more than `bytes_max` is dropped while it is read, and refused like one that cannot be read: BadEvent.
-5. Pages are asked one after the other until there is no next cursor. What a page repeats of the one before is left
+1. One `Rest` per venue and process, for any number of symbols at once: its requests go through one `producers.rest`
+   client, which knows budget, retries, limits and errors.
+2. Pages are requested one after the other until there is no next cursor. What a page repeats of the one before is left
    out; rows outside of the range are left out; a cursor that does not change is BadEvent.
-6. Candles that end less than `settle_ns` ago are not asked for: the venue may not have finished them.
-7. An item that cannot be read, or a trade that no candle may be made of, is left out of its page: `Chunk.refused` has
+3. Candles that end less than `settle_ns` ago are not requested: the venue may not have finished them.
+4. An item that cannot be read, or a trade that no candle may be made of, is left out of its page: `Chunk.refused` has
    it with its reason, and `Chunk.missing` the time between its neighbours.
 
-Errors: Unavailable (try again later), Refused (the request is wrong, or the key), BadEvent (the answer is).
+Errors: those of `producers.rest`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from email.utils import parsedate_to_datetime
-from functools import lru_cache, partial
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
-import httpx
 import msgspec
 import structlog
 from prometheus_client import Counter
 
 from marketdata.clock import SECOND_NS
-from marketdata.errors import BadEvent, Refused, Unavailable
+from marketdata.errors import BadEvent
 from marketdata.events import Candle, Instrument, Trade, Trades
 from marketdata.intervals import INTERVALS
-from producers.venues.kit.backoff import Backoff
-from producers.venues.kit.budget import Bucket
+from producers import rest
 from producers.venues.kit.history import Asked, Chunk, History, Page, RefusedItem, Request
 from producers.venues.kit.reading import check_time, sift, trade_span
 from producers.venues.kit.trades import check as check_trade
@@ -50,41 +38,17 @@ T = TypeVar("T")
 
 # One record of Kafka holds a batch: 1,000 trades are some 60 kB.
 TRADES_A_BATCH = 1_000
-DETAIL_CHARS = 200
-_AGAIN = frozenset({408, 418, 425, 429})
 
 _LOG = structlog.get_logger()
-_REQUESTS = Counter("tickstream_history_requests_total", "Requests of history, by outcome.", ["venue", "outcome"])
-_WAITED = Counter("tickstream_history_waited_seconds_total", "Time waited, by what for.", ["venue", "cause"])
 _ROWS = Counter("tickstream_history_rows_total", "Rows of history returned.", ["venue", "kind"])
 _REFUSED = Counter("tickstream_history_refused_total", "Items of history that were left out.", ["venue", "reason"])
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class Options(rest.Options, frozen=True, kw_only=True):
     """How patient the shell is; tests make everything quicker."""
 
-    tries_max: int = 6
-    backoff_base_s: float = 0.5
-    backoff_cap_s: float = 60.0
-    timeout_s: float = 30.0
-    retry_after_s_max: float = 300.0
-    bytes_max: int = 64 * 1024 * 1024
     pages_max: int = 1_000_000
     settle_ns: int = 10 * SECOND_NS
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    body: bytes
-    ts: int
-
-
-class _Later(Exception):  # noqa: N818 - as in marketdata.errors
-    """This try failed, another may not; `wait_s` is the least to wait before it."""
-
-    def __init__(self, outcome: str, detail: str, wait_s: float = 0.0) -> None:
-        self.outcome = outcome
-        self.wait_s = wait_s
-        super().__init__(detail)
 
 
 class Rest:
@@ -93,14 +57,8 @@ class Rest:
     def __init__(self, history: History, options: Options | None = None) -> None:
         self.history = history
         self._options = options or Options()
-        self._bucket = Bucket(history.budget)
-        self._not_before_s = 0.0
-        self._client = httpx.AsyncClient(
-            base_url=history.rest_url,
-            headers=dict(history.headers()),
-            timeout=self._options.timeout_s,
-            verify=_tls(),
-            limits=httpx.Limits(max_connections=4),
+        self._client = rest.Client(
+            history.venue, history.rest_url, history.budget, headers=history.headers(), options=self._options
         )
 
     async def __aenter__(self) -> Self:
@@ -113,7 +71,7 @@ class Rest:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     # --- What callers ask for ---
 
@@ -122,7 +80,7 @@ class Rest:
         found: list[Instrument] = []
         cursor: str | None = None
         for _ in range(self._options.pages_max):
-            page, _ = await self._ask(self.history.symbols(cursor), partial(self.history.parse_symbols, cursor))
+            page, _ = await self._client.ask(self.history.symbols(cursor), partial(self.history.parse_symbols, cursor))
             found += page.items
             if page.cursor is None:
                 break
@@ -182,7 +140,7 @@ class Rest:
         if asked.start >= asked.end:
             return
         for _ in range(self._options.pages_max):
-            page, ts = await self._ask(write(asked, cursor), partial(read, asked, cursor))
+            page, ts = await self._client.ask(write(asked, cursor), partial(read, asked, cursor))
             for item in page.refused:
                 _REFUSED.labels(self.history.venue, item.error.reason).inc()
                 _LOG.warning("an item of history is left out", venue=self.history.venue, reason=str(item.error))
@@ -191,88 +149,6 @@ class Rest:
                 return
             cursor = _moved(cursor, page.cursor)
         raise BadEvent("too_many_pages", "cursor", cursor)
-
-    async def _ask(self, request: Request, read: Callable[[bytes, int], Page[T]]) -> tuple[Page[T], int]:
-        """Return what an answer holds and when it came, after as many tries as it takes and are allowed."""
-        venue = self.history.venue
-        pauses = Backoff(self._options.backoff_base_s, self._options.backoff_cap_s)
-        for tries in range(1, self._options.tries_max + 1):
-            try:
-                answer = await self._get(request)
-                page = _read(read, answer)
-            except _Later as later:
-                _REQUESTS.labels(venue, later.outcome).inc()
-                _LOG.warning("history is asked again", venue=venue, path=request.path, tries=tries, reason=str(later))
-                if tries == self._options.tries_max or later.wait_s > self._options.retry_after_s_max:
-                    raise Unavailable(f"{venue} does not answer {request.path}: {later}") from later
-                self._pause(max(later.wait_s, pauses.failed(random.random())))  # noqa: S311 - jitter is no secret
-            except (Refused, BadEvent) as error:
-                _REQUESTS.labels(venue, "refused" if isinstance(error, Refused) else "bad_answer").inc()
-                raise
-            else:
-                _REQUESTS.labels(venue, "ok").inc()
-                return page, answer.ts
-        raise AssertionError("the last try returns or raises")
-
-    def _pause(self, wait_s: float) -> None:
-        self._not_before_s = max(self._not_before_s, time.monotonic() + wait_s)
-
-    async def _turn(self, weight: float) -> None:
-        """Wait until this weight may be spent and no pause holds."""
-        wait_s = self._bucket.take(weight, time.monotonic())
-        if wait_s > 0:
-            _WAITED.labels(self.history.venue, "budget").inc(wait_s)
-            await asyncio.sleep(wait_s)
-        while (wait_s := self._not_before_s - time.monotonic()) > 0:
-            _WAITED.labels(self.history.venue, "retry").inc(wait_s)
-            await asyncio.sleep(wait_s)
-
-    async def _get(self, request: Request) -> _Answer:
-        """Make one try. Raises _Later, Refused or BadEvent."""
-        await self._turn(request.weight)
-        try:
-            async with self._client.stream(
-                "POST" if request.form else "GET",
-                request.path,
-                params=list(request.query),
-                data=dict(request.form) or None,
-            ) as response:
-                self._bucket.answered(response.headers, time.monotonic(), time.time())
-                body = await self._body(request, response)
-        except httpx.HTTPError as error:
-            raise _Later("no_answer", f"{type(error).__name__} {error}".strip()) from error
-        status = response.status_code
-        if response.is_success:
-            return _Answer(body, time.time_ns())
-        detail = f"status {status} {body[:DETAIL_CHARS].decode('utf-8', 'replace')}".strip()
-        if status in _AGAIN or status >= httpx.codes.INTERNAL_SERVER_ERROR:
-            outcome = "limited" if status in {418, 429} else "failed"
-            raise _Later(outcome, detail, retry_after_s(response.headers.get("Retry-After", ""), time.time()))
-        raise Refused(f"{self.history.venue} refuses {request.path}: {detail}")
-
-    async def _body(self, request: Request, response: httpx.Response) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        async for part in response.aiter_bytes():
-            size += len(part)
-            if size > self._options.bytes_max:
-                raise BadEvent("too_big", request.path, f"more than {self._options.bytes_max} bytes")
-            parts.append(part)
-        return b"".join(parts)
-
-
-@lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
-    """Return the one context of this process: reading the authorities' certificates takes its time."""
-    return ssl.create_default_context()
-
-
-def _read(read: Callable[[bytes, int], Page[T]], answer: _Answer) -> Page[T]:
-    """Read an answer; some venues say "later" in the body of a good answer."""
-    try:
-        return read(answer.body, answer.ts)
-    except Unavailable as error:
-        raise _Later("limited", str(error)) from error
 
 
 def checked_trades(history: History, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
@@ -314,13 +190,3 @@ def _batches(instrument: Instrument, trades: list[Trade], ts: int) -> tuple[Trad
                line=f"{instrument.venue}/history", origin="backfill", trades=part)
         for part in parts
     )  # fmt: skip
-
-
-def retry_after_s(text: str, now_s: float) -> float:
-    """Return the seconds that a `Retry-After` asks for; 0 when it is absent or says nothing that can be read."""
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now_s)
-    except (ValueError, OverflowError):
-        return 0.0

@@ -27,9 +27,9 @@ from producers.live.orphaned_gaps import ClosingSink, OrphanedGaps
 from producers.live.pacing import Gate
 from producers.live.previous_run import read_previous_run
 from producers.live.publisher import Publisher
-from producers.live.rest import Rest
 from producers.live.settings import ProducerSettings, Stream, load_for_venue
 from producers.live.tokens import CoinbaseTokens, ExchangeKey, FixLogin, KeyPair, Tokens
+from producers.rest import Client
 from producers.venues.databento import gateway as databento
 from producers.venues.kit.backoff import Backoff
 from producers.venues.kit.idle import proof_of
@@ -209,7 +209,7 @@ def connections(
     )
     made: list[Connection | Handover] = []
     # What a recording answers costs the venue nothing.
-    rest = Rest(venue.name, options.rest_url, None if options.replay else venue.budget)
+    rest = Client(venue.name, options.rest_url, None if options.replay else venue.budget)
 
     def connect(stream: Stream, line: str) -> Connection:
         own = msgspec.structs.replace(options, ws_url=stream.url)

@@ -40,9 +40,9 @@ from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from producers.live import tcp, websocket
 from producers.live.inbox import Inbox, Item, Wire
 from producers.live.pacing import Gate, Outgoing
-from producers.live.rest import Rest
 from producers.live.silence import DataSilence
 from producers.live.websocket import END_REASON
+from producers.rest import Client
 from producers.venues.kit.backoff import Backoff, Breaker, Policy, State
 from producers.venues.kit.idle import Idle, Proof
 from producers.venues.kit.limits import Limits
@@ -123,7 +123,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class Connection:
     """One line, over any number of connections, until `stop`."""
 
-    def __init__(self, feed: LiveFeed, line: str, sink: Sink, options: Options, rest: Rest | None = None) -> None:
+    def __init__(self, feed: LiveFeed, line: str, sink: Sink, options: Options, rest: Client | None = None) -> None:
         self.line = line
         self._feed = feed
         self._sink = sink
@@ -132,7 +132,7 @@ class Connection:
         policy = options.backoff
         if options.backoff_base_s is not None:
             policy = msgspec.structs.replace(policy, base_s=options.backoff_base_s, least_s=0.0)
-        self._rest = rest or Rest(feed.venue, options.rest_url, backoff_base_s=policy.base_s)
+        self._rest = rest or Client(feed.venue, options.rest_url)
         self._outgoing = Outgoing((), OUTGOING_MAX)
         self._silence = DataSilence(None if options.replay else options.mute_s)
         self._backoff = Backoff.by(policy)
@@ -249,7 +249,7 @@ class Connection:
         await self._write([self._status(kind, reason, ts, detail=advice)], ts)
         await self._stopping.wait()
 
-    async def _attempt(self, rest: Rest) -> str:
+    async def _attempt(self, rest: Client) -> str:
         """Open one connection, run it, and return why it ended."""
         self._frames_here = self._frames_counted = self._number = 0
         self._reconnect = None
@@ -289,7 +289,7 @@ class Connection:
             url, inbox, headers=options.headers, binary=options.binary, ping_s=options.ping_s
         )
 
-    async def _live(self, rest: Rest) -> str:
+    async def _live(self, rest: Client) -> str:
         ts = self._now()
         await self._write((), ts, self._raw("connect", b"", ts, self._options.ws_url))
         await self._perform(self._feed.opened(ts), ts, rest)
@@ -323,7 +323,7 @@ class Connection:
                     if self._silence.is_mute(self._feed.counts, now):
                         self.restart("mute")
 
-    async def _work(self, item: Item, rest: Rest) -> None:
+    async def _work(self, item: Item, rest: Client) -> None:
         if item.kind == "answer" and item.request is not None:
             # In a replay, frames before the response may have advanced the recorder's clock.
             ts = max(item.ts, self._ts_recorded or 0)
@@ -359,7 +359,7 @@ class Connection:
         elif self._wire is not None:
             self._wire.report_caught_up()
 
-    async def _perform(self, outputs: list[Output], ts: int, rest: Rest, raw: RawFrame | None = None) -> None:
+    async def _perform(self, outputs: list[Output], ts: int, rest: Client, raw: RawFrame | None = None) -> None:
         """Perform the feed's outputs; frames are sent first, so that a repair does not wait for Kafka."""
         events: list[AnyEvent] = []
         sent: list[RawFrame] = []
@@ -420,7 +420,7 @@ class Connection:
         self._wire.send(frame)
         return [self._raw("send", self._options.redact(frame), self._now())]
 
-    def _ask(self, request: Fetch, rest: Rest) -> None:
+    def _ask(self, request: Fetch, rest: Client) -> None:
         """Make a request unless it is pending; the response goes to the inbox of the requesting connection."""
         if request not in self._fetches:
             task = self._fetches[request] = asyncio.create_task(self._fetch(request, rest, self._inbox))
@@ -430,7 +430,7 @@ class Connection:
         if self._fetches.get(request) is done:
             del self._fetches[request]
 
-    async def _fetch(self, request: Fetch, rest: Rest, inbox: Inbox) -> None:
+    async def _fetch(self, request: Fetch, rest: Client, inbox: Inbox) -> None:
         body = await rest.get(request)
         if body is not None:
             inbox.put(Item("answer", self._now(), body, request))

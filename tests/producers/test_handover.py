@@ -18,7 +18,7 @@ from marketdata.clock import MILLISECOND_NS
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame, Trades
 from producers.live.connection import Connection, Options
 from producers.live.handover import Handover
-from producers.live.rest import Rest
+from producers.rest import Client
 from producers.venues import make_feed
 from tickstream.pipe import Pipeline
 
@@ -134,7 +134,7 @@ async def until(condition: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def line_to(address: str, consumer: Consumer, **options: Any) -> AsyncIterator[Handover]:
     """Run one line that is replaced again and again, and stop it in order."""
-    rest = Rest("binance_spot", f"http://{address}")
+    rest = Client("binance_spot", f"http://{address}")
     connecting = Options(ws_url=f"ws://{address}", rest_url=rest.url, tick_s=0.02, stable_s=0, backoff_base_s=0.001)
 
     def connect(line: str) -> Connection:

@@ -12,12 +12,13 @@ import pytest
 import uvloop
 
 from marketdata.feed import Fetch
-from producers.live.rest import TRIES_MAX, Rest
+from producers.rest import Client, Options
 from producers.venues.kit.budget import used_weight
 from producers.venues.kit.history import Budget
 
 Answer = tuple[int, str]  # status, and a header line or nothing
 LIMIT_S = 20.0
+QUICK = Options(backoff_base_s=0.001, bytes_max=1_000)
 
 
 class Venue:
@@ -25,6 +26,7 @@ class Venue:
 
     def __init__(self, *script: Answer) -> None:
         self.script = list(script)
+        self.body = b"ok"
         self.asked: list[tuple[str, float]] = []
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -33,15 +35,16 @@ class Venue:
         self.asked.append((path, time.monotonic()))
         status, header = self.script.pop(0) if self.script else (200, "")
         extra = f"{header}\r\n" if header else ""
-        writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 2\r\nConnection: close\r\n{extra}\r\nok".encode())
+        head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(self.body)}\r\nConnection: close\r\n{extra}\r\n"
+        writer.write(head.encode() + self.body)
         writer.close()
 
     @asynccontextmanager
-    async def serve(self, budget: Budget | None = None) -> AsyncIterator[Rest]:
+    async def serve(self, budget: Budget | None = None) -> AsyncIterator[Client]:
         """Serve, and give what asks this server."""
         server = await asyncio.start_server(self, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with server, Rest("venue", url, budget, backoff_base_s=0.001) as rest, asyncio.timeout(LIMIT_S):
+        async with server, Client("venue", url, budget, options=QUICK) as rest, asyncio.timeout(LIMIT_S):
             yield rest
 
 
@@ -56,7 +59,7 @@ def snapshot(symbol: str, weight: int = 1) -> Fetch:
     ids=["limited", "banned-until-a-date", "unavailable"],
 )
 def test_no_line_asks_before_the_venue_said(status: int, when: Callable[[], str]) -> None:
-    """`Retry-After`, in seconds or as a date, holds for every request, and is no failed try."""
+    """`Retry-After`, in seconds or as a date, holds for every request."""
 
     async def scenario() -> None:
         venue = Venue((status, f"Retry-After: {when()}"))
@@ -79,10 +82,10 @@ def test_failing_venue_is_tried_a_few_times_and_then_given_up() -> None:
     """Errors of the server are tried again; the request is not made for ever."""
 
     async def scenario() -> None:
-        venue = Venue(*[(500, "")] * (TRIES_MAX + 1))
+        venue = Venue(*[(500, "")] * (QUICK.tries_max + 1))
         async with venue.serve() as rest:
             assert await rest.get(snapshot("A")) is None
-            assert len(venue.asked) == TRIES_MAX
+            assert len(venue.asked) == QUICK.tries_max
 
     uvloop.run(scenario())
 
@@ -92,6 +95,31 @@ def test_request_that_the_venue_refuses_is_not_repeated() -> None:
 
     async def scenario() -> None:
         venue = Venue((400, ""))
+        async with venue.serve() as rest:
+            assert await rest.get(snapshot("A")) is None
+            assert len(venue.asked) == 1
+
+    uvloop.run(scenario())
+
+
+def test_redirect_is_not_followed() -> None:
+    """No venue documents one, and it could lead anywhere."""
+
+    async def scenario() -> None:
+        venue = Venue((302, "Location: /elsewhere"))
+        async with venue.serve() as rest:
+            assert await rest.get(snapshot("A")) is None
+            assert [path for path, _ in venue.asked] == ["/depth?symbol=A"]
+
+    uvloop.run(scenario())
+
+
+def test_answer_that_is_too_big_is_dropped() -> None:
+    """No server can make us hold more than the limit."""
+
+    async def scenario() -> None:
+        venue = Venue((200, f"X: {'x' * 100}"))
+        venue.body = b"x" * 2_000
         async with venue.serve() as rest:
             assert await rest.get(snapshot("A")) is None
             assert len(venue.asked) == 1

@@ -18,7 +18,8 @@ from infra.simulator.venues.history import Answer
 from infra.simulator.venues.tape import MINUTE_NS
 from marketdata.errors import BadEvent, Refused, SettingsError, TickstreamError, Unavailable
 from marketdata.events import Candle
-from producers.history.rest import Options, Rest, retry_after_s
+from producers.history.rest import Options, Rest
+from producers.rest import retry_after_s
 from producers.venues import HISTORIES, make_history
 from producers.venues.kit.budget import Bucket, remaining, used_weight
 from producers.venues.kit.history import Access, Budget, Chunk, Span
@@ -88,7 +89,7 @@ def test_retry_after_holds_every_request_of_the_venue(served: Served) -> None:
                 return time.monotonic() - began
 
             first = asyncio.create_task(one())
-            while rest._not_before_s == 0:  # noqa: ASYNC110 - the shell tells nobody that it pauses
+            while rest._client._not_before_s == 0:  # noqa: ASYNC110 - the shell tells nobody that it pauses
                 await asyncio.sleep(0.001)
             return list(await asyncio.gather(first, one()))
 
