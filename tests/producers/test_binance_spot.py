@@ -12,11 +12,12 @@ import pytest
 from bench import feed_player
 from bench.feed_task import Task
 from marketdata.book import L2Book
-from marketdata.errors import SettingsError
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.venues.binance.feed import AGE_NS_MAX, OLD_MAX, PROBE_NS, QUIET_NS, UNDER_WAY_MAX, BinanceFeed, split
-from producers.venues.binance.spot import make
+from producers.live.settings import load_for_venue
+from producers.venues import make_feed
+from producers.venues.binance.feed import AGE_NS_MAX, QUIET_NS, UNDER_WAY_MAX, BinanceFeed
+from producers.venues.binance.names import split
 from producers.venues.kit.sequence import OLD_RUN_MAX
 from runtime import recordings
 from runtime.recordings import Recorded
@@ -25,6 +26,13 @@ RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "recordings"
 SECOND = 1_000_000_000
 T0 = 1_800_000_000 * SECOND
 Played = tuple[BinanceFeed, list[Output]]
+
+
+def make(*, line: str, products: tuple[str, ...] | None = None) -> BinanceFeed:
+    """Return a live feed of these products, or that of a recording."""
+    feed = make_feed("binance_spot", line=line, products=products)
+    assert isinstance(feed, BinanceFeed)
+    return feed
 
 
 def read(name: str) -> list[Recorded]:
@@ -204,10 +212,16 @@ def kinds(out: list[Output]) -> list[str]:
     return [f"{o.symbol} {o.kind}" for o in out if isinstance(o, BookUpdate | FeedStatus)]
 
 
+def acknowledge(feed: BinanceFeed, out: list[Output]) -> list[Output]:
+    """Answer every subscription as the venue does."""
+    orders = [json.loads(o.frame) for o in out if isinstance(o, Send)]
+    return [o for order in orders for o in feed.received(f'{{"result":null,"id":{order["id"]}}}'.encode(), T0)]
+
+
 def synced(*symbols: str) -> BinanceFeed:
-    """Return a feed with a good book of each symbol, at update id 20."""
+    """Return a live feed with a good book of each symbol, at update id 20."""
     feed = make(line="binance_spot/0", products=symbols)
-    feed.opened(T0)
+    assert acknowledge(feed, feed.opened(T0)) == []
     for symbol in symbols:
         (request,) = fetches(feed.received(diff(10, 20, symbol), T0))
         feed.fetched(request, body(15), T0)
@@ -271,7 +285,7 @@ def test_quotes_that_are_numbered_anew_are_told_again() -> None:
         return any(isinstance(o, Quote) for o in feed.received(frame, T0))
 
     assert [told(1_000), told(999), told(1_000), told(1_001)] == [True, False, False, True]
-    assert [told(number) for number in range(1, OLD_MAX + 3)] == [False] * OLD_MAX + [True] * 2
+    assert [told(number) for number in range(1, OLD_RUN_MAX + 3)] == [False] * OLD_RUN_MAX + [True] * 2
 
 
 def partial(number: int, price: str = "100") -> bytes:
@@ -288,8 +302,8 @@ def test_partial_books_are_the_book_until_the_changes_have_theirs() -> None:
     assert [kinds(out) for out in said] == [["BTC-USDT snapshot"], ["BTC-USDT snapshot"], [], []]
     assert kinds(feed.received(partial(10, price="NaN"), T0)) == ["BTC-USDT clear", "BTC-USDT gap", "BTC-USDT resync"]
     assert kinds(feed.received(partial(11), T0)) == ["BTC-USDT snapshot", "BTC-USDT resynced"]
-    said = [feed.received(partial(number), T0) for number in range(1, OLD_MAX + 3)]
-    assert [kinds(out) for out in said] == [[]] * OLD_MAX + [["BTC-USDT snapshot"]] * 2
+    said = [feed.received(partial(number), T0) for number in range(1, OLD_RUN_MAX + 3)]
+    assert [kinds(out) for out in said] == [[]] * OLD_RUN_MAX + [["BTC-USDT snapshot"]] * 2
     feed = synced("BTCUSDT")
     assert feed.received(partial(30), T0) == []
     assert feed.counts["ignored"] == 1
@@ -302,14 +316,18 @@ def test_bare_book_is_the_snapshot_that_the_only_symbol_waits_for() -> None:
     feed.received(diff(10, 20), T0)
     assert kinds(feed.received(body(15), T0)) == ["BTC-USDT snapshot", "BTC-USDT update"]
     assert feed.received(body(30), T0) == []
-    (letter,) = synced("BTCUSDT", "ETHUSDT").received(body(30), T0)
+    feed.received(diff(10, 20, "ETHUSDT"), T0)
+    (letter,) = feed.received(body(30), T0)
     assert isinstance(letter, DeadLetter)
     assert letter.reason == "no_symbol"
 
 
 def test_list_of_all_tickers_costs_no_book() -> None:
     """Where streams are bare, that of all symbols is a list."""
-    feed = synced("BTCUSDT")
+    feed = make(line="binance_spot/0")
+    feed.opened(T0)
+    (request,) = fetches(feed.received(diff(10, 20), T0))
+    feed.fetched(request, body(15), T0)
     assert feed.received(b'[{"e":"24hrMiniTicker","s":"BTCUSDT"},{"e":"24hrMiniTicker","s":"ETHUSDT"}]', T0) == []
     assert kinds(feed.received(b'[{"e":"depthUpdate","s":"BTCUSDT"}]', T0))[:1] == ["BTC-USDT clear"]
 
@@ -433,10 +451,9 @@ def test_skipped_trades_are_asked_for_and_close_their_gap() -> None:
 
 def test_requests_of_many_symbols_share_one_budget() -> None:
     """A few at once, 3,000 of weight a minute less the list of products; then the rest."""
-    names = tuple(f"A{number}USDT" for number in range(30))
+    names = tuple(f"A{number}USDT" for number in range(24))
     feed = make(line="binance_spot/0", products=names)
     out = feed.opened(T0)
-    assert len([o for o in out if isinstance(o, Send)]) == 1
     feed.fetched(fetches(out, "products")[0], b'{"symbols":[]}', T0)
     pending = [request for name in names for request in fetches(feed.received(diff(1, 2, name), T0))]
     assert len(pending) == UNDER_WAY_MAX
@@ -473,9 +490,9 @@ def test_quiet_symbol_gets_its_book_without_a_change() -> None:
 def test_quiet_connection_is_probed_and_an_old_one_left() -> None:
     """The probe's answer is a sign of life; after nearly 24 hours the feed asks for a new connection."""
     feed = synced("BTCUSDT")
-    out = feed.ticked(T0 + PROBE_NS + SECOND)
+    out = feed.ticked(T0 + BinanceFeed.ping_ns + SECOND)
     assert [json.loads(o.frame)["method"] for o in out if isinstance(o, Send)] == ["LIST_SUBSCRIPTIONS"]
-    assert feed.received(b'{"result":["btcusdt@trade"],"id":2}', T0 + AGE_NS_MAX) == []
+    assert feed.received(b'{"result":["btcusdt@trade"],"id":0}', T0 + AGE_NS_MAX) == []
     assert [o.reason for o in feed.ticked(T0 + AGE_NS_MAX + SECOND) if isinstance(o, Reconnect)] == ["connection_age"]
 
 
@@ -493,7 +510,97 @@ def test_products_tell_increments_and_states_but_no_tick_size() -> None:
     assert (told.symbol, told.base_currency, told.quote_currency, told.status) == ("BTC-USDT", "BTC", "USDT", "online")
 
 
-def test_too_many_symbols_for_one_connection_are_refused_at_the_start() -> None:
-    """1,024 streams, three a symbol."""
-    with pytest.raises(SettingsError, match="341"):
-        make(line="binance_spot/0", products=tuple(f"A{number}USDT" for number in range(342)))
+def test_more_symbols_get_smaller_snapshots() -> None:
+    """So that all books are there within two minutes of the budget: levels beyond stay unknown until touched."""
+    for count, levels in ((1, 5_000), (24, 5_000), (25, 1_000), (120, 1_000), (300, 100), (341, 100)):
+        names = tuple(f"A{number}USDT" for number in range(count))
+        feed = make(line="binance_spot/0", products=names)
+        feed.opened(T0)
+        (request,) = fetches(feed.received(diff(1, 2, names[0]), T0))
+        assert request.path.endswith(f"limit={levels}"), count
+        assert request.weight * count <= 2 * 3_000
+
+
+def test_streams_of_many_symbols_are_spread_over_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection carries 1,024 streams ("WebSocket Streams for Binance"), of which each symbol takes three."""
+    monkeypatch.setenv("TICKSTREAM_VENUE", "binance_spot")
+    monkeypatch.setenv("BINANCE_SPOT_PRODUCTS", ",".join(f"A{number}USDT" for number in range(400)))
+    settings, venue = load_for_venue()
+    parts = settings.streams_of(venue)
+    assert [len(part.products or ()) for part in parts] == [341, 59]
+    for part in parts:
+        feed = make(line=part.name, products=part.products)
+        orders = [json.loads(o.frame) for o in feed.opened(T0) if isinstance(o, Send)]
+        assert sum(len(order["params"]) for order in orders) <= 1_024
+        assert len({order["id"] for order in orders}) == len(orders)
+
+
+# --- Subscriptions ---
+
+
+def statuses(out: list[Output]) -> list[tuple[str, str, str | None, str]]:
+    """Return kind, symbol, channel and reason of the statuses among these outputs."""
+    return [(o.kind, o.symbol, o.channel, o.reason) for o in out if isinstance(o, FeedStatus)]
+
+
+def test_a_refused_subscription_is_on_the_ledger() -> None:
+    """The venue's code and text are in the status, not only in a dead letter; the other channels stay."""
+    feed = make(line="binance_spot/0", products=("BTCUSDT",))
+    orders = {order["params"][0].partition("@")[2]: order for order in
+              [json.loads(o.frame) for o in feed.opened(T0) if isinstance(o, Send)]}  # fmt: skip
+    error = {"error": {"code": 2, "msg": "Invalid request: too many parameters"}, "id": orders["trade"]["id"]}
+    out = feed.received(json.dumps(error).encode(), T0)
+    assert statuses(out) == [
+        ("unsubscribed", "BTC-USDT", "trade", "refused"), ("gap", "BTC-USDT", "trade", "unsubscribed")]  # fmt: skip
+    (status,) = [o for o in out if isinstance(o, FeedStatus) and o.kind == "unsubscribed"]
+    assert "Invalid request" in status.detail
+    assert [o.reason for o in out if isinstance(o, DeadLetter)] == ["venue_error"]
+    assert [(o.symbol, o.valid) for o in out if isinstance(o, Trades)] == [("BTC-USDT", False)]
+    for channel in ("bookTicker", "depth@100ms"):
+        assert feed.received(f'{{"result":null,"id":{orders[channel]["id"]}}}'.encode(), T0) == []
+
+
+def test_a_subscription_without_an_answer_is_on_the_ledger_and_requested_again() -> None:
+    """Trades may not flow although quotes do: after ten seconds that is stated."""
+    feed = make(line="binance_spot/0", products=("BTCUSDT",))
+    feed.opened(T0)
+    out = feed.ticked(T0 + 15 * SECOND)
+    assert {(kind, channel) for kind, _, channel, _ in statuses(out) if kind == "unsubscribed"} == {
+        ("unsubscribed", channel) for channel in ("trade", "bookTicker", "depth@100ms")}  # fmt: skip
+    feed.received(b'{"stream":"x@y","data":{"e":"other"}}', T0 + 60 * SECOND)
+    again = feed.ticked(T0 + 80 * SECOND)
+    assert ("subscribed", "BTC-USDT", "trade", "") in statuses(acknowledge(feed, again))
+
+
+def test_a_symbol_that_the_venue_does_not_list_counts_as_refused() -> None:
+    """The venue acknowledges streams of any name, and never sends anything of an unknown one."""
+    feed = make(line="binance_spot/0", products=("BTCUSDT", "NOSUCHUSDT"))
+    out = feed.opened(T0)
+    (request,) = fetches(out, "products")
+    acknowledge(feed, out)
+    listed = json.dumps({"symbols": [{"symbol": "BTCUSDT", "status": "TRADING"}]}).encode()
+    out = feed.fetched(request, listed, T0)
+    assert {(kind, symbol) for kind, symbol, _, _ in statuses(out)} == {
+        ("unsubscribed", "NOSUCH-USDT"), ("gap", "NOSUCH-USDT")}  # fmt: skip
+    feed.received(b'{"stream":"x@y","data":{"e":"other"}}', T0 + 70 * SECOND)
+    again = feed.ticked(T0 + 80 * SECOND)
+    assert [json.loads(o.frame)["params"] for o in again if isinstance(o, Send)] == [
+        [f"nosuchusdt@{channel}"] for channel in ("trade", "bookTicker", "depth@100ms")]  # fmt: skip
+    assert not statuses(acknowledge(feed, again))
+    assert not statuses(feed.fetched(request, b'{"symbols":[]}', T0))  # an empty list shows nothing
+
+
+def test_one_bad_trade_of_rest_does_not_cost_the_others() -> None:
+    """It is a dead letter; what the page lacks stays on the ledger, and its other trades are published."""
+    feed = synced("BTCUSDT")
+    feed.received(trade(1), T0)
+    out = feed.received(trade(5), T0)
+    (request,) = fetches(out, "trades")
+    assert [(o.kind, o.expected, o.received) for o in out if isinstance(o, FeedStatus)] == [("gap", 2, 5)]
+    row = {"price": "1", "qty": "1", "time": T0 // 1_000_000, "isBuyerMaker": True}
+    rows = [row | {"id": number} for number in (1, 2, 3, 4, 5)]
+    rows[2] |= {"price": "0.00000000"}
+    out = feed.fetched(request, json.dumps(rows).encode(), T0)
+    assert [t.trade_id for o in out if isinstance(o, Trades) for t in o.trades] == ["2", "4"]
+    assert [o.reason for o in out if isinstance(o, DeadLetter)] == ["not_positive"]
+    assert not statuses(out)  # the gap stays open

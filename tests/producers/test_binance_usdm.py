@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from marketdata.book import L2Book
-from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
-from marketdata.feed import Fetch, Output
-from producers.venues.binance.feed import BinanceFeed, RestProduct, rest_fields
-from producers.venues.binance.spot import make as make_spot
-from producers.venues.binance.usdm import make
+from marketdata.events import EXCLUSIONS, BookUpdate, DeadLetter, Derivative, FeedStatus, Instrument, Quote, Trades
+from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.live.settings import load_for_venue
+from producers.venues import find_venue, make_feed
+from producers.venues.binance.feed import BinanceFeed
+from producers.venues.binance.markets import COINM
+from producers.venues.binance.names import RestProduct, describe, find, rest_fields
 from runtime import recordings
 from runtime.recordings import Recorded
 
 RECORDING = Path(__file__).resolve().parents[3] / "shared" / "recordings" / "binance_usdm_btcusdt.jsonl.zst"
-T0 = 1_800_000_000_000_000_000
+SECOND = 1_000_000_000
+T0 = 1_800_000_000 * SECOND
 T0_MS = T0 // 1_000_000
 Played = tuple[BinanceFeed, list[Output]]
+
+
+def make(*, line: str, products: tuple[str, ...] | None = None, venue: str = "binance_usdm") -> BinanceFeed:
+    """Return a live feed of all streams of these products, or that of a recording."""
+    feed = make_feed(venue, line=line, products=products)
+    assert isinstance(feed, BinanceFeed)
+    return feed
+
+
+make_spot = partial(make, venue="binance_spot")
 
 
 @pytest.fixture(scope="module")
@@ -259,3 +275,246 @@ def test_a_listed_contract_has_its_expiry_and_settlement() -> None:
         ("future", 1_790_323_200_000_000_000, "USDT", False),
         ("perpetual", None, "BTC", True),
     ]
+
+
+# --- Two addresses ---
+
+
+def endpoint(name: str) -> BinanceFeed:
+    """Return a live feed of one address."""
+    (found,) = [one for one in find_venue("binance_usdm").endpoints if one.name == name]
+    feed = found.make(line=f"binance_usdm/{name}/0", products=("BTCUSDT",), token=None)
+    assert isinstance(feed, BinanceFeed)
+    return feed
+
+
+def acknowledge(feed: BinanceFeed, out: list[Output]) -> list[Output]:
+    """Answer every subscription as the venue does."""
+    orders = [json.loads(o.frame) for o in out if isinstance(o, Send)]
+    return [o for order in orders for o in feed.received(f'{{"result":null,"id":{order["id"]}}}'.encode(), T0)]
+
+
+def streams(out: list[Output]) -> list[str]:
+    """Return the streams that these outputs subscribe to."""
+    return [stream for o in out if isinstance(o, Send) for stream in json.loads(o.frame)["params"]]
+
+
+def trade(number: int, **fields: Any) -> bytes:
+    """Return one aggregate trade."""
+    data = {"e": "aggTrade", "E": T0_MS, "s": "BTCUSDT", "a": number, "p": "100", "q": "1", "f": number, "l": number,
+            "T": T0_MS, "m": True}  # fmt: skip
+    return json.dumps({"stream": "btcusdt@aggTrade", "data": data | fields}).encode()
+
+
+def test_each_stream_is_subscribed_at_the_address_that_carries_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Public and market data by the "Important WebSocket Change Notice"; the other address would stay silent."""
+    monkeypatch.setenv("TICKSTREAM_VENUE", "binance_usdm")
+    monkeypatch.delenv("BINANCE_USDM_PRODUCTS", raising=False)
+    settings, venue = load_for_venue()
+    assert {(stream.name, stream.url): streams(endpoint(stream.name.rpartition("/")[2]).opened(T0))
+            for stream in settings.streams_of(venue)} == {
+        ("binance_usdm/public", "wss://fstream.binance.com/public/stream"): [
+            "btcusdt@bookTicker", "btcusdt@depth@100ms"],
+        ("binance_usdm/market", "wss://fstream.binance.com/market/stream"): [
+            "btcusdt@aggTrade", "btcusdt@markPrice@1s", "btcusdt@forceOrder"],
+    }  # fmt: skip
+
+
+def test_what_one_address_loses_touches_its_own_channels_alone() -> None:
+    """The book's connection says nothing of trades, and that of trades leaves the book alone; each gap closes."""
+    public, market = endpoint("public"), endpoint("market")
+    for feed in (public, market):
+        assert acknowledge(feed, feed.opened(T0)) == []
+    public.fetched(fetches(public.received(diff(41, 50, 40), T0))[0], body(45), T0)
+    market.received(trade(1), T0)
+    lost = {feed: feed.closed("reset", T0) for feed in (public, market)}
+    assert kinds(lost[public]) == ["* disconnected", "BTC-USDT clear", "BTC-USDT gap"]
+    assert kinds(lost[market]) == ["* disconnected", "BTC-USDT gap"]
+    for feed in (public, market):
+        feed.opened(T0)
+    again = public.received(diff(61, 70, 60), T0)
+    assert kinds(public.fetched(fetches(again)[0], body(65), T0)) == [
+        "BTC-USDT snapshot", "BTC-USDT update", "BTC-USDT resynced"]  # fmt: skip
+    (request,) = fetches(market.opened(T0), "trades")
+    rows = [{"a": number, "p": "100", "q": "1", "f": number, "l": number, "T": T0_MS, "m": True} for number in (2, 3)]
+    out = market.fetched(request, json.dumps(rows).encode(), T0)
+    assert [t.trade_id for o in out if isinstance(o, Trades) for t in o.trades] == ["2", "3"]
+    assert kinds(out) == ["BTC-USDT resynced"]
+
+
+def test_an_address_that_acknowledges_and_sends_nothing_is_noticed() -> None:
+    """As the old address does with trades: the connection that carries them has no frame, and is left for dead."""
+    market = endpoint("market")
+    acknowledge(market, market.opened(T0))
+    market.received(trade(1), T0)
+    out = market.ticked(T0 + 31 * SECOND)
+    assert "BTC-USDT gap" in kinds(out)
+    assert [o.reason for o in out if isinstance(o, Reconnect)] == ["heartbeat_missed"]
+
+
+# --- What is no market trade ---
+
+
+def single(number: int, cause: str, *, price: str = "27000.10", size: str = "0.010") -> bytes:
+    """Return one execution with its cause."""
+    data = {"e": "trade", "E": T0_MS, "T": T0_MS, "s": "BTCUSDT", "t": number, "p": price, "q": size, "X": cause,
+            "m": False}  # fmt: skip
+    return json.dumps({"stream": "btcusdt@trade", "data": data}).encode()
+
+
+@pytest.mark.parametrize(
+    ("cause", "excluded", "is_forced"),
+    [("MARKET", (), False), ("INSURANCE_FUND", EXCLUSIONS, True), ("ADL", EXCLUSIONS, True), ("NA", EXCLUSIONS, False),
+     ("SOMETHING_NEW", (), False)],
+)  # fmt: skip
+def test_a_marked_execution_is_published_and_leaves_candles_alone(
+    cause: str, excluded: tuple[str, ...], *, is_forced: bool
+) -> None:
+    """Case 04 and its neighbours: its id is no gap, and a condition that nobody knows excludes nothing."""
+    feed = make(line="binance_usdm/0")
+    feed.opened(T0)
+    out = [
+        o for number, one in ((1, "MARKET"), (2, cause), (3, "MARKET")) for o in feed.received(single(number, one), T0)
+    ]
+    told = [t for o in out if isinstance(o, Trades) for t in o.trades]
+    assert [t.trade_id for t in told] == ["1", "2", "3"]
+    assert (told[1].excluded_from, told[1].liquidation) == (excluded, is_forced)
+    assert told[1].conditions == (() if cause == "MARKET" else (cause,))
+    assert not [o for o in out if isinstance(o, FeedStatus)]
+
+
+def test_an_id_of_no_execution_is_passed_over() -> None:
+    """Price and size are 0: nothing was traded."""
+    feed = make(line="binance_usdm/0")
+    feed.opened(T0)
+    out = [o for frame in (single(1, "MARKET"), single(2, "NA", price="0", size="0.000"), single(3, "MARKET"))
+           for o in feed.received(frame, T0)]  # fmt: skip
+    assert [t.trade_id for o in out if isinstance(o, Trades) for t in o.trades] == ["1", "3"]
+    assert not [o for o in out if isinstance(o, FeedStatus | DeadLetter)]
+
+
+# --- Derivatives ---
+
+
+def derived(out: list[Output]) -> list[Derivative]:
+    """Return the derivative events among these outputs."""
+    return [o for o in out if isinstance(o, Derivative)]
+
+
+MARK = {"e": "markPriceUpdate", "E": T0_MS, "s": "BTCUSDT", "p": "11794.15000000", "i": "11784.62659091",
+        "P": "11784.25641265", "r": "0.00038167", "T": T0_MS + 3_600_000}  # fmt: skip
+
+
+def test_mark_prices_are_published_digit_for_digit() -> None:
+    """The documented frame ("Mark Price Stream"), combined and bare; a delivery contract has no funding."""
+    feed = endpoint("market")
+    feed.opened(T0)
+    for frame in ({"stream": "btcusdt@markPrice@1s", "data": MARK}, MARK):
+        (event,) = derived(feed.received(json.dumps(frame).encode(), T0))
+        assert (event.symbol, event.ts_event) == ("BTC-USDT", T0)
+        assert (event.mark_price, event.index_price) == ("11794.15000000", "11784.62659091")
+        assert (event.funding_rate, event.next_funding_ts) == ("0.00038167", T0 + 3_600 * SECOND)
+        assert (event.open_interest, event.liquidations) == (None, ())
+    (event,) = derived(feed.received(json.dumps(MARK | {"r": "", "T": 0}).encode(), T0))
+    assert (event.mark_price, event.funding_rate, event.next_funding_ts) == ("11794.15000000", None, None)
+
+
+def test_a_bad_value_of_a_mark_price_costs_none_of_its_neighbours() -> None:
+    """It is a dead letter that names field and value."""
+    feed = endpoint("market")
+    feed.opened(T0)
+    out = feed.received(json.dumps({"stream": "btcusdt@markPrice@1s", "data": MARK | {"i": "x"}}).encode(), T0)
+    (event,) = derived(out)
+    assert (event.mark_price, event.index_price) == ("11794.15000000", None)
+    assert [(o.field, o.value) for o in out if isinstance(o, DeadLetter)] == [("index_price", "x")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, ("sell", "9910", "0.014")),
+        ({"S": "BUY", "ap": "9912.5", "z": "0.010"}, ("buy", "9912.5", "0.010")),
+        ({"ap": "", "z": ""}, ("sell", "9910", "0.014")),
+    ],
+)
+def test_liquidations_have_what_was_executed(fields: dict[str, str], expected: tuple[str, str, str]) -> None:
+    """Average price and filled size of the order ("Liquidation Order Streams"); its own where there are none."""
+    order = {"s": "BTCUSDT", "S": "SELL", "o": "LIMIT", "f": "IOC", "q": "0.014", "p": "9910", "ap": "9910",
+             "X": "FILLED", "l": "0.014", "z": "0.014", "T": T0_MS - 1}  # fmt: skip
+    frame = {"stream": "btcusdt@forceOrder", "data": {"e": "forceOrder", "E": T0_MS, "o": order | fields}}
+    feed = endpoint("market")
+    feed.opened(T0)
+    (event,) = derived(feed.received(json.dumps(frame).encode(), T0))
+    (one,) = event.liquidations
+    assert (one.side, one.price, one.size) == expected
+    assert (one.ts_event, event.ts_event) == (T0 - 1_000_000, T0)
+
+
+def test_open_interest_is_requested_of_each_symbol_once_a_minute() -> None:
+    """Spread over the minute, within the budget; nothing is caught up after a pause."""
+    names = tuple(f"A{number}USDT" for number in range(100))
+    (market,) = [one for one in find_venue("binance_usdm").endpoints if one.name == "market"]
+    feed = market.make(line="binance_usdm/market/0", products=names, token=None)
+    feed.opened(T0)
+    asked: list[str] = []
+    for second in range(1, 121):
+        now = T0 + second * SECOND
+        waiting = fetches(feed.received(trade(second, s=names[0]), now) + feed.ticked(now), "interest")
+        while waiting:
+            request = waiting.pop()
+            asked.append(request.symbol)
+            answer = {"openInterest": "10659.509", "symbol": request.symbol, "time": now // 1_000_000}
+            waiting += fetches(feed.fetched(request, json.dumps(answer).encode(), now), "interest")
+    counts = Counter(asked)
+    assert set(counts) == set(names)
+    assert set(counts.values()) <= {1, 2}
+    assert sum(counts.values()) <= 200
+    feed.received(trade(500, s=names[0]), T0 + 1_000 * SECOND)
+    assert len(fetches(feed.ticked(T0 + 1_000 * SECOND), "interest")) <= 4
+    assert not fetches(endpoint("public").ticked(T0 + 61 * SECOND), "interest")
+
+
+def test_open_interest_is_what_rest_says() -> None:
+    """At its own time ("Open Interest")."""
+    feed = endpoint("market")
+    feed.opened(T0)
+    answer = b'{"openInterest":"10659.509","symbol":"BTCUSDT","time":1800000000000}'
+    (event,) = derived(feed.fetched(Fetch("", "interest", "BTCUSDT"), answer, T0))
+    assert (event.open_interest, event.ts_event, event.mark_price) == ("10659.509", T0, None)
+
+
+# --- COIN-M ---
+
+
+def test_coin_margined_contracts_are_a_matter_of_facts() -> None:
+    """Documented frames of COIN-M through the same feed; the multiplier is the size of a contract."""
+    feed = BinanceFeed(COINM, line="binance_coinm/0", products=("BTCUSD_PERP", "BTCUSD_200925"))
+    out = feed.opened(T0)
+    assert "btcusd_perp@markPrice@1s" in streams(out)
+    assert [request.path for request in fetches(out, "products")] == ["dapi/v1/exchangeInfo"]
+    frame = json.loads(diff(41, 50, 40, "BTCUSD_PERP"))
+    frame["data"] |= {"ps": "BTCUSD", "st": 2}
+    out = feed.received(json.dumps(frame).encode(), T0)
+    (told,) = [o for o in out if isinstance(o, Instrument)]
+    assert (told.venue, told.symbol, told.kind, told.base_currency) == ("binance_coinm", "BTC-USD", "perpetual", "BTC")
+    (request,) = fetches(out)
+    assert request.path == "dapi/v1/depth?symbol=BTCUSD_PERP&limit=1000"
+    assert kinds(feed.fetched(request, body(45), T0)) == ["BTC-USD snapshot", "BTC-USD update"]
+    assert describe(COINM, "BTCUSD_200925").symbol == "BTC-USD_200925"
+    assert find(COINM, "BTC-USD").venue_symbol == "BTCUSD_PERP"
+    learned = rest_fields(msgspec.json.decode(json.dumps({
+        "symbol": "BTCUSD_PERP", "contractStatus": "TRADING", "contractType": "PERPETUAL", "contractSize": 100,
+        "baseAsset": "BTC", "quoteAsset": "USD", "marginAsset": "BTC"}), type=RestProduct))  # fmt: skip
+    assert (learned["contract_multiplier"], learned["inverse"], learned["status"]) == ("100", True, "online")
+
+
+def test_frames_of_the_other_margin_are_left_alone() -> None:
+    """COIN-M moves into the streams of USD-M: `st` says which a frame is, whatever its name."""
+    feed = make(line="binance_usdm/0")
+    feed.opened(T0)
+    for kind, ignored in ((2, 1), (1, 1)):
+        frame = json.loads(diff(41, 50, 40, "BTCUSD_PERP" if kind == 2 else "BTCUSDT"))
+        frame["data"]["st"] = kind
+        out = feed.received(json.dumps(frame).encode(), T0)
+        assert bool([o for o in out if isinstance(o, Instrument)]) == (kind == 1)
+        assert feed.counts["ignored"] == ignored

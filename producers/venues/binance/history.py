@@ -1,7 +1,7 @@
-"""What the histories of Binance's markets have in common: candles from klines, trades with the ids of the stream.
+"""The histories of Binance's markets: candles from klines, trades with the ids of the stream.
 
-Theory of operation, with the source of each step. DOCS is Binance's "Market Data endpoints" (spot) and "Market Data"
-(USD-M futures).
+Documents, at https://developers.binance.com/docs/: "Market Data endpoints" of binance-spot-api-docs, and "Market Data"
+of derivatives/usds-margined-futures.
 
 1. Candles: `klines`, oldest first, `startTime` and `endTime` in ms, both inclusive. A row is `[open ms, open, high,
    low, close, volume, close ms, quote volume, trades, taker buy volume, ...]`; one without trades repeats the last
@@ -9,9 +9,9 @@ Theory of operation, with the source of each step. DOCS is Binance's "Market Dat
 2. Trades have the ids of the stream that the live feed takes, or de-duplication could not join them: spot takes
    `trade`, whose ids `historicalTrades` has; futures take `aggTrade`, whose ids `aggTrades` has. The ids of the two
    kinds differ.
-3. Both are walked by `fromId` (inclusive, oldest first), since a page by time cannot be told from a full millisecond.
-   The first id comes from `aggTrades` by time, which tells the first single trade (`f`) of each as well. A search by
-   time may cover less than an hour (DOCS), so that empty hours are walked one by one.
+3. Both are walked by `fromId` (inclusive, oldest first), since a page by time may end within a millisecond.
+   The first id comes from `aggTrades` by time, which has the first single trade (`f`) of each as well. A search by time
+   may cover less than an hour ("Compressed/Aggregate Trades List"), so that empty hours are walked one by one.
 4. `m` and `isBuyerMaker` are true when the buyer was the maker: the seller is the aggressor.
 """
 
@@ -26,7 +26,9 @@ from marketdata.clock import MILLISECOND_NS
 from marketdata.errors import BadEvent
 from marketdata.events import Candle, Instrument, Trade
 from marketdata.intervals import INTERVALS
-from producers.venues.binance.feed import AggTrade, Market, RestProduct, RestTrade, describe, read_trade, rest_fields
+from producers.venues.binance.markets import AGG_TRADE, Market
+from producers.venues.binance.messages import AggTrade, RestTrade, read_trade
+from producers.venues.binance.names import RestProduct, describe, find, rest_fields
 from producers.venues.kit.budget import used_weight
 from producers.venues.kit.history import Access, Asked, Budget, Page, Request
 from producers.venues.kit.reading import (
@@ -44,13 +46,6 @@ from producers.venues.kit.values import Number, Text, check_decimals, ms_ns
 CANDLES = 1_000
 TRADES = 1_000
 SEARCH_MS = 3_600_000 - 1
-
-
-class Weights(msgspec.Struct, frozen=True, kw_only=True):
-    """What the market charges for a page, by what is asked."""
-
-    candles: float
-    trades: float
 
 
 class _First(msgspec.Struct):
@@ -92,7 +87,7 @@ class BinanceHistory:
     candle_fields = frozenset({"quote_volume", "buy_volume", "trades"})
     candles_kept: int | None = None
 
-    def __init__(self, market: Market, weights: Weights, access: Access, limit: int = TRADES) -> None:
+    def __init__(self, market: Market, access: Access, limit: int = TRADES) -> None:
         self.venue = market.venue
         self.rest_url = access.rest_url
         # The live feed takes half of what an address may spend; a quarter for history leaves room for another process.
@@ -102,10 +97,9 @@ class BinanceHistory:
             left=used_weight(2 * market.weight_per_minute),
         )
         self._market = market
-        self._weights = weights
         self._key = access.key
         self._limit = limit
-        self._aggregated = "aggTrade" in market.streams
+        self._aggregated = market.trades == AGG_TRADE
 
     def headers(self) -> Mapping[str, str]:
         """Return the key, where one is set: some markets want one for old trades."""
@@ -113,10 +107,7 @@ class BinanceHistory:
 
     def instrument(self, name: str) -> Instrument:
         """Return the instrument of `BTC-USDT`, `BTC-USDT_240927` or `BTCUSDT`."""
-        found = describe(self._market, name.replace("-", ""))
-        if "-" in name and found.symbol != name:
-            raise BadEvent("bad_symbol", "symbol", name[:200])
-        return found
+        return find(self._market, name)
 
     def symbols(self, cursor: str | None) -> Request:
         """Ask for every symbol."""
@@ -139,7 +130,7 @@ class BinanceHistory:
         start_ms = asked.start // MILLISECOND_NS if cursor is None else whole(cursor, "cursor")
         query = {"interval": asked.interval, "startTime": start_ms, "endTime": asked.end // MILLISECOND_NS - 1,
                  "limit": min(CANDLES, self._limit)}  # fmt: skip
-        return self._request("klines", asked, query, self._weights.candles)
+        return self._request("klines", asked, query, self._market.candles_weight)
 
     def parse_candles(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Candle]:
         """Read klines; the next page begins where the last good one ends."""
@@ -159,7 +150,7 @@ class BinanceHistory:
             query = {"startTime": at, "endTime": last_ms, "limit": 1}
             return self._request("aggTrades", asked, query, self._market.agg_trades_weight)
         path = "aggTrades" if self._aggregated else "historicalTrades"
-        return self._request(path, asked, {"fromId": at, "limit": self._limit}, self._weights.trades)
+        return self._request(path, asked, {"fromId": at, "limit": self._limit}, self._market.old_trades_weight)
 
     def parse_trades(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
         """Read the first id, or trades; the next page begins after the last good id."""
