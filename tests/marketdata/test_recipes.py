@@ -65,7 +65,14 @@ def test_the_hash_depends_only_on_what_is_computed() -> None:
     assert hash_of({"time": "90s"}) == hash_of({"time": "90s", "symbols": ["a:B"]}, "two") == "10e6d1544eb03eaf"
     assert hash_of({"time": "120s"}) == hash_of({"time": "2m"})
     assert hash_of({"volume": "10"}) == hash_of({"volume": "10.00"}) == hash_of({"volume": 10})
-    different: list[dict[str, Any]] = [{"time": "5s"}, {"time": "6s"}, {"trades": 10}, {"volume": 10}, {"value": 10}, {"value": "10.1"}]
+    different: list[dict[str, Any]] = [
+        {"time": "5s"},
+        {"time": "6s"},
+        {"trades": 10},
+        {"volume": 10},
+        {"value": 10},
+        {"value": "10.1"},
+    ]
     assert len({hash_of(fields) for fields in different}) == len(different)
 
 

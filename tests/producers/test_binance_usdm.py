@@ -455,7 +455,8 @@ def test_open_interest_is_requested_of_each_symbol_once_a_minute() -> None:
     names = tuple(f"A{number}USDT" for number in range(100))
     (market,) = [one for one in find_venue("binance_usdm").endpoints if one.name == "market"]
     feed = market.make(line="binance_usdm/market/0", products=names, token=None)
-    feed.opened(T0)
+    assert isinstance(feed, BinanceFeed)
+    acknowledge(feed, feed.opened(T0))
     asked: list[str] = []
     for second in range(1, 121):
         now = T0 + second * SECOND

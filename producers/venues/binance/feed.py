@@ -184,6 +184,8 @@ class BinanceFeed(VenueFeed):
 
     def _ask_trades(self, state: State) -> None:
         market, name = self._market, state.product.name
+        if self._subscriptions.state(market.trades, name) == "refused":
+            return  # they would show nothing of the time after them
         path, weight = f"{market.rest}/trades?symbol={name}&limit=1000", market.trades_weight
         ids = state.product.trade_ids
         if (state.trades or market.trades) == AGG_TRADE:
