@@ -26,6 +26,7 @@ import orjson
 from prometheus_client import Counter, Gauge
 
 from api import messages
+from api.clocks import Clocks
 from api.frames import Frame
 from api.market import (
     INTERVALS,
@@ -204,15 +205,15 @@ class Client:
 
 
 class Gateway:
-    """All clients and streams. `clock` gives UTC nanoseconds; `ready` tells whether the market is known by now."""
+    """All clients and streams. `clocks` judge what is stale; `ready` returns whether the market is known by now."""
 
     def __init__(
-        self, market: Market, limits: Limits, stale_ns: int, clock: Callable[[], int], ready: Callable[[], bool]
+        self, market: Market, limits: Limits, stale_ns: int, clocks: Clocks, ready: Callable[[], bool]
     ) -> None:
         self.market = market
         self.limits = limits
         self._stale_ns = stale_ns
-        self._clock = clock
+        self._clocks = clocks
         self._ready = ready
         self._clients: dict[Client, None] = {}
         self._streams: dict[StreamKey, Stream] = {}
@@ -500,12 +501,14 @@ class Gateway:
         return self._send_states(stream, self._ticker_message(stream, stream.trust), stream.state.ticker_number)
 
     def _book_trust(self, state: SymbolState) -> Trust:
-        return fresh(state.book.trust, state.book.ts_recv, self._clock(), self._stale_ns)
+        ts_recv = state.book.ts_recv
+        return fresh(state.book.trust, ts_recv, self._clocks.now(state.venue, ts_recv), self._stale_ns)
 
     def _ticker_trust(self, state: SymbolState) -> Trust | None:
         if state.ticker is None:
             return None
-        return fresh(state.ticker.trust, state.ticker_ts_recv, self._clock(), self._stale_ns)
+        ts_recv = state.ticker_ts_recv
+        return fresh(state.ticker.trust, ts_recv, self._clocks.now(state.venue, ts_recv), self._stale_ns)
 
     def _book_message(self, stream: Stream) -> messages.Json:
         book, depth = stream.state.book, int(stream.key.variant)

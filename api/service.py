@@ -10,13 +10,15 @@ from contextlib import asynccontextmanager
 from prometheus_client import Counter, Gauge
 
 from api.checkpoints import RestoredBook
+from api.clocks import Clocks
 from api.consumer import DATABASE, KAFKA, REGISTRY, BookInvalidated, Delivery, Item, MarketConsumer
 from api.gateway import Gateway, Limits
 from api.history import History
 from api.market import Market, Trust, fresh
 from api.settings import ApiSettings
 from marketdata.clock import SECOND_NS
-from marketdata.headers import TRACEPARENT, Headers, hops_of
+from marketdata.events import BookUpdate, FeedStatus, Quote, Trades
+from marketdata.headers import TRACEPARENT, Headers, hops_of, received_at
 from marketdata.recipes import load_recipes
 from runtime.health import Readiness
 from runtime.metrics import observe_hop
@@ -38,6 +40,7 @@ class Service:
         self.clock = clock
         self.stale_ns = int(settings.stale_s * SECOND_NS)
         self.market = Market(load_recipes(settings.recipes) if settings.recipes is not None else ())
+        self.clocks = Clocks(clock)
         self.history = History(settings, self.readiness)
         self._tracing = tracing
         self._consumer = MarketConsumer(settings, self.readiness, self._deliver)
@@ -47,7 +50,7 @@ class Service:
             conflate_bytes=settings.ws_conflate_bytes,
             cut_bytes=settings.ws_cut_bytes,
         )
-        self.gateway = Gateway(self.market, limits, self.stale_ns, clock, lambda: self.known)
+        self.gateway = Gateway(self.market, limits, self.stale_ns, self.clocks, lambda: self.known)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.known = False
 
@@ -67,9 +70,9 @@ class Service:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.history.close()
 
-    def fresh(self, trust: Trust, ts_recv: int) -> Trust:
-        """Return the trust of a value received at `ts_recv`, now."""
-        return fresh(trust, ts_recv, self.clock(), self.stale_ns)
+    def fresh(self, trust: Trust, venue: str, ts_recv: int) -> Trust:
+        """Return the trust of a venue's value received at `ts_recv`, now."""
+        return fresh(trust, ts_recv, self.clocks.now(venue, ts_recv), self.stale_ns)
 
     async def _every(self, seconds: float, act: Callable[[], None]) -> None:
         while True:
@@ -107,6 +110,7 @@ class Service:
                     self.market.invalidate(item.venue, item.symbol, item.reason)
                 else:
                     HANDLED.labels(item.event.schema).inc()
+                    self._note_time(item)
                     if self.gateway.handle(item.event, item.offset) and item.live:
                         sent.append(item)
             self.gateway.flush()
@@ -116,6 +120,14 @@ class Service:
         written_ns = time.time_ns()
         for delivery in sent:
             self._measure(delivery.headers, consumed_ns, written_ns)
+
+    def _note_time(self, delivery: Delivery) -> None:
+        """Note whose clock an event's time is from; old candles and instruments state nothing of the present."""
+        event = delivery.event
+        if isinstance(event, BookUpdate | Trades | Quote | FeedStatus):
+            self.clocks.note(event.venue, event.ts_recv, received_at(delivery.headers))
+            if isinstance(event, FeedStatus):
+                self.clocks.note_status(event)
 
     def _measure(self, headers: Headers, consumed_ns: int, written_ns: int) -> None:
         """Note how long each hop of an event took that was written to at least one client."""

@@ -25,7 +25,11 @@ class ApiSettings(DatabaseSettings):
         description="File of recipes of the stream apps, so that bars can be requested by the name of their recipe "
         "before the first one arrives.",
     )
-    stale_s: float = Field(default=10.0, gt=0, description="A value received longer ago than this is not valid.")
+    stale_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="A value received longer ago is not valid; in a replay, by the recorder's clock.",
+    )
     ws_clients_max: int = Field(default=2_000, ge=1, description="WebSocket connections at most.")
     ws_subscriptions_max: int = Field(default=1_000, ge=1, description="Streams of one WebSocket connection at most.")
     ws_conflate_bytes: int = Field(

@@ -28,6 +28,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from api.clocks import Clocks
 from api.gateway import Gateway, Limits
 from api.market import Market
 from api.websocket import protocol
@@ -87,7 +88,7 @@ def serve_picows(ready: Connection, clients: int) -> None:
     """Serve with the gateway as the API does."""
     market = Market()
     limits = Limits(clients_max=10_000, subscriptions_max=10, conflate_bytes=1 << 20, cut_bytes=64 << 20)
-    gateway = Gateway(market, limits, 1 << 62, time.time_ns, lambda: True)
+    gateway = Gateway(market, limits, 1 << 62, Clocks(time.time_ns), lambda: True)
     market.apply(
         BookUpdate(venue="coinbase", symbol="BTC-USD", line="coinbase/0", ts_event=TS, ts_recv=TS, kind="heartbeat")
     )

@@ -114,6 +114,14 @@ def hops_of(headers: Headers) -> Hops:
         return NO_HOPS
 
 
+def received_at(headers: Headers) -> int:
+    """Return when a message was received from the venue, UTC nanoseconds, by its `hops` alone; 0 where unknown."""
+    value = headers.get(HOPS)
+    if value is None or len(value) < _TIMES.size or value[0] != _VERSION:
+        return 0
+    return int.from_bytes(value[1:9], "big", signed=True)
+
+
 @cache
 def constants(schema: str, source: str) -> Headers:
     """Return the CloudEvents attributes that are the same for every record of a schema from one source.

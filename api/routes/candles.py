@@ -167,7 +167,7 @@ def candle_of(row: Row) -> Candle:
 def _answer(
     service: Service, state: SymbolState, interval: str, source: Source, data: list[messages.Json]
 ) -> messages.Json:
-    trust = service.fresh(state.trades_trust, state.trades_ts_recv) if state.trades_ts_recv else TRUSTED
+    trust = service.fresh(state.trades_trust, state.venue, state.trades_ts_recv) if state.trades_ts_recv else TRUSTED
     answer = messages.envelope("candles", state, state.trades_ts_event or service.clock(), trust, data)
     answer["interval"], answer["source"] = interval, source
     return answer

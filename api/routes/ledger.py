@@ -140,12 +140,12 @@ async def status(request: Request, venue: VenueQuery = None, symbol: SymbolQuery
 
 
 def _health(service: Service, state: SymbolState) -> messages.Json:
-    book = service.fresh(state.book.trust, state.book.ts_recv)
-    trades = service.fresh(state.trades_trust, state.trades_ts_recv)
+    book = service.fresh(state.book.trust, state.venue, state.book.ts_recv)
+    trades = service.fresh(state.trades_trust, state.venue, state.trades_ts_recv)
     # A venue may send only books, or only trades: what never came says nothing about the rest.
     trusts = [trust for trust, ts in ((book, state.book.ts_recv), (trades, state.trades_ts_recv)) if ts]
     if not trusts and state.ticker is not None:
-        trusts = [service.fresh(state.ticker.trust, state.ticker_ts_recv)]
+        trusts = [service.fresh(state.ticker.trust, state.venue, state.ticker_ts_recv)]
     bad = next((trust for trust in trusts if not trust.valid), None)
     ts_recv = state.ts_recv
     return {
@@ -154,7 +154,7 @@ def _health(service: Service, state: SymbolState) -> messages.Json:
         "valid": bad is None,
         "reason": bad.reason if bad is not None else "",
         "timestamp": format_rfc3339(ts_recv) if ts_recv else None,
-        "age_ms": max(0, service.clock() - ts_recv) // 1_000_000 if ts_recv else None,
+        "age_ms": max(0, service.clocks.now(state.venue, ts_recv) - ts_recv) // 1_000_000 if ts_recv else None,
         "book_valid": book.valid,
         "book_reason": book.reason,
         "book_levels": len(state.book.book.bids) + len(state.book.book.asks),

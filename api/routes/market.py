@@ -121,7 +121,7 @@ async def trades(
         "trades",
         state,
         state.trades_ts_event or service.clock(),
-        service.fresh(state.trades_trust, state.trades_ts_recv),
+        service.fresh(state.trades_trust, state.venue, state.trades_ts_recv),
         [rows[place] for place in page],
     )
     answer["next_cursor"] = write_cursor(*page[-1]) if more and page else None
@@ -134,7 +134,7 @@ def ticker_body(service: Service, state: SymbolState) -> bytes:
     if known is None:
         data: dict[str, Any] = dict.fromkeys(_TICKER_FIELDS)
         return orjson.dumps(messages.envelope("ticker", state, service.clock(), _trust(service, state), data))
-    trust = service.fresh(known.trust, state.ticker_ts_recv)
+    trust = service.fresh(known.trust, state.venue, state.ticker_ts_recv)
     return orjson.dumps(messages.envelope("ticker", state, known.ts_event, trust, known.data))
 
 
@@ -142,7 +142,7 @@ def book_body(service: Service, state: SymbolState, depth: int) -> bytes:
     """Return the book's JSON."""
     book = state.book
     sides = messages.levels(book.book.bids.top(depth), book.book.asks.top(depth))
-    trust = service.fresh(book.trust, book.ts_recv)
+    trust = service.fresh(book.trust, state.venue, book.ts_recv)
     answer = messages.envelope("l2_snapshot", state, book.ts_event or service.clock(), trust, sides)
     answer["depth"] = depth
     answer["sequence"] = book.sequence
@@ -156,8 +156,8 @@ _TICKER_FIELDS = (
 
 def _trust(service: Service, state: SymbolState) -> Trust:
     if state.ticker is not None:
-        return service.fresh(state.ticker.trust, state.ticker_ts_recv)
-    return service.fresh(state.book.trust, state.book.ts_recv)
+        return service.fresh(state.ticker.trust, state.venue, state.ticker_ts_recv)
+    return service.fresh(state.book.trust, state.venue, state.book.ts_recv)
 
 
 def _instrument(state: SymbolState) -> messages.Json:

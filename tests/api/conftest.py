@@ -80,8 +80,8 @@ class Stage:
         """Make every table."""
         migrations.upgrade(self.endpoints.database_url, self.schema)
 
-    def produce(self, *events: AnyEvent, headers: dict[str, bytes] | None = None) -> None:
-        """Write events to their topics."""
+    def produce(self, *events: AnyEvent, headers: dict[str, bytes] | None = None, t_recv: int = 0) -> None:
+        """Write events to their topics; `t_recv` is when they were really received, as their headers state it."""
 
         def delivered(error: Any, _: Any) -> None:
             assert error is None, error
@@ -92,8 +92,10 @@ class Stage:
             partition = self.partition(event)
             if event.schema == "BookUpdate":
                 position = Position(INGEST_BOOKS.physical(self.prefix), partition, self.inputs[partition])
-                extra.setdefault(HOPS, Hops(input=position).to_header())
+                extra.setdefault(HOPS, Hops(t_recv=t_recv, input=position).to_header())
                 self.inputs[partition] += 1
+            elif t_recv:
+                extra.setdefault(HOPS, Hops(t_recv=t_recv).to_header())
             self.producer.produce(
                 topic.physical(self.prefix),
                 key=event.key.encode(),

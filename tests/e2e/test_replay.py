@@ -117,6 +117,9 @@ def test_every_trade_is_stored_and_published_once_and_the_final_book_is_right(
     assert_truth(services, truth, wait_for)
     answer = services.http.get(f"{services.api_url}/api/v1/market/BTC-USD/trades", params={"limit": 1000}).json()
     assert {trade["trade_id"] for trade in answer["data"]} <= {trade_id for _, trade_id in truth.trades}
+    for symbol in truth.books:
+        book = services.get(f"/api/v1/market/{symbol}/orderbook")
+        assert (book["valid"], book["reason"]) == (True, ""), "staleness follows the recorder's clock"
 
 
 def test_a_process_of_each_kind_killed_in_the_middle_changes_no_row(services: Any, truth: Truth, wait_for: Any) -> None:
