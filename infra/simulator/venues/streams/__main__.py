@@ -14,6 +14,8 @@ from infra.simulator.venues.streams.binance import SpotSession, UsdmSession
 from infra.simulator.venues.streams.bitfinex import BitfinexSession
 from infra.simulator.venues.streams.bybit import BybitSession
 from infra.simulator.venues.streams.coinbase_exchange import CoinbaseExchangeSession
+from infra.simulator.venues.streams.deribit import DeribitSession
+from infra.simulator.venues.streams.hyperliquid import HyperliquidSession
 from infra.simulator.venues.streams.kraken import KrakenSession
 from infra.simulator.venues.streams.kraken_futures import KrakenFuturesSession
 from infra.simulator.venues.streams.okx import OkxSession
@@ -28,6 +30,8 @@ SESSIONS: dict[str, type[Session]] = {
     "bitfinex": BitfinexSession,
     "bybit": BybitSession,
     "coinbase_exchange": CoinbaseExchangeSession,
+    "deribit": DeribitSession,
+    "hyperliquid": HyperliquidSession,
     "kraken": KrakenSession,
     "kraken_futures": KrakenFuturesSession,
     "okx": OkxSession,

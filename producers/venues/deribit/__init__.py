@@ -1,0 +1,21 @@
+"""Deribit: its addresses and limits, and what makes its feed."""
+
+from __future__ import annotations
+
+from producers.venues.deribit.feed import DeribitFeed
+from producers.venues.kit.history import Budget
+from producers.venues.kit.venue import Venue
+
+VENUES = (
+    Venue(
+        name="deribit",
+        ws_url="wss://www.deribit.com/ws/api/v2",
+        rest_url="https://www.deribit.com/api/v2",
+        make=DeribitFeed,
+        limits=DeribitFeed.limits,
+        products=("BTC-PERPETUAL", "ETH-PERPETUAL"),
+        budget=Budget(burst=10, per_s=5),
+        cased=True,
+        sequence="product",
+    ),
+)

@@ -1,0 +1,18 @@
+"""Hyperliquid: its addresses and limits, and what makes its feed."""
+
+from __future__ import annotations
+
+from producers.venues.hyperliquid.feed import HyperliquidFeed
+from producers.venues.kit.venue import Venue
+
+VENUES = (
+    Venue(
+        name="hyperliquid",
+        ws_url="wss://api.hyperliquid.xyz/ws",
+        rest_url="https://api.hyperliquid.xyz",
+        make=HyperliquidFeed,
+        limits=HyperliquidFeed.limits,
+        products=("BTC", "ETH"),
+        cased=True,
+    ),
+)
