@@ -30,7 +30,9 @@ from producers.venues.bybit.feed_mixed import MixedFeed
 from producers.venues.coinbase_exchange.feed import CoinbaseExchangeFeed
 from producers.venues.databento.feed import DatabentoFeed
 from producers.venues.databento.gateway import Login, Session
+from producers.venues.deribit.feed import DeribitFeed
 from producers.venues.fix.feed import FixFeed
+from producers.venues.hyperliquid.feed import HyperliquidFeed
 from producers.venues.kit.venue import LiveFeed
 from producers.venues.kraken.feed import KrakenFeed
 from stream_apps.operators.ingest_books import IngestBooks
@@ -188,6 +190,51 @@ def bybit() -> list[Step]:
     ]  # fmt: skip
 
 
+def deribit() -> list[Step]:
+    """Return what Deribit says of a perpetual: its answers have the numbers of the feed's own requests."""
+
+    def notify(kind: str, data: Any) -> Step:
+        return Step({"jsonrpc": "2.0", "method": "subscription",
+                     "params": {"channel": f"{kind}.BTC-PERPETUAL.100ms", "data": data}})  # fmt: skip
+
+    def book(number: int, **more: Any) -> Step:
+        levels = {"bids": [["new", Decimal("100.0"), 10]], "asks": [["new", 101, 5]]}
+        return notify(
+            "book", {"instrument_name": "BTC-PERPETUAL", "timestamp": MS, "change_id": number} | levels | more
+        )
+
+    trade = {"trade_seq": 7, "trade_id": "7", "timestamp": MS, "instrument_name": "BTC-PERPETUAL", "price": 100,
+             "amount": 10, "direction": "buy"}  # fmt: skip
+    ticker = {"timestamp": MS, "instrument_name": "BTC-PERPETUAL", "state": "open", "best_bid_price": 100,
+              "best_bid_amount": 10, "mark_price": 100, "current_funding": 0, "greeks": {"delta": 1}, "mark_iv": 50,
+              "stats": {"high": 101}}  # fmt: skip
+    listed = {"instrument_name": "BTC-PERPETUAL", "tick_size": Decimal("0.5"), "is_active": True}
+    return [
+        *(Step({"id": number, "result": [f"{kind}.BTC-PERPETUAL.100ms"]})
+          for number, kind in enumerate(("book", "trades", "ticker"), start=2)),
+        book(1, type="snapshot"), book(2, type="change", prev_change_id=1), notify("trades", [trade]),
+        notify("ticker", ticker), Step({"method": "heartbeat", "params": {"type": "test_request"}}),
+        Step({"result": [listed]}, "products"),
+    ]  # fmt: skip
+
+
+def hyperliquid() -> list[Step]:
+    """Return what Hyperliquid says of a perpetual."""
+
+    def frame(channel: str, data: Any) -> Step:
+        return Step({"channel": channel, "data": data})
+
+    book = {"coin": "BTC", "time": MS, "levels": [[{"px": "100", "sz": "1"}], [{"px": "101", "sz": "2"}]]}
+    return [
+        *(frame("subscriptionResponse", {"method": "subscribe", "subscription": {"type": kind, "coin": "BTC"}})
+          for kind in ("l2Book", "trades", "activeAssetCtx")),
+        frame("l2Book", book), frame("l2Book", book | {"time": MS + 1}),
+        frame("trades", [{"coin": "BTC", "side": "B", "px": "101", "sz": "1", "time": MS, "tid": 7}]),
+        frame("activeAssetCtx", {"coin": "BTC", "ctx": {"funding": "0.1", "markPx": "100", "openInterest": "5"}}),
+        frame("bbo", {"coin": "BTC", "time": MS, "bbo": [{"px": "100", "sz": "1"}, None]}), Step({"channel": "pong"}),
+    ]  # fmt: skip
+
+
 def alpaca(time: Any) -> list[Step]:
     """Return what Alpaca says, with this for a time."""
     of = {"S": "AAPL", "x": "V", "t": time, "z": "C"}
@@ -213,6 +260,8 @@ TALKS = {
         symbol="BTC-USD",
     ),
     "bybit, two markets": Talk(lambda: MixedFeed(line="bybit/0"), bybit(), symbol="BTCUSDT"),
+    "deribit": Talk(lambda: DeribitFeed(line="deribit/0", products=("BTC-PERPETUAL",)), deribit()),
+    "hyperliquid": Talk(lambda: HyperliquidFeed(line="hyperliquid/0", products=("BTC",)), hyperliquid()),
     "alpaca json": Talk(alpaca_feed, alpaca("2026-08-09T21:00:00Z")),
     "alpaca msgpack": Talk(
         alpaca_feed, alpaca(msgspec.msgpack.Ext(-1, (TS // SECOND).to_bytes(4, "big"))), packed=True
