@@ -108,12 +108,6 @@ CASES = (
 
 # Venues of which no WebSocket connection was recorded; what holds for them is in their own tests.
 NOT_RECORDED: set[str] = {"alpaca", "databento", "deribit", "fix", "hyperliquid"}  # see test_conformance_made.py
-    "alpaca",
-    "databento",
-    "deribit",
-    "fix",
-    "hyperliquid",
-}  # the same is proven of them in test_conformance_made.py, ...
 
 EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.venue)
 EACH_ORDERED = pytest.mark.parametrize("case", [case for case in CASES if case.ordered], ids=lambda case: case.venue)

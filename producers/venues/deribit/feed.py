@@ -52,7 +52,6 @@ _BOOK, _TRADES, _TICKER = "book", "trades", "ticker"
 _INTERVAL = "100ms"
 _STATES = {"open": "online", "closed": "halted"}
 _GREEKS = ("delta", "gamma", "vega", "theta", "rho")
-_ACTIONS = frozenset({"new", "change", "delete"})
 
 # --- What the venue sends. Fields that are not used are not named, and are skipped without being built. ---
 
@@ -71,13 +70,16 @@ class _Frame(msgspec.Struct):
     error: dict[str, Any] | None = None
 
 
+_Level = tuple[Literal["new", "change", "delete"], Any, Any]
+
+
 class _Book(msgspec.Struct):
     name: str = msgspec.field(name="instrument_name")
     type: Literal["snapshot", "change"]
     number: Number = msgspec.field(name="change_id")
     ms: int = msgspec.field(name="timestamp")
-    bids: list[tuple[Any, Any, Any]]
-    asks: list[tuple[Any, Any, Any]]
+    bids: list[_Level]
+    asks: list[_Level]
     previous: Number | None = msgspec.field(name="prev_change_id", default=None)
 
 
@@ -366,9 +368,6 @@ class DeribitFeed(VenueFeed):
 def _columns(sent: _Book) -> Columns:
     sides = []
     for levels, field in ((sent.bids, "bids"), (sent.asks, "asks")):
-        for level in levels:
-            if level[0] not in _ACTIONS:
-                raise BadEvent("bad_frame", field, str(level[0])[:100])
         sizes = numbers([level[2] for level in levels], field)
         sizes = ["0" if level[0] == "delete" else size for level, size in zip(levels, sizes, strict=True)]
         sides.append((numbers([level[1] for level in levels], field), sizes))
