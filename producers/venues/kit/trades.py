@@ -53,14 +53,15 @@ def check(instrument: Instrument, trade: Trade) -> None:
 def accepted(call: Call, batch: Sequence[Trade]) -> list[Trade]:
     """Return the trades without those that no event may hold; each of these becomes a dead letter of its own.
 
-    That is an id or a condition with a control character or a lone surrogate, and a time of long ago or far ahead of
-    ours.
+    That is an id that is empty or too long, an id or a condition with a control character or a lone surrogate, and a
+    time of long ago or far ahead of ours.
     """
     latest = call.ts + AHEAD_NS_MAX
     good: list[Trade] = []
     for trade in batch:
         if (
             TS_MIN <= trade.ts_event <= latest
+            and 0 < len(trade.trade_id) <= TRADE_ID_LENGTH_MAX
             and is_clean(trade.trade_id)
             and is_clean(trade.original_id)
             and (not trade.conditions or _are_conditions(trade.conditions))
@@ -80,6 +81,8 @@ def _are_conditions(conditions: tuple[str, ...]) -> bool:
 def _refuse(call: Call, trade: Trade) -> None:
     frame, call.payload = call.payload, json.dumps(msgspec.structs.asdict(trade)).encode()
     with call.refusing("bad_trade"):
+        if not 0 < len(trade.trade_id) <= TRADE_ID_LENGTH_MAX:
+            raise BadEvent("bad_trade_id", "trade_id", trade.trade_id[:200])
         clean(trade.trade_id, "trade_id")
         clean(trade.original_id, "original_id")
         if not _are_conditions(trade.conditions):
