@@ -233,6 +233,13 @@ def make_feed(venue: Venue, stream: Stream, line: str, tokens: Tokens | None) ->
     return venue.feed(line=line, products=stream.products, token=tokens, market=stream.market)
 
 
+def names_of(venue: Venue, streams: Iterable[Stream]) -> list[str]:
+    """Return the venue's names of all products, each once, with its market where that makes it another product."""
+    apart = venue.make_of_market is not None
+    names = (f"{one.market}:{name}" if apart and one.market else name for one in streams for name in one.products or ())
+    return list(dict.fromkeys(names))
+
+
 def restart(lines: Iterable[Connection | Handover], reason: str) -> None:
     """Replace the connections of these lines."""
     for line in lines:
@@ -376,7 +383,7 @@ def main() -> int:
         streams = settings.streams_of(venue)
         for stream in streams:
             make_feed(venue, stream, "", find_tokens(settings, venue))
-        beside = history_process.run_beside(venue.name, [name for stream in streams for name in stream.products or ()])
+        beside = history_process.run_beside(venue.name, names_of(venue, streams))
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2

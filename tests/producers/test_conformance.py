@@ -315,7 +315,8 @@ def test_venue_says_what_proves_its_order(case: Case) -> None:
 @pytest.mark.parametrize("venue", sorted(VENUES))
 def test_theory_names_the_document_that_says_whose_side_a_trade_tells(venue: str) -> None:
     """Venues differ, and a feed that guesses is right on half of them; that of a family may stand there."""
-    module = import_module(find_venue(venue).make.__module__)
+    make = find_venue(venue).make
+    module = import_module(getattr(make, "func", make).__module__)  # of a partial, what it completes
     makers = {getattr(value, "__module__", "") for value in vars(module).values()}
     families = [import_module(name) for name in sorted(makers) if name.startswith("producers.venues.")]
     theories = [" ".join((each.__doc__ or "").split()) for each in (module, *families)]

@@ -13,7 +13,7 @@ import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 
 from marketdata.events import AnyEvent, BookUpdate, RawFrame
-from producers.live.__main__ import LineStates, Recorded, connections
+from producers.live.__main__ import LineStates, Recorded, connections, names_of
 from producers.live.settings import load_for_venue
 from runtime.health import Readiness
 
@@ -113,3 +113,15 @@ def test_venue_is_reached_while_each_market_has_a_line() -> None:
     ):  # fmt: skip
         lines.report(line, state)
         assert readiness.is_up("venue") == reached, (line, state)
+
+
+def test_history_gets_each_product_once_with_its_market(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that several addresses carry is one product; one that is another on each market names its market."""
+    monkeypatch.setenv("TICKSTREAM_VENUE", "binance_usdm")
+    monkeypatch.setenv("BINANCE_USDM_PRODUCTS", "BTCUSDT,ETHUSDT")
+    settings, venue = load_for_venue()
+    assert names_of(venue, settings.streams_of(venue)) == ["BTCUSDT", "ETHUSDT"]
+    monkeypatch.setenv("TICKSTREAM_VENUE", "bybit")
+    monkeypatch.setenv("BYBIT_PRODUCTS", "BTCUSDT,linear:BTCUSDT")
+    settings, venue = load_for_venue()
+    assert names_of(venue, settings.streams_of(venue)) == ["spot:BTCUSDT", "linear:BTCUSDT"]

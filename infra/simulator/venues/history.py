@@ -1,8 +1,9 @@
 """`python -m infra.simulator.venues.history`: the venues' REST histories in their documented formats, all simulated.
 
 Every symbol has the same history (`infra.simulator.venues.tape`). Paths do not collide, so that one server simulates
-Bitfinex, Coinbase, Binance spot and USD-M, Kraken, Alpaca and Databento at once. Each returns at most its documented
-number of rows, or `rows_max` if that is less. `fail` queues responses that replace the next ones, such as a 429.
+Bitfinex, Coinbase, Binance spot and USD-M, Bybit, Kraken, Alpaca and Databento at once. Each returns at most its
+documented number of rows, or `rows_max` if that is less. `fail` queues responses that replace the next ones, such as a
+429.
 """
 
 from __future__ import annotations
@@ -256,6 +257,46 @@ def _aggregate(one: TapeTrade) -> dict[str, Any]:
             "T": one.ts // MILLISECOND_NS, "m": not one.bought, "M": True}  # fmt: skip
 
 
+# --- Bybit ---
+
+_BYBIT = {"1": 1, "5": 5, "15": 15, "60": 60, "240": 240, "D": 1440}
+_BYBIT_NAMES = {"spot": ("BTCUSDT", "ETHUSDT"), "linear": ("BTCUSDT", "BTCPERP"), "inverse": ("BTCUSD", "BTCUSDH26")}
+_BYBIT_RECENT = {"spot": 60, "linear": 1_000, "inverse": 1_000}
+
+
+def _bybit(venue: Histories, path: str, asked: Asked) -> Answer:
+    """Answer newest first, as documented; each market lists those of its products that the others have not."""
+    query = asked.query
+    category = query.get("category", "linear")
+    if category not in _BYBIT_NAMES:
+        return json({"retCode": 10001, "retMsg": "params error: category", "result": {}})
+    rows: list[Any]
+    if path == "instruments-info":
+        names = [name for name in _BYBIT_NAMES[category] if category == "spot" or name != "BTCUSDT"]
+        at = int(query.get("cursor") or 0)
+        page = names[at : at + venue.rows(query.get("limit"), 1_000)]
+        rows = [{"symbol": name, "status": "Trading", "baseCoin": name[:3], "priceFilter": {"tickSize": "0.01"},
+                 "lotSizeFilter": {"basePrecision": "0.0001", "minOrderQty": "0.0001"}} for name in page]  # fmt: skip
+        more = at + len(page) < len(names)
+        result = {"category": category, "list": rows, "nextPageCursor": str(at + len(page)) if more else ""}
+        return json({"retCode": 0, "retMsg": "OK", "result": result})
+    if query.get("symbol") not in _BYBIT_NAMES[category]:
+        return json({"retCode": 10001, "retMsg": "Not supported symbols", "result": {}})
+    if path == "kline":
+        length = _BYBIT[query["interval"]] * MINUTE_NS
+        start, end = int(query["start"]) * MILLISECOND_NS, int(query["end"]) * MILLISECOND_NS + 1
+        made = venue.candles(length, start, end, sparse=False)[-int(query.get("limit", 200)) :]
+        rows = [[str(one.start // MILLISECOND_NS), one.open, one.high, one.low, one.close, one.volume,
+                 one.quote_volume] for one in reversed(made)]  # fmt: skip
+    else:
+        limit = venue.rows(query.get("limit"), _BYBIT_RECENT[category])
+        rows = [{"execId": f"id-{one.number}", "symbol": query["symbol"], "price": one.price, "size": one.size,
+                 "side": "Buy" if one.bought else "Sell", "time": str(one.ts // MILLISECOND_NS),
+                 "isBlockTrade": False, "isRPITrade": False, "seq": str(one.number)}
+                for one in reversed(venue.trades(venue.now() - DAY_NS, venue.now())[-limit:])]  # fmt: skip
+    return json({"retCode": 0, "retMsg": "OK", "result": {"category": category, "list": rows}})
+
+
 # --- Kraken ---
 
 
@@ -406,6 +447,7 @@ _VENUES: dict[str, Callable[[Histories, str, Asked], Answer]] = {
     "/api/v3/brokerage/market/products": _coinbase,
     "/api/v3/": _binance,
     "/fapi/v1/": _binance,
+    "/v5/market/": _bybit,
     "/0/public/": _kraken,
     "/v2/": _alpaca,
     "/v0/": _databento,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from producers.venues.bybit.feed import LIMITS, BybitFeed
 from producers.venues.bybit.feed_mixed import MixedFeed
+from producers.venues.bybit.history import BybitHistory
 from producers.venues.bybit.names import INVERSE, LINEAR, SPOT, VENUE
 from producers.venues.kit.venue import Venue
 
@@ -20,6 +21,7 @@ VENUES = (
         make=BybitFeed,
         make_of_market=BybitFeed,
         make_recorded=MixedFeed,
+        history=BybitHistory,
         products=("BTCUSDT", "ETHUSDT"),
         markets={market: f"{_PUBLIC}/{market}" for market in (SPOT, LINEAR, INVERSE)},
         sequence="product",

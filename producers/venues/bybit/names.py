@@ -79,6 +79,46 @@ def describe(name: str, market: str) -> Instrument:
                       quote_currency=quote, kind=kind, **contract)  # fmt: skip
 
 
+def market_of(instrument: Instrument) -> str:
+    """Return the market of one of our instruments."""
+    if instrument.kind == "spot":
+        return SPOT
+    return INVERSE if is_inverse(instrument.venue_symbol) else LINEAR
+
+
+def find(name: str) -> Instrument:
+    """Return the instrument of our symbol, or of a name of the venue, which may have its market before it.
+
+    Our symbol is BTC-USDT, BTC-USDT-PERP or BTC-USD-H26. The venue's BTCUSDT is that of the spot market, as long as no
+    market is named and the spot market can have such a name. Raises BadEvent.
+    """
+    market, _, bare = name.rpartition(":")
+    if market:
+        if market not in {SPOT, LINEAR, INVERSE}:
+            raise BadEvent("bad_market", "symbol", name[:200])
+        return describe(bare, market)
+    for candidate, candidate_market in _candidates(name):
+        if _NAME.fullmatch(candidate) and not _OPTION.fullmatch(candidate):
+            found = describe(candidate, candidate_market)
+            if found.symbol == name:
+                return found
+    if is_inverse(name):
+        return describe(name, INVERSE)
+    return describe(name, LINEAR if name.endswith("PERP") or "-" in name else SPOT)
+
+
+def _candidates(symbol: str) -> list[tuple[str, str]]:
+    """Return the names of the venue, each with its market, whose product may have this symbol."""
+    base, _, rest = symbol.partition("-")
+    quote, _, delivery = rest.partition("-")
+    if not delivery:
+        return [(base + quote, SPOT)] if quote else []
+    market = INVERSE if quote == "USD" else LINEAR
+    in_usdc = [(f"{base}PERP" if delivery == "PERP" else f"{base}-{delivery}", LINEAR)] if quote == "USDC" else []
+    named = [base + quote] if delivery == "PERP" else [f"{base}{quote}{delivery}", f"{base}{quote}-{delivery}"]
+    return [*in_usdc, *((name, market) for name in named)]
+
+
 def is_inverse(name: str) -> bool:
     """Return whether a derivative's name is that of the inverse market: a contract in USD, which coins settle."""
     match = _PAIR.fullmatch(name) or _DATED.fullmatch(name)

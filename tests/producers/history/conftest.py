@@ -50,7 +50,8 @@ class Served:
 
     def symbol(self, venue: str) -> str:
         """Return a symbol that the venue trades, as we write it."""
-        return {"alpaca": "AAPL", "databento": "ESU4"}.get(venue, "BTC-USDT" if "binance" in venue else "BTC-USD")
+        names = {"alpaca": "AAPL", "databento": "ESU4", "bybit": "BTC-USDT"}
+        return names.get(venue, "BTC-USDT" if "binance" in venue else "BTC-USD")
 
     def candles(
         self, history: History, start: int, end: int, interval: str = "1m", options: Options = QUICK

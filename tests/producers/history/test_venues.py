@@ -84,6 +84,13 @@ CANDLES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 CANDLES["binance_usdm"] = CANDLES["binance_spot"]
+CANDLES["bybit"] = (
+    "BTC-USDT-PERP",
+    {"retCode": 0, "retMsg": "OK", "result": {"symbol": "BTCUSDT", "category": "linear", "list": [
+        [str(MS), "37000.10", "37020.5", "36990.00", "37010", "1.50", "55512.340"]]}, "time": MS},
+    {"open": "37000.10", "close": "37010", "high": "37020.5", "low": "36990.00", "volume": "1.50",
+     "quote_volume": "55512.340"},
+)  # fmt: skip
 
 
 def body(value: Any) -> bytes:
@@ -160,6 +167,15 @@ SAME: dict[str, tuple[str, list[Any], Any, str | None]] = {
           "T": MS, "m": True}],
         [{"a": 777, "p": "37000.10", "q": "0.50", "f": 12345, "l": 12346, "T": MS, "m": True}],
         "id:777",
+    ),
+    "bybit": (
+        "BTCUSDT",
+        [{"topic": "publicTrade.BTCUSDT", "ts": MS, "type": "snapshot", "data": [
+            {"i": "2290000001189048101", "T": MS, "p": "37000.10", "v": "0.50", "S": "Sell", "s": "BTCUSDT"}]}],
+        {"retCode": 0, "retMsg": "OK", "result": {"category": "spot", "list": [
+            {"execId": "2290000001189048101", "symbol": "BTCUSDT", "price": "37000.10", "size": "0.50",
+             "side": "Sell", "time": str(MS), "isBlockTrade": False}]}},
+        None,
     ),
     "kraken": (
         "BTC/USD",
@@ -499,3 +515,72 @@ def test_every_venue_says_what_it_can(served: Served) -> None:
         assert history.budget.per_s > 0
         assert "1m" in history.intervals
         assert isinstance(history.sparse, bool)
+
+
+# --- Bybit ---
+
+
+@pytest.mark.parametrize(
+    ("name", "symbol", "venue_symbol", "category"),
+    [
+        ("BTC-USDT", "BTC-USDT", "BTCUSDT", "spot"),
+        ("BTCUSDT", "BTC-USDT", "BTCUSDT", "spot"),
+        ("linear:BTCUSDT", "BTC-USDT-PERP", "BTCUSDT", "linear"),
+        ("BTC-USDT-PERP", "BTC-USDT-PERP", "BTCUSDT", "linear"),
+        ("BTC-USDC-PERP", "BTC-USDC-PERP", "BTCPERP", "linear"),
+        ("BTCPERP", "BTC-USDC-PERP", "BTCPERP", "linear"),
+        ("BTC-26DEC25", "BTC-USDC-26DEC25", "BTC-26DEC25", "linear"),
+        ("BTC-USDC-26DEC25", "BTC-USDC-26DEC25", "BTC-26DEC25", "linear"),
+        ("BTC-USDT-26DEC25", "BTC-USDT-26DEC25", "BTCUSDT-26DEC25", "linear"),
+        ("BTCUSD", "BTC-USD-PERP", "BTCUSD", "inverse"),
+        ("BTC-USD-PERP", "BTC-USD-PERP", "BTCUSD", "inverse"),
+        ("BTC-USD-H26", "BTC-USD-H26", "BTCUSDH26", "inverse"),
+    ],
+)
+def test_bybits_market_is_in_our_symbol(name: str, symbol: str, venue_symbol: str, category: str) -> None:
+    """One name is several products: the request has the market of the one that is meant."""
+    history = adapter("bybit")
+    found = history.instrument(name)
+    assert (found.symbol, found.venue_symbol) == (symbol, venue_symbol)
+    for request in (history.candles(asked(history, name), None), history.trades(asked(history, name), None)):
+        assert dict(request.query)["category"] == category
+        assert dict(request.query)["symbol"] == venue_symbol
+    for wrong in ("option:BTCUSDT", "BTC-26DEC25-100000-C"):
+        with pytest.raises(BadEvent):
+            history.instrument(wrong)
+
+
+def test_bybit_has_only_its_latest_trades(served: Served) -> None:
+    """Those before the oldest of them are a span that nobody has any more; the others are all there."""
+    history = served.history("bybit")
+    now = time.time_ns()
+    start = now - 90 * MINUTE_NS
+    found, missing = served.trades(history, start, now)
+    past = served.venue.trades(start, now)
+    assert 0 < len(found) <= 60 < len(past)
+    assert [one.trade_id for one in found] == [f"id-{one.number}" for one in past[-len(found) :]]
+    ((begin, end, reason),) = missing
+    assert (begin, reason) == (start, "too_old")
+    assert end == found[0].ts_event + 1_000_000
+    last = found[-1].ts_event - 1
+    assert served.trades(history, last, now) == ([found[-1]], [])
+
+
+def test_bybits_failures_are_later_or_final() -> None:
+    """A rate limit is tried again, a wrong symbol is not; lists of another market are not taken for ours."""
+    history = adapter("bybit")
+    where = asked(history, "BTC-USDT")
+    for code, error in ((10006, Unavailable), (10001, Refused)):
+        with pytest.raises(error, match=f"{code} why"):
+            history.parse_candles(where, None, body({"retCode": code, "retMsg": "why", "result": {}}), TS)
+    with pytest.raises(BadEvent, match="category = 'linear'"):
+        history.parse_candles(where, None, body(CANDLES["bybit"][1]), TS)
+
+
+def test_an_inverse_contracts_turnover_is_no_quote_volume() -> None:
+    """It is in the coin ("Get Kline"); the volume is in contracts, as its trades are."""
+    history = adapter("bybit")
+    answer = {"retCode": 0, "result": {"category": "inverse", "list": [
+        [str(MS), "17071", "17073", "17027", "17055.5", "268611", "15.74462667"]]}}  # fmt: skip
+    (one,) = history.parse_candles(asked(history, "BTC-USD-PERP"), None, body(answer), TS).items
+    assert (one.volume, one.quote_volume) == ("268611", None)
