@@ -27,7 +27,7 @@ from producers.history.backfill import DAY_NS, Backfill, publish, wait_for
 from producers.history.jobs import Database, Job, What
 from producers.history.queries import Hole, OpenGap, Tables
 from producers.live.publisher import Publisher
-from producers.venues import VENUES, find_venue
+from producers.venues import TRADES, VENUES, find_venue, is_of_trades
 
 # Younger holes may fill by themselves: candles are final two seconds after their end, and the sink takes a moment.
 SETTLED_NS = 2 * MINUTE_NS
@@ -40,9 +40,6 @@ APART_NS = 10 * MINUTE_NS
 RETRY_HOURS_MAX = 24
 
 CANDLES = "candles"
-TRADES = "trades"
-# What the feeds call the channel of trades.
-TRADE_CHANNELS = frozenset({TRADES, "trade", "market_trades", "publicTrade", "matches"})
 
 
 class Outcome(NamedTuple):
@@ -185,7 +182,7 @@ class Keeper:
 
     async def _span(self, gap: OpenGap) -> Hole:
         """Return the whole minutes that an entry is about. Raises Refused when nothing can be asked of them."""
-        if gap.channel != CANDLES and gap.channel not in TRADE_CHANNELS:
+        if gap.channel != CANDLES and not is_of_trades(gap.venue, gap.channel):
             raise Refused(f"{gap.channel or 'a connection'} has no history to repair it from")
         start, end = gap.ts_from_ns, gap.ts_to_ns
         if gap.expected is not None and gap.received is not None:
@@ -251,7 +248,7 @@ def _beside(holes: list[Hole], known: list[OpenGap]) -> list[Hole]:
 
 
 def _speaks_of(gap: OpenGap, first: int, end: int) -> bool:
-    if gap.channel not in TRADE_CHANNELS or gap.expected is None or gap.received is None:
+    if not is_of_trades(gap.venue, gap.channel) or gap.expected is None or gap.received is None:
         return False
     return gap.expected <= first and end <= gap.received
 

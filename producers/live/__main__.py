@@ -27,13 +27,12 @@ from producers.live.orphaned_gaps import ClosingSink, OrphanedGaps
 from producers.live.pacing import Gate
 from producers.live.previous_run import read_previous_run
 from producers.live.publisher import Publisher
-from producers.live.settings import ProducerSettings, Stream, load_for_venue
-from producers.live.tokens import CoinbaseTokens, ExchangeKey, FixLogin, KeyPair, Tokens
+from producers.live.settings import ProducerSettings, Stream, find_handshake, find_tokens, load_for_venue
 from producers.rest import Client
-from producers.venues.databento import gateway as databento
 from producers.venues.kit.backoff import Backoff
 from producers.venues.kit.idle import proof_of
 from producers.venues.kit.limits import Limits
+from producers.venues.kit.login import Tokens
 from producers.venues.kit.published import PreviousRun
 from producers.venues.kit.venue import LiveFeed, Venue
 from runtime import garbage, log
@@ -75,91 +74,6 @@ class LineStates:
             self._readiness.down("venue", "; ".join(f"{name}: {why}" for name, why in sorted(self._states.items())))
 
 
-def find_tokens(settings: ProducerSettings, venue: Venue) -> Tokens | None:
-    """Return what signs the messages of a venue, or None where nothing needs to.
-
-    Raises SettingsError when the key cannot be used, or is missing where nothing is had without one.
-    """
-    if venue.name == "coinbase" and settings.coinbase_api_key:
-        return CoinbaseTokens(settings.coinbase_api_key, settings.coinbase_api_secret.get_secret_value())
-    if venue.name == "coinbase_exchange" and settings.source != "replay":
-        return find_exchange_key(settings)
-    if venue.name == "alpaca" and settings.source != "replay":
-        secret = settings.apca_api_secret_key.get_secret_value()
-        if not settings.apca_api_key_id or not secret:
-            raise SettingsError("APCA_API_KEY_ID and APCA_API_SECRET_KEY: Alpaca says nothing without a key")
-        return KeyPair(settings.apca_api_key_id, secret)
-    if venue.name == "fix":
-        return find_fix_login(settings)
-    if venue.name == "databento":
-        return find_databento_login(settings)
-    return None
-
-
-def find_exchange_key(settings: ProducerSettings) -> ExchangeKey | None:
-    """Return what signs the subscriptions of Coinbase Exchange; None without a key, which public channels need not.
-
-    Raises SettingsError when a part of the key is missing, or all of it where the channel is not public.
-    """
-    prefix = "COINBASE_EXCHANGE_API_"
-    depth = settings.coinbase_exchange_depth
-    parts = {
-        f"{prefix}KEY": settings.coinbase_exchange_api_key.get_secret_value(),
-        f"{prefix}SECRET": settings.coinbase_exchange_api_secret.get_secret_value(),
-        f"{prefix}PASSPHRASE": settings.coinbase_exchange_api_passphrase.get_secret_value(),
-    }
-    missing = [name for name, value in parts.items() if not value]
-    if len(missing) == len(parts) and depth == "level2_batch":
-        return None
-    if missing:
-        raise SettingsError(
-            f"{', '.join(missing)}: Coinbase Exchange tells nothing on {depth} without a key"
-            if depth != "level2_batch"
-            else f"{', '.join(missing)}: a key of Coinbase Exchange has three parts; give all or none"
-        )
-    key, secret, passphrase = parts.values()
-    return ExchangeKey(key, secret, passphrase, depth)
-
-
-def find_fix_login(settings: ProducerSettings) -> FixLogin:
-    """Return how the lines log on to a FIX venue. Raises SettingsError when a name is missing; a replay needs none."""
-    is_replay = settings.source == "replay"
-    if not settings.fix_target_comp_id and not is_replay:
-        raise SettingsError("FIX_TARGET_COMP_ID: name the venue as it names itself")
-    if (settings.lines or 1) > len(settings.fix_sender_comp_id) and not is_replay:
-        raise SettingsError("FIX_SENDER_COMP_ID: name ourselves once for each line, by comma: a name logs on once")
-    return FixLogin(
-        senders=settings.fix_sender_comp_id,
-        target=settings.fix_target_comp_id or "REPLAY",
-        begin=settings.fix_begin_string,
-        heartbeat_s=settings.fix_heartbeat_seconds,
-        reset=settings.fix_reset_numbers or is_replay,
-        recorded=is_replay,
-        snapshots=settings.fix_snapshots,
-        security_id_source=settings.fix_security_id_source,
-        username=settings.fix_username,
-        password=settings.fix_password.get_secret_value(),
-    )
-
-
-def find_databento_login(settings: ProducerSettings) -> databento.Login:
-    """Return what to ask Databento's gateway for, and the key. Raises SettingsError where it cannot be asked so."""
-    if settings.source == "replay":
-        return databento.Login("", databento.Session(dataset="", schemas=databento.REPLAYED))
-    session = databento.Session(
-        dataset=settings.market or databento.DATASETS[0],
-        schemas=settings.databento_schemas,
-        stype_in=settings.databento_stype_in,
-    )
-    refusal = session.refusal()
-    if refusal is not None:
-        raise SettingsError(f"DATABENTO_SCHEMAS: {refusal}")
-    key = settings.databento_api_key.get_secret_value()
-    if not key:
-        raise SettingsError("DATABENTO_API_KEY: Databento's gateway lets nobody in without a key")
-    return databento.Login(key, session)
-
-
 def find_rest(settings: ProducerSettings, venue: Venue) -> str:
     """Return the address of the venue's REST interface."""
     return (settings.rest_url or venue.rest_url).rstrip("/")
@@ -189,7 +103,7 @@ def connections(
     """
     tokens = find_tokens(settings, venue)
     limits = Limits() if settings.source == "replay" else venue.limits
-    packed = venue.name == "alpaca" and settings.alpaca_encoding == "msgpack"
+    handshake = find_handshake(settings, venue)
     options = Options(
         ws_url=venue.ws_url,
         rest_url=find_rest(settings, venue),
@@ -202,8 +116,8 @@ def connections(
         mute_s=venue.mute_s,
         limits=limits,
         connects=Gate(limits.connects),
-        binary=packed,
-        headers=(("Content-Type", "application/msgpack"),) if packed else (),
+        binary=handshake.binary,
+        headers=handshake.headers,
         redact=tokens.redact if tokens is not None else bytes,
         on_state=lines.report,
     )

@@ -28,8 +28,8 @@ import structlog
 
 from marketdata.clock import SECOND_NS
 from marketdata.events import GAP, AnyEvent, BookUpdate, FeedStatus, Quote, RawFrame, Trades
-from producers.history.repair import TRADE_CHANNELS, TRADES
 from producers.live.connection import Sink
+from producers.venues import TRADES, is_of_trades
 from producers.venues.kit.published import RESTARTED, PreviousRun
 
 PATIENCE_NS = 60 * SECOND_NS
@@ -138,7 +138,7 @@ class OrphanedGaps:
             is_own = self._started is None or gap.ts_recv >= self._started
             closed.append(_closed(gap, event, SUCCEEDED if is_own else RESTARTED))
             is_longest = gap.ts_from is not None and (trades is None or gap.ts_from < (trades.ts_from or 0))
-            if is_longest and (gap.channel is None or gap.channel in TRADE_CHANNELS):
+            if is_longest and (gap.channel is None or is_of_trades(gap.venue, gap.channel)):
                 trades = msgspec.structs.replace(
                     gap, ts_event=event.ts_event, ts_recv=event.ts_recv, ts_to=event.ts_event, sequence=None,
                     line=event.line, reason=GAP, channel=TRADES, expected=None, received=None,
@@ -148,7 +148,7 @@ class OrphanedGaps:
 
 
 def _is_for_history(gap: FeedStatus) -> bool:
-    return gap.channel in TRADE_CHANNELS and (gap.ts_to is not None or gap.expected is not None)
+    return is_of_trades(gap.venue, gap.channel) and (gap.ts_to is not None or gap.expected is not None)
 
 
 def _closed(gap: FeedStatus, event: BookUpdate | Quote | Trades | FeedStatus, reason: str) -> FeedStatus:

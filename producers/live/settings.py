@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, create_model, field_validator
-from pydantic_settings import NoDecode
+from pydantic import AliasChoices, Field, create_model
 
 from marketdata.errors import SettingsError
 from producers.venues import find_venue
+from producers.venues.kit.login import Handshake, Names, Start, Tokens
 from producers.venues.kit.venue import Endpoint, Venue
 from runtime.settings import CommonSettings, load
 
 PRODUCTS_MAX = 2_000
-
-Products = Annotated[tuple[str, ...], NoDecode]
 
 
 class Stream(NamedTuple):
@@ -60,111 +58,12 @@ class ProducerSettings(CommonSettings):
         default=None, pattern=r"^https?://", description="REST address; the venue's own when not given."
     )
     market: str = Field(default="", description="Which of the venue's markets, where each has an address of its own.")
-    products: Products | None = Field(
+    products: Names | None = Field(
         default=None,
         min_length=1,
         max_length=PRODUCTS_MAX,
         description="Products by the venue's names, by comma; in a replay all that were recorded if not given.",
     )
-    coinbase_api_key: str = Field(
-        default="", validation_alias="COINBASE_API_KEY", description="Name of a CDP key; market data needs none."
-    )
-    coinbase_api_secret: SecretStr = Field(
-        default=SecretStr(""),
-        validation_alias="COINBASE_API_SECRET",
-        description="The key's EC private key (P-256) as PEM.",
-    )
-    coinbase_exchange_depth: Literal["level2_batch", "level2", "full"] = Field(
-        default="level2_batch",
-        validation_alias="COINBASE_EXCHANGE_DEPTH",
-        description="Channel of Coinbase Exchange that books come from; only level2_batch needs no key, full has each "
-        "order.",
-    )
-    coinbase_exchange_api_key: SecretStr = Field(
-        default=SecretStr(""), validation_alias="COINBASE_EXCHANGE_API_KEY", description="Key of Coinbase Exchange."
-    )
-    coinbase_exchange_api_secret: SecretStr = Field(
-        default=SecretStr(""),
-        validation_alias="COINBASE_EXCHANGE_API_SECRET",
-        description="The secret of Coinbase Exchange's key, as base64.",
-    )
-    coinbase_exchange_api_passphrase: SecretStr = Field(
-        default=SecretStr(""),
-        validation_alias="COINBASE_EXCHANGE_API_PASSPHRASE",
-        description="The passphrase of Coinbase Exchange's key.",
-    )
-    apca_api_key_id: str = Field(
-        default="", validation_alias="APCA_API_KEY_ID", description="Alpaca's key id; its stream says nothing without."
-    )
-    apca_api_secret_key: SecretStr = Field(
-        default=SecretStr(""), validation_alias="APCA_API_SECRET_KEY", description="The secret of Alpaca's key."
-    )
-    alpaca_encoding: Literal["json", "msgpack"] = Field(
-        default="json",
-        validation_alias="ALPACA_ENCODING",
-        description="How Alpaca's messages are written; json keeps every digit, msgpack takes less of the line.",
-    )
-
-    fix_sender_comp_id: Products = Field(
-        default=("TICKSTREAM",),
-        validation_alias="FIX_SENDER_COMP_ID",
-        min_length=1,
-        max_length=64,
-        description="SenderCompID, our name; one for each redundant line, by comma.",
-    )
-    fix_target_comp_id: str = Field(
-        default="", validation_alias="FIX_TARGET_COMP_ID", description="TargetCompID, the venue's name."
-    )
-    fix_begin_string: Literal["FIX.4.4", "FIXT.1.1"] = Field(
-        default="FIX.4.4",
-        validation_alias="FIX_BEGIN_STRING",
-        description="BeginString; FIXT.1.1 carries FIX 5.0SP2.",
-    )
-    fix_heartbeat_seconds: int = Field(
-        default=30, validation_alias="FIX_HEARTBEAT_SECONDS", ge=1, le=3600, description="HeartBtInt that we ask for."
-    )
-    fix_reset_numbers: bool = Field(
-        default=True,
-        validation_alias="FIX_RESET_NUMBERS",
-        description="Whether each connection begins at MsgSeqNum 1 (ResetSeqNumFlag) or goes on where the last ended.",
-    )
-    fix_snapshots: bool = Field(
-        default=True,
-        validation_alias="FIX_SNAPSHOTS",
-        description="Whether the venue sends MarketDataSnapshotFullRefresh (W); without it the first X is the book.",
-    )
-    fix_security_id_source: str = Field(
-        default="",
-        validation_alias="FIX_SECURITY_ID_SOURCE",
-        max_length=10,
-        description="SecurityIDSource (22) where the symbols are SecurityIDs (48), for example 4 for ISIN.",
-    )
-    fix_username: str = Field(default="", validation_alias="FIX_USERNAME", description="Username of the Logon, if any.")
-    fix_password: SecretStr = Field(
-        default=SecretStr(""), validation_alias="FIX_PASSWORD", description="Password of the Logon, if any."
-    )
-
-    databento_api_key: SecretStr = Field(
-        default=SecretStr(""), validation_alias="DATABENTO_API_KEY", description="Databento's key; a replay needs none."
-    )
-    databento_schemas: Products = Field(
-        default=("mbo", "status", "definition"),
-        validation_alias="DATABENTO_SCHEMAS",
-        min_length=1,
-        max_length=16,
-        description="What to take of Databento, by comma; one of those that bring trades.",
-    )
-    databento_stype_in: Literal["raw_symbol", "instrument_id", "parent", "continuous"] = Field(
-        default="raw_symbol", validation_alias="DATABENTO_STYPE_IN", description="What Databento's symbols are."
-    )
-
-    @field_validator("products", "fix_sender_comp_id", "databento_schemas", mode="before")
-    @classmethod
-    def _by_comma(cls, value: object) -> object:
-        """Take `BTC-USD,ETH-USD`, each once; nothing at all is as if not given."""
-        if not isinstance(value, str):
-            return value
-        return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
 
     def products_of(self, venue: Venue) -> tuple[str, ...] | None:
         """Return the products that a venue's lines subscribe; None in a replay takes all that come.
@@ -279,4 +178,32 @@ def load_for_venue(**overrides: Any) -> tuple[ProducerSettings, Venue]:
             "products": AliasChoices(f"{prefix}PRODUCTS", f"{prefix}SYMBOLS"),
         }.items()
     }
+    own |= {name: (field.annotation, field) for name, field in _fields_of(venue).items()}
     return load(create_model("VenueSettings", __base__=ProducerSettings, **own), **overrides), venue
+
+
+def find_tokens(settings: ProducerSettings, venue: Venue) -> Tokens | None:
+    """Return what signs the messages of a venue, or None where nothing needs to.
+
+    Raises SettingsError when the key cannot be used, or is missing where nothing is had without one.
+    """
+    if venue.login is None:
+        return None
+    start = Start(is_replay=settings.source == "replay", lines=settings.lines or 1, market=settings.market)
+    return venue.login(_own(settings, venue), start)
+
+
+def find_handshake(settings: ProducerSettings, venue: Venue) -> Handshake:
+    """Return how the venue's WebSocket is opened."""
+    return Handshake() if venue.handshake is None else venue.handshake(_own(settings, venue))
+
+
+def _fields_of(venue: Venue) -> dict[str, Any]:
+    return {} if venue.settings is None else dict(venue.settings.model_fields)
+
+
+def _own(settings: ProducerSettings, venue: Venue) -> Any:
+    """Return the settings of the venue alone."""
+    if venue.settings is None:
+        return None
+    return venue.settings.model_construct(**{name: getattr(settings, name) for name in _fields_of(venue)})

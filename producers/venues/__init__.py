@@ -11,6 +11,9 @@ from marketdata.errors import SettingsError
 from producers.venues.kit.history import Access, History
 from producers.venues.kit.venue import LiveFeed, Signer, Venue
 
+# The channel of trades in entries that are no feed's own.
+TRADES = "trades"
+
 VENUES: dict[str, Venue] = {
     venue.name: venue
     for folder in pkgutil.iter_modules(__path__)
@@ -28,6 +31,12 @@ def find_venue(name: str) -> Venue:
     if name not in VENUES:
         raise SettingsError(f"there is no venue {name!r}; the venues are: {', '.join(sorted(VENUES))}")
     return VENUES[name]
+
+
+def is_of_trades(venue: str, channel: str | None) -> bool:
+    """Return whether an entry of the ledger with this channel is about a venue's trades."""
+    found = VENUES.get(venue)
+    return channel in {TRADES, None if found is None else found.trades_channel} if channel else False
 
 
 def make_feed(

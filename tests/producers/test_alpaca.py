@@ -17,11 +17,10 @@ from marketdata.codec import Codec
 from marketdata.errors import SettingsError
 from marketdata.events import EVENTS, AnyEvent, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trade, Trades
 from marketdata.feed import Output, Reconnect, Refused, Send
-from producers.live.__main__ import find_tokens
-from producers.live.settings import ProducerSettings
-from producers.live.tokens import KeyPair
+from producers.live.settings import find_tokens, load_for_venue
 from producers.venues import find_venue
 from producers.venues.alpaca.feed import AlpacaFeed
+from producers.venues.alpaca.login import KeyPair
 
 SECOND = 1_000_000_000
 T0 = 1_786_372_200 * SECOND  # 2026-08-10T14:30:00Z
@@ -151,8 +150,8 @@ def test_live_line_without_a_key_is_refused_at_the_start() -> None:
     """The message names the variables; a replay needs none."""
     venue = find_venue("alpaca")
     with pytest.raises(SettingsError, match="APCA_API_KEY_ID and APCA_API_SECRET_KEY"):
-        find_tokens(ProducerSettings(venue="alpaca", source="live"), venue)
-    assert find_tokens(ProducerSettings(venue="alpaca", source="replay"), venue) is None
+        find_tokens(load_for_venue(venue="alpaca", source="live")[0], venue)
+    assert find_tokens(load_for_venue(venue="alpaca", source="replay")[0], venue) is None
 
 
 @ENCODINGS

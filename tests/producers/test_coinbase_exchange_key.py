@@ -23,12 +23,11 @@ from marketdata.book import L2Book
 from marketdata.errors import SettingsError
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame
 from marketdata.feed import Reconnect, Refused, Send
-from producers.live.__main__ import find_tokens
 from producers.live.connection import Connection, Options
-from producers.live.settings import load_for_venue
-from producers.live.tokens import ExchangeKey
+from producers.live.settings import find_tokens, load_for_venue
 from producers.venues import find_venue
 from producers.venues.coinbase_exchange.feed import CoinbaseExchangeFeed
+from producers.venues.coinbase_exchange.login import ExchangeKey
 
 LIMIT_S = 20.0
 T0 = 1_790_000_000_000_000_000

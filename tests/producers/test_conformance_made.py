@@ -24,14 +24,15 @@ from marketdata.codec import Codec
 from marketdata.events import EVENTS, BookUpdate, DeadLetter, FeedStatus, Instrument, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from marketdata.fix.codec import Fields, decode, framed, utc
-from producers.live.tokens import FixLogin, KeyPair
 from producers.venues.alpaca.feed import AlpacaFeed
+from producers.venues.alpaca.login import KeyPair
 from producers.venues.bybit.feed_mixed import MixedFeed
 from producers.venues.coinbase_exchange.feed import CoinbaseExchangeFeed
 from producers.venues.databento.feed import DatabentoFeed
 from producers.venues.databento.gateway import Login, Session
 from producers.venues.deribit.feed import DeribitFeed
 from producers.venues.fix.feed import FixFeed
+from producers.venues.fix.login import FixLogin
 from producers.venues.hyperliquid.feed import HyperliquidFeed
 from producers.venues.kit.venue import LiveFeed
 from producers.venues.kraken.feed import KrakenFeed

@@ -30,8 +30,7 @@ from marketdata.events import (
     Trades,
 )
 from marketdata.feed import Reconnect, Refused, Send
-from producers.live.__main__ import find_tokens
-from producers.live.settings import load_for_venue
+from producers.live.settings import find_tokens, load_for_venue
 from producers.venues.databento.feed import SILENCE_NS, DatabentoFeed
 from producers.venues.databento.gateway import Login, Position, Session, Splitter, start_of
 from producers.venues.kit.venue import FrameError

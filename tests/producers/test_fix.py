@@ -18,8 +18,8 @@ from marketdata.events import EVENTS, Book, BookUpdate, Candle, DeadLetter, Feed
 from marketdata.feed import Output, Reconnect, Refused, Send
 from marketdata.fix.codec import Fields, decode, encode, utc, utc_ns
 from marketdata.fix.session import Identity
-from producers.live.tokens import FixLogin
 from producers.venues import make_feed
+from producers.venues.fix.login import FixLogin
 from producers.venues.kit.venue import LiveFeed
 from runtime.recordings import Recorded, write
 from tickstream.pipe import Connections, Pipeline, run

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from marketdata.events import BookUpdate, Instrument
 from marketdata.feed import Output, Send
 from marketdata.fix.codec import Fields, decode, encode, utc
-from producers.live.tokens import FixLogin
 from producers.venues import make_feed
+from producers.venues.fix.login import FixLogin
 from tests.producers.test_fix import START, Desk, Reader, books_of, level, named
 
 

@@ -9,8 +9,7 @@ from marketdata.errors import SettingsError
 from marketdata.feed import Send
 from marketdata.fix.codec import decode
 from marketdata.fix.session import Identity
-from producers.live.__main__ import find_tokens
-from producers.live.settings import load_for_venue
+from producers.live.settings import find_tokens, load_for_venue
 from producers.venues import make_feed
 from producers.venues.fix.feed import Login
 

@@ -82,7 +82,7 @@ def test_a_gap_that_a_killed_process_left_is_closed_with_the_one_that_continues_
 
 
 @pytest.mark.parametrize(
-    "left", [gap(channel="trades", ts_to=TS), gap(channel="market_trades", expected=4, received=6)]
+    "left", [gap(channel="trades", ts_to=TS), gap(channel="trades", expected=4, received=6)]
 )  # fmt: skip
 def test_gaps_of_trades_with_a_range_wait_for_history(gaps: OrphanedGaps, left: FeedStatus) -> None:
     """Neither a feed that continues nor a successor brings those trades."""

@@ -19,9 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from marketdata.clock import SECOND_NS
 from marketdata.events import AnyEvent, Candle, FeedStatus, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.history.repair import TRADE_CHANNELS
 from producers.live.orphaned_gaps import OrphanedGaps
-from producers.venues import make_feed
+from producers.venues import is_of_trades, make_feed
 from producers.venues.kit.published import History, PreviousRun, previous_run
 from producers.venues.kit.venue import LiveFeed
 from tickstream.pipe import Pipeline
@@ -175,7 +174,7 @@ class Restarts(RuleBasedStateMachine):
                 for frame in list(self.venue.answers(json.loads(output.frame), line, self.trades, self.now)):
                     self._perform(line, line.feed.received(frame, self.now))
             elif isinstance(output, Fetch):
-                if output.purpose in TRADE_CHANNELS and self.rest_answers and self.trades[output.symbol]:
+                if is_of_trades(self.venue.venue, output.purpose) and self.rest_answers and self.trades[output.symbol]:
                     body = self.venue.rest(self.trades[output.symbol])
                     self._perform(line, line.feed.fetched(output, body, self.now))
             elif isinstance(output, Reconnect):
@@ -349,7 +348,11 @@ class Restarts(RuleBasedStateMachine):
         gaps = self._open_gaps()
         for name, made in self.trades.items():
             symbol = self.venue.names[name]
-            mine = [gap for gap in gaps if gap.symbol == symbol and gap.channel in {None, *TRADE_CHANNELS}]
+            mine = [
+                gap
+                for gap in gaps
+                if gap.symbol == symbol and (gap.channel is None or is_of_trades(gap.venue, gap.channel))
+            ]
             for trade in made:
                 if trade.ts > followed.get(symbol, self.now) and (symbol, trade.id) not in published:
                     assert any(_covers(gap, trade) for gap in mine), (symbol, trade.id, trade.ts, mine)

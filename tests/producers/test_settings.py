@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from marketdata.errors import SettingsError
-from producers.live.__main__ import find_tokens
-from producers.live.settings import load_for_venue
+from producers.live.settings import find_tokens, load_for_venue
 from producers.venues import VENUES, find_venue
 
 
@@ -65,6 +64,14 @@ def test_venue_tells_whether_it_needs_a_key(monkeypatch: pytest.MonkeyPatch, nam
     else:
         assert find_tokens(settings, venue) is None
     find_tokens(loaded(monkeypatch, name, TICKSTREAM_SOURCE="replay"), venue)
+
+
+@pytest.mark.parametrize("name", sorted(set(VENUES) - {"databento", "fix"}))
+def test_venue_names_its_channel_of_trades_as_its_ledger_does(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """By that name history finds the gaps of trades that it may fill."""
+    settings, venue = loaded(monkeypatch, name, TICKSTREAM_SOURCE="replay"), find_venue(name)
+    feed = venue.make(line="", products=venue.products, token=find_tokens(settings, venue))
+    assert getattr(feed, "_ledger").trades == venue.trades_channel  # noqa: B009 - each feed has one, and no type says so
 
 
 def test_market_chooses_the_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from marketdata.errors import SettingsError
-from producers.live.tokens import CoinbaseTokens, KeyPair
+from producers.venues.alpaca.login import KeyPair
+from producers.venues.coinbase.login import CoinbaseTokens
 
 NOW_S = 1_800_000_000
 

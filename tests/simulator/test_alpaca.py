@@ -26,9 +26,9 @@ from marketdata import events
 from marketdata.clock import MINUTE_NS, SECOND_NS
 from marketdata.events import AnyEvent, Candle, FeedStatus, Instrument, RawFrame, Trades
 from producers.live.connection import Connection, Options
-from producers.live.tokens import KeyPair
 from producers.venues import find_venue
 from producers.venues.alpaca.history import AlpacaHistory
+from producers.venues.alpaca.login import KeyPair
 from producers.venues.kit.history import Access, Asked
 
 with warnings.catch_warnings():

@@ -18,8 +18,8 @@ from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, RawF
 from marketdata.fix.codec import decode
 from marketdata.fix.split import FixSplitter
 from producers.live.connection import Connection, Options
-from producers.live.tokens import FixLogin
 from producers.venues import make_feed
+from producers.venues.fix.login import FixLogin
 
 LIMIT_S = 120.0
 EACH = pytest.mark.parametrize("version", VERSIONS)

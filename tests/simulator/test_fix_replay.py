@@ -23,8 +23,8 @@ from marketdata.fix.codec import decode, encode, utc
 from marketdata.fix.session import END_REASON, Identity
 from marketdata.fix.split import FixSplitter
 from producers.live.connection import Connection, Options
-from producers.live.tokens import FixLogin
 from producers.venues import make_feed
+from producers.venues.fix.login import FixLogin
 from runtime.recordings import Recorded, write
 
 SECOND = 1_000_000_000

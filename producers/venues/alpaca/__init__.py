@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from producers.venues.alpaca.feed import STREAMS, AlpacaFeed
 from producers.venues.alpaca.history import make as make_history
+from producers.venues.alpaca.login import AlpacaSettings, handshake, login
 from producers.venues.kit.backoff import Policy
 from producers.venues.kit.venue import Venue
 
@@ -21,5 +22,8 @@ VENUES = (
         backoff=Policy(base_s=5.0, cap_s=300.0, least_s=5.0, tries_max=10),
         history=make_history,
         mute_s=None,
+        settings=AlpacaSettings,
+        login=login,
+        handshake=handshake,
     ),
 )

@@ -18,6 +18,7 @@ VENUES = (
         name=VENUE,
         ws_url=f"{_PUBLIC}/{SPOT}",
         rest_url="https://api.bybit.com",
+        trades_channel="publicTrade",
         make=BybitFeed,
         make_of_market=BybitFeed,
         make_recorded=MixedFeed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from producers.venues.coinbase.feed import CoinbaseFeed
 from producers.venues.coinbase.history import make as make_history
+from producers.venues.coinbase.login import CoinbaseSettings, login
 from producers.venues.kit.venue import Venue
 
 VENUES = (
@@ -11,11 +12,14 @@ VENUES = (
         name="coinbase",
         ws_url="wss://advanced-trade-ws.coinbase.com",
         rest_url="https://api.coinbase.com",
+        trades_channel="market_trades",
         make=CoinbaseFeed,
         products=("BTC-USD", "ETH-USD"),
         sequence="connection",
         numbers_trades=True,
         key="optional",
         history=make_history,
+        settings=CoinbaseSettings,
+        login=login,
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from producers.venues.coinbase_exchange.feed import CoinbaseExchangeFeed
+from producers.venues.coinbase_exchange.login import ExchangeSettings, login
 from producers.venues.kit.history import Budget
 from producers.venues.kit.venue import Venue
 
@@ -11,6 +12,7 @@ VENUES = (
         name="coinbase_exchange",
         ws_url="wss://ws-feed.exchange.coinbase.com",
         rest_url="https://api.exchange.coinbase.com",
+        trades_channel="matches",
         make=CoinbaseExchangeFeed,
         products=("BTC-USD", "ETH-USD"),
         sequence="product",
@@ -18,5 +20,7 @@ VENUES = (
         key="optional",  # for level2 and full
         depth="L3",
         budget=Budget(burst=15, per_s=10),  # public REST, per address ("REST Rate Limits Overview")
+        settings=ExchangeSettings,
+        login=login,
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from producers.venues.databento import gateway
 from producers.venues.databento.feed import DatabentoFeed
 from producers.venues.databento.history import make as make_history
+from producers.venues.databento.login import DatabentoSettings, login
 from producers.venues.kit.venue import Venue
 
 VENUES = (
@@ -22,5 +23,7 @@ VENUES = (
         splitter=gateway.Splitter,
         history=make_history,
         mute_s=None,
+        settings=DatabentoSettings,
+        login=login,
     ),
 )

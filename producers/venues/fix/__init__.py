@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from marketdata.fix.split import FixSplitter
 from producers.venues.fix.feed import FixFeed
+from producers.venues.fix.login import FixSettings, login
 from producers.venues.kit.venue import Venue
 
 VENUES = (
@@ -19,5 +20,7 @@ VENUES = (
         key="required",
         cased=True,
         mute_s=None,
+        settings=FixSettings,
+        login=login,
     ),
 )

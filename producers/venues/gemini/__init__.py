@@ -10,6 +10,7 @@ VENUES = (
         name="gemini",
         ws_url="wss://api.gemini.com/v2/marketdata",
         rest_url="https://api.gemini.com",
+        trades_channel="trade",
         make=GeminiFeed,
         products=("BTCUSD", "ETHUSD"),
     ),

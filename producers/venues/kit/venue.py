@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -13,6 +13,7 @@ from marketdata.feed import Feed, Output
 from producers.venues.kit.backoff import Policy
 from producers.venues.kit.history import Access, Budget, History
 from producers.venues.kit.limits import Limits
+from producers.venues.kit.login import Handshake, Start, Tokens, VenueSettings
 from producers.venues.kit.published import PreviousRun
 
 # Signs one message: takes the time in UTC nanoseconds, gives the token that goes into the message.
@@ -112,6 +113,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """Makes a feed of one market, where a name is another product on each: then products may be named with it,
     `linear:BTCUSDT`, and one producer reads several markets."""
     sequence: str = "none"
+    trades_channel: str = "trades"
+    """Its name of the channel of trades, which the ledger's entries have; what these miss, history may fill."""
     numbers_trades: bool = False
     """Whether trade ids rise by one per product, so that those which are stored show which are missing."""
     checksum: bool = False
@@ -122,6 +125,12 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """Makes what cuts a tcp connection's bytes into frames; without one the feed gets the bytes as they come."""
     key: Literal["none", "optional", "required"] = "none"
     """Whether it takes a key, or a login, and whether anything is had without one; a replay never needs it."""
+    settings: type[VenueSettings] | None = None
+    """The settings that only this venue has."""
+    login: Callable[[Any, Start], Tokens | None] | None = None
+    """Makes what signs its messages, from its settings; raises SettingsError where a key is missing or wrong."""
+    handshake: Callable[[Any], Handshake] | None = None
+    """Returns how its WebSocket is opened, from its settings."""
     budget: Budget | None = None
     """What its REST interface lets all lines of one address spend, by the weights of `Fetch`; None is no limit."""
     endpoints: tuple[Endpoint, ...] = ()

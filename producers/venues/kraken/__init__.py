@@ -11,6 +11,7 @@ VENUES = (
         name="kraken",
         ws_url="wss://ws.kraken.com/v2",
         rest_url="https://api.kraken.com",
+        trades_channel="trade",
         make=KrakenFeed,
         products=("BTC/USD", "ETH/USD"),
         numbers_trades=True,

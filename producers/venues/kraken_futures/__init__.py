@@ -10,6 +10,7 @@ VENUES = (
         name="kraken_futures",
         ws_url="wss://futures.kraken.com/ws/v1",
         rest_url="https://futures.kraken.com",
+        trades_channel="trade",
         make=KrakenFuturesFeed,
         products=("PI_XBTUSD", "PI_ETHUSD"),
         sequence="product",
