@@ -19,13 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import problems
 from api.documentation import page
 from api.models import FieldError, ProblemAnswer
-from api.routes import candles, ledger, market
+from api.routes import candles, ledger, market, metrics
 from api.service import Service
 
 STATIC = Path(__file__).resolve().parent / "static"
 
 _TAGS = [
-    {"name": "market", "description": "Live market data: symbols, ticker, order book, trades, candles."},
+    {"name": "market", "description": "Live market data: symbols, ticker, order book, trades, candles, metrics."},
     {"name": "ledger", "description": "Gaps and their repair, anomalies, and the health of all data."},
     {"name": "service", "description": "Health and metrics of this process."},
 ]
@@ -37,15 +37,17 @@ says whether its value may be trusted (`valid`) and if not, why (`reason`): `gap
 Errors are problem+json.
 
 Live data comes over the WebSocket `/ws`. Send `{"op": "subscribe", "id": 1, "channels": ["ticker", "trades", "book",
-"candles", "anomalies", "status"], "symbols": ["BTC-USD"], "depth": 50, "interval": "1m"}`, with `"venue"` where several
-trade the symbol, and `"unsubscribe"` and `"ping"` alike. `depth` is 1, 5, 10, 20, 50, 100, 200, 500 or 1000; `interval`
-may also be that of a recipe's bars, such as `5s`, or `"recipe"` names it. First comes the state of each stream
-(`l2_snapshot`, or messages with `"snapshot": true`), then every change. `sequence` grows by one with each change of a
-stream: of one channel, venue and symbol, and of one depth or interval. An `l2_update` sets absolute sizes, "0" removes;
-applied to the snapshot it gives exactly the best `depth` levels. While `valid` is false the book may not be used; after
-`gap`, `resyncing` and `disconnected` a new `l2_snapshot` follows. A client that reads too slowly gets only the latest
-state of books, tickers and candles, marked `"conflated": true`; one that is too slow for trades, anomalies or status is
-told (`slow_consumer`) and cut."""
+"candles", "metrics", "consolidated", "anomalies", "status"], "symbols": ["BTC-USD"], "depth": 50, "interval": "1m"}`,
+with `"venue"` where several trade the symbol, and `"unsubscribe"` and `"ping"` alike. `consolidated` is about all
+venues of a symbol (its messages have the venue `*`), with `"kind"` where the symbol means several instruments.
+`depth` is 1, 5, 10, 20, 50, 100, 200, 500 or 1000; `interval` may also be that of a recipe's bars, such as `5s`, or
+`"recipe"` names it. First comes the state of each stream (`l2_snapshot`, or messages with `"snapshot": true`), then
+every change. `sequence` grows by one with each change of a stream: of one channel, venue and symbol, and of one depth
+or interval. An `l2_update` sets absolute sizes, "0" removes; applied to the snapshot it gives exactly the best
+`depth` levels. While `valid` is false the book may not be used; after `gap`, `resyncing` and `disconnected` a new
+`l2_snapshot` follows. A client that reads too slowly gets only the latest state of books, tickers, candles and
+metrics, marked `"conflated": true`; one that is too slow for trades, anomalies or status is told (`slow_consumer`)
+and cut."""
 
 
 def create(service: Service) -> FastAPI:
@@ -71,6 +73,7 @@ def create(service: Service) -> FastAPI:
     problems.install(app)
     app.include_router(market.router)
     app.include_router(candles.router)
+    app.include_router(metrics.router)
     app.include_router(ledger.router)
     _add_service_routes(app, service)
     _add_documentation(app)

@@ -8,9 +8,10 @@ exists while somebody subscribes to it.
    conflated message the next number is one more than that message's.
 2. A change is encoded and framed once, whatever the number of subscribers.
 3. A client's frames are collected while a batch of records is handled, and written in one go at its end.
-4. Where a client's unsent bytes pass a limit, streams of states (book, ticker, candles) are conflated: changes are left
-   out, and when the client has drained, it gets the latest state with `"conflated": true`. Streams of events (trades,
-   anomalies, status) cannot be left out: at a second limit the client is told (`slow_consumer`) and cut.
+4. Where a client's unsent bytes pass a limit, streams of states (book, ticker, candles, metrics, consolidated) are
+   conflated: changes are left out, and when the client has drained, it gets the latest state with `"conflated": true`.
+   Streams of events (trades, anomalies, status) cannot be left out: at a second limit the client gets the error
+   `slow_consumer` and is disconnected.
 
 So the memory that a client can hold is bounded by the second limit and one batch.
 """
@@ -25,21 +26,18 @@ import msgspec
 import orjson
 from prometheus_client import Counter, Gauge
 
-from api import messages
+from api import messages, stream_messages
 from api.clocks import Clocks
+from api.consolidated import ALL_VENUES, Product, Views, choices
 from api.frames import Frame
 from api.market import (
     INTERVALS,
-    TRUSTED,
     AnomalyFound,
     BookChanged,
     CandleChanged,
     Change,
     Market,
-    NumberedAnomaly,
-    NumberedCandle,
-    NumberedStatus,
-    NumberedTrade,
+    MetricsChanged,
     StatusChanged,
     SymbolState,
     TickerChanged,
@@ -50,12 +48,13 @@ from api.market import (
 from marketdata.events import ALL_SYMBOLS, AnyEvent
 from marketdata.recipes import interval_of
 
-CHANNELS = ("ticker", "trades", "book", "candles", "anomalies", "status")
+CHANNELS = ("ticker", "trades", "book", "candles", "metrics", "consolidated", "anomalies", "status")
 DEPTHS = (1, 5, 10, 20, 50, 100, 200, 500, 1000)
 _CHANNEL_OF: dict[type[Change], str] = {
     TickerChanged: "ticker",
     Traded: "trades",
     CandleChanged: "candles",
+    MetricsChanged: "metrics",
     AnomalyFound: "anomalies",
     StatusChanged: "status",
 }
@@ -92,12 +91,18 @@ class Connection(Protocol):
 
 
 class StreamKey(msgspec.Struct, frozen=True):
-    """What a stream is about; `variant` is a book's depth or a candle's interval."""
+    """What a stream is about; `variant` is a book's depth, a candle's interval or a consolidated instrument."""
 
     channel: str
     venue: str
     symbol: str
-    variant: int | str = 0
+    variant: int | str | Product = 0
+
+    @property
+    def depth(self) -> int:
+        """The depth of a book's stream."""
+        assert isinstance(self.variant, int)  # noqa: S101 - for the type checker: its variant
+        return self.variant
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -120,6 +125,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     depth: int = 50
     interval: str = "1m"
     recipe: str | None = None
+    kind: str | None = None
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer, not an error of ours
@@ -139,7 +145,7 @@ class Stream:
         self.key = key
         self.state = state
         self.subscribers: dict[Client, None] = {}
-        self.sequence = 0  # books only; the others count in the market's state
+        self.sequence = 0  # books and consolidated only; the others count in the market's state
         self.trust: Trust | None = None  # as last told; books and tickers only
 
 
@@ -218,6 +224,7 @@ class Gateway:
         self._clients: dict[Client, None] = {}
         self._streams: dict[StreamKey, Stream] = {}
         self._touched: list[Client] = []
+        self._views = Views(market, clocks.now, stale_ns)
 
     # Clients
 
@@ -319,6 +326,8 @@ class Gateway:
             elif stream.key.channel == "ticker" and self._ticker_trust(stream.state) != stream.trust:
                 stream.state.ticker_number += 1
                 self._publish_ticker(stream)
+        for symbol, product in self._views.renew():
+            self._publish_consolidated(symbol, product)
         UNSENT.set(sum(client.connection.backlog() for client in self._clients))
         for state in self.market.states():
             if state.book.ts_recv:
@@ -372,8 +381,11 @@ class Gateway:
         interval = self._interval(request)
         keys: dict[StreamKey, None] = {}
         for symbol in request.symbols:
-            venue = self._venue(symbol, request.venue)
             for channel in request.channels:
+                if channel == "consolidated":
+                    keys[StreamKey(channel, ALL_VENUES, symbol, self._product(symbol, request.kind))] = None
+                    continue
+                venue = self._venue(symbol, request.venue)
                 variant: int | str = 0
                 if channel in {"book", "candles"}:
                     variant = request.depth if channel == "book" else interval
@@ -396,6 +408,17 @@ class Gateway:
             raise Refused("bad_interval", f"interval is {request.interval[:50]!r}; it may be {known}")
         return name
 
+    def _product(self, symbol: str, kind: str | None) -> Product:
+        found = choices(self.market, symbol, kind)
+        if not found:
+            if not self.market.named(symbol):
+                self._venue(symbol, None)
+            raise Refused("unknown_symbol", f"no venue trades {symbol[:50]!r} of a kind that is consolidated")
+        if len(found) > 1:
+            kinds = ", ".join(sorted({each.kind for each in found}))
+            raise Refused("ambiguous_symbol", f"{symbol} is traded as {kinds}: say which with kind")
+        return found[0]
+
     def _venue(self, symbol: str, venue: str | None) -> str:
         venues = self.market.venues_of(symbol)
         if venue is not None:
@@ -413,13 +436,17 @@ class Gateway:
     def _stream(self, key: StreamKey) -> Stream | None:
         stream = self._streams.get(key)
         if stream is None:
-            state = self.market.state(key.venue, key.symbol)
+            if isinstance(key.variant, Product):
+                state: SymbolState | None = SymbolState(key.venue, key.symbol)
+                self._views.add(key.symbol, key.variant)
+            else:
+                state = self.market.state(key.venue, key.symbol)
             if state is None:
                 return None
             stream = self._streams[key] = Stream(key, state)
             if key.channel == "book":
                 stream.trust = self._book_trust(state)
-                state.depths[int(key.variant)] = 1
+                state.depths[key.depth] = 1
             elif key.channel == "ticker":
                 stream.trust = self._ticker_trust(state)
             STREAMS.set(len(self._streams))
@@ -433,8 +460,10 @@ class Gateway:
         stream.subscribers.pop(client, None)
         if not stream.subscribers:
             del self._streams[key]
+            if isinstance(key.variant, Product):
+                self._views.remove(key.symbol, key.variant)
             if key.channel == "book":
-                del stream.state.depths[int(key.variant)]
+                del stream.state.depths[key.depth]
             STREAMS.set(len(self._streams))
 
     # Messages
@@ -442,20 +471,27 @@ class Gateway:
     def _publish(self, change: Change) -> int:
         if isinstance(change, BookChanged):
             return self._publish_book(change)
+        sent = 0
+        if isinstance(change, TickerChanged):
+            sent = sum(self._publish_consolidated(*view) for view in self._views.changed(change.state))
         variant = change.candle.candle.interval if isinstance(change, CandleChanged) else 0
         stream = self._find(_CHANNEL_OF[type(change)], change.state, variant)
         if stream is None:
-            return 0
+            return sent
         if isinstance(change, TickerChanged):
-            return self._publish_ticker(stream)
+            return sent + self._publish_ticker(stream)
+        if isinstance(change, MetricsChanged):
+            return self._send_states(
+                stream, stream_messages.metrics(change.state, change.metrics), change.metrics.number
+            )
         if isinstance(change, CandleChanged):
-            return self._send_states(stream, _candle_message(change.state, change.candle), change.candle.number)
+            return self._send_states(stream, stream_messages.candle(change.state, change.candle), change.candle.number)
         if isinstance(change, Traded):
-            new = [_trade_message(change.state, trade) for trade in change.trades]
+            new = [stream_messages.trade(change.state, trade) for trade in change.trades]
         elif isinstance(change, AnomalyFound):
-            new = [_anomaly_message(change.state, change.anomaly)]
+            new = [stream_messages.anomaly(change.state, change.anomaly)]
         else:
-            new = [_status_message(change.state, change.status)]
+            new = [stream_messages.status(change.state, change.status)]
         return self._send_events(stream, new)
 
     def _find(self, channel: str, state: SymbolState, variant: int | str = 0) -> Stream | None:
@@ -500,6 +536,20 @@ class Gateway:
             return 0
         return self._send_states(stream, self._ticker_message(stream, stream.trust), stream.state.ticker_number)
 
+    def _publish_consolidated(self, symbol: str, product: Product) -> int:
+        stream = self._streams[StreamKey("consolidated", ALL_VENUES, symbol, product)]
+        stream.sequence += 1
+        return self._send_states(stream, self._consolidated_message(stream), stream.sequence)
+
+    def _consolidated_message(self, stream: Stream) -> messages.Json:
+        product = stream.key.variant
+        assert isinstance(product, Product)  # noqa: S101 - for the type checker: its variant
+        found = self._views.get(stream.key.symbol, product)
+        data = found.data(self._clocks.now)
+        return messages.numbered(
+            "consolidated", stream.state, found.ts_event, found.trust, sequence=stream.sequence, data=data
+        )
+
     def _book_trust(self, state: SymbolState) -> Trust:
         ts_recv = state.book.ts_recv
         return fresh(state.book.trust, ts_recv, self._clocks.now(state.venue, ts_recv), self._stale_ns)
@@ -511,7 +561,7 @@ class Gateway:
         return fresh(state.ticker.trust, ts_recv, self._clocks.now(state.venue, ts_recv), self._stale_ns)
 
     def _book_message(self, stream: Stream) -> messages.Json:
-        book, depth = stream.state.book, int(stream.key.variant)
+        book, depth = stream.state.book, stream.key.depth
         sides = messages.levels(book.book.bids.top(depth), book.book.asks.top(depth))
         trust = self._book_trust(stream.state)
         message = messages.numbered(
@@ -532,20 +582,27 @@ class Gateway:
         return [_for(client, Frame(orjson.dumps(message | flag))) for message in self._present(stream, last)]
 
     def _present(self, stream: Stream, last: int | None) -> list[messages.Json]:
-        state, channel = stream.state, stream.key.channel
-        if channel == "book":
-            return [self._book_message(stream)]
-        if channel == "ticker":
-            trust = self._ticker_trust(state)
-            return [self._ticker_message(stream, trust)] if trust is not None else []
-        if channel == "candles":
-            kept = sorted(state.candles.get(str(stream.key.variant), {}).values(), key=lambda candle: candle.number)
-            return [_candle_message(state, candle) for candle in kept if candle.number > (last or 0)]
-        if channel == "trades":
-            return [_trade_message(state, trade) for trade in list(state.trades)[-_RECENT_TRADES:]]
-        if channel == "anomalies":
-            return [_anomaly_message(state, found) for found in list(state.anomalies)[-_RECENT_ANOMALIES:]]
-        return [_status_message(state, status) for status in list(state.statuses)[-_RECENT_STATUSES:]]
+        state = stream.state
+        match stream.key.channel:
+            case "book":
+                present = [self._book_message(stream)]
+            case "consolidated":
+                present = [self._consolidated_message(stream)]
+            case "ticker":
+                trust = self._ticker_trust(state)
+                present = [self._ticker_message(stream, trust)] if trust is not None else []
+            case "metrics":
+                present = [stream_messages.metrics(state, state.metrics)] if state.metrics is not None else []
+            case "candles":
+                kept = sorted(state.candles.get(str(stream.key.variant), {}).values(), key=lambda candle: candle.number)
+                present = [stream_messages.candle(state, candle) for candle in kept if candle.number > (last or 0)]
+            case "trades":
+                present = [stream_messages.trade(state, trade) for trade in list(state.trades)[-_RECENT_TRADES:]]
+            case "anomalies":
+                present = [stream_messages.anomaly(state, one) for one in list(state.anomalies)[-_RECENT_ANOMALIES:]]
+            case _:
+                present = [stream_messages.status(state, one) for one in list(state.statuses)[-_RECENT_STATUSES:]]
+        return present
 
     def _send_states(self, stream: Stream, message: messages.Json, number: int) -> int:
         frame, sent = Frame(orjson.dumps(message)), 0
@@ -605,30 +662,3 @@ def _identity(text: bytes) -> int | str | None:
 
 def _for(client: Client, frame: Frame) -> bytes:
     return frame.deflated() if client.connection.deflate else frame.plain
-
-
-def _trade_message(state: SymbolState, trade: NumberedTrade) -> messages.Json:
-    data = messages.trade(trade.trade)
-    return messages.numbered("trade", state, trade.trade.ts_event, trade.trust, sequence=trade.number, data=data)
-
-
-def _candle_message(state: SymbolState, candle: NumberedCandle) -> messages.Json:
-    value = candle.candle
-    trust = Trust(value.valid, value.reason)
-    return messages.numbered(
-        "candle", state, value.ts_event, trust, sequence=candle.number, data=messages.candle(value)
-    )
-
-
-def _anomaly_message(state: SymbolState, found: NumberedAnomaly) -> messages.Json:
-    value = found.anomaly
-    return messages.numbered(
-        "anomaly", state, value.ts_event, TRUSTED, sequence=found.number, data=messages.anomaly(value)
-    )
-
-
-def _status_message(state: SymbolState, status: NumberedStatus) -> messages.Json:
-    value = status.status
-    return messages.numbered(
-        "status", state, value.ts_event, TRUSTED, sequence=status.number, data=messages.status(value)
-    )

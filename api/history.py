@@ -173,6 +173,25 @@ class History:
             values | {"venue": venue, "symbol": symbol, "interval": interval, "limit": limit},
         )
 
+    async def metrics(
+        self, venue: str, symbol: str, span: Range, before: Sequence[Any] | None, limit: int
+    ) -> list[Row]:
+        """Return metrics, newest first, after the place `before` (nanoseconds, offset) in that order."""
+        where, values = _conditions(span, "ts", "ts_event_ns")
+        if before is not None:
+            where += " AND ts <= %(before_ts)s AND (ts_event_ns, kafka_offset) < (%(before_ns)s, %(before_offset)s)"
+            values |= {"before_ts": moment(before[0]), "before_ns": before[0], "before_offset": before[1]}
+        return await self._rows(
+            "SELECT ts_event_ns, ts_recv_ns, kafka_offset, line, valid, reason, ts_from_ns, bid::text, bid_size::text, "
+            "ask::text, ask_size::text, mid::text, microprice::text, spread::text, spread_bps::text, imbalance::text, "
+            "depth_bps::text[], bid_depths::text[], ask_depths::text[], bid_reach_bps::text, ask_reach_bps::text, "
+            "order_flow::text, changes, best_price_changes "
+            "FROM metrics WHERE venue = %(venue)s AND symbol = %(symbol)s"
+            + where
+            + " ORDER BY ts DESC, ts_event_ns DESC, kafka_offset DESC LIMIT %(limit)s",
+            values | {"venue": venue, "symbol": symbol, "limit": limit},
+        )
+
     async def gaps(
         self, filters: dict[str, str | None], span: Range, before: Sequence[Any] | None, limit: int
     ) -> list[Row]:

@@ -36,6 +36,7 @@ from marketdata.events import (
     Candle,
     FeedStatus,
     Instrument,
+    Metrics,
     Quote,
     RawFrame,
     Trade,
@@ -85,6 +86,14 @@ class NumberedCandle(msgspec.Struct, frozen=True, gc=False):
 
     number: int
     candle: Candle
+
+
+class NumberedMetrics(msgspec.Struct, frozen=True, gc=False):
+    """Metrics with their count since the start, and the offset of their record, which orders those of equal time."""
+
+    number: int
+    offset: int
+    metrics: Metrics
 
 
 class NumberedAnomaly(msgspec.Struct, frozen=True, gc=False):
@@ -150,6 +159,7 @@ class SymbolState:
         self.candles: dict[str, dict[Place, NumberedCandle]] = {interval: {} for interval in INTERVALS}
         self.candle_numbers = dict.fromkeys(INTERVALS, 0)
         self.day = Day()
+        self.metrics: NumberedMetrics | None = None
         self.anomalies: deque[NumberedAnomaly] = deque(maxlen=ANOMALIES_MAX)
         self.anomaly_number = 0
         self.statuses: deque[NumberedStatus] = deque(maxlen=STATUSES_MAX)
@@ -203,6 +213,13 @@ class CandleChanged(msgspec.Struct, frozen=True, gc=False):
     candle: NumberedCandle
 
 
+class MetricsChanged(msgspec.Struct, frozen=True, gc=False):
+    """The metrics of a book are new."""
+
+    state: SymbolState
+    metrics: NumberedMetrics
+
+
 class AnomalyFound(msgspec.Struct, frozen=True, gc=False):
     """An anomaly is new."""
 
@@ -217,7 +234,7 @@ class StatusChanged(msgspec.Struct, frozen=True, gc=False):
     status: NumberedStatus
 
 
-Change = BookChanged | TickerChanged | Traded | CandleChanged | AnomalyFound | StatusChanged
+Change = BookChanged | TickerChanged | Traded | CandleChanged | MetricsChanged | AnomalyFound | StatusChanged
 
 
 def fresh(trust: Trust, ts_recv: int, now: int, stale_ns: int) -> Trust:
@@ -235,6 +252,7 @@ class Market:
         self.recipes = {recipe.name: recipe.interval for recipe in recipes}
         self._states: dict[tuple[str, str], SymbolState] = {}
         self._venues: dict[str, list[str]] = {}
+        self._listed: dict[tuple[str, str], dict[SymbolState, None]] = {}
         self.ignored: dict[str, int] = {}
 
     def find(self, venue: str, symbol: str) -> SymbolState | None:
@@ -246,6 +264,14 @@ class Market:
         venues = self._venues.get(symbol, [])
         with_data = [venue for venue in venues if self._states[venue, symbol].has_data]
         return with_data or venues
+
+    def named(self, symbol: str) -> list[SymbolState]:
+        """Return the states of a symbol, one of each venue."""
+        return [self._states[venue, symbol] for venue in self._venues.get(symbol, [])]
+
+    def listed(self, base: str, quote: str) -> list[SymbolState]:
+        """Return the states of every symbol that a venue has listed with these currencies."""
+        return list(self._listed.get((base, quote), ()))
 
     def states(self) -> Iterator[SymbolState]:
         """Return every state, those of whole connections (symbol `*`) included."""
@@ -270,12 +296,16 @@ class Market:
                 changes = self._trades(state, event, offset)
             case Candle():
                 changes = self._candle(state, event)
+            case Metrics():
+                number = state.metrics.number + 1 if state.metrics else 1
+                state.metrics = NumberedMetrics(number, offset, event)
+                changes = [MetricsChanged(state, state.metrics)]
             case Anomaly():
                 changes = self._anomaly(state, event)
             case FeedStatus():
                 changes = self._status(state, event)
             case Instrument():
-                state.instrument, changes = event, []
+                changes = self._instrument(state, event)
             case _:
                 self._ignore("unexpected_event")
                 changes = []
@@ -418,6 +448,13 @@ class Market:
         status = NumberedStatus(state.status_number, event)
         state.statuses.append(status)
         return [StatusChanged(state, status)]
+
+    def _instrument(self, state: SymbolState, event: Instrument) -> list[Change]:
+        before, state.instrument = state.instrument, event
+        if before is not None:
+            self._listed[before.base_currency, before.quote_currency].pop(state, None)
+        self._listed.setdefault((event.base_currency, event.quote_currency), {})[state] = None
+        return []
 
     def _renew_ticker(self, state: SymbolState) -> list[Change]:
         ticker = _ticker(state)

@@ -12,7 +12,7 @@ from typing import Any
 from api.market import SymbolState, Trust
 from marketdata.book import Level
 from marketdata.clock import format_rfc3339
-from marketdata.events import Anomaly, Candle, FeedStatus, Instrument, Trade
+from marketdata.events import Anomaly, Candle, FeedStatus, Instrument, Metrics, Trade
 from marketdata.sided_bar import vwap
 
 Json = dict[str, Any]
@@ -97,6 +97,17 @@ def candle(value: Candle) -> Json:
             "sell_trades": value.sell_trades,
         }
     return data
+
+
+def metrics(value: Metrics) -> Json:
+    """Return a book's metrics without their time; what is unknown is null."""
+    return {"start": format_rfc3339(value.ts_from)} | {name: getattr(value, name) for name in METRICS}
+
+
+METRICS = (
+    "bid", "bid_size", "ask", "ask_size", "mid", "microprice", "spread", "spread_bps", "imbalance", "depth_bps",
+    "bid_depths", "ask_depths", "bid_reach_bps", "ask_reach_bps", "order_flow", "changes", "best_price_changes",
+)  # fmt: skip
 
 
 def anomaly(value: Anomaly) -> Json:

@@ -13,7 +13,9 @@ READONLY = "tickstream_readonly"
 HISTORY = "tickstream_history"
 
 # The sink only appends to the history tables; the tables that it updates are small.
-_APPEND = ("trades", "quotes", "books", "candles", "venue_candles", "anomalies", "feed_status", "dead_letters")
+_APPEND = (
+    "trades", "quotes", "books", "metrics", "candles", "venue_candles", "anomalies", "feed_status", "dead_letters",
+)  # fmt: skip
 _UPSERT = ("kafka_offsets", "gaps", "instruments")
 _REPLACE = ("candles_open",)
 # Backfill and repair read tables and write their jobs; their data is stored through Kafka and the sink.

@@ -20,7 +20,18 @@ import orjson
 from marketdata.clock import SECOND_NS
 from marketdata.decimals import LENGTH_MAX, decimal
 from marketdata.errors import BadEvent
-from marketdata.events import Anomaly, AnyEvent, Book, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.events import (
+    Anomaly,
+    AnyEvent,
+    Book,
+    Candle,
+    DeadLetter,
+    FeedStatus,
+    Instrument,
+    Metrics,
+    Quote,
+    Trades,
+)
 from marketdata.topics import VENUE_CANDLES
 from sink import binary
 from sink.batch import Source, TableRows
@@ -46,6 +57,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "valid", "reason", "venue", "symbol",
         "line", "origin", "sequence", "depth", "updates", "bid_prices", "bid_sizes", "ask_prices", "ask_sizes",
     ),
+    "metrics": (
+        "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "valid", "reason", "venue", "symbol",
+        "line", "origin", "sequence", "ts_from_ns", "changes", "best_price_changes", "depth_bps", "bid_depths",
+        "ask_depths", "bid", "bid_size", "ask", "ask_size", "mid", "microprice", "spread", "spread_bps", "imbalance",
+        "bid_reach_bps", "ask_reach_bps", "order_flow",
+    ),
     "candles": (
         "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "ts_end", "start_ns", "end_ns", "trades",
         "revision", "valid", "reason", "state", "interval", "open", "high", "low", "close", "volume", "quote_volume",
@@ -67,6 +84,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 COLUMNS["candles_open"] = COLUMNS["venue_candles"] = COLUMNS["candles"]
 
+# The columns of metrics that are decimals or NULL, at the end of a row.
+_METRICS = COLUMNS["metrics"][18:]
 
 NULL = "\\N"
 _VENUE_CANDLES = VENUE_CANDLES.physical()
@@ -168,6 +187,16 @@ def _book(event: Book, source: Source) -> TableRows:
     return TableRows(source, "books", 1, text.encode())
 
 
+def _metrics(event: Metrics, source: Source) -> TableRows:
+    values = "\t".join(_optional(getattr(event, name), name) for name in _METRICS)
+    text = (
+        f"{_stamp(event, source)}\t{_flag(event.valid)}\t{_short(event.reason)}\t{_origin(event)}\t"
+        f"{event.ts_from}\t{event.changes}\t{event.best_price_changes}\t{_numbers(event.depth_bps, 'depth_bps')}\t"
+        f"{_numbers(event.bid_depths, 'bid_depths')}\t{_numbers(event.ask_depths, 'ask_depths')}\t{values}\n"
+    )
+    return TableRows(source, "metrics", 1, text.encode())
+
+
 def _candle(event: Candle, source: Source) -> TableRows:
     text = (
         f"{timestamp(event.start)}\t{event.ts_event}\t{event.ts_recv}\t{source.offset}\t{source.partition}\t"
@@ -244,6 +273,7 @@ def _letter_row(letter: DeadLetter, source: Source) -> bytes:
 _BUILDERS: dict[type, Callable[[Any, Source], TableRows]] = {
     Quote: _quote,
     Book: _book,
+    Metrics: _metrics,
     Candle: _candle,
     Anomaly: _anomaly,
     FeedStatus: _feed_status,
@@ -263,11 +293,11 @@ def timestamp(ts: int) -> str:
     return f"{_second(seconds)}.{rest // 1000:06d}+00"
 
 
-def _stamp(event: Quote | Book | Anomaly | FeedStatus, source: Source) -> str:
+def _stamp(event: Quote | Book | Metrics | Anomaly | FeedStatus, source: Source) -> str:
     return f"{timestamp(event.ts_event)}\t{event.ts_event}\t{event.ts_recv}\t{source.offset}\t{source.partition}"
 
 
-def _origin(event: Quote | Book | FeedStatus) -> str:
+def _origin(event: Quote | Book | Metrics | FeedStatus) -> str:
     return (
         f"{_short(event.venue)}\t{_short(event.symbol)}\t{_short(event.line)}\t{_short(event.origin)}\t"
         f"{_integer(event.sequence)}"

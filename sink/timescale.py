@@ -13,6 +13,7 @@ HYPERTABLES: dict[str, str] = {
     "trades": "venue, symbol",
     "quotes": "venue, symbol",
     "books": "venue, symbol",
+    "metrics": "venue, symbol",
     "candles": "venue, symbol, interval",
     "venue_candles": "venue, symbol, interval",
     "anomalies": "venue, symbol",

@@ -12,7 +12,9 @@ from infra.local.table import Endpoints
 from marketdata.errors import SettingsError, Unavailable
 from sink import migrations, retention, timescale
 
-HISTORY = ("trades", "quotes", "books", "candles", "venue_candles", "anomalies", "feed_status", "dead_letters")
+HISTORY = (
+    "trades", "quotes", "books", "metrics", "candles", "venue_candles", "anomalies", "feed_status", "dead_letters",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from marketdata.events import (
     DeadLetter,
     FeedStatus,
     Instrument,
+    Metrics,
     Quote,
     Trade,
     Trades,
@@ -168,6 +169,28 @@ def test_books_are_stored_level_by_level(table: Table) -> None:
         "SELECT ts_event_ns, valid, reason, sequence, depth, updates, bid_prices, bid_sizes, ask_prices, ask_sizes "
         "FROM books"
     ) == [(TS, False, "crossed", 9, 2, 77, [Decimal("2.50"), Decimal(2)], [Decimal(1), Decimal("0.10")], [], [])]
+
+
+def test_metrics_are_stored_with_all_fields(table: Table) -> None:
+    """What is unknown is NULL; depths keep their order."""
+    event = Metrics(
+        venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS + 5, line="l", sequence=9, valid=True,
+        ts_from=TS - 1, bid="99", bid_size="1.50", ask="101", ask_size="2", mid="100", microprice="99.9", spread="2",
+        spread_bps="200", imbalance="-0.142857142857142857", depth_bps=["5", "10"], bid_depths=["0", "1.5"],
+        ask_depths=["0", "2"], bid_reach_bps="100", ask_reach_bps="1e3", order_flow=None, changes=7,
+        best_price_changes=2,
+    )  # fmt: skip
+    writer = table.writer()
+    writer.locate(LOG)
+    writer.write(batch_of([event]))
+    assert table.rows(
+        "SELECT ts_event_ns, ts_recv_ns, line, sequence, valid, ts_from_ns, bid, bid_size, ask, ask_size, mid, "
+        "microprice, spread, spread_bps, imbalance, depth_bps, bid_depths, ask_depths, bid_reach_bps, ask_reach_bps, "
+        "order_flow, changes, best_price_changes FROM metrics"
+    ) == [
+        (TS, TS + 5, "l", 9, True, TS - 1, 99, Decimal("1.50"), 101, 2, 100, Decimal("99.9"), 2, 200,
+         Decimal("-0.142857142857142857"), [5, 10], [0, Decimal("1.5")], [0, 2], 100, 1000, None, 7, 2)
+    ]  # fmt: skip
 
 
 def test_anomalies_and_statuses_are_stored_with_all_fields(table: Table) -> None:

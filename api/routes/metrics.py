@@ -1,0 +1,139 @@
+"""Metrics of a book, and the best bid and offer over all venues."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api import messages
+from api.answers import json_answer
+from api.consolidated import ALL_VENUES, Product, choices, consolidate, members
+from api.history import Row
+from api.market import UNKNOWN, NumberedMetrics, SymbolState, Trust
+from api.models import ConsolidatedAnswer, MetricsAnswer
+from api.parameters import Range, find, read_cursor, time_range, write_cursor
+from api.problems import Problem, bad_value
+from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolPath, VenueQuery, problems
+from api.service import Service
+from marketdata.clock import format_rfc3339
+from marketdata.events import Metrics
+
+router = APIRouter(prefix="/api/v1/market", tags=["market"])
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+@router.get(
+    "/{symbol}/metrics",
+    response_model=MetricsAnswer,
+    responses=problems(404, 409, 422, 503),
+    summary="Spread, depth, imbalance and order flow",
+)
+async def metrics(
+    request: Request,
+    symbol: SymbolPath,
+    *,
+    venue: VenueQuery = None,
+    start: StartQuery = None,
+    end: EndQuery = None,
+    limit: LimitQuery = 100,
+    cursor: CursorQuery = None,
+) -> Response:
+    """Answer with metrics of the book, newest first: the latest from memory, the others from the database."""
+    span = time_range(start, end)
+    before = read_cursor(cursor, tuple[int, int])
+    if before is not None and int(before[0]) < 0:
+        raise bad_value("cursor", cursor, "is no next_cursor of an answer of ours")
+    service = _service(request)
+    state = find(service.market, symbol, venue, known=service.known)
+    last = state.metrics
+    rows = {} if last is None or not _is_wanted(last, span, before) else {_place(last): _live(last.metrics)}
+    complete = False
+    if len(rows) < limit or cursor is not None or not span.open:
+        try:
+            stored = await service.history.metrics(state.venue, state.symbol, span, before, limit + 1)
+        except Problem:
+            # The latest metrics are known without a database; a page of history is not.
+            if cursor is not None or not span.open or not rows:
+                raise
+        else:
+            rows |= {(row["ts_event_ns"], row["kafka_offset"]): _stored(row) for row in stored}
+            complete = len(rows) <= limit
+    page = sorted(rows, reverse=True)[:limit]
+    trust = Trust(last.metrics.valid, last.metrics.reason) if last is not None else UNKNOWN
+    trust = service.fresh(trust, state.venue, last.metrics.ts_recv if last is not None else 0)
+    ts = last.metrics.ts_event if last is not None else service.clock()
+    answer = messages.envelope("metrics", state, ts, trust, [rows[place] for place in page])
+    answer["next_cursor"] = None if complete or not page else write_cursor(*page[-1])
+    return json_answer(request, answer)
+
+
+@router.get(
+    "/{symbol}/consolidated",
+    response_model=ConsolidatedAnswer,
+    responses=problems(404, 409, 422, 503),
+    summary="The best bid and offer over all venues",
+)
+async def consolidated(
+    request: Request,
+    symbol: SymbolPath,
+    *,
+    kind: Annotated[
+        str | None,
+        Query(
+            description="Kind of the instrument, as in /symbols; needed where the symbol means several.",
+            examples=["spot"],
+            max_length=32,
+        ),
+    ] = None,
+) -> Response:
+    """Answer with the highest bid and the lowest ask of the venues that are valid now, and each venue's own."""
+    service = _service(request)
+    wanted = _choose(service, symbol, kind)
+    now = service.clocks.now
+    found = consolidate(wanted, members(service.market, symbol, wanted), now, service.stale_ns)
+    state = SymbolState(ALL_VENUES, symbol)
+    return json_answer(request, messages.envelope("consolidated", state, found.ts_event, found.trust, found.data(now)))
+
+
+def _choose(service: Service, symbol: str, kind: str | None) -> Product:
+    """Return the only instrument that a symbol and a kind mean."""
+    found = choices(service.market, symbol, kind)
+    if not found:
+        if not service.market.named(symbol):
+            find(service.market, symbol, None, known=service.known)
+        raise Problem(HTTPStatus.NOT_FOUND, f"no venue trades {symbol!r} of a kind that is consolidated")
+    if len(found) > 1:
+        kinds = sorted({each.kind for each in found})
+        raise Problem(HTTPStatus.CONFLICT, f"{symbol} is traded as {', '.join(kinds)}: say which, with ?kind=")
+    return found[0]
+
+
+def _place(kept: NumberedMetrics) -> tuple[int, int]:
+    return kept.metrics.ts_event, kept.offset
+
+
+def _is_wanted(kept: NumberedMetrics, span: Range, before: tuple[Any, ...] | None) -> bool:
+    return span.holds(kept.metrics.ts_event) and (before is None or _place(kept) < before)
+
+
+def _live(value: Metrics) -> messages.Json:
+    return {
+        "timestamp": format_rfc3339(value.ts_event),
+        "valid": value.valid,
+        "reason": value.reason,
+    } | messages.metrics(value)
+
+
+def _stored(row: Row) -> messages.Json:
+    return {
+        "timestamp": format_rfc3339(row["ts_event_ns"]),
+        "valid": row["valid"],
+        "reason": row["reason"],
+        "start": format_rfc3339(row["ts_from_ns"]),
+    } | {name: row[name] for name in messages.METRICS}
