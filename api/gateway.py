@@ -599,7 +599,9 @@ class Gateway:
             case "trades":
                 present = [stream_messages.trade(state, trade) for trade in list(state.trades)[-_RECENT_TRADES:]]
             case "anomalies":
-                present = [stream_messages.anomaly(state, one) for one in list(state.anomalies)[-_RECENT_ANOMALIES:]]
+                present = [
+                    stream_messages.anomaly(state, one) for one in list(state.anomalies.values())[-_RECENT_ANOMALIES:]
+                ]
             case _:
                 present = [stream_messages.status(state, one) for one in list(state.statuses)[-_RECENT_STATUSES:]]
         return present

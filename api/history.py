@@ -231,21 +231,24 @@ class History:
     async def anomalies(
         self, filters: dict[str, str | None], span: Range, before: Sequence[Any] | None, limit: int
     ) -> list[Row]:
-        """Return anomalies, newest first; `filters` may name venue, symbol, kind and severity."""
-        where, values = _conditions(span, "ts", "ts_event_ns")
+        """Return anomalies by their start, newest first, each as it is now.
+
+        `filters` may name venue, symbol, kind, severity and state (open or ended).
+        """
+        where, values = _conditions(span, "ts", "coalesce(ts_start_ns, ts_event_ns)")
         if before is not None:
-            where += (
-                " AND (ts, kafka_partition, kafka_offset) < (%(before_ts)s, %(before_partition)s, %(before_offset)s)"
-            )
-            values |= {"before_ts": moment(before[0] * 1000), "before_partition": before[1], "before_offset": before[2]}
+            where += " AND (ts, anomaly_id) < (%(before_ts)s, %(before_id)s)"
+            values |= {"before_ts": moment(before[0] * 1000), "before_id": before[1]}
         return await self._rows(
-            "SELECT anomaly_id, venue, symbol, ts, ts_event_ns, kind, severity, metric, value::text, "
-            "limit_value::text AS limit, evidence, kafka_partition, kafka_offset FROM anomalies "
+            "SELECT anomaly_id, venue, symbol, ts, coalesce(ts_start_ns, ts_event_ns) AS ts_start_ns, ts_peak_ns, "
+            "ts_end_ns, kind, severity, metric, value::text, limit_value::text AS limit, usual::text, phase, text, "
+            "evidence FROM anomalies_latest "
             "WHERE (%(venue)s::text IS NULL OR venue = %(venue)s) AND (%(symbol)s::text IS NULL OR symbol = %(symbol)s)"
             " AND (%(kind)s::text IS NULL OR kind = %(kind)s)"
             " AND (%(severity)s::text IS NULL OR severity = %(severity)s)"
+            " AND (%(state)s::text IS NULL OR (ts_start_ns IS NOT NULL AND ts_end_ns IS NULL) = (%(state)s = 'open'))"
             + where
-            + " ORDER BY ts DESC, kafka_partition DESC, kafka_offset DESC LIMIT %(limit)s",
+            + " ORDER BY ts DESC, anomaly_id DESC LIMIT %(limit)s",
             values | filters | {"limit": limit},
         )
 

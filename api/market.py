@@ -97,7 +97,7 @@ class NumberedMetrics(msgspec.Struct, frozen=True, gc=False):
 
 
 class NumberedAnomaly(msgspec.Struct, frozen=True, gc=False):
-    """An anomaly with its count since the start."""
+    """An anomaly as it is now, with the count of changes of anomalies when it last changed."""
 
     number: int
     anomaly: Anomaly
@@ -160,7 +160,7 @@ class SymbolState:
         self.candle_numbers = dict.fromkeys(INTERVALS, 0)
         self.day = Day()
         self.metrics: NumberedMetrics | None = None
-        self.anomalies: deque[NumberedAnomaly] = deque(maxlen=ANOMALIES_MAX)
+        self.anomalies: dict[str, NumberedAnomaly] = {}  # each as it is now, by id, in order of change
         self.anomaly_number = 0
         self.statuses: deque[NumberedStatus] = deque(maxlen=STATUSES_MAX)
         self.status_number = 0
@@ -221,7 +221,7 @@ class MetricsChanged(msgspec.Struct, frozen=True, gc=False):
 
 
 class AnomalyFound(msgspec.Struct, frozen=True, gc=False):
-    """An anomaly is new."""
+    """An anomaly is new, has become worse or has ended."""
 
     state: SymbolState
     anomaly: NumberedAnomaly
@@ -440,7 +440,10 @@ class Market:
     def _anomaly(self, state: SymbolState, event: Anomaly) -> list[Change]:
         state.anomaly_number += 1
         found = NumberedAnomaly(state.anomaly_number, event)
-        state.anomalies.append(found)
+        state.anomalies.pop(event.anomaly_id, None)
+        state.anomalies[event.anomaly_id] = found
+        if len(state.anomalies) > ANOMALIES_MAX:
+            del state.anomalies[next(iter(state.anomalies))]
         return [AnomalyFound(state, found)]
 
     def _status(self, state: SymbolState, event: FeedStatus) -> list[Change]:

@@ -111,7 +111,7 @@ METRICS = (
 
 
 def anomaly(value: Anomaly) -> Json:
-    """Return one anomaly: what was measured and which limit it crossed."""
+    """Return one anomaly as it is now: what was measured, which limit it crossed, and from when to when."""
     return {
         "anomaly_id": value.anomaly_id,
         "kind": value.kind,
@@ -120,7 +120,16 @@ def anomaly(value: Anomaly) -> Json:
         "value": value.value,
         "limit": value.limit,
         "evidence": value.evidence,
-    }
+        "phase": value.phase,
+        "usual": value.usual,
+        "text": value.text,
+    } | life(value.ts_event if value.ts_start is None else value.ts_start, value.ts_peak, value.ts_end)
+
+
+def life(start: int, peak: int | None, end: int | None) -> Json:
+    """Return the times of an anomaly: the end is null until it has ended."""
+    times = {"start": start, "peak": peak, "end": end}
+    return {name: None if ts is None else format_rfc3339(ts) for name, ts in times.items()}
 
 
 def status(value: FeedStatus) -> Json:

@@ -374,17 +374,27 @@ class AnomalyData(_Model):
     timestamp: Time
     kind: Annotated[
         str,
-        Field(description="crossed, stale, gap, price_jump, spread_blowout or volume_spike.", examples=["price_jump"]),
+        Field(
+            description="crossed, stale, silent, gap, price_jump, price_deviation, spread_blowout, volume_spike, "
+            "quote_stuffing or liquidation_cascade.",
+            examples=["price_jump"],
+        ),
     ]
     severity: Annotated[str, Field(description="info, warning or critical.", examples=["warning"])]
     metric: Annotated[str, Field(description="What was measured.")]
-    value: Price
+    value: Annotated[str, Field(description="The worst value so far.", examples=["0.05"])]
     limit: Annotated[str, Field(description="The limit that the value crossed.", examples=["0.01"])]
+    usual: Annotated[str | None, Field(description="What is usual for the symbol.", examples=["0.0001"])]
+    text: Annotated[str, Field(description="One sentence for people.")]
+    phase: Annotated[str, Field(description="start, peak or end.", examples=["end"])]
+    start: Time
+    peak: Annotated[Time | None, Field(description="Time of the worst value so far.")]
+    end: Annotated[Time | None, Field(description="null until it has ended.")]
     evidence: dict[str, Any]
 
 
 class AnomaliesAnswer(_Model):
-    """Anomalies, newest first."""
+    """Anomalies by their start, newest first, each once."""
 
     type: Literal["anomalies"]
     timestamp: Time

@@ -18,7 +18,7 @@ from marketdata.errors import BadEvent
 # The last whole second that a signed 64-bit count of nanoseconds holds (in 2262).
 _TIME_NS_MAX = (1 << 63) // SECOND_NS * SECOND_NS
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
-_CURSOR_CHARACTERS_MAX = 400
+_CURSOR_CHARACTERS_MAX = 1_000
 _INTEGER_MAX = 1 << 63
 
 

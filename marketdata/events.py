@@ -377,7 +377,11 @@ class CandleHistory(Event, frozen=True, kw_only=True, gc=False):
 
 
 class Anomaly(Event, frozen=True, kw_only=True, gc=False):
-    """An unusual market or data condition."""
+    """An unusual market or data condition: one event when it starts, at peaks, and when it ends (`phase`).
+
+    Each event states all of the anomaly so far. All events of one anomaly have the same `anomaly_id`; `ts_end` is None
+    until it has ended.
+    """
 
     schema: ClassVar[str] = "Anomaly"
 
@@ -390,6 +394,12 @@ class Anomaly(Event, frozen=True, kw_only=True, gc=False):
     value: str
     limit: str
     evidence: dict[str, str]
+    phase: str = "start"
+    ts_start: int | None = None
+    ts_peak: int | None = None
+    ts_end: int | None = None
+    usual: str | None = None
+    text: str = ""
 
 
 class DeadLetter(Event, frozen=True, kw_only=True, gc=False):

@@ -71,7 +71,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "anomalies": (
         "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "venue", "symbol", "anomaly_id", "kind",
-        "severity", "metric", "value", "limit_value", "evidence",
+        "severity", "metric", "value", "limit_value", "evidence", "phase", "ts_start_ns", "ts_peak_ns", "ts_end_ns",
+        "usual", "text",
     ),
     "feed_status": (
         "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "venue", "symbol", "line", "origin",
@@ -224,10 +225,14 @@ def _anomaly(event: Anomaly, source: Source) -> TableRows:
     if any("\x00" in text for pair in event.evidence.items() for text in pair):
         raise BadEvent("control_character", "evidence", repr(event.evidence))
     evidence = orjson.dumps(event.evidence, option=orjson.OPT_SORT_KEYS).decode()
+    # All rows of an anomaly have the time of its start, see the view `anomalies_latest`.
+    start = timestamp(event.ts_event if event.ts_start is None else event.ts_start)
     text = (
-        f"{_stamp(event, source)}\t{_short(event.venue)}\t{_short(event.symbol)}\t{_text(event.anomaly_id)}\t"
+        f"{start}\t{event.ts_event}\t{event.ts_recv}\t{source.offset}\t{source.partition}\t"
+        f"{_short(event.venue)}\t{_short(event.symbol)}\t{_text(event.anomaly_id)}\t"
         f"{_short(event.kind)}\t{_short(event.severity)}\t{_short(event.metric)}\t{_number(event.value, 'value')}\t"
-        f"{_number(event.limit, 'limit')}\t{_text(evidence)}\n"
+        f"{_number(event.limit, 'limit')}\t{_text(evidence)}\t{_short(event.phase)}\t{_integer(event.ts_start)}\t"
+        f"{_integer(event.ts_peak)}\t{_integer(event.ts_end)}\t{_optional(event.usual, 'usual')}\t{_text(event.text)}\n"
     )
     return TableRows(source, "anomalies", 1, text.encode())
 
@@ -293,7 +298,7 @@ def timestamp(ts: int) -> str:
     return f"{_second(seconds)}.{rest // 1000:06d}+00"
 
 
-def _stamp(event: Quote | Book | Metrics | Anomaly | FeedStatus, source: Source) -> str:
+def _stamp(event: Quote | Book | Metrics | FeedStatus, source: Source) -> str:
     return f"{timestamp(event.ts_event)}\t{event.ts_event}\t{event.ts_recv}\t{source.offset}\t{source.partition}"
 
 
@@ -326,7 +331,7 @@ def _explain(event: AnyEvent) -> BadEvent:
 
 
 # Texts that are in no index.
-_LONG = frozenset({"detail", "channel", "gap_id", "anomaly_id", "evidence", "id"})
+_LONG = frozenset({"detail", "channel", "gap_id", "anomaly_id", "evidence", "id", "text"})
 
 
 def _text(value: str) -> str:

@@ -6,6 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import Field, PrivateAttr, field_validator
 from pydantic_settings import NoDecode
 
@@ -15,6 +16,7 @@ from marketdata.operator import AnyOperator
 from marketdata.recipes import Recipe, load_recipes
 from runtime.settings import CommonSettings
 from stream_apps.operators import make_operators
+from stream_apps.operators.anomaly_limits import LimitsBySymbol
 from stream_apps.operators.metrics import MetricsSettings
 
 # The one consumer group of the pipeline, after the group prefix.
@@ -45,6 +47,23 @@ class OperatorSettings(CommonSettings):
         if self.recipes is not None:
             self._recipes = load_recipes(self.recipes)
 
+    anomaly_limits: Annotated[dict[str, dict[str, float]], NoDecode] = Field(
+        default={},
+        description='Limits of anomalies by symbol, as JSON: {"*": {"volume_times": 20}, "coinbase:BTC-USD": {...}}; '
+        "keys are venue:symbol, *:symbol, venue:* and *.",
+    )
+
+    @field_validator("anomaly_limits", mode="before")
+    @classmethod
+    def _read_limits(cls, value: Any) -> Any:
+        return msgspec.json.decode(value) if isinstance(value, str) else value
+
+    @field_validator("anomaly_limits")
+    @classmethod
+    def _check_limits(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        LimitsBySymbol(value)
+        return value
+
     @field_validator("metrics_bps", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -59,7 +78,7 @@ class OperatorSettings(CommonSettings):
     def operators(self) -> tuple[AnyOperator, ...]:
         """Return one of each operator, with these settings."""
         metrics = MetricsSettings(every_ns=self.metrics_ms * MILLISECOND_NS, depth_bps=self.metrics_bps)
-        return make_operators(self._recipes, metrics=metrics)
+        return make_operators(self._recipes, metrics=metrics, limits=LimitsBySymbol(self.anomaly_limits))
 
 
 class StreamSettings(OperatorSettings):

@@ -19,6 +19,10 @@ from marketdata.events import ALL_SYMBOLS
 router = APIRouter(prefix="/api/v1", tags=["ledger"])
 
 _EVENTS_MAX = 100
+AnomalyKind = Literal[
+    "crossed", "stale", "silent", "gap", "price_jump", "price_deviation", "spread_blowout", "volume_spike",
+    "quote_stuffing", "liquidation_cascade",
+]  # fmt: skip
 
 
 def _service(request: Request) -> Service:
@@ -90,28 +94,26 @@ async def anomalies(
     venue: VenueQuery = None,
     symbol: SymbolQuery = None,
     kind: Annotated[
-        Literal["crossed", "stale", "gap", "price_jump", "spread_blowout", "volume_spike"] | None,
+        AnomalyKind | None,
         Query(description="Only this kind."),
     ] = None,
     severity: Annotated[Literal["info", "warning", "critical"] | None, Query(description="Only this severity.")] = None,
+    state: Annotated[Literal["open", "ended"] | None, Query(description="Only anomalies in this state.")] = None,
     start: StartQuery = None,
     end: EndQuery = None,
     limit: LimitQuery = 100,
     cursor: CursorQuery = None,
 ) -> Response:
-    """Answer with anomalies, newest first: which value crossed which limit, and the evidence."""
+    """Answer with anomalies by start, newest first, each once: which value was above which limit, from when to when."""
     span = time_range(start, end)
-    before = read_cursor(cursor, tuple[int, int, int])
-    filters = {"venue": venue, "symbol": symbol, "kind": kind, "severity": severity}
+    before = read_cursor(cursor, tuple[int, str])
+    filters = {"venue": venue, "symbol": symbol, "kind": kind, "severity": severity, "state": state}
     service = _service(request)
     rows = await service.history.anomalies(filters, span, before, limit + 1)
     page = rows[:limit]
     answer = ledger("anomalies", service.clock(), [_anomaly(row) for row in page])
-    last = page[-1] if page else {}
     answer["next_cursor"] = (
-        write_cursor(microseconds(last["ts"]), last["kafka_partition"], last["kafka_offset"])
-        if len(rows) > limit
-        else None
+        write_cursor(microseconds(page[-1]["ts"]), page[-1]["anomaly_id"]) if len(rows) > limit else None
     )
     return json_answer(request, answer)
 
@@ -197,5 +199,14 @@ _JOB_FIELDS = (
 
 
 def _anomaly(row: dict[str, Any]) -> messages.Json:
-    names = ("anomaly_id", "venue", "symbol", "kind", "severity", "metric", "value", "limit", "evidence")
-    return {name: row[name] for name in names} | {"timestamp": format_rfc3339(row["ts_event_ns"])}
+    return (
+        {name: row[name] for name in _ANOMALY_FIELDS}
+        | {"timestamp": format_rfc3339(row["ts_start_ns"])}
+        | messages.life(row["ts_start_ns"], row["ts_peak_ns"], row["ts_end_ns"])
+    )
+
+
+_ANOMALY_FIELDS = (
+    "anomaly_id", "venue", "symbol", "kind", "severity", "phase", "metric", "value", "limit", "usual", "text",
+    "evidence",
+)  # fmt: skip

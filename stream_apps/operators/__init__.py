@@ -10,9 +10,12 @@ from collections.abc import Sequence
 
 from marketdata.operator import AnyOperator
 from marketdata.recipes import Recipe
+from stream_apps.operators.anomalies_derivatives import AnomaliesDerivatives
+from stream_apps.operators.anomalies_metrics import AnomaliesMetrics
 from stream_apps.operators.anomalies_quotes import AnomaliesQuotes
 from stream_apps.operators.anomalies_status import AnomaliesStatus
 from stream_apps.operators.anomalies_trades import AnomaliesTrades
+from stream_apps.operators.anomaly_limits import LimitsBySymbol
 from stream_apps.operators.books import Books
 from stream_apps.operators.candles import Candles
 from stream_apps.operators.ingest_books import IngestBooks
@@ -27,7 +30,10 @@ from stream_apps.operators.trade_bars import TradeBars
 
 
 def make_operators(
-    recipes: Sequence[Recipe] = (), *, metrics: MetricsSettings | None = None
+    recipes: Sequence[Recipe] = (),
+    *,
+    metrics: MetricsSettings | None = None,
+    limits: LimitsBySymbol | None = None,
 ) -> tuple[AnyOperator, ...]:
     """Return one of each operator: those that read an ingest topic first, then those that read public topics.
 
@@ -46,7 +52,9 @@ def make_operators(
         Candles(),
         *([TimeBars(times)] if times else ()),
         *([TradeBars(others)] if others else ()),
-        AnomaliesTrades(),
-        AnomaliesQuotes(),
+        AnomaliesTrades(limits),
+        AnomaliesQuotes(limits),
+        AnomaliesMetrics(limits),
+        AnomaliesDerivatives(limits),
         AnomaliesStatus(),
     )

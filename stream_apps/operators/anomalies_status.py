@@ -1,4 +1,9 @@
-"""Anomalies of feeds: gaps, silent feeds and failed connections (see `anomaly`)."""
+"""Anomalies of feeds: gaps, silent feeds and failed connections (see `anomaly`).
+
+1. A gap is open until every gap of its line that the anomaly contains is resynced. Its value is how many messages are
+   missing; one gap after another within `COOLDOWN_NS` of the start is only on the ledger, not another anomaly.
+2. A line that receives nothing, or cannot connect, is stale until it is connected.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,36 @@ from collections import Counter
 
 import msgspec
 
-from marketdata.events import Anomaly, AnyEvent, FeedStatus
-from stream_apps.operators.anomaly import Reports, make_anomaly
+from marketdata.clock import SECOND_NS
+from marketdata.events import AnyEvent, FeedStatus
+from stream_apps.operators.anomaly import Episodes, Finding
 
-# Lines whose last reports are remembered. Beyond this the line with the oldest report is evicted; it may then be
-# reported again within the cooldown.
+# Lines that are remembered. Beyond this the line that reported longest ago is forgotten, and its anomalies end.
 LINES_MAX = 64
+# Open gaps of one line that are remembered; beyond this the oldest counts as closed.
+GAPS_MAX = 64
+COOLDOWN_NS = 60 * SECOND_NS
+
+# Where candles are missing, the trades had a gap, or there were none: a listing of old trades jumps over them.
+_CANDLES = "candles"
+_SILENT = "heartbeat_missed"
+_NO_CONNECTION = frozenset({"breaker_open", "refused", "given_up"})
+_CONNECTED = frozenset({"connected", "breaker_closed"})
+
+
+class Line(msgspec.Struct):
+    """The gaps of one line that are open, how many messages are missing, and when the last anomaly of each began."""
+
+    gaps: dict[str, None] = {}
+    missing: int = 0
+    started: dict[str, int] = {}
 
 
 class AnomaliesStatusState(msgspec.Struct):
-    """The last reports of each line of one symbol, or of a venue's connections; at most `LINES_MAX` lines."""
+    """The lines of one symbol, or of a venue's connections, at most `LINES_MAX`, and which anomalies are open."""
 
-    reports: dict[str, Reports] = {}
+    episodes: Episodes
+    lines: dict[str, Line] = {}
     halted: bool = False
 
 
@@ -34,24 +57,99 @@ class AnomaliesStatus:
 
     def start(self, key: str) -> AnomaliesStatusState:  # noqa: ARG002 - the protocol's
         """Return the state of a key that was never seen."""
-        return AnomaliesStatusState()
+        return AnomaliesStatusState(episodes=Episodes())
 
     def step(self, state: AnomaliesStatusState, event: AnyEvent) -> tuple[AnomaliesStatusState, list[AnyEvent]]:
-        """Return the anomaly that a status indicates."""
+        """Return what begins, worsens or ends with a status."""
         assert isinstance(event, FeedStatus)  # noqa: S101 - the topic's schema
+        episodes = state.episodes
+        out = episodes.settle(event)
         if event.kind in {"halted", "resumed"}:
             state.halted = event.kind == "halted"
-        found = _of_status(event)
-        if found is None or (state.halted and found.kind == "stale"):
-            return state, []
-        reports = state.reports.pop(event.line, None) or Reports()
-        state.reports[event.line] = reports
-        if len(state.reports) > LINES_MAX:
-            del state.reports[next(iter(state.reports))]
-        return state, [found] if reports.is_due(found.kind, event.ts_event, self.counts) else []
+        if event.kind == "gap" and event.channel != _CANDLES:
+            out += self._gap(state, event)
+        elif event.kind == "resynced":
+            out += self._resynced(state, event)
+        elif event.kind == _SILENT and not state.halted:
+            text = event.detail or "nothing was received for too long"
+            out += self._stale(state, event, f"heartbeats:{event.line}", severity="warning", text=text)
+        elif event.kind in _NO_CONNECTION and not state.halted:
+            text = event.detail or event.kind.replace("_", " ")
+            out += self._stale(state, event, f"connect:{event.line}", severity="critical", text=text)
+        if event.kind in _CONNECTED:
+            out += episodes.within(event, "stale", f"connect:{event.line}")
+        if event.kind in _CONNECTED - {"breaker_closed"}:
+            out += episodes.within(event, "stale", f"heartbeats:{event.line}")
+        return state, out
+
+    def _gap(self, state: AnomaliesStatusState, event: FeedStatus) -> list[AnyEvent]:
+        metric = f"missing:{event.line}"
+        line, out = self._line(state, event)
+        if not self._is_due(state, line, "gap", metric):
+            return out
+        missing = 1
+        if event.expected is not None and event.received is not None:
+            missing = max(1, event.received - event.expected)
+        line.missing += missing
+        text = event.detail or f"{missing} messages are missing"
+        finding = _finding(event, "gap", metric, severity="warning", value=line.missing, text=text)
+        out += state.episodes.exceeded(event, finding, self.counts, 0)
+        if event.gap_id is None:
+            if not line.gaps:
+                out += self._close(state, line, event)
+            return out
+        line.gaps[event.gap_id] = None
+        if len(line.gaps) > GAPS_MAX:
+            del line.gaps[next(iter(line.gaps))]
+        return out
+
+    def _resynced(self, state: AnomaliesStatusState, event: FeedStatus) -> list[AnyEvent]:
+        line = state.lines.get(event.line)
+        if line is None or event.gap_id not in line.gaps:
+            return []
+        del line.gaps[event.gap_id]
+        return [] if line.gaps else self._close(state, line, event)
+
+    @staticmethod
+    def _close(state: AnomaliesStatusState, line: Line, event: FeedStatus) -> list[AnyEvent]:
+        line.missing = 0
+        return state.episodes.within(event, "gap", f"missing:{event.line}")
+
+    def _stale(
+        self, state: AnomaliesStatusState, event: FeedStatus, metric: str, *, severity: str, text: str
+    ) -> list[AnyEvent]:
+        line, out = self._line(state, event)
+        if self._is_due(state, line, "stale", metric):
+            finding = _finding(event, "stale", metric, severity=severity, value=1, text=text)
+            out += state.episodes.exceeded(event, finding, self.counts, 0)
+        return out
+
+    def _is_due(self, state: AnomaliesStatusState, line: Line, kind: str, metric: str) -> bool:
+        """Return whether an anomaly is open, or may begin."""
+        if f"{kind}|{metric}" in state.episodes.open:
+            return True
+        last = line.started.get(metric)
+        if last is not None and state.episodes.now - last < COOLDOWN_NS:
+            self.counts["held_back"] += 1
+            return False
+        line.started[metric] = state.episodes.now
+        return True
+
+    @staticmethod
+    def _line(state: AnomaliesStatusState, event: FeedStatus) -> tuple[Line, list[AnyEvent]]:
+        """Return the line of a status, and the ends of the anomalies of a line that is forgotten for it."""
+        line = state.lines.pop(event.line, None) or Line()
+        state.lines[event.line] = line
+        out: list[AnyEvent] = []
+        if len(state.lines) > LINES_MAX:
+            forgotten = next(iter(state.lines))
+            del state.lines[forgotten]
+            for kind, what in (("gap", "missing"), ("stale", "heartbeats"), ("stale", "connect")):
+                out += state.episodes.within(event, kind, f"{what}:{forgotten}")
+        return line, out
 
 
-def _of_status(event: FeedStatus) -> Anomaly | None:
+def _finding(event: FeedStatus, kind: str, metric: str, *, severity: str, value: int, text: str) -> Finding:
     evidence = {
         name: str(value)
         for name, value in (
@@ -64,13 +162,14 @@ def _of_status(event: FeedStatus) -> Anomaly | None:
         )
         if value not in {None, ""}
     }
-    if event.kind == "gap":
-        missing = 1
-        if event.expected is not None and event.received is not None:
-            missing = max(1, event.received - event.expected)
-        return make_anomaly(event, "gap", "warning", f"missing:{event.line}", value=str(missing), limit="0", **evidence)
-    if event.kind == "heartbeat_missed":
-        return make_anomaly(event, "stale", "warning", f"heartbeats:{event.line}", value="1", limit="0", **evidence)
-    if event.kind in {"breaker_open", "refused", "given_up"}:
-        return make_anomaly(event, "stale", "critical", f"connect:{event.line}", value="1", limit="0", **evidence)
-    return None
+    return Finding(
+        kind=kind,
+        metric=metric,
+        severity=severity,
+        size=float(value),
+        value=str(value),
+        limit="0",
+        usual="0",
+        text=text,
+        evidence=evidence,
+    )

@@ -1,7 +1,8 @@
-"""Anomalies of trades: price jumps, volume spikes, and silence while heartbeats continue (see `anomaly`).
+"""Anomalies of trades: price jumps, volume spikes, cascades of liquidations, and silence (see `anomaly`).
 
 A cancelled trade is not the price that the next trade is compared with, and is not in the minute's volume. An anomaly
-that it caused is not withdrawn.
+that it caused is not withdrawn. Silence counts only while heartbeats continue, so that a symbol without trades is told
+apart from one without data; in a halt nothing is expected to trade.
 """
 
 from __future__ import annotations
@@ -17,30 +18,29 @@ from marketdata.prices import Survey, survey
 from marketdata.windows import Window
 from stream_apps.operators.anomaly import (
     AFTER_HALT,
-    Reports,
+    Episodes,
     as_text,
     decimal_places,
-    make_anomaly,
-    severity,
+    found,
+    percent,
     ticks,
 )
+from stream_apps.operators.anomaly_limits import LimitsBySymbol
+from stream_apps.operators.cascades import Cascades
 
 # A normal distribution's standard deviation is 1.4826 median absolute deviations.
 SIGMA = 1.4826
-JUMP_SIGMAS = 10.0
-JUMP_FLOOR = 0.002
-JUMP_FLOOR_TICKS = 20
 RETURNS = 200
 RETURNS_MIN = 50
 
-VOLUME_TIMES = 10.0
 MINUTES = 30
 MINUTES_MIN = 10
 
-STALE_NS_MIN = 60 * SECOND_NS
-STALE_TIMES = 20.0
 PAUSES = 50
 PAUSES_MIN = 10
+
+# A jump or a spike has ended when there is no other for so long.
+HOLD_NS = MINUTE_NS
 
 # Trades that can still be corrected or cancelled.
 RECENT = 256
@@ -64,15 +64,13 @@ class AnomaliesTradesState(msgspec.Struct):
     returns: Window
     minutes: Window
     pauses: Window
-    reports: Reports
+    episodes: Episodes
+    cascades: Cascades
     price: str | None = None
     ts: int | None = None
     minute: int | None = None
     volume: float = 0.0
-    spiked: bool = False
     whole: bool = False
-    stale: bool = False
-    halted: bool = False
     quiet: int = 0
     places: int = 0
     recent: dict[str, Recent] = {}
@@ -86,49 +84,57 @@ class AnomaliesTrades:
     outputs: tuple[str, ...] = ("md.anomalies",)
     state = AnomaliesTradesState
 
-    def __init__(self) -> None:
+    def __init__(self, limits: LimitsBySymbol | None = None) -> None:
         self.counts: Counter[str] = Counter()
+        self._limits = limits or LimitsBySymbol()
 
     def start(self, key: str) -> AnomaliesTradesState:  # noqa: ARG002 - the protocol's
         """Return the state of a symbol that was never seen."""
         return AnomaliesTradesState(
-            returns=Window(RETURNS), minutes=Window(MINUTES), pauses=Window(PAUSES), reports=Reports()
+            returns=Window(RETURNS),
+            minutes=Window(MINUTES),
+            pauses=Window(PAUSES),
+            episodes=Episodes(),
+            cascades=Cascades.start(),
         )
 
     def step(self, state: AnomaliesTradesState, event: AnyEvent) -> tuple[AnomaliesTradesState, list[AnyEvent]]:
-        """Return the anomalies of a message of trades."""
+        """Return what begins, worsens or ends with a message of trades."""
         assert isinstance(event, Trades)  # noqa: S101 - the topic's schema
         if event.origin != "live":  # anomalies are reported for live data only
             return state, []
+        episodes = state.episodes
+        out = episodes.settle(event)
         if not event.valid:
-            self._interrupt(state, halted=event.reason == HALTED)
-            return state, []
-        state.halted = False
-        out: list[AnyEvent] = []
+            _interrupt(state, halted=event.reason == HALTED)
+            return state, out + episodes.interrupt(event, event.reason)
         ts = event.ts_event
         if state.minute is None or ts - state.minute >= MINUTE_NS:
             _minute(state, ts)
         if event.trades:
-            found = survey(event.trades, state.price, state.minute or 0, state.volume)
-            state.volume = found[5]
-            if found[0] >= 0:
-                self._jump(state, event, found, out)
-            if not (state.spiked or state.quiet or len(state.minutes) < MINUTES_MIN):
-                self._volume(state, event, out)
-            if event.venue in AMENDING:
-                self._amend(state, event)
-            state.quiet = max(0, state.quiet - 1)
+            self._evaluate(state, event, out)
         else:
             self._silence(state, event, out)
+        if state.cascades.is_active:
+            limits = self._limits.of(event.venue, event.symbol)
+            out += state.cascades.judge(event, "liquidation_trades", episodes, limits, self.counts)
         return state, out
 
-    @staticmethod
-    def _interrupt(state: AnomaliesTradesState, *, halted: bool) -> None:
-        """Start over after a gap or a halt: the change from the price before it is not meaningful."""
-        state.price, state.ts, state.stale, state.whole = None, None, False, False
-        state.recent.clear()
-        if halted:
-            state.halted, state.quiet = True, AFTER_HALT
+    def _evaluate(self, state: AnomaliesTradesState, event: Trades, out: list[AnyEvent]) -> None:
+        seen = survey(event.trades, state.price, state.minute or 0, state.volume)
+        state.volume = seen[5]
+        if seen[0] >= 0:
+            self._jump(state, event, seen, out)
+        if not state.quiet and len(state.minutes) >= MINUTES_MIN:
+            self._volume(state, event, out)
+        if event.venue in AMENDING:
+            self._amend(state, event)
+        state.quiet = max(0, state.quiet - 1)
+        if state.episodes.open:
+            out += state.episodes.within(event, "silent", "seconds_without_trade")
+        for trade in event.trades:
+            if trade.liquidation and trade.action == "new":
+                state.cascades.add(state.episodes.now, trade.side, trade.price, trade.size)
 
     @staticmethod
     def _amend(state: AnomaliesTradesState, event: Trades) -> None:
@@ -153,8 +159,8 @@ class AnomaliesTrades:
             if state.price is not None:
                 state.price = max(reversed(recent.values()), key=lambda one: one.ts).price if recent else None
 
-    def _jump(self, state: AnomaliesTradesState, event: Trades, found: Survey, out: list[AnyEvent]) -> None:
-        at_last, last, at_furthest, price, before, _, places = found
+    def _jump(self, state: AnomaliesTradesState, event: Trades, seen: Survey, out: list[AnyEvent]) -> None:
+        at_last, last, at_furthest, price, before, _, places = seen
         trade = event.trades[at_last]
         if state.ts is not None and trade.ts_event < state.ts:
             return
@@ -163,69 +169,82 @@ class AnomaliesTrades:
         state.places = max(state.places, places)
         if state.price is not None and before > 0 and price > 0 and last > 0:
             distance = abs(log(price / before))
-            if distance > JUMP_FLOOR and len(state.returns) >= RETURNS_MIN and not state.quiet:
+            limits = self._limits.of(event.venue, event.symbol)
+            if distance > limits.jump_min and len(state.returns) >= RETURNS_MIN and not state.quiet:
                 usual = state.returns.median()
-                floor = max(JUMP_FLOOR, ticks(state.places, before, JUMP_FLOOR_TICKS))
-                limit = max(JUMP_SIGMAS * SIGMA * usual, floor)
-                if distance > limit and state.reports.is_due("price_jump", event.ts_event, self.counts):
-                    out.append(
-                        make_anomaly(
-                            event,
-                            "price_jump",
-                            severity(distance, limit),
-                            "log_return",
-                            value=as_text(distance),
-                            limit=as_text(limit),
-                            price_before=state.price,
-                            price=event.trades[at_furthest].price,
-                            trade_id=event.trades[at_furthest].trade_id,
-                            median_return=as_text(usual),
-                            values=str(len(state.returns)),
-                        )
+                floor = max(limits.jump_min, ticks(state.places, before, limits.jump_ticks))
+                limit = max(limits.jump_sigmas * SIGMA * usual, floor)
+                if distance > limit:
+                    furthest = event.trades[at_furthest]
+                    text = (
+                        f"the price moved by {percent(distance)} from {state.price} to {furthest.price}; usual are "
+                        f"{percent(usual)}, the limit is {percent(limit)}"
                     )
+                    evidence = {
+                        "price_before": state.price,
+                        "price": furthest.price,
+                        "trade_id": furthest.trade_id,
+                        "values": str(len(state.returns)),
+                    }
+                    jump = found(
+                        "price_jump",
+                        "log_return",
+                        value=distance,
+                        limit=limit,
+                        usual=usual,
+                        text=text,
+                        evidence=evidence,
+                    )
+                    out += state.episodes.exceeded(event, jump, self.counts, HOLD_NS, instant=True)
             state.returns.push(distance if at_last == at_furthest else abs(log(last / before)))
         if state.ts is not None:
             state.pauses.push(float(trade.ts_event - state.ts))
-        state.price, state.ts, state.stale = trade.price, trade.ts_event, False
+        state.price, state.ts = trade.price, trade.ts_event
 
     def _volume(self, state: AnomaliesTradesState, event: Trades, out: list[AnyEvent]) -> None:
         usual = state.minutes.median()
-        limit = VOLUME_TIMES * usual
+        limit = self._limits.of(event.venue, event.symbol).volume_times * usual
         if usual > 0 and state.volume > limit:
-            state.spiked = True
-            if state.reports.is_due("volume_spike", event.ts_event, self.counts):
-                out.append(
-                    make_anomaly(
-                        event,
-                        "volume_spike",
-                        severity(state.volume, limit),
-                        "minute_volume",
-                        value=as_text(state.volume),
-                        limit=as_text(limit),
-                        median_volume=as_text(usual),
-                        minutes=str(len(state.minutes)),
-                    )
-                )
+            text = (
+                f"the minute's volume is {as_text(state.volume)}; usual are {as_text(usual)}, the limit is "
+                f"{as_text(limit)}"
+            )
+            evidence = {"minutes": str(len(state.minutes))}
+            spike = found(
+                "volume_spike",
+                "minute_volume",
+                value=state.volume,
+                limit=limit,
+                usual=usual,
+                text=text,
+                evidence=evidence,
+            )
+            out += state.episodes.exceeded(event, spike, self.counts, HOLD_NS)
+        elif state.episodes.open:
+            out += state.episodes.within(event, "volume_spike", "minute_volume")
 
     def _silence(self, state: AnomaliesTradesState, event: Trades, out: list[AnyEvent]) -> None:
-        if state.stale or state.ts is None or len(state.pauses) < PAUSES_MIN:
+        if state.ts is None or len(state.pauses) < PAUSES_MIN:
             return
-        silent = event.ts_event - state.ts
-        limit = max(STALE_NS_MIN, STALE_TIMES * state.pauses.median())
+        limits = self._limits.of(event.venue, event.symbol)
+        silent, usual = (event.ts_event - state.ts) / SECOND_NS, state.pauses.median() / SECOND_NS
+        limit = max(limits.silent_seconds, limits.silent_times * usual)
         if silent > limit:
-            state.stale = True
-            if state.reports.is_due("stale", event.ts_event, self.counts):
-                out.append(
-                    make_anomaly(
-                        event,
-                        "stale",
-                        "warning",
-                        "seconds_without_trade",
-                        value=as_text(silent / SECOND_NS),
-                        limit=as_text(limit / SECOND_NS),
-                        median_pause_seconds=as_text(state.pauses.median() / SECOND_NS),
-                    )
-                )
+            text = (
+                f"no trade for {as_text(silent)} s although heartbeats continue; usual are pauses of "
+                f"{as_text(usual)} s, the limit is {as_text(limit)} s"
+            )
+            quiet = found("silent", "seconds_without_trade", value=silent, limit=limit, usual=usual, text=text)
+            out += state.episodes.exceeded(event, quiet, self.counts, 0)
+
+
+def _interrupt(state: AnomaliesTradesState, *, halted: bool) -> None:
+    """Start over after a gap or a halt: the change from the price before it is not meaningful."""
+    state.price, state.ts, state.whole = None, None, False
+    state.recent.clear()
+    state.cascades.forget()
+    if halted:
+        state.quiet = AFTER_HALT
 
 
 def _minute(state: AnomaliesTradesState, ts: int) -> None:
@@ -240,4 +259,4 @@ def _minute(state: AnomaliesTradesState, ts: int) -> None:
         state.minutes.push(state.volume)
         for _ in range(min(passed - 1, MINUTES)):
             state.minutes.push(0.0)
-    state.minute, state.volume, state.spiked, state.whole = minute, 0.0, False, True
+    state.minute, state.volume, state.whole = minute, 0.0, True

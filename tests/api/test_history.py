@@ -277,7 +277,7 @@ def test_the_jobs_of_history_are_paged_and_filtered(shared: Any, symbol: str) ->
 
 
 def test_anomalies_are_paged_and_filtered(shared: Any, symbol: str) -> None:
-    """Newest first, with value, limit and evidence."""
+    """Newest first, with value, limit and evidence; those of before they had a life count as ended."""
     shared.execute(
         "INSERT INTO anomalies (ts, ts_event_ns, ts_recv_ns, kafka_offset, kafka_partition, venue, symbol, anomaly_id, "
         "kind, severity, metric, value, limit_value, evidence) VALUES (%s, %s, %s, %s, 0, 'coinbase', %s, %s, %s, "
@@ -298,7 +298,44 @@ def test_anomalies_are_paged_and_filtered(shared: Any, symbol: str) -> None:
     assert first == {
         "anomaly_id": "4", "venue": "coinbase", "symbol": symbol, "timestamp": stamp(START), "kind": "spread_blowout",
         "severity": "warning", "metric": "spread", "value": "0.0200", "limit": "0.01", "evidence": {"n": "4"},
+        "phase": "start", "usual": None, "text": "", "start": stamp(START), "peak": None, "end": None,
     }  # fmt: skip
+    assert shared.get("/api/v1/anomalies", symbol=symbol, state="open")["data"] == []
+
+
+def test_an_anomaly_is_one_entry_from_start_to_end(shared: Any, symbol: str) -> None:
+    """As it is after its last event, however many there were; filters judge it as it is now."""
+    second = 1_000_000_000
+    phases = [
+        ("a", "start", "warning", 0, None), ("b", "start", "warning", 1, None), ("a", "peak", "critical", 5, None),
+        ("a", "end", "critical", 5, 8),
+    ]  # fmt: skip
+    shared.execute(
+        "INSERT INTO anomalies (ts, ts_event_ns, ts_recv_ns, kafka_offset, kafka_partition, venue, symbol, anomaly_id, "
+        "kind, severity, metric, value, limit_value, evidence, phase, ts_start_ns, ts_peak_ns, ts_end_ns, usual, text) "
+        "VALUES (%s, %s, 0, %s, 0, 'coinbase', %s, %s, 'crossed', %s, 'm', %s, 0, '{}', %s, %s, %s, %s, 0.5, 'why')",
+        (
+            (
+                moment(START + (one == "b") * second), START + at * second, number, symbol, one, severity, at, phase,
+                START + (one == "b") * second, START + at * second, end and START + end * second,
+            )
+            for number, (one, phase, severity, at, end) in enumerate(phases)
+        ),
+    )  # fmt: skip
+    answer = shared.get("/api/v1/anomalies", symbol=symbol)
+    AnomaliesAnswer.model_validate(answer)
+    newer, older = answer["data"]
+    assert (newer["anomaly_id"], newer["phase"], newer["end"]) == ("b", "start", None)
+    assert (older["anomaly_id"], older["phase"], older["severity"], older["value"]) == ("a", "end", "critical", "5")
+    assert [older[name] for name in ("timestamp", "start", "peak", "end", "usual", "text")] == [
+        stamp(START), stamp(START), stamp(START + 5 * second), stamp(START + 8 * second), "0.5", "why"
+    ]  # fmt: skip
+    assert all_pages(shared, "/api/v1/anomalies", 1, symbol=symbol) == answer["data"]
+
+    def ids(**parameters: Any) -> list[str]:
+        return [one["anomaly_id"] for one in shared.get("/api/v1/anomalies", symbol=symbol, **parameters)["data"]]
+
+    assert (ids(state="open"), ids(state="ended"), ids(severity="critical")) == (["b"], ["a"], ["a"])
 
 
 def test_without_a_database_history_says_so_and_live_answers_go_on(stage: Any, gate: Any, wait_for: Any) -> None:

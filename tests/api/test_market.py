@@ -229,6 +229,21 @@ def test_a_book_whose_checkpoint_is_missing_is_known_and_not_trusted() -> None:
     assert state(market).book.book.pack() == [[], [], [], []]
 
 
+def test_an_anomaly_is_kept_once_as_it_is_now() -> None:
+    """Each of its events is a change with a number of its own."""
+    market = Market()
+    for one, phase in (("a", "start"), ("b", "start"), ("a", "peak"), ("a", "end")):
+        market.apply(
+            Anomaly(**WHO, ts_event=TS, ts_recv=TS, anomaly_id=one, kind="gap", severity="info", metric="m",
+                    value="1", limit="0", evidence={}, phase=phase)
+        )  # fmt: skip
+    kept = state(market).anomalies
+    assert [(name, each.number, each.anomaly.phase) for name, each in kept.items()] == [
+        ("b", 2, "start"),
+        ("a", 4, "end"),
+    ]
+
+
 def test_everything_is_bounded() -> None:
     """Ten times more of everything than is kept."""
     market = Market()

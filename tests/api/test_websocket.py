@@ -203,7 +203,8 @@ def test_a_subscription_begins_with_the_state_of_each_stream(
             assert first["candle"]["data"]["close"] == "5"
             assert first["anomaly"]["data"] == {
                 "anomaly_id": "a1", "kind": "gap", "severity": "warning", "metric": "m", "value": "2", "limit": "1",
-                "evidence": {"why": "test"},
+                "evidence": {"why": "test"}, "phase": "start", "usual": None, "text": "", "start": STAMP, "peak": None,
+                "end": None,
             }  # fmt: skip
             assert first["status"]["data"] == {
                 "kind": "gap", "reason": "sequence", "detail": "text", "line": "coinbase/0", "channel": None,

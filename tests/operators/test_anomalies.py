@@ -1,4 +1,4 @@
-"""Anomalies are reported once, for truly unusual values, with value and limit, and not during halts."""
+"""Anomalies have one life each, for truly unusual values, with value and limit, and none during halts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata.events import Anomaly, AnyEvent, FeedStatus
+from marketdata.events import Anomaly, AnyEvent, Derivative, FeedStatus, Liquidation, Metrics
 from marketdata.windows import Window
+from stream_apps.operators.anomalies_derivatives import AnomaliesDerivatives
+from stream_apps.operators.anomalies_metrics import AnomaliesMetrics
 from stream_apps.operators.anomalies_quotes import AnomaliesQuotes
 from stream_apps.operators.anomalies_status import AnomaliesStatus
 from stream_apps.operators.anomalies_trades import AnomaliesTrades
-from stream_apps.operators.anomaly import decimal_places
+from stream_apps.operators.anomaly import PEAKS_MAX, decimal_places
+from stream_apps.operators.anomaly_limits import LimitsBySymbol
 
 Run = Callable[..., list[list[AnyEvent]]]
 HALT: dict[str, Any] = {"valid": False, "reason": "halted"}
@@ -38,15 +41,47 @@ def on_status() -> AnomaliesStatus:
     return AnomaliesStatus()
 
 
+def lives(published: list[list[AnyEvent]]) -> list[list[Anomaly]]:
+    """Return the events of each anomaly, in order of start, with the rules that hold for every life checked."""
+    by_id: dict[str, list[Anomaly]] = {}
+    still_open: dict[tuple[str, str], str] = {}
+    for events in published:
+        for event in events:
+            if not isinstance(event, Anomaly):
+                continue
+            life = by_id.setdefault(event.anomaly_id, [])
+            assert (event.phase == "start") == (not life)
+            assert event.ts_start is not None
+            assert event.ts_peak is not None
+            assert event.ts_start <= event.ts_peak <= (event.ts_end or event.ts_event) <= event.ts_event
+            assert (event.ts_end is not None) == (event.phase == "end")
+            assert Decimal(event.value) > Decimal(event.limit)
+            assert event.severity in {"info", "warning", "critical"}
+            assert event.evidence["line"]
+            assert event.text
+            if life:
+                assert life[-1].phase != "end"
+                assert (event.kind, event.metric, event.ts_start) == (life[0].kind, life[0].metric, life[0].ts_start)
+                assert Decimal(event.value) >= Decimal(life[-1].value)
+            else:
+                assert (event.kind, event.metric) not in still_open, "two of a kind at once"
+                still_open[event.kind, event.metric] = event.anomaly_id
+            if event.phase == "end":
+                del still_open[event.kind, event.metric]
+            life.append(event)
+    for life in by_id.values():
+        assert len([event for event in life if event.phase == "peak"]) <= PEAKS_MAX
+    return list(by_id.values())
+
+
 def found(published: list[list[AnyEvent]]) -> list[Anomaly]:
-    """Return the anomalies, each checked to have crossed its limit."""
-    anomalies = [event for events in published for event in events if isinstance(event, Anomaly)]
-    for anomaly in anomalies:
-        assert Decimal(anomaly.value) > Decimal(anomaly.limit)
-        assert anomaly.severity in {"info", "warning", "critical"}
-        assert anomaly.evidence["line"]
-    assert len({anomaly.anomaly_id for anomaly in anomalies}) == len(anomalies)
-    return anomalies
+    """Return the start of each anomaly."""
+    return [life[0] for life in lives(published)]
+
+
+def ended(published: list[list[AnyEvent]]) -> list[Anomaly]:
+    """Return the end of each anomaly that has ended."""
+    return [life[-1] for life in lives(published) if life[-1].phase == "end"]
 
 
 def calm_trades(make: Any, count: int, start: float = 0.0, step: float = 1.0) -> list[AnyEvent]:
@@ -80,7 +115,9 @@ def test_a_price_far_from_the_last_is_a_jump(run: Run, make: Any) -> None:
     jump = [make.trades(make.trade(1, 100, "105.00")), make.trades(make.trade(2, 101, "100.00"))]
     (anomaly,) = found(run(on_trades, [*calm_trades(make, 100), *jump]))
     assert (anomaly.kind, anomaly.severity, anomaly.metric) == ("price_jump", "critical", "log_return")
-    assert anomaly.evidence["price"] == "105.00"
+    assert (anomaly.evidence["price"], anomaly.evidence["price_before"]) == ("105.00", "100.00")
+    assert anomaly.text.startswith("the price moved by 4.879 % from 100.00 to 105.00; usual are ")
+    assert Decimal(anomaly.usual or "") < Decimal(anomaly.limit)
     assert anomaly.evidence["trade_id"] == "1"
     assert anomaly.ts_event == make.ts(100)
 
@@ -168,18 +205,30 @@ def test_cancelled_volume_is_no_spike(run: Run, make: Any) -> None:
     assert [one.kind for one in found(run(on_trades, [*quiet, *burst, larger, more[0]]))] == ["volume_spike"]
 
 
-def test_one_kind_is_reported_once_within_a_minute(run: Run, make: Any) -> None:
-    """Suppressed reports are counted."""
-    jumps = [make.trades(make.trade(i, 100 + i, "150" if i % 2 else "100")) for i in range(6)]
-    operator = AnomaliesTrades()
-    state = operator.start("k")
-    reported = 0
-    for frame in [*calm_trades(make, 100), *jumps]:
-        state, out = operator.step(state, frame)
-        reported += len(out)
-    assert reported == 1
-    assert operator.counts["price_jump"] == 1
-    assert operator.counts["held_back"] == 4
+def test_jumps_within_a_minute_are_one_anomaly_that_ends_a_minute_after_the_last(run: Run, make: Any) -> None:
+    """The peak is the largest; the end is the last jump."""
+    prices = ["110", "100", "150", "101", "101", "101.01"]
+    jumps = [make.trades(make.trade(i, 100 + 10 * i, price)) for i, price in enumerate(prices)]
+    later = make.trades(make.trade(99, 220, "101"))
+    (life,) = lives(run(on_trades, [*calm_trades(make, 100), *jumps, later]))
+    assert [event.phase for event in life] == ["start", "peak", "end"]
+    end = life[-1]
+    assert (end.ts_start, end.ts_peak, end.ts_end) == (make.ts(100), make.ts(120), make.ts(130))
+    assert (end.value, end.evidence["price"]) == (life[1].value, "150")
+    assert end.text.endswith("; lasted 30 s")
+
+
+def test_an_anomaly_ends_when_it_can_be_observed_no_more(run: Run, make: Any) -> None:
+    """A gap or a halt ends it at once and says so; a jump was over already."""
+    wide = [*calm_quotes(make, 100), make.quote(100, "99", "101")]
+    jump = [*calm_trades(make, 100), make.trades(make.trade(1, 100, "150"))]
+    for reason in ("gap", "halted"):
+        mark: dict[str, Any] = {"valid": False, "reason": reason}
+        (end,) = ended(run(on_quotes, [*wide, make.quote(101, **mark)]))
+        assert (end.ts_end, end.evidence["ended_by"]) == (make.ts(101), reason)
+        assert end.text.endswith(f"lasted 1 s, until {reason}")
+        (end,) = ended(run(on_trades, [*jump, make.heartbeat(101, **mark)]))
+        assert (end.ts_end, end.evidence.get("ended_by")) == (make.ts(100), None)
 
 
 def test_history_causes_no_anomalies(run: Run, make: Any) -> None:
@@ -199,8 +248,7 @@ def test_a_minute_with_many_times_the_usual_volume_is_a_spike(run: Run, make: An
     burst = [make.trades(make.trade(i, 15 * 60 + 1 + i / 10, "100", "5")) for i in range(20)]
     (anomaly,) = found(run(on_trades, [*minutes(make, 15), *burst]))
     assert (anomaly.kind, anomaly.metric) == ("volume_spike", "minute_volume")
-    assert (anomaly.value, anomaly.limit) == ("65", "60")
-    assert anomaly.evidence["median_volume"] == "6"
+    assert (anomaly.value, anomaly.limit, anomaly.usual) == ("65", "60", "6")
 
 
 def test_volume_after_a_halt_is_not_evaluated(run: Run, make: Any) -> None:
@@ -209,24 +257,31 @@ def test_volume_after_a_halt_is_not_evaluated(run: Run, make: Any) -> None:
     assert found(run(on_trades, [*minutes(make, 15), *auction])) == []
 
 
-def test_silence_of_trades_while_heartbeats_continue_is_stale_once(run: Run, make: Any) -> None:
+def test_silence_of_trades_while_heartbeats_continue_is_one_anomaly_until_the_next_trade(run: Run, make: Any) -> None:
     """A minute without a trade where one comes every second; a symbol that trades rarely is given longer."""
     heartbeats = [make.heartbeat(20 + i) for i in range(200)]
-    (anomaly,) = found(run(on_trades, [*calm_trades(make, 20), *heartbeats]))
-    assert (anomaly.kind, anomaly.metric, anomaly.limit) == ("stale", "seconds_without_trade", "60")
+    trade = make.trades(make.trade(1, 221))
+    (life,) = lives(run(on_trades, [*calm_trades(make, 20), *heartbeats, trade]))
+    anomaly, end = life[0], life[-1]
+    assert (anomaly.kind, anomaly.metric, anomaly.limit) == ("silent", "seconds_without_trade", "60")
     assert anomaly.ts_event == make.ts(80)
+    assert (end.value, end.ts_peak, end.ts_end) == ("200", make.ts(219), make.ts(221))
+    assert [event.phase for event in life] == ["start", "peak", "peak", "end"]
     rare = calm_trades(make, 20, step=30)
     assert found(run(on_trades, [*rare, *(make.heartbeat(570 + i) for i in range(500))])) == []
 
 
-def test_silence_of_a_halted_symbol_is_not_stale(run: Run, make: Any) -> None:
+def test_silence_of_a_halted_symbol_is_none_and_a_halt_ends_silence(run: Run, make: Any) -> None:
     """Nothing trades in a halt."""
+    silent = [*calm_trades(make, 20), *(make.heartbeat(20 + i) for i in range(100))]
+    (life,) = lives(run(on_trades, [*silent, make.heartbeat(121, **HALT), make.heartbeat(300)]))
+    assert (life[-1].phase, life[-1].evidence["ended_by"]) == ("end", "halted")
     halted = [make.heartbeat(20 + i, **HALT) for i in range(200)]
     assert found(run(on_trades, [*calm_trades(make, 20), *halted, make.heartbeat(221)])) == []
 
 
 def test_a_bid_above_the_ask_is_crossed_until_it_is_not(run: Run, make: Any) -> None:
-    """Our own book crossed is critical; locked is fine; a crossing that lasts is reported once."""
+    """Our own book crossed is critical; locked is fine; a crossing that lasts is one anomaly."""
     quotes = [
         make.quote(0, "100", "100.0"),
         make.quote(1, "100.01", "100", source="book", valid=False, reason="crossed"),
@@ -234,11 +289,14 @@ def test_a_bid_above_the_ask_is_crossed_until_it_is_not(run: Run, make: Any) -> 
         make.quote(3, "99", "100", source="book"),
         make.quote(70, "100.01", "100", source="book", valid=False, reason="crossed"),
     ]
-    anomalies = found(run(on_quotes, quotes))
-    assert [(a.kind, a.severity, a.value, a.limit, a.ts_event) for a in anomalies] == [
+    first, second = lives(run(on_quotes, quotes))
+    assert [(a.kind, a.severity, a.value, a.limit, a.ts_event) for a in (first[0], second[0])] == [
         ("crossed", "critical", "0.01", "0", make.ts(1)),
         ("crossed", "critical", "0.01", "0", make.ts(70)),
     ]
+    assert [(a.phase, a.value, a.ts_peak, a.ts_end) for a in first[1:]] == [
+        ("peak", "0.02", make.ts(2), None), ("end", "0.02", make.ts(2), make.ts(3))
+    ]  # fmt: skip
 
 
 def test_prices_that_are_equal_as_floats_are_compared_exactly(run: Run, make: Any) -> None:
@@ -269,10 +327,12 @@ def test_a_spread_right_after_a_halt_is_not_evaluated(run: Run, make: Any) -> No
 
 
 def test_a_quote_that_is_marked_stale_is_reported(run: Run, make: Any) -> None:
-    """Once until it is good again."""
+    """Once until it is good again for some seconds."""
     stale: dict[str, Any] = {"valid": False, "reason": "stale"}
-    quotes = [make.quote(0, **stale), make.quote(1, **stale), make.quote(2), make.quote(100, **stale)]
-    assert [a.ts_event for a in found(run(on_quotes, quotes))] == [make.ts(0), make.ts(100)]
+    seconds = {0: stale, 1: stale, 2: {}, 5: stale, 6: {}, 100: stale}
+    published = run(on_quotes, [make.quote(second, **more) for second, more in seconds.items()])
+    assert [a.ts_event for a in found(published)] == [make.ts(0), make.ts(100)]
+    assert [a.ts_end for a in ended(published)] == [make.ts(6)]
 
 
 def status(make: Any, kind: str, seconds: float = 0, **more: Any) -> FeedStatus:
@@ -283,19 +343,28 @@ def status(make: Any, kind: str, seconds: float = 0, **more: Any) -> FeedStatus:
 
 
 def test_a_gap_states_how_much_is_missing(run: Run, make: Any) -> None:
-    """From sequence numbers; each line is reported separately."""
+    """From sequence numbers; each line is reported separately, and is whole again with its last resync."""
     statuses = [
         status(make, "connected"),
         status(make, "gap", 1, expected=10, received=17, gap_id="g1"),
         status(make, "gap", 2, expected=20, received=21, gap_id="g2"),
         status(make, "gap", 3, line="coinbase/1", gap_id="g3"),
         status(make, "resynced", 4, gap_id="g1"),
+        status(make, "resynced", 5, gap_id="g2"),
     ]
-    anomalies = found(run(on_status, statuses))
-    assert [(a.kind, a.severity, a.value, a.evidence["gap_id"]) for a in anomalies] == [
-        ("gap", "warning", "7", "g1"),
-        ("gap", "warning", "1", "g3"),
-    ]
+    first, second = lives(run(on_status, statuses))
+    assert [(a.phase, a.value, a.evidence["gap_id"], a.ts_end) for a in first] == [
+        ("start", "7", "g1", None), ("end", "8", "g2", make.ts(5))
+    ]  # fmt: skip
+    assert [(a.phase, a.value, a.evidence["gap_id"]) for a in second] == [("start", "1", "g3")]
+
+
+def test_a_gap_right_after_another_is_on_the_ledger_only(run: Run, make: Any) -> None:
+    """A line that flaps does not flood; a gap that nothing will close has ended at once."""
+    flapping = [status(make, kind, at, gap_id=str(at // 2)) for at, kind in enumerate(["gap", "resynced"] * 40)]
+    assert len(lives(run(on_status, flapping))) == 2
+    (life,) = lives(run(on_status, [status(make, "gap", 1)]))
+    assert [event.phase for event in life] == ["start", "end"]
 
 
 def test_a_feed_that_receives_nothing_is_stale_but_not_in_a_halt(run: Run, make: Any) -> None:
@@ -303,8 +372,97 @@ def test_a_feed_that_receives_nothing_is_stale_but_not_in_a_halt(run: Run, make:
     before = [status(make, "halted"), status(make, "heartbeat_missed", 1), status(make, "resumed", 2)]
     assert found(run(on_status, before)) == []
     statuses = [*before, status(make, "heartbeat_missed", 3), status(make, "breaker_open", 100)]
-    anomalies = found(run(on_status, statuses))
-    assert [(a.kind, a.severity) for a in anomalies] == [("stale", "warning"), ("stale", "critical")]
+    assert [(a.kind, a.severity) for a in found(run(on_status, statuses))] == [
+        ("stale", "warning"), ("stale", "critical")
+    ]  # fmt: skip
+    assert [a.ts_end for a in ended(run(on_status, [*statuses, status(make, "connected", 130)]))] == [make.ts(130)] * 2
+
+
+def test_lines_are_forgotten_with_their_anomalies(run: Run, make: Any) -> None:
+    """Nothing stays open of a line that is remembered no more."""
+    statuses = [status(make, "gap", at, gap_id="g", line=f"l/{at}") for at in range(100)]
+    assert len(ended(run(on_status, statuses))) == 36
+
+
+def metrics(make: Any, second: float, changes: int, moves: int = 0, **more: Any) -> Metrics:
+    """Return a second of a book."""
+    fields: dict[str, Any] = {"valid": True, "mid": "100"} | more
+    return Metrics(
+        venue="coinbase", symbol="BTC-USD", line="coinbase/0", ts_event=make.ts(second), ts_recv=make.ts(second),
+        ts_from=make.ts(second - 1), changes=changes, best_price_changes=moves, **fields,
+    )  # fmt: skip
+
+
+def test_a_flood_of_changes_that_moves_no_price_is_quote_stuffing(run: Run, make: Any) -> None:
+    """A burst that moves the best price is trading; a busy symbol's usual rate raises the limit."""
+    calm = [metrics(make, second, 90 + second % 20) for second in range(100)]
+    flood = [metrics(make, 100 + second, 5_000) for second in range(3)]
+    after = [metrics(make, 103 + second, 100) for second in range(12)]
+    (life,) = lives(run(AnomaliesMetrics, [*calm, *flood, *after]))
+    assert (life[0].kind, life[0].value, life[0].severity) == ("quote_stuffing", "5000", "critical")
+    assert (life[-1].ts_start, life[-1].ts_end) == (make.ts(100), make.ts(103))
+    trading = [metrics(make, 100, 5_000, moves=900)]
+    assert lives(run(AnomaliesMetrics, [*calm, *trading])) == []
+    busy = [metrics(make, second, 4_000) for second in range(100)]
+    assert lives(run(AnomaliesMetrics, [*busy, *flood])) == []
+    halt = metrics(make, 99.5, 0, valid=False, reason="halted")
+    assert lives(run(AnomaliesMetrics, [*calm, halt, *flood])) == []
+
+
+def liquidated(make: Any, seconds: float, count: int, side: str = "sell") -> AnyEvent:
+    """Return trades of which so many are liquidations."""
+    event: AnyEvent = make.trades(
+        *[make.trade(f"{seconds}/{n}", seconds, side=side, liquidation=True) for n in range(count)]
+    )
+    return event
+
+
+def test_many_liquidations_of_one_side_are_a_cascade(run: Run, make: Any) -> None:
+    """A minute with many more than a usual minute with any; both sides in equal number are none."""
+    usual = [liquidated(make, 60 * minute, 3) for minute in range(10)]
+    cascade = [liquidated(make, 600 + second, 4) for second in range(8)]
+    quiet = [make.heartbeat(second) for second in range(620, 720, 5)]
+    (life,) = lives(run(on_trades, [*usual, *cascade, *quiet]))
+    assert (life[0].kind, life[0].value, life[0].limit, life[0].usual) == ("liquidation_cascade", "19", "15", "3")
+    assert (life[-1].value, life[-1].evidence["side"]) == ("35", "sell")
+    assert life[-1].ts_end == make.ts(670)
+    both = [liquidated(make, 600 + second, 1, side) for second in range(14) for side in ("buy", "sell")]
+    assert lives(run(on_trades, [*usual, *both])) == []
+
+
+def test_liquidations_apart_from_trades_make_the_same_cascade(run: Run, make: Any) -> None:
+    """A gap forgets what was counted, because some may be missing."""
+
+    def derivative(seconds: float, count: int, **more: Any) -> Derivative:
+        ts = make.ts(seconds)
+        ones = [Liquidation(ts_event=ts, side="buy", price="100", size="2") for _ in range(count)]
+        return Derivative(
+            venue="coinbase", symbol="BTC-USD", line="l", ts_event=ts, ts_recv=ts, liquidations=tuple(ones), **more
+        )
+
+    events = [derivative(second, 4) for second in range(3)]
+    (life,) = lives(run(AnomaliesDerivatives, [*events, derivative(100, 0), derivative(120, 0)]))
+    assert (life[0].metric, life[0].value, life[0].limit) == ("liquidations", "12", "10")
+    assert (life[-1].phase, life[-1].evidence["value"]) == ("end", "2400")
+    gap = derivative(1.5, 0, valid=False, reason="gap")
+    assert lives(run(AnomaliesDerivatives, [*events[:2], gap, events[2]])) == []
+
+
+def test_limits_are_those_of_the_symbol_its_venue_or_all(run: Run, make: Any) -> None:
+    """The nearest that is set counts; a limit that there is not is refused by name."""
+    table = LimitsBySymbol({
+        "*": {"jump_min": 0.5, "volume_times": 7}, "coinbase:*": {"jump_min": 0.4}, "*:BTC-USD": {"jump_min": 0.3},
+        "kraken:BTC-USD": {"jump_min": 0.2},
+    })  # fmt: skip
+    symbols = [("kraken", "BTC-USD"), ("coinbase", "BTC-USD"), ("coinbase", "ETH-USD"), ("okx", "ETH-USD")]
+    assert [table.of(*each).jump_min for each in symbols] == [0.2, 0.3, 0.4, 0.5]
+    assert {table.of(*each).volume_times for each in symbols} == {7}
+    jump = make.trades(make.trade(1, 100, "120"))
+    assert found(run(lambda: AnomaliesTrades(table), [*calm_trades(make, 100), jump])) == []
+    refused: list[dict[str, dict[str, float]]] = [{"*": {"jump": 1}}, {"BTC-USD": {}}, {"*": {"jump_min": 0}}]
+    for wrong in refused:
+        with pytest.raises(ValueError, match=r"jump|BTC-USD"):
+            LimitsBySymbol(wrong)
 
 
 STEPS = st.lists(
@@ -335,6 +493,7 @@ def test_restarts_change_nothing_and_the_same_input_gives_the_same_ids(
         quotes.append(make.quote(at, "100", price, source=source, **mark))
     for operator, events in ((on_trades, frames), (on_quotes, quotes)):
         whole = run(operator, events)
+        lives(whole)
         restarts = data.draw(st.lists(st.integers(0, len(events) - 1), max_size=4))
         assert run(operator, events, restarts=restarts) == whole
     statuses = [status(make, "gap", at, gap_id=str(at)) for at in range(0, 200, 25)]

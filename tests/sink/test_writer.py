@@ -198,18 +198,24 @@ def test_anomalies_and_statuses_are_stored_with_all_fields(table: Table) -> None
     anomaly = Anomaly(
         venue="coinbase", symbol="BTC-USD", ts_event=TS, ts_recv=TS + 5, anomaly_id="x1", kind="price_jump",
         severity="critical", metric="move", value="12.5", limit="10", evidence={"from": "1", "quote'\"": "t\tab"},
+        phase="start", ts_start=TS, ts_peak=TS, usual="0.5", text="two\nlines",
     )  # fmt: skip
+    end = msgspec.structs.replace(anomaly, ts_event=TS + 2 * 10**9, phase="end", ts_end=TS + 10**9)
     happened = status("halted", None, sequence=4, reason="r", detail="two\nlines", channel="level2")
     writer = table.writer()
     writer.locate(LOG)
-    writer.write(batch_of([anomaly, happened]))
+    writer.write(batch_of([anomaly, happened, end]))
     assert table.rows(
         "SELECT ts_event_ns, ts_recv_ns, venue, symbol, anomaly_id, kind, severity, metric, value, limit_value, "
-        "evidence FROM anomalies"
+        "evidence FROM anomalies WHERE phase = 'start'"
     ) == [
         (TS, TS + 5, "coinbase", "BTC-USD", "x1", "price_jump", "critical", "move", Decimal("12.5"), Decimal(10),
          {"from": "1", "quote'\"": "t\tab"})
     ]  # fmt: skip
+    assert table.rows(
+        "SELECT phase, ts = to_timestamp(0) + ts_start_ns / 1000 * interval '1 microsecond', ts_start_ns, ts_peak_ns, "
+        "ts_end_ns, usual, text FROM anomalies_latest"
+    ) == [("end", True, TS, TS, TS + 10**9, Decimal("0.5"), "two\nlines")]
     assert table.rows(
         "SELECT ts_event_ns, ts_recv_ns, kind, reason, detail, line, sequence, channel, gap_id, expected, received, "
         "ts_from_ns, ts_to_ns FROM feed_status"

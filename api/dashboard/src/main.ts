@@ -5,7 +5,7 @@ import "./style.css";
 import { INTERVAL_MS } from "./candles";
 import { Delay } from "./delay";
 import { byId, element, setData, setText } from "./dom";
-import { clockTime, latency, parseTime } from "./format";
+import { clockTime, latency } from "./format";
 import { type Drawable, Frames } from "./frames";
 import { Market } from "./market";
 import { AnomaliesPanel } from "./panels/anomalies";
@@ -216,7 +216,7 @@ class Dashboard {
   private async loadAnomalies(): Promise<void> {
     try {
       const { data } = await this.client.anomalies({ limit: ANOMALIES_PAGE });
-      this.anomalies.add(data.map((item) => ({ ...item, timeMs: parseTime(item.timestamp) })));
+      this.anomalies.add(data);
       this.anomalies.settled(null);
     } catch (error) {
       this.anomalies.settled(String((error as Error).message));
@@ -229,7 +229,7 @@ class Dashboard {
     if (this.followed.has(key)) return;
     this.followed.add(key);
     this.client.subscribe("anomalies", choice, {
-      message: ({ venue, symbol, timestamp, data }) => this.anomalies.add([{ ...data, venue, symbol, timeMs: parseTime(timestamp) }]),
+      message: ({ venue, symbol, data }) => this.anomalies.add([{ ...data, venue, symbol }]),
       hole: () => void this.loadAnomalies(),
     });
     this.client.subscribe("status", choice, {

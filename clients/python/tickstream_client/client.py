@@ -108,6 +108,17 @@ class MarketDataClient:
         span = {"start": _text(start), "end": _text(end)}
         return await self._pages(path, limit, venue=venue, interval=interval, source=source, **span)
 
+    async def get_metrics(
+        self, symbol: str, *, start: Time = None, end: Time = None, limit: int = 100, venue: str | None = None
+    ) -> list[Json]:
+        """Return up to `limit` metrics of a book (spread, depth, imbalance, order flow), newest first."""
+        path = f"/api/v1/market/{quote(symbol, safe='')}/metrics"
+        return await self._pages(path, limit, venue=venue, start=_text(start), end=_text(end))
+
+    async def get_consolidated(self, symbol: str, *, kind: str | None = None) -> Json:
+        """Return the best bid and offer over all venues; `kind` where the symbol means several instruments."""
+        return await self._market(symbol, "consolidated", kind=kind)
+
     async def get_gaps(
         self, *, venue: str | None = None, symbol: str | None = None, state: str | None = None, limit: int = 100
     ) -> list[Json]:
@@ -117,7 +128,7 @@ class MarketDataClient:
     async def get_anomalies(
         self, *, venue: str | None = None, symbol: str | None = None, limit: int = 100
     ) -> list[Json]:
-        """Return anomalies, newest first."""
+        """Return anomalies by their start, newest first, each as it is now."""
         return await self._pages("/api/v1/anomalies", limit, venue=venue, symbol=symbol)
 
     async def get_status(self, *, venue: str | None = None) -> Json:

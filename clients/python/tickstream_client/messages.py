@@ -12,6 +12,8 @@ CHANNEL_OF = {
     "l2_update": "book",
     "trade": "trades",
     "candle": "candles",
+    "metrics": "metrics",
+    "consolidated": "consolidated",
     "anomaly": "anomalies",
     "status": "status",
 }

@@ -1,6 +1,6 @@
 /** The shapes that the API speaks: WebSocket messages and REST answers. Every number is a decimal string. */
 
-export type Channel = "ticker" | "trades" | "book" | "candles" | "anomalies" | "status";
+export type Channel = "ticker" | "trades" | "book" | "candles" | "metrics" | "consolidated" | "anomalies" | "status";
 export type Interval = "1m" | "5m" | "15m" | "1h" | "4h" | "1d";
 export type Side = "buy" | "sell";
 /** `[price, size]`, in the venue's own writing; size zero in an update removes the level. */
@@ -57,13 +57,77 @@ export interface CandleData {
   reason: string;
 }
 
+/** Metrics of a book since `start`; null where unknown, as all are while the book is not valid. */
+export interface MetricsData {
+  start: string;
+  bid: string | null;
+  bid_size: string | null;
+  ask: string | null;
+  ask_size: string | null;
+  mid: string | null;
+  microprice: string | null;
+  spread: string | null;
+  spread_bps: string | null;
+  imbalance: string | null;
+  /** Distances from mid in basis points; the n-th goes with the n-th depths. */
+  depth_bps: string[];
+  bid_depths: string[];
+  ask_depths: string[];
+  bid_reach_bps: string | null;
+  ask_reach_bps: string | null;
+  order_flow: string | null;
+  changes: number;
+  best_price_changes: number;
+}
+
+export interface ConsolidatedSide {
+  price: string;
+  size: string;
+  venues: string[];
+}
+
+export interface ConsolidatedVenue {
+  venue: string;
+  symbol: string;
+  bid: string | null;
+  bid_size: string | null;
+  ask: string | null;
+  ask_size: string | null;
+  contract_multiplier: string | null;
+  valid: boolean;
+  reason: string;
+  timestamp: string | null;
+  age_ms: number | null;
+}
+
+/** The best bid and offer over all valid venues. */
+export interface ConsolidatedData {
+  kind: string;
+  state: "normal" | "locked" | "crossed" | "one_sided" | "unknown";
+  bid: ConsolidatedSide | null;
+  ask: ConsolidatedSide | null;
+  mid: string | null;
+  spread: string | null;
+  venues: ConsolidatedVenue[];
+  left_out: string[];
+}
+
+/** An anomaly as it is now; all messages about one have the same id. */
 export interface AnomalyData {
   anomaly_id: string;
   kind: string;
   severity: string;
   metric: string;
+  /** The worst value so far. */
   value: string;
   limit: string;
+  usual: string | null;
+  text: string;
+  phase: "start" | "peak" | "end";
+  start: string;
+  peak: string | null;
+  /** Null until it has ended. */
+  end: string | null;
   evidence: Record<string, string>;
 }
 
@@ -84,6 +148,8 @@ interface Payloads {
   l2_update: BookData;
   trade: TradeData;
   candle: CandleData;
+  metrics: MetricsData;
+  consolidated: ConsolidatedData;
   anomaly: AnomalyData;
   status: StatusData;
 }
@@ -122,6 +188,8 @@ export const CHANNEL_OF: Readonly<Record<MessageType, Channel>> = {
   l2_update: "book",
   trade: "trades",
   candle: "candles",
+  metrics: "metrics",
+  consolidated: "consolidated",
   anomaly: "anomalies",
   status: "status",
 };
