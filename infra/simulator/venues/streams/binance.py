@@ -90,6 +90,8 @@ class SpotSession(Session):
             market = markets[query["symbol"]]
             bids, asks = market.book()
             return {"lastUpdateId": market.version, "bids": bids, "asks": asks}
+        if path == f"{cls.rest}/openInterest":
+            return {"symbol": query["symbol"], "openInterest": "10.5", "time": markets[query["symbol"]].ts // 1_000_000}
         return [] if path.startswith(f"{cls.rest}/") else None
 
 

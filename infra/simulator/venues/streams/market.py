@@ -32,7 +32,7 @@ class Step(NamedTuple):
 
 
 class Market:
-    """One symbol's book and trades."""
+    """One symbol's book and trades; `ts` is the time of the last step."""
 
     def __init__(self, number: int) -> None:
         middle = 1_000 + 10 * number
@@ -40,6 +40,7 @@ class Market:
         self._bids = {f"{middle - step / 10:.1f}": "1.5" for step in range(1, LEVELS + 1)}
         self._asks = {f"{middle + step / 10:.1f}": "2.5" for step in range(1, LEVELS + 1)}
         self.trade: Trade | None = None
+        self.ts = 0
 
     def book(self) -> tuple[list[Level], list[Level]]:
         """Return the levels of both sides, best first."""
@@ -50,6 +51,7 @@ class Market:
     def step(self, ts: int) -> Step:
         """Change the book, trade once, and return both; `ts` is UTC nanoseconds."""
         self.version += 1
+        self.ts = ts
         at = self.version % (LEVELS - 1)
         size = f"{1 + self.version % 7}.25"
         bids = self._set(self._bids, at, size)
