@@ -11,7 +11,7 @@ from zlib import crc32
 import pytest
 
 from marketdata.book import L2Book
-from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.events import BookUpdate, DeadLetter, Derivative, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.venues.bitfinex.feed import CHECKSUMS, LISTED_MAX, BitfinexFeed
 from producers.venues.kit.sequence import OLD_RUN_MAX
@@ -390,3 +390,79 @@ def test_restart_and_silence_reconnect() -> None:
     out = line.feed.ticked(T0 + 31 * SECOND)
     assert kinds(out) == ["clear"]
     assert isinstance(out[-1], Reconnect)
+
+
+# --- Subscriptions, derivatives and liquidations ---
+
+# The examples of the documents, "Status" (see `producers.venues.bitfinex.rows`), digit for digit.
+STATUS = b"""[5,[1596124822000,null,0.896,0.771995,null,1396531.67460709,null,1596153600000,0.0001056,6,null,
+-0.01381344,null,null,0.7664,null,null,246502.09001551,null,null,null,null,0.3],%d]"""
+LIQUIDATION = """["pos",142397657,%s,null,"tBSVUSD",-2.62932,91.583875238719,null,%d,1,null,%s]"""
+
+
+def derivatives_feed() -> BitfinexFeed:
+    """Return a feed with the status (channel 5) of a perpetual, and all liquidations (channel 6)."""
+    feed = BitfinexFeed(line="bitfinex/0")
+    feed.opened(T0)
+    for number, key in ((5, "deriv:tBTCF0:USTF0"), (6, "liq:global")):
+        answer = {"event": "subscribed", "channel": "status", "chanId": number, "key": key}
+        feed.received(json.dumps(answer).encode(), T0)
+    return feed
+
+
+def test_status_of_a_derivative_is_what_the_documents_place_where() -> None:
+    """Mark, index, funding, its next time and open interest, with the venue's digits; what is null stays unknown."""
+    feed = derivatives_feed()
+    (event,) = [o for o in feed.received(STATUS % 1, T0) if isinstance(o, Derivative)]
+    assert (event.symbol, event.ts_event) == ("BTCF0-USTF0", 1_596_124_822_000_000_000)
+    assert (event.mark_price, event.index_price, event.open_interest) == ("0.7664", "0.771995", "246502.09001551")
+    assert (event.funding_rate, event.predicted_funding_rate) == ("-0.01381344", "0.0001056")
+    assert (event.next_funding_ts, event.funding_interval) == (1_596_153_600_000_000_000, 28_800)
+    unknown = [1_596_124_823_000, *[None] * 13, 1e-7, *[None] * 8]
+    (event,) = [o for o in feed.received(json.dumps([5, unknown]).encode(), T0) if isinstance(o, Derivative)]
+    assert event.mark_price == "0.0000001"
+    assert {event.index_price, event.open_interest, event.funding_rate, event.next_funding_ts} == {None}
+
+
+def test_liquidation_is_published_where_it_was_traded() -> None:
+    """The order's side closes the position; the beginning of a liquidation has no price yet; a bad row costs itself."""
+    feed = derivatives_feed()
+    rows = [LIQUIDATION % ("1596124822000.2002", 1, "112.27"), LIQUIDATION % ("1596124822000", 0, "null"),
+            LIQUIDATION % ("1596124822001", 1, "0"), LIQUIDATION % ("1596124822002", 1, "113.50")]  # fmt: skip
+    out = feed.received(f"[6,[{','.join(rows)}]]".encode(), T0)
+    told = [(o.symbol, one) for o in out if isinstance(o, Derivative) for one in o.liquidations]
+    assert [(name, one.side, one.price, one.size, one.liquidation_id) for name, one in told] == [
+        ("BSV-USD", "buy", price, "2.62932", "142397657") for price in ("112.27", "113.50")
+    ]
+    assert told[0][1].ts_event == 1_596_124_822_000_200_200
+    assert [(o.reason, o.value) for o in out if isinstance(o, DeadLetter)] == [("not_positive", "0")]
+    assert len(feed.received(f"[6,{rows[0]}]".encode(), T0)) == 1, "a single row, as updates have it"
+
+
+def test_derivatives_have_a_channel_more_and_a_refused_channel_is_on_the_ledger() -> None:
+    """Errors name what was asked for (code 10305: the connection is full); other channels are not concerned."""
+    feed = BitfinexFeed(line="bitfinex/0", products=("tBTCUSD", "tBTCF0:USTF0"))
+    sent = [json.loads(o.frame) for o in feed.opened(T0) if isinstance(o, Send)]
+    assert [order["key"] for order in sent if "key" in order] == ["liq:global", "deriv:tBTCF0:USTF0"]
+    assert BitfinexFeed.limits.products_max(len(BitfinexFeed.channels)) == 6
+    refusal = {"event": "error", "channel": "trades", "symbol": "tBTCUSD", "code": 10305, "msg": "channel: limit"}
+    out = feed.received(json.dumps(refusal).encode(), T0)
+    told = [(o.kind, o.reason, o.symbol, o.detail) for o in out if isinstance(o, FeedStatus)]
+    assert told[0] == ("unsubscribed", "refused", "BTC-USD", "10305 channel: limit")
+    assert told[1][:2] == ("gap", "unsubscribed")
+    key = {"event": "error", "channel": "status", "key": "deriv:tBTCF0:USTF0", "code": 10300, "msg": "failed"}
+    out = feed.received(json.dumps(key).encode(), T0)
+    assert [(o.kind, o.symbol, o.channel) for o in out if isinstance(o, FeedStatus)] == [
+        ("unsubscribed", "BTCF0-USTF0", "status")
+    ]
+    assert [o.reason for o in feed.received(b'{"event":"error","code":10000,"msg":"x"}', T0)
+            if isinstance(o, DeadLetter)] == ["venue_error"]  # fmt: skip
+
+
+def test_one_bad_trade_of_a_list_costs_no_other() -> None:
+    """It is a dead letter by itself; the others are published."""
+    line = FeedDriver()
+    line.data(1, [[9, 1, 1], [11, 1, -1]])
+    out = line.data(2, [[5, MS, 1, 10], [6, MS, 1, 0], [7, MS, 1, 10]])
+    assert [t.trade_id for e in out if isinstance(e, Trades) for t in e.trades] == ["5", "7"]
+    assert [o.value for o in out if isinstance(o, DeadLetter)] == ["0"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata.events import BookUpdate, Instrument
+from marketdata.events import BookUpdate, Instrument, Trades
 from marketdata.feed import Output, Send
 from marketdata.fix.codec import Fields, decode, encode, utc
 from producers.venues import make_feed
@@ -187,6 +187,21 @@ def test_products_may_be_security_ids() -> None:
     assert books_of(out) == [("id1", "snapshot", ["9"])]
     out = desk.says("y", (146, "1"), (48, "id1"), (22, "4"), (969, "0.5"))
     assert [(o.venue_symbol, o.tick_size) for o in out if isinstance(o, Instrument)] == [("id1", "0.5")]
+
+
+@pytest.mark.parametrize(("sent", "conditions", "excluded"), [
+    ("", (), ()), ("AR", ("AR",), ()), ("E B", ("E", "B"), ("high_low", "open_close")),
+    ("a", ("a",), ("high_low", "open_close")),
+])  # fmt: skip
+def test_trade_conditions_are_kept_as_the_venue_writes_them(
+    sent: str, conditions: tuple[str, ...], excluded: tuple[str, ...]
+) -> None:
+    """TradeCondition (277), values with spaces between them."""
+    desk = Desk(None)
+    more: Fields = [(277, sent)] if sent else []
+    out = desk.says("X", (268, "1"), *named("t", "2", "5", "1", action="0", symbol="A/B"), *more)
+    (one,) = [trade for o in out if isinstance(o, Trades) for trade in o.trades]
+    assert (one.conditions, one.excluded_from) == (conditions, excluded)
 
 
 CHANGES = st.lists(

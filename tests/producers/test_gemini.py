@@ -1,140 +1,38 @@
-"""The Gemini feed tells the truth about the recording, and repairs what it can see to be wrong."""
+"""The Gemini feed follows the venue's numbers, and repairs what it can see to be lost."""
 
 from __future__ import annotations
 
 import json
-from decimal import Decimal
-from pathlib import Path
+from copy import deepcopy
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Instrument, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.venues.gemini.feed import GeminiFeed, describe
-from runtime import recordings
-from runtime.recordings import Recorded
+from producers.venues import VENUES, make_feed
+from producers.venues.gemini.feed import GeminiFeed
+from producers.venues.kit.venue import LiveFeed
+from tests.producers.test_conformance_made import TS, WRONG, Follower, Step, Talk, encoded, places, said
 
-RECORDING = Path(__file__).resolve().parents[3] / "shared" / "recordings" / "gemini.jsonl.zst"
 T0 = 1_790_000_000_000_000_000
-MS = 1_790_000_000_000
 SECOND = 1_000_000_000
+WHOLE = ([["9", "1"]], [["11", "1"]])
 
 
-@pytest.fixture(scope="module")
-def lines() -> list[Recorded]:
-    """The recording."""
-    if not RECORDING.exists():
-        pytest.skip(f"the recordings are absent: no {RECORDING}")
-    return list(recordings.read(RECORDING))
+def frame(first: int, last: int, bids: list[list[str]], asks: list[list[str]], *, name: str = "btcusd") -> bytes:
+    """Return a frame of the depth stream."""
+    sent = {"e": "depthUpdate", "E": T0 + last, "s": name, "U": first, "u": last, "b": bids, "a": asks}
+    return json.dumps(sent, separators=(",", ":")).encode()
 
 
-@pytest.fixture(scope="module")
-def sent(lines: list[Recorded]) -> list[dict[str, Any]]:
-    """The recorded frames as plain values."""
-    return [json.loads(line.data) for line in lines if line.t == "recv"]
-
-
-@pytest.fixture(scope="module")
-def played(lines: list[Recorded]) -> tuple[GeminiFeed, list[Output]]:
-    """The feed after the whole recording, REST answers given where it asks, and all that it said."""
-    answers = {(line.conn or "").rpartition("/")[2]: line.frame for line in lines if line.t == "http"}
-    feed = GeminiFeed(line="gemini/0")
-    out = feed.opened(lines[0].ts_recv)
-    for line in lines:
-        if line.t == "recv":
-            said = feed.received(line.frame, line.ts_recv)
-            for request in [o for o in said if isinstance(o, Fetch)]:
-                said += feed.fetched(request, answers[request.path.rpartition("/")[2]], line.ts_recv)
-            out += said
-    return feed, out
-
-
-def test_recording_is_read_whole(played: tuple[GeminiFeed, list[Output]]) -> None:
-    """Ten books, 549 changes, 810 trades beside the books and two live ones, nothing refused."""
-    feed, _ = played
-    expected = {"frames": 563, "snapshots": 10, "book_updates": 549, "trades": 812, "heartbeats": 2}
-    assert {key: feed.counts[key] for key in expected} == expected
-    refused = ("gaps", "dead_letters", "duplicates", "repeats", "deltas_before_snapshot", "ignored")
-    assert [feed.counts[key] for key in refused] == [0] * 6
-
-
-def test_final_books_equal_those_computed_independently(
-    played: tuple[GeminiFeed, list[Output]], sent: list[dict[str, Any]]
-) -> None:
-    """Plain dicts of Decimals over the raw frames give the same levels."""
-    expected: dict[str, dict[str, dict[Decimal, Decimal]]] = {}
-    for frame in sent:
-        if frame["type"] == "l2_updates":
-            if "trades" in frame:
-                expected[frame["symbol"]] = {"buy": {}, "sell": {}}
-            for side, price, size in frame["changes"]:
-                levels = expected[frame["symbol"]][side]
-                levels[Decimal(price)] = Decimal(size)
-                if not Decimal(size):
-                    del levels[Decimal(price)]
-    names = {i.symbol: i.venue_symbol for i in played[1] if isinstance(i, Instrument)}
-    got = {name: L2Book() for name in names.values()}
-    for event in played[1]:
-        if isinstance(event, BookUpdate):
-            book = got[names[event.symbol]]
-            book.bids.apply(event.bid_prices, event.bid_sizes)
-            book.asks.apply(event.ask_prices, event.ask_sizes)
-    assert {
-        name: {side: {Decimal(p): Decimal(s) for p, s in half.top()} for side, half in
-               (("buy", book.bids), ("sell", book.asks))} for name, book in got.items()
-    } == expected  # fmt: skip
-
-
-def test_trades_come_once_with_the_takers_side(
-    played: tuple[GeminiFeed, list[Output]], sent: list[dict[str, Any]]
-) -> None:
-    """Gemini documents `side` as that of the taker in the trade ("Level 2 Data"), so it stays as it is."""
-    listed = [t for f in sent for t in f.get("trades", [])] + [f for f in sent if f["type"] == "trade"]
-    expected = {
-        str(t["tid"]): (t["symbol"], t["price"], t["quantity"], t["side"], t["timestamp"] * 1_000_000) for t in listed
-    }
-    names = {i.symbol: i.venue_symbol for i in played[1] if isinstance(i, Instrument)}
-    got = [
-        (t.trade_id, (names[e.symbol], t.price, t.size, t.side, t.ts_event))
-        for e in played[1] if isinstance(e, Trades) for t in e.trades
-    ]  # fmt: skip
-    assert dict(got) == expected
-    assert len(got) == len(expected) == 812
-
-
-def test_every_product_is_split_as_the_venue_splits_it(lines: list[Recorded]) -> None:
-    """All recorded details give the same currencies as the names do."""
-    details = [json.loads(line.data) for line in lines if line.t == "http"]
-    products = [one for one in details if isinstance(one, dict)]
-    assert len(products) == 347
-    for one in products:
-        told = describe(one["symbol"])
-        assert (told.base_currency, told.quote_currency) == (one["base_currency"], one["quote_currency"])
-        assert (told.kind == "perpetual") == (one["product_type"] == "swap")
-
-
-def test_price_steps_are_the_quote_increments(played: tuple[GeminiFeed, list[Output]]) -> None:
-    """In Gemini's details `tick_size` is the step of quantities (documented); JSON numbers are told in fixed point."""
-    steps = {i.symbol: (i.tick_size, i.size_increment, i.status) for i in played[1] if isinstance(i, Instrument)}
-    assert steps["ETH-USDC-PERP"] == ("0.05", "0.001", "online")
-    assert steps["BTC-USD"] == ("0.01", "0.00000001", "online")
-
-
-# --- Made by hand ---
-
-
-def book(*changes: tuple[str, str, str], trades: list[int] | None = None) -> bytes:
-    """Return a book frame; with trades it is a whole book."""
-    frame: dict[str, Any] = {"type": "l2_updates", "symbol": "BTCUSD", "changes": changes}
-    if trades is not None:
-        frame["trades"] = [{"type": "trade", "symbol": "BTCUSD", "event_id": tid, "timestamp": MS + tid, "price": "10",
-                            "quantity": "1", "side": "buy", "tid": tid} for tid in trades]  # fmt: skip
-    return json.dumps(frame, separators=(",", ":")).encode()
-
-
-WHOLE = (("buy", "9", "1"), ("sell", "11", "1"))
+def trade(number: int, *, made_by_buyer: bool = True, **more: Any) -> bytes:
+    """Return a frame of the trade stream."""
+    sent = {"E": T0 + number, "s": "btcusd", "t": number, "p": "10.50", "q": "0.30", "m": made_by_buyer} | more
+    return json.dumps(sent, separators=(",", ":")).encode()
 
 
 def kinds(out: list[Output]) -> list[str]:
@@ -142,137 +40,291 @@ def kinds(out: list[Output]) -> list[str]:
     return [event.kind for event in out if isinstance(event, BookUpdate)]
 
 
+def orders(out: list[Output]) -> list[dict[str, Any]]:
+    """Return what is sent to the venue."""
+    return [json.loads(output.frame) for output in out if isinstance(output, Send)]
+
+
+def answer(order: dict[str, Any], **more: Any) -> bytes:
+    """Return the venue's answer to a request."""
+    return json.dumps({"id": order["id"], "status": 200} | more).encode()
+
+
 @pytest.fixture
 def feed() -> GeminiFeed:
-    """A feed that has a book and two trades."""
+    """A feed that has a book of update id 5, and whose subscription was acknowledged."""
     feed = GeminiFeed(line="gemini/0", products=("btcusd",))
-    feed.opened(T0)
-    assert kinds(feed.received(book(*WHOLE, trades=[1, 2]), T0)) == ["snapshot"]
+    requests = orders(feed.opened(T0))
+    assert kinds(feed.received(frame(5, 5, *WHOLE), T0)) == ["snapshot"]
+    for request in requests:
+        feed.received(answer(request), T0)
     return feed
 
 
-def test_book_that_does_not_come_is_asked_for_again() -> None:
-    """A subscription that was not heard, or refused, while heartbeats come."""
-    feed = GeminiFeed(line="gemini/0", products=("btcusd",))
-    feed.opened(T0)
-    feed.received(json.dumps({"type": "heartbeat", "timestamp": MS}).encode(), T0 + 9 * SECOND)
-    out = feed.ticked(T0 + 11 * SECOND)
-    assert [json.loads(o.frame)["type"] for o in out if isinstance(o, Send)] == ["unsubscribe", "subscribe"]
+def test_each_stream_is_subscribed_by_a_request_of_its_own() -> None:
+    """A stream that the venue refuses costs only its product, and is on the ledger; the address asks for books."""
+    feed = GeminiFeed(line="gemini/0", products=("BTCUSD", "nosuch"))
+    requests = orders(feed.opened(T0))
+    assert requests[0] == {"id": "1", "method": "subscribe", "params": ["btcusd@depth@100ms"]}
+    assert [one["params"] for one in requests[1:]] == [["nosuch@depth@100ms"], ["btcusd@trade"], ["nosuch@trade"]]
+    assert VENUES["gemini"].ws_url == "wss://ws.gemini.com?snapshot=-1"
+    error = {"code": -1013, "msg": "Invalid stream name: nosuch@trade"}
+    out = feed.received(answer(requests[3], status=400, error=error), T0)
+    told = [(o.kind, o.reason, o.symbol, o.detail) for o in out if isinstance(o, FeedStatus)]
+    assert told[0] == ("unsubscribed", "refused", "NOSUCH", "-1013 Invalid stream name: nosuch@trade")
+    assert [kind for kind, *_ in told] == ["unsubscribed", "gap"]
+    assert [(e.valid, e.reason) for e in out if isinstance(e, Trades)] == [(False, "gap")]
 
 
-def test_crossed_book_is_cleared_and_asked_for_again(feed: GeminiFeed) -> None:
-    """The only sign of a lost change; the gap closes with the next whole book, under the same id."""
-    out = feed.received(book(("buy", "12", "1")), T0)
-    assert [(o.kind, o.reason) for o in out if isinstance(o, BookUpdate)] == [("clear", "crossed")]
-    assert [json.loads(o.frame)["type"] for o in out if isinstance(o, Send)] == ["unsubscribe", "subscribe"]
-    (gap,) = [o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "gap"]
-    assert kinds(feed.received(book(("buy", "9", "2")), T0)) == []
-    assert feed.counts["deltas_before_snapshot"] == 1
-    out = feed.received(book(*WHOLE, trades=[1, 2]), T0)
-    assert [o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"] == [gap]
-    assert not [o for o in out if isinstance(o, Trades)]
+def test_first_frame_is_the_whole_book_and_later_ones_change_it(feed: GeminiFeed) -> None:
+    """Raw digits; times in ns; a frame begins at the id where the one before ended."""
+    (update,) = feed.received(frame(5, 9, [["9", "0.000"], ["8.50", "2.10"]], []), T0)
+    assert isinstance(update, BookUpdate)
+    assert (update.bid_prices, update.bid_sizes, update.sequence, update.ts_event) == (
+        ["9", "8.50"], ["0.000", "2.10"], 9, T0 + 9)  # fmt: skip
+    assert kinds(feed.received(frame(7, 12, [], [["11", "5"]]), T0)) == ["update"], "an overlap is no gap"
+    assert feed.received(frame(9, 12, [], [["11", "5"]]), T0) == []
+    assert feed.counts["duplicates"] == 1
 
 
-def test_book_of_a_halted_symbol_may_be_crossed(feed: GeminiFeed) -> None:
-    """It is told as halted, and nothing is asked for again and again."""
-    feed.fetched(Fetch("", "details", "BTCUSD"), b'{"symbol":"BTCUSD","status":"closed"}', T0)
-    out = feed.received(book(("buy", "12", "1")), T0)
-    assert [(o.kind, o.valid, o.reason) for o in out if isinstance(o, BookUpdate)] == [("update", False, "halted")]
-
-
-def test_unreadable_change_is_a_loss_of_that_book(feed: GeminiFeed) -> None:
-    """A frame that names its symbol costs that book, and is a dead letter."""
-    frame = book(("buy", "x", "1"))
-    out = feed.received(frame, T0)
-    assert [o.payload for o in out if isinstance(o, DeadLetter)] == [frame]
+def test_gap_unsubscribes_and_the_first_frame_after_the_answer_is_the_new_book(feed: GeminiFeed) -> None:
+    """What comes before the answer is of the old subscription, whatever it looks like."""
+    feed.received(frame(5, 9, [], []), T0)
+    out = feed.received(frame(10, 12, [["9", "2"]], []), T0)
     assert kinds(out) == ["clear"]
+    (gap,) = [o for o in out if isinstance(o, FeedStatus) and o.kind == "gap"]
+    assert (gap.expected, gap.received) == (9, 10)
+    (stop,) = orders(out)
+    assert (stop["method"], stop["params"]) == ("unsubscribe", ["btcusd@depth@100ms"])
+    assert kinds(feed.received(frame(12, 12, *WHOLE), T0)) == []
+    (again,) = orders(feed.received(answer(stop), T0))
+    assert (again["method"], again["params"]) == ("subscribe", ["btcusd@depth@100ms"])
+    out = feed.received(frame(20, 20, *WHOLE), T0)
+    assert kinds(out) == ["snapshot"]
+    assert [o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"] == [gap.gap_id]
 
 
-def test_trades_of_a_lost_connection_come_with_the_next_book_or_by_rest(feed: GeminiFeed) -> None:
-    """The last trades beside the book reach back to a known one, or REST is asked for those since."""
+def test_stream_whose_frames_begin_one_above_the_last_id_is_followed(feed: GeminiFeed) -> None:
+    """As long as no frame began where the one before ended; a frame further above is a gap all the same."""
+    assert kinds(feed.received(frame(6, 9, [["9", "2"]], []), T0)) == ["update"]
+    assert kinds(feed.received(frame(11, 12, [["9", "3"]], []), T0)) == ["clear"]
+
+
+def test_book_that_followed_such_a_frame_is_lost_once_another_shows_where_frames_begin(feed: GeminiFeed) -> None:
+    """Then a frame was missing before it, of whatever product it was."""
+    feed.received(frame(6, 9, [["9", "2"]], []), T0)
+    out = feed.received(frame(9, 12, [["9", "3"]], []), T0)
+    assert kinds(out) == ["clear"]
+    assert [order["method"] for order in orders(out)] == ["unsubscribe"]
+
+
+def test_ids_that_begin_anew_are_a_loss(feed: GeminiFeed) -> None:
+    """Or the book would stand still for ever and seem good."""
+    feed.received(frame(5, 100, [], []), T0)
+    out = [output for n in range(1, 10) for output in feed.received(frame(n, n + 1, [], []), T0)]
+    assert kinds(out) == ["clear"]
+    assert [order["method"] for order in orders(out)] == ["unsubscribe"]
+
+
+def test_a_book_that_does_not_come_is_asked_for_again(feed: GeminiFeed) -> None:
+    """And after that the connection is given up, if the product ever had a book."""
+    feed.received(frame(50, 51, [], []), T0)
+    assert [order["method"] for order in orders(feed.ticked(T0 + 11 * SECOND))] == ["ping", "unsubscribe"]
+    feed.received(b'{"id":"ping","status":200}', T0 + 21 * SECOND)
+    assert any(isinstance(output, Reconnect) for output in feed.ticked(T0 + 45 * SECOND))
+
+
+@pytest.mark.parametrize(("made_by_buyer", "side"), [(True, "sell"), (False, "buy")])
+def test_side_of_a_trade_is_the_takers(feed: GeminiFeed, made_by_buyer: bool, side: str) -> None:
+    """Stream Reference, "Trade Stream": `m` is whether the buyer was the maker."""
+    (event,) = [o for o in feed.received(trade(7, made_by_buyer=made_by_buyer), T0) if isinstance(o, Trades)]
+    (one,) = event.trades
+    assert (one.trade_id, one.price, one.size, one.side, one.ts_event) == ("7", "10.50", "0.30", side, T0 + 7)
+
+
+def test_trades_of_a_lost_connection_are_asked_for_once_the_stream_flows(feed: GeminiFeed) -> None:
+    """Not before the acknowledgement: what happens between the answer of REST and it would be missing."""
+    feed.received(trade(7), T0)
     feed.closed("reset", T0)
-    feed.opened(T0)
-    out = feed.received(book(*WHOLE, trades=[2, 3]), T0)
-    assert [t.trade_id for e in out if isinstance(e, Trades) for t in e.trades] == ["3"]
-    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
-    feed.closed("reset", T0)
-    feed.opened(T0)
-    out = feed.received(book(*WHOLE, trades=[5, 6]), T0)
-    (request,) = [o for o in out if isinstance(o, Fetch)]
-    listed = [{"tid": tid, "timestampms": MS + tid, "price": "10", "amount": "1", "type": "sell"} for tid in (4, 3)]
-    out = feed.fetched(request, json.dumps(listed).encode(), T0)
-    assert [t.trade_id for e in out if isinstance(e, Trades) for t in e.trades] == ["4"]
-    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
-
-
-def test_answer_that_does_not_reach_back_before_the_loss_leaves_it_on_the_ledger(feed: GeminiFeed) -> None:
-    """That it has the trades beside the new book proves nothing; 3 may be missing. `type` is the taker's side too."""
-    feed.closed("reset", T0)
-    feed.opened(T0)
-    out = feed.received(book(*WHOLE, trades=[5, 6]), T0)
-    (request,) = [o for o in out if isinstance(o, Fetch)]
-    assert f"timestamp={MS // 1_000 - 1}" in request.path
-    listed = [{"tid": tid, "timestampms": MS + tid, "price": "10", "amount": "1", "type": "sell"} for tid in (5, 4)]
-    out = feed.fetched(request, json.dumps(listed).encode(), T0)
-    assert [(e.valid, [(t.trade_id, t.side) for t in e.trades]) for e in out if isinstance(e, Trades)] == [
-        (False, [("4", "sell")]), (False, [])]  # fmt: skip
-    opened, closed = [o for o in out if isinstance(o, FeedStatus)]
-    assert (opened.kind, opened.ts_from, closed.kind) == ("gap", (MS + 2) * 1_000_000, "resynced")
-    assert opened.gap_id != closed.gap_id
-
-
-def test_trades_without_an_id_of_their_own_are_told_apart_by_their_event(feed: GeminiFeed) -> None:
-    """Before `tid` there was only `event_id`, which is one for all orders that an event fills."""
-    trade = {"type": "trade", "symbol": "BTCUSD", "timestamp": MS, "quantity": "2", "side": "buy"}
-    fills = [trade | {"event_id": 7, "price": "1"}, trade | {"event_id": 7, "price": "1.1"}, trade | {"price": "1"}]
-    out = [event for fill in [*fills, fills[0]] for event in feed.received(json.dumps(fill).encode(), T0)]
-    told = [one.trade_id for event in out if isinstance(event, Trades) for one in event.trades]
-    assert told == ["7:1:2", "7:1.1:2"]
-    assert [event.field for event in out if isinstance(event, DeadLetter)] == ["tid"]
-    whole = json.loads(book(*WHOLE, trades=[]))
-    whole["trades"] = [fill | {"event_id": event, "price": "3"} for event, fill in ((10, fills[0]), (9, fills[1]))]
-    out = feed.received(json.dumps(whole).encode(), T0)
-    assert [one.trade_id for event in out if isinstance(event, Trades) for one in event.trades] == ["9:3:2", "10:3:2"]
-
-
-def test_unreadable_trade_is_asked_for(feed: GeminiFeed) -> None:
-    """It costs no book; REST's last trades fill the hole."""
-    trade = {"type": "trade", "symbol": "BTCUSD", "timestamp": MS + 3, "price": "10", "quantity": "1", "side": "buy"}
-    out = feed.received(json.dumps(trade | {"tid": "x"}, separators=(",", ":")).encode(), T0)
-    assert kinds(out) == []
-    (request,) = [o for o in out if isinstance(o, Fetch)]
-    rows = [{"tid": tid, "timestampms": MS + tid, "price": "10", "amount": "1", "type": "buy"} for tid in (3, 2)]
+    out = feed.opened(T0)
+    assert not [o for o in out if isinstance(o, Fetch) and o.purpose == "trades"]
+    depth, of_trades = orders(out)
+    feed.received(frame(30, 30, *WHOLE), T0)
+    assert not [o for o in feed.received(answer(depth), T0) if isinstance(o, Fetch)]
+    (request,) = [o for o in feed.received(answer(of_trades), T0) if isinstance(o, Fetch)]
+    rows = [{"tid": n, "timestampms": (T0 // 10**6) + n, "price": "10", "amount": "1", "type": "buy"} for n in (8, 7)]
+    rows.append(rows[0] | {"tid": 9, "price": "0"})
     out = feed.fetched(request, json.dumps(rows).encode(), T0)
-    assert [t.trade_id for e in out if isinstance(e, Trades) for t in e.trades] == ["3"]
-    assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
+    assert [t.trade_id for e in out if isinstance(e, Trades) for t in e.trades] == ["8"]
+    assert [(o.reason, o.value) for o in out if isinstance(o, DeadLetter)] == [("not_positive", "0")]
 
 
-def test_heartbeat_vouches_for_no_trades_while_some_may_be_missing(feed: GeminiFeed) -> None:
-    """Or minutes would be complete that are not."""
-    feed.closed("reset", T0)
-    feed.opened(T0)
-    out = feed.received(json.dumps({"type": "heartbeat", "timestamp": MS + 5_000}).encode(), T0)
-    assert not [o for o in out if isinstance(o, Trades)]
+def test_an_unreadable_trade_costs_no_book_and_an_unreadable_change_its_own(feed: GeminiFeed) -> None:
+    """The names and fields of the frame show what it was."""
+    feed.received(trade(7), T0)
+    out = feed.received(trade(8, p="x"), T0)
+    assert kinds(out) == []
+    assert [o.purpose for o in out if isinstance(o, Fetch)] == ["trades"]
+    assert kinds(feed.received(frame(5, 9, [["x", "1"]], []), T0)) == ["clear"]
 
 
-def test_heartbeat_of_an_impossible_time_vouches_for_nothing_and_costs_no_book(feed: GeminiFeed) -> None:
-    """It is a dead letter; whatever its time should have been, it changed nothing."""
-    out = feed.received(b'{"type":"heartbeat","timestamp":5}', T0)
-    assert [(o.reason, o.field) for o in out if isinstance(o, DeadLetter)] == [("time_out_of_bounds", "timestamp")]
-    assert len(out) == 1
-
-
-def test_heartbeat_without_a_time_vouches_for_nothing(feed: GeminiFeed) -> None:
-    """It says that the connection is there, and is no dead letter."""
-    assert feed.received(b'{"type":"heartbeat","socket_sequence":7}', T0) == []
-    assert feed.counts["heartbeats"] == 1
-
-
-def test_heartbeats_vouch_and_silence_is_left(feed: GeminiFeed) -> None:
-    """What happened up to a second before a heartbeat is here; 15 s without a frame end the connection."""
-    out = feed.received(json.dumps({"type": "heartbeat", "timestamp": MS + 5_000}).encode(), T0)
-    assert [o.ts_event for o in out if isinstance(o, Trades)] == [(MS + 4_000) * 1_000_000]
+def test_quiet_line_is_pinged_and_the_answer_vouches(feed: GeminiFeed) -> None:
+    """A book without a change sends nothing."""
+    feed.received(trade(7), T0)
+    now = T0 + 11 * SECOND
+    assert orders(feed.ticked(now)) == [{"id": "ping", "method": "ping"}]
+    out = feed.received(b'{"id":"ping","status":200}', now)
     assert kinds(out) == ["heartbeat"]
-    out = feed.ticked(T0 + 16 * SECOND)
-    assert kinds(out) == ["clear"]
-    assert isinstance(out[-1], Reconnect)
+    assert [e.ts_event for e in out if isinstance(e, Trades)] == [now - SECOND]
+    assert kinds(feed.ticked(now + 26 * SECOND)) == ["clear"]
+
+
+def test_details_are_learned(feed: GeminiFeed) -> None:
+    """Symbol Details: `quote_increment` is the step of prices, `tick_size` that of quantities."""
+    body = b'{"symbol":"BTCUSD","tick_size":1e-8,"quote_increment":0.01,"min_order_size":"0.00001","status":"open"}'
+    (told,) = [o for o in feed.fetched(Fetch("", "products", "BTCUSD"), body, T0) if isinstance(o, Instrument)]
+    assert (told.tick_size, told.size_increment, told.min_order_size) == ("0.01", "0.00000001", "0.00001")
+
+
+@pytest.mark.parametrize("sent", [
+    {"lastUpdateId": 3, "symbol": "btcusd", "bids": [], "asks": []},
+    {"u": 3, "E": T0, "s": "btcusd", "b": "9", "B": "1", "a": "11", "A": "1"},
+    {"e": "markPrice", "E": T0, "s": "btcusd", "p": "1", "i": "2"},
+    {"e": "fundingAmount", "E": T0, "s": "btcusd", "T": T0, "i": 60, "f": "7.9", "r": "0.01", "p": "7", "R": False},
+])  # fmt: skip
+def test_other_streams_are_left_alone(feed: GeminiFeed, sent: dict[str, Any]) -> None:
+    """Partial depth, best bid and offer, and what is not documented; they cost nothing."""
+    assert feed.received(json.dumps(sent).encode(), T0) == []
+    assert feed.counts["ignored"] == 1
+
+
+CHANGES = st.lists(
+    st.tuples(st.booleans(), st.integers(1, 5), st.integers(0, 3), st.sampled_from(["", "", "", "lose", "double"])),
+    max_size=30,
+)
+
+
+class Exchange:
+    """A venue with one product, a line to the feed, and a consumer, whose valid books must be ones of the venue."""
+
+    def __init__(self, *, is_recording: bool) -> None:
+        self.is_recording = is_recording
+        self.feed: LiveFeed = make_feed("gemini", products=None if is_recording else ("BTCUSD",))
+        self.number = 100
+        self.book, self.shown = L2Book(), L2Book()
+        self.states = {self.state(self.book)}
+        self.valid = False
+        self.line = [self.whole()]
+        self.perform(self.feed.opened(T0))
+
+    @staticmethod
+    def state(book: L2Book) -> str:
+        """Return a book as a text."""
+        return str((book.bids.top(None), book.asks.top(None)))
+
+    def whole(self) -> bytes:
+        """Return the frame that begins a subscription."""
+        sides = ([list(level) for level in side.top(None)] for side in (self.book.bids, self.book.asks))
+        return frame(self.number, self.number, *sides)
+
+    def change(self, is_bid: bool, price: int, size: int) -> bytes:
+        """Change one level and return the frame."""
+        before, self.number = self.number, self.number + price
+        levels = ([[str(price), str(size)]], []) if is_bid else ([], [[str(price + 10), str(size)]])
+        self.book.apply([[value for level in side for value in level[at : at + 1]] for side in levels for at in (0, 1)])
+        self.states.add(self.state(self.book))
+        return frame(before, self.number, *levels)
+
+    def flush(self) -> None:
+        """Bring the feed what is on the line."""
+        while self.line:
+            self.perform(self.feed.received(self.line.pop(0), T0))
+
+    def perform(self, out: list[Output]) -> None:
+        """Follow the outputs, and answer them."""
+        for output in out:
+            if isinstance(output, BookUpdate):
+                self.follow(output)
+            elif isinstance(output, Reconnect):
+                self.line.clear()
+                self.perform([*self.feed.closed("reset", T0), *self.feed.opened(T0)])
+            elif isinstance(output, Send) and not self.is_recording:
+                order = json.loads(output.frame)
+                self.line += [answer(order), *([self.whole()] if order["method"] == "subscribe" else [])]
+
+    def follow(self, event: BookUpdate) -> None:
+        """Follow a book as a consumer does."""
+        columns = (event.bid_prices, event.bid_sizes, event.ask_prices, event.ask_sizes)
+        if event.kind == "snapshot":
+            self.shown.replace(columns)
+        elif event.kind == "update":
+            assert self.valid
+            self.shown.apply(columns)
+        self.valid = event.kind != "clear"
+        assert not self.valid or self.state(self.shown) in self.states
+
+
+@settings(max_examples=80, deadline=None)
+@given(changes=CHANGES, is_recording=st.booleans())
+def test_no_disturbance_ever_shows_a_wrong_book(changes: list[tuple[bool, int, int, str]], is_recording: bool) -> None:
+    """Frames are lost and doubled; each valid book is one that the venue had, and the last one is shown at the end."""
+    exchange = Exchange(is_recording=is_recording)
+    exchange.line.append(exchange.change(is_bid=True, price=8, size=1))  # shows where frames begin
+    for is_bid, price, size, harm in [*changes, (True, 9, 1, ""), (True, 9, 2, "")]:
+        exchange.line += [exchange.change(is_bid, price, size)] * {"": 1, "lose": 0, "double": 2}[harm]
+        exchange.flush()
+    if not is_recording:
+        assert exchange.valid
+        assert exchange.state(exchange.shown) == exchange.state(exchange.book)
+
+
+# --- The rules of every feed, under any wrong value (as in test_conformance_made) ---
+
+
+def talk() -> Talk:
+    """Return what the venue says to a feed that subscribes one product."""
+    ms = TS // 10**6
+
+    def depth(first: int, last: int, bids: list[list[str]], asks: list[list[str]]) -> Step:
+        return Step({"e": "depthUpdate", "E": TS, "s": "btcusd", "U": first, "u": last, "b": bids, "a": asks})
+
+    details = {"symbol": "BTCUSD", "tick_size": "1e-8", "quote_increment": "0.01", "min_order_size": "0.00001",
+               "status": "open"}  # fmt: skip
+    listed = [{"tid": 5, "timestampms": ms, "price": "100", "amount": "1", "type": "sell"}]
+    steps = [
+        depth(7, 7, [["100.50", "1.0"], ["100", "2"]], [["101", "1"]]), Step({"id": "1", "status": 200}),
+        Step({"id": "2", "status": 200}), depth(7, 12, [["100.50", "0.0"]], []), depth(12, 30, [], [["102", "3"]]),
+        Step({"E": TS, "s": "btcusd", "t": 5, "p": "100", "q": "0.5", "m": True}),
+        Step({"id": "ping", "status": 200}), Step(details, "products"), Step(listed, "trades"),
+    ]  # fmt: skip
+    return Talk(lambda: GeminiFeed(line="gemini/0", products=("BTCUSD",)), steps, symbol="BTCUSD")
+
+
+def test_talk_is_read_without_a_dead_letter() -> None:
+    """Else the next test would spoil what is spoilt already."""
+    one, follower = talk(), Follower()
+    feed = one.make()
+    follower.take(feed.opened(TS))
+    for step in one.steps:
+        out = said(one, feed, follower, step, encoded(one, step.value))
+        assert not [output for output in out if isinstance(output, DeadLetter)]
+    assert follower.valid == {"BTC-USD": True}
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data(), wrong=st.sampled_from(WRONG))
+def test_wrong_value_tells_nothing_wrong_and_is_repaired(data: st.DataObject, wrong: Any) -> None:
+    """Whatever value of whatever message it is; then the venue goes on."""
+    one, follower = talk(), Follower()
+    feed = one.make()
+    spoilt = data.draw(st.integers(0, len(one.steps) - 1))
+    value = deepcopy(one.steps[spoilt].value)
+    spots = list(places(value))
+    holder, at = spots[data.draw(st.integers(0, len(spots) - 1))]
+    holder[at] = wrong
+    follower.take(feed.opened(TS))
+    for number, step in enumerate(one.steps):
+        said(one, feed, follower, step, encoded(one, value if number == spoilt else step.value))
+        assert not follower.due, "a book was cleared and nothing asked for a new one"
+    follower.take(feed.closed("reset", TS + SECOND))
+    assert not any(follower.valid.values())

@@ -26,7 +26,8 @@ from marketdata.clock import MILLISECOND_NS
 from marketdata.errors import BadEvent, Refused, Unavailable
 from marketdata.events import Candle, Instrument, Trade
 from marketdata.intervals import INTERVALS
-from producers.venues.bitfinex.feed import describe, full_name, read_trade
+from producers.venues.bitfinex.names import describe, full_name
+from producers.venues.bitfinex.rows import read_trade
 from producers.venues.kit.history import Access, Asked, Budget, Page, Request, Span
 from producers.venues.kit.reading import candle, decode, whole
 from producers.venues.kit.values import ms_ns, number, numbers

@@ -1,10 +1,15 @@
-"""The trades and the times of FIX market data."""
+"""The trades and the times of FIX market data.
+
+TradeCondition (277) is a list of conditions with spaces between them (FIX 4.2 and later, "TradeCondition",
+https://fiximate.fixtrading.org/en/FIX.Latest/tag277.html); they are published as they are. Two state what such a trade
+does not update: Volume Only (a), and Average Price Trade (B), whose price nothing was traded at.
+"""
 
 from __future__ import annotations
 
 from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
-from marketdata.events import Trade
+from marketdata.events import HIGH_LOW, OPEN_CLOSE, Trade
 from marketdata.fix.codec import Message, utc_ns
 from producers.venues.fix.book import NEW
 from producers.venues.kit import trades
@@ -12,6 +17,7 @@ from producers.venues.kit.products import Product
 
 _DAY_NS = 86_400 * SECOND_NS
 _ACTIONS = {NEW: "new", "1": "correct", "2": "cancel"}
+_VOLUME_ONLY = frozenset({"a", "B"})
 _AGGRESSORS = {"1": "buy", "2": "sell"}
 
 
@@ -28,10 +34,12 @@ def read_trade(product: Product, message: Message, entry: dict[int, str], number
     action = entry.get(279, NEW)
     if action not in _ACTIONS:
         raise BadEvent("unknown_action", "279", action)
+    conditions = tuple(entry.get(277, "").split())
     made = f"{message.get(122) or message.get(52)}/{message.get(34)}/{number}"
     trade = Trade(trade_id=trade_id(entry) or made, ts_event=read_time(message, entry, now), price=entry.get(270, ""),
                   size=entry.get(271, ""), side=_AGGRESSORS.get(entry.get(2446, ""), "unknown"),
-                  action=_ACTIONS[action])  # fmt: skip
+                  action=_ACTIONS[action], conditions=conditions,
+                  excluded_from=() if _VOLUME_ONLY.isdisjoint(conditions) else (HIGH_LOW, OPEN_CLOSE))  # fmt: skip
     trades.check(product.instrument, trade)
     return trade
 

@@ -1,397 +1,302 @@
-"""Gemini market data v2: frames in, events out.
+"""Gemini's WebSocket API: frames in, events out.
 
-Theory of operation, with the source of each step. DOCS is Gemini's "WebSocket API: Market Data v2" and "REST API:
-Symbol Details, Trade History"; checked on a recording where it says so.
+DOCS is Gemini's "WebSocket API", https://developer.gemini.com/websocket/introduction (version 0.10.7), with "Stream
+Reference" (.../websocket/streams), "Message Format" (.../websocket/message-format) and "Order Book Reconstruction"
+(.../tools/typescript-sdk/deep-dives/order-book). The archived "Market Data v2" is `feed_v2`, for recordings.
 
-1. Subscribe to `l2` for every symbol in one message. The first `l2_updates` of a symbol is the whole book, with the
-   last trades beside it (DOCS: the existing state of the book and the last trades); only that one has `trades`.
-2. Later `l2_updates` set absolute quantities, [side, price, quantity]; 0 removes the level. They have no number, no
-   checksum and no time: nothing but the connection proves them whole, and they get our own time. What can be seen is
-   seen: a frame that cannot be read, and a book that is crossed while orders match, clear the book and subscribe again.
-3. `side` of a `trade` is the taker's (DOCS, "Level 2 Data": side of the taker in the trade). Trade ids rise and leave
-   some out (checked on a recording). After a lost connection the last trades must reach back to one that is known, or
-   REST is asked.
-4. A `heartbeat` comes every 5 s (checked on a recording); 15 s without a frame are a dead connection. It vouches for
-   what happened up to a second before it was sent.
-5. REST `symbols/details`: there `quote_increment` is the step of prices and `tick_size` that of quantities (DOCS).
-
-Names: BTCUSD is split at the longest quote currency that it ends with, and `PERP` behind it stays behind (BTCGUSDPERP
-is BTC-GUSD-PERP); with two exceptions that gave the currencies of all 347 products of recorded details.
+1. Subscribe to `btcusd@depth@100ms` and `btcusd@trade` of each product, one stream a request: one that the venue does
+   not know refuses the whole request. The answer has the request's `id`, and `status` 200 or an `error` (DOCS). How
+   much a connection may ask for is what `conninfo` answers: 7,000 requests in 10 s, 300 connections in 5 minutes.
+2. With `?snapshot=-1` in the address the first `depthUpdate` of a subscription is the whole book; nothing in it says so
+   (DOCS, "Snapshot Parameter"). Later ones set absolute quantities, 0 removes the level.
+3. `u` is the last update id of a frame and `U` the first, in a range that all products share. A frame whose `u` is not
+   above the last one is old; one with `U` above it comes behind a gap (DOCS, "Order Book Reconstruction"): `U` is the
+   `u` of the frame before (the documents only say "first update id"). As long as no connection has shown this, a
+   frame may also begin one above; once it has, books that followed such a frame are lost.
+4. After a gap the depth stream is unsubscribed, and subscribed again when the answer is here: what comes before the
+   answer is of the old subscription, and the first frame after it is the new book. In a recording nobody is asked; a
+   frame with `U` equal to `u` is a whole book there, since a change covers at least one id.
+5. `trade`: `t` is the id, `E` the time in ns; `m` is whether the buyer was the maker (DOCS, "Trade Stream"): then the
+   taker sold. Ids rise and leave some out (checked on recordings), so that after a lost connection REST is asked for
+   the trades since, once the subscription is acknowledged.
+6. A quiet book sends nothing: `ping` is sent after 10 s without a frame, and answered with its id (DOCS). 25 s of
+   silence are a dead connection. An answer vouches for what happened up to a second before.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import Any, Literal
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import msgspec
 
-from marketdata.book import L2Book
 from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
-from marketdata.events import CROSSED, GAP, Instrument, Trade
+from marketdata.events import GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Send
-from producers.venues.kit import books, idle, listed_trades, trades
-from producers.venues.kit.calls import REFUSED, Call, Line
-from producers.venues.kit.gaps import Ledger
-from producers.venues.kit.instruments import Listing
-from producers.venues.kit.liveness import Liveness
+from producers.venues.gemini.names import describe, fetch_details, read_details
+from producers.venues.gemini.trades import LISTED_MAX, fetch_trades, make_trade, number_of, read_listed
+from producers.venues.kit import books, listed_trades
+from producers.venues.kit.calls import Call
+from producers.venues.kit.feed import VenueFeed
+from producers.venues.kit.limits import Limits, Rate
 from producers.venues.kit.products import Product
-from producers.venues.kit.published import PreviousRun
-from producers.venues.kit.repairs import Repairs
-from producers.venues.kit.values import Columns, Number, Text, check_decimals, check_trade, ms_ns, number
+from producers.venues.kit.values import Number, Text, check_trade, in_range, levels
 from producers.venues.kit.venue import Signer
 
-LISTED_MAX = 500  # trades in one answer of REST
-SILENCE_NS = 15 * SECOND_NS
 VOUCH_NS = SECOND_NS
+OK = 200
+# So many old frames in a row, each above the one before, mean that the venue reset its ids.
+OLD_RUN_MAX = 8
 
-_BOOK, _TRADES = "l2", "trade"
-
-QUOTES = ("USD", "GUSD", "RLUSD", "USDC", "USDT", "EUR", "GBP", "SGD", "BTC", "ETH", "SOL", "DAI", "FIL", "BCH", "LTC")
-_SPLIT = re.compile(rf"([A-Z0-9]{{1,20}}?)({'|'.join(sorted(QUOTES, key=len, reverse=True))})(PERP)?")
-_EXCEPTIONS = {"PAXGUSD": ("PAXG", "USD"), "USDGUSD": ("USDG", "USD")}
-_NAME = re.compile(r"[A-Z0-9]{2,40}", re.ASCII)
-_NAMED = re.compile(rb'"symbol":"([A-Z0-9]{2,40})"')
-_STATES = {"open": "online", "closed": "halted", "cancel_only": "cancel_only", "post_only": "post_only",
-           "limit_only": "limit_only"}  # fmt: skip
-
-# --- What the venue sends. Fields that are not used are not named. ---
+_PING = "ping"
+_DEPTH, _TRADE = "depth@100ms", "trade"
+_NAMED = re.compile(rb'"s(?:ymbol)?":\s*"([A-Za-z0-9]{2,40})"')
 
 
-class _Level(msgspec.Struct, array_like=True, gc=False):
-    side: Literal["buy", "sell"]
-    price: Text
-    size: Text
+class _Error(msgspec.Struct):
+    code: int = 0
+    msg: str = ""
 
 
-class _Trade(msgspec.Struct, gc=False):
-    symbol: str
-    price: Text
-    quantity: Text
-    side: Literal["buy", "sell"]
-    timestamp: Number
-    tid: Number | None = None
-    event: Number | None = msgspec.field(name="event_id", default=None)
+class _Frame(msgspec.Struct):
+    kind: str = msgspec.field(name="e", default="")
+    time: Number = msgspec.field(name="E", default=0)
+    symbol: str = msgspec.field(name="s", default="")
+    first: Number | None = msgspec.field(name="U", default=None)
+    last: Number | None = msgspec.field(name="u", default=None)
+    bids: msgspec.Raw = msgspec.field(name="b", default_factory=lambda: msgspec.Raw(b"[]"))
+    asks: msgspec.Raw = msgspec.field(name="a", default_factory=lambda: msgspec.Raw(b"[]"))
+    trade: Number | None = msgspec.field(name="t", default=None)
+    price: Text | None = msgspec.field(name="p", default=None)
+    size: Text | None = msgspec.field(name="q", default=None)
+    buyer_made: bool | None = msgspec.field(name="m", default=None)
+    partial: Number | None = msgspec.field(name="lastUpdateId", default=None)
+    id: Any = None
+    status: int = 0
+    error: _Error | None = None
 
 
-class _Book(msgspec.Struct):
-    symbol: str
-    changes: list[_Level]
-    trades: list[_Trade] | None = None
+_FRAME = msgspec.json.Decoder(_Frame)
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class _Kind(msgspec.Struct):
-    type: str = ""
-    result: str = ""
-    reason: str = ""
-    timestamp: Number = 0
+class Chain:
+    """The update ids of one product's book. `last` is that of the book that consumers have, None without one.
 
-
-class _RestTrade(msgspec.Struct):
-    tid: Number
-    price: Text
-    amount: Text
-    type: str
-    timestampms: Number
-
-
-class _Details(msgspec.Struct):
-    symbol: str
-    tick_size: Any = None
-    quote_increment: Any = None
-    min_order_size: Any = None
-    status: str = ""
-
-
-_KIND = msgspec.json.Decoder(_Kind)
-_BOOK_FRAME = msgspec.json.Decoder(_Book)
-_TRADE = msgspec.json.Decoder(_Trade)
-_REST_TRADES = msgspec.json.Decoder(list[_RestTrade])
-_DETAILS = msgspec.json.Decoder(_Details, float_hook=str)
-
-
-class GeminiFeed:
-    """One line of Gemini. `products` (such as BTCUSD) None accepts every symbol that is seen, and subscribes none.
-
-    `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, heartbeats, gaps,
-    resyncs, duplicates (trades that came again), repeats (trades of a new snapshot that were published before),
-    deltas_before_snapshot, ignored, dead_letters.
+    `awaits`: `first`, the next frame is the whole book; `answer`, that is so after the venue's answer; `whole`, a frame
+    that cannot be a change is.
     """
 
+    __slots__ = ("awaits", "last", "old", "old_run")
+
+    def __init__(self) -> None:
+        self.last: int | None = None
+        self.awaits = "first"
+        self.old = 0
+        self.old_run = 0
+
+    def is_reset(self, last: int) -> bool:
+        """Note an old frame; return whether so many came in order that the ids begin anew."""
+        self.old_run = self.old_run + 1 if last > self.old else 1
+        self.old = last
+        return self.old_run >= OLD_RUN_MAX
+
+
+class GeminiFeed(VenueFeed):
+    """One line of Gemini; products such as BTCUSD. `repeats` counts trades that were published before."""
+
     venue = "gemini"
-    silence_ns = SILENCE_NS
+    book_channel = "depth"
+    trades_channel = _TRADE
+    silence_ns = 25 * SECOND_NS
+    ping = msgspec.json.encode({"id": _PING, "method": "ping"})
+    ping_ns = 10 * SECOND_NS
+    awaited = (book_channel,)
+    channels = (_DEPTH, _TRADE)
+    book_subscription = _DEPTH
+    limits = Limits(arguments=1, messages=(Rate(7_000, 10),), connects=(Rate(300, 300),))
 
     def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
-        del token  # public data takes none
-        self._line = Line(self.venue, line)
-        self.counts = self._line.counts
-        self.ts_venue: int | None = None
-        self._wanted = None if products is None else tuple(name.upper() for name in products)
-        self._products = Listing(self._wanted, describe)
-        self._books: dict[str, L2Book] = {}
-        self._ledger = Ledger(book=_BOOK, trades=_TRADES)
-        self._repairs = Repairs(self._products, self._ledger, self._again)
-        self._liveness = Liveness(SILENCE_NS, self._lose_all)
+        names = None if products is None else tuple(dict.fromkeys(name.upper() for name in products))
+        super().__init__(line=line, products=names, token=token)
+        self._chains: dict[str, Chain] = {}
+        self._requests: dict[str, tuple[str, str, str]] = {}  # id to method, channel and product
+        self._requests_made = 0
+        self._overlaps = False  # a frame began at the id where the one before ended
+        self._assumed: set[str] = set()  # products with a frame that began one above, while nothing did
 
-    # --- The contract of marketdata.feed.Feed ---
+    # --- What is sent to the venue ---
 
-    def symbols(self) -> frozenset[str] | None:
-        """Return our symbols of the products to subscribe; None where only frames show them."""
-        return None if self._wanted is None else self._products.symbols(self._wanted)
+    def _begin(self) -> None:
+        super()._begin()
+        self._chains.clear()
+        self._requests.clear()
+        self._assumed.clear()
 
-    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
-        """Continue what an earlier process published."""
-        call = self._call(ts)
-        self._products.resume(call, self._ledger, previous, self._wanted or ())
-        return call.out
+    def _order(self, call: Call, verb: str, channel: str, names: Collection[str]) -> Iterator[Output]:
+        del call
+        for name in names:
+            self._requests_made += 1
+            number = str(self._requests_made)
+            self._requests[number] = (verb, channel, name)
+            sent = {"id": number, "method": verb, "params": [f"{name.lower()}@{channel}"]}
+            yield Send(msgspec.json.encode(sent))
 
-    def opened(self, ts: int) -> list[Output]:
-        """Subscribe to every symbol, and ask for their increments."""
-        self._repairs.begin()
-        call = self._call(ts)
-        self._products.asked(ts)
-        self._liveness.opened(call)
-        if self._wanted:
-            call.out.append(_order("subscribe", self._wanted))
-            call.out += [_fetch_details(name) for name in self._wanted]
-            for name in self._wanted:
-                self._repairs.wait(_BOOK, name, ts)
-        return call.out
+    def _again(self, call: Call, channel: str, names: Collection[str]) -> Iterator[Output]:
+        if channel == self.trades_channel:
+            yield from (fetch_trades(self._products[name]) for name in names if name in self._products)
+            return
+        for name in names if self._wanted is not None else ():
+            self._chains.setdefault(name, Chain()).awaits = "answer"
+        yield from self._unsubscribe(call, _DEPTH, names)
 
-    def received(self, frame: bytes, ts: int) -> list[Output]:
-        """Return what one frame means."""
-        self.counts["frames"] += 1
-        self._liveness.ts_heard = ts
-        call = self._call(ts, frame)
-        try:
-            sent = _KIND.decode(frame)
-            if sent.type == "l2_updates":
-                self._book(call, _BOOK_FRAME.decode(frame))
-            elif sent.type == "trade":
-                trade = _TRADE.decode(frame)
-                product = self._find(call, trade.symbol)
-                if product is not None:
-                    was_pending = self._ledger.is_pending(product, _TRADES)
-                    listed_trades.take(call, product, self._ledger, [_read_trade(trade)], again="duplicates")
-                    if not was_pending and self._ledger.is_pending(product, _TRADES):
-                        call.out.append(_fetch_trades(product))
-            else:
-                self._other(call, sent)
-        except REFUSED as error:
-            call.dead_frame(error)
-            self._unreadable(call)
-        return call.out
-
-    def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
-        """Learn a symbol's increments, or take the last trades where some may be missing."""
-        call = self._call(ts, body)
-        with call.refusing(f"bad_{request.purpose}"):
-            if request.purpose == "details":
-                self._learn(call, _DETAILS.decode(body))
-            elif request.purpose == "trades" and (product := self._products.get(request.symbol)) is not None:
-                read = [_read_rest_trade(sent) for sent in _REST_TRADES.decode(body) if sent.type in {"buy", "sell"}]
-                read.sort(key=_number_of)
-                whole = listed_trades.take(call, product, self._ledger, read, again="repeats", origin="repair")
-                # A list that is not full has all since the time that was asked for, which is before the loss.
-                whole = whole or (product.unproven and len(read) < LISTED_MAX)
-                listed_trades.end_loss(call, product, self._ledger, whole=whole)
-            else:
-                self.counts["ignored"] += 1
-        return call.out
-
-    def ticked(self, ts: int) -> list[Output]:
-        """Notice silence, and snapshots that were asked for and did not come."""
-        call = self._call(ts)
-        if self._liveness.ticked(call):
-            self._repairs.ticked(call)
-            if self._products.is_due(ts):
-                call.out += map(_fetch_details, self._wanted or self._products.names())
-        return call.out
-
-    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
-        """State until when products without trades are complete (see `kit.idle`)."""
-        return idle.time_passed(self._call(ts), self._products, ts_event, skipped=skipped)
-
-    def closed(self, reason: str, ts: int) -> list[Output]:
-        """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
-        self._repairs.begin()
-        call = self._call(ts)
-        self._liveness.closed(call, reason)
-        return call.out
-
-    def kept_book(self, name: str) -> L2Book | None:
-        """Return the book that is kept to see it cross, by the venue's name; None without one."""
-        return self._books.get(name)
+    def _fetch_products(self) -> list[Fetch]:
+        return list(map(fetch_details, self._wanted or self._products.names()))
 
     # --- Frames ---
 
-    def _call(self, ts: int, payload: bytes = b"") -> Call:
-        return Call(self._line, ts, None, payload)
+    def _read(self, call: Call) -> None:
+        sent = _FRAME.decode(call.payload)
+        if sent.kind == "depthUpdate":
+            self._depth(call, sent)
+        elif sent.id is not None or sent.status:
+            self._reply(call, sent)
+        elif not sent.kind and sent.trade is not None:
+            self._trade(call, sent)
+        elif sent.kind or sent.partial is not None or sent.last is not None:
+            self.counts["ignored"] += 1
+        else:
+            raise BadEvent("unknown_frame", "e", call.payload[:100].decode(errors="replace"))
+
+    def _reply(self, call: Call, sent: _Frame) -> None:
+        if sent.id == _PING:
+            self.counts["heartbeats"] += 1
+            self._vouch(call, call.ts - VOUCH_NS)
+            return
+        verb, channel, name = self._requests.pop(str(sent.id), ("", "", ""))
+        if not verb or self._wanted is None:
+            self.counts["ignored"] += 1  # the answer to a recorded request, as a rule
+        elif verb == "unsubscribe":
+            chain = self._chains.setdefault(name, Chain())
+            if chain.awaits == "answer":  # whether or not there was a subscription
+                chain.awaits = "first"
+                call.out += self._request(call, channel, (name,))
+        elif sent.error is not None:
+            self._refused(call, channel, name, detail=f"{sent.error.code} {sent.error.msg}")
+        elif sent.status != OK:
+            call.dead("bad_frame", "an answer without an error", field="status", value=str(sent.status))
+        else:
+            self._acknowledged(call, channel, name)
+            product = self._products.get(name)
+            if product is not None and channel == _TRADE and self._ledger.is_pending(product, _TRADE):
+                call.out.append(fetch_trades(product))
+
+    def _concerned(self, payload: bytes) -> tuple[Collection[str] | None, Collection[str]]:
+        named = _NAMED.search(payload)
+        names = None if named is None else (named[1].decode().upper(),)
+        is_trade = b'"t":' in payload and b'"U":' not in payload
+        return names, (self.trades_channel if is_trade else self.book_channel,)
 
     def _find(self, call: Call, name: str) -> Product | None:
-        """Return a product; ask for its increments on first sight, unless that was done on connecting."""
+        """Return a product; ask for its details on first sight, unless that was done on connecting."""
         is_new = name not in self._products
         product = self._products.find(call, name)
         if product is not None and is_new and self._wanted is None:
-            call.out.append(_fetch_details(name))
+            call.out.append(fetch_details(name))
         return product
 
-    def _other(self, call: Call, sent: _Kind) -> None:
-        if sent.type == "heartbeat" and not sent.timestamp:
-            self.counts["heartbeats"] += 1  # as the older interface sends it: it vouches for nothing
-        elif sent.type == "heartbeat":
-            with call.refusing("bad_frame"):  # it may be wrong itself, but changes no book
-                self._heartbeat(call, ms_ns(sent.timestamp, "timestamp"))
-        elif sent.result == "error":
-            call.dead("venue_error", sent.reason, field="reason", value=sent.reason[:200])
-        elif sent.type or sent.result:
-            self.counts["ignored"] += 1
-        else:
-            raise BadEvent("unknown_frame", "type", call.payload[:100].decode(errors="replace"))
+    # --- Books ---
 
-    def _heartbeat(self, call: Call, ts: int) -> None:
-        self.counts["heartbeats"] += 1
-        self.ts_venue = call.venue_time(ts, "timestamp")
-        for product in self._products:
-            if product.ts_trade is not None and not self._ledger.is_pending(product, _TRADES):
-                trades.heartbeat(call, product, ts - VOUCH_NS)
-            if product.book_valid:
-                books.heartbeat(call, product, ts - VOUCH_NS)
-
-    def _unreadable(self, call: Call) -> None:
-        """A frame that cannot be read may have been a change or trade of the symbol that it names, or of any."""
-        named = _NAMED.search(call.payload)
-        product = None if named is None else self._products.get(named.group(1).decode())
-        missed = [p for p in self._products if p.book_seen] if named is None else [product] if product else []
-        if b'"type":"trade"' in call.payload and b'"changes"' not in call.payload:
-            for one in missed:
-                self._ledger.lose(call, one, GAP, {_TRADES}, detail="bad_frame", channel=_TRADES)
-                call.out.append(_fetch_trades(one))
-        elif missed:
-            self._missed(call, missed, GAP, "bad_frame")
-
-    # --- What is lost, and how it is asked for ---
-
-    def _lose_all(self, call: Call, reason: str) -> None:
-        self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted))
-
-    def _missed(self, call: Call, products: Collection[Product], reason: str, detail: str) -> None:
-        self.counts["gaps"] += 1
-        for product in products:
-            self._ledger.lose(call, product, reason, {_BOOK}, detail=detail, channel=_BOOK)
-        self._repairs.lost(call, [product.name for product in products], (_BOOK,), detail)
-
-    @staticmethod
-    def _again(_: Call, __: str, names: Collection[str]) -> list[Output]:
-        """Return what brings new snapshots."""
-        return [_order("unsubscribe", names), _order("subscribe", names)]
-
-    # --- Books and trades ---
-
-    def _book(self, call: Call, sent: _Book) -> None:
-        product = self._find(call, sent.symbol)
+    def _depth(self, call: Call, sent: _Frame) -> None:
+        first, last = sent.first, sent.last
+        if first is None or last is None or last < first:
+            raise BadEvent("bad_sequence", "U", f"{first} to {last}")
+        columns = (*levels(sent.bids, "b"), *levels(sent.asks, "a"))
+        product = self._find(call, sent.symbol.upper())
         if product is None:
             return
-        columns = _columns(sent.changes)
-        read = [_read_trade(trade) for trade in sent.trades or ()]
-        book = self._books.setdefault(product.name, L2Book())
-        if sent.trades is None:
-            if not product.book_valid:
+        ts_event = in_range(sent.time, sent.time, "E")
+        self._advance(call, ts_event)
+        chain = self._chains.setdefault(product.name, Chain())
+        if chain.last is not None and not self._follows(call, product, chain, first, last):
+            return
+        if chain.last is None:
+            if chain.awaits == "answer" or (chain.awaits == "whole" and not (self._overlaps and first == last)):
                 self.counts["deltas_before_snapshot"] += 1
                 return
-            book.bids.apply(columns[0], columns[1])
-            book.asks.apply(columns[2], columns[3])
+            call.sequence = last
+            self._snapshot(call, product, ts_event, columns)
+            if self._wanted is None and self._ledger.is_pending(product, self.trades_channel):
+                call.out.append(fetch_trades(product))
         else:
-            book.bids.replace(columns[0], columns[1])
-            book.asks.replace(columns[2], columns[3])
-        if book.is_crossed() and product.validity["valid"]:
-            self._missed(call, (product,), CROSSED, "crossed")
+            call.sequence = last
+            books.update(call, product, ts_event, columns, even_empty=True)
+        chain.last, chain.old_run = last, 0
+
+    def _follows(self, call: Call, product: Product, chain: Chain, first: int, last: int) -> bool:
+        """Return whether a frame is to be read: it follows the one before, or is a whole book behind a loss."""
+        before = chain.last or 0
+        if last <= before and not chain.is_reset(last):
+            self.counts["duplicates"] += 1
+            return False
+        if last > before and first <= before + (not self._overlaps):
+            if first > before:
+                self._assumed.add(product.name)
+            elif first == before and not self._overlaps:
+                self._overlaps = True
+                assumed = [self._products[name] for name in sorted(self._assumed)]
+                self._lose(call, assumed, (self.book_channel,), GAP, "sequence")
+            return chain.last is not None
+        self._lose(call, (product,), (self.book_channel,), GAP, "sequence", expected=before, received=first)
+        return self._wanted is None
+
+    def _forget(self, product: Product) -> None:
+        chain = self._chains.get(product.name)
+        if chain is not None:
+            chain.last, chain.old_run = None, 0
+            chain.awaits = "whole" if self._wanted is None else "answer"
+
+    # --- Trades and products ---
+
+    def _trade(self, call: Call, sent: _Frame) -> None:
+        price, size = sent.price or "", sent.size or ""
+        check_trade(price, size, ("p", "q"))
+        if sent.buyer_made is None:
+            raise BadEvent("unknown_side", "m", "")
+        product = self._find(call, sent.symbol.upper())
+        if product is None:
             return
-        if sent.trades is None:
-            books.update(call, product, call.ts, columns)
-            return
-        books.snapshot(call, product, call.ts, columns)
-        self._repairs.came(_BOOK, product.name)
-        self._ledger.account(call, product, _BOOK, call.ts)
-        read.sort(key=_number_of)
-        if listed_trades.take(call, product, self._ledger, read, again="repeats"):
-            self._ledger.account(call, product, _TRADES, call.ts)
-        elif self._ledger.is_pending(product, _TRADES):
-            call.out.append(_fetch_trades(product))
+        ts_event = in_range(sent.time, sent.time, "E")
+        self._advance(call, ts_event)
+        side = "sell" if sent.buyer_made else "buy"
+        trade = make_trade(str(sent.trade), ts_event, price, size, side)
+        self._take_live(call, product, trade)
 
-    def _learn(self, call: Call, sent: _Details) -> None:
-        name = sent.symbol.upper()
-        self._products.know(
-            call, name,
-            tick_size=None if sent.quote_increment is None else number(sent.quote_increment, "quote_increment"),
-            size_increment=None if sent.tick_size is None else number(sent.tick_size, "tick_size"),
-            min_order_size=None if sent.min_order_size is None else number(sent.min_order_size, "min_order_size"),
-            status=_STATES.get(sent.status, "unknown"),
-        )  # fmt: skip
+    def _take_live(self, call: Call, product: Product, trade: Trade) -> None:
+        """Publish a trade of the stream; one that no event may hold is asked for again."""
+        was_pending = self._ledger.is_pending(product, self.trades_channel)
+        listed_trades.take(call, product, self._ledger, [trade], again="duplicates")
+        if not was_pending and self._ledger.is_pending(product, self.trades_channel):
+            call.out.append(fetch_trades(product))
 
+    def _answered(self, call: Call, request: Fetch) -> bool:
+        product = self._products.get(request.symbol)
+        if request.purpose != "trades" or product is None:
+            return False
+        items = _ITEMS.decode(call.payload)
+        batches, whole = self._read_each(call, items, lambda raw: (product.name, read_listed(raw)))
+        batch = sorted(batches.get(product.name, ()), key=number_of)
+        # A list that is not full has all since the time that was asked for, which is before the loss.
+        reaches_back = listed_trades.take(call, product, self._ledger, batch, again="repeats", origin="repair")
+        reaches_back = reaches_back or (product.unproven and len(items) < LISTED_MAX)
+        listed_trades.end_loss(call, product, self._ledger, whole=whole and reaches_back)
+        return True
 
-# --- Reading and writing values ---
+    def _describe(self, name: str) -> Instrument:
+        return describe(name)
 
-
-def _columns(levels: list[_Level]) -> Columns:
-    columns: Columns = ([], [], [], [])
-    for level in levels:
-        at = 0 if level.side == "buy" else 2
-        columns[at].append(level.price)
-        columns[at + 1].append(level.size)
-    if levels:
-        check_decimals(columns[0] + columns[1] + columns[2] + columns[3], "changes")
-    return columns
-
-
-def _read_trade(sent: _Trade) -> Trade:
-    check_trade(sent.price, sent.quantity, ("price", "quantity"))
-    if sent.tid is not None:
-        name = str(sent.tid)
-    elif sent.event is not None:
-        # Before there was a `tid`: one event may fill several orders, each at a price and size of its own.
-        name = f"{sent.event}:{sent.price}:{sent.quantity}"
-    else:
-        raise BadEvent("bad_trade_id", "tid", "")
-    return Trade(
-        trade_id=name, ts_event=ms_ns(sent.timestamp, "timestamp"), price=sent.price, size=sent.quantity, side=sent.side
-    )
-
-
-def _read_rest_trade(sent: _RestTrade) -> Trade:
-    check_trade(sent.price, sent.amount, ("price", "amount"))
-    return Trade(trade_id=str(sent.tid), ts_event=ms_ns(sent.timestampms, "timestampms"), price=sent.price,
-                 size=sent.amount, side=sent.type)  # fmt: skip
-
-
-def _order(verb: str, names: Collection[str]) -> Send:
-    return Send(msgspec.json.encode({"type": verb, "subscriptions": [{"name": "l2", "symbols": list(names)}]}))
-
-
-def _fetch_details(name: str) -> Fetch:
-    return Fetch(f"v1/symbols/details/{name.lower()}", "details", name)
-
-
-def _number_of(trade: Trade) -> int:
-    return int(trade.trade_id.partition(":")[0])
-
-
-def _fetch_trades(product: Product) -> Fetch:
-    # A second earlier, so that the last trade before the loss is among them.
-    since = max(0, (product.ts_trade_before or 0) // SECOND_NS - 1)
-    path = f"v1/trades/{product.name.lower()}?limit_trades={LISTED_MAX}&timestamp={since}"
-    return Fetch(path, "trades", product.name)
-
-
-def describe(name: str) -> Instrument:
-    """Return what a name means. Raises BadEvent for what is no name."""
-    if _NAME.fullmatch(name) is None:
-        raise BadEvent("bad_symbol", "symbol", name[:200])
-    match = _SPLIT.fullmatch(name)
-    base, quote, rest = match.groups() if match else (name, "", None)
-    base, quote = _EXCEPTIONS.get(name, (base, quote))
-    return Instrument(venue=GeminiFeed.venue, symbol="-".join(part for part in (base, quote, rest) if part), ts_recv=0,
-                      venue_symbol=name, base_currency=base, quote_currency=quote,
-                      kind="perpetual" if rest else "spot")  # fmt: skip
+    def _learn_products(self, call: Call) -> None:
+        name, learned = read_details(call.payload)
+        self._products.know(call, name, **learned)
