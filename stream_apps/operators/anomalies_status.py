@@ -2,7 +2,8 @@
 
 1. A gap is open until every gap of its line that the anomaly contains is resynced. Its value is how many messages are
    missing; one gap after another within `COOLDOWN_NS` of the start is only on the ledger, not another anomaly.
-2. A line that receives nothing, or cannot connect, is stale until it is connected.
+2. A line that receives nothing, or cannot connect, is stale until it is connected. A symbol that fell silent by itself
+   is stale until its line has it again. A halted symbol is never stale: its silence has a reason.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ COOLDOWN_NS = 60 * SECOND_NS
 # Where candles are missing, the trades had a gap, or there were none: a listing of old trades jumps over them.
 _CANDLES = "candles"
 _SILENT = "heartbeat_missed"
+_SILENT_ALONE = "silent"
 _NO_CONNECTION = frozenset({"breaker_open", "refused", "given_up"})
 _CONNECTED = frozenset({"connected", "breaker_closed"})
 
@@ -70,9 +72,13 @@ class AnomaliesStatus:
             out += self._gap(state, event)
         elif event.kind == "resynced":
             out += self._resynced(state, event)
+            out += episodes.within(event, "stale", f"silence:{event.line}")
         elif event.kind == _SILENT and not state.halted:
             text = event.detail or "nothing was received for too long"
             out += self._stale(state, event, f"heartbeats:{event.line}", severity="warning", text=text)
+        elif event.kind == _SILENT_ALONE and not state.halted:
+            text = event.detail or "nothing came, though the rest of the connection goes on"
+            out += self._stale(state, event, f"silence:{event.line}", severity="warning", text=text)
         elif event.kind in _NO_CONNECTION and not state.halted:
             text = event.detail or event.kind.replace("_", " ")
             out += self._stale(state, event, f"connect:{event.line}", severity="critical", text=text)

@@ -10,7 +10,8 @@ a feed calls.
 2. `received`: `_read` does everything. What it raises becomes a dead letter, and `_unreadable` decides what the frame
    may have cost: the channels and products that `_concerned` names are lost and requested again.
 3. `fetched`: the list of products is learned; other answers go to `_answered`.
-4. `ticked`: silence, pings, overdue snapshots and subscriptions, the list of products when it is due, then `_tick`.
+4. `ticked`: silence of the connection and of single products (`kit.activity`), pings, overdue snapshots and
+   subscriptions, the list of products when it is due, then `_tick`.
 5. Subscriptions: `_read` reports what the venue answers (`_acknowledged`, `_refused`). A channel that is refused, or
    not answered in time, is on the ledger, invalid, and vouched for by nothing; it is requested again later.
 6. `time_passed`: products without trades are stated to be complete, but for those whose trades are not subscribed.
@@ -22,15 +23,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
 
-from marketdata.events import ALL_SYMBOLS, CHECKSUM, GAP, UNSUBSCRIBED, Instrument
+from marketdata.events import ALL_SYMBOLS, CHECKSUM, GAP, STALE, UNSUBSCRIBED, Instrument
 from marketdata.feed import Fetch, Output, Send
 from producers.venues.kit import books, idle, trades
+from producers.venues.kit.activity import Activity
 from producers.venues.kit.calls import REFUSED, Call, Line
 from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing
 from producers.venues.kit.limits import Limits
 from producers.venues.kit.liveness import Liveness
-from producers.venues.kit.products import Product
+from producers.venues.kit.products import MATCHING, Product
 from producers.venues.kit.published import PreviousRun
 from producers.venues.kit.repairs import Repairs
 from producers.venues.kit.subscriptions import Subscriptions
@@ -87,6 +89,7 @@ class VenueFeed:
         self._ledger = Ledger(book=self.book_channel, trades=self.trades_channel)
         self._repairs = Repairs(self._products, self._ledger, self._again, awaited=self.awaited)
         self._liveness = Liveness(self.silence_ns, self._lose_all)
+        self._activity = Activity()
         self._carried = {self.book_channel, self.trades_channel} if self.carries is None else set(self.carries)
         self._carriers = (self.book_subscription or self.book_channel, self.trades_subscription or self.trades_channel)
         starts = self._carriers[:1] if self.starts_with_data is None else self.starts_with_data
@@ -151,6 +154,7 @@ class VenueFeed:
             if self.ping and self._liveness.ping_due(ts, self.ping_ns):
                 call.out.append(Send(self.ping))
             self._check_subscriptions(call)
+            self._check_activity(call)
             self._repairs.ticked(call)
             if self._products.is_due(ts):
                 call.out += self._fetch_products()
@@ -370,6 +374,24 @@ class VenueFeed:
             self._recover_trades(call, product)
 
     # --- Losses ---
+
+    def _check_activity(self, call: Call) -> None:
+        """Lose and request again what fell silent by itself while the rest of the connection goes on."""
+        if not self._wanted:
+            return  # nobody answers what is requested of a recording
+        marks: dict[tuple[str, str], int | None] = {}
+        for product in self._products:
+            if product.instrument.status not in MATCHING:
+                continue
+            if product.book_valid:
+                marks[self.book_channel, product.name] = product.ts_book
+            if product.ts_trade is not None and not self._trades_wait(product):
+                marks[self.trades_channel, product.name] = product.ts_trade
+        for silent in self._activity.observe(call.ts, marks):
+            product = self._products[silent.name]
+            self.counts["silent"] += 1
+            call.status(product.symbol, "silent", reason=STALE, channel=silent.channel, detail=silent.text())
+            self._lose(call, (product,), (silent.channel,), STALE, silent.text())
 
     def _unreadable(self, call: Call) -> None:
         """Lose what a frame may have changed that cannot be read."""
