@@ -378,6 +378,18 @@ def test_a_feed_that_receives_nothing_is_stale_but_not_in_a_halt(run: Run, make:
     assert [a.ts_end for a in ended(run(on_status, [*statuses, status(make, "connected", 130)]))] == [make.ts(130)] * 2
 
 
+def test_a_symbol_that_falls_silent_alone_is_stale_until_its_line_has_it_again_but_not_in_a_halt(
+    run: Run, make: Any
+) -> None:
+    """Halted and silent are kept apart: the silence of a halted symbol has a reason."""
+    halted = [status(make, "halted"), status(make, "silent", 1), status(make, "resumed", 2)]
+    assert found(run(on_status, halted)) == []
+    silent = [*halted, status(make, "silent", 3), status(make, "gap", 3, gap_id="g")]
+    assert sorted(a.kind for a in found(run(on_status, silent))) == ["gap", "stale"]
+    ends = ended(run(on_status, [*silent, status(make, "resynced", 9, gap_id="g")]))
+    assert sorted((a.kind, a.ts_end) for a in ends) == [("gap", make.ts(9)), ("stale", make.ts(9))]
+
+
 def test_lines_are_forgotten_with_their_anomalies(run: Run, make: Any) -> None:
     """Nothing stays open of a line that is remembered no more."""
     statuses = [status(make, "gap", at, gap_id="g", line=f"l/{at}") for at in range(100)]
