@@ -703,7 +703,7 @@ def without(case: Case, carrier: int) -> Iterator[Recorded]:
     feed.opened(recorded(case)[0].ts_recv)
     data = (BookUpdate, Trades)[carrier]
     for line in recorded(case):
-        if line.t != "recv":
+        if line.t != "recv" or "subscri" in line.data:
             continue
         before = list(feed._subscriptions), feed.counts["subscriptions"]
         out = feed.received(line.frame, line.ts_recv)
