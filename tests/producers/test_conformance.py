@@ -676,6 +676,10 @@ def test_silence_clears_the_books_and_reconnects(case: Case) -> None:
 
 # --- Subscriptions ---
 
+SUBSCRIBING = [
+    case for case in CASES if isinstance(make_feed(case.venue, products=find_venue(case.venue).products), VenueFeed)
+]
+
 
 def with_names(case: Case) -> tuple[VenueFeed, tuple[str, ...]]:
     """Return a feed that subscribes the products of a recording, and their names."""
@@ -713,7 +717,7 @@ def without(case: Case, carrier: int) -> Iterator[Recorded]:
             yield line
 
 
-@EACH
+@pytest.mark.parametrize("case", SUBSCRIBING, ids=lambda case: case.venue)
 @pytest.mark.parametrize("carrier", [0, 1], ids=["books", "trades"])
 @pytest.mark.parametrize("answer", ["refused", "none"])
 def test_nothing_vouches_for_a_channel_that_is_not_acknowledged(case: Case, carrier: int, answer: str) -> None:
