@@ -61,10 +61,10 @@ from producers.venues.bybit.names import SPOT, VENUE, Listed, describe, listed_f
 from producers.venues.kit import books, derivatives, listed_trades, quotes
 from producers.venues.kit.calls import Call
 from producers.venues.kit.feed import VenueFeed
-from producers.venues.kit.gaps import ASKED_NS
 from producers.venues.kit.instruments import learn_each
 from producers.venues.kit.limits import Limits, Rate
 from producers.venues.kit.orders import Orders
+from producers.venues.kit.outstanding import ASKED_NS
 from producers.venues.kit.products import Product
 from producers.venues.kit.trade_ids import Recent
 from producers.venues.kit.values import (

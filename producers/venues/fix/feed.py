@@ -67,8 +67,10 @@ from producers.venues.fix.instruments import Names, describe, kind_of, read_defi
 from producers.venues.fix.trades import read_time, read_trade, trade_id
 from producers.venues.kit import books, idle, trades
 from producers.venues.kit.calls import Call, Line
-from producers.venues.kit.gaps import Asked, Ledger, Losses
+from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing
+from producers.venues.kit.losses import Losses
+from producers.venues.kit.outstanding import Outstanding
 from producers.venues.kit.products import Product
 from producers.venues.kit.published import PreviousRun
 from producers.venues.kit.trade_ids import Recent
@@ -165,7 +167,7 @@ class FixFeed:
         self._reports: dict[str, int] = {}  # MDReqID to how many W of several have come
         self._requests_made = 0
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
-        self._asked = Asked()
+        self._asked = Outstanding()
         self._losses = Losses()
         self._names = Names("" if login is None else login.security_id_source)
         self._sends_snapshots = login is None or login.snapshots

@@ -1,20 +1,14 @@
-"""The gap ledger of a line: what is missing, opened and closed once each, and what was asked for to repair it."""
+"""The gap ledger of a line: what is missing, opened and closed once each."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from marketdata.clock import SECOND_NS
 from marketdata.events import GAP
 from producers.venues.kit import books, trades
 from producers.venues.kit.calls import Call
 from producers.venues.kit.products import Gap, Product
-
-ASKED_NS = 10 * SECOND_NS  # a snapshot of 5 MB came 0.7 s after the subscription on Coinbase's recording
-ASKED_NS_MAX = 60 * SECOND_NS
-LOSSES_MAX = 3
-LOSSES_WINDOW_NS = 60 * SECOND_NS
 
 
 class Ledger:
@@ -113,58 +107,3 @@ class Ledger:
             trades.found_late(product)
         for gap in filled:
             call.status(product.symbol, "resynced", gap, channel=self.trades, ts_to=call.now)
-
-
-class Asked:
-    """Snapshots that were asked for, by channel and the venue's name of the product; each try waits twice as long."""
-
-    __slots__ = ("_waiting",)
-
-    def __init__(self) -> None:
-        # To (deadline, how often it was asked again).
-        self._waiting: dict[tuple[str, str], tuple[int, int]] = {}
-
-    def __contains__(self, what: tuple[str, str]) -> bool:
-        return what in self._waiting
-
-    def clear(self) -> None:
-        """Wait for nothing: the connection that was asked is gone."""
-        self._waiting.clear()
-
-    def ask(self, channel: str, name: str, ts: int, *, tries: int = 0) -> None:
-        """Begin to wait, from now."""
-        deadline = ts + min(ASKED_NS << tries, ASKED_NS_MAX)
-        self._waiting[channel, name] = (deadline, min(tries, 10))
-
-    def came(self, channel: str, name: str) -> None:
-        """Stop waiting: it has come."""
-        self._waiting.pop((channel, name), None)
-
-    def take_overdue(self, ts: int) -> list[tuple[str, str, int]]:
-        """Stop waiting for what did not come in time; return it as (channel, name, tries)."""
-        overdue = [(*what, tries) for what, (deadline, tries) in self._waiting.items() if ts >= deadline]
-        for channel, name, _ in overdue:
-            del self._waiting[channel, name]
-        return overdue
-
-
-class Losses:
-    """The losses of a connection within a minute; each repair costs the venue's snapshot, so many are too many."""
-
-    __slots__ = ("_times",)
-
-    def __init__(self) -> None:
-        self._times: list[int] = []
-
-    def clear(self) -> None:
-        """Forget them: the connection is new."""
-        self._times.clear()
-
-    def too_many(self, ts: int) -> bool:
-        """Note a loss; return whether the connection should be given up, which resets the count."""
-        self._times = [lost for lost in self._times if ts - lost < LOSSES_WINDOW_NS]
-        self._times.append(ts)
-        if len(self._times) < LOSSES_MAX:
-            return False
-        self._times.clear()
-        return True

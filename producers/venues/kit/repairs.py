@@ -16,8 +16,10 @@ from collections.abc import Callable, Collection, Iterable
 from marketdata.feed import Output, Reconnect
 from producers.venues.kit import numbered_trades
 from producers.venues.kit.calls import Call
-from producers.venues.kit.gaps import Asked, Ledger, Losses
+from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing
+from producers.venues.kit.losses import Losses
+from producers.venues.kit.outstanding import Outstanding
 
 # Returns what brings new snapshots of a channel's products; nothing where the venue has none.
 Order = Callable[[Call, str, Collection[str]], Iterable[Output]]
@@ -35,7 +37,7 @@ class Repairs:
         self._ledger = ledger
         self._order = order
         self._awaited = {ledger.book, ledger.trades} if awaited is None else set(awaited)
-        self._asked = Asked()
+        self._asked = Outstanding()
         self._losses = Losses()
         self._losses_of: dict[str, Losses] = {}
 
