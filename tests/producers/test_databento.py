@@ -22,6 +22,7 @@ from marketdata.errors import SettingsError
 from marketdata.events import (
     AnyEvent,
     BookUpdate,
+    Candle,
     CandleHistory,
     DeadLetter,
     FeedStatus,
@@ -690,18 +691,18 @@ def test_a_mapping_costs_the_same_however_many_instruments_there_are() -> None:
     assert steps[0] == steps[1]
 
 
-def test_bars_are_candles_of_history() -> None:
+def bar(kind: int, *, start: int = TS // (60 * NANO) * 60 * NANO, low: int = NANO // 2) -> bytes:
+    """Return a record of a bar."""
+    return dbn.BAR.pack(14, kind, 1, 7, start, NANO, 3 * NANO, low, 2 * NANO, 12)
+
+
+def test_bars_of_a_file_are_candles_of_history() -> None:
     """One candle each; seconds have no interval of ours, and are counted."""
-    start = TS // (60 * NANO) * 60 * NANO
     feed = feed_of()
-
-    def bar(kind: int) -> bytes:
-        return dbn.BAR.pack(14, kind, 1, 7, start, NANO, 3 * NANO, NANO // 2, 2 * NANO, 12)
-
     candle = play(feed, bar(dbn.OHLCV_1M), bar(dbn.OHLCV_1S))[-1]
     assert isinstance(candle, CandleHistory)
     assert (candle.opens, candle.highs, candle.lows, candle.closes) == (["1"], ["3"], ["0.5"], ["2"])
-    assert (candle.interval, candle.volumes, candle.start, feed.counts["ignored"]) == ("1m", ["12"], start, 1)
+    assert (candle.interval, candle.volumes, feed.counts["ignored"]) == ("1m", ["12"], 1)
 
 
 # --- Live ---
@@ -721,6 +722,22 @@ def connect(feed: DatabentoFeed) -> list[str]:
     sent += feed.received(b"success=1|session_id=5\n", TS)
     feed.received(metadata(ESM4), TS)
     return [out.frame.decode() for out in sent if isinstance(out, Send)]
+
+
+@pytest.mark.parametrize(("kind", "interval", "length"), [
+    (dbn.OHLCV_1M, "1m", 60), (dbn.OHLCV_1H, "1h", 3_600), (dbn.OHLCV_1D, "1d", 86_400),
+])  # fmt: skip
+def test_bars_of_the_gateway_are_candles_of_the_venue(kind: int, interval: str, length: int) -> None:
+    """Final, labelled by their start; a bar that is none is a dead letter, and costs nothing else."""
+    feed = live(("ohlcv-1m", "ohlcv-1h", "ohlcv-1d"))
+    start = TS // (length * NANO) * length * NANO
+    out = feed.received(bar(kind, start=start) + bar(kind, start=start + NANO, low=4 * NANO), TS + NANO)
+    (candle,) = [event for event in out if isinstance(event, Candle)]
+    assert (candle.open, candle.high, candle.low, candle.close, candle.volume) == ("1", "3", "0.5", "2", "12")
+    assert (candle.interval, candle.start, candle.end, candle.state, candle.valid) == (
+        interval, start, start + length * NANO, "final", True)  # fmt: skip
+    assert [event.reason for event in out if isinstance(event, DeadLetter)] == ["not_a_candle"]
+    assert not [event for event in out if isinstance(event, FeedStatus | Reconnect)]
 
 
 def system(code: int, ts: int = TS) -> bytes:
