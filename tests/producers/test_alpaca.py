@@ -40,7 +40,7 @@ def logged_in(*products: str) -> AlpacaFeed:
     feed = feed_of(*products)
     feed.opened(T0)
     for message in ({"T": "success", "msg": "connected"}, {"T": "success", "msg": "authenticated"},
-                    {"T": "subscription", "trades": ["AAPL"]}):  # fmt: skip
+                    {"T": "subscription", "trades": list(SYMBOLS)}):  # fmt: skip
         feed.received(encode([message], packed=False), T0)
     return feed
 
@@ -126,6 +126,20 @@ def test_what_passes_is_tried_again(code: int) -> None:
     feed = feed_of()
     feed.opened(T0)
     assert not only(told(feed, {"T": "error", "code": code, "msg": "no"}), Reconnect).reason.isdigit()
+
+
+@ENCODINGS
+def test_product_that_the_venue_leaves_out_is_on_the_ledger(*, packed: bool) -> None:
+    """WebSocket Stream: `subscription` lists every subscription there is; a later one may have it again."""
+    feed = logged_in()
+    out = told(feed, {"T": "subscription", "trades": ["BRK.B", "SPY"], "quotes": list(SYMBOLS)}, packed=packed)
+    statuses = [(o.kind, o.symbol, o.channel, o.reason) for o in out if isinstance(o, FeedStatus)]
+    assert statuses == [("unsubscribed", "AAPL", "trades", "refused"), ("gap", "AAPL", "trades", "unsubscribed")]
+    assert [(o.symbol, o.valid) for o in out if isinstance(o, Trades)] == [("AAPL", False)]
+    later = feed.time_passed(T0 + 120 * SECOND, T0 + 100 * SECOND)
+    assert "AAPL" not in {o.symbol for o in later if isinstance(o, Trades) and o.valid}
+    out = told(feed, {"T": "subscription", "trades": list(SYMBOLS), "quotes": list(SYMBOLS)}, packed=packed)
+    assert [(o.kind, o.symbol) for o in out if isinstance(o, FeedStatus)] == [("subscribed", "AAPL")]
 
 
 @pytest.mark.parametrize("code", [403, 405, 409, 410, 999])
@@ -306,7 +320,7 @@ def test_lost_connection_makes_quotes_old_and_leaves_a_hole_in_the_trades() -> N
     assert (only(out, Quote).valid, only(out, Quote).reason, only(out, Quote).bid) == (False, "disconnected", "150.2")
     assert [event.kind for event in out if isinstance(event, FeedStatus)] == ["disconnected", "gap"]
     feed.opened(T0 + 6 * SECOND)
-    out = told(feed, {"T": "subscription", "trades": ["AAPL"]}, ts=T0 + 7 * SECOND)
+    out = told(feed, {"T": "subscription", "trades": list(SYMBOLS)}, ts=T0 + 7 * SECOND)
     assert (only(out, Trades).valid, only(out, Trades).reason) == (False, "gap")
     hole = only(out, FeedStatus)
     assert (hole.kind, hole.channel, hole.ts_from, hole.ts_to) == ("gap", "trades", T0, T0 + 7 * SECOND)
@@ -319,7 +333,7 @@ def test_halt_that_may_have_ended_meanwhile_is_forgotten() -> None:
     told(feed, quote(), status("H"))
     feed.closed("reset", T0 + 5 * SECOND)
     feed.opened(T0 + 6 * SECOND)
-    out = told(feed, {"T": "subscription", "trades": ["AAPL"]})
+    out = told(feed, {"T": "subscription", "trades": list(SYMBOLS)})
     assert (only(out, Instrument).status, only(out, FeedStatus).kind) == ("unknown", "resumed")
     assert only(told(feed, quote(bp=150.1)), Quote).valid
 

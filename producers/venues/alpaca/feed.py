@@ -7,6 +7,9 @@ Theory of operation, with the source of each step. DOCS is Alpaca's "WebSocket S
    the welcome message, detected from its first byte: JSON text or a msgpack array.
 2. What is refused for good is not tried again: a wrong key (402), a plan without this source (409), too many symbols
    (405) or no such ones (400). What passes is: another session of the account (406), time (404), a slow line (407).
+   A free plan has one connection, with 30 symbols of trades and quotes (DOCS, "Subscription plans"), so that more
+   connections would not help. `subscription` lists every subscription there is: a product that it leaves out is on
+   the ledger, invalid, and vouched for by nothing.
 3. Nothing is numbered and nothing checks a frame: what a lost connection or an unreadable message takes away is told
    as a gap, which history fills. Silence is normal, so it is no sign of death: the socket is pinged instead.
 4. Trade ids belong to an exchange and restart each day, so an id here is day-exchange-id. The day is New York's: the
@@ -34,7 +37,7 @@ from msgspec.msgpack import Ext
 from marketdata.clock import MINUTE_NS, SECOND_NS, format_rfc3339
 from marketdata.decimals import is_zero, plain
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, DISCONNECTED, Candle, Instrument, Quote, Trade
+from marketdata.events import ALL_SYMBOLS, DISCONNECTED, UNSUBSCRIBED, Candle, Instrument, Quote, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from producers.venues.kit import idle, quotes, trades
 from producers.venues.kit.calls import Call, Line
@@ -65,7 +68,7 @@ _OTHER_STATUSES = {_CTA: frozenset("56789ACDEF"), _UTP: frozenset[str]()}
 _FINAL = {
     400: ("invalid_syntax", "check ALPACA_PRODUCTS: Alpaca does not know how to read one of them"),
     402: ("auth_failed", "check APCA_API_KEY_ID and APCA_API_SECRET_KEY: Alpaca does not accept them"),
-    405: ("symbol_limit", "take fewer ALPACA_PRODUCTS: the plan allows no more"),
+    405: ("symbol_limit", "take fewer ALPACA_PRODUCTS: a free plan has 30 symbols of trades and quotes on `iex`"),
     409: ("insufficient_subscription", "set ALPACA_MARKET=iex, or have the plan of this key changed"),
 }
 _PASSING = {
@@ -91,9 +94,8 @@ class _Error(msgspec.Struct, tag_field="T", tag="error"):
 
 
 class _Subscription(msgspec.Struct, tag_field="T", tag="subscription"):
-    trades: list[str] = []
-    quotes: list[str] = []
-    statuses: list[str] = []
+    trades: list[str] | None = None
+    quotes: list[str] | None = None
 
 
 class _Trade(msgspec.Struct, tag_field="T", tag="t", gc=False):
@@ -230,6 +232,7 @@ class AlpacaFeed:
         self._codec: type[_Json | _Msgpack] = _Json
         self._until: int | None = None
         self._subscribed = False
+        self._refused: set[tuple[str, str]] = set()  # channels of products that the venue does not send
 
     # --- The contract of marketdata.feed.Feed ---
 
@@ -247,6 +250,7 @@ class AlpacaFeed:
     def opened(self, ts: int) -> list[Output]:
         """Wait for the greeting."""
         self._subscribed = False
+        self._refused.clear()
         self._until = ts + LOGIN_NS if self._wanted and self._token is not None else None
         call = self._call(ts)
         call.status(ALL_SYMBOLS, "connected")
@@ -280,7 +284,8 @@ class AlpacaFeed:
 
     def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
         """State until when products without trades are complete (see `kit.idle`)."""
-        return idle.time_passed(self._call(ts), self._products, ts_event, skipped=skipped)
+        known = [product for product in self._products if (_TRADES, product.name) not in self._refused]
+        return idle.time_passed(self._call(ts), known, ts_event, skipped=skipped)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Tell that quotes are old from now on, and that trades will be missing."""
@@ -394,9 +399,20 @@ class AlpacaFeed:
             call.out.append(Send(self._codec.encode({"action": "subscribe", _STATUSES: names})))
 
     def _acknowledged(self, call: Call, message: _Subscription) -> None:
-        """The stream is whole from now on; what was traded between two connections is still missing."""
-        if self._subscribed or not message.trades:
+        """The stream is whole from now on; what was traded between two connections is still missing.
+
+        Each message has every subscription that there is (DOCS, "Subscribe"): what was asked for and is not in it was
+        refused, and is vouched for by nothing.
+        """
+        if not self._subscribed and not message.trades:
             return
+        if not self._subscribed:
+            self._begin(call)
+        self._check(call, _TRADES, message.trades)
+        self._check(call, _QUOTES, message.quotes)
+
+    def _begin(self, call: Call) -> None:
+        """Account for the trades that were missed, and forget halts."""
         self._subscribed = True
         self._until = None
         for product in self._products:
@@ -408,6 +424,27 @@ class AlpacaFeed:
                 trades.missing(call, product)
                 self._ledger.lose_trades(call, product, "between two connections")
 
+    def _check(self, call: Call, channel: str, sent: Collection[str] | None) -> None:
+        """State which products a channel does not have, and which it has again."""
+        wanted = self._wanted if sent is not None and "*" not in (self._wanted or ()) else None
+        for name in wanted or ():
+            is_refused, was_refused = name not in (sent or ()), (channel, name) in self._refused
+            product = self._products.find(call, name) if is_refused != was_refused else None
+            if product is None:
+                continue
+            if not is_refused:
+                self._refused.discard((channel, name))
+                call.status(product.symbol, "subscribed", channel=channel)
+                continue
+            self._refused.add((channel, name))
+            detail = "not among the venue's subscriptions"
+            call.status(product.symbol, "unsubscribed", reason="refused", channel=channel, detail=detail)
+            self._ledger.lose(call, product, UNSUBSCRIBED, {channel}, detail=detail, channel=channel)
+            if channel == _TRADES:
+                trades.interrupted(call, product)
+            else:
+                self._old_quote(call, product)
+
     def _error(self, call: Call, error: _Error) -> None:
         """Give up, try again, or go on: as the code says, and whether anything was had before."""
         call.dead("venue_error", error.msg, field="code", value=str(error.code))
@@ -417,6 +454,9 @@ class AlpacaFeed:
         elif error.code in _PASSING:
             self._until = None
             call.out.append(Reconnect(_PASSING[error.code]))
+        else:  # the last request was refused: that of the statuses, unless the venue goes on to say which are there
+            detail = f"{error.code} {error.msg}"
+            call.status(ALL_SYMBOLS, "unsubscribed", reason="refused", channel=_STATUSES, detail=detail)
 
     # --- Trades ---
 
