@@ -29,8 +29,8 @@ from marketdata.events import Candle, Instrument, Trade
 from producers.venues.alpaca.feed import describe, trade_id_of
 from producers.venues.kit.budget import remaining
 from producers.venues.kit.history import Access, Asked, Budget, Page, Request
-from producers.venues.kit.reading import candle, decode
-from producers.venues.kit.values import Number, iso_ns, number, numbers
+from producers.venues.kit.reading import candle, candle_span, decode, read_items, sift
+from producers.venues.kit.values import Number, check_trade, iso_ns, number, numbers
 
 FEED = "iex"
 LIMIT = 10_000
@@ -52,7 +52,7 @@ class _Bar(msgspec.Struct):
 
 
 class _Bars(msgspec.Struct):
-    bars: list[_Bar] | None
+    bars: msgspec.Raw
     next_page_token: str | None = None
 
 
@@ -66,7 +66,7 @@ class _Trade(msgspec.Struct):
 
 
 class _Trades(msgspec.Struct):
-    trades: list[_Trade] | None
+    trades: msgspec.Raw
     next_page_token: str | None = None
 
 
@@ -76,8 +76,10 @@ class _Asset(msgspec.Struct):
     tradable: bool = True
 
 
-_BARS = msgspec.json.Decoder(_Bars, float_hook=str)
-_TRADES = msgspec.json.Decoder(_Trades, float_hook=str)
+_BARS = msgspec.json.Decoder(_Bars)
+_BAR = msgspec.json.Decoder(_Bar, float_hook=str)
+_TRADES = msgspec.json.Decoder(_Trades)
+_TRADE = msgspec.json.Decoder(_Trade, float_hook=str)
 _ASSETS = msgspec.json.Decoder(list[_Asset])
 
 
@@ -140,10 +142,12 @@ class AlpacaHistory:
         """Read bars."""
         del cursor
         sent = decode(_BARS, body)
-        read = sorted((_candle(asked, bar, ts) for bar in sent.bars or ()), key=lambda one: one.start)
-        reached = read[-1].end if read else asked.start
+        read = read_items(_list(sent.bars), lambda bar: _candle(asked, decode(_BAR, bar), ts))
+        found = sift(read, candle_span, asked.start, asked.end)
+        reached = found.items[-1].end if found.items else asked.start
         token = sent.next_page_token or None
-        return Page(items=tuple(read), reached=reached if token else asked.end, cursor=token)
+        return Page(items=found.items, reached=reached if token else asked.end, cursor=token, missing=found.missing,
+                    refused=found.refused)  # fmt: skip
 
     def trades(self, asked: Asked, cursor: str | None) -> Request:
         """Ask for a page of trades."""
@@ -153,12 +157,12 @@ class AlpacaHistory:
         """Read trades."""
         del cursor, ts
         sent = decode(_TRADES, body)
-        times = [iso_ns(trade.t, "t") for trade in sent.trades or ()]
-        read = [_read(trade, at) for trade, at in zip(sent.trades or (), times, strict=True)]
-        items = tuple(trade for trade in read if trade is not None)
+        read = read_items(_list(sent.trades), lambda trade: _read(decode(_TRADE, trade)))
+        found = sift(read, lambda one: (one[0] + 1, one[0]), asked.start, asked.end)
+        items = tuple(trade for _, trade in found.items if trade is not None)
         token = sent.next_page_token or None
-        reached = max(times, default=asked.start) if token else asked.end
-        return Page(items=items, reached=reached, cursor=token)
+        reached = max((at for at, _ in found.items), default=asked.start) if token else asked.end
+        return Page(items=items, reached=reached, cursor=token, missing=found.missing, refused=found.refused)
 
     def _page(self, kind: str, asked: Asked, cursor: str | None, more: tuple[tuple[str, str], ...]) -> Request:
         token = (("page_token", cursor),) if cursor else ()
@@ -182,11 +186,20 @@ def _candle(asked: Asked, bar: _Bar, ts: int) -> Candle:
     return candle(asked, iso_ns(bar.t, "t"), ts, (opened, high, low, closed), volume, trades=bar.n)
 
 
-def _read(sent: _Trade, ts: int) -> Trade | None:
+def _list(raw: msgspec.Raw) -> bytes:
+    """Return a list as it was sent; a page without rows says `null` in its place."""
+    return b"[]" if bytes(raw) == b"null" else bytes(raw)
+
+
+def _read(sent: _Trade) -> tuple[int, Trade | None]:
+    """Return when a trade was made, and the trade unless it was taken back."""
+    ts = iso_ns(sent.t, "t")
     if sent.u in _TAKEN_BACK:
-        return None
-    return Trade(trade_id=trade_id_of(ts, sent.x, sent.i), ts_event=ts, price=number(sent.p, "p"),
+        return ts, None
+    trade = Trade(trade_id=trade_id_of(ts, sent.x, sent.i), ts_event=ts, price=number(sent.p, "p"),
                  size=number(sent.s, "s"), side="unknown")  # fmt: skip
+    check_trade(trade.price, trade.size, ("p", "s"))
+    return ts, trade
 
 
 def make(access: Access) -> AlpacaHistory:

@@ -29,7 +29,16 @@ from marketdata.intervals import INTERVALS
 from producers.venues.bitfinex.names import describe, full_name
 from producers.venues.bitfinex.rows import read_trade
 from producers.venues.kit.history import Access, Asked, Budget, Page, Request, Span
-from producers.venues.kit.reading import candle, decode, whole
+from producers.venues.kit.reading import (
+    candle,
+    candle_span,
+    decode,
+    read_items,
+    sift,
+    trade_span,
+    whole,
+    without_refused_end,
+)
 from producers.venues.kit.values import ms_ns, number, numbers
 
 LIMIT = 10_000
@@ -92,11 +101,13 @@ class BitfinexHistory:
 
     def parse_candles(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Candle]:
         """Read candles; the next page begins where the last one ends."""
-        del cursor
-        read = sorted((_candle(asked, row, ts) for row in _rows(body)), key=lambda one: one.start)
-        if not read or read[-1].end >= asked.end:
-            return Page(items=tuple(read), reached=asked.end)
-        return Page(items=tuple(read), reached=read[-1].end, cursor=str(read[-1].end // MILLISECOND_NS))
+        _check(body)
+        rows = without_refused_end(read_items(body, lambda row: _candle(asked, decode(_ANY, row), ts)))
+        found = sift(rows, candle_span, _start(asked, cursor), asked.end)
+        end = found.items[-1].end if found.items else asked.end
+        following = None if end >= asked.end else str(end // MILLISECOND_NS)
+        return Page(items=found.items, reached=min(end, asked.end), cursor=following, missing=found.missing,
+                    refused=found.refused)  # fmt: skip
 
     def trades(self, asked: Asked, cursor: str | None) -> Request:
         """Ask for trades from the cursor's millisecond."""
@@ -107,19 +118,21 @@ class BitfinexHistory:
     def parse_trades(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
         """Read trades; the next page begins with the last millisecond of this one."""
         del ts
-        rows = _rows(body)
-        read = sorted((read_trade(row) for row in rows), key=lambda one: (one.ts_event, int(one.trade_id)))
+        _check(body)
+        rows = read_items(body, lambda row: read_trade(decode(_ANY, row)))
+        found = sift(without_refused_end(rows), trade_span, _start(asked, cursor), asked.end)
+        missing = found.missing
+        read = sorted(found.items, key=lambda one: (one.ts_event, int(one.trade_id)))
         if not read:
-            return Page(reached=asked.end)
+            return Page(reached=asked.end, missing=missing, refused=found.refused)
         first_ms, last_ms = _from(asked, cursor), read[-1].ts_event // MILLISECOND_NS
-        missing: tuple[Span, ...] = ()
         if last_ms <= first_ms:
             last_ms = first_ms + 1
             if len(rows) >= self._limit:
-                missing = (Span(ms_ns(first_ms, "cursor"), ms_ns(last_ms, "cursor"), "too_many"),)
+                missing += (Span(ms_ns(first_ms, "cursor"), ms_ns(last_ms, "cursor"), "too_many"),)
         reached = ms_ns(last_ms, "time")
         following = None if reached >= asked.end else str(last_ms)
-        return Page(items=tuple(read), reached=reached, cursor=following, missing=missing)
+        return Page(items=tuple(read), reached=reached, cursor=following, missing=missing, refused=found.refused)
 
     def _range(self, start_ms: int, end_ms: int) -> tuple[tuple[str, str], ...]:
         return (("sort", "1"), ("limit", str(self._limit)), ("start", str(start_ms)), ("end", str(end_ms)))
@@ -128,6 +141,17 @@ class BitfinexHistory:
 def _from(asked: Asked, cursor: str | None) -> int:
     """Return the millisecond that a page begins with; one that began before the range may hold trades of it."""
     return asked.start // MILLISECOND_NS if cursor is None else whole(cursor, "cursor")
+
+
+def _start(asked: Asked, cursor: str | None) -> int:
+    """Return the time that a page begins with."""
+    return max(asked.start, ms_ns(_from(asked, cursor), "cursor"))
+
+
+def _check(body: bytes) -> None:
+    """Raise for an answer that is a failure."""
+    if body.lstrip()[:1] != b"[" or body.lstrip()[1:].lstrip()[:7] == b'"error"':
+        _rows(body)
 
 
 def _rows(body: bytes) -> list[Any]:

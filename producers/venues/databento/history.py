@@ -13,7 +13,7 @@ Theory of operation, with the source of each step. DOCS is Databento's "API refe
    left out. The next page begins with the last record's `ts_recv`, so that the trades of one moment come together: the
    feed's ids count the trades that share time and sequence.
 5. `feed` makes the rows, from the same bytes as of a file: ids, sides, symbols and prices are its.
-   What it would put into a dead letter refuses the page.
+   What it would put into a dead letter is left out, with its reason.
 6. The dataset is `Access.feed`, such as GLBX.MDP3. Where a dataset has several venues, `AAPL@XCIS` names one.
 7. What is fetched is paid for by its size. A page asks for `LIMIT` records.
 """
@@ -33,8 +33,8 @@ from marketdata.errors import BadEvent, SettingsError
 from marketdata.events import Candle, CandleHistory, DeadLetter, Instrument, Trade, Trades
 from marketdata.feed import Output
 from producers.venues.databento.feed import DatabentoFeed
-from producers.venues.kit.history import Access, Asked, Budget, Page, Request, Span
-from producers.venues.kit.reading import candle, check_time, decode, whole
+from producers.venues.kit.history import Access, Asked, Budget, Page, RefusedItem, Request, Span
+from producers.venues.kit.reading import candle, candle_span, check_time, decode, sift, trade_span, whole
 from producers.venues.kit.values import iso_ns
 
 DATASET = "GLBX.MDP3"
@@ -121,19 +121,19 @@ class DatabentoHistory:
         """Read the dataset's end, or bars; the next page begins where the last bar ends."""
         if cursor is None:
             return self._first(asked, body, _SCHEMAS[asked.interval])
-        _, end = _bounds(cursor)
-        read = sorted(
-            (
-                candle(asked, event.start, ts, (event.opens[0], event.highs[0], event.lows[0], event.closes[0]),
-                       event.volumes[0])
-                for event in _events(asked, body, ts)
-                if isinstance(event, CandleHistory) and event.symbol == asked.instrument.symbol
-            ),
-            key=lambda one: one.start,
-        )  # fmt: skip
-        if not read or read[-1].end >= end:
-            return Page(items=tuple(read), reached=end)
-        return Page(items=tuple(read), reached=read[-1].end, cursor=f"{read[-1].end}:{end}")
+        start, end = _bounds(cursor)
+        rows: list[Candle | RefusedItem] = []
+        for event in _events(asked, body, ts):
+            if isinstance(event, RefusedItem):
+                rows.append(event)
+            elif isinstance(event, CandleHistory) and event.symbol == asked.instrument.symbol:
+                prices = (event.opens[0], event.highs[0], event.lows[0], event.closes[0])
+                rows.append(candle(asked, event.start, ts, prices, event.volumes[0]))
+        found = sift(rows, candle_span, max(start, asked.start), min(end, asked.end))
+        reached = found.items[-1].end if found.items else end
+        following = None if reached >= end else f"{reached}:{end}"
+        return Page(items=found.items, reached=min(reached, end), cursor=following, missing=found.missing,
+                    refused=found.refused)  # fmt: skip
 
     def trades(self, asked: Asked, cursor: str | None) -> Request:
         """Ask until when the dataset reaches, then for trades."""
@@ -147,27 +147,29 @@ class DatabentoHistory:
         if cursor is None:
             return self._first(asked, body, "trades", RECEIVED_WITHIN_NS)
         start, end = _bounds(cursor)
-        read = tuple(
-            trade
-            for event in _events(asked, body, ts)
-            if isinstance(event, Trades) and event.symbol == asked.instrument.symbol
-            for trade in event.trades
-        )
+        rows: list[Trade | RefusedItem] = []
+        for event in _events(asked, body, ts):
+            if isinstance(event, RefusedItem):
+                rows.append(event)
+            elif isinstance(event, Trades) and event.symbol == asked.instrument.symbol:
+                rows += event.trades
+        found = sift(rows, trade_span, max(start, asked.start), min(end, asked.end))
         received = list(_received(body, ts))
         done = min(end, asked.end)
         if not received:
-            return Page(items=read, reached=done)
+            return Page(items=found.items, reached=done, missing=found.missing, refused=found.refused)
         following = received[-1]
-        missing: tuple[Span, ...] = ()
+        missing = found.missing
         if following <= start:
             following = start + 1
             if len(received) >= self._limit:
-                missing = (Span(start, following, "too_many"),)
+                missing += (Span(start, following, "too_many"),)
         if following >= end:
-            return Page(items=read, reached=done, missing=missing)
+            return Page(items=found.items, reached=done, missing=missing, refused=found.refused)
         # What was received before the last record happened before it too, but for the time that receiving takes.
         reached = max(asked.start, min(done, following - RECEIVED_WITHIN_NS))
-        return Page(items=read, reached=reached, cursor=f"{following}:{end}", missing=missing)
+        return Page(items=found.items, reached=reached, cursor=f"{following}:{end}", missing=missing,
+                    refused=found.refused)  # fmt: skip
 
     def _first(self, asked: Asked, body: bytes, schema: str, behind_ns: int = 0) -> Page[Any]:
         """Return a page without rows: the range as far as the dataset has it."""
@@ -195,16 +197,20 @@ def _bounds(cursor: str) -> tuple[int, int]:
     return whole(start, "cursor"), whole(end, "cursor")
 
 
-def _events(asked: Asked, body: bytes, ts: int) -> Iterator[Output]:
-    """Yield what the feed makes of these records.
+def _events(asked: Asked, body: bytes, ts: int) -> Iterator[Output | RefusedItem]:
+    """Yield what the feed makes of these records, and each record that it cannot read.
 
-    Raises BadEvent for what it would put into a dead letter, and for a symbol that was not asked for.
+    Raises BadEvent for an answer that is no sequence of records, and for a symbol that was not asked for.
     """
     if body[: len(dbn.MAGIC)] != dbn.MAGIC:
         raise BadEvent("bad_answer", "body", body[:200].decode("utf-8", "replace"))
     for event in DatabentoFeed(line="databento/history").received(body, ts):
         if isinstance(event, DeadLetter):
-            raise BadEvent(event.reason, event.field or "record", event.value or event.detail)
+            error = BadEvent(event.reason, event.field or "record", event.value or event.detail)
+            if event.reason == "bad_frame":
+                raise error
+            yield RefusedItem(event.payload, error)
+            continue
         # The same of another venue of the dataset has that behind it.
         if isinstance(event, Instrument) and event.venue_symbol.partition("#")[0] != asked.instrument.venue_symbol:
             raise BadEvent("bad_symbol", "symbol", event.symbol)

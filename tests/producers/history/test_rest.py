@@ -133,7 +133,7 @@ def test_an_answer_that_is_too_big_is_not_read(served: Served) -> None:
 
 
 BAD = {
-    "bitfinex": (b'[[1700000040000,1,"x",3,1,5]]', "price", "x"),
+    "bitfinex": (b'{"rows":[]}', "body", "rows"),
     "binance_spot": (b'{"klines":[[1700000040000,"1","2","0.5","1.5","7",1700000099999]]}', "body", "klines"),
     "coinbase": (
         b'{"candles":[{"start":"60","low":"1","high":"2","open":5,"close":"1","volume":"1"}]}',

@@ -1,0 +1,101 @@
+"""One bad item of a page is left out with its reason, and costs no other item: Bitfinex, Alpaca and Databento."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import databento_dbn
+import msgspec
+import pytest
+
+from marketdata import dbn
+from marketdata.clock import MINUTE_NS, SECOND_NS, format_rfc3339
+from producers.venues.kit.history import Asked, History, Span
+from tests.producers.history.test_venues import EMPTY_DBN, START, TS, adapter, asked, body
+
+START_NS = START * SECOND_NS
+MS = START * 1_000
+
+
+def bitfinex(prices: list[Any], *, candles: bool) -> bytes:
+    """Return an answer with one item a second, or a minute."""
+    if candles:
+        return body([[MS + at * 60_000, price, 1, 1, 1, 5] for at, price in enumerate(prices)])
+    return body([[10 + at, MS + at * 1_000, -0.5, price] for at, price in enumerate(prices)])
+
+
+def alpaca(prices: list[Any], *, candles: bool) -> bytes:
+    """Return an answer with one item a second, or a minute."""
+    step = MINUTE_NS if candles else SECOND_NS
+    times = [format_rfc3339(START_NS + at * step) for at in range(len(prices))]
+    if candles:
+        rows = [{"t": t, "o": p, "h": 1, "l": 1, "c": 1, "v": 5} for t, p in zip(times, prices, strict=True)]
+        return body({"bars": rows, "next_page_token": None})
+    rows = [
+        {"t": t, "x": "V", "p": p, "s": 5, "i": 10 + at} for at, (t, p) in enumerate(zip(times, prices, strict=True))
+    ]
+    return body({"trades": rows, "next_page_token": None})
+
+
+ANSWERS = {"bitfinex": bitfinex, "alpaca": alpaca}
+NAMES = {"bitfinex": "BTC-USD", "alpaca": "AAPL"}
+
+
+@pytest.mark.parametrize("bad", [0, "x", None])
+@pytest.mark.parametrize("venue", sorted(ANSWERS))
+def test_a_bad_trade_costs_no_other(venue: str, bad: Any) -> None:
+    """A price of zero, or that is none; the time between its neighbours is missing."""
+    history = adapter(venue)
+    where = asked(history, NAMES[venue])
+    page = history.parse_trades(where, None, ANSWERS[venue]([1, 1, bad, 1], candles=False), TS)
+    assert [trade.ts_event for trade in page.items] == [START_NS + at * SECOND_NS for at in (0, 1, 3)]
+    assert len(page.refused) == 1
+    assert page.missing == (Span(START_NS + SECOND_NS, START_NS + 3 * SECOND_NS + 1, "bad_item"),)
+
+
+@pytest.mark.parametrize("bad", ["x", None])
+@pytest.mark.parametrize("venue", sorted(ANSWERS))
+def test_a_bad_candle_costs_no_other(venue: str, bad: Any) -> None:
+    """An open that is no price; the minute is missing."""
+    history = adapter(venue)
+    where = asked(history, NAMES[venue])
+    page = history.parse_candles(where, None, ANSWERS[venue]([1, bad, 1], candles=True), TS)
+    assert [one.start for one in page.items] == [START_NS, START_NS + 2 * MINUTE_NS]
+    assert len(page.refused) == 1
+    assert page.missing == (Span(START_NS + MINUTE_NS, START_NS + 2 * MINUTE_NS, "bad_item"),)
+
+
+def databento(history: History) -> tuple[Asked, bytes]:
+    """Return a range of Databento, and the metadata of an answer."""
+    symbol, raw = "ESU4", dbn.RAW_SYMBOL
+    where = Asked(instrument=history.instrument(symbol), start=START_NS, end=START_NS + 10 * MINUTE_NS, interval="1m")
+    name = databento_dbn.SymbolMappingMsg(1, 7, START_NS, raw, symbol, raw, symbol, 0, 2**64 - 1)
+    return where, EMPTY_DBN + bytes(name)
+
+
+def test_a_bad_record_costs_no_other() -> None:
+    """Of Databento: a trade whose side is none, and a bar that is none."""
+    history = adapter("databento")
+    where, head = databento(history)
+    rows = [
+        dbn.TRADE_BODY.pack(
+            12, dbn.TRADE, 1, 7, START_NS + at, 10**9, 5, ord("T"), ord(side), 128, 0, START_NS + at, 0, at
+        )
+        for at, side in enumerate("BxB")
+    ]
+    page = history.parse_trades(where, f"{START_NS}:{where.end}", head + b"".join(rows), TS)
+    assert [trade.ts_event for trade in page.items] == [START_NS, START_NS + 2]
+    assert [item.error.field for item in page.refused] == ["side"]
+    bars = [dbn.BAR.pack(14, dbn.OHLCV_1M, 1, 7, START_NS + at * MINUTE_NS, 2, high, 1, 2, 5)
+            for at, high in enumerate((3, 0, 3))]  # fmt: skip
+    found = history.parse_candles(where, f"{START_NS}:{where.end}", head + b"".join(bars), TS)
+    assert [one.start for one in found.items] == [START_NS, START_NS + 2 * MINUTE_NS]
+    assert found.missing == (Span(START_NS + MINUTE_NS, START_NS + 2 * MINUTE_NS, "bad_item"),)
+
+
+def test_a_page_of_another_format_is_refused() -> None:
+    """More bad items than a venue ever sends, and no good one."""
+    history = adapter("bitfinex")
+    rows = msgspec.json.decode(bitfinex(["x"] * 20, candles=False))
+    with pytest.raises(Exception, match="price"):
+        history.parse_trades(asked(history, "BTC-USD"), None, body(rows), TS)
