@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata.events import BookUpdate, Instrument, Trades
+from marketdata.events import BookUpdate, FeedStatus, Instrument, Trades
 from marketdata.feed import Output, Send
 from marketdata.fix.codec import Fields, decode, encode, utc
 from producers.venues import make_feed
@@ -187,6 +187,21 @@ def test_products_may_be_security_ids() -> None:
     assert books_of(out) == [("id1", "snapshot", ["9"])]
     out = desk.says("y", (146, "1"), (48, "id1"), (22, "4"), (969, "0.5"))
     assert [(o.venue_symbol, o.tick_size) for o in out if isinstance(o, Instrument)] == [("id1", "0.5")]
+
+
+def test_a_symbol_whose_request_is_rejected_is_on_the_ledger_until_its_book_comes() -> None:
+    """Nothing vouches for it meanwhile; the dead letter has the venue's text, and so has the status."""
+    desk = x_only(("A/B", "C/D"))
+    (first, _), (second, _) = requests(desk.logon)
+    out = desk.says("Y", (262, first), (281, "0"), (58, "unknown symbol"))
+    told = [(o.kind, o.reason, o.symbol, o.detail) for o in out if isinstance(o, FeedStatus)]
+    assert told[0] == ("unsubscribed", "refused", "A-B", "unknown symbol")
+    assert told[1][:3] == ("gap", "unsubscribed", "A-B")
+    assert [(o.symbol, o.valid) for o in out if isinstance(o, Trades)] == [("A-B", False)]
+    assert not [o for o in desk.says("0") if isinstance(o, Trades) and o.valid]
+    desk.says("W", (262, second), (55, "C/D"), (268, "1"), *level("9"))
+    out = desk.says("W", (55, "A/B"), (268, "1"), *level("9"))
+    assert "subscribed" in [o.kind for o in out if isinstance(o, FeedStatus)]
 
 
 @pytest.mark.parametrize(("sent", "conditions", "excluded"), [

@@ -11,7 +11,7 @@ from marketdata.fix.codec import decode
 from marketdata.fix.session import Identity
 from producers.live.settings import find_tokens, load_for_venue
 from producers.venues import make_feed
-from producers.venues.fix.feed import Login
+from producers.venues.fix.state import Login
 
 GIVEN = {
     "TICKSTREAM_VENUE": "fix", "FIX_URL": "tls://fix.example.com:4001", "FIX_SENDER_COMP_ID": "ONE,TWO",

@@ -17,7 +17,8 @@ Theory of operation. Source: FIX 4.4 volume 3 and FIX 5.0SP2 "Market Data"; the 
    Otherwise the gap is on the ledger.
 5. AggressorSide (FIX 5.0SP2, tag 2446) is used if present. Trades in a snapshot without an id may be known already, and
    are ignored; other trades without an id get one from their time and number.
-6. SecurityStatus (f) halts and resumes. A MarketDataRequestReject (Y) is kept as a dead letter.
+6. SecurityStatus (f) halts and resumes. A symbol whose request is rejected (Y, j), or that sends no book in time after
+   two requests, is not subscribed: that is a status, on the ledger, and nothing vouches for it until a book comes.
 7. Some venues never send W ("X-only"): the X messages that follow a subscription are the book. It begins, and is
    valid, with an X that
    - empties the book (MDEntryType J): what follows in that message is all of it; or
@@ -36,19 +37,17 @@ Theory of operation. Source: FIX 4.4 volume 3 and FIX 5.0SP2 "Market Data"; the 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
 
 import msgspec
 
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Trade
+from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, UNSUBSCRIBED, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from marketdata.fix.codec import Fields, Message, utc_ns
 from marketdata.fix.session import (
     END_REASON,
     Ended,
     HeartbeatReceived,
-    Identity,
     LoggedOn,
     LogonRecorded,
     Lost,
@@ -64,6 +63,8 @@ from marketdata.fix.session import (
 )
 from producers.venues.fix.book import EMPTY, NEW, SIDES, Coming, Entry, FixBook, Touched, whole_number
 from producers.venues.fix.instruments import Names, describe, kind_of, read_definition
+from producers.venues.fix.requests import Requests, market_data
+from producers.venues.fix.state import Found, Login, State, identity_of
 from producers.venues.fix.trades import read_time, read_trade, trade_id
 from producers.venues.kit import books, idle, trades
 from producers.venues.kit.calls import Call, Line
@@ -73,7 +74,6 @@ from producers.venues.kit.losses import Losses
 from producers.venues.kit.outstanding import Outstanding
 from producers.venues.kit.products import Product
 from producers.venues.kit.published import PreviousRun
-from producers.venues.kit.trade_ids import Recent
 from producers.venues.kit.venue import Signer
 
 _BOOK, _TRADES = "book", "trades"
@@ -89,58 +89,6 @@ _STATES = {"2": "halted", "3": "online", "4": "halted", "5": "auction", "17": "o
            "21": "auction", "22": "auction"}  # fmt: skip
 # Of these we can do without an answer: SecurityListRequest, SecurityStatusRequest.
 _OPTIONAL = frozenset({"x", "e"})
-_RETIRED_MAX = 1_000
-
-
-class Login(msgspec.Struct, frozen=True, kw_only=True):
-    """What the token of this venue is, as JSON: an identity, with one sender per redundant line.
-
-    `recorded`: a recording is played, which answers no requests and starts over only after a disconnect.
-    `snapshots`: the venue sends W. `security_id_source`: products are SecurityIDs of this source, not Symbols.
-    """
-
-    senders: tuple[str, ...]
-    target: str
-    begin: str
-    heartbeat_s: int
-    reset: bool
-    recorded: bool = False
-    snapshots: bool = True
-    security_id_source: str = ""
-    username: str = ""
-    password: str = ""
-
-    def __repr__(self) -> str:
-        """Name the session, and no secret."""
-        return f"<{self.begin} {', '.join(self.senders)} to {self.target}>"
-
-
-class _State:
-    """What is known of one symbol besides its Product.
-
-    The book, whether it is whole, the next one on its way, which request it answers, and why trades may be missing.
-    `can_begin`: no change of the book came since the subscription, so that the first may be the whole book.
-    """
-
-    __slots__ = ("book", "can_begin", "coming", "missed", "request", "told", "whole")
-
-    def __init__(self, *, can_begin: bool) -> None:
-        self.book = FixBook()
-        self.can_begin = can_begin
-        self.whole = False
-        self.coming: Coming | None = None
-        self.missed = ""
-        self.request = ""
-        self.told = Recent()
-
-
-class _Found(NamedTuple):
-    """What one message says of one symbol: changes of its book, and trades."""
-
-    product: Product
-    ts_event: int
-    changes: list[Entry]
-    trades: list[Trade]
 
 
 class FixFeed:
@@ -158,17 +106,15 @@ class FixFeed:
         self.ts_venue: int | None = None
         login = None if token is None else msgspec.json.decode(token(0), type=Login)
         self._is_recorded = login is None or login.recorded
-        self._session = Session(None if login is None else _identity(login, line))
+        self._session = Session(None if login is None else identity_of(login, line))
         self._wanted = products
         self._products = Listing(products, describe)
-        self._states: dict[str, _State] = {}
-        self._requests: dict[str, str] = {}  # MDReqID to symbol
-        self._retired: dict[str, None] = {}
-        self._reports: dict[str, int] = {}  # MDReqID to how many W of several have come
-        self._requests_made = 0
+        self._states: dict[str, State] = {}
+        self._requests = Requests()
         self._ledger = Ledger(book=_BOOK, trades=_TRADES)
         self._asked = Outstanding()
         self._losses = Losses()
+        self._unsent: set[str] = set()  # symbols whose subscription was refused, or brought nothing
         self._names = Names("" if login is None else login.security_id_source)
         self._sends_snapshots = login is None or login.snapshots
         self._has_snapshots = False  # a W came
@@ -204,6 +150,7 @@ class FixFeed:
         self._losses.clear()
         self._asked.clear()
         self._whole, self._skipped, self._since, self._is_followed = True, False, 0, False
+        self._unsent.clear()
         self._session.forget_sent()
         call = self._call(ts)
         call.status(ALL_SYMBOLS, "connected")
@@ -232,6 +179,8 @@ class FixFeed:
                 if tries and product is not None and product.book_seen and not self._is_recorded:
                     call.out.append(Reconnect("no_snapshot"))
                 else:
+                    if tries and not self._is_recorded:
+                        self._unsubscribed(call, name, "no_data", "no book came in time, twice")
                     self._ask_again(call, (name,), "no_snapshot", tries=tries + 1)
         return call.out
 
@@ -247,8 +196,7 @@ class FixFeed:
         self._asked.clear()
         call.status(ALL_SYMBOLS, "disconnected", reason=reason)
         self._lose(call, DISCONNECTED)
-        for request in list(self._requests):
-            self._retire(request)
+        self._requests.retire_all()
         self._distrust(self._states, _AWAY)
         self._ts_closed = ts if self._is_up else self._ts_closed
         self._is_up = False
@@ -350,7 +298,7 @@ class FixFeed:
         elif refused:
             self._repair(call, refused, "bad_message")
 
-    def _is_told(self, call: Call, product: Product, state: _State) -> bool:
+    def _is_told(self, call: Call, product: Product, state: State) -> bool:
         """Tell a book that was kept up while something was missing; False where it holds what no book may."""
         with call.refusing("bad_message") as refusing:
             self._publish(call, product, state.book, call.now)
@@ -386,33 +334,20 @@ class FixFeed:
 
     def _subscribe(self, call: Call) -> None:
         for name in self._wanted or ():
-            self._send(call, "x", [(320, self._number(call)), (559, "0"), *self._names.named(name)])
-            self._send(call, "e", [(324, self._number(call)), *self._names.named(name), (263, "1")])
+            self._send(call, "x", [(320, self._requests.number(call.ts)), (559, "0"), *self._names.named(name)])
+            self._send(call, "e", [(324, self._requests.number(call.ts)), *self._names.named(name), (263, "1")])
             self._ask(call, name)
-
-    def _number(self, call: Call) -> str:
-        self._requests_made += 1
-        return f"{call.ts}-{self._requests_made}"
 
     def _ask(self, call: Call, name: str, *, tries: int = 0) -> None:
         """Ask for a symbol's book and trades, in place of an earlier request."""
-        state = self._states.setdefault(name, _State(can_begin=True))
+        state = self._states.setdefault(name, State(can_begin=True))
         if state.request in self._requests:
-            self._send(call, "V", _request(state.request, self._names.named(name), "2"))
-            self._retire(state.request)
-        state.request = self._number(call)
+            self._send(call, "V", market_data(state.request, self._names.named(name), "2"))
+            self._requests.retire(state.request)
+        state.request = self._requests.open(name, call.ts)
         state.whole, state.coming, state.can_begin = False, None, True
-        self._requests[state.request] = name
-        self._send(call, "V", _request(state.request, self._names.named(name), "1"))
+        self._send(call, "V", market_data(state.request, self._names.named(name), "1"))
         self._asked.ask(_BOOK, name, call.ts, tries=tries)
-
-    def _retire(self, request: str) -> None:
-        """Take no more answers to a request."""
-        del self._requests[request]
-        self._reports.pop(request, None)
-        self._retired[request] = None
-        if len(self._retired) > _RETIRED_MAX:
-            del self._retired[next(iter(self._retired))]
 
     def _repair(self, call: Call, names: Collection[str], reason: str) -> None:
         if self._losses.too_many(call.ts) and not self._is_recorded:
@@ -467,7 +402,7 @@ class FixFeed:
         """A message whose values cannot be read may have been a change of the symbols that it names, or of any."""
         request = message.get(262)
         named = {self._names.find({tag: value}) for tag, value in message.fields if tag in {48, 55}}
-        named.add(self._requests.get(request, ""))
+        named.add(self._requests.name_of(request))
         if request:  # it may be the last part of several books
             named |= {name for name, state in self._states.items() if state.coming and state.coming.request == request}
         missed = [self._products[name] for name in sorted(named) if name in self._products] or list(self._products)
@@ -478,14 +413,14 @@ class FixFeed:
         if missed:
             self._repair(call, [product.name for product in missed], "bad_message")
 
-    def _find(self, call: Call, name: str) -> tuple[Product, _State] | None:
+    def _find(self, call: Call, name: str) -> tuple[Product, State] | None:
         """Return the product of a symbol and what is known of it; None where it was not asked for."""
         product = self._products.find(call, name)
         if product is None:
             return None
         state = self._states.get(name)
         if state is None:
-            state = self._states[name] = _State(can_begin=self._is_followed)
+            state = self._states[name] = State(can_begin=self._is_followed)
             if self._ledger.is_pending(product, _TRADES):  # since an earlier process
                 state.missed = _AWAY
         return product, state
@@ -493,14 +428,14 @@ class FixFeed:
     def _take_snapshot(self, call: Call, message: Message, *, again: bool) -> None:
         self._has_snapshots = True
         head = message.before(268)
-        name = self._names.find(head) or self._requests.get(head.get(262, ""), "")
+        name = self._names.find(head) or self._requests.name_of(head.get(262, ""))
         entries = message.entries(268, {269}, _AFTER)
         found = self._find(call, name)
         if found is None:
             return
         product, state = found
         self._learn_kind(call, product, head.get(167, ""))
-        if head.get(262) in self._retired:
+        if self._requests.is_retired(head.get(262)):
             self.counts["ignored"] += 1
         else:
             if not entries or not _OF_BOOK.isdisjoint(entry[269] for entry in entries):
@@ -521,11 +456,7 @@ class FixFeed:
         request, total = message.get(262), whole_number({911: message.get(911, "0")}, 911)
         if message.get(893) or not request or total <= 1:
             return [name] if message.get(893, "Y") == "Y" else []
-        came = self._reports.pop(request, 0) + 1
-        if came < total:
-            self._reports[request] = came
-            if len(self._reports) > _RETIRED_MAX:
-                del self._reports[next(iter(self._reports))]
+        if not self._requests.is_last(request, total):
             return []
         return [name for name, state in self._states.items() if state.coming and state.coming.request == request]
 
@@ -544,10 +475,10 @@ class FixFeed:
     def _take_changes(self, call: Call, message: Message, *, again: bool) -> None:
         head = message.before(268)
         request = head.get(262, "")
-        is_old = request in self._retired
-        head_name = name = self._names.find(head) or self._requests.get(request, "")
+        is_old = self._requests.is_retired(request)
+        head_name = name = self._names.find(head) or self._requests.name_of(request)
         ts_event = read_time(message, {}, call.now)
-        found: dict[str, _Found] = {}
+        found: dict[str, Found] = {}
         for number, entry in enumerate(message.entries(268, {279}, _AFTER)):
             name = self._names.find(entry) or name
             known = self._find(call, name)
@@ -555,7 +486,7 @@ class FixFeed:
                 continue
             product = known[0]
             self._learn_kind(call, product, entry.get(167) or (head.get(167, "") if name == head_name else ""))
-            place = found.setdefault(name, _Found(product, ts_event, [], []))
+            place = found.setdefault(name, Found(product, ts_event, [], []))
             if entry.get(269) == _TRADE and 270 in entry:
                 place.trades.append(read_trade(product, message, entry, number, call.now))
             elif entry.get(269, "0") not in _OF_BOOK or is_old:
@@ -567,7 +498,7 @@ class FixFeed:
                 self._change(call, self._states[symbol], place, request)
             self._tell(call, place.product, self._states[symbol], place.trades, again=again)
 
-    def _change(self, call: Call, state: _State, found: _Found, request: str) -> None:
+    def _change(self, call: Call, state: State, found: Found, request: str) -> None:
         """Make the changes of one message to a symbol's book, and keep them for the one that is on its way."""
         product, ts_event, changes, _ = found
         begins = not state.whole and state.coming is None and self._begins_book(state, changes, request)
@@ -592,7 +523,7 @@ class FixFeed:
         elif self._whole and levels and product.book_valid:
             books.update(call, product, ts_event, state.book.sizes(levels))
 
-    def _begins_book(self, state: _State, changes: list[Entry], request: str) -> bool:
+    def _begins_book(self, state: State, changes: list[Entry], request: str) -> bool:
         """Return whether these changes are a whole book, which no W brings (step 7)."""
         if any(entry.get(269) == EMPTY for entry in changes):
             return True
@@ -604,10 +535,13 @@ class FixFeed:
         )
 
     def _publish(self, call: Call, product: Product, book: FixBook, ts_event: int) -> None:
+        if product.name in self._unsent:
+            self._unsent.discard(product.name)
+            call.status(product.symbol, "subscribed", channel=_BOOK)
         books.snapshot(call, product, ts_event, book.whole())
         self._ledger.account(call, product, _BOOK, call.now)
 
-    def _tell(self, call: Call, product: Product, state: _State, batch: list[Trade], *, again: bool) -> bool:
+    def _tell(self, call: Call, product: Product, state: State, batch: list[Trade], *, again: bool) -> bool:
         """Publish the trades that are new; True if some were not."""
         good = trades.accepted(call, batch)
         if len(good) < len(batch):
@@ -620,7 +554,7 @@ class FixFeed:
             trades.send(call, product, fresh, origin="repair" if again else "live")
         return len(fresh) < len(batch)
 
-    def _account_trades(self, call: Call, product: Product, state: _State) -> None:
+    def _account_trades(self, call: Call, product: Product, state: State) -> None:
         """Close the gap of trades; trades that may never arrive stay on the ledger, and invalidate the stream."""
         missed, state.missed = state.missed, ""
         if not self._ledger.is_pending(product, _TRADES):
@@ -660,24 +594,22 @@ class FixFeed:
         call.dead("venue_error", text, field="text", value=text[:200])
         # A BusinessMessageReject (j) names what it rejects by BusinessRejectRefID.
         request = {"Y": message.get(262), "j": message.get(379)}.get(message.kind, "")
-        name = self._requests.pop(request, None)
+        name = self._requests.refused(request)
         if name is not None:
             self._asked.came(_BOOK, name)  # it would be refused again
+            self._unsubscribed(call, name, "refused", text)
+
+    def _unsubscribed(self, call: Call, name: str, reason: str, detail: str) -> None:
+        """State that a symbol is not subscribed: nothing vouches for its trades, and its book is none."""
+        product = self._products.find(call, name)
+        if product is None or name in self._unsent:
+            return
+        self._unsent.add(name)
+        call.status(product.symbol, "unsubscribed", reason=reason, channel=_BOOK, detail=detail)
+        self._ledger.lose(call, product, UNSUBSCRIBED, {_BOOK, _TRADES}, detail=detail)
+        trades.interrupted(call, product)
 
 
 def _last_empty(changes: list[Entry]) -> int:
     """Return the place of the last entry that empties the book, 0 where none does."""
     return max((at for at, entry in enumerate(changes) if entry.get(269) == EMPTY), default=0)
-
-
-def _identity(login: Login, line: str) -> Identity:
-    number = line.rpartition("/")[2]
-    sender = login.senders[int(number) % len(login.senders)] if number.isdigit() else login.senders[0]
-    return Identity(sender=sender, target=login.target, begin=login.begin, heartbeat_s=login.heartbeat_s,
-                    reset=login.reset, username=login.username, password=login.password)  # fmt: skip
-
-
-def _request(number: str, named: Fields, kind: str) -> Fields:
-    """Return a MarketDataRequest: snapshot and updates (1) or no more (2), full book, bids, offers and trades."""
-    return [(262, number), (263, kind), (264, "0"), (265, "1"), (267, "3"), (269, "0"), (269, "1"), (269, "2"),
-            (146, "1"), *named]  # fmt: skip
