@@ -27,6 +27,8 @@ from producers.venues.kit import quotes, trades
 from producers.venues.kit.calls import Call
 
 _AGGRESSORS = {ord("B"): "buy", ord("A"): "sell", ord("N"): "unknown"}
+# Flags of a trade that a consumer may want to know; they do not change what the trade counts for.
+_CONDITIONS = ((dbn.BAD_TS_RECV, "BAD_TS_RECV"), (dbn.MAYBE_BAD_BOOK, "MAYBE_BAD_BOOK"))
 
 
 class Ticks:
@@ -53,6 +55,7 @@ class Ticks:
             price=self._prices.text(told.price),
             size=str(told.size),
             side=_AGGRESSORS[told.side],
+            conditions=tuple(name for flag, name in _CONDITIONS if told.flags & flag),
         )
         trades.check(instrument.product.instrument, trade)
         trades.send(call, instrument.product, (trade,))
