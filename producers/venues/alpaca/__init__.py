@@ -1,4 +1,9 @@
-"""Alpaca: its addresses and limits, and what makes its feed and its history."""
+"""Alpaca: its addresses and limits, and what makes its feed and its history.
+
+An account has one connection, and on a free plan 30 symbols of trades and quotes on it ("Real-time Stock Pricing Data",
+https://alpaca.markets/docs/api-references/market-data-api/stock-pricing-data/realtime/): more products cannot be spread
+over connections, and the venue refuses them with code 405.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Databento: its addresses and limits, and what makes its feed and its history."""
+"""Databento: its addresses and limits, and what makes its feed and its history.
+
+A user may have 10 live sessions a dataset on the usual plans, 50 on larger ones ("Changes to live connection limits",
+https://databento.com/blog/changes-to-live-connection-limits); one session takes any number of symbols, so that one
+connection is enough.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Venues that use FIX: its addresses and limits, and what makes its feed and its history."""
+"""Venues that use FIX: each has its own address and limits, which the standard leaves to an agreement with the venue."""
 
 from __future__ import annotations
 
