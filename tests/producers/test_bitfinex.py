@@ -13,6 +13,7 @@ import pytest
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, Derivative, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.venues import VENUES
 from producers.venues.bitfinex.feed import CHECKSUMS, LISTED_MAX, BitfinexFeed
 from producers.venues.kit.sequence import OLD_RUN_MAX
 from runtime import recordings
@@ -444,7 +445,10 @@ def test_derivatives_have_a_channel_more_and_a_refused_channel_is_on_the_ledger(
     feed = BitfinexFeed(line="bitfinex/0", products=("tBTCUSD", "tBTCF0:USTF0"))
     sent = [json.loads(o.frame) for o in feed.opened(T0) if isinstance(o, Send)]
     assert [order["key"] for order in sent if "key" in order] == ["liq:global", "deriv:tBTCF0:USTF0"]
-    assert BitfinexFeed.limits.products_max(len(BitfinexFeed.channels)) == 6
+    venue = VENUES["bitfinex"]
+    most = venue.limits.products_max(len(venue.channels))
+    assert most == 6
+    assert most * len(venue.channels) < 25, "and one for the liquidations"
     refusal = {"event": "error", "channel": "trades", "symbol": "tBTCUSD", "code": 10305, "msg": "channel: limit"}
     out = feed.received(json.dumps(refusal).encode(), T0)
     told = [(o.kind, o.reason, o.symbol, o.detail) for o in out if isinstance(o, FeedStatus)]

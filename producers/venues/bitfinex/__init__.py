@@ -16,6 +16,7 @@ VENUES = (
         ws_url="wss://api-pub.bitfinex.com/ws/2",
         rest_url="https://api-pub.bitfinex.com",
         make=BitfinexFeed,
+        channels=BitfinexFeed.channels,
         limits=BitfinexFeed.limits,
         products=("tBTCUSD", "tETHUSD"),
         cased=True,

@@ -1,4 +1,4 @@
-"""Venues that use FIX: each has its own address and limits, which the standard leaves to an agreement with the venue."""
+"""Venues that use FIX: each has its own address and limits, which the standard leaves to the two parties."""
 
 from __future__ import annotations
 

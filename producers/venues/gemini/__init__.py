@@ -20,6 +20,7 @@ VENUES = (
         trades_channel="trade",
         make=GeminiFeed,
         make_recorded=GeminiFeedV2,
+        channels=GeminiFeed.channels,
         limits=GeminiFeed.limits,
         products=("BTCUSD", "ETHUSD"),
         sequence="product",
