@@ -69,7 +69,7 @@ async def follow(venue_name: str, symbols: int, every_s: float) -> tuple[Followe
     return found, streams, took
 
 
-@pytest.mark.parametrize("venue", sorted(set(SESSIONS) - {"bitfinex"}))
+@pytest.mark.parametrize("venue", sorted(SESSIONS))
 def test_hundreds_of_symbols_are_followed_within_the_venues_limits(venue: str) -> None:
     """Each symbol gets a valid book and trades, nothing is lost, and the venue refuses and ends nothing."""
     symbols = SYMBOLS.get(venue, 300)
