@@ -99,7 +99,8 @@ class History:
         except (PoolTimeout, TooManyRequests, psycopg.OperationalError, psycopg.InterfaceError, Unavailable):
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, _DOWN) from None
 
-    async def _rows(self, query: LiteralString, values: dict[str, Any]) -> list[Row]:
+    async def rows(self, query: LiteralString, values: dict[str, Any]) -> list[Row]:
+        """Return the rows of a query. Raises Problem when the database does not answer or the query takes too long."""
         async with self._connection() as connection:
             cursor = await connection.execute(query, values)
             return await cursor.fetchall()
@@ -110,7 +111,7 @@ class History:
         if before is not None:
             where += " AND (ts, kafka_offset, item) < (%(before_ts)s, %(before_offset)s, %(before_item)s)"
             values |= {"before_ts": moment(before[0] * 1000), "before_offset": before[1], "before_item": before[2]}
-        return await self._rows(
+        return await self.rows(
             "SELECT trade_id, ts, ts_event_ns, price::text, size::text, side, liquidation, action, "
             "original_id, valid, reason, kafka_offset, item FROM trades WHERE venue = %(venue)s AND symbol = %(symbol)s"
             + where
@@ -141,8 +142,8 @@ class History:
                 " AND ts <= %(before_ts)s AND (start_ns, coalesce(number, -1)) < (%(before_start)s, %(before_number)s)"
             )
             values |= {"before_ts": moment(before[0]), "before_start": before[0], "before_number": before[1]}
-        return await self._rows(
-            f"SELECT {_CANDLE} FROM {_CANDLES[source]}_latest "
+        return await self.rows(
+            f"SELECT {CANDLE_COLUMNS} FROM {_CANDLES[source]}_latest "
             "WHERE venue = %(venue)s AND symbol = %(symbol)s AND interval = %(interval)s"
             + where
             + f" ORDER BY {order} LIMIT %(limit)s",
@@ -165,8 +166,8 @@ class History:
         if before is not None:
             where += " AND (ts, revision, kafka_offset) < (%(before_ts)s, %(before_revision)s, %(before_offset)s)"
             values |= {"before_ts": moment(before[0]), "before_revision": before[1], "before_offset": before[2]}
-        return await self._rows(
-            f"SELECT {_CANDLE}, kafka_offset FROM {_CANDLES[source]} "
+        return await self.rows(
+            f"SELECT {CANDLE_COLUMNS}, kafka_offset FROM {_CANDLES[source]} "
             "WHERE venue = %(venue)s AND symbol = %(symbol)s AND interval = %(interval)s"
             + where
             + " ORDER BY ts DESC, revision DESC, kafka_offset DESC LIMIT %(limit)s",
@@ -181,7 +182,7 @@ class History:
         if before is not None:
             where += " AND ts <= %(before_ts)s AND (ts_event_ns, kafka_offset) < (%(before_ns)s, %(before_offset)s)"
             values |= {"before_ts": moment(before[0]), "before_ns": before[0], "before_offset": before[1]}
-        return await self._rows(
+        return await self.rows(
             "SELECT ts_event_ns, ts_recv_ns, kafka_offset, line, valid, reason, ts_from_ns, bid::text, bid_size::text, "
             "ask::text, ask_size::text, mid::text, microprice::text, spread::text, spread_bps::text, imbalance::text, "
             "depth_bps::text[], bid_depths::text[], ask_depths::text[], bid_reach_bps::text, ask_reach_bps::text, "
@@ -200,7 +201,7 @@ class History:
         if before is not None:
             where += " AND (detected_at, gap_id) < (%(before_ts)s, %(before_id)s)"
             values |= {"before_ts": moment(before[0] * 1000), "before_id": before[1]}
-        return await self._rows(
+        return await self.rows(
             "SELECT gap_id, venue, symbol, channel, line, reason, detail, state, ts_from_ns, ts_to_ns, expected, "
             "received, found_by, detected_at, repaired_at, repaired_by FROM gaps "
             "WHERE (%(venue)s::text IS NULL OR venue = %(venue)s) AND (%(symbol)s::text IS NULL OR symbol = %(symbol)s)"
@@ -218,7 +219,7 @@ class History:
         if before is not None:
             where += " AND (updated_at, job_id) < (%(before_ts)s, %(before_id)s)"
             values |= {"before_ts": moment(before[0] * 1000), "before_id": before[1]}
-        return await self._rows(
+        return await self.rows(
             "SELECT job_id, venue, symbol, kind, interval, state, start_ns, end_ns, cursor_ns, fetched, published, "
             "attempts, last_error, started_at, updated_at, completed_at FROM ingestion_jobs "
             "WHERE (%(venue)s::text IS NULL OR venue = %(venue)s) AND (%(symbol)s::text IS NULL OR symbol = %(symbol)s)"
@@ -239,7 +240,7 @@ class History:
         if before is not None:
             where += " AND (ts, anomaly_id) < (%(before_ts)s, %(before_id)s)"
             values |= {"before_ts": moment(before[0] * 1000), "before_id": before[1]}
-        return await self._rows(
+        return await self.rows(
             "SELECT anomaly_id, venue, symbol, ts, coalesce(ts_start_ns, ts_event_ns) AS ts_start_ns, ts_peak_ns, "
             "ts_end_ns, kind, severity, metric, value::text, limit_value::text AS limit, usual::text, phase, text, "
             "evidence FROM anomalies_latest "
@@ -253,7 +254,7 @@ class History:
         )
 
 
-_CANDLE = (
+CANDLE_COLUMNS: LiteralString = (
     "interval, start_ns, end_ns, open::text, high::text, low::text, close::text, volume::text, quote_volume::text, "
     "buy_volume::text, trades, state, revision, origin, valid, reason, ts_event_ns, ts_recv_ns, venue, symbol, "
     "recipe, recipe_hash, number, sell_volume::text, buy_trades, sell_trades"

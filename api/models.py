@@ -254,6 +254,98 @@ class ConsolidatedAnswer(_Answer):
     data: ConsolidatedData
 
 
+class ExplainedTrade(_Model):
+    """A trade that counted in a candle."""
+
+    trade_id: str
+    timestamp: Time
+    price: Price
+    size: Price
+    side: str
+    conditions: Annotated[list[str], Field(description="The venue's codes.")]
+    counts_in: Annotated[list[str], Field(description="Of volume, high_low and open_close, what it updates.")]
+    has_price_of: Annotated[list[str], Field(description="Which of the candle's prices equal its price.")]
+    origin: Annotated[str, Field(description="live, repair or backfill.")]
+    valid: Annotated[bool, Field(description="Whether its feed could be trusted then.")]
+    reason: str
+    received: Time
+
+
+class LeftOutTrade(_Model):
+    """A trade that did not count in a candle."""
+
+    trade_id: str
+    timestamp: Time
+    price: Price
+    size: Price
+    side: str
+    conditions: list[str]
+    why: Annotated[str, Field(description="excluded, late, cancelled, corrected, duplicate or refused.")]
+    detail: str
+
+
+class CountedTrades(_Model):
+    """The trades that counted: all by number, the first ones in full."""
+
+    count: int
+    items: list[ExplainedTrade]
+
+
+class LeftOutTrades(_Model):
+    """The trades that did not count: all by number and reason, the first ones in full."""
+
+    count: int
+    by_reason: dict[str, int]
+    items: list[LeftOutTrade]
+
+
+class ExplainedRevision(_Model):
+    """One closed state of a candle, with what changed since the one before and why."""
+
+    revision: int
+    state: str
+    received: Time
+    origin: str
+    valid: bool
+    reason: str
+    changes: Annotated[list[dict[str, Any]], Field(description="`field`, `before` and `after`.")]
+    because: list[str]
+
+
+class ExplanationAnswer(_Model):
+    """Why a candle is what it is."""
+
+    type: Literal["candle_explanation"]
+    venue: Venue
+    symbol: Symbol
+    interval: Annotated[str, Field(examples=["1m"])]
+    start: Time
+    end: Time
+    verdict: Annotated[
+        str,
+        Field(
+            description="equal: the stored trades make the stored candle. different: they do not. open: it still "
+            "changes. from_history: it was taken from the venue's history. not_stored.",
+            examples=["equal"],
+        ),
+    ]
+    summary: str
+    candle: Annotated[dict[str, Any] | None, Field(description="The stored candle; null if there is none.")]
+    recomputed: Annotated[dict[str, Any], Field(description="What the counted trades make.")]
+    differences: Annotated[list[dict[str, Any]], Field(description="`field`, `stored` and `recomputed`.")]
+    counted: CountedTrades
+    left_out: LeftOutTrades
+    duplicates_known: Annotated[
+        bool, Field(description="Whether `left_out` contains duplicates: only the command line can read them.")
+    ]
+    revisions: Annotated[list[ExplainedRevision], Field(description="Oldest first.")]
+    gaps: Annotated[list[dict[str, Any]], Field(description="Entries of the ledger that overlap the candle.")]
+    venue_bar: Annotated[dict[str, Any] | None, Field(description="The venue's own candle, where it is stored.")]
+    venue_differences: Annotated[
+        list[dict[str, Any]], Field(description="`field`, `ours`, `venue`, and `difference`, ours minus the venue's.")
+    ]
+
+
 class SymbolData(_Model):
     """An instrument; what the venue does not list is null."""
 

@@ -1,26 +1,31 @@
-"""Candles and bars by recipe over REST, and their revisions."""
+"""Candles and bars by recipe over REST, their revisions, and why they are what they are."""
 
 from __future__ import annotations
 
+import asyncio
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from api import messages
 from api.answers import json_answer
-from api.history import CANDLE_FIELDS, Row, Source
+from api.evidence import candle_of, gather
+from api.history import Row, Source
 from api.market import INTERVALS, TRUSTED, Market, Place, SymbolState
-from api.models import CandlesAnswer
-from api.parameters import find, read_cursor, time_range, write_cursor
-from api.problems import bad_value
+from api.models import CandlesAnswer, ExplanationAnswer
+from api.parameters import find, read_cursor, time_ns, time_range, write_cursor
+from api.problems import Problem, bad_value
 from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolPath, VenueQuery, problems
 from api.service import Service
-from marketdata.events import Candle
+from marketdata.explain import explain
 from marketdata.recipes import interval_of
 
 router = APIRouter(prefix="/api/v1/market", tags=["market"])
 
 _NAME_MAX = 64
+# Trades of a candle that is explained; more are explained on the command line.
+EXPLAINED_TRADES_MAX = 20_000
 IntervalQuery = Annotated[
     str | None,
     Query(
@@ -131,6 +136,41 @@ async def revisions(
     return json_answer(request, answer)
 
 
+@router.get(
+    "/{symbol}/candles/explain",
+    response_model=ExplanationAnswer,
+    responses=problems(404, 409, 422, 503),
+    summary="Why a candle is what it is",
+)
+async def explanation(
+    request: Request,
+    symbol: SymbolPath,
+    *,
+    start: Annotated[
+        str, Query(description="Start of the candle, RFC 3339 with a zone.", examples=["2026-08-09T21:05:00Z"])
+    ],
+    interval: IntervalQuery = None,
+    recipe: RecipeQuery = None,
+    venue: VenueQuery = None,
+    limit: LimitQuery = 1_000,
+) -> Response:
+    """Answer with the trades that made a candle and those that did not, its revisions, and the venue's own bar.
+
+    The stored trades are counted again; `verdict` states whether they make the stored candle. Bars of trades, volume or
+    value are not explained.
+    """
+    service: Service = request.app.state.service
+    at = time_ns("start", start)
+    assert at is not None  # noqa: S101 - for the type checker: the parameter is required
+    name = choose_interval(service.market, interval, recipe)
+    state = find(service.market, symbol, venue, known=service.known)
+    evidence = await gather(service.history, state.venue, state.symbol, name, at, trades_max=EXPLAINED_TRADES_MAX)
+    if evidence is None:
+        raise Problem(HTTPStatus.NOT_FOUND, f"nothing is stored about the candle of {symbol} that starts at {start}")
+    answer = await asyncio.to_thread(explain, evidence, limit)
+    return json_answer(request, answer)
+
+
 def choose_interval(market: Market, interval: str | None, recipe: str | None) -> str:
     """Return the interval that a request names, in its shortest notation."""
     recipes = market.recipes
@@ -151,17 +191,6 @@ def choose_interval(market: Market, interval: str | None, recipe: str | None) ->
 
 def _stored_candle(row: Row) -> messages.Json:
     return messages.candle(candle_of(row))
-
-
-def candle_of(row: Row) -> Candle:
-    """Return a candle of the database as an event."""
-    return Candle(
-        start=row["start_ns"],
-        end=row["end_ns"],
-        ts_event=row["ts_event_ns"],
-        ts_recv=row["ts_recv_ns"],
-        **{name: row[name] for name in CANDLE_FIELDS},
-    )
 
 
 def _answer(
