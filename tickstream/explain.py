@@ -15,6 +15,7 @@ from marketdata.clock import MINUTE_NS, parse_rfc3339
 from marketdata.errors import BadEvent, Refused, Unavailable
 
 if TYPE_CHECKING:
+    from api.history import History
     from api.settings import ApiSettings
     from marketdata.events import Candle, Trade
     from marketdata.explain import Evidence
@@ -98,7 +99,7 @@ async def _evidence(
         await history.check()
         if not readiness.is_up(DATABASE):
             raise Unavailable(f"the database cannot be read: {readiness.report()[1]}")
-        found = venue or await _only_venue(history, symbol)
+        found = venue or await _only_venue(history, symbol, start)
         evidence = await gather(history, found, symbol, interval, start, trades_max=TRADES_MAX)
     except Problem as problem:
         raise Refused(problem.detail) from None
@@ -112,19 +113,21 @@ async def _evidence(
     return evidence
 
 
-async def _only_venue(history: Any, symbol: str) -> str:
-    """Return the only venue that trades a symbol. Raises BadEvent when there are several or none."""
+async def _only_venue(history: History, symbol: str, start: int) -> str:
+    """Return the only venue that has a candle of a symbol then, or lists it. Raises BadEvent if there are several."""
+    from api.parameters import moment
+
     rows = await history.rows(
-        "SELECT venue FROM instruments WHERE symbol = %(symbol)s "
-        "UNION SELECT venue FROM candles_open WHERE symbol = %(symbol)s ORDER BY 1",
-        {"symbol": symbol},
+        "SELECT venue FROM candles WHERE symbol = %(symbol)s AND ts = %(start)s UNION "
+        "SELECT venue FROM instruments WHERE symbol = %(symbol)s ORDER BY 1",
+        {"symbol": symbol, "start": moment(start)},
     )
     venues = [row["venue"] for row in rows]
     if len(venues) == 1:
         return str(venues[0])
     if venues:
         raise BadEvent("ambiguous", "--venue", f"{symbol} is traded at {', '.join(venues)}")
-    raise BadEvent("unknown", "SYMBOL", f"{symbol}; give --venue if its instrument is not listed")
+    raise BadEvent("unknown", "SYMBOL", symbol)
 
 
 async def _fetch(venue: str, symbol: str, evidence: Evidence) -> Candle | None:
