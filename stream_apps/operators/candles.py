@@ -41,7 +41,6 @@ from stream_apps.operators.candle_state import (
     Interruption,
     Interval,
     Kept,
-    Layout,
     Limits,
     Step,
     kept_from,
@@ -53,6 +52,7 @@ from stream_apps.operators.validation import letter, part
 __all__ = ["KEEP_NS", "MARKERS_MAX", "Candles", "CandlesState", "Limits"]
 
 KEEP_NS = Limits().keep_ns
+_MINUTE_NS = CANDLES.lengths[0]
 MARKERS_MAX = CANDLES.markers_max
 
 
@@ -76,15 +76,15 @@ class Candles:
     def step(self, state: CandlesState, event: AnyEvent) -> tuple[CandlesState, list[AnyEvent]]:
         """Return the candles after a message of trades or a heartbeat, and the events to publish."""
         assert isinstance(event, Trades)  # noqa: S101 - the topic's schema
-        return state, self.advance(state, event, self._limits, CANDLES)
-
-    def advance(self, state: CandlesState, event: Trades, limits: Limits, layout: Layout) -> list[AnyEvent]:
-        """Apply an event to candles of any layout, and return the events to publish."""
-        unit = layout.lengths[0]
-        added = _add_fast(state, event, limits, unit)
+        limits = self._limits
+        added = add_fast(state, event, limits, _MINUTE_NS)
         if added and state.now - state.flushed < limits.open_ns:
-            return []
-        step = Step(event, limits, layout)
+            return state, []
+        return state, self.advance(state, Step(event, limits, CANDLES), added=added)
+
+    def advance(self, state: CandlesState, step: Step, *, added: bool) -> list[AnyEvent]:
+        """Apply an event to candles of any layout, unless `add_fast` has added it; return the events to publish."""
+        limits, unit = step.limits, step.layout.lengths[0]
         if not added and not self._apply(state, step):
             return []
         closes = state.now - limits.grace_ns >= state.intervals[0].next + unit
@@ -205,7 +205,7 @@ def _begin(state: CandlesState, step: Step) -> None:
 # --- Trades ---
 
 
-def _add_fast(state: CandlesState, event: Trades, limits: Limits, unit: int) -> bool:
+def add_fast(state: CandlesState, event: Trades, limits: Limits, unit: int) -> bool:
     """Add the trades of an event on the fast path: valid live trades of the newest minute (`unit`), as nearly all are.
 
     False, with nothing changed, when the event needs the general path.

@@ -22,8 +22,8 @@ from marketdata.events import AnyEvent, Trades
 from marketdata.ohlcv import Bar
 from marketdata.recipes import Recipe
 from marketdata.sided_bar import SidedBar
-from stream_apps.operators.candle_state import CandlesState, Interval, Kept, Layout, Limits
-from stream_apps.operators.candles import Candles
+from stream_apps.operators.candle_state import CandlesState, Interval, Kept, Layout, Limits, Step
+from stream_apps.operators.candles import Candles, add_fast
 
 # Bars of all lengths that a symbol's state keeps: about 200 KB.
 KEPT_MAX = 720
@@ -86,7 +86,10 @@ class TimeBars:
         layout, limits = made
         if state.lengths != layout.lengths:
             state = TimeBarsState(intervals=[SidedInterval() for _ in layout.lengths], lengths=layout.lengths)
-        return state, self._candles.advance(state, event, limits, layout)
+        added = add_fast(state, event, limits, layout.lengths[0])
+        if added and state.now - state.flushed < limits.open_ns:
+            return state, []
+        return state, self._candles.advance(state, Step(event, limits, layout), added=added)
 
 
 def lay_out(recipes: Iterable[Recipe]) -> tuple[Layout, Limits]:
