@@ -9,6 +9,7 @@ a stream of the other class is acknowledged and sends nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,6 +101,18 @@ class UsdmSession(SpotSession):
 
     limits = Limits(streams=1_024, messages=(10, 1), attempts=(300, 300))
     rest = "/fapi/v1"
+
+    @classmethod
+    def answer(cls, markets: Mapping[str, Market], path: str, query: Mapping[str, str]) -> Any:
+        """Answer open interest as well."""
+        if path == f"{cls.rest}/openInterest":
+            market = markets[query["symbol"]]
+            return {
+                "openInterest": f"{market.version}.000",
+                "symbol": query["symbol"],
+                "time": time.time_ns() // 1_000_000,
+            }
+        return super().answer(markets, path, query)
 
     def _carries(self, channel: str) -> bool:
         return self.path.startswith("/public" if channel.startswith(PUBLIC) else "/market")
