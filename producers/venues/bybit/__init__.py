@@ -1,6 +1,7 @@
 """Bybit: its addresses and limits, and what makes its feeds and its history.
 
-Documents: Bybit API v5, "Connect", https://bybit-exchange.github.io/docs/v5/ws/connect.
+Documents: Bybit API v5, "Connect", https://bybit-exchange.github.io/docs/v5/ws/connect, and "Rate Limit",
+https://bybit-exchange.github.io/docs/v5/rate-limit: an address may make 600 REST requests in 5 seconds; half is used.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from producers.venues.bybit.feed import LIMITS, BybitFeed
 from producers.venues.bybit.feed_mixed import MixedFeed
 from producers.venues.bybit.history import BybitHistory
 from producers.venues.bybit.names import INVERSE, LINEAR, SPOT, VENUE
+from producers.venues.kit.history import Budget
 from producers.venues.kit.venue import Venue
 
 _PUBLIC = "wss://stream.bybit.com/v5/public"
@@ -28,5 +30,6 @@ VENUES = (
         sequence="product",
         channels=("orderbook.200", "publicTrade", "tickers", "allLiquidation"),
         limits=LIMITS,
+        budget=Budget(burst=300, per_s=60),
     ),
 )
