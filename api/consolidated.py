@@ -26,8 +26,6 @@ from marketdata.clock import MILLISECOND_NS, format_rfc3339
 from marketdata.decimals import EXACT, plain
 from marketdata.events import RESYNCING
 
-# The venue of what is computed over all venues.
-ALL_VENUES = "*"
 UNKNOWN_KIND = "unknown"
 _WITHOUT_MARKET = frozenset({"option", "spread"})
 _HALF = Decimal("0.5")

@@ -28,7 +28,7 @@ from prometheus_client import Counter, Gauge
 
 from api import messages, stream_messages
 from api.clocks import Clocks
-from api.consolidated import ALL_VENUES, Product, Views, choices
+from api.consolidated import Product, Views, choices
 from api.frames import Frame
 from api.market import (
     INTERVALS,
@@ -45,7 +45,7 @@ from api.market import (
     Trust,
     fresh,
 )
-from marketdata.events import ALL_SYMBOLS, AnyEvent
+from marketdata.events import ALL_SYMBOLS, ALL_VENUES, AnyEvent
 from marketdata.recipes import interval_of
 
 CHANNELS = ("ticker", "trades", "book", "candles", "metrics", "consolidated", "anomalies", "status")

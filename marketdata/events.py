@@ -42,8 +42,9 @@ EXCLUSIONS = (VOLUME, HIGH_LOW, OPEN_CLOSE)
 CONDITIONS_MAX = 16
 CONDITION_LENGTH_MAX = 64
 
-# The symbol of an event that concerns the whole connection.
+# The symbol of an event that concerns the whole connection, and the venue of one that concerns all venues.
 ALL_SYMBOLS = "*"
+ALL_VENUES = "*"
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -306,6 +307,20 @@ class Metrics(Event, frozen=True, kw_only=True, gc=False):
     best_price_changes: int = 0
 
 
+class VenuePrice(Event, frozen=True, kw_only=True, gc=False):
+    """The middle price of the book of `of_venue`; `venue` is `*`, so that all venues of a symbol have one key."""
+
+    schema: ClassVar[str] = "VenuePrice"
+
+    ts_event: int
+    ts_recv: int
+    line: str
+    of_venue: str
+    price: str | None = None
+    valid: bool
+    reason: str = ""
+
+
 class Candle(Event, frozen=True, kw_only=True, gc=False):
     """Open, high, low, close and volume of [start, end); `state` is open, final or revised.
 
@@ -451,6 +466,7 @@ AnyEvent = (
     | Instrument
     | Book
     | Metrics
+    | VenuePrice
     | Candle
     | CandleHistory
     | Anomaly
@@ -468,6 +484,7 @@ EVENTS: tuple[type[AnyEvent], ...] = (
     Instrument,
     Book,
     Metrics,
+    VenuePrice,
     Candle,
     CandleHistory,
     Anomaly,

@@ -115,6 +115,13 @@ BOOKS = Topic(
 METRICS = Topic(
     name="md.metrics", schema="Metrics", about="Spread, depth, imbalance and order flow of each book, with validity."
 )
+VENUE_PRICES = Topic(
+    name="md.venue_prices",
+    schema="VenuePrice",
+    about="Middle prices by symbol, whatever the venue, for the comparison between venues.",
+    retention_ms=DAY_MS,
+    public=False,
+)
 CANDLES = Topic(
     name="md.candles",
     schema="Candle",
@@ -153,7 +160,7 @@ STATE = Topic(
 
 TOPICS: tuple[Topic, ...] = (
     RAW, INGEST_TRADES, INGEST_BOOKS, INGEST_QUOTES, INGEST_DERIVATIVES, INGEST_STATUS, INGEST_CANDLES,
-    TRADES, BOOK_UPDATES, QUOTES, DERIVATIVES, STATUS, BOOKS, METRICS, CANDLES, VENUE_CANDLES, ANOMALIES,
+    TRADES, BOOK_UPDATES, QUOTES, DERIVATIVES, STATUS, BOOKS, METRICS, VENUE_PRICES, CANDLES, VENUE_CANDLES, ANOMALIES,
     INSTRUMENTS, DEAD_LETTERS, STATE,
 )  # fmt: skip
 
@@ -182,6 +189,7 @@ PUBLIC: dict[str, Topic] = {
     "FeedStatus": STATUS,
     "Book": BOOKS,
     "Metrics": METRICS,
+    "VenuePrice": VENUE_PRICES,
     "Candle": CANDLES,
     "Anomaly": ANOMALIES,
     "DeadLetter": DEAD_LETTERS,

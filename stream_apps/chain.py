@@ -2,7 +2,8 @@
 
 A chain begins with the operators that read the input topic. Each event that an operator returns is published, and also
 passed to the operators of the chain that read its topic. A state belongs to one chain, one key and one operator, so the
-output of a chain depends only on its input topic.
+output of a chain depends only on its input topic. A topic that is the input of a chain is read by that chain only, also
+where operators of other chains write it: under another key, and so to other partitions.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 
 from marketdata.events import AnyEvent
 from marketdata.operator import Lost, Operator
-from marketdata.topics import INGEST, PUBLIC
+from marketdata.topics import INGEST, PUBLIC, VENUE_PRICES
 
 # A chain's states of one key, by operator name, and `Runs` under `RUNS`; only operators that have processed an event of
 # the key have one.
@@ -24,9 +25,10 @@ RUNS = "runs"
 # Producers' runs that are remembered for each key; a run ends with its process.
 RUNS_MAX = 16
 
-# The topics that feeds write; each is the input of one chain.
-INPUTS: tuple[str, ...] = tuple(
-    dict.fromkeys(topic.name for topic in INGEST.values() if topic.name.startswith("md.ingest."))
+# The topics that feeds write, and the one that an operator writes under another key; each is the input of one chain.
+INPUTS: tuple[str, ...] = (
+    *dict.fromkeys(topic.name for topic in INGEST.values() if topic.name.startswith("md.ingest.")),
+    VENUE_PRICES.name,
 )
 
 
@@ -70,7 +72,8 @@ class Chain:
                 raise ValueError(f"the operators form a cycle: {' -> '.join((*path, operator.name))}")
             found[operator.name] = operator
             for name in operator.outputs:
-                readers = tuple(reader for reader in operators if reader.input == name)
+                # An input of another chain is read there, in that chain's order.
+                readers = tuple(reader for reader in operators if reader.input == name and name not in INPUTS)
                 self._readers[name] = readers
                 for reader in readers:
                     follow(reader, (*path, operator.name))

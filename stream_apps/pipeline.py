@@ -38,8 +38,10 @@ from marketdata.events import ALL_SYMBOLS, AnyEvent, Checkpoint, DeadLetter
 from marketdata.headers import HOPS, Hops, Position, cloudevent
 from marketdata.operator import Lost, Operator
 from marketdata.output_headers import OutputHeaders
+from marketdata.partitions import partition_of
 from marketdata.plain_headers import Header
 from marketdata.state import pack_state
+from marketdata.topics import PARTITIONS, VENUE_PRICES
 from stream_apps.chain import Chain
 
 SOURCE = "pipeline"
@@ -75,12 +77,13 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Output(msgspec.Struct, frozen=True, gc=False):
-    """One record to write; its partition is the pipeline's."""
+    """One record to write; its partition is the pipeline's where it is None."""
 
     topic: str
     key: bytes
     value: bytes | None
     headers: list[Header]
+    partition: int | None = None
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +137,8 @@ class Shell(msgspec.Struct, frozen=True, kw_only=True):
 
     `operators` makes the operators of one pipeline. `decode` raises CodecError for bytes that are not one of our
     records, and Unavailable when the registry is needed and unavailable. `span` is `runtime.tracing.Tracing.span`, None
-    where no traces are collected. `clock` gives UTC nanoseconds.
+    where no traces are collected. `clock` gives UTC nanoseconds. `partitions` is the number of partitions of the keyed
+    topics, which decides where an output goes that has another key than its input.
     """
 
     operators: MakeOperators
@@ -144,6 +148,7 @@ class Shell(msgspec.Struct, frozen=True, kw_only=True):
     span: Callable[[str, bytes | None, int, int, dict[str, str | int] | None], bytes] | None = None
     trace: Callable[[], bytes] = lambda: b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-00"
     prefix: str = ""
+    partitions: int = PARTITIONS
 
 
 class Excluded(TickstreamError):  # noqa: N818 - named for what becomes of the record
@@ -394,7 +399,10 @@ class Pipeline:
                 plain = self._addressed(event, record) if type(event) is DeadLetter else event
                 value, key = self._shell.encode(plain), plain.key.encode()
             schema = event.schema
-            self._outputs.append(Output(self._public[schema], key, value, made.build(schema, key, index)))
+            where = None
+            if schema == VENUE_PRICES.schema or entry.chain.topic == VENUE_PRICES.name:
+                where = partition_of(key, self._shell.partitions)
+            self._outputs.append(Output(self._public[schema], key, value, made.build(schema, key, index), where))
             self._bytes += len(value or b"")
 
     def _addressed(self, letter: DeadLetter, record: Record) -> DeadLetter:

@@ -217,7 +217,11 @@ class Pipeline:
         chain = self._chains.get(topic)
         if chain is not None:
             for output in chain.step(event, event.key):
-                yield PUBLIC[output.schema].name, output
+                name = PUBLIC[output.schema].name
+                yield name, output
+                if name in self._chains:
+                    for further in self._chains[name].step(output, output.key):
+                        yield PUBLIC[further.schema].name, further
 
 
 class Summary:

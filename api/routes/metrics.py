@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api import messages
 from api.answers import json_answer
-from api.consolidated import ALL_VENUES, Product, choices, consolidate, members
+from api.consolidated import Product, choices, consolidate, members
 from api.history import Row
 from api.market import UNKNOWN, NumberedMetrics, SymbolState, Trust
 from api.models import ConsolidatedAnswer, MetricsAnswer
@@ -18,7 +18,7 @@ from api.problems import Problem, bad_value
 from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolPath, VenueQuery, problems
 from api.service import Service
 from marketdata.clock import format_rfc3339
-from marketdata.events import Metrics
+from marketdata.events import ALL_VENUES, Metrics
 
 router = APIRouter(prefix="/api/v1/market", tags=["market"])
 

@@ -235,7 +235,8 @@ class Transactions:
         outputs: dict[TopicPartition, list[Output]] = {}
         for partition, batch in batches.items():
             for output in batch.outputs:
-                outputs.setdefault(TopicPartition(output.topic, partition), []).append(output)
+                at = TopicPartition(output.topic, partition if output.partition is None else output.partition)
+                outputs.setdefault(at, []).append(output)
         left = {at: deque(_record_batches(found, producer)) for at, found in outputs.items()}
         while left:
             by_node: dict[int, dict[str, list[Any]]] = {}

@@ -104,6 +104,7 @@ class Worker:
             },
             logger=LOG,
         )
+        self._partitions = 0
         self._closing = threading.Event()
         self._watch = threading.Thread(target=self._watch_dependencies, name="dependencies", daemon=True)
         self._counted: dict[int, tuple[Pipeline, dict[str, Counts[str]]]] = {}
@@ -122,6 +123,7 @@ class Worker:
             span=self._tracing.span if self._tracing.provider is not None else None,
             trace=lambda: self._tracing.span(SOURCE, None, 0, 0),
             prefix=self.settings.topic_prefix,
+            partitions=self._partitions,
         )
         return self
 
@@ -153,6 +155,7 @@ class Worker:
                 f"topics differ in their number of partitions ({sorted(counts)}): those that are keyed by symbol must "
                 "have the same; see `tickstream topics plan`"
             )
+        self._partitions = max(counts)
 
     # -- metrics and readiness
 

@@ -12,6 +12,7 @@ from marketdata.operator import AnyOperator
 from marketdata.recipes import Recipe
 from stream_apps.operators.anomalies_derivatives import AnomaliesDerivatives
 from stream_apps.operators.anomalies_metrics import AnomaliesMetrics
+from stream_apps.operators.anomalies_prices import AnomaliesPrices
 from stream_apps.operators.anomalies_quotes import AnomaliesQuotes
 from stream_apps.operators.anomalies_status import AnomaliesStatus
 from stream_apps.operators.anomalies_trades import AnomaliesTrades
@@ -27,6 +28,7 @@ from stream_apps.operators.ingest_trades import IngestTrades
 from stream_apps.operators.metrics import MetricsSettings
 from stream_apps.operators.time_bars import TimeBars
 from stream_apps.operators.trade_bars import TradeBars
+from stream_apps.operators.venue_prices import VenuePrices
 
 
 def make_operators(
@@ -55,6 +57,8 @@ def make_operators(
         AnomaliesTrades(limits),
         AnomaliesQuotes(limits),
         AnomaliesMetrics(limits),
+        VenuePrices(),
         AnomaliesDerivatives(limits),
+        AnomaliesPrices(limits),
         AnomaliesStatus(),
     )

@@ -39,7 +39,7 @@ import msgspec
 
 from marketdata.clock import SECOND_NS
 from marketdata.decimals import plain
-from marketdata.events import Anomaly, AnyEvent, Derivative, FeedStatus, Metrics, Quote, Trades
+from marketdata.events import Anomaly, AnyEvent, Derivative, FeedStatus, Metrics, Quote, Trades, VenuePrice
 
 # Values after a halt that enter the median but are not evaluated: an auction sets a new price.
 AFTER_HALT = 20
@@ -53,7 +53,7 @@ HOLD_NS = 10 * SECOND_NS
 
 
 # What an anomaly is found in.
-Observed = Trades | Quote | Metrics | Derivative | FeedStatus
+Observed = Trades | Quote | Metrics | VenuePrice | Derivative | FeedStatus
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata.events import Anomaly, AnyEvent, Derivative, FeedStatus, Liquidation, Metrics
+from marketdata.events import Anomaly, AnyEvent, Derivative, FeedStatus, Liquidation, Metrics, VenuePrice
 from marketdata.windows import Window
 from stream_apps.operators.anomalies_derivatives import AnomaliesDerivatives
 from stream_apps.operators.anomalies_metrics import AnomaliesMetrics
+from stream_apps.operators.anomalies_prices import VENUES_MAX, AnomaliesPrices
 from stream_apps.operators.anomalies_quotes import AnomaliesQuotes
 from stream_apps.operators.anomalies_status import AnomaliesStatus
 from stream_apps.operators.anomalies_trades import AnomaliesTrades
@@ -44,7 +45,7 @@ def on_status() -> AnomaliesStatus:
 def lives(published: list[list[AnyEvent]]) -> list[list[Anomaly]]:
     """Return the events of each anomaly, in order of start, with the rules that hold for every life checked."""
     by_id: dict[str, list[Anomaly]] = {}
-    still_open: dict[tuple[str, str], str] = {}
+    still_open: dict[tuple[str, str, str], str] = {}
     for events in published:
         for event in events:
             if not isinstance(event, Anomaly):
@@ -64,10 +65,10 @@ def lives(published: list[list[AnyEvent]]) -> list[list[Anomaly]]:
                 assert (event.kind, event.metric, event.ts_start) == (life[0].kind, life[0].metric, life[0].ts_start)
                 assert Decimal(event.value) >= Decimal(life[-1].value)
             else:
-                assert (event.kind, event.metric) not in still_open, "two of a kind at once"
-                still_open[event.kind, event.metric] = event.anomaly_id
+                assert (event.venue, event.kind, event.metric) not in still_open, "two of a kind at once"
+                still_open[event.venue, event.kind, event.metric] = event.anomaly_id
             if event.phase == "end":
-                del still_open[event.kind, event.metric]
+                del still_open[event.venue, event.kind, event.metric]
             life.append(event)
     for life in by_id.values():
         assert len([event for event in life if event.phase == "peak"]) <= PEAKS_MAX
@@ -458,6 +459,88 @@ def test_liquidations_apart_from_trades_make_the_same_cascade(run: Run, make: An
     assert (life[-1].phase, life[-1].evidence["value"]) == ("end", "2400")
     gap = derivative(1.5, 0, valid=False, reason="gap")
     assert lives(run(AnomaliesDerivatives, [*events[:2], gap, events[2]])) == []
+
+
+def price(make: Any, venue: str, seconds: float, value: float, **more: Any) -> VenuePrice:
+    """Return a venue's price."""
+    fields: dict[str, Any] = {"valid": True} | more
+    ts = make.ts(seconds)
+    return VenuePrice(venue="*", symbol="BTC-USD", line=venue, ts_event=ts, ts_recv=ts, of_venue=venue,
+                      price=f"{value:.4f}", **fields)  # fmt: skip
+
+
+def together(make: Any, count: int, venues: str = "abc", start: float = 0) -> list[AnyEvent]:
+    """Return prices of venues that differ by a constant and a little noise."""
+    draw = random.Random(5)
+    return [
+        price(make, venue, start + second, 100 + at + draw.randint(-1, 1) / 100)
+        for second in range(count)
+        for at, venue in enumerate(venues)
+    ]
+
+
+def test_a_venue_away_from_the_others_by_more_than_usual_deviates(run: Run, make: Any) -> None:
+    """A constant difference is usual; only the venue that moved is named."""
+    moved = [price(make, venue, 100 + second, 110 if venue == "a" else 100 + at)
+             for second in range(5) for at, venue in enumerate("abc")]  # fmt: skip
+    (life,) = lives(run(AnomaliesPrices, [*together(make, 100), *moved, *together(make, 20, start=105)]))
+    start, end = life[0], life[-1]
+    assert (start.kind, start.venue, start.symbol, start.severity) == ("price_deviation", "a", "BTC-USD", "critical")
+    assert (start.evidence["venues"], start.evidence["price"]) == ("b,c", "110")
+    assert start.text.startswith("the price 110 is 9.")
+    assert (end.ts_start, end.ts_end) == (make.ts(100), make.ts(105))
+
+
+def test_of_two_venues_one_anomaly_stands_for_both(run: Run, make: Any) -> None:
+    """Nobody can say which of them is away; without another venue there is nothing to compare."""
+    for mover in "ab":
+        moved = [price(make, venue, 100, 120 if venue == mover else 100) for venue in "ab"]
+        (life,) = lives(run(AnomaliesPrices, [*together(make, 100, "ab"), *moved]))
+        assert life[0].venue == "a"
+    alone = [*together(make, 100, "a"), price(make, "a", 100, 200)]
+    assert lives(run(AnomaliesPrices, alone)) == []
+
+
+def test_a_venue_that_is_halted_invalid_or_old_is_not_compared(run: Run, make: Any) -> None:
+    """Nor is its first price after a halt."""
+    calm = together(make, 100)
+    for reason in ("gap", "halted"):
+        marked = price(make, "a", 100, 150, valid=False, reason=reason)
+        assert lives(run(AnomaliesPrices, [*calm, marked, price(make, "b", 100, 101)])) == []
+    halt = price(make, "a", 100, 150, valid=False, reason="halted")
+    after = [price(make, "a", 101, 150), price(make, "b", 101, 101), price(make, "c", 101, 102)]
+    assert lives(run(AnomaliesPrices, [*calm, halt, *after])) == []
+    assert lives(run(AnomaliesPrices, [*calm, price(make, "a", 115, 150)])) == []
+
+
+def test_more_venues_than_are_compared_are_counted(make: Any) -> None:
+    """The state is bounded."""
+    operator = AnomaliesPrices()
+    state = operator.start("*:S")
+    for at in range(VENUES_MAX + 5):
+        state, _ = operator.step(state, price(make, f"v{at}", 1, 100))
+    assert len(state.venues) == VENUES_MAX
+    assert operator.counts == {"too_many_venues": 5}
+
+
+@given(
+    moves=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([0, 0, 1, 30]), st.sampled_from([100, 101, 150])),
+                   max_size=30),
+    data=st.data(),
+)  # fmt: skip
+@settings(max_examples=50)
+def test_a_restart_between_venues_prices_changes_nothing(
+    run: Run, make: Any, moves: list[tuple[str, int, int]], data: st.DataObject
+) -> None:
+    """Every life keeps its rules, whatever the venues do."""
+    events, at = together(make, 70), 70
+    for venue, pause, value in moves:
+        at += pause
+        events.append(price(make, venue, at, value))
+    whole = run(AnomaliesPrices, events)
+    lives(whole)
+    restarts = data.draw(st.lists(st.integers(0, len(events) - 1), max_size=4))
+    assert run(AnomaliesPrices, events, restarts=restarts) == whole
 
 
 def test_limits_are_those_of_the_symbol_its_venue_or_all(run: Run, make: Any) -> None:

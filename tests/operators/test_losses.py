@@ -74,7 +74,7 @@ def test_a_lost_record_of_books_clears_the_book_until_the_next_snapshot(make: An
     again = make.book("snapshot", 4, [("10", "3")], [("11", "1")], sequence=8)
     published = play("books", [snapshot, other, loss(make, "books", 2), loss(make, "books", 2, 50), change, again])
     kinds = [[getattr(one, "kind", type(one).__name__) for one in out] for out in published]
-    assert kinds[2] == ["clear", "Quote", "Book", "Metrics", "gap", "gap"]
+    assert kinds[2] == ["clear", "Quote", "Book", "Metrics", "VenuePrice", "gap", "gap"]
     for event in published[2]:
         if isinstance(event, BookUpdate | Quote | Book | Metrics):
             assert (event.valid, event.reason) == (False, "gap")

@@ -30,6 +30,7 @@ from marketdata.events import (
     Quote,
     Trade,
     Trades,
+    VenuePrice,
 )
 from marketdata.operator import Lost
 from marketdata.recipes import read_recipes
@@ -121,7 +122,20 @@ LIQUIDATION = st.builds(
 COLUMN = st.lists(NUMBER, max_size=3)
 KINDS = ["gap", "resynced", "halted", "resumed", "refused", "heartbeat_missed"]
 DAY_NS = 86_400 * SECOND
+VENUE_PRICE = st.builds(
+    VenuePrice,
+    venue=st.just("*"),
+    symbol=st.just("S"),
+    ts_event=times,
+    ts_recv=times,
+    line=lines,
+    of_venue=st.sampled_from(["a", "b", "c"]),
+    price=st.none() | numbers | st.just("-1"),
+    valid=st.booleans(),
+    reason=texts,
+)
 EVENT: dict[str, st.SearchStrategy[Any]] = {
+    "md.venue_prices": VENUE_PRICE,
     "md.ingest.trades": framed(
         Trades, {"trades": st.lists(TRADE, max_size=4).map(tuple), "complete_from": st.none() | st.none() | TIME}
     ),
