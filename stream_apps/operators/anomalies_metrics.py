@@ -23,8 +23,10 @@ RATES = 300
 RATES_MIN = 60
 # An interval that a change of validity has cut short says little about a rate.
 INTERVAL_NS_MIN = 500 * MILLISECOND_NS
-# At most this share of the changes moves a best price.
+# At most this share of the changes moves a best price, and at most so many in a second: a feed that joins all changes
+# of 100 ms shows only ten moves in a second however fast the price moves.
 MOVING_MAX = 0.01
+MOVES_PER_SECOND_MAX = 2.0
 
 
 class AnomaliesMetricsState(msgspec.Struct):
@@ -69,7 +71,8 @@ class AnomaliesMetrics:
         if rate > limits.stuffing_min and len(state.rates) >= RATES_MIN and not state.quiet:
             usual = state.rates.median()
             limit = max(limits.stuffing_min, limits.stuffing_times * usual)
-            is_stuffed = rate > limit and event.best_price_changes <= MOVING_MAX * event.changes
+            moves_max = min(MOVING_MAX * event.changes, MOVES_PER_SECOND_MAX * interval / SECOND_NS)
+            is_stuffed = rate > limit and event.best_price_changes <= moves_max
             if is_stuffed:
                 text = (
                     f"the book changed {as_text(rate)} times a second, {event.best_price_changes} of "

@@ -416,6 +416,8 @@ def test_a_flood_of_changes_that_moves_no_price_is_quote_stuffing(run: Run, make
     assert (life[-1].ts_start, life[-1].ts_end) == (make.ts(100), make.ts(103))
     trading = [metrics(make, 100, 5_000, moves=900)]
     assert lives(run(AnomaliesMetrics, [*calm, *trading])) == []
+    joined = [metrics(make, 100, 5_000, moves=10)]
+    assert lives(run(AnomaliesMetrics, [*calm, *joined])) == []
     busy = [metrics(make, second, 4_000) for second in range(100)]
     assert lives(run(AnomaliesMetrics, [*busy, *flood])) == []
     halt = metrics(make, 99.5, 0, valid=False, reason="halted")
