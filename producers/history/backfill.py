@@ -2,15 +2,15 @@
 
 Theory of operation.
 
-1. Trades go to md.ingest.trades like live ones: validated, and told apart from live ones and from a job's own
-   repetitions by their ids. Those that the database holds already are not sent again.
+1. Trades go to md.ingest.trades like live ones: validated, and distinguished from live ones and from a job's
+   own repetitions by their ids. Those that the database holds already are not sent again.
 2. Candles go to md.ingest.candles. The stream app `candles` owns the candles that it can still revise; history only
-   speaks of older ones, of those before the first live one, and of those that an amendment made it give up. Trades that
+   publishes older ones, of those before the first live one, and of those that an amendment made it give up. Trades that
    come with a backfill are added up to candles here, minute by minute, since the app has forgotten the others of that
    minute.
 3. Each candle gets the revision after the one that is stored. What is stored and valid stays, unless more trades than
    it has are known now, or some of them were amended after it was made (`bars.next_revision`). An interval without
-   trades is told by a marker, never left out.
+   trades gets a marker, it is never left out.
 4. A step of a job is: fetch, write, wait for Kafka's acknowledgement, move the cursor. A job that is killed repeats at
    most the step; every candle and trade of it has the same identity, so nothing is there twice.
 """
@@ -57,7 +57,7 @@ async def publish(publisher: Publisher, line: str, events: Iterable[AnyEvent]) -
 
 
 class Backfill:
-    """One venue's history on its way to Kafka. `told` hears of a job each time that it got on."""
+    """One venue's history on its way to Kafka. `told` is called with a job each time that it has advanced."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Backfill:
         self._on_ledger: set[tuple[str, str, Span]] = set()
 
     async def listed(self, name: str) -> str:
-        """Return our symbol of a name, ours or the venue's; tell the instrument where nobody has.
+        """Return our symbol of a name, ours or the venue's; publish the instrument if nobody has.
 
         Raises Refused when the venue does not list it.
         """
@@ -155,13 +155,13 @@ class Backfill:
                     made += roll_up(told, job.interval, longer).values()
             chosen = await self.settle(job.symbol, made)
         await self.tell_missing(job.symbol, "candles", missing)
-        # A day that is not over is told again by the job's next run, which then has all of it.
+        # A day that is not over is published again by the job's next run, which then has all of it.
         await self.jobs.advance(job, end - end % DAY_NS, len(found), len(chosen))
         self._told(job)
         return chosen
 
     async def take_minutes(self, job: Job) -> list[Span]:
-        """Bring the minutes of a job's short range; return the spans that the venue could not tell."""
+        """Fetch the minutes of a job's short range; return the spans that the venue does not have."""
         found: dict[int, Candle] = {}
         missing: list[Span] = []
         reached = job.start_ns
@@ -213,7 +213,7 @@ class Backfill:
     async def _history_ends(self, symbol: str, now: int) -> int:
         """Return the time up to which candles are history's: the others are kept by the stream app, or will be.
 
-        What the database tells of the stream app's time is a little old, so the app has forgotten this much at least.
+        The stream app's time in the database is a little old, so the app has forgotten at least this much.
         """
         live = await self.tables.live_span(self.venue, symbol, now - DAY_NS)
         if live is None:
@@ -223,7 +223,7 @@ class Backfill:
         return max(first, kept_from - kept_from % MINUTE_NS)
 
     async def roll_up(self, symbol: str, start: int, end: int) -> int:
-        """Make the longer candles of [start, end) anew from the stored minutes, where that changes them."""
+        """Recalculate the longer candles of [start, end) from the stored minutes, where that changes them."""
         published = 0
         for day in range(start - start % DAY_NS, end, DAY_NS):
             stored = await self.tables.candles(self.venue, symbol, day, day + DAY_NS, "1m")
@@ -251,7 +251,7 @@ class Backfill:
         return job
 
     async def take_trades(self, job: Job) -> list[Span]:
-        """Fetch the trades of a job from its cursor on; return the spans that the venue could not tell."""
+        """Fetch the trades of a job from its cursor on; return the spans that the venue does not have."""
         minutes = Minutes(self.venue, job.symbol, self.origin)
         begin = at = job.cursor_ns
         missing: list[Span] = []
@@ -296,7 +296,7 @@ class Backfill:
         return [msgspec.structs.replace(event, trades=new, origin=self.origin, line=self.line)] if new else []
 
     def _complete(self, job: Job, start: int, end: int) -> Trades:
-        """Return what tells the stream app that every trade of [start, end) is in the stream."""
+        """Return the event which states that every trade of [start, end) is in the stream."""
         return Trades(
             venue=self.venue,
             symbol=job.symbol,
@@ -308,7 +308,7 @@ class Backfill:
         )
 
     async def stored(self, symbol: str, candle: Candle) -> bool:
-        """Wait, for a limited time, until this revision of a candle is stored; tell whether it is."""
+        """Wait, for a limited time, until this revision of a candle is stored; return whether it is."""
 
         async def look() -> bool:
             found = await self.tables.candles(self.venue, symbol, candle.start, candle.end, candle.interval)
@@ -328,7 +328,7 @@ class Backfill:
             await self.publish(letters)
 
     async def tell_missing(self, symbol: str, channel: str, missing: list[Span]) -> None:
-        """Enter what the venue could not tell in the ledger, each span once. A repair's entry is there already."""
+        """Enter what the venue does not have in the ledger, each span once. A repair's entry is there already."""
         if self.origin != "backfill":
             return
         now = time.time_ns()
@@ -368,7 +368,7 @@ async def wait_for(look: Callable[[], Awaitable[bool]], limit_s: float = STORED_
 
 
 def _is_older(candle: Candle, stored: Stored, changes: Mapping[int, int]) -> bool:
-    """Tell whether trades of a stored candle came, or were amended, after it was made."""
+    """Return whether trades of a stored candle came, or were amended, after it was made."""
     minutes = range(candle.start, candle.end, MINUTE_NS)
     return bool(changes) and any(changes.get(minute, 0) > stored.ts_recv_ns for minute in minutes)
 

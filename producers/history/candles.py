@@ -94,7 +94,7 @@ class Minutes:
                 self._trades.append(trade)
 
     def _amend(self) -> None:
-        """Put each correction in the place of its trade: at that one's time, on its side unless it tells another."""
+        """Put each correction in the place of its trade: at that one's time, on its side unless it names another."""
         waiting = []
         for amendment in self._amendments:
             place = self._places.pop(amendment.original_id or amendment.trade_id, None)
@@ -184,7 +184,7 @@ def empty(name: Name, interval: str, start: int) -> Candle:
 def filled(
     name: Name, interval: str, candles: Mapping[int, Candle], span: tuple[int, int], missing: Collection[Span] = ()
 ) -> dict[int, Candle]:
-    """Return the candles of a span with a marker for each that is absent, but in what the venue cannot tell."""
+    """Return the candles of a span with a marker for each that is absent, except in what the venue does not have."""
     length = INTERVALS[interval]
     found = {}
     for label in range(-(-span[0] // length) * length, span[1] - length + 1, length):

@@ -3,9 +3,9 @@
 Theory of operation.
 
 1. A job covers [start, end) of one symbol; everything before its cursor has been acknowledged by Kafka. The cursor only
-   moves after that, so a process that is killed tells a little again and never leaves anything out.
+   moves after that, so a process that is killed repeats a little and never leaves anything out.
 2. `open` continues the job whose cursor reaches the range that is wanted, whether it was finished or not, and moves its
-   end; where there is none, it begins one. A range that was told before is not fetched again.
+   end; where there is none, it begins one. A range that was published before is not fetched again.
 3. Who works on a job holds a session lock on it (PostgreSQL's advisory lock), which ends with the process.
 """
 
@@ -48,7 +48,7 @@ class What(NamedTuple):
 class Job(msgspec.Struct, kw_only=True):
     """A row. Times are UTC nanoseconds; `first_ns` is the start of the first candle that the venue had.
 
-    `resumed` tells that an earlier run did not come to its end.
+    `resumed`: an earlier run was cut short.
     """
 
     job_id: str
@@ -171,7 +171,7 @@ class Jobs:
         await self._save(job, "done", None)
 
     async def pause(self, job: Job) -> None:
-        """Note that the job was told to stop."""
+        """Note that the job was asked to stop."""
         await self._save(job, "paused", job.last_error)
 
     async def fail(self, job: Job, error: str) -> None:

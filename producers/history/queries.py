@@ -73,11 +73,11 @@ class Tables:
         return [(row["venue"], row["symbol"]) for row in found]
 
     async def knows(self, venue: str, symbol: str) -> bool:
-        """Tell whether the instrument is listed."""
+        """Return whether the instrument is listed."""
         return bool(await self._rows("SELECT 1 FROM instruments WHERE venue = %s AND symbol = %s", venue, symbol))
 
     async def live_span(self, venue: str, symbol: str, since: int) -> tuple[int, int] | None:
-        """Return the first minute since a time of which there is a live candle, and the newest time that one tells."""
+        """Return the first minute since a time of which there is a live candle, and the newest time of one."""
         rows = await self._rows(
             "SELECT min(start_ns) AS first, max(ts_event_ns) AS newest FROM candles_latest "
             "WHERE venue = %s AND symbol = %s AND interval = '1m' AND origin = 'live' AND ts >= %s",

@@ -4,12 +4,12 @@ Theory of operation.
 
 1. `scan` looks at what the database holds: minutes that are missing, not valid or older than an amendment of one of
    their trades, and numbers that are missing between trades where a venue numbers them one by one. What no open entry
-   speaks of yet becomes one. A minute without trades that is marked so is no hole, and neither is a halt.
-2. `repair` asks the venue for each open entry of trades or candles: for the trades of that time, or where it tells
-   none for its candles. They use the same topics as a backfill, with `origin` repair. Trades that are complete are told
-   to be so, which makes the candles that the stream app still keeps valid; older ones are made here.
-3. An entry is closed, with what repaired it, when the database shows the hole to be gone. Otherwise it stays, and its
-   job tells why. Books have no history: their entries are closed by the feed's own snapshot or not at all.
+   speaks of yet becomes one. A minute that is marked as without trades is not missing, and neither is a halt.
+2. `repair` asks the venue for each open entry of trades or candles: for the trades of that time, or where it has
+   none for its candles. They use the same topics as a backfill, with `origin` repair. Where trades are complete that is
+   published, which makes the candles that the stream app still keeps valid; older ones are made here.
+3. An entry is closed, with what repaired it, when the database shows that nothing is missing. Otherwise it stays, and
+   its job states why. Books have no history: their entries are closed by the feed's own snapshot or not at all.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Keeper:
     # --- Finding ---
 
     async def scan(self, since: int, until: int | None = None) -> list[OpenGap]:
-        """Enter every hole of [since, until) that no open entry speaks of; return the new entries."""
+        """Enter every missing span of [since, until) that no open entry covers; return the new entries."""
         until = min(until or 2**63, time.time_ns() - SETTLED_NS)
         known = await self._tables.open_gaps(*self._only)
         found: list[OpenGap] = []
@@ -125,7 +125,7 @@ class Keeper:
         return outcomes
 
     async def roll_up(self, since: int) -> int:
-        """Make longer candles anew where repaired minutes changed them; return how many."""
+        """Recalculate longer candles where repaired minutes changed them; return how many."""
         made = 0
         for venue, symbol in await self._tables.symbols(since):
             history = self._history(venue) if self._only[0] in {None, venue} else None
@@ -146,7 +146,7 @@ class Keeper:
             raise Refused(f"{gap.venue} has no history here")
         what = What(gap.venue, gap.symbol, "repair", gap.channel or "")
         job = await history.jobs.open_repair(gap.gap_id, what, span.start, span.end)
-        job.first_ns = job.start_ns  # an empty minute at the start is told as well: what was before is known
+        job.first_ns = job.start_ns  # an empty minute at the start gets its marker as well: what was before is known
         async with history.working(job):
             before = job.fetched
             by, complete = await self._bring(history, job, gap)
@@ -198,14 +198,14 @@ class Keeper:
         return Hole(start - start % MINUTE_NS, -(-end // MINUTE_NS) * MINUTE_NS)
 
     async def _is_whole(self, gap: OpenGap, span: Hole, told: int = 0) -> bool:
-        """Look whether a hole is gone; `told` is how many trades of that time the venue has just told."""
+        """Return whether nothing is missing now; `told` is how many trades the venue has just sent of that time."""
         if gap.channel == CANDLES:
             good = await self._tables.good_minutes(gap.venue, gap.symbol, span.start, span.end)
             return good >= (span.end - span.start) // MINUTE_NS
         if gap.expected is not None and gap.received is not None:
             found = await self._tables.count_ids(gap.venue, gap.symbol, gap.expected, gap.received, span)
             return found >= gap.received - gap.expected
-        # Without numbers all that the venue told of that time has to do; but it has to be there, every trade of it.
+        # Without numbers, every trade that the venue sent of that time must be stored; more cannot be proven.
         return await self._tables.count_trades(gap.venue, gap.symbol, span.start, span.end) >= told
 
 

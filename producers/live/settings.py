@@ -42,7 +42,7 @@ class ProducerSettings(CommonSettings):
     )
     venue: str = Field(default="coinbase", description="Venue to take market data from.")
     source: Literal["sim", "live", "replay"] = Field(
-        default="live", description="What speaks the venue's protocol; a replay ends, and then nothing reconnects."
+        default="live", description="Where the venue's protocol comes from; a replay ends, and then nothing reconnects."
     )
     lines: int | None = Field(
         default=None,
@@ -50,7 +50,7 @@ class ProducerSettings(CommonSettings):
         le=64,
         description="Redundant connections of the same feed; 1, or in a replay as many as were recorded.",
     )
-    drain_seconds: float = Field(default=10.0, gt=0, le=300, description="Time to finish in when told to stop.")
+    drain_seconds: float = Field(default=10.0, gt=0, le=300, description="Time to finish in after a request to stop.")
     ws_url: str | None = Field(
         default=None, pattern=r"^(wss?|tcp|tls)://", description="Address of the stream; the venue's own if not given."
     )
