@@ -19,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (platform.up, platform.down, platform.status, platform.logs, history.backfill):
+for command in (platform.up, platform.down, platform.status, platform.logs, history.backfill, history.reconcile):
     app.command()(command)
 app.add_typer(topics.app, name="topics")
 app.add_typer(schemas.app, name="schemas")

@@ -200,6 +200,46 @@ async def _scan(settings: HistorySettings, only: tuple[str | None, str | None], 
         sys.exit(1)
 
 
+def reconcile(
+    venue: Annotated[str, typer.Argument(help="Venue, for example `coinbase`.")],
+    symbols: Annotated[list[str], typer.Argument(help="Symbols, ours (`BTC-USD`) or the venue's own.")],
+    *,
+    at: Annotated[str, typer.Option("--at", help="Compare the full hour before this time, RFC 3339 with zone.")] = "",
+    rest_url: Annotated[str, typer.Option("--rest-url", help="REST address instead of the venue's own.")] = "",
+) -> None:
+    """Compare stored minute candles and trades of one hour with the venue's own history.
+
+    Exits with 1 when something differs. The result is also an event of md.status, kind `reconciled`. A running producer
+    does the same each hour.
+
+    Example: `tickstream reconcile coinbase BTC-USD ETH-USD`
+
+    Example: `tickstream reconcile binance_spot BTC-USDT --at 2026-11-30T12:10:00Z`
+    """
+    from producers.history.settings import HistorySettings
+    from tickstream.here import load_here
+
+    now = parse_rfc3339(at, "--at") if at else None
+    _run(_reconcile(load_here(HistorySettings, **_given(rest_url)), venue, symbols, now))
+
+
+async def _reconcile(settings: HistorySettings, venue: str, names: list[str], now: int | None) -> None:
+    from producers.history.reconcile import Reconciliation
+    from producers.history.settings import find_history, open_history_services
+
+    async with find_history(settings, venue) as rest, open_history_services(settings) as services:
+        symbols = [rest.history.instrument(name).symbol for name in names]
+        found = await Reconciliation(rest, services.database, services.publisher, set()).last_hour(symbols, now)
+    for symbol in symbols:
+        if symbol not in found:
+            console.print(f"[yellow]-[/] {symbol}: nothing of that hour is stored, or the venue has none of it")
+        for score in found.get(symbol, ()):
+            mark = "[green]✓[/]" if score.equal == score.compared else "[red]✗[/]"
+            console.print(f"{mark} {symbol}: {score}")
+    if any(score.equal != score.compared for scores in found.values() for score in scores):
+        sys.exit(1)
+
+
 def _print_outcome(outcome: Outcome) -> None:
     gap = outcome.gap
     mark = "[green]✓[/]" if outcome.by else "[yellow]-[/]"

@@ -23,6 +23,7 @@ import uvloop
 from marketdata.clock import SECOND_NS
 from marketdata.errors import SettingsError, TickstreamError, Unavailable
 from producers.history.backfill import DAY_NS, Backfill
+from producers.history.reconcile import Reconciliation
 from producers.history.repair import Keeper
 from producers.history.settings import (
     HistoryServices,
@@ -33,6 +34,7 @@ from producers.history.settings import (
     open_history_services,
 )
 from runtime import log
+from runtime.health import HealthServer, Readiness
 
 RETRY_S = 60.0
 _PR_SET_PDEATHSIG = 1
@@ -68,8 +70,10 @@ async def backfill(settings: HistorySettings, services: HistoryServices, venue: 
     return later
 
 
-async def scan(settings: HistorySettings, services: HistoryServices, venue: str) -> None:
-    """Find gaps of this venue, and repair what the venue still has."""
+async def scan(
+    settings: HistorySettings, services: HistoryServices, venue: str, products: list[str], done: set[tuple[str, int]]
+) -> None:
+    """Find gaps of this venue, repair what the venue still has, and compare the last hour with what the venue has."""
     async with find_history(settings, venue) as rest:
         history = Backfill(rest, services.database, services.publisher, origin="repair")
         keeper = Keeper(
@@ -79,15 +83,18 @@ async def scan(settings: HistorySettings, services: HistoryServices, venue: str)
         found = await keeper.scan(since)
         outcomes = await keeper.repair(found, patient=True)
         rolled = await keeper.roll_up(since)
+        symbols = [rest.history.instrument(product).symbol for product in products]
+        scores = await Reconciliation(rest, services.database, services.publisher, done).last_hour(symbols)
     repaired = sum(bool(outcome.by) for outcome in outcomes)
     _LOG.info("scan complete", venue=venue, found=len(found), repaired=repaired, open=len(outcomes) - repaired,
-              candles_recomputed=rolled)  # fmt: skip
+              candles_recomputed=rolled, compared=len(scores))  # fmt: skip
 
 
 async def keep(settings: HistorySettings, venue: str, products: list[str]) -> None:
     """Backfill once, then scan periodically; retry when a service does not respond."""
     to_fill = products if settings.backfill_days else []
     minutes = settings.gap_scan_minutes or 0
+    done: set[tuple[str, int]] = set()
     while to_fill or minutes:
         wait_s = minutes * 60.0
         try:
@@ -95,7 +102,7 @@ async def keep(settings: HistorySettings, venue: str, products: list[str]) -> No
                 if to_fill:
                     to_fill = await backfill(settings, services, venue, to_fill)
                 if minutes:
-                    await scan(settings, services, venue)
+                    await scan(settings, services, venue, products, done)
         except TickstreamError as error:
             _LOG.warning("history is waiting", venue=venue, reason=str(error), wait_s=RETRY_S)
             wait_s = RETRY_S
@@ -144,7 +151,11 @@ def main() -> int:
         return 2
     log.configure("history", settings.log_level)
     try:
-        uvloop.run(keep(settings, venue, products))
+        with contextlib.ExitStack() as stack:
+            if settings.history_metrics_port is not None:
+                readiness = Readiness()
+                stack.enter_context(HealthServer(settings.host, settings.history_metrics_port, readiness))
+            uvloop.run(keep(settings, venue, products))
     except KeyboardInterrupt:
         _LOG.info("stopped", pid=os.getpid())
     except SettingsError as error:

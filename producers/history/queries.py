@@ -165,6 +165,15 @@ class Tables:
         )
         return {(row["action"], row["trade_id"]) for row in rows}
 
+    async def ids_of(self, venue: str, symbol: str, start: int, end: int) -> set[str]:
+        """Return the ids of the trades of [start, end) that are stored."""
+        rows = await self._rows(
+            "SELECT DISTINCT trade_id FROM trades WHERE venue = %s AND symbol = %s AND ts >= %s AND ts < %s "
+            "AND ts_event_ns >= %s AND ts_event_ns < %s AND action = 'new'",
+            *(venue, symbol, moment(start), moment(end), start, end),
+        )
+        return {row["trade_id"] for row in rows}
+
     async def _minutes(self, venue: str, symbol: str, start: int, end: int) -> list[tuple[int, bool]]:
         """Return the closed minutes of [start, end), and whether each may be trusted; one of a halt may."""
         rows = await self._rows(

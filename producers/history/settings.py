@@ -56,6 +56,9 @@ class HistorySettings(DatabaseSettings):
         description="Minutes between two scans for gaps, 0 for none. If not set, 60 if prices are live, the "
         "history process has its own database URL and the venue's history needs no further key.",
     )
+    history_metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port of /metrics of the history process; not served if not given."
+    )
     gap_scan_hours: float = Field(default=48.0, gt=0, le=87_600, description="How far back a scan looks.")
 
     @property
