@@ -8,7 +8,7 @@ import pytest
 
 from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
-from marketdata.events import DeadLetter, Instrument, Trades
+from marketdata.events import DeadLetter, FeedStatus, Instrument, Trades
 from marketdata.feed import Fetch, Output
 from producers.venues.kit.calls import Call, Line
 from producers.venues.kit.instruments import Listing
@@ -40,6 +40,7 @@ class Line0:
         self.trades = IngestTrades()
         self.state = self.trades.start("okx:BTC-USDT")
         self.number = 0
+        self.changes: list[str] = []
 
     def list_tick(self, tick: str, at: int) -> None:
         """Give the venue's list of products."""
@@ -65,6 +66,8 @@ class Line0:
         for event in told:
             if isinstance(event, Instrument):
                 self.instruments[event.key] = event
+            elif isinstance(event, FeedStatus) and event.kind == "venue_changed":
+                self.changes.append(event.detail)
             elif isinstance(event, Trades):
                 for passed in self.trades.step(self.state, event)[1]:
                     if isinstance(passed, Trades):
@@ -89,6 +92,7 @@ def test_no_trade_is_lost_because_the_venue_changed_its_tick() -> None:
     assert line.instruments["okx:BTC-USDT"].tick_size == "0.05"
     assert line.trade("100.151", at=75) == ["100.151"]
     assert line.feed.counts["off_tick"] == 3
+    assert line.changes == ["tick_size: 0.1 before, 0.05 now"]
 
 
 def test_products_are_asked_for_at_most_once_a_minute_and_every_ten_at_least() -> None:

@@ -28,6 +28,7 @@ from marketdata.feed import Fetch, Output, Send
 from producers.venues.kit import books, idle, trades
 from producers.venues.kit.activity import Activity
 from producers.venues.kit.calls import REFUSED, Call, Line
+from producers.venues.kit.drift import Drift
 from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing
 from producers.venues.kit.limits import Limits
@@ -88,6 +89,7 @@ class VenueFeed:
         self._products = Listing(None if products is None else {*products, *(accepted or ())}, self._describe)
         self._ledger = Ledger(book=self.book_channel, trades=self.trades_channel)
         self._repairs = Repairs(self._products, self._ledger, self._again, awaited=self.awaited)
+        self._drift = Drift()
         self._liveness = Liveness(self.silence_ns, self._lose_all)
         self._activity = Activity()
         self._carried = {self.book_channel, self.trades_channel} if self.carries is None else set(self.carries)
@@ -135,6 +137,10 @@ class VenueFeed:
         except REFUSED as error:
             call.dead_frame(error)
             self._unreadable(call)
+        if ts >= self._drift.ts_due:
+            for change in self._drift.take(frame, ts):
+                call.status(ALL_SYMBOLS, "venue_changed", reason=change.reason, channel=change.kind[:200],
+                            detail=change.detail)  # fmt: skip
         return call.out
 
     def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from marketdata.clock import SECOND_NS
+from marketdata.decimals import decimal
 from marketdata.errors import BadEvent
 from marketdata.events import Instrument
 from producers.venues.kit import books, published, trades
@@ -159,6 +160,14 @@ class Listing:
             return
         product.instrument = msgspec.structs.replace(before, ts_recv=call.ts, **learned)
         call.out.append(product.instrument)
+        tick = product.instrument.tick_size
+        if (
+            before.tick_size is not None
+            and tick is not None
+            and decimal(tick, "tick_size") != decimal(before.tick_size, "tick_size")
+        ):
+            call.status(product.symbol, "venue_changed", reason="precision",
+                        detail=f"tick_size: {before.tick_size} before, {tick} now")  # fmt: skip
         status = product.instrument.status
         if (status in MATCHING) == (before.status in MATCHING):
             return
