@@ -28,6 +28,7 @@ from marketdata.events import (
     ALL_SYMBOLS,
     CROSSED,
     HALTED,
+    OPEN_CLOSE,
     RESYNCING,
     STALE,
     Anomaly,
@@ -154,7 +155,7 @@ class SymbolState:
         self.trades_trust = UNKNOWN
         self.trades_ts_event = 0
         self.trades_ts_recv = 0
-        self.last: Trade | None = None  # the newest that stands
+        self.last: Trade | None = None  # the newest that stands and is not excluded from open_close
         self.amendments: dict[str, Trade] = {}  # by the id of the trade that they correct or cancel
         self.candles: dict[str, dict[Place, NumberedCandle]] = {interval: {} for interval in INTERVALS}
         self.candle_numbers = dict.fromkeys(INTERVALS, 0)
@@ -402,7 +403,7 @@ class Market:
             if trade.action != "new":
                 _amend(state, trade)
             elif state.last is None or trade.ts_event >= state.last.ts_event:
-                state.last = _standing(state, trade) or state.last
+                state.last = _last(state, trade) or state.last
         # Repaired and backfilled trades are history: they are read over REST, and told to nobody as news.
         told: list[Change] = [Traded(state, new)] if new and event.origin == "live" else []
         return told + self._renew_ticker(state) if new else []
@@ -475,11 +476,20 @@ def _amend(state: SymbolState, amendment: Trade) -> None:
     state.amendments[original] = amendment
     if len(state.amendments) > AMENDMENTS_MAX:
         del state.amendments[next(iter(state.amendments))]
-    if state.last is not None and state.last.trade_id == original:
-        known = [_standing(state, each.trade) for each in state.trades if each.trade.action == "new"]
+    takes_back = state.last is not None and state.last.trade_id == original
+    if takes_back or amendment.action == "correct":
+        known = [_last(state, each.trade) for each in state.trades if each.trade.action == "new"]
         standing = [trade for trade in known if trade is not None]
+        if state.last is not None and not takes_back:
+            standing.insert(0, state.last)
         # Of several at the same time the one that came last, as in the stream.
         state.last = max(reversed(standing), key=lambda trade: trade.ts_event, default=None)
+
+
+def _last(state: SymbolState, trade: Trade) -> Trade | None:
+    """Return what a trade counts as after its amendments; None when it does not set the last price."""
+    standing = _standing(state, trade)
+    return None if standing is None or OPEN_CLOSE in standing.excluded_from else standing
 
 
 def _standing(state: SymbolState, trade: Trade) -> Trade | None:

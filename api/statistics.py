@@ -17,12 +17,37 @@ _PERCENT_PLACES = Decimal("0.0001")
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """Volume, high, low and change in percent over the last 24 hours, as decimal strings."""
+    """Volume, high, low and change in percent over the last 24 hours, as decimal strings.
+
+    A price is None where no trade set one: trades may be excluded from it (`Trade.excluded_from`).
+    """
 
     volume: str
-    high: str
-    low: str
-    change: str
+    high: str | None
+    low: str | None
+    change: str | None
+
+
+class _Span(msgspec.Struct, frozen=True):
+    """The numbers of consecutive minutes."""
+
+    volume: Decimal
+    high: Decimal | None
+    low: Decimal | None
+    opened: Decimal | None
+    close: Decimal | None
+
+    def followed_by(self, later: _Span) -> _Span:
+        """Return the numbers of both."""
+        highs = [high for high in (self.high, later.high) if high is not None]
+        lows = [low for low in (self.low, later.low) if low is not None]
+        return _Span(
+            self.volume + later.volume,
+            max(highs, default=None),
+            min(lows, default=None),
+            later.opened if self.opened is None else self.opened,
+            self.close if later.close is None else later.close,
+        )
 
 
 class Day:
@@ -31,13 +56,13 @@ class Day:
     def __init__(self) -> None:
         self._candles: dict[int, Candle] = {}
         self._newest = 0
-        self._settled: tuple[Decimal, Decimal, Decimal, Decimal] | None = None  # all but the newest
+        self._settled: _Span | None = None  # all but the newest
 
     def add(self, candle: Candle) -> None:
         """Take a new or corrected candle in; one that is older than the day is ignored."""
         if candle.interval != INTERVAL or candle.start <= self._newest - _MINUTES * _MINUTE_NS:
             return
-        if candle.open is None:
+        if candle.open is None and candle.high is None and not Decimal(candle.volume):
             self._forget(candle.start)
             return
         if candle.start > self._newest:
@@ -60,32 +85,35 @@ class Day:
         newest = self._candles.get(self._newest)
         if newest is None:
             return None
-        volume, high, low, opened = _numbers(newest)
+        day = _span(newest)
         if self._settled is None:
             self._settle()
         if self._settled is not None:
-            volume += self._settled[0]
-            high, low = max(high, self._settled[1]), min(low, self._settled[2])
-            opened = self._settled[3]
-        close = Decimal(newest.close or "0")
-        change = (close - opened) * 100 / abs(opened) if opened else Decimal(0)
-        return Statistics(plain(volume), plain(high), plain(low), plain(change.quantize(_PERCENT_PLACES)))
+            day = self._settled.followed_by(day)
+        change: Decimal | None = None
+        if day.opened is not None and day.close is not None:
+            moved = day.close - day.opened
+            change = moved * 100 / abs(day.opened) if day.opened else Decimal(0)
+        return Statistics(
+            plain(day.volume),
+            None if day.high is None else plain(day.high),
+            None if day.low is None else plain(day.low),
+            None if change is None else plain(change.quantize(_PERCENT_PLACES)),
+        )
 
     def _settle(self) -> None:
-        settled = [_numbers(self._candles[start]) for start in sorted(self._candles) if start != self._newest]
-        if settled:
-            self._settled = (
-                sum((numbers[0] for numbers in settled), Decimal(0)),
-                max(numbers[1] for numbers in settled),
-                min(numbers[2] for numbers in settled),
-                settled[0][3],
-            )
+        for start in sorted(self._candles):
+            if start != self._newest:
+                span = _span(self._candles[start])
+                self._settled = span if self._settled is None else self._settled.followed_by(span)
 
 
-def _numbers(candle: Candle) -> tuple[Decimal, Decimal, Decimal, Decimal]:
-    return (
-        Decimal(candle.volume),
-        Decimal(candle.high or "0"),
-        Decimal(candle.low or "0"),
-        Decimal(candle.open or "0"),
-    )
+def _span(candle: Candle) -> _Span:
+    return _Span(
+        Decimal(candle.volume), _decimal(candle.high), _decimal(candle.low), _decimal(candle.open),
+        _decimal(candle.close),
+    )  # fmt: skip
+
+
+def _decimal(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)

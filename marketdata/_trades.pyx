@@ -23,6 +23,9 @@ from marketdata.events import (
     CONDITION_LENGTH_MAX as _CONDITION_LENGTH_MAX,
     CONDITIONS_MAX as _CONDITIONS_MAX,
     EXCLUSIONS as _EXCLUSIONS,
+    HIGH_LOW as _HIGH_LOW,
+    OPEN_CLOSE as _OPEN_CLOSE,
+    VOLUME as _VOLUME,
     TRADE_ID_LENGTH_MAX as _TRADE_ID_LENGTH_MAX,
 )
 
@@ -46,6 +49,10 @@ cdef extern from *:
     bint mul128(int128 a, int128 b, int128 *out) nogil
 
 cdef enum:
+    NO_VOLUME = 1  # what a trade is excluded from
+    NO_HIGH_LOW = 2
+    NO_OPEN_CLOSE = 4
+    NOTHING = 7
     DIGITS_MAX = 18
     FEW = 16  # trades of one message that need no memory of their own
 
@@ -56,6 +63,9 @@ cdef Py_ssize_t TRADE_ID_LENGTH_MAX = _TRADE_ID_LENGTH_MAX
 cdef Py_ssize_t CONDITIONS_MAX = _CONDITIONS_MAX
 cdef Py_ssize_t CONDITION_LENGTH_MAX = _CONDITION_LENGTH_MAX
 cdef tuple EXCLUSIONS = _EXCLUSIONS
+cdef str VOLUME = _VOLUME
+cdef str HIGH_LOW = _HIGH_LOW
+cdef str OPEN_CLOSE = _OPEN_CLOSE
 cdef double[23] POWERS
 cdef int64_t[19] TENS
 for _power in range(23):
@@ -191,10 +201,29 @@ cdef int64_t order_of(object identity) noexcept:
 
 # --- Bars ---
 
-cdef class Bar:
-    """The OHLCV of at least one trade. `amended`: its prices are uncertain after an amendment."""
+cdef inline int exclusions_of(object trade) except -1:
+    """Return the flags of what a trade is excluded from."""
+    cdef tuple excluded = trade.excluded_from
+    cdef int flags = 0
+    if not excluded:
+        return 0
+    for one in excluded:
+        if one == VOLUME:
+            flags |= NO_VOLUME
+        elif one == HIGH_LOW:
+            flags |= NO_HIGH_LOW
+        elif one == OPEN_CLOSE:
+            flags |= NO_OPEN_CLOSE
+    return flags
 
-    cdef int64_t _trades, open_ts, open_order, close_ts, close_order
+
+cdef class Bar:
+    """The OHLCV of at least one trade. `amended`: its prices are uncertain after an amendment.
+
+    Prices that no trade sets are None. `uncounted` are trades that set a price and add no volume.
+    """
+
+    cdef int64_t _trades, _uncounted, open_ts, open_order, close_ts, close_order
     cdef str _open, _high, _low, _close
     cdef Number high_value, low_value
     cdef Sum volume, quote_volume, buy_volume
@@ -202,26 +231,19 @@ cdef class Bar:
     cdef object exact  # the plain bar that has the trades in place of these, or None
 
     def __init__(self, trade):
-        cdef Number price, size
-        cdef object text = trade.price, amount = trade.size
-        if not read_number(text, &price) or not read_number(amount, &size):
+        cdef int excluded = exclusions_of(trade)
+        if excluded != NOTHING and not self.take(trade, excluded):
             self.exact = plain_ohlcv.Bar(trade)
-            return
-        self._trades = 1
-        self._open = self._high = self._low = self._close = text
-        self.open_ts = self.close_ts = trade.ts_event
-        self.open_order = self.close_order = order_of(trade.trade_id)
-        self.high_value = self.low_value = price
-        self.volume.digits, self.volume.places = size.digits, size.places
-        self.quote_volume.digits = <int128>price.digits * size.digits
-        self.quote_volume.places = price.places + size.places
-        if trade.side == "buy":
-            self.buy_volume = self.volume
 
     @property
     def trades(self):
-        """The number of trades."""
+        """The number of trades that add volume."""
         return self._trades if self.exact is None else self.exact.trades
+
+    @property
+    def items(self):
+        """The number of trades in it, counted or not."""
+        return self._trades + self._uncounted if self.exact is None else self.exact.items
 
     @property
     def amended(self):
@@ -253,33 +275,48 @@ cdef class Bar:
         self.volume, self.quote_volume, self.buy_volume = volume, quote_volume, buy_volume
         return True
 
-    cdef bint take(self, object text, object amount, object identity, int64_t ts, bint bought) except -1:
+    cdef bint take(self, object trade, int excluded) except -1:
         """Add a trade; False, with nothing changed, when it needs a plain bar."""
+        cdef object text = trade.price, amount = trade.size
         cdef Number price, size
-        cdef int64_t order = order_of(identity)
+        cdef int64_t order, ts
         cdef int way
         if not read_number(text, &price) or not read_number(amount, &size):
             return False
-        if not self.sum_up(<int128>price.digits * size.digits, price.places + size.places, size, bought):
+        if excluded & NO_VOLUME:
+            self._uncounted += 1
+        elif self.sum_up(<int128>price.digits * size.digits, price.places + size.places, size, trade.side == "buy"):
+            self._trades += 1
+        else:
             return False
-        self._trades += 1
-        if ts > self.close_ts or (ts == self.close_ts and order >= self.close_order):
-            self._close, self.close_ts, self.close_order = text, ts, order
-        elif ts < self.open_ts or (ts == self.open_ts and order < self.open_order):
-            self._open, self.open_ts, self.open_order = text, ts, order
-        way = compare(price, self.high_value)
-        if way > 0 or (way == 0 and <str>text < self._high):
-            self._high, self.high_value = text, price
-        way = compare(price, self.low_value)
-        if way < 0 or (way == 0 and <str>text < self._low):
-            self._low, self.low_value = text, price
+        if not excluded & NO_OPEN_CLOSE:
+            ts, order = trade.ts_event, order_of(trade.trade_id)
+            if self._open is None:
+                self._open, self.open_ts, self.open_order = text, ts, order
+                self._close, self.close_ts, self.close_order = text, ts, order
+            elif ts > self.close_ts or (ts == self.close_ts and order >= self.close_order):
+                self._close, self.close_ts, self.close_order = text, ts, order
+            elif ts < self.open_ts or (ts == self.open_ts and order < self.open_order):
+                self._open, self.open_ts, self.open_order = text, ts, order
+        if not excluded & NO_HIGH_LOW:
+            if self._high is None:
+                self._high = self._low = text
+                self.high_value = self.low_value = price
+                return True
+            way = compare(price, self.high_value)
+            if way > 0 or (way == 0 and <str>text < self._high):
+                self._high, self.high_value = text, price
+            way = compare(price, self.low_value)
+            if way < 0 or (way == 0 and <str>text < self._low):
+                self._low, self.low_value = text, price
         return True
 
-    def add_trade(self, trade):
-        """Add one trade, which arrived later."""
-        if self.exact is not None or not self.take(
-            trade.price, trade.size, trade.trade_id, trade.ts_event, trade.side == "buy"
-        ):
+    cpdef add_trade(self, trade):
+        """Add one trade, which arrived later; one that updates nothing changes nothing."""
+        cdef int excluded = exclusions_of(trade)
+        if excluded == NOTHING:
+            return
+        if self.exact is not None or not self.take(trade, excluded):
             self.be_exact().add_trade(trade)
 
     def add_new(self, tuple trades, int64_t start, int64_t end):
@@ -314,12 +351,22 @@ cdef class Bar:
             return
         self.volume, self.quote_volume, self.buy_volume = volume, quote_volume, buy_volume
         self._trades += other._trades
-        if other.open_ts < self.open_ts or (other.open_ts == self.open_ts and other.open_order < self.open_order):
-            self._open, self.open_ts, self.open_order = other._open, other.open_ts, other.open_order
-        if other.close_ts > self.close_ts or (
-            other.close_ts == self.close_ts and other.close_order >= self.close_order
-        ):
-            self._close, self.close_ts, self.close_order = other._close, other.close_ts, other.close_order
+        self._uncounted += other._uncounted
+        if other._open is not None:
+            if self._open is None or other.open_ts < self.open_ts or (
+                other.open_ts == self.open_ts and other.open_order < self.open_order
+            ):
+                self._open, self.open_ts, self.open_order = other._open, other.open_ts, other.open_order
+            if self._close is None or other.close_ts > self.close_ts or (
+                other.close_ts == self.close_ts and other.close_order >= self.close_order
+            ):
+                self._close, self.close_ts, self.close_order = other._close, other.close_ts, other.close_order
+        if other._high is None:
+            return
+        if self._high is None:
+            self._high, self.high_value = other._high, other.high_value
+            self._low, self.low_value = other._low, other.low_value
+            return
         way = compare(other.high_value, self.high_value)
         if way > 0 or (way == 0 and other._high < self._high):
             self._high, self.high_value = other._high, other.high_value
@@ -328,8 +375,14 @@ cdef class Bar:
             self._low, self.low_value = other._low, other.low_value
 
     def subtract(self, trade):
-        """Subtract a trade from the count and the sums; prices stay unchanged."""
+        """Subtract a trade from the counts and the sums; prices stay unchanged."""
         cdef Number price, size
+        cdef int excluded = exclusions_of(trade)
+        if excluded == NOTHING:
+            return
+        if self.exact is None and excluded & NO_VOLUME:
+            self._uncounted -= 1
+            return
         if self.exact is None and read_number(trade.price, &price) and read_number(trade.size, &size):
             size.digits = -size.digits
             if self.sum_up(<int128>price.digits * size.digits, price.places + size.places, size, trade.side == "buy"):
@@ -341,12 +394,16 @@ cdef class Bar:
         """Return whether a trade is certainly neither the first nor the last."""
         if self.exact is not None:
             return self.exact.is_inner(trade)
+        if self._open is None:
+            return False
         key = (trade.ts_event, order_of(trade.trade_id))
         return (self.open_ts, self.open_order) < key < (self.close_ts, self.close_order)
 
     def is_between(self, price):
         """Return whether a price is certainly neither the highest nor the lowest."""
         cdef Number value
+        if self.exact is None and self._high is None:
+            return False
         if self.exact is None and read_number(price, &value):
             return compare(self.low_value, value) < 0 and compare(value, self.high_value) < 0
         return self.be_exact().is_between(price)
@@ -364,7 +421,7 @@ cdef class Bar:
         if self.exact is not None:
             made.exact = self.exact.copy()
             return made
-        made._trades, made._amended = self._trades, self._amended
+        made._trades, made._uncounted, made._amended = self._trades, self._uncounted, self._amended
         made._open, made._high, made._low, made._close = self._open, self._high, self._low, self._close
         made.open_ts, made.open_order = self.open_ts, self.open_order
         made.close_ts, made.close_order = self.close_ts, self.close_order
@@ -373,26 +430,32 @@ cdef class Bar:
         return made
 
     def pack(self):
-        """Return the bar as plain values: its count, prices, keys, and sums as decimal strings."""
+        """Return the bar as plain values: its counts, prices, keys, and sums as decimal strings."""
         if self.exact is not None:
             return self.exact.pack()
         return [
             self._trades, self._open, self.open_ts, self.open_order, self._high, self._low, self._close,
             self.close_ts, self.close_order, as_text(&self.volume), as_text(&self.quote_volume),
-            as_text(&self.buy_volume), bool(self._amended),
+            as_text(&self.buy_volume), bool(self._amended), self._uncounted,
         ]
 
     @classmethod
     def unpack(cls, packed):
         """Return the bar that `pack` encoded. Raises ValueError for anything else."""
         cdef Bar bar = Bar.__new__(Bar)
+        cdef Number value
         (bar._trades, bar._open, bar.open_ts, bar.open_order, bar._high, bar._low, bar._close, bar.close_ts,
          bar.close_order) = packed[:9]
-        volume, quote_volume, buy_volume, bar._amended = packed[9:]
+        # Checkpoints written before trades had exclusions end with `amended`.
+        if len(packed) == 13:
+            packed = [*packed, 0]
+        volume, quote_volume, buy_volume, amended, uncounted = packed[9:]
+        bar._amended, bar._uncounted = amended, uncounted
         if not (
-            read_number(bar._high, &bar.high_value) and read_number(bar._low, &bar.low_value)
-            and read_number(bar._open, &bar.low_value) and read_number(bar._close, &bar.low_value)
-            and read_number(bar._low, &bar.low_value)
+            (bar._open is None or (read_number(bar._open, &value) and read_number(bar._close, &value)))
+            and (bar._high is None or (
+                read_number(bar._high, &bar.high_value) and read_number(bar._low, &bar.low_value)
+            ))
             and read_sum(volume, &bar.volume) and read_sum(quote_volume, &bar.quote_volume)
             and read_sum(buy_volume, &bar.buy_volume)
         ):
@@ -637,27 +700,28 @@ cdef inline int places_of(object text) except -2:
 def survey(tuple trades, before, int64_t minute, double volume):
     """Return statistics of the new trades in a message; see `plain_prices.survey`."""
     cdef double price_before = as_float(before) if before is not None else 0.0
-    cdef double price = 0.0, furthest = 0.0, distance, most = -1.0
+    cdef double last = 0.0, furthest = 0.0, distance, most = -1.0
     cdef Py_ssize_t at = 0, at_last = -1, at_furthest = -1
-    cdef int places = 0, own
+    cdef int places = 0, own, excluded
     cdef object trade, text
     for trade in trades:
         if trade.action == "new":
             text = trade.price
-            price = as_float(text)
             own = places_of(text)
             if own < 0:
                 places = -1
             elif places >= 0 and own > places:
                 places = own
-            distance = fabs(price - price_before)
-            if distance > most:
-                most, furthest, at_furthest = distance, price, at
-            at_last = at
-            if trade.ts_event >= minute:
+            excluded = exclusions_of(trade)
+            if not excluded & NO_OPEN_CLOSE:
+                at_last, last = at, as_float(text)
+                distance = fabs(last - price_before)
+                if distance > most:
+                    most, furthest, at_furthest = distance, last, at
+            if trade.ts_event >= minute and not excluded & NO_VOLUME:
                 volume += as_float(trade.size)
         at += 1
-    return at_last, price, at_furthest, furthest, price_before, volume, places
+    return at_last, last, at_furthest, furthest, price_before, volume, places
 
 
 # --- Validation and de-duplication of the usual message ---

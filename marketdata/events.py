@@ -99,6 +99,11 @@ class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     conditions: tuple[str, ...] = ()
     excluded_from: tuple[str, ...] = ()
 
+    @property
+    def updates_nothing(self) -> bool:
+        """Whether the trade is excluded from everything."""
+        return len(self.excluded_from) == len(EXCLUSIONS)
+
 
 class Trades(Event, frozen=True, kw_only=True, gc=False):
     """The trades of one symbol in one venue frame, oldest first; an empty tuple means no trades up to `ts_event`.

@@ -7,20 +7,20 @@ from array import array
 from collections.abc import Sequence
 
 from marketdata.decimals import LENGTH_MAX, WHOLE_DIGITS_MAX
-from marketdata.events import Trade
+from marketdata.events import OPEN_CLOSE, VOLUME, Trade
 
 # The usual notation of a decimal within the limits. Other notations may be valid too, and are checked exactly.
 USUAL = rf"\d{{1,{WHOLE_DIGITS_MAX}}}(?:\.\d{{1,{LENGTH_MAX - WHOLE_DIGITS_MAX - 2}}})?"
 _PRICES = re.compile(rf"(?:-?{USUAL},)*+", re.ASCII)
 _SIZES = re.compile(rf"(?:{USUAL},)*+", re.ASCII)
 
-# Index of the last new trade (-1: none) and its price, index and price of the one furthest from `before`, `before` (0
-# if unknown), the volume so far, and the largest number of decimal places (-1: a price has an exponent).
+# Index of the last new trade that sets a last price (-1: none) and its price, index and price of the one furthest from
+# `before`, `before` (0 if unknown), the volume so far, and the largest number of decimal places (-1: an exponent).
 Survey = tuple[int, float, int, float, float, float, int]
 
 
 def survey(trades: Sequence[Trade], before: str | None, minute: int, volume: float) -> Survey:
-    """Return statistics of the new trades in a message.
+    """Return statistics of the new trades in a message, without what they are excluded from.
 
     `before` is the price before them. Sizes of trades since `minute` are added to `volume`.
     """
@@ -33,15 +33,16 @@ def survey(trades: Sequence[Trade], before: str | None, minute: int, volume: flo
         if trade.action != "new":
             continue
         text = trade.price
-        at_last, last = at, float(text)
         if "e" in text or "E" in text:
             places = -1
         elif places >= 0 and "." in text:
             places = max(places, len(text.rstrip("0")) - text.index(".") - 1)
-        distance = abs(last - price_before)
-        if distance > most:
-            most, at_furthest, furthest = distance, at, last
-        if trade.ts_event >= minute:
+        if OPEN_CLOSE not in trade.excluded_from:
+            at_last, last = at, float(text)
+            distance = abs(last - price_before)
+            if distance > most:
+                most, at_furthest, furthest = distance, at, last
+        if trade.ts_event >= minute and VOLUME not in trade.excluded_from:
             volume += float(trade.size)
     return at_last, last, at_furthest, furthest, price_before, volume, places
 

@@ -1,7 +1,7 @@
 """Candles of history, pure: made from trades, rolled up to longer intervals, compared with what is stored.
 
-The numbers are those that the stream app makes of the same trades: exact sums, prices as the venue wrote them, event
-order is time, then trade id where ids are numbers, then arrival.
+The numbers are those that the stream app makes of the same trades, with the same sums (`marketdata.ohlcv`): exact,
+prices as the venue wrote them, event order is time, then trade id where ids are numbers, then arrival.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from marketdata.clock import MINUTE_NS
 from marketdata.decimals import EXACT, plain
 from marketdata.events import HALTED, Candle, CandleHistory, Trade
 from marketdata.intervals import INTERVALS
+from marketdata.ohlcv import Bar
 from producers.venues.kit.history import Span
 
 # A day of minutes is one record of some 100 kB.
@@ -40,35 +41,6 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     buy_volume: str | None
     trades: int | None
     ts_recv_ns: int = 0
-
-
-class _Bar:
-    """The trades of one minute."""
-
-    __slots__ = ("buy_volume", "close", "high", "low", "open", "quote_volume", "trades", "volume")
-
-    def __init__(self, key: tuple[int, int], price: str, value: Decimal) -> None:
-        self.open = self.close = (key, price)
-        self.high = self.low = (value, price)
-        self.volume = self.quote_volume = self.buy_volume = Decimal(0)
-        self.trades = 0
-
-    def add(self, key: tuple[int, int], trade: Trade, value: Decimal) -> None:
-        size = Decimal(trade.size)
-        self.trades += 1
-        if key >= self.close[0]:
-            self.close = (key, trade.price)
-        if key < self.open[0]:
-            self.open = (key, trade.price)
-        # One price in two spellings: the lesser text.
-        if value > self.high[0] or (value == self.high[0] and trade.price < self.high[1]):
-            self.high = (value, trade.price)
-        if value < self.low[0] or (value == self.low[0] and trade.price < self.low[1]):
-            self.low = (value, trade.price)
-        self.volume = EXACT.add(self.volume, size)
-        self.quote_volume = EXACT.fma(value, size, self.quote_volume)
-        if trade.side == "buy":
-            self.buy_volume = EXACT.add(self.buy_volume, size)
 
 
 class Minutes:
@@ -109,18 +81,17 @@ class Minutes:
                 self._places[amendment.trade_id] = place
         self._amendments = waiting
 
-    def _bars(self) -> dict[int, _Bar]:
-        bars: dict[int, _Bar] = {}
+    def _bars(self) -> dict[int, Bar]:
+        bars: dict[int, Bar] = {}
         for trade in self._trades:
-            if trade is None:
+            if trade is None or trade.updates_nothing:
                 continue
-            value = Decimal(trade.price)
-            key = (trade.ts_event, int(trade.trade_id) if trade.trade_id.isdecimal() else -1)
             minute = trade.ts_event - trade.ts_event % MINUTE_NS
             bar = bars.get(minute)
             if bar is None:
-                bar = bars[minute] = _Bar(key, trade.price, value)
-            bar.add(key, trade, value)
+                bars[minute] = Bar(trade)
+            else:
+                bar.add_trade(trade)
         return bars
 
     def take(self, start: int, end: int) -> dict[int, Candle]:
@@ -131,15 +102,16 @@ class Minutes:
             bar = bars.get(minute)
             candle = empty(self._name, "1m", minute)
             if bar is not None:
+                opened, high, low, close, volume, quote_volume, buy_volume = bar.figures()
                 candle = msgspec.structs.replace(
                     candle,
-                    open=_text(bar.open[1]),
-                    high=_text(bar.high[1]),
-                    low=_text(bar.low[1]),
-                    close=_text(bar.close[1]),
-                    volume=plain(bar.volume),
-                    quote_volume=plain(bar.quote_volume),
-                    buy_volume=plain(bar.buy_volume),
+                    open=opened,
+                    high=high,
+                    low=low,
+                    close=close,
+                    volume=volume,
+                    quote_volume=quote_volume,
+                    buy_volume=buy_volume,
                     trades=bar.trades,
                 )
             made[minute] = candle
@@ -148,10 +120,6 @@ class Minutes:
         # Trades come by time, so that what an older amendment is of was taken already.
         self._amendments = [one for one in self._amendments if one.ts_event >= end]
         return made
-
-
-def _text(price: str) -> str:
-    return plain(Decimal(price)) if "e" in price or "E" in price else price
 
 
 class Name(NamedTuple):
@@ -210,16 +178,18 @@ def roll_up(parts: Mapping[int, Candle], of: str, to: str) -> dict[int, Candle]:
 def _joined(parts: list[Candle], interval: str, start: int) -> Candle:
     first = parts[0]
     candle = empty(Name(first.venue, first.symbol, first.origin), interval, start)
-    traded = [part for part in parts if part.open is not None]
+    traded = [part for part in parts if part.open is not None or part.high is not None or Decimal(part.volume)]
     if not traded:
         return candle
+    # A part has volume and no prices where its trades are excluded from them.
+    opened = [part for part in traded if part.open is not None]
     # A sum over parts of which one is unknown is unknown, too.
     return msgspec.structs.replace(
         candle,
-        open=traded[0].open,
-        high=max((part.high or "" for part in traded), key=Decimal),
-        low=min((part.low or "" for part in traded), key=Decimal),
-        close=traded[-1].close,
+        open=opened[0].open if opened else None,
+        high=max((part.high for part in traded if part.high is not None), key=Decimal, default=None),
+        low=min((part.low for part in traded if part.low is not None), key=Decimal, default=None),
+        close=opened[-1].close if opened else None,
         volume=_sum(part.volume for part in traded),
         quote_volume=_sum(part.quote_volume for part in traded),
         buy_volume=_sum(part.buy_volume for part in traded),

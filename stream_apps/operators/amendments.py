@@ -11,7 +11,7 @@ from itertools import islice
 
 import msgspec
 
-from marketdata.events import Trade
+from marketdata.events import EXCLUSIONS, Trade
 
 # Waiting amendments, and ids with a completed amendment: far more than any venue amends in two hours.
 WAITING_MAX = 2_000
@@ -26,10 +26,19 @@ class Counted(msgspec.Struct, array_like=True, frozen=True, gc=False):
     side: str
     live: bool
     item: int
+    excluded_from: tuple[str, ...] = ()
+
+    @property
+    def updates_nothing(self) -> bool:
+        """Whether no candle contains it, as it is excluded from everything."""
+        return len(self.excluded_from) == len(EXCLUSIONS)
 
     def trade(self, identity: str) -> Trade:
-        """Return the trade."""
-        return Trade(trade_id=identity, ts_event=self.ts, price=self.price, size=self.size, side=self.side)
+        """Return the trade, without its conditions."""
+        return Trade(
+            trade_id=identity, ts_event=self.ts, price=self.price, size=self.size, side=self.side,
+            excluded_from=self.excluded_from,
+        )  # fmt: skip
 
 
 class Waiting(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -78,7 +87,7 @@ class TradeMemory(msgspec.Struct):
         """Remember a counted trade."""
         self.items += 1
         self.trades[trade.trade_id] = Counted(
-            trade.ts_event, trade.price, trade.size, trade.side, live=live, item=self.items
+            trade.ts_event, trade.price, trade.size, trade.side, live, self.items, trade.excluded_from
         )
         if len(self.trades) > limit:
             # Evict several at once: finding a dict's first key is slow after many deletions at its start.
@@ -101,7 +110,7 @@ class TradeMemory(msgspec.Struct):
         if new is not None:
             self.settled[new.trade_id] = counted.ts
             self.trades[new.trade_id] = Counted(
-                new.ts_event, new.price, new.size, new.side, live=counted.live, item=counted.item
+                new.ts_event, new.price, new.size, new.side, counted.live, counted.item, new.excluded_from
             )
         while len(self.settled) > WAITING_MAX:
             del self.settled[next(iter(self.settled))]

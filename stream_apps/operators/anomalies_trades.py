@@ -1,8 +1,9 @@
 """Anomalies of trades: price jumps, volume spikes, cascades of liquidations, and silence (see `anomaly`).
 
 A cancelled trade is not the price that the next trade is compared with, and is not in the minute's volume. An anomaly
-that it caused is not withdrawn. Silence counts only while heartbeats continue, so that a symbol without trades is told
-apart from one without data; in a halt nothing is expected to trade.
+that it caused is not withdrawn. Neither is a trade that is excluded from open_close or from volume; but any trade ends
+a silence. Silence counts only while heartbeats continue, so that a symbol without trades is told apart from one without
+data; in a halt nothing is expected to trade.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from math import log
 import msgspec
 
 from marketdata.clock import MINUTE_NS, SECOND_NS
-from marketdata.events import AMENDING, HALTED, AnyEvent, Trades
+from marketdata.events import AMENDING, HALTED, OPEN_CLOSE, VOLUME, AnyEvent, Trades
 from marketdata.prices import Survey, survey
 from marketdata.windows import Window
 from stream_apps.operators.anomaly import (
@@ -47,10 +48,10 @@ RECENT = 256
 
 
 class Recent(msgspec.Struct, array_like=True, frozen=True):
-    """A trade that may still be corrected or cancelled."""
+    """A trade that may still be corrected or cancelled; its price is None and its size 0 where it is excluded."""
 
     ts: int
-    price: str
+    price: str | None
     size: str
 
 
@@ -125,6 +126,8 @@ class AnomaliesTrades:
         state.volume = seen[5]
         if seen[0] >= 0:
             self._jump(state, event, seen, out)
+        else:
+            _end_silence(state, event)
         if not state.quiet and len(state.minutes) >= MINUTES_MIN:
             self._volume(state, event, out)
         if event.venue in AMENDING:
@@ -141,7 +144,9 @@ class AnomaliesTrades:
         """Remember new trades, and undo the effect of those that are corrected or cancelled."""
         recent = state.recent
         for trade in event.trades:
-            now = Recent(trade.ts_event, trade.price, trade.size)
+            excluded = trade.excluded_from
+            price = None if OPEN_CLOSE in excluded else trade.price
+            now = Recent(trade.ts_event, price, "0" if VOLUME in excluded else trade.size)
             if trade.action == "new":
                 recent[trade.trade_id] = now
                 if len(recent) > RECENT:
@@ -153,11 +158,12 @@ class AnomaliesTrades:
             volume = -float(old.size)
             if trade.action == "correct":
                 recent[trade.trade_id] = msgspec.structs.replace(now, ts=old.ts)
-                volume += float(trade.size)
+                volume += float(now.size)
             if state.minute is not None and old.ts >= state.minute:
                 state.volume += volume
             if state.price is not None:
-                state.price = max(reversed(recent.values()), key=lambda one: one.ts).price if recent else None
+                priced = [one for one in reversed(recent.values()) if one.price is not None]
+                state.price = max(priced, key=lambda one: one.ts).price if priced else None
 
     def _jump(self, state: AnomaliesTradesState, event: Trades, seen: Survey, out: list[AnyEvent]) -> None:
         at_last, last, at_furthest, price, before, _, places = seen
@@ -245,6 +251,16 @@ def _interrupt(state: AnomaliesTradesState, *, halted: bool) -> None:
     state.cascades.forget()
     if halted:
         state.quiet = AFTER_HALT
+
+
+def _end_silence(state: AnomaliesTradesState, event: Trades) -> None:
+    """Take in new trades of which none sets a price."""
+    newest = max((trade.ts_event for trade in event.trades if trade.action == "new"), default=None)
+    if newest is None or (state.ts is not None and newest < state.ts):
+        return
+    if state.ts is not None:
+        state.pauses.push(float(newest - state.ts))
+    state.ts = newest
 
 
 def _minute(state: AnomaliesTradesState, ts: int) -> None:

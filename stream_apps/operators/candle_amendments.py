@@ -11,16 +11,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
-from marketdata.events import Trade
+from marketdata.events import HIGH_LOW, OPEN_CLOSE, Trade
 from marketdata.ohlcv import Bar
 from stream_apps.operators.amendments import Counted, TradeMemory, amended
 from stream_apps.operators.candle_state import CandlesState, Step
 from stream_apps.operators.candle_validity import closed_reasons, revise
 
+Add = Callable[[CandlesState, Step, Trade], None]
 
-def amend(state: CandlesState, step: Step, amendment: Trade, counts: Counter[str]) -> bool:
-    """Apply a correction or a cancel; pending trades must be merged. False when its trade may have been evicted."""
+
+def amend(state: CandlesState, step: Step, amendment: Trade, counts: Counter[str], add: Add) -> bool:
+    """Apply a correction or a cancel; pending trades must be merged. False when its trade may have been evicted.
+
+    `add` adds a trade to its candles: a correction of a trade that was in none may be in some.
+    """
     memory = state.memory
     if memory is None:  # the venue's first amendment: earlier trades were not remembered
         memory = state.memory = TradeMemory(forgotten=state.now)
@@ -34,7 +40,10 @@ def amend(state: CandlesState, step: Step, amendment: Trade, counts: Counter[str
     old = counted.trade(original)
     new = None if correction is None else memory.standing(amended(old, correction), original)
     memory.settle(original, counted, new)
-    _replace(state, step, counted, old, new)
+    if not old.updates_nothing:
+        _replace(state, step, counted, old, new)
+    elif new is not None:
+        add(state, step, new)
     return True
 
 
@@ -69,8 +78,8 @@ def _replace(state: CandlesState, step: Step, counted: Counted, old: Trade, new:
         if new is not None:
             bar.add_trade(new)
         if not exact:
-            made = _recomputed(state, step, (at, label), bar.trades)
-            if made is None and bar.trades:
+            made = _recomputed(state, step, (at, label), bar.items)
+            if made is None and bar.items:
                 bar.amended = True
             else:
                 kept.bar = made
@@ -82,14 +91,14 @@ def _replace(state: CandlesState, step: Step, counted: Counted, old: Trade, new:
             interval.changed.append(label)
 
 
-def _recomputed(state: CandlesState, step: Step, place: tuple[int, int], trades: int) -> Bar | None:
-    """Return a candle recomputed from its remembered trades or its minutes, None when some are missing."""
+def _recomputed(state: CandlesState, step: Step, place: tuple[int, int], items: int) -> Bar | None:
+    """Return a candle recomputed from its remembered trades or its minutes, None when not all `items` are there."""
     at, label = place
     end = label + step.layout.lengths[at]
     if at:
         minutes = state.intervals[0].candles
         bars = [kept.bar for start, kept in sorted(minutes.items()) if label <= start < end and kept.bar is not None]
-        if not bars or sum(bar.trades for bar in bars) != trades or any(bar.amended for bar in bars):
+        if not bars or sum(bar.items for bar in bars) != items or any(bar.amended for bar in bars):
             return None
         made = bars[0].copy()
         for bar in bars[1:]:
@@ -99,9 +108,9 @@ def _recomputed(state: CandlesState, step: Step, place: tuple[int, int], trades:
     found = [
         (counted.item, counted.trade(identity))
         for identity, counted in memory.items()
-        if label <= counted.ts < end and counts_in(state, counted, end)
+        if label <= counted.ts < end and not counted.updates_nothing and counts_in(state, counted, end)
     ]
-    if not found or len(found) != trades:
+    if not found or len(found) != items:
         return None
     ordered = [trade for _, trade in sorted(found, key=lambda one: one[0])]
     made = step.layout.bar(ordered[0])
@@ -112,4 +121,8 @@ def _recomputed(state: CandlesState, step: Step, place: tuple[int, int], trades:
 
 def _is_none_of_the_prices(bar: Bar, old: Trade, new: Trade | None) -> bool:
     """Return whether open, high, low and close stay the same when `new` replaces `old`."""
-    return bar.is_between(old.price) and bar.is_inner(old) and (new is None or bar.is_inner(new))
+    return (
+        (HIGH_LOW in old.excluded_from or bar.is_between(old.price))
+        and (OPEN_CLOSE in old.excluded_from or bar.is_inner(old))
+        and (new is None or OPEN_CLOSE in new.excluded_from or bar.is_inner(new))
+    )

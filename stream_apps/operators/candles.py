@@ -5,7 +5,8 @@
 2. A candle is `open` until the watermark reaches its end: it is published when it starts and then at most once per
    `open_ns` of event time. Then it becomes `final`, and `revised` with each later change.
 3. A late trade changes high, low and volume. It changes the open only when it is first in event order, and the close
-   only when it is last. Event order is time, then trade id where ids are numbers, then arrival.
+   only when it is last. Event order is time, then trade id where ids are numbers, then arrival. A trade does not change
+   what it is excluded from (`Trade.excluded_from`): a candle may have a volume and no prices, or one pair of them.
 4. Candles are kept for `keep_ns`. A live trade older than that can no longer be added correctly and becomes a dead
    letter. Candles that are no longer kept, and those before the first live event, belong to history (see
    `ingest_candles`): old trades of a backfill or a repair do not change them.
@@ -122,7 +123,7 @@ class Candles:
             ts = trade.ts_event
             if trade.action != "new":
                 _merge(state, step)
-                if not amend(state, step, trade, self.counts):
+                if not amend(state, step, trade, self.counts, _add):
                     unknown.append(trade)
                 continue
             if ts >= state.now:
@@ -225,6 +226,8 @@ def add_fast(state: CandlesState, event: Trades, limits: Limits, unit: int) -> b
 
 
 def _add(state: CandlesState, step: Step, trade: Trade) -> None:
+    if trade.updates_nothing:
+        return
     minute = trade.ts_event - trade.ts_event % step.layout.lengths[0]
     if state.pending is not None and minute == state.pending_start:
         state.pending.add_trade(trade)

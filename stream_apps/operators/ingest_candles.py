@@ -142,10 +142,14 @@ def _candle(event: CandleHistory, place: int, length: int) -> Candle:
 
 
 def _check_prices(prices: dict[str, str | None]) -> None:
+    """Check the prices of a candle; none at all, or only one of the two pairs, where no trade sets them."""
     given: dict[str, Decimal] = {name: number(text, name) for name, text in prices.items() if text is not None}
-    if not given:
-        return  # an interval without trades
-    if len(given) != len(prices):
-        raise BadEvent("incomplete", "open", prices["open"])
-    if not given["low"] <= min(given["open"], given["close"]) <= max(given["open"], given["close"]) <= given["high"]:
+    for one, other in (("open", "close"), ("high", "low")):
+        if (one in given) != (other in given):
+            raise BadEvent("incomplete", one, prices[one])
+    low, high = given.get("low"), given.get("high")
+    if low is None or high is None:
+        return
+    inside = [given[name] for name in ("open", "close") if name in given]
+    if not low <= min(inside, default=low) <= max(inside, default=high) <= high:
         raise BadEvent("not_a_candle", "high", prices["high"])

@@ -43,10 +43,11 @@ def test_statistics_are_those_of_the_last_day_in_whatever_order_candles_come(val
         found = day.statistics()
         assert found is not None
         assert Decimal(found.volume) == len(kept)
-        assert Decimal(found.high) == max(kept.values())
-        assert Decimal(found.low) == min(kept.values())
+        assert None not in (found.high, found.low, found.change)
+        assert Decimal(found.high or "") == max(kept.values())
+        assert Decimal(found.low or "") == min(kept.values())
         opened, close = kept[min(kept)], kept[max(kept)]
-        assert Decimal(found.change) == ((close - opened) * 100 / opened).quantize(Decimal("0.0001"))
+        assert Decimal(found.change or "") == ((close - opened) * 100 / opened).quantize(Decimal("0.0001"))
 
 
 def test_a_rise_below_zero_is_a_positive_change() -> None:
@@ -56,7 +57,23 @@ def test_a_rise_below_zero_is_a_positive_change() -> None:
     day.add(traded(1, "-5"))
     found = day.statistics()
     assert found is not None
-    assert Decimal(found.change) == 50
+    assert Decimal(found.change or "") == 50
+
+
+def test_prices_that_no_trade_of_a_minute_sets_are_those_of_the_other_minutes() -> None:
+    """A minute of odd lots has a volume and no prices; one of late reports has a high and a low."""
+    day = Day()
+    day.add(candle(0, volume="3"))
+    found = day.statistics()
+    assert found is not None
+    assert (found.volume, found.high, found.low, found.change) == ("3", None, None, None)
+    day.add(traded(1, "10", "2"))
+    day.add(candle(2, high="15", low="9", volume="1"))
+    day.add(traded(3, "11", "1"))
+    day.add(candle(4, volume="1"))
+    found = day.statistics()
+    assert found is not None
+    assert (found.volume, found.high, found.low, found.change) == ("8", "15", "9", "10")
 
 
 def test_a_corrected_candle_replaces_the_one_before() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from marketdata import compiled, plain_keys, plain_ohlcv, plain_prices, plain_window
 from marketdata.clock import AHEAD_NS_MAX, TS_MIN
-from marketdata.events import Trade
+from marketdata.events import CONDITIONS_MAX, EXCLUSIONS, HIGH_LOW, OPEN_CLOSE, VOLUME, Trade
 
 # Without a C compiler there is no compiled code to test.
 BARS: list[Any] = [plain_ohlcv.Bar] if compiled.trades is None else [plain_ohlcv.Bar, compiled.trades.Bar]
@@ -41,6 +41,10 @@ def decimals(draw: st.DrawFn, *, positive: bool = False) -> str:
     return text.removeprefix("-") if positive else text
 
 
+# Any set of exclusions, in any order.
+EXCLUDED = st.lists(st.sampled_from(EXCLUSIONS), max_size=3, unique=True).map(tuple)
+
+
 @st.composite
 def trades(draw: st.DrawFn) -> Trade:
     """Return a trade of a few moments, with a number or another id."""
@@ -50,7 +54,21 @@ def trades(draw: st.DrawFn) -> Trade:
         price=draw(decimals()),
         size=draw(decimals(positive=True)),
         side=draw(st.sampled_from(["buy", "sell", "unknown"])),
+        excluded_from=draw(st.just(()) | EXCLUDED),
     )
+
+
+def naive(some: list[Trade]) -> list[Decimal | None]:
+    """Return open, high, low, close, volume and cost of trades as the definition says, from sorted lists."""
+    ordered = sorted(some, key=lambda one: (one.ts_event, plain_ohlcv.order_of(one.trade_id)))
+    ends = [Decimal(one.price) for one in ordered if OPEN_CLOSE not in one.excluded_from]
+    prices = [Decimal(one.price) for one in some if HIGH_LOW not in one.excluded_from]
+    counted = [one for one in some if VOLUME not in one.excluded_from]
+    with localcontext(prec=500):
+        volume = sum((Decimal(one.size) for one in counted), Decimal(0))
+        cost = sum((Decimal(one.price) * Decimal(one.size) for one in counted), Decimal(0))
+    first, last = (ends[0], ends[-1]) if ends else (None, None)
+    return [first, max(prices, default=None), min(prices, default=None), last, volume, cost]
 
 
 def bar_of(kind: Any, some: list[Trade]) -> Any:
@@ -74,16 +92,11 @@ def test_a_bar_is_the_same_compiled_and_plain_after_any_operations(some: list[Tr
         if some[cut:]:
             parts.add(kind.unpack(bar_of(kind, some[cut:]).pack()))
         restored = kind.unpack(whole.pack()).copy()
-        naive = sorted(some, key=lambda one: (one.ts_event, plain_ohlcv.order_of(one.trade_id)))
-        with localcontext(prec=500):
-            prices = [Decimal(one.price) for one in naive]
-            volume = sum(Decimal(one.size) for one in naive)
-            cost = sum(Decimal(one.price) * Decimal(one.size) for one in naive)
-            assert [Decimal(text) for text in whole.figures()[:6]] == [
-                prices[0], max(prices), min(prices), prices[-1], volume, cost]  # fmt: skip
-            assert not any("e" in text.lower() for text in whole.figures())
+        assert [None if text is None else Decimal(text) for text in whole.figures()[:6]] == naive(some)
+        assert not any("e" in text.lower() for text in whole.figures() if text is not None)
         for bar in (whole, parts, restored):
-            assert bar.trades == len(some)
+            assert bar.trades == sum(VOLUME not in one.excluded_from for one in some)
+            assert bar.items == sum(not one.updates_nothing for one in some)
             assert [bar.is_inner(one) for one in some] == [whole.is_inner(one) for one in some]
             bar.subtract(again)
             bar.add_trade(again)
@@ -92,6 +105,31 @@ def test_a_bar_is_the_same_compiled_and_plain_after_any_operations(some: list[Tr
         assert whole.figures() == parts.figures() == restored.figures()
         packed.append((whole.pack(), whole.figures(), [whole.is_between(one.price) for one in some]))
     assert all(one == packed[0] for one in packed)
+
+
+@given(some=st.lists(trades(), min_size=1, max_size=8), one=trades(), excluded=EXCLUDED)
+def test_an_excluded_trade_never_changes_what_it_is_excluded_from(
+    some: list[Trade], one: Trade, excluded: tuple[str, ...]
+) -> None:
+    """Whatever its price, size and time are, and whether it comes first or last."""
+    one = msgspec.structs.replace(one, excluded_from=excluded)
+    for kind in BARS:
+        before, after, first = bar_of(kind, some), bar_of(kind, [*some, one]), bar_of(kind, [one, *some])
+        for changed in (after, first):
+            (o, h, low, c, *sums), (o_new, h_new, low_new, c_new, *sums_new) = before.figures(), changed.figures()
+            if VOLUME in excluded:
+                assert (sums, before.trades) == (sums_new, changed.trades)
+            if HIGH_LOW in excluded:
+                assert (h, low) == (h_new, low_new)
+            if OPEN_CLOSE in excluded:
+                assert (o, c) == (o_new, c_new)
+
+
+def test_a_checkpoint_from_before_trades_had_exclusions_is_read() -> None:
+    """It has one value less: every trade of it was counted."""
+    for kind in BARS:
+        packed = bar_of(kind, [Trade(trade_id="1", ts_event=1, price="1.5", size="2", side="buy")]).pack()
+        assert kind.unpack(packed[:-1]).pack() == packed
 
 
 @given(some=st.lists(trades(), min_size=1, max_size=6), start=st.integers(99, 105), length=st.integers(0, 12))
@@ -218,6 +256,17 @@ def test_columns_are_usual_for_the_compiled_code_when_they_are_for_the_plain(col
         ({"ts_event": -1}, False),
         ({"ts_event": "noon"}, False),
         ({"ts_event": True}, False),
+        ({"conditions": ("@", " "), "excluded_from": ("open_close", "volume")}, True),
+        ({"conditions": ("@",) * (CONDITIONS_MAX + 1)}, False),
+        ({"conditions": ("",)}, False),
+        ({"conditions": ("a\x00",)}, False),
+        ({"conditions": ("\uff11",)}, False),
+        ({"conditions": (7,)}, False),
+        ({"conditions": ["@"]}, False),
+        ({"conditions": ("x" * 65,)}, False),
+        ({"excluded_from": ("price",)}, False),
+        ({"excluded_from": ("volume", "volume")}, False),
+        ({"excluded_from": ["volume"]}, False),
     ],
 )
 def test_only_valid_consecutive_trades_take_the_fast_path(change: dict[str, Any], fits: bool) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from infra.simulator.venues.alpaca.server import AlpacaExchange, encode
 from marketdata.clock import SECOND_NS
-from marketdata.events import Candle, DeadLetter, Trade, Trades
+from marketdata.events import EXCLUSIONS, HIGH_LOW, OPEN_CLOSE, VOLUME, Candle, DeadLetter, Trade, Trades
 from marketdata.intervals import INTERVALS
 from producers.venues.alpaca.feed import AlpacaFeed
 from stream_apps.operators.candles import KEEP_NS, Candles, Limits
@@ -62,13 +62,15 @@ class Truth:
     def candle(self, interval: str, start: int) -> tuple[Any, ...]:
         """Return the numbers of a candle."""
         inside = [one for one in self.standing() if start <= one.ts_event < start + INTERVALS[interval]]
-        if not inside:
-            return (None, None, None, None, 0, 0, 0, 0)
-        prices = [Decimal(one.price) for one in sorted(inside, key=lambda one: (one.ts_event, _number(one)))]
-        costs = [Decimal(one.price) * Decimal(one.size) for one in inside]
-        bought = [Decimal(one.size) for one in inside if one.side == "buy"]
-        volume = sum(Decimal(one.size) for one in inside)
-        return (prices[0], max(prices), min(prices), prices[-1], volume, sum(costs), sum(bought), len(inside))
+        ordered = sorted(inside, key=lambda one: (one.ts_event, _number(one)))
+        ends = [Decimal(one.price) for one in ordered if OPEN_CLOSE not in one.excluded_from] or [None]
+        prices = [Decimal(one.price) for one in inside if HIGH_LOW not in one.excluded_from]
+        counted = [one for one in inside if VOLUME not in one.excluded_from]
+        costs = [Decimal(one.price) * Decimal(one.size) for one in counted]
+        bought = [Decimal(one.size) for one in counted if one.side == "buy"]
+        volume = sum(Decimal(one.size) for one in counted)
+        extremes = (max(prices, default=None), min(prices, default=None))
+        return (ends[0], *extremes, ends[-1], volume, sum(costs), sum(bought), len(counted))
 
 
 def _number(trade: Trade) -> int:
@@ -103,8 +105,11 @@ def streams(draw: st.DrawFn, t0: int) -> list[Trades]:
     def trade(name: str, ts: int, action: str = "new", original_id: str = "") -> Trade:
         side = draw(st.sampled_from(["buy", "sell", "unknown"]))
         price, size = (str(draw(st.integers(1, 6))) for _ in range(2))
+        excluded = draw(
+            st.sampled_from([(), (), (), ("high_low", "open_close"), ("open_close",), ("volume",), EXCLUSIONS])
+        )
         return Trade(trade_id=name, ts_event=ts, price=price, size=size, side=side, action=action,
-                     original_id=original_id)  # fmt: skip
+                     original_id=original_id, excluded_from=excluded)  # fmt: skip
 
     for number in range(draw(st.integers(5, 40))):
         now += draw(st.sampled_from([0, 1, 10, 40])) * SECOND_NS

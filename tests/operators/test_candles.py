@@ -11,7 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata.events import AnyEvent, Candle, DeadLetter, FeedStatus, Trade, Trades
+from marketdata.events import (
+    EXCLUSIONS,
+    HIGH_LOW,
+    OPEN_CLOSE,
+    VOLUME,
+    AnyEvent,
+    Candle,
+    DeadLetter,
+    FeedStatus,
+    Trade,
+    Trades,
+)
 from marketdata.intervals import INTERVALS
 from stream_apps.operators.candles import KEEP_NS, MARKERS_MAX, Candles, Limits
 
@@ -19,6 +30,7 @@ Run = Callable[..., list[list[AnyEvent]]]
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
 PRICES = st.sampled_from(["100", "100.0", "1e2", "99.5", "101", "101.25", "0.00000001", "123456789012345678.123456789"])
+EXCLUDED = st.lists(st.sampled_from(EXCLUSIONS), max_size=3, unique=True).map(tuple)
 SIZES = st.sampled_from(["1", "0.1", "0.00000001", "3e-8", "12345678901234567890.00000000001"])
 
 
@@ -45,28 +57,32 @@ def figures(candle: Candle) -> tuple[Any, ...]:
 
 
 def last_of_each(published: list[list[AnyEvent]]) -> dict[tuple[str, int], tuple[Any, ...]]:
-    """Return the last revision of each candle that has trades."""
+    """Return the last revision of each candle that has trades, counted or not."""
     last = {(event.interval, event.start): event for event in flat(published) if isinstance(event, Candle)}
-    return {at: figures(candle) for at, candle in last.items() if candle.trades}
+    return {at: figures(one) for at, one in last.items() if one.trades or one.open is not None or one.high is not None}
 
 
 def naive(trades: list[Trade]) -> dict[tuple[str, int], tuple[Any, ...]]:
-    """Return naive candles: sort the trades, take first, last, extremes and exact sums."""
+    """Return naive candles: sort the trades, take first, last, extremes and exact sums of those not excluded."""
     made = {}
     for name, length in INTERVALS.items():
         groups: dict[int, list[Trade]] = {}
         for trade in sorted(trades, key=lambda trade: (trade.ts_event, int(trade.trade_id))):
             groups.setdefault(trade.ts_event - trade.ts_event % length, []).append(trade)
         for start, group in groups.items():
-            prices = [(Decimal(trade.price), trade.price) for trade in group]
+            ends = [Decimal(trade.price) for trade in group if OPEN_CLOSE not in trade.excluded_from]
+            prices = [Decimal(trade.price) for trade in group if HIGH_LOW not in trade.excluded_from]
+            counted = [trade for trade in group if VOLUME not in trade.excluded_from]
+            if not (ends or prices or counted):
+                continue
             made[name, start] = (
-                prices[0][0],
-                max(prices)[0],
-                min(prices)[0],
-                prices[-1][0],
-                exact_sum([Decimal(trade.size) for trade in group]),
-                exact_sum([Decimal(trade.size) for trade in group if trade.side == "buy"]),
-                len(group),
+                ends[0] if ends else None,
+                max(prices, default=None),
+                min(prices, default=None),
+                ends[-1] if ends else None,
+                exact_sum([Decimal(trade.size) for trade in counted]),
+                exact_sum([Decimal(trade.size) for trade in counted if trade.side == "buy"]),
+                len(counted),
             )
     return made
 
@@ -90,6 +106,7 @@ def some_trades(draw: st.DrawFn, minutes: int = 90) -> list[Trade]:
             price=draw(PRICES),
             size=draw(SIZES),
             side=draw(st.sampled_from(["buy", "sell", "unknown"])),
+            excluded_from=draw(st.just(()) | EXCLUDED),
         )
         for number, quarter in enumerate(times)
     ]
@@ -142,7 +159,7 @@ def test_the_last_revision_of_each_candle_equals_the_naive_candle(
     trades, frames = case
     published = run(patient, frames)
     made = {
-        at: (*(Decimal(value) for value in (o, h, low, c, volume, bought)), count)
+        at: (*(None if value is None else Decimal(value) for value in (o, h, low, c, volume, bought)), count)
         for at, (o, h, low, c, volume, _, bought, count) in last_of_each(published).items()
     }
     assert made == naive(trades)
@@ -436,3 +453,22 @@ def test_a_halt_after_a_gap_affects_only_its_own_minutes(run: Run, make: Any) ->
         ],
     )
     assert [(c.trades, c.reason) for c in candles(published)] == [(0, "disconnected"), (0, "halted"), (0, "halted")]
+
+
+def test_trades_that_set_no_price_make_a_candle_with_volume_only(run: Run, make: Any) -> None:
+    """As a minute of odd lots has: no open, high, low or close, but its volume and count."""
+    odd_lot = make.trade(1, 1, "155", "3", excluded_from=("high_low", "open_close"))
+    published = run(patient, [make.heartbeat(-61), make.trades(odd_lot), make.heartbeat(63)])
+    candle = candles(published)[-1]
+    assert figures(candle) == (None, None, None, None, "3", "465", "3", 1)
+    assert candle.valid
+
+
+def test_trades_that_update_nothing_leave_a_marker(run: Run, make: Any) -> None:
+    """The interval has no trades, and is valid by its heartbeats."""
+    fund = make.trade(1, 1, "155", "3", excluded_from=EXCLUSIONS)
+    frames = [make.heartbeat(-61), make.heartbeat(0), make.trades(fund), make.trades(fund), make.heartbeat(63)]
+    published = run(patient, frames)
+    candle = candles(published, state="final")[-1]
+    assert figures(candle) == (None, None, None, None, "0", "0", "0", 0)
+    assert candle.valid
