@@ -63,14 +63,15 @@ class Truth:
         """Return the numbers of a candle."""
         inside = [one for one in self.standing() if start <= one.ts_event < start + INTERVALS[interval]]
         ordered = sorted(inside, key=lambda one: (one.ts_event, _number(one)))
-        ends = [Decimal(one.price) for one in ordered if OPEN_CLOSE not in one.excluded_from] or [None]
+        ends = [Decimal(one.price) for one in ordered if OPEN_CLOSE not in one.excluded_from]
         prices = [Decimal(one.price) for one in inside if HIGH_LOW not in one.excluded_from]
         counted = [one for one in inside if VOLUME not in one.excluded_from]
         costs = [Decimal(one.price) * Decimal(one.size) for one in counted]
         bought = [Decimal(one.size) for one in counted if one.side == "buy"]
         volume = sum(Decimal(one.size) for one in counted)
         extremes = (max(prices, default=None), min(prices, default=None))
-        return (ends[0], *extremes, ends[-1], volume, sum(costs), sum(bought), len(counted))
+        first, final = (ends[0], ends[-1]) if ends else (None, None)
+        return (first, *extremes, final, volume, sum(costs), sum(bought), len(counted))
 
 
 def _number(trade: Trade) -> int:
