@@ -174,7 +174,7 @@ def test_trade_is_told_with_an_id_of_its_day_and_exchange(*, packed: bool) -> No
     out = told(logged_in(), trade(7), packed=packed)
     event = only(out, Trades)
     assert event.trades == (
-        Trade(trade_id="20260810-V-7", ts_event=T0, price="150.25", size="100", side="unknown"),
+        Trade(trade_id="20260810-V-7", ts_event=T0, price="150.25", size="100", side="unknown", conditions=("@",)),
     )  # fmt: skip
     instrument = only(out, Instrument)
     assert (instrument.symbol, instrument.quote_currency, instrument.kind) == ("AAPL", "USD", "equity")

@@ -39,6 +39,7 @@ from marketdata.decimals import is_zero, plain
 from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, DISCONNECTED, UNSUBSCRIBED, Candle, Instrument, Quote, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
+from producers.venues.alpaca.conditions import exclusions
 from producers.venues.kit import idle, quotes, trades
 from producers.venues.kit.calls import Call, Line
 from producers.venues.kit.gaps import Ledger
@@ -105,6 +106,8 @@ class _Trade(msgspec.Struct, tag_field="T", tag="t", gc=False):
     p: Any
     s: Any
     t: Time
+    c: tuple[str, ...] | None = None
+    z: str = ""
 
 
 class _Quote(msgspec.Struct, tag_field="T", tag="q", gc=False):
@@ -150,6 +153,8 @@ class _Correction(msgspec.Struct, tag_field="T", tag="c", gc=False):
     cp: Any
     cs: Any
     t: Time
+    cc: tuple[str, ...] | None = None
+    z: str = ""
 
 
 class _Cancel(msgspec.Struct, tag_field="T", tag="x", gc=False):
@@ -590,10 +595,13 @@ def _read_execution(sent: _Execution, ts: int) -> Trade:
         return Trade(
             trade_id=trade_id_of(ts, sent.x, sent.ci), ts_event=ts, price=number(sent.cp, "cp"),
             size=number(sent.cs, "cs"), side="unknown", action="correct", original_id=trade_id_of(ts, sent.x, sent.oi),
+            conditions=sent.cc or (), excluded_from=exclusions(sent.cc or (), sent.z, ts),
         )  # fmt: skip
-    action = "cancel" if isinstance(sent, _Cancel) else "new"
-    return Trade(trade_id=trade_id_of(ts, sent.x, sent.i), ts_event=ts, price=number(sent.p, "p"),
-                 size=number(sent.s, "s"), side="unknown", action=action)  # fmt: skip
+    trade_id, price, size = trade_id_of(ts, sent.x, sent.i), number(sent.p, "p"), number(sent.s, "s")
+    if isinstance(sent, _Cancel):
+        return Trade(trade_id=trade_id, ts_event=ts, price=price, size=size, side="unknown", action="cancel")
+    return Trade(trade_id=trade_id, ts_event=ts, price=price, size=size, side="unknown",
+                 conditions=sent.c or (), excluded_from=exclusions(sent.c or (), sent.z, ts))  # fmt: skip
 
 
 def describe(name: str) -> Instrument:

@@ -26,6 +26,7 @@ import msgspec
 from marketdata.clock import SECOND_NS, format_rfc3339
 from marketdata.errors import BadEvent, SettingsError
 from marketdata.events import Candle, Instrument, Trade
+from producers.venues.alpaca.conditions import exclusions
 from producers.venues.alpaca.feed import describe, trade_id_of
 from producers.venues.kit.budget import remaining
 from producers.venues.kit.history import Access, Asked, Budget, Page, Request
@@ -63,6 +64,8 @@ class _Trade(msgspec.Struct):
     s: Any
     i: int
     u: str = ""
+    c: tuple[str, ...] | None = None
+    z: str = ""
 
 
 class _Trades(msgspec.Struct):
@@ -197,7 +200,8 @@ def _read(sent: _Trade) -> tuple[int, Trade | None]:
     if sent.u in _TAKEN_BACK:
         return ts, None
     trade = Trade(trade_id=trade_id_of(ts, sent.x, sent.i), ts_event=ts, price=number(sent.p, "p"),
-                 size=number(sent.s, "s"), side="unknown")  # fmt: skip
+                  size=number(sent.s, "s"), side="unknown", conditions=sent.c or (),
+                  excluded_from=exclusions(sent.c or (), sent.z, ts))  # fmt: skip
     check_trade(trade.price, trade.size, ("p", "s"))
     return ts, trade
 

@@ -372,7 +372,7 @@ class BybitFeed(VenueFeed):
     def _take_trades(self, call: Call, data: msgspec.Raw) -> None:
         def read(raw: msgspec.Raw) -> tuple[str, Trade]:
             sent = TRADE.decode(raw)
-            return sent.name, read_trade(sent.id, ms_ns(sent.ms, "T"), sent.price, sent.size, sent.side)
+            return sent.name, read_trade(sent, ms_ns(sent.ms, "T"))
 
         batches, whole = self._read_each(call, ITEMS.decode(data), read)
         if not whole:

@@ -12,7 +12,7 @@ import msgspec
 
 from marketdata.decimals import decimal, plain
 from marketdata.errors import BadEvent
-from marketdata.events import Trade
+from marketdata.events import HIGH_LOW, OPEN_CLOSE, Trade
 from producers.venues.bybit.names import Listed
 from producers.venues.kit.values import Number, Text, check_trade, given, integer, ms_text_ns, price
 
@@ -61,6 +61,8 @@ class StreamTrade(msgspec.Struct, gc=False):
     price: Text = msgspec.field(name="p")
     size: Text = msgspec.field(name="v")
     side: Literal["Buy", "Sell"] = msgspec.field(name="S")
+    is_block: bool = msgspec.field(name="BT", default=False)
+    is_rpi: bool = msgspec.field(name="RPI", default=False)
 
 
 class RestTrade(msgspec.Struct, gc=False):
@@ -71,6 +73,8 @@ class RestTrade(msgspec.Struct, gc=False):
     price: Text
     size: Text
     side: Literal["Buy", "Sell"]
+    is_block: bool = msgspec.field(name="isBlockTrade", default=False)
+    is_rpi: bool = msgspec.field(name="isRPITrade", default=False)
 
 
 class StreamLiquidation(msgspec.Struct):
@@ -152,14 +156,24 @@ def read_fields(sent: Mapping[str, Any], fields: _Fields) -> dict[str, Any]:
     return found
 
 
-def read_trade(number: str, ts: int, trade_price: str, size: str, side: str) -> Trade:
-    """Return an execution as a trade. Raises BadEvent."""
-    if not 0 < len(number) <= 64:
-        raise BadEvent("bad_trade_id", "i", number[:200])
-    check_trade(trade_price, size, ("p", "v"))
-    return Trade(trade_id=number, ts_event=ts, price=trade_price, size=size, side=side.lower())
+def read_trade(sent: StreamTrade | RestTrade, ts: int) -> Trade:
+    """Return an execution as a trade. Raises BadEvent.
+
+    A block trade is agreed outside of the book and sets no price of a candle; one against an order of retail price
+    improvement is a trade in the book like any other.
+    """
+    if not 0 < len(sent.id) <= 64:
+        raise BadEvent("bad_trade_id", "i", sent.id[:200])
+    check_trade(sent.price, sent.size, ("p", "v"))
+    conditions: tuple[str, ...] = ()
+    excluded_from: tuple[str, ...] = ()
+    if sent.is_block or sent.is_rpi:
+        conditions = ("block",) * sent.is_block + ("RPI",) * sent.is_rpi
+        excluded_from = (HIGH_LOW, OPEN_CLOSE) if sent.is_block else ()
+    return Trade(trade_id=sent.id, ts_event=ts, price=sent.price, size=sent.size, side=sent.side.lower(),
+                 conditions=conditions, excluded_from=excluded_from)  # fmt: skip
 
 
 def read_rest_trade(sent: RestTrade) -> Trade:
     """Return a trade of REST, with the id that the stream gives it. Raises BadEvent."""
-    return read_trade(sent.id, ms_text_ns(sent.ms, "time"), sent.price, sent.size, sent.side)
+    return read_trade(sent, ms_text_ns(sent.ms, "time"))

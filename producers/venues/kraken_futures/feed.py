@@ -11,7 +11,9 @@ ticker_lite and heartbeat; RULES is the project's own list of venue rules, check
 3. `trade_snapshot` has the last 100 trades, newest first; `trade` is one. Their `seq` is a number of its own that rises
    by one per product (RULES), which shows what is lost; `uid` is the id that REST knows them by. `side` is the taker's
    (DOCS: "the classification of the taker side in the matched trade"), so it is the aggressor's as it stands.
-   A `type` of liquidation marks a forced trade.
+   A `type` of liquidation marks a forced trade in the book; block, assignment and termination are agreed or assigned
+   outside of it (DOCS: "One of fill, liquidation, assignment, termination, block"), at prices that are not the book's:
+   they are taken to set no price of a candle (inferred), and their volume counts.
 4. Numbers are JSON numbers: kept digit for digit. Times are milliseconds.
 5. A heartbeat has the venue's time. It vouches for what happened up to one second earlier. Where the feed heartbeat is
    not subscribed, as in recordings, nothing vouches. Fifteen seconds without any frame mean a dead connection.
@@ -32,7 +34,7 @@ import msgspec
 
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.errors import BadEvent
-from marketdata.events import GAP, Instrument, Trade
+from marketdata.events import GAP, HIGH_LOW, OPEN_CLOSE, Instrument, Trade
 from marketdata.feed import Fetch, Output, Send
 from producers.venues.kit import books, idle, numbered_trades, quotes, trades
 from producers.venues.kit.calls import Call, Line
@@ -92,6 +94,9 @@ class _Change(msgspec.Struct):
 class _Level(msgspec.Struct, gc=False):
     price: Any
     qty: Any
+
+
+_OUTSIDE_THE_BOOK = frozenset({"assignment", "termination", "block"})
 
 
 class _Snapshot(msgspec.Struct):
@@ -449,6 +454,8 @@ class KrakenFuturesFeed:
             size=size,
             side=sent.side,
             liquidation=sent.type == "liquidation",
+            conditions=() if sent.type == "fill" else (sent.type,),
+            excluded_from=(HIGH_LOW, OPEN_CLOSE) if sent.type in _OUTSIDE_THE_BOOK else (),
         )
         return product, (sent.seq, read)
 

@@ -115,6 +115,10 @@ class _Frame(msgspec.Struct):
     data: list[msgspec.Raw] = []
 
 
+# `source` of a trade with an order of the Enhanced Liquidity Program: a trade in the book, which counts as any other.
+_ENHANCED_LIQUIDITY = "1"
+
+
 class _Trade(msgspec.Struct):
     name: str = msgspec.field(name="instId")
     trade_id: str = msgspec.field(name="tradeId")
@@ -123,6 +127,7 @@ class _Trade(msgspec.Struct):
     side: Literal["buy", "sell"]
     ts: str
     count: str = "1"
+    source: str = "0"
 
 
 class _Ticker(msgspec.Struct):
@@ -452,7 +457,8 @@ def _read_trade(sent: _Trade) -> tuple[int, int, Trade]:
     """Return a trade's number, how many it stands for, and the trade."""
     number = integer(sent.trade_id, "tradeId", "bad_trade_id")
     check_trade(sent.px, sent.sz, ("px", "sz"))
-    trade = Trade(trade_id=str(number), ts_event=ms_text_ns(sent.ts, "ts"), price=sent.px, size=sent.sz, side=sent.side)
+    trade = Trade(trade_id=str(number), ts_event=ms_text_ns(sent.ts, "ts"), price=sent.px, size=sent.sz, side=sent.side,
+                  conditions=("ELP",) if sent.source == _ENHANCED_LIQUIDITY else ())  # fmt: skip
     return number, integer(sent.count, "count", "bad_trade_id"), trade
 
 
