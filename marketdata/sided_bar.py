@@ -50,8 +50,13 @@ class SidedBar:
 
     @property
     def trades(self) -> int:
-        """The number of trades."""
+        """The number of trades that add volume."""
         return self._total.trades
+
+    @property
+    def items(self) -> int:
+        """The number of trades in it, counted or not."""
+        return self._total.items
 
     @property
     def amended(self) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from marketdata.events import HIGH_LOW, OPEN_CLOSE, Trade
 from marketdata.ohlcv import Bar
+from marketdata.sided_bar import SidedBar
 from stream_apps.operators.amendments import Counted, TradeMemory, amended
 from stream_apps.operators.candle_state import CandlesState, Step
 from stream_apps.operators.candle_validity import closed_reasons, revise
@@ -73,7 +74,7 @@ def _replace(state: CandlesState, step: Step, counted: Counted, old: Trade, new:
         if kept is None or kept.bar is None or not counts_in(state, counted, label + length):
             continue
         bar = kept.bar
-        exact = not bar.amended and _is_none_of_the_prices(bar, old, new)
+        exact = not bar.amended and are_inner(bar, old, new)
         bar.subtract(old)
         if new is not None:
             bar.add_trade(new)
@@ -119,7 +120,7 @@ def _recomputed(state: CandlesState, step: Step, place: tuple[int, int], items: 
     return made
 
 
-def _is_none_of_the_prices(bar: Bar, old: Trade, new: Trade | None) -> bool:
+def are_inner(bar: Bar | SidedBar, old: Trade, new: Trade | None) -> bool:
     """Return whether open, high, low and close stay the same when `new` replaces `old`."""
     return (
         (HIGH_LOW in old.excluded_from or bar.is_between(old.price))

@@ -30,11 +30,12 @@ import msgspec
 from marketdata.clock import MINUTE_NS, SECOND_NS
 from marketdata.decimals import EXACT
 from marketdata.errors import BadEvent
-from marketdata.events import AMENDED, AMENDING, GAP, HALTED, AnyEvent, Candle, Trade, Trades
+from marketdata.events import AMENDED, AMENDING, GAP, HALTED, VOLUME, AnyEvent, Candle, Trade, Trades
 from marketdata.recipes import Recipe
 from marketdata.sided_bar import SidedBar
 from stream_apps.operators.amendments import TradeMemory, amended
 from stream_apps.operators.bar_fields import of_recipe
+from stream_apps.operators.candle_amendments import are_inner
 from stream_apps.operators.validation import letter, part
 
 CLOSED_MAX = 64
@@ -141,7 +142,7 @@ class TradeBars:
                 continue
             state.now = max(state.now, trade.ts_event)
             counted = trade if state.memory is None else self._remember(state.memory, trade)
-            if counted is not None:
+            if counted is not None and not counted.updates_nothing:
                 for one in chosen:
                     _add(step, one, counted)
         if unknown:
@@ -242,6 +243,8 @@ def _add(step: _Step, one: Chosen, trade: Trade) -> None:
 
 def _part(recipe: Recipe, trade: Trade) -> Decimal:
     """Return what a trade contributes to its bar's size; a value below zero (a negative price) as its amount."""
+    if VOLUME in trade.excluded_from:
+        return Decimal(0)
     if recipe.kind == "trades":
         return Decimal(1)
     size = Decimal(trade.size)
@@ -280,6 +283,8 @@ def _distrust(step: _Step, one: Chosen, until: int) -> None:
 def _replace(step: _Step, one: Chosen, item: int, old: Trade, new: Trade | None) -> bool:
     """Replace a trade in its bar, or remove it when `new` is None; False when that bar is not kept."""
     _, bars = one
+    if old.updates_nothing and (new is None or new.updates_nothing):
+        return True
     made = next((kept for kept in bars.closed if kept.first <= item <= (kept.last or 0)), None)
     if made is None and bars.open is not None and bars.open.first <= item:
         made = bars.open
@@ -287,14 +292,17 @@ def _replace(step: _Step, one: Chosen, item: int, old: Trade, new: Trade | None)
         return False
     bar = made.bar
     if bar is None:
+        if new is not None and not new.updates_nothing:
+            made.bar = SidedBar(new)
+            _publish_change(step, one, made)
         return True
-    exact = not bar.amended and bar.is_between(old.price) and bar.is_inner(old) and (new is None or bar.is_inner(new))
+    exact = not bar.amended and are_inner(bar, old, new)
     bar.subtract(old)
     if new is not None:
         bar.add_trade(new)
     if not exact:
-        recomputed = _recomputed(step.state.memory, made, bar.trades)
-        if recomputed is None and bar.trades:
+        recomputed = _recomputed(step.state.memory, made, bar.items)
+        if recomputed is None and bar.items:
             bar.amended = True
         else:
             made.bar = recomputed
@@ -302,17 +310,17 @@ def _replace(step: _Step, one: Chosen, item: int, old: Trade, new: Trade | None)
     return True
 
 
-def _recomputed(memory: TradeMemory | None, made: TradeBar, trades: int) -> SidedBar | None:
-    """Return a bar recomputed from its remembered trades, None when some are missing."""
+def _recomputed(memory: TradeMemory | None, made: TradeBar, items: int) -> SidedBar | None:
+    """Return a bar recomputed from its remembered trades, None when not all `items` are there."""
     if memory is None:
         return None
     last = memory.items if made.last is None else made.last
     found = [
         (counted.item, counted.trade(identity))
         for identity, counted in memory.trades.items()
-        if made.first <= counted.item <= last
+        if made.first <= counted.item <= last and not counted.updates_nothing
     ]
-    if not found or len(found) != trades:
+    if not found or len(found) != items:
         return None
     ordered = [trade for _, trade in sorted(found, key=lambda each: each[0])]
     bar = SidedBar(ordered[0])
