@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import problems
 from api.documentation import page
 from api.models import FieldError, ProblemAnswer
-from api.routes import candles, ledger, market, metrics
+from api.routes import candles, derivatives, ledger, market, metrics
 from api.service import Service
 
 STATIC = Path(__file__).resolve().parent / "static"
@@ -37,7 +37,8 @@ says whether its value may be trusted (`valid`) and if not, why (`reason`): `gap
 Errors are problem+json.
 
 Live data comes over the WebSocket `/ws`. Send `{"op": "subscribe", "id": 1, "channels": ["ticker", "trades", "book",
-"candles", "metrics", "consolidated", "anomalies", "status"], "symbols": ["BTC-USD"], "depth": 50, "interval": "1m"}`,
+"candles", "derivatives", "metrics", "consolidated", "anomalies", "status"], "symbols": ["BTC-USD"], "depth": 50,
+"interval": "1m"}`,
 with `"venue"` where several trade the symbol, and `"unsubscribe"` and `"ping"` alike. `consolidated` is about all
 venues of a symbol (its messages have the venue `*`), with `"kind"` where the symbol means several instruments.
 `depth` is 1, 5, 10, 20, 50, 100, 200, 500 or 1000; `interval` may also be that of a recipe's bars, such as `5s`, or
@@ -46,8 +47,8 @@ every change. `sequence` grows by one with each change of a stream: of one chann
 or interval. An `l2_update` sets absolute sizes, "0" removes; applied to the snapshot it gives exactly the best
 `depth` levels. While `valid` is false the book may not be used; after `gap`, `resyncing` and `disconnected` a new
 `l2_snapshot` follows. A client that reads too slowly gets only the latest state of books, tickers, candles and
-metrics, marked `"conflated": true`; one that is too slow for trades, anomalies or status is told (`slow_consumer`)
-and cut."""
+metrics, marked `"conflated": true`; one that is too slow for trades, derivatives, anomalies or status is told
+(`slow_consumer`) and cut."""
 
 
 def create(service: Service) -> FastAPI:
@@ -73,6 +74,7 @@ def create(service: Service) -> FastAPI:
     problems.install(app)
     app.include_router(market.router)
     app.include_router(candles.router)
+    app.include_router(derivatives.router)
     app.include_router(metrics.router)
     app.include_router(ledger.router)
     _add_service_routes(app, service)

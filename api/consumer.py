@@ -54,7 +54,7 @@ _TAIL_RECORDS_MAX = 10_000
 _TAIL_S = 600
 _DAY_S = 25 * 3600
 
-_TAIL = (topics.QUOTES, topics.TRADES, topics.METRICS, topics.ANOMALIES, topics.STATUS)
+_TAIL = (topics.QUOTES, topics.TRADES, topics.DERIVATIVES, topics.METRICS, topics.ANOMALIES, topics.STATUS)
 
 _LOG = structlog.get_logger()
 

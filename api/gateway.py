@@ -10,8 +10,8 @@ exists while somebody subscribes to it.
 3. A client's frames are collected while a batch of records is handled, and written in one go at its end.
 4. Where a client's unsent bytes pass a limit, streams of states (book, ticker, candles, metrics, consolidated) are
    conflated: changes are left out, and when the client has drained, it gets the latest state with `"conflated": true`.
-   Streams of events (trades, anomalies, status) cannot be left out: at a second limit the client gets the error
-   `slow_consumer` and is disconnected.
+   Streams of events (trades, derivatives, anomalies, status) cannot be left out: at a second limit the client gets the
+   error `slow_consumer` and is disconnected.
 
 So the memory that a client can hold is bounded by the second limit and one batch.
 """
@@ -29,6 +29,7 @@ from prometheus_client import Counter, Gauge
 from api import messages, stream_messages
 from api.clocks import Clocks
 from api.consolidated import Product, Views, choices
+from api.derivatives import STALE_NS as DERIVATIVES_STALE_NS
 from api.frames import Frame
 from api.market import (
     INTERVALS,
@@ -36,6 +37,7 @@ from api.market import (
     BookChanged,
     CandleChanged,
     Change,
+    DerivativeChanged,
     Market,
     MetricsChanged,
     StatusChanged,
@@ -45,15 +47,18 @@ from api.market import (
     Trust,
     fresh,
 )
-from marketdata.events import ALL_SYMBOLS, ALL_VENUES, AnyEvent
+from marketdata.events import ALL_SYMBOLS, ALL_VENUES, AnyEvent, Liquidation
 from marketdata.recipes import interval_of
 
-CHANNELS = ("ticker", "trades", "book", "candles", "metrics", "consolidated", "anomalies", "status")
+CHANNELS = (
+    "ticker", "trades", "book", "candles", "derivatives", "metrics", "consolidated", "anomalies", "status",
+)  # fmt: skip
 DEPTHS = (1, 5, 10, 20, 50, 100, 200, 500, 1000)
 _CHANNEL_OF: dict[type[Change], str] = {
     TickerChanged: "ticker",
     Traded: "trades",
     CandleChanged: "candles",
+    DerivativeChanged: "derivatives",
     MetricsChanged: "metrics",
     AnomalyFound: "anomalies",
     StatusChanged: "status",
@@ -323,6 +328,12 @@ class Gateway:
             if stream.key.channel == "book":
                 if self._book_trust(stream.state) != stream.trust:
                     self._publish_update(stream, (), ())
+            elif stream.key.channel == "derivatives":
+                known, trust = stream.state.derivative, self._derivative_trust(stream.state)
+                if known is not None and trust != stream.trust:
+                    stream.trust = trust
+                    known.number += 1
+                    self._send_events(stream, self._derivative_messages(stream, ()))
             elif stream.key.channel == "ticker" and self._ticker_trust(stream.state) != stream.trust:
                 stream.state.ticker_number += 1
                 self._publish_ticker(stream)
@@ -449,6 +460,8 @@ class Gateway:
                 state.depths[key.depth] = 1
             elif key.channel == "ticker":
                 stream.trust = self._ticker_trust(state)
+            elif key.channel == "derivatives":
+                stream.trust = self._derivative_trust(state)
             STREAMS.set(len(self._streams))
         return stream
 
@@ -490,6 +503,9 @@ class Gateway:
             new = [stream_messages.trade(change.state, trade) for trade in change.trades]
         elif isinstance(change, AnomalyFound):
             new = [stream_messages.anomaly(change.state, change.anomaly)]
+        elif isinstance(change, DerivativeChanged):
+            stream.trust = self._derivative_trust(change.state)
+            new = self._derivative_messages(stream, change.derivative.event.liquidations)
         else:
             new = [stream_messages.status(change.state, change.status)]
         return self._send_events(stream, new)
@@ -560,6 +576,23 @@ class Gateway:
         ts_recv = state.ticker_ts_recv
         return fresh(state.ticker.trust, ts_recv, self._clocks.now(state.venue, ts_recv), self._stale_ns)
 
+    def _derivative_trust(self, state: SymbolState) -> Trust | None:
+        known = state.derivative
+        if known is None:
+            return None
+        stale_ns = max(self._stale_ns, DERIVATIVES_STALE_NS)
+        return fresh(
+            Trust(known.valid, known.reason), known.ts_recv, self._clocks.now(state.venue, known.ts_recv), stale_ns
+        )
+
+    def _derivative_messages(self, stream: Stream, liquidations: tuple[Liquidation, ...]) -> list[messages.Json]:
+        """Return the message of a derivative's newest values; none before the first."""
+        known, trust = stream.state.derivative, self._derivative_trust(stream.state)
+        if known is None or trust is None:
+            return []
+        data = messages.derivative(known, liquidations)
+        return [messages.numbered("derivative", stream.state, known.ts_event, trust, sequence=known.number, data=data)]
+
     def _book_message(self, stream: Stream) -> messages.Json:
         book, depth = stream.state.book, stream.key.depth
         sides = messages.levels(book.book.bids.top(depth), book.book.asks.top(depth))
@@ -591,6 +624,9 @@ class Gateway:
             case "ticker":
                 trust = self._ticker_trust(state)
                 present = [self._ticker_message(stream, trust)] if trust is not None else []
+            case "derivatives":
+                known = state.derivative
+                present = self._derivative_messages(stream, known.liquidations()) if known is not None else []
             case "metrics":
                 present = [stream_messages.metrics(state, state.metrics)] if state.metrics is not None else []
             case "candles":

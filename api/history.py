@@ -113,7 +113,8 @@ class History:
             values |= {"before_ts": moment(before[0] * 1000), "before_offset": before[1], "before_item": before[2]}
         return await self.rows(
             "SELECT trade_id, ts, ts_event_ns, price::text, size::text, side, liquidation, action, "
-            "original_id, valid, reason, kafka_offset, item FROM trades WHERE venue = %(venue)s AND symbol = %(symbol)s"
+            "original_id, conditions, excluded_from, valid, reason, kafka_offset, item FROM trades "
+            "WHERE venue = %(venue)s AND symbol = %(symbol)s"
             + where
             + " ORDER BY ts DESC, kafka_offset DESC, item DESC LIMIT %(limit)s",
             values | {"venue": venue, "symbol": symbol, "limit": limit},
@@ -193,6 +194,21 @@ class History:
             values | {"venue": venue, "symbol": symbol, "limit": limit},
         )
 
+    async def derivatives(
+        self, venue: str, symbol: str, span: Range, before: Sequence[Any] | None, limit: int
+    ) -> list[Row]:
+        """Return what a venue sent about a derivative, newest first, after `before` (microseconds, offset)."""
+        where, values = _conditions(span, "ts", "ts_event_ns")
+        if before is not None:
+            where += " AND (ts, kafka_offset) < (%(before_ts)s, %(before_offset)s)"
+            values |= {"before_ts": moment(before[0] * 1000), "before_offset": before[1]}
+        return await self._rows(
+            f"SELECT {_DERIVATIVE} FROM derivatives WHERE venue = %(venue)s AND symbol = %(symbol)s"
+            + where
+            + " ORDER BY ts DESC, kafka_offset DESC LIMIT %(limit)s",
+            values | {"venue": venue, "symbol": symbol, "limit": limit},
+        )
+
     async def gaps(
         self, filters: dict[str, str | None], span: Range, before: Sequence[Any] | None, limit: int
     ) -> list[Row]:
@@ -265,6 +281,14 @@ CANDLE_FIELDS = (
     "state", "revision", "origin", "valid", "reason", "recipe", "recipe_hash", "number", "sell_volume", "buy_trades",
     "sell_trades",
 )  # fmt: skip
+
+
+_DERIVATIVE = (
+    "venue, symbol, line, sequence, origin, ts, ts_event_ns, ts_recv_ns, valid, reason, kafka_offset, "
+    "mark_price::text, index_price::text, open_interest::text, open_interest_value::text, funding_rate::text, "
+    "predicted_funding_rate::text, delta::text, gamma::text, vega::text, theta::text, rho::text, bid_iv::text, "
+    "ask_iv::text, mark_iv::text, underlying_price::text, next_funding_ts, funding_interval, liquidations"
+)
 
 
 def _conditions(

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from api.depth import Edges
+from api.derivatives import DerivativeState, NumberedDerivative
 from api.statistics import INTERVAL as STATISTICS_INTERVAL
 from api.statistics import Day
 from marketdata.book import L2Book, Level
@@ -35,6 +36,7 @@ from marketdata.events import (
     AnyEvent,
     BookUpdate,
     Candle,
+    Derivative,
     FeedStatus,
     Instrument,
     Metrics,
@@ -165,6 +167,7 @@ class SymbolState:
         self.anomaly_number = 0
         self.statuses: deque[NumberedStatus] = deque(maxlen=STATUSES_MAX)
         self.status_number = 0
+        self.derivative: DerivativeState | None = None  # made with its first event
         self.instrument: Instrument | None = None
         self.messages = 0  # taken in since the start
 
@@ -178,7 +181,8 @@ class SymbolState:
     @property
     def ts_recv(self) -> int:
         """When anything of this symbol was received last, UTC nanoseconds; 0 for never."""
-        return max(self.book.ts_recv, self.trades_ts_recv, self.ticker_ts_recv)
+        derivative = 0 if self.derivative is None else self.derivative.ts_recv
+        return max(self.book.ts_recv, self.trades_ts_recv, self.ticker_ts_recv, derivative)
 
     @property
     def has_data(self) -> bool:
@@ -235,7 +239,23 @@ class StatusChanged(msgspec.Struct, frozen=True, gc=False):
     status: NumberedStatus
 
 
-Change = BookChanged | TickerChanged | Traded | CandleChanged | MetricsChanged | AnomalyFound | StatusChanged
+class DerivativeChanged(msgspec.Struct, frozen=True, gc=False):
+    """What a venue sends about a derivative is new."""
+
+    state: SymbolState
+    derivative: NumberedDerivative
+
+
+Change = (
+    BookChanged
+    | TickerChanged
+    | Traded
+    | CandleChanged
+    | MetricsChanged
+    | DerivativeChanged
+    | AnomalyFound
+    | StatusChanged
+)
 
 
 def fresh(trust: Trust, ts_recv: int, now: int, stale_ns: int) -> Trust:
@@ -293,14 +313,10 @@ class Market:
                 changes = self._book_update(state, event)
             case Quote():
                 changes = self._quote(state, event)
-            case Trades():
-                changes = self._trades(state, event, offset)
+            case Trades() | Metrics() | Derivative():
+                changes = self._placed(state, event, offset)
             case Candle():
                 changes = self._candle(state, event)
-            case Metrics():
-                number = state.metrics.number + 1 if state.metrics else 1
-                state.metrics = NumberedMetrics(number, offset, event)
-                changes = [MetricsChanged(state, state.metrics)]
             case Anomaly():
                 changes = self._anomaly(state, event)
             case FeedStatus():
@@ -459,6 +475,22 @@ class Market:
             self._listed[before.base_currency, before.quote_currency].pop(state, None)
         self._listed.setdefault((event.base_currency, event.quote_currency), {})[state] = None
         return []
+
+    def _placed(self, state: SymbolState, event: Trades | Metrics | Derivative, offset: int) -> list[Change]:
+        """Take in an event that answers name by its place in its partition."""
+        if isinstance(event, Trades):
+            return self._trades(state, event, offset)
+        if isinstance(event, Derivative):
+            return self._derivative(state, event, offset)
+        number = state.metrics.number + 1 if state.metrics else 1
+        state.metrics = NumberedMetrics(number, offset, event)
+        return [MetricsChanged(state, state.metrics)]
+
+    def _derivative(self, state: SymbolState, event: Derivative, offset: int) -> list[Change]:
+        if state.derivative is None:
+            state.derivative = DerivativeState()
+        numbered = state.derivative.add(event, offset)
+        return [DerivativeChanged(state, numbered)] if event.origin == "live" else []
 
     def _renew_ticker(self, state: SymbolState) -> list[Change]:
         ticker = _ticker(state)

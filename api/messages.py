@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from api.derivatives import DerivativeState, liquidations_json
 from api.market import SymbolState, Trust
 from marketdata.book import Level
 from marketdata.clock import format_rfc3339
-from marketdata.events import Anomaly, Candle, FeedStatus, Instrument, Metrics, Trade
+from marketdata.events import Anomaly, Candle, FeedStatus, Instrument, Liquidation, Metrics, Trade
 from marketdata.sided_bar import vwap
 
 Json = dict[str, Any]
@@ -51,7 +52,11 @@ def levels(bids: Iterable[Level], asks: Iterable[Level]) -> Json:
 
 
 def trade(value: Trade) -> Json:
-    """Return one trade without its time; `action` and the id that a correction replaces only where it amends one."""
+    """Return one trade without its time.
+
+    It has `action`, and the id that a correction replaces, only where it amends one; `conditions` and `excluded_from`
+    only where there are some.
+    """
     data: Json = {
         "trade_id": value.trade_id,
         "price": value.price,
@@ -63,6 +68,10 @@ def trade(value: Trade) -> Json:
         data["action"] = value.action
         if value.original_id:
             data["original_id"] = value.original_id
+    if value.conditions:
+        data["conditions"] = value.conditions
+    if value.excluded_from:
+        data["excluded_from"] = value.excluded_from
     return data
 
 
@@ -108,6 +117,11 @@ METRICS = (
     "bid", "bid_size", "ask", "ask_size", "mid", "microprice", "spread", "spread_bps", "imbalance", "depth_bps",
     "bid_depths", "ask_depths", "bid_reach_bps", "ask_reach_bps", "order_flow", "changes", "best_price_changes",
 )  # fmt: skip
+
+
+def derivative(state: DerivativeState, liquidations: tuple[Liquidation, ...]) -> Json:
+    """Return the newest value of each field of a derivative, and liquidations."""
+    return state.latest() | {"liquidations": liquidations_json(liquidations)}
 
 
 def anomaly(value: Anomaly) -> Json:

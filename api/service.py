@@ -17,7 +17,7 @@ from api.history import History
 from api.market import Market, Trust, fresh
 from api.settings import ApiSettings
 from marketdata.clock import SECOND_NS
-from marketdata.events import BookUpdate, FeedStatus, Quote, Trades
+from marketdata.events import BookUpdate, Derivative, FeedStatus, Quote, Trades
 from marketdata.headers import TRACEPARENT, Headers, hops_of, received_at
 from marketdata.recipes import load_recipes
 from runtime.health import Readiness
@@ -124,7 +124,7 @@ class Service:
     def _note_time(self, delivery: Delivery) -> None:
         """Note whose clock an event's time is from; old candles and instruments state nothing of the present."""
         event = delivery.event
-        if isinstance(event, BookUpdate | Trades | Quote | FeedStatus):
+        if isinstance(event, BookUpdate | Trades | Quote | Derivative | FeedStatus):
             self.clocks.note(event.venue, event.ts_recv, received_at(delivery.headers))
             if isinstance(event, FeedStatus):
                 self.clocks.note_status(event)

@@ -14,7 +14,8 @@ HISTORY = "tickstream_history"
 
 # The sink only appends to the history tables; the tables that it updates are small.
 _APPEND = (
-    "trades", "quotes", "books", "metrics", "candles", "venue_candles", "anomalies", "feed_status", "dead_letters",
+    "trades", "quotes", "derivatives", "books", "metrics", "candles", "venue_candles", "anomalies", "feed_status",
+    "dead_letters",
 )  # fmt: skip
 _UPSERT = ("kafka_offsets", "gaps", "instruments")
 _REPLACE = ("candles_open",)

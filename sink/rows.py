@@ -26,6 +26,7 @@ from marketdata.events import (
     Book,
     Candle,
     DeadLetter,
+    Derivative,
     FeedStatus,
     Instrument,
     Metrics,
@@ -41,6 +42,11 @@ DEAD_LETTERS = "dead_letters"
 # Tables whose rows are in COPY's binary format.
 BINARY = frozenset({"trades"})
 
+DERIVATIVE_NUMBERS = (
+    "mark_price", "index_price", "open_interest", "open_interest_value", "funding_rate", "predicted_funding_rate",
+    "delta", "gamma", "vega", "theta", "rho", "bid_iv", "ask_iv", "mark_iv", "underlying_price",
+)  # fmt: skip
+
 # The columns that COPY fills, in the order in which the functions below write them.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "trades": (
@@ -52,6 +58,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "valid", "reason", "venue", "symbol",
         "line", "origin", "sequence", "source", "bid", "bid_size", "ask", "ask_size", "last", "volume_24h", "high_24h",
         "low_24h", "change_24h",
+    ),
+    "derivatives": (
+        "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "valid", "reason", "venue", "symbol",
+        "line", "origin", "sequence", *DERIVATIVE_NUMBERS, "next_funding_ts", "funding_interval", "liquidations",
     ),
     "books": (
         "ts", "ts_event_ns", "ts_recv_ns", "kafka_offset", "kafka_partition", "valid", "reason", "venue", "symbol",
@@ -178,6 +188,26 @@ def _quote(event: Quote, source: Source) -> TableRows:
     return TableRows(source, "quotes", 1, text.encode())
 
 
+def _derivative(event: Derivative, source: Source) -> TableRows:
+    numbers = "\t".join([_optional(getattr(event, field), field) for field in DERIVATIVE_NUMBERS])
+    text = (
+        f"{_stamp(event, source)}\t{_flag(event.valid)}\t{_short(event.reason)}\t{_origin(event)}\t{numbers}\t"
+        f"{_integer(event.next_funding_ts)}\t{_integer(event.funding_interval)}\t{_liquidations(event)}\n"
+    )
+    return TableRows(source, "derivatives", 1, text.encode())
+
+
+def _liquidations(event: Derivative) -> str:
+    if not event.liquidations:
+        return NULL
+    for one in event.liquidations:
+        decimal(one.price, "price")
+        decimal(one.size, "size")
+        if one.liquidation_id is not None:
+            binary.checked(one.liquidation_id, "liquidation_id", binary.SHORT_BYTES_MAX)
+    return _text(msgspec.json.encode(event.liquidations).decode())
+
+
 def _book(event: Book, source: Source) -> TableRows:
     text = (
         f"{_stamp(event, source)}\t{_flag(event.valid)}\t{_short(event.reason)}\t{_origin(event)}\t"
@@ -277,6 +307,7 @@ def _letter_row(letter: DeadLetter, source: Source) -> bytes:
 
 _BUILDERS: dict[type, Callable[[Any, Source], TableRows]] = {
     Quote: _quote,
+    Derivative: _derivative,
     Book: _book,
     Metrics: _metrics,
     Candle: _candle,
@@ -298,11 +329,11 @@ def timestamp(ts: int) -> str:
     return f"{_second(seconds)}.{rest // 1000:06d}+00"
 
 
-def _stamp(event: Quote | Book | Metrics | FeedStatus, source: Source) -> str:
+def _stamp(event: Quote | Derivative | Book | Metrics | FeedStatus, source: Source) -> str:
     return f"{timestamp(event.ts_event)}\t{event.ts_event}\t{event.ts_recv}\t{source.offset}\t{source.partition}"
 
 
-def _origin(event: Quote | Book | Metrics | FeedStatus) -> str:
+def _origin(event: Quote | Derivative | Book | Metrics | FeedStatus) -> str:
     return (
         f"{_short(event.venue)}\t{_short(event.symbol)}\t{_short(event.line)}\t{_short(event.origin)}\t"
         f"{_integer(event.sequence)}"

@@ -52,8 +52,8 @@ from sink.writer import Superseded, Writer, Written
 log = structlog.get_logger()
 
 TOPICS = (
-    topics.TRADES, topics.QUOTES, topics.BOOKS, topics.METRICS, topics.CANDLES, topics.VENUE_CANDLES,
-    topics.ANOMALIES, topics.STATUS, topics.DEAD_LETTERS, topics.INSTRUMENTS,
+    topics.TRADES, topics.QUOTES, topics.DERIVATIVES, topics.BOOKS, topics.METRICS, topics.CANDLES,
+    topics.VENUE_CANDLES, topics.ANOMALIES, topics.STATUS, topics.DEAD_LETTERS, topics.INSTRUMENTS,
 )  # fmt: skip
 GROUP = "tickstream-sink"
 

@@ -12,6 +12,7 @@ from marketdata.errors import SettingsError
 HYPERTABLES: dict[str, str] = {
     "trades": "venue, symbol",
     "quotes": "venue, symbol",
+    "derivatives": "venue, symbol",
     "books": "venue, symbol",
     "metrics": "venue, symbol",
     "candles": "venue, symbol, interval",

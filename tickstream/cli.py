@@ -39,7 +39,9 @@ def pipe(
     venue: Annotated[str, typer.Option("--venue", help="Venue that was recorded, as in `tickstream venues`.")],
     stage: Annotated[
         str,
-        typer.Option("--stage", help="What to print: events, trades, quotes, books, metrics, candles or anomalies."),
+        typer.Option(
+            "--stage", help="What to print: events, trades, quotes, derivatives, books, metrics, candles or anomalies."
+        ),
     ] = "events",
     summary: Annotated[
         bool, typer.Option("--summary", help="Print one JSON object of counts and final books instead.")

@@ -10,7 +10,7 @@ from typing import Any
 
 from marketdata.book import L2Book
 from marketdata.clock import SECOND_NS, format_rfc3339
-from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Quote, Trades
+from marketdata.events import AnyEvent, BookUpdate, DeadLetter, Derivative, FeedStatus, Quote, Trades
 from marketdata.feed import Feed, Fetch, Output
 from marketdata.operator import Operator
 from marketdata.topics import INGEST, PUBLIC
@@ -37,6 +37,7 @@ STAGES = {
     "events": None,
     "trades": "md.trades",
     "quotes": "md.quotes",
+    "derivatives": "md.derivatives",
     "books": "md.books",
     "metrics": "md.metrics",
     "candles": "md.candles",
@@ -248,6 +249,9 @@ class Summary:
             self._take_book(event)
         elif topic == "md.quotes" and isinstance(event, Quote) and event.source == "venue":
             counts["quotes"] += 1
+        elif topic == "md.derivatives" and isinstance(event, Derivative):
+            counts["derivatives"] += 1
+            counts["liquidations"] += len(event.liquidations)
         elif topic == "md.status" and isinstance(event, FeedStatus) and event.kind == "gap":
             # Candles note jumps of event time of their own, as a listing of old trades makes; no data was lost there.
             counts["gaps"] += event.channel != "candles"
@@ -277,7 +281,7 @@ class Summary:
         """Yield what could not be used, by reason, each with its first detail."""
         for reason, count in self._letters.most_common(NOTES_MAX):
             yield f"{count} dead letters of {reason}, the first: {self._details[reason]}"
-        if not any(self._counts[name] for name in ("trades", "quotes", "book_updates", "snapshots")):
+        if not any(self._counts[name] for name in ("trades", "quotes", "book_updates", "snapshots", "derivatives")):
             yield "the frames tell of no trade, quote or book"
 
     def as_dict(self, connections: Connections, pipeline: Pipeline) -> dict[str, Any]:
@@ -285,7 +289,7 @@ class Summary:
         counted: Counter[str] = Counter()
         for source in (*connections.feeds, *pipeline.operators):
             counted.update(getattr(source, "counts", {}))
-        names = ("trades", "quotes", "book_updates", "snapshots", "gaps")
+        names = ("trades", "quotes", "derivatives", "liquidations", "book_updates", "snapshots", "gaps")
         return {
             "frames": connections.frames,
             **{name: self._counts[name] for name in names},

@@ -194,4 +194,7 @@ def _stored_trade(row: Row) -> messages.Json:
         data["action"] = row["action"]
         if row["original_id"]:
             data["original_id"] = row["original_id"]
+    for name in ("conditions", "excluded_from"):
+        if row[name]:
+            data[name] = row[name]
     return data

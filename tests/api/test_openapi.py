@@ -14,7 +14,8 @@ from marketdata.events import BookUpdate
 
 PATHS = {
     "/api/v1/market/symbols", "/api/v1/market/{symbol}/ticker", "/api/v1/market/{symbol}/orderbook",
-    "/api/v1/market/{symbol}/trades", "/api/v1/market/{symbol}/candles", "/api/v1/market/{symbol}/candles/revisions",
+    "/api/v1/market/{symbol}/trades", "/api/v1/market/{symbol}/derivatives",
+    "/api/v1/market/{symbol}/candles", "/api/v1/market/{symbol}/candles/revisions",
     "/api/v1/market/{symbol}/metrics", "/api/v1/market/{symbol}/consolidated",
     "/api/v1/market/{symbol}/candles/explain",
     "/api/v1/gaps", "/api/v1/jobs", "/api/v1/anomalies", "/api/v1/status", "/healthz", "/readyz", "/metrics",

@@ -13,7 +13,8 @@ from marketdata.errors import SettingsError, Unavailable
 from sink import migrations, retention, timescale
 
 HISTORY = (
-    "trades", "quotes", "books", "metrics", "candles", "venue_candles", "anomalies", "feed_status", "dead_letters",
+    "trades", "quotes", "books", "derivatives", "metrics", "candles", "venue_candles", "anomalies", "feed_status",
+    "dead_letters",
 )  # fmt: skip
 
 

@@ -16,7 +16,17 @@ from typing import Any
 import msgspec
 import psycopg
 
-from marketdata.events import Book, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.events import (
+    Book,
+    Candle,
+    DeadLetter,
+    Derivative,
+    FeedStatus,
+    Instrument,
+    Liquidation,
+    Quote,
+    Trades,
+)
 from marketdata.headers import HOPS, Hops
 from marketdata.topics import BOOKS, DEAD_LETTERS, QUOTES, TRADES, VENUE_CANDLES
 from runtime.health import Readiness
@@ -325,12 +335,14 @@ def test_every_topic_is_stored_in_its_table(
         quote_currency="USD",
     )  # fmt: skip
     letter = DeadLetter(venue="v", symbol="*", ts_recv=TS, stage="feed", reason="malformed", payload=b"{")
+    forced = Liquidation(ts_event=TS, side="sell", price="64000.10", size="0.50")
     services.start()
     services.produce(
         [
             trades(0),
             trades(1, count=0),
             Quote(**source, bid="1"),
+            Derivative(**source, mark_price="1.50", liquidations=(forced,)),
             Book(**source, valid=True, depth=10, **levels),
             FeedStatus(**source, kind="gap", gap_id="g", expected=1, received=3),
             instrument,
@@ -341,9 +353,16 @@ def test_every_topic_is_stored_in_its_table(
     services.produce_bytes(VENUE_CANDLES, bar.key.encode(), services.codec.encode(bar))
     services.produce_bytes(BOOKS, b"coinbase:OLD-USD", None)
     services.producer.flush(10)
-    for table in ("trades", "quotes", "books", "feed_status", "gaps", "instruments", "dead_letters", "venue_candles"):
+    for table in (
+        "trades", "quotes", "derivatives", "books", "feed_status", "gaps", "instruments", "dead_letters",
+        "venue_candles",
+    ):  # fmt: skip
         services.wait_rows(table, 1)
-    wait_for("all offsets", lambda: services.rows("SELECT sum(next_offset) FROM kafka_offsets") == [(9,)])
+    assert services.rows("SELECT mark_price::text, index_price FROM derivatives") == [("1.50", None)]
+    assert services.rows("SELECT side, price::text, size::text, ts_event_ns FROM liquidations") == [
+        ("sell", "64000.10", "0.50", TS)
+    ]
+    wait_for("all offsets", lambda: services.rows("SELECT sum(next_offset) FROM kafka_offsets") == [(10,)])
     wait_for("the open gap shown", lambda: services.metric('tickstream_gaps_open{venue="coinbase"}') == 1)
     services.produce([FeedStatus(**source, kind="resynced", gap_id="g", reason="snapshot")])
     wait_for("the gap closed", lambda: services.metric('tickstream_gaps_open{venue="coinbase"}') == 0)
@@ -353,7 +372,7 @@ def test_every_topic_is_stored_in_its_table(
         "no lag", lambda: services.metric('tickstream_sink_lag{topic="%sd.books.v1"}' % (services.prefix + "m")) == 0
     )
     assert services.stop() == 0
-    assert services.committed() == 10
+    assert services.committed() == 11
 
 
 def test_its_metrics_and_log_are_complete(

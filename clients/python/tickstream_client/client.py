@@ -119,6 +119,20 @@ class MarketDataClient:
         """Return the best bid and offer over all venues; `kind` where the symbol means several instruments."""
         return await self._market(symbol, "consolidated", kind=kind)
 
+    async def get_derivatives(
+        self, symbol: str, *, start: Time = None, end: Time = None, limit: int = 100, venue: str | None = None
+    ) -> list[Json]:
+        """Return up to `limit` of what the venue sent about a derivative, newest first: funding, prices, liquidations.
+
+        An item has only the fields that one message of the venue had; the others are None.
+        """
+        path = f"/api/v1/market/{quote(symbol, safe='')}/derivatives"
+        return await self._pages(path, limit, venue=venue, start=_text(start), end=_text(end))
+
+    async def get_derivative(self, symbol: str, *, venue: str | None = None) -> Json:
+        """Return the newest value of each field of a derivative in `latest`, with validity around it."""
+        return await self._market(symbol, "derivatives", venue=venue, limit=1)
+
     async def get_gaps(
         self, *, venue: str | None = None, symbol: str | None = None, state: str | None = None, limit: int = 100
     ) -> list[Json]:

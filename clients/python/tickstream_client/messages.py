@@ -12,6 +12,7 @@ CHANNEL_OF = {
     "l2_update": "book",
     "trade": "trades",
     "candle": "candles",
+    "derivative": "derivatives",
     "metrics": "metrics",
     "consolidated": "consolidated",
     "anomaly": "anomalies",

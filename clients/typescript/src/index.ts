@@ -51,6 +51,7 @@ type MessageOf = {
   ticker: Message<"ticker">;
   trades: Message<"trade">;
   candles: Message<"candle">;
+  derivatives: Message<"derivative">;
   metrics: Message<"metrics">;
   anomalies: Message<"anomaly">;
   status: Message<"status">;

@@ -1,6 +1,6 @@
 /** The shapes that the API speaks: WebSocket messages and REST answers. Every number is a decimal string. */
 
-export type Channel = "ticker" | "trades" | "book" | "candles" | "metrics" | "consolidated" | "anomalies" | "status";
+export type Channel = "ticker" | "trades" | "book" | "candles" | "derivatives" | "metrics" | "consolidated" | "anomalies" | "status";
 export type Interval = "1m" | "5m" | "15m" | "1h" | "4h" | "1d";
 export type Side = "buy" | "sell";
 /** `[price, size]`, in the venue's own writing; size zero in an update removes the level. */
@@ -34,6 +34,10 @@ export interface TradeData {
   action?: "correct" | "cancel";
   /** Only of a correction: the trade whose place it takes. */
   original_id?: string;
+  /** The venue's own codes; absent where it sends none. */
+  conditions?: string[];
+  /** What it does not update; absent where it updates everything. */
+  excluded_from?: ("volume" | "high_low" | "open_close")[];
 }
 
 export interface CandleData {
@@ -113,6 +117,56 @@ export interface ConsolidatedData {
 }
 
 /** An anomaly as it is now; all messages about one have the same id. */
+/** What is known of a derivative; rates and volatilities are fractions, null is unknown. */
+export interface DerivativeFields {
+  mark_price: string | null;
+  index_price: string | null;
+  open_interest: string | null;
+  open_interest_value: string | null;
+  funding_rate: string | null;
+  predicted_funding_rate: string | null;
+  next_funding_time: string | null;
+  /** Seconds between payments. */
+  funding_interval: number | null;
+  delta: string | null;
+  gamma: string | null;
+  vega: string | null;
+  theta: string | null;
+  rho: string | null;
+  bid_iv: string | null;
+  ask_iv: string | null;
+  mark_iv: string | null;
+  underlying_price: string | null;
+}
+
+export interface LiquidationData {
+  timestamp: string;
+  /** Of the liquidation order: sell closes a long position. */
+  side: Side | "unknown";
+  price: string;
+  size: string;
+  liquidation_id: string | null;
+}
+
+/** The newest value of each field, with the time of each that is not null. */
+export interface LatestDerivative extends DerivativeFields {
+  updated: Record<string, string>;
+}
+
+/** The newest values, and the liquidations that are new with this message. */
+export interface DerivativeData extends LatestDerivative {
+  liquidations: LiquidationData[];
+}
+
+/** What one message of the venue had; the other fields are null. */
+export interface StoredDerivative extends DerivativeFields {
+  timestamp: string;
+  liquidations: LiquidationData[];
+  origin: string;
+  valid: boolean;
+  reason: string;
+}
+
 export interface AnomalyData {
   anomaly_id: string;
   kind: string;
@@ -148,6 +202,7 @@ interface Payloads {
   l2_update: BookData;
   trade: TradeData;
   candle: CandleData;
+  derivative: DerivativeData;
   metrics: MetricsData;
   consolidated: ConsolidatedData;
   anomaly: AnomalyData;
@@ -188,6 +243,7 @@ export const CHANNEL_OF: Readonly<Record<MessageType, Channel>> = {
   l2_update: "book",
   trade: "trades",
   candle: "candles",
+  derivative: "derivatives",
   metrics: "metrics",
   consolidated: "consolidated",
   anomaly: "anomalies",
