@@ -359,8 +359,8 @@ def test_every_topic_is_stored_in_its_table(
     ):  # fmt: skip
         services.wait_rows(table, 1)
     assert services.rows("SELECT mark_price::text, index_price FROM derivatives") == [("1.50", None)]
-    assert services.rows("SELECT side, price::text, size::text, ts_event_ns FROM liquidations") == [
-        ("sell", "64000.10", "0.50", TS)
+    assert services.rows("SELECT liquidations->0->>'price', liquidations->0->>'size' FROM derivatives") == [
+        ("64000.10", "0.50")
     ]
     wait_for("all offsets", lambda: services.rows("SELECT sum(next_offset) FROM kafka_offsets") == [(10,)])
     wait_for("the open gap shown", lambda: services.metric('tickstream_gaps_open{venue="coinbase"}') == 1)

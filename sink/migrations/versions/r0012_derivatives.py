@@ -1,8 +1,7 @@
 """Make the table of derivatives: funding, mark and index prices, open interest, greeks and liquidations.
 
 A row has what one message of the venue had; the other columns are NULL. Liquidations are a JSON array of objects with
-`ts_event` (UTC nanoseconds), `side`, `price`, `size` and `liquidation_id`; prices and sizes are decimal strings. The
-view `liquidations` has one row for each of them.
+`ts_event` (UTC nanoseconds), `side`, `price`, `size` and `liquidation_id`; prices and sizes are decimal strings.
 """
 
 from __future__ import annotations
@@ -38,28 +37,18 @@ CREATE TABLE derivatives (
     liquidations    jsonb
 )
 """
-_LIQUIDATIONS = """
-CREATE VIEW liquidations AS
-SELECT d.venue, d.symbol, to_timestamp(one.ts_event / 1e9) AS ts, one.ts_event AS ts_event_ns, d.ts_recv_ns,
-    one.side, one.price::numeric AS price, one.size::numeric AS size, one.liquidation_id, d.origin,
-    d.valid, d.reason, d.kafka_partition, d.kafka_offset
-FROM derivatives AS d,
-    jsonb_to_recordset(d.liquidations) AS one(ts_event bigint, side text, price text, size text, liquidation_id text)
-"""
 
 
 def upgrade() -> None:
-    """Make the table and the view; they are new, so no lock delays anyone."""
+    """Make the table; it is new, so no lock delays anyone."""
     op.execute(_TABLE)
     op.execute(
         "SELECT create_hypertable('derivatives', 'ts', chunk_time_interval => INTERVAL '1 day', "
         "create_default_indexes => false)"
     )
     op.execute("CREATE INDEX derivatives_by_time ON derivatives (venue, symbol, ts DESC, kafka_offset DESC)")
-    op.execute(_LIQUIDATIONS)
 
 
 def downgrade() -> None:
-    """Drop both; the data is then only in Kafka."""
-    op.execute("DROP VIEW liquidations")
+    """Drop the table; the data is then only in Kafka."""
     op.execute("DROP TABLE derivatives")
