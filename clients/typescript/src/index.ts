@@ -4,8 +4,8 @@ import { Book } from "./book.js";
 import { type ConnectionState, type Hole, Live, type Socket } from "./live.js";
 import { type Query, Rest } from "./rest.js";
 import type {
-  Answer, BookData, CandleData, Channel, Gap, Health, Interval, Message, Paged, StoredAnomaly, StoredTrade, SymbolAnswer,
-  SymbolInfo, TickerData,
+  Answer, BookData, CandleData, Channel, Gap, Health, Interval, LatestDerivative, Message, Paged, StoredAnomaly,
+  StoredDerivative, StoredTrade, SymbolAnswer, SymbolInfo, TickerData,
 } from "./types.js";
 
 export * from "./decimal.js";
@@ -93,6 +93,14 @@ export class MarketDataClient {
   /** Newest first. */
   trades({ venue, symbol }: Market, query: Span = {}): Promise<SymbolAnswer<StoredTrade[]> & Paged> {
     return this.market(symbol, "trades", { venue, ...query });
+  }
+
+  /** What the venue sent, newest first, and the newest value of each field in `latest`. */
+  derivatives(
+    { venue, symbol }: Market,
+    query: Span = {},
+  ): Promise<SymbolAnswer<StoredDerivative[]> & Paged & { latest: LatestDerivative }> {
+    return this.market(symbol, "derivatives", { venue, ...query });
   }
 
   /** Newest first; made of the venue's trades, or with `source` "venue" as the venue itself tells them. */

@@ -1,6 +1,7 @@
 /** The shapes that the API speaks: WebSocket messages and REST answers. Every number is a decimal string. */
 
-export type Channel = "ticker" | "trades" | "book" | "candles" | "derivatives" | "metrics" | "consolidated" | "anomalies" | "status";
+export type Channel =
+  | "ticker" | "trades" | "book" | "candles" | "derivatives" | "metrics" | "consolidated" | "anomalies" | "status";
 export type Interval = "1m" | "5m" | "15m" | "1h" | "4h" | "1d";
 export type Side = "buy" | "sell";
 /** `[price, size]`, in the venue's own writing; size zero in an update removes the level. */
@@ -116,7 +117,6 @@ export interface ConsolidatedData {
   left_out: string[];
 }
 
-/** An anomaly as it is now; all messages about one have the same id. */
 /** What is known of a derivative; rates and volatilities are fractions, null is unknown. */
 export interface DerivativeFields {
   mark_price: string | null;
@@ -167,6 +167,7 @@ export interface StoredDerivative extends DerivativeFields {
   reason: string;
 }
 
+/** An anomaly as it is now; all messages about one have the same id. */
 export interface AnomalyData {
   anomaly_id: string;
   kind: string;
