@@ -202,7 +202,7 @@ class History:
         if before is not None:
             where += " AND (ts, kafka_offset) < (%(before_ts)s, %(before_offset)s)"
             values |= {"before_ts": moment(before[0] * 1000), "before_offset": before[1]}
-        return await self._rows(
+        return await self.rows(
             f"SELECT {_DERIVATIVE} FROM derivatives WHERE venue = %(venue)s AND symbol = %(symbol)s"
             + where
             + " ORDER BY ts DESC, kafka_offset DESC LIMIT %(limit)s",
