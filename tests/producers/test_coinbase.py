@@ -573,11 +573,94 @@ def test_refused_token_is_left_out_for_a_while() -> None:
 
 
 def test_products_that_were_not_asked_for_are_left_out(feed: CoinbaseFeed, frames: Frames) -> None:
-    """They are counted; the mirror of a -USDC product is its -USD twin and is taken."""
+    """They are counted."""
     assert feed.received(frames.snapshot("SOL-USD"), T0) == []
     assert feed.counts["ignored"] == 1
-    twin = CoinbaseFeed(line="coinbase/0", products=("SOL-USDC",))
-    assert story(twin.received(frames.snapshot("SOL-USD"), T0)) == ["Instrument", "SOL-USD snapshot"]
+
+
+@pytest.mark.parametrize("configured", ["SOL-USDC", "SOL-USD"])
+@pytest.mark.parametrize("sent", ["SOL-USDC", "SOL-USD"])
+def test_either_name_of_a_product_reaches_the_configured_symbol(frames: Frames, configured: str, sent: str) -> None:
+    """Books, trades, tickers and acknowledgements may carry the name in USD or in USDC, and nothing is asked again."""
+    feed = CoinbaseFeed(line="coinbase/0", products=(configured,))
+    feed.opened(T0)
+    assert feed.symbols() == frozenset({configured})
+    out = feed.received(frames.snapshot(sent), T0)
+    out += feed.received(frames.trades(1, 2, kind="snapshot", product=sent), T0)
+    out += feed.received(frames.frame("ticker", [{"type": "update", "tickers": [{"product_id": sent}]}]), T0)
+    assert story(out) == ["Instrument", f"{configured} snapshot", f"{configured} trades 1,2", "Quote"]
+    assert {event.symbol for event in out if isinstance(event, Instrument | Quote)} == {configured}
+    told: list[Output] = []
+    for second in range(1, 60):
+        told += feed.received(frames.heartbeat(), T0 + second * SECOND) + feed.ticked(T0 + second * SECOND)
+    assert orders(told) == []
+
+
+def test_product_that_is_configured_by_both_names_is_published_once(frames: Frames) -> None:
+    """It is one book: under the name that comes first."""
+    feed = CoinbaseFeed(line="coinbase/0", products=("SOL-USD", "SOL-USDC"))
+    sent = [json.loads(output.frame) for output in feed.opened(T0) if isinstance(output, Send)]
+    assert {tuple(order["product_ids"]) for order in sent} == {("SOL-USD",)}
+    assert story(feed.received(frames.snapshot("SOL-USDC"), T0)) == ["Instrument", "SOL-USD snapshot"]
+
+
+def test_product_without_an_alias_is_no_other(frames: Frames) -> None:
+    """REST lists USDT-USDC with an empty alias: USDT-USD is another book."""
+    feed = CoinbaseFeed(line="coinbase/0", products=("USDT-USDC",))
+    feed.opened(T0)
+    body = b'{"products":[{"product_id":"USDT-USDC","alias":"","status":"online"}]}'
+    feed.fetched(Fetch(path="", purpose="products"), body, T0)
+    assert feed.received(frames.snapshot("USDT-USD"), T0) == []
+    assert story(feed.received(frames.snapshot("USDT-USDC"), T0)) == ["Instrument", "USDT-USDC snapshot"]
+
+
+def subscribed(frames: Frames, **channels: list[str]) -> bytes:
+    """Return a frame that lists what the connection is subscribed to."""
+    return frames.frame("subscriptions", [{"subscriptions": channels}])
+
+
+def test_heartbeat_vouches_for_no_trades_that_are_not_subscribed(feed: CoinbaseFeed, frames: Frames) -> None:
+    """A refused market_trades is not listed: silence of that product's trades says nothing."""
+    for name in PRODUCTS:
+        feed.received(frames.snapshot(name), T0)
+    vouched = [line for line in story(feed.received(frames.heartbeat(), T0)) if "trades" in line]
+    assert vouched == []
+    feed.received(subscribed(frames, level2=list(PRODUCTS), market_trades=["BTC-USD"]), T0)
+    vouched = [line for line in story(feed.received(frames.heartbeat(), T0)) if "trades" in line]
+    assert vouched == ["BTC-USD trades"]
+
+
+def test_trades_that_are_no_longer_listed_are_not_vouched_for(feed: CoinbaseFeed, frames: Frames) -> None:
+    """Each list is everything that the connection is subscribed to then; a new connection begins with nothing."""
+    feed.received(frames.snapshot(), T0)
+    feed.received(frames.trades(1, kind="snapshot"), T0)
+    assert "BTC-USD trades" in story(feed.received(frames.heartbeat(), T0))
+    feed.received(subscribed(frames, level2=["BTC-USD"]), T0)
+    assert "BTC-USD trades" not in story(feed.received(frames.heartbeat(), T0))
+    feed.received(subscribed(frames, level2=["BTC-USD"], market_trades=["BTC-USD"]), T0)
+    assert "BTC-USD trades" in story(feed.received(frames.heartbeat(), T0))
+    feed.closed("reset", T0)
+    feed.opened(T0)
+    frames.sequence = 0
+    feed.received(frames.snapshot(), T0)
+    assert "BTC-USD trades" not in story(feed.received(frames.heartbeat(), T0))
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000Z", "", "1996-01-01T00:00:00Z",
+                                  "9999-12-31T23:59:59Z", "yesterday"])  # fmt: skip
+@pytest.mark.parametrize("kind", ["snapshot", "update"])
+def test_impossible_time_of_a_change_does_not_cost_the_book(
+    feed: CoinbaseFeed, frames: Frames, kind: str, time: str
+) -> None:
+    """Go's zero time and others: the change is of the frame's own time."""
+    feed.received(frames.snapshot(), T0)
+    frames.at = 3
+    frame = frames.snapshot() if kind == "snapshot" else frames.update()
+    spoilt = frame.replace(f'"event_time":"{frames.time()}"'.encode(), f'"event_time":"{time}"'.encode())
+    (event,) = feed.received(spoilt, T0)
+    assert isinstance(event, BookUpdate)
+    assert (event.kind, event.valid, event.ts_event) == (kind, True, parse_rfc3339(frames.time()))
+    assert feed.counts["impossible_times"] == 1
 
 
 def test_channels_that_are_not_needed_only_count(feed: CoinbaseFeed, frames: Frames) -> None:

@@ -14,7 +14,9 @@ import pytest
 from marketdata.book import L2Book
 from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.venues import make_feed
 from producers.venues.kraken.feed import KrakenFeed
+from producers.venues.kraken.feed_v1 import KrakenV1Feed
 from runtime import recordings
 from runtime.recordings import Recorded
 from tickstream.pipe import Connections
@@ -136,7 +138,7 @@ def test_book_changes_have_the_venues_time(played: tuple[Counter[str], list[AnyE
 
 def test_pairs_are_announced_with_modern_names_and_increments(recorded: list[Recorded]) -> None:
     """REST gives decimals and the smallest order; XBT is BTC in our symbols and XBT in `venue_symbol`."""
-    feed = KrakenFeed(line="kraken/0")
+    feed = KrakenV1Feed(line="kraken/0")
     (request,) = [output for output in feed.opened(T0) if isinstance(output, Fetch)]
     (answer,) = [line for line in recorded if line.t == "http"]
     assert feed.fetched(request, answer.frame, T0) == []
@@ -264,9 +266,9 @@ def feed() -> KrakenFeed:
 
 
 @pytest.fixture
-def feed1() -> KrakenFeed:
-    """A feed of XBT/USD on a connection that spoke v1."""
-    feed = KrakenFeed(line="kraken/0", products=("BTC/USD",))
+def feed1() -> KrakenV1Feed:
+    """A feed of XBT/USD on a connection that uses v1."""
+    feed = KrakenV1Feed(line="kraken/0", products=("BTC/USD",))
     feed.opened(T0)
     feed.received(b'{"connectionID":1,"event":"systemStatus","status":"online","version":"1.9.2"}', T0)
     return feed
@@ -394,7 +396,7 @@ def test_book_that_comes_again_does_not_take_a_good_one_back(feed: KrakenFeed) -
     assert feed.counts["duplicates"] == 2
 
 
-def test_v1_book_that_comes_again_does_not_take_a_good_one_back(feed1: KrakenFeed) -> None:
+def test_v1_book_that_comes_again_does_not_take_a_good_one_back(feed1: KrakenV1Feed) -> None:
     """The same holds where each pair has frames of its own."""
     level = "45280.0 1.00000000"
     snapshot = book1({"as": levels1(ASKS), "bs": levels1(BIDS[:9])})
@@ -408,12 +410,14 @@ def test_v1_book_that_comes_again_does_not_take_a_good_one_back(feed1: KrakenFee
     assert story(feed1.received(change, T0)) == ["BTC-USD update"]
 
 
-def test_v1_greeting_makes_the_feed_speak_v1() -> None:
-    """Subscriptions go out again in v1's form and with its names."""
-    feed = KrakenFeed(line="kraken/0", products=("BTC/USD",))
-    v2 = [json.loads(output.frame) for output in feed.opened(T0) if isinstance(output, Send)]
+def test_each_version_subscribes_in_its_own_form() -> None:
+    """v2 by method and with tokenised assets among its instruments, v1 by event and with its own names."""
+    v2 = [json.loads(o.frame) for o in KrakenFeed(line="kraken/0", products=("XBT/USD",)).opened(T0)
+          if isinstance(o, Send)]  # fmt: skip
     assert [order["params"]["channel"] for order in v2] == ["instrument", "book", "trade", "ticker"]
-    out = feed.received(b'{"connectionID":1,"event":"systemStatus","status":"online","version":"1.9.2"}', T0)
+    assert v2[0]["params"]["include_tokenized_assets"] is True
+    assert {name for order in v2[1:] for name in order["params"]["symbol"]} == {"BTC/USD"}
+    out = KrakenV1Feed(line="kraken/0", products=("BTC/USD",)).opened(T0)
     assert [json.loads(output.frame) for output in out if isinstance(output, Send)] == [
         {"event": "subscribe", "pair": ["XBT/USD"], "subscription": {"name": "book", "depth": 1000}},
         {"event": "subscribe", "pair": ["XBT/USD"], "subscription": {"name": "trade"}},
@@ -421,7 +425,23 @@ def test_v1_greeting_makes_the_feed_speak_v1() -> None:
     ]
 
 
-def test_v1_message_with_a_part_for_each_side_is_one_change(feed1: KrakenFeed) -> None:
+@pytest.mark.parametrize(("frame", "version"), [
+    (b'{"event":"systemStatus","status":"online"}', KrakenV1Feed),
+    (b'[1,[["1","1","1618678133.000001","s","l",""]],"trade","XBT/USD"]', KrakenV1Feed),
+    (b'{"channel":"status","type":"update","data":[{"system":"online"}]}', KrakenFeed),
+    (b'{"method":"subscribe","success":true,"result":{"channel":"ticker","symbol":"BTC/USD"}}', KrakenFeed),
+    (b"no JSON", KrakenFeed),
+])  # fmt: skip
+def test_first_frame_of_a_recording_shows_its_version(frame: bytes, version: type[KrakenFeed]) -> None:
+    """`opened` waits for it, so that a recording of either version starts with one connection."""
+    feed = make_feed("kraken")
+    assert feed.opened(T0) == []
+    expected = version(line="kraken/0")
+    assert feed.received(frame, T0) == expected.opened(T0) + expected.received(frame, T0)
+    assert feed.counts == expected.counts
+
+
+def test_v1_message_with_a_part_for_each_side_is_one_change(feed1: KrakenV1Feed) -> None:
     """The checksum of the last part covers both sides."""
     feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), T0)
     bids, asks = ["45283.5 0.7", *BIDS[1:]], ["45285.2 0.2", *ASKS[1:]]
@@ -435,7 +455,7 @@ def test_v1_message_with_a_part_for_each_side_is_one_change(feed1: KrakenFeed) -
     assert feed1.counts["checksums_right"] == 1
 
 
-def test_v1_mismatch_is_repaired_in_v1(feed1: KrakenFeed) -> None:
+def test_v1_mismatch_is_repaired_in_v1(feed1: KrakenV1Feed) -> None:
     """With the depth that the channel's name tells."""
     feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), T0)
     out = feed1.received(book1({"a": levels1(["45285.2 0.2"], 2), "c": "1"}), T0)
@@ -445,7 +465,7 @@ def test_v1_mismatch_is_repaired_in_v1(feed1: KrakenFeed) -> None:
     ]
 
 
-def test_change_older_than_the_one_that_took_it_back_is_no_news(feed1: KrakenFeed) -> None:
+def test_change_older_than_the_one_that_took_it_back_is_no_news(feed1: KrakenV1Feed) -> None:
     """Add and removal swapped: both pass the checksum in the wrong order, but the time of the level went back."""
     feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS[:9])}), T0)
     level = "45280.0 1.00000000"
@@ -456,7 +476,7 @@ def test_change_older_than_the_one_that_took_it_back_is_no_news(feed1: KrakenFee
     assert story(feed1.received(add, T0))[:2] == ["BTC-USD clear gap", "BTC-USD gap gap"]
 
 
-def test_v1_trades_alike_in_one_message_are_two_and_a_repeated_message_is_none(feed1: KrakenFeed) -> None:
+def test_v1_trades_alike_in_one_message_are_two_and_a_repeated_message_is_none(feed1: KrakenV1Feed) -> None:
     """Ids are made of what the trade is, and an ordinal for equal ones: the same on every line, at every time."""
     alike = ["5541.20000", "0.15850568", "1534614057.321597", "s", "l", ""]
     other = ["5541.30000", "0.10000000", "1534614057.324998", "b", "m", ""]
@@ -467,7 +487,7 @@ def test_v1_trades_alike_in_one_message_are_two_and_a_repeated_message_is_none(f
     assert feed1.counts["duplicates"] == 3
 
 
-def test_v1_trades_of_a_lost_connection_stay_on_the_ledger(feed1: KrakenFeed) -> None:
+def test_v1_trades_of_a_lost_connection_stay_on_the_ledger(feed1: KrakenV1Feed) -> None:
     """Nothing numbers them: the connection's gap closes, an entry for the trades stays open, and candles hear it."""
     feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), T0)
     feed1.received(trade1(["1", "1", "1618678133.000001", "s", "l", ""]), T0)
@@ -525,18 +545,18 @@ def test_maintenance_halts_every_pair(feed: KrakenFeed) -> None:
     assert story(feed.received(status % b"online", T0))[:2] == ["Instrument", "BTC-USD resumed online"]
 
 
-def test_refusals_of_the_venue_are_dead_letters(feed: KrakenFeed) -> None:
+def test_refusals_of_the_venue_are_dead_letters(feed: KrakenFeed, feed1: KrakenV1Feed) -> None:
     """In either API's form."""
     v2 = b'{"error":"Currency pair not supported BTC/X","method":"subscribe","success":false,"symbol":"BTC/X"}'
     v1 = b'{"errorMessage":"Currency pair not supported","event":"subscriptionStatus","pair":"X","status":"error"}'
-    for frame in (v2, v1):
-        letters = [output for output in feed.received(frame, T0) if isinstance(output, DeadLetter)]
+    for each, frame in ((feed, v2), (feed1, v1)):
+        letters = [output for output in each.received(frame, T0) if isinstance(output, DeadLetter)]
         assert [letter.reason for letter in letters] == ["venue_error"]
 
 
 def test_unreadable_change_clears_its_pair_alone() -> None:
     """The frame names the pair, so the others go on."""
-    feed = KrakenFeed(line="kraken/0")
+    feed = KrakenV1Feed(line="kraken/0")
     feed.opened(T0)
     other = book1({"as": levels1(ASKS), "bs": levels1(BIDS)}).replace(b"XBT/USD", b"ETH/USD")
     for frame in (book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), other):
@@ -564,7 +584,7 @@ def test_unreadable_frame_of_v2_clears_the_book_at_once(feed: KrakenFeed, frame:
 @pytest.mark.parametrize("frame", [
     book1({"b": levels1(BIDS[:1]), "c": "1"})[:-30], b'[336,{"b":[["1"]]},"book-10","XBT/USD"]', b"[336]",
 ])  # fmt: skip
-def test_unreadable_frame_of_v1_clears_the_book_at_once(feed1: KrakenFeed, frame: bytes) -> None:
+def test_unreadable_frame_of_v1_clears_the_book_at_once(feed1: KrakenV1Feed, frame: bytes) -> None:
     """It may have been a change; nothing waits for the next checksum to show that."""
     feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), T0)
     out = feed1.received(frame, T0)

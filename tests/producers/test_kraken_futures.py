@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
@@ -11,9 +12,21 @@ from typing import Any
 import pytest
 
 from marketdata.book import L2Book
-from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
+from marketdata.events import (
+    HIGH_LOW,
+    OPEN_CLOSE,
+    AnyEvent,
+    BookUpdate,
+    DeadLetter,
+    Derivative,
+    FeedStatus,
+    Instrument,
+    Quote,
+    Trades,
+)
 from marketdata.feed import Output, Reconnect, Send
 from producers.venues.kraken_futures.feed import KrakenFuturesFeed
+from producers.venues.kraken_futures.names import describe
 from runtime import recordings
 from runtime.recordings import Recorded
 from tickstream.pipe import Connections
@@ -170,7 +183,7 @@ def change(seq: int, price: str = "100.5", qty: str = "3.0", name: str = NAME, m
 
 def trade(seq: int) -> dict[str, Any]:
     """Return a trade as JSON values."""
-    return {"feed": "trade", "product_id": NAME, "uid": f"uid-{seq}", "side": "sell", "type": "liquidation",
+    return {"feed": "trade", "product_id": NAME, "uid": f"uid-{seq}", "side": "sell", "type": "fill",
             "seq": seq, "time": T0_MS + seq, "qty": 5.0, "price": 100.0}  # fmt: skip
 
 
@@ -275,7 +288,7 @@ def test_skipped_trade_is_asked_for_and_filled(feed: KrakenFuturesFeed) -> None:
     (repair, _) = feed.received(trades(1, 2, 3, 4), T0)
     assert isinstance(repair, Trades)
     assert (repair.origin, [t.trade_id for t in repair.trades]) == ("repair", ["uid-3"])
-    assert (repair.trades[0].side, repair.trades[0].liquidation) == ("sell", True)
+    assert repair.trades[0].side == "sell"
 
 
 def test_trade_of_a_snapshot_that_cannot_be_read_stays_on_the_ledger(feed: KrakenFuturesFeed) -> None:
@@ -362,6 +375,146 @@ def test_refusals_and_alerts_are_dead_letters(feed: KrakenFuturesFeed) -> None:
         (letter,) = feed.received(json.dumps({"event": event, "message": "Invalid product id"}).encode(), T0)
         assert isinstance(letter, DeadLetter)
         assert (letter.reason, letter.value) == ("venue_error", "Invalid product id")
+
+
+@pytest.mark.parametrize(("kind", "conditions", "excluded"), [
+    ("fill", (), ()), ("liquidation", ("liquidation",), ()), ("block", ("block",), (HIGH_LOW, OPEN_CLOSE)),
+    ("assignment", ("assignment",), (HIGH_LOW, OPEN_CLOSE)),
+    ("termination", ("termination",), (HIGH_LOW, OPEN_CLOSE)), ("new_kind", ("new_kind",), ()),
+])  # fmt: skip
+def test_type_of_a_trade_is_its_condition(
+    feed: KrakenFuturesFeed, kind: str, conditions: tuple[str, ...], excluded: tuple[str, ...]
+) -> None:
+    """A fill has none. What is not matched in the book sets no price of a candle; it counts in the volume."""
+    out = feed.received(json.dumps(trade(1) | {"type": kind}).encode(), T0)
+    (sent,) = [one for event in out if isinstance(event, Trades) for one in event.trades]
+    assert (sent.conditions, sent.excluded_from) == (conditions, excluded)
+    assert sent.liquidation == (kind == "liquidation")
+
+
+def test_liquidations_are_published_once_each(feed: KrakenFuturesFeed) -> None:
+    """From single trades, from snapshots and from repairs; the side is that of the order that liquidates."""
+    forced = json.dumps(trade(2) | {"type": "liquidation"}).encode()
+    listed = trades(1, 2, 3).replace(b'"uid-3", "side": "sell", "type": "fill"',
+                                     b'"uid-3", "side": "sell", "type": "liquidation"')  # fmt: skip
+    out = [event for frame in (forced, forced, listed, listed) for event in feed.received(frame, T0)]
+    found = [one for event in out if isinstance(event, Derivative) for one in event.liquidations]
+    assert [(one.liquidation_id, one.side, one.price, one.size) for one in found] == [
+        ("uid-2", "sell", "100.0", "5.0"), ("uid-3", "sell", "100.0", "5.0"),
+    ]  # fmt: skip
+    assert [one.ts_event for one in found] == [(T0_MS + 2) * 1_000_000, (T0_MS + 3) * 1_000_000]
+
+
+# The example of the document "Ticker", at our time.
+TICKER = (
+    f'{{"time":{T0_MS},"product_id":"PI_XBTUSD","funding_rate":-6.2604214e-11,'
+    '"funding_rate_prediction":-3.65989977e-10,"relative_funding_rate":-1.380384722222e-6,'
+    f'"relative_funding_rate_prediction":-8.047629166667e-6,"next_funding_rate_time":{T0_MS + 1_800_000},'
+    '"feed":"ticker","bid":21978.5,"ask":21987.0,"bid_size":2536.0,"ask_size":13948.0,"volume":31403908.0,"dtm":0,'
+    '"leverage":"50x","index":21984.54,"premium":-0.0,"last":21983.5,"change":1.9974017538161748,"suspended":false,'
+    '"tag":"perpetual","pair":"XBT:USD","openInterest":30072580.0,"markPrice":21979.68641534714,"maturityTime":0,'
+    '"post_only":false,"volumeQuote":31403908.0,"open":21968.5,"high":22123.0,"low":21456.0}'
+)
+
+
+def test_documented_ticker_is_a_quote_and_a_derivative(feed: KrakenFuturesFeed) -> None:
+    """Every digit as the venue wrote it; the funding rates are the relative ones."""
+    out = feed.received(TICKER.encode(), T0)
+    (quote,) = [event for event in out if isinstance(event, Quote)]
+    assert (quote.bid, quote.bid_size, quote.high_24h, quote.low_24h) == ("21978.5", "2536.0", "22123.0", "21456.0")
+    (sent,) = [event for event in out if isinstance(event, Derivative)]
+    assert (sent.mark_price, sent.index_price, sent.open_interest) == ("21979.68641534714", "21984.54", "30072580.0")
+    assert (sent.funding_rate, sent.predicted_funding_rate) == ("-0.000001380384722222", "-0.000008047629166667")
+    assert (sent.ts_event, sent.next_funding_ts) == (T0, T0 + 1_800 * SECOND)
+    unknown = (sent.funding_interval, sent.open_interest_value, sent.delta, sent.mark_iv, sent.underlying_price)
+    assert unknown == (None,) * 5
+    assert sent.liquidations == ()
+
+
+def test_funding_rate_that_is_left_out_is_zero_only_where_funding_is_due(feed: KrakenFuturesFeed) -> None:
+    """Kraken leaves a rate of zero out; a contract with a maturity has none at all, and `ticker_lite` no field."""
+    no_rates = re.sub(r'"(relative_)?funding_rate(_prediction)?":[^,]*,', "", TICKER)
+    (sent,) = [event for event in feed.received(no_rates.encode(), T0) if isinstance(event, Derivative)]
+    assert (sent.funding_rate, sent.predicted_funding_rate) == ("0", None)
+    no_funding = re.sub(r'"next_funding_rate_time":\d+,', "", no_rates)
+    (sent,) = [event for event in feed.received(no_funding.encode(), T0) if isinstance(event, Derivative)]
+    assert (sent.funding_rate, sent.next_funding_ts) == (None, None)
+    lite = b'{"feed":"ticker_lite","product_id":"PI_XBTUSD","bid":1.0,"ask":2.0,"volume":3.0,"tag":"perpetual"}'
+    assert not [event for event in feed.received(lite, T0) if isinstance(event, Derivative)]
+
+
+def test_bad_value_of_a_ticker_costs_no_other(feed: KrakenFuturesFeed) -> None:
+    """A value that no event may hold is a dead letter of its own."""
+    bad = TICKER.replace('"openInterest":30072580.0', '"openInterest":-1.0')
+    out = feed.received(bad.encode(), T0)
+    (sent,) = [event for event in out if isinstance(event, Derivative)]
+    assert (sent.open_interest, sent.index_price) == (None, "21984.54")
+    assert [(o.reason, o.field) for o in out if isinstance(o, DeadLetter)] == [("negative", "open_interest")]
+
+
+@pytest.mark.parametrize("later", [1, 2, 5])
+def test_old_snapshot_that_comes_again_does_not_replace_a_newer_book(feed: KrakenFuturesFeed, later: int) -> None:
+    """Neither its number nor its time is newer, and nothing asked for it: the book goes on."""
+    feed.received(snapshot(), T0)
+    for seq in range(11, 11 + later):
+        feed.received(change(seq, price=f"{90 + seq}.5"), T0)
+    assert feed.received(snapshot(), T0) == []
+    assert feed.counts["duplicates"] == 1
+    assert story(feed.received(change(11 + later), T0)) == ["BTC-USD-PI update"]
+
+
+def test_old_snapshot_does_not_answer_the_request_after_a_loss(feed: KrakenFuturesFeed) -> None:
+    """The book stays lost until a snapshot comes that is newer than what was lost."""
+    feed.received(snapshot(), T0)
+    feed.received(change(11), T0)
+    assert "BTC-USD-PI clear gap" in story(feed.received(change(13), T0))
+    assert feed.received(snapshot(), T0) == []
+    assert story(feed.received(snapshot(14), T0)) == ["BTC-USD-PI snapshot", "BTC-USD-PI resynced"]
+
+
+def test_snapshot_of_lower_numbers_and_a_newer_time_is_a_reset(feed: KrakenFuturesFeed) -> None:
+    """The venue numbers from the start again: its newest book counts."""
+    feed.received(snapshot(), T0)
+    reset = json.loads(snapshot(1)) | {"timestamp": T0_MS + 60_000}
+    later = T0 + 60 * SECOND
+    assert story(feed.received(json.dumps(reset).encode(), later)) == ["BTC-USD-PI snapshot"]
+    assert story(feed.received(change(2, ms=T0_MS + 60_000), later)) == ["BTC-USD-PI update"]
+
+
+def test_new_connection_may_begin_with_any_number(feed: KrakenFuturesFeed) -> None:
+    """Numbers of an earlier connection say nothing about this one's first snapshot."""
+    feed.received(snapshot(), T0)
+    feed.closed("reset", T0)
+    feed.opened(T0)
+    assert "BTC-USD-PI snapshot" in story(feed.received(snapshot(5), T0))
+
+
+@pytest.mark.parametrize(("name", "symbol", "kind", "settled_in"), [
+    ("PI_XBTUSD", "BTC-USD-PI", "perpetual", "BTC"), ("FI_ETHUSD_211231", "ETH-USD-FI-211231", "future", "ETH"),
+    ("PF_XBTUSD", "BTC-USD-PF", "perpetual", None), ("FF_XBTUSD_261225", "BTC-USD-FF-261225", "future", None),
+    ("PF_TSLAXUSD", "TSLAX-USD-PF", "perpetual", None),
+])  # fmt: skip
+def test_name_of_a_contract_shows_its_kind(name: str, symbol: str, kind: str, settled_in: str | None) -> None:
+    """PI and FI are inverse, PF and FF linear; FI and FF have a maturity."""
+    found = describe(name)
+    assert (found.symbol, found.kind, found.settlement_currency) == (symbol, kind, settled_in)
+    assert found.inverse == (settled_in is not None)
+
+
+def test_contract_is_delisted_when_it_stops_trading(feed: KrakenFuturesFeed) -> None:
+    """Its maturity comes from the ticker or from REST; the venue sends nothing at that moment."""
+    name = "FI_XBTUSD_210924"
+    feed = KrakenFuturesFeed(line="kraken_futures/0", products=(name,))
+    feed.opened(T0)
+    feed.received(snapshot(name=name), T0)
+    ticker = {"feed": "ticker", "product_id": name, "bid": 1.0, "time": T0_MS, "maturityTime": T0_MS + 5_000}
+    feed.received(json.dumps(ticker).encode(), T0)
+    feed.received(beat(T0_MS + 4_999), T0 + 4 * SECOND)
+    assert feed.ticked(T0 + 5 * SECOND) == []
+    feed.received(beat(T0_MS + 5_000), T0 + 5 * SECOND)
+    told = feed.ticked(T0 + 6 * SECOND)
+    assert story(told)[:2] == ["Instrument", "BTC-USD-FI-210924 halted delisted"]
+    assert feed.ticked(T0 + 7 * SECOND) == []
 
 
 def test_unknown_contract_names_are_refused(feed: KrakenFuturesFeed) -> None:

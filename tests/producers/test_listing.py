@@ -12,7 +12,7 @@ from marketdata.events import DeadLetter, FeedStatus, Instrument, Trades
 from marketdata.feed import Fetch, Output
 from producers.venues.kit.calls import Call, Line
 from producers.venues.kit.instruments import Listing
-from producers.venues.kraken.feed import describe
+from producers.venues.kraken.names import describe
 from producers.venues.okx.feed import OkxFeed
 from stream_apps.operators.ingest_trades import IngestTrades
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from producers.venues.coinbase.feed import CoinbaseFeed
+from producers.venues.coinbase.feed import LIMITS, CoinbaseFeed
 from producers.venues.coinbase.history import make as make_history
 from producers.venues.coinbase.login import CoinbaseSettings, login
 from producers.venues.kit.venue import Venue
@@ -17,6 +17,8 @@ VENUES = (
         products=("BTC-USD", "ETH-USD"),
         sequence="connection",
         numbers_trades=True,
+        channels=CoinbaseFeed.channels,
+        limits=LIMITS,
         key="optional",
         history=make_history,
         settings=CoinbaseSettings,

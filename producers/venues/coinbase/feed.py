@@ -1,40 +1,43 @@
 """Coinbase Advanced Trade: market data frames in, events out.
 
-Theory of operation, with the source of each step. DOCS is Coinbase's "Advanced Trade WebSocket Overview", "WebSocket
-Channels" and "WebSocket Rate Limits"; RULES is the project's own list of venue rules, checked on a recording.
-
 1. Subscribe within 5 s of connecting, one message per channel, each with its own token when a key is set; a token
-   lives for two minutes (DOCS). Channels: heartbeats, level2, market_trades, ticker, status. All are public.
-2. `sequence_num` rises by one per frame over all channels of a connection (RULES; DOCS do not state the scope). A
-   connection whose first number is not 0 may have lost its first snapshots: ask for them again. A lower or equal
-   number is old: drop it. A run of old numbers that itself counts up means that the venue reset the sequence: treat
-   it as a loss.
+   lives for two minutes ("WebSocket Overview"). Channels: heartbeats, level2, market_trades, ticker, status. All are
+   public. A `subscriptions` frame answers each message with everything that the connection is subscribed to (checked on
+   a recording); a refusal is a frame of type `error` that names no product.
+2. `sequence_num` rises by one per frame over all channels of a connection (held on the recording; the documents do not
+   state its scope). A connection whose first number is not 0 may have lost its first snapshots: request them again. A
+   lower or equal number is old: drop it. A run of old numbers that itself counts up is a reset, which is a loss.
 3. A number that was skipped means that a frame is lost, and it may have been any symbol's: every book is cleared and
    every symbol gets a gap on the ledger; then level2 and market_trades are unsubscribed and subscribed again, which
    brings a fresh book snapshot and the last 100 or so trades. The third loss within a minute reconnects instead, since
    a snapshot costs up to 5 MB.
 4. Channel `l2_data`: an event `snapshot` replaces the book, `update` sets absolute quantities, 0 removes the level;
-   sides are `bid` and `offer` (DOCS). Updates before the snapshot are ignored. An event that cannot be read means that
-   the book missed a change: clear it and ask again, for that symbol alone.
-5. Channel `market_trades`: batches of 250 ms, newest first; `side` is the maker's (DOCS), so the aggressor is the
-   opposite. Trade ids rise by one per product (RULES): a skipped id is a gap of that symbol's trades. The trade
-   snapshot that follows a new subscription fills it, or proves that the venue has no such trade. One that does not
-   reach back far enough is followed by REST's list of trades, which is longer.
-6. Heartbeats come every second (DOCS). Five seconds without any frame mean a dead connection: books are stale,
-   reconnect. A heartbeat vouches for what happened up to 250 ms earlier: trades wait that long for their batch (DOCS)
-   and book changes were 12 to 120 ms old when sent (RULES). While trades may be missing it vouches for no trades.
+   sides are `bid` and `offer` ("WebSocket Channels"). Updates before the snapshot are ignored. An event that cannot be
+   read means that the book missed a change: clear it and request it again, for that symbol alone. An impossible
+   `event_time`, such as Go's zero time of the year 1, gives way to the frame's own.
+5. Channel `market_trades`: batches of 250 ms, newest first; `side` is the maker's ("WebSocket Channels"), so the
+   aggressor is the opposite. Trade ids rise by one per product (held on the recording): a skipped id is a gap of that
+   symbol's trades. The trade snapshot that follows a new subscription fills it, or proves that the venue has no such
+   trade. One that does not reach back far enough is followed by REST's list of trades, which is longer.
+6. Heartbeats come every second ("WebSocket Channels"). Five seconds without any frame mean a dead connection. A
+   heartbeat vouches for what happened up to 250 ms earlier: trades wait that long for their batch and book changes were
+   12 to 120 ms old when sent (on the recording). It vouches for no trades while some may be missing, nor for those of a
+   product whose market_trades the connection is not known to be subscribed to.
 7. Channel `status` and REST `products` contain each product's state; while no orders match, events are `halted`.
 
 A gap is closed (`resynced`) when everything that it may have touched is accounted for: the book by a snapshot, the
 trades by a trade snapshot or by the very next trade id. Trades that stay missing get a gap of their own, open until a
 later trade snapshot or a backfill covers it.
+
+Sources, below https://docs.cdp.coinbase.com/coinbase-app/advanced-trade-apis/websocket/: "WebSocket Overview"
+(websocket-overview), "WebSocket Channels" (websocket-channels), "WebSocket Rate Limits" (websocket-rate-limits).
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from operator import itemgetter
 from typing import Any, ClassVar, Literal
 
@@ -44,57 +47,53 @@ from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
 from marketdata.events import GAP, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.venues.kit import books, idle, numbered_trades, quotes, trades
-from producers.venues.kit.calls import Call, Line
-from producers.venues.kit.gaps import Ledger
-from producers.venues.kit.instruments import Listing, learn_each
-from producers.venues.kit.liveness import Liveness
+from producers.venues.coinbase.products import (
+    PRODUCTS_PATH,
+    VENUE,
+    Aliases,
+    Flags,
+    RestProduct,
+    describe,
+    is_product_id,
+    rest_fields,
+    state_of,
+)
+from producers.venues.kit import books, numbered_trades, quotes
+from producers.venues.kit.calls import Call
+from producers.venues.kit.feed import VenueFeed
+from producers.venues.kit.instruments import learn_each
+from producers.venues.kit.limits import Limits, Rate
 from producers.venues.kit.numbered_trades import Numbered
+from producers.venues.kit.orders import Orders
 from producers.venues.kit.products import Product
-from producers.venues.kit.published import PreviousRun
-from producers.venues.kit.repairs import Repairs
 from producers.venues.kit.sequence import Sequence
 from producers.venues.kit.values import (
     UNREADABLE,
     Columns,
     Number,
     Text,
-    check_decimals,
     check_trade,
     given,
+    integer,
     iso_ns,
     price,
+    side_columns,
 )
 from producers.venues.kit.venue import Signer
 
-CHANNELS = ("heartbeats", "level2", "market_trades", "ticker", "status")
-PRODUCTS_PATH = "api/v3/brokerage/market/products"
+# "WebSocket Rate Limits": 8 connections and 8 unauthenticated messages a second of one address. That a connection
+# carries 16 books at most is not documented: "too many L2 streams requested in a single session" came at 32, and 16
+# worked (https://github.com/JKorf/Coinbase.Net/issues/19).
+LIMITS = Limits(products=16, messages=(Rate(8, 1),), connects=(Rate(8, 1),))
 
 # Channels that Coinbase has and this feed has no use for; a frame of theirs only counts in the sequence.
 _UNUSED_CHANNELS = frozenset({"candles", "ticker_batch", "user", "futures_balance_summary"})
 
-SILENCE_NS = 5 * SECOND_NS  # five heartbeats missed
 VOUCH_NS = SECOND_NS // 4
 LISTED_MAX = 1_000  # trades in one answer of REST
 TOKEN_PAUSE_NS = 600 * SECOND_NS  # how long to go on without a token that was refused; the channels are public
-_PRODUCT_ID = re.compile(r"[A-Z0-9][A-Z0-9.]{0,19}(-[A-Z0-9.]{1,20}){1,3}", re.ASCII)
 
-_BOOK = "level2"
-_TRADES = "market_trades"
-
-_STATES = {
-    "online": "online",
-    "offline": "halted",
-    "halted": "halted",
-    "trading_disabled": "halted",
-    "internal": "halted",
-    "cancel_only": "cancel_only",
-    "post_only": "post_only",
-    "limit_only": "limit_only",
-    "auction": "auction",
-    "auction_mode": "auction",
-    "delisted": "delisted",
-}
+_BOOK, _TRADES, _TICKER = "level2", "market_trades", "ticker"
 
 # --- What the venue sends. Fields that are not used are not named, and are skipped without being built. ---
 
@@ -165,18 +164,7 @@ class _Heartbeat(msgspec.Struct):
     current_time: str
 
 
-class _Flags(msgspec.Struct):
-    """The switches that both the status channel and REST have; they come before the word in `status`."""
-
-    trading_disabled: bool = False
-    is_disabled: bool = False
-    cancel_only: bool = False
-    post_only: bool = False
-    limit_only: bool = False
-    auction_mode: bool = False
-
-
-class _StatusProduct(_Flags, kw_only=True):
+class _StatusProduct(Flags, kw_only=True):
     id: str
     status: str
     base_currency: str = ""
@@ -189,18 +177,8 @@ class _StatusEvent(msgspec.Struct):
     products: list[_StatusProduct]
 
 
-class RestProduct(_Flags, kw_only=True):
-    """A product as REST lists it."""
-
-    product_id: str
-    status: str = ""
-    base_currency_id: str = ""
-    quote_currency_id: str = ""
-    quote_increment: str = ""
-    price_increment: str = ""
-    base_increment: str = ""
-    base_min_size: str = ""
-    product_type: str = "SPOT"
+class _Subscriptions(msgspec.Struct):
+    subscriptions: dict[str, list[str]]
 
 
 class _RestTrades(msgspec.Struct):
@@ -224,6 +202,7 @@ _TRADE = msgspec.json.Decoder(_Trade)
 _TICKER_EVENT = msgspec.json.Decoder(_TickerEvent)
 _HEARTBEAT = msgspec.json.Decoder(_Heartbeat)
 _STATUS_EVENT = msgspec.json.Decoder(_StatusEvent)
+_SUBSCRIPTIONS = msgspec.json.Decoder(_Subscriptions)
 _REST_PRODUCTS = msgspec.json.Decoder(_RestProducts)
 _REST_TRADES = msgspec.json.Decoder(_RestTrades)
 _REST_PRODUCT = msgspec.json.Decoder(RestProduct)
@@ -233,128 +212,80 @@ _BOOK_PREFIX = b'{"channel":"l2_data"'
 _EVENT_TIME = re.compile(rb'"event_time":\s*"([^"]*)')
 
 
-class CoinbaseFeed:
-    """One line of Coinbase Advanced Trade. `products` None accepts every product that is seen, and subscribes none.
+class CoinbaseFeed(VenueFeed):
+    """One line of Coinbase Advanced Trade. `counts` also has late_starts and impossible_times."""
 
-    `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, quotes,
-    heartbeats, gaps, resyncs, duplicates (old frames, and trades that were sent before), deltas_before_snapshot,
-    ignored (frames of channels and products that were not asked for), dead_letters.
-    """
-
-    venue = "coinbase"
-    silence_ns = SILENCE_NS
+    venue = VENUE
+    book_channel = _BOOK
+    trades_channel = _TRADES
+    channels = (_BOOK, _TRADES, _TICKER)
+    limits = LIMITS
+    silence_ns = 5 * SECOND_NS  # five heartbeats missed
 
     def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
-        self._line = Line(self.venue, line)
-        self.counts = self._line.counts
-        self.ts_venue: int | None = None
-        self._wanted = products
-        # "-USDC" products mirror "-USD" ones, whose name the channels may then carry (DOCS).
-        accepted = None if products is None else {*products, *(p[:-1] for p in products if p.endswith("-USDC"))}
-        self._products = Listing(accepted, describe)
-        self._ledger = Ledger(book=_BOOK, trades=_TRADES)
-        self._repairs = Repairs(self._products, self._ledger, self._again)
+        self._aliases = Aliases(products)
+        super().__init__(line=line, products=self._aliases.products, token=token)
         self._sequence = Sequence()
-        self._token = token
         self._token_from = 0
-        self._liveness = Liveness(SILENCE_NS, self._lose_all)
+        self._orders = Orders()
 
-    # --- The contract of marketdata.feed.Feed ---
+    # --- The connection ---
 
-    def symbols(self) -> frozenset[str] | None:
-        """Return our symbols of the products to subscribe; None where only frames show them."""
-        return None if self._wanted is None else self._products.symbols(self._wanted)
-
-    def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
-        """Continue what an earlier process published."""
-        call = self._call(ts)
-        self._products.resume(call, self._ledger, previous, self._wanted or ())
-        return call.out
-
-    def opened(self, ts: int) -> list[Output]:
-        """Subscribe to every channel and ask for the products' increments."""
+    def _begin(self) -> None:
+        super()._begin()
         self._sequence.forget()
-        self._repairs.begin()
-        call = self._call(ts)
-        self._liveness.opened(call)
-        if self._wanted:
-            call.out += [self._order("subscribe", channel, self._wanted, ts) for channel in CHANNELS]
-            for symbol in self._wanted:
-                self._repairs.wait(_BOOK, symbol, ts)
-        for product in self._products:
-            if self._ledger.is_pending(product, _TRADES):
-                self._repairs.wait(_TRADES, product.name, ts)
-        self._products.asked(ts)
-        call.out.append(Fetch(path=PRODUCTS_PATH, purpose="products"))
-        return call.out
+        self._orders.begin()
 
-    def received(self, frame: bytes, ts: int) -> list[Output]:
-        """Return the outputs of one frame."""
-        self.counts["frames"] += 1
-        self._liveness.ts_heard = ts
-        call = self._call(ts, frame)
+    def _introduce(self, call: Call) -> Iterable[Output]:
+        return [self._send(call, "subscribe", channel, self._wanted or ()) for channel in ("heartbeats", "status")]
+
+    def _order(self, call: Call, verb: str, channel: str, names: Collection[str]) -> Iterable[Output]:
+        return (self._send(call, verb, channel, names),)
+
+    def _recover_trades(self, call: Call, product: Product) -> None:
+        # The snapshot that the subscription brings.
+        self._repairs.wait(_TRADES, product.name, call.ts)
+
+    def _send(self, call: Call, verb: str, channel: str, names: Collection[str]) -> Send:
+        self._orders.number(verb, channel, () if channel in {"heartbeats", "status"} else names)
+        order: dict[str, Any] = {"type": verb, "product_ids": list(names), "channel": channel}
+        if self._token is not None and call.ts >= self._token_from:
+            order["jwt"] = self._token(call.ts)
+        return Send(msgspec.json.encode(order))
+
+    def _find(self, call: Call, name: str) -> Product | None:
+        return self._products.find(call, self._aliases.resolve(name))
+
+    # --- Frames ---
+
+    def _read(self, call: Call) -> None:
+        frame = call.payload
         if frame.startswith(_BOOK_PREFIX):
             try:
                 book = _BOOK_FRAME.decode(frame)
             except UNREADABLE:
-                pass  # the general way finds out what is wrong with it, and with which event
+                pass  # what follows shows what is wrong with it, and with which event
             else:
                 if len(book.events) == 1:
                     if self._accept(call, book.timestamp, book.sequence_num):
                         self._book_event(call, book.events[0], frame)
-                    return call.out
-        self._general(call)
-        return call.out
-
-    def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
-        """Learn the products' increments and states, or take the last trades where a snapshot did not reach back."""
-        call = self._call(ts, body)
-        with call.refusing(f"bad_{request.purpose}"):
-            if request.purpose == "products":
-                learn_each(call, _REST_PRODUCTS.decode(body).products, _REST_PRODUCT, self._learn_rest)
-            elif request.purpose == _TRADES:
-                self._rest_trades(call, request.symbol)
-            else:
-                self.counts["ignored"] += 1
-        return call.out
-
-    def ticked(self, ts: int) -> list[Output]:
-        """Detect silence, and requested snapshots that did not arrive."""
-        call = self._call(ts)
-        if self._liveness.ticked(call):
-            self._repairs.ticked(call)
-            if self._products.is_due(ts):
-                call.out.append(Fetch(path=PRODUCTS_PATH, purpose="products"))
-        return call.out
-
-    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
-        """State until when products without trades are complete (see `kit.idle`)."""
-        return idle.time_passed(self._call(ts), self._products, ts_event, skipped=skipped)
-
-    def closed(self, reason: str, ts: int) -> list[Output]:
-        """Declare every book invalid and open a gap per symbol, until the next connection's snapshots."""
-        self._sequence.forget()
-        self._repairs.begin()
-        call = self._call(ts)
-        self._liveness.closed(call, reason)
-        return call.out
-
-    # --- Frames ---
-
-    def _call(self, ts: int, payload: bytes = b"") -> Call:
-        return Call(self._line, ts, self.ts_venue, payload)
-
-    def _general(self, call: Call) -> None:
+                    return
         try:
-            envelope = _ENVELOPE.decode(call.payload)
-        except UNREADABLE as error:
-            self._unreadable(call, error)
-            return
-        if not self._accept(call, envelope.timestamp, envelope.sequence_num):
-            return
-        channel, events = envelope.channel, envelope.events
+            envelope = _ENVELOPE.decode(frame)
+        except UNREADABLE:
+            if not self._read_error(call):
+                raise
+        else:
+            if self._accept(call, envelope.timestamp, envelope.sequence_num):
+                self._read_events(call, envelope.channel, envelope.events)
+
+    def _concerned(self, payload: bytes) -> tuple[Collection[str] | None, Collection[str]]:
+        del payload  # the next number shows that this frame is missing, and then everything is lost
+        return (), ()
+
+    def _read_events(self, call: Call, channel: str, events: list[msgspec.Raw]) -> None:
         take = self._takers.get(channel)
-        if channel == "market_trades":
+        if channel == _TRADES:
             self._trades_frame(call, events)
         elif take is not None:
             for raw in events:
@@ -366,16 +297,37 @@ class CoinbaseFeed:
             detail = f"no channel {channel[:100]!r} is known"
             call.dead("unknown_channel", detail, field="channel", value=channel[:200])
 
-    def _unreadable(self, call: Call, error: Exception) -> None:
+    def _read_error(self, call: Call) -> bool:
+        """Read a frame of type `error`; return False when it is none."""
         try:
             message = _ERROR.decode(call.payload).message
         except UNREADABLE:
-            call.dead_frame(error)
-            return
+            return False
         call.dead("venue_error", message, field="message", value=message[:200])
         if "auth" in message.lower() and self._token is not None and call.ts >= self._token_from:
             self._token_from = call.ts + TOKEN_PAUSE_NS
             call.out.append(Reconnect("authentication_failed"))
+        else:
+            self._refused_message(call, self._orders.oldest(), message)
+        return True
+
+    def _listed(self, call: Call, raw: msgspec.Raw) -> None:
+        """Take the list of everything that the connection is subscribed to, which answers our oldest message."""
+        sent = _SUBSCRIPTIONS.decode(raw).subscriptions
+        listed = {(channel, self._aliases.resolve(name)) for channel in self.channels for name in sent.get(channel, ())}
+        order = self._orders.oldest()
+        for channel, name in sorted(listed):
+            state = self._subscriptions.state(channel, name)
+            is_answer = order is None or (order.channel == channel and name in order.names)
+            is_news = state in {None, "refused"} or (state == "requested" and is_answer)
+            if is_news and self._products.accepts(name):
+                self._acknowledged(call, channel, name)
+        for channel, name, state in list(self._subscriptions):
+            if state in {"acknowledged", "flowing"} and (channel, name) not in listed:
+                self._refused(call, channel, name, detail="it is not listed")
+        if order is not None and order.verb == "subscribe":
+            missing = tuple(name for name in order.names if (order.channel, name) not in listed)
+            self._refused_message(call, order._replace(names=missing), "it is not listed")
 
     def _accept(self, call: Call, time: str, sequence: int) -> bool:
         """Check the sequence and the frame's time; False when the frame is old and to be left alone."""
@@ -405,20 +357,14 @@ class CoinbaseFeed:
             for channel in (_BOOK, _TRADES):
                 self._repairs.again(call, channel, self._wanted, "late_start")
 
-    # --- Losses and their repair ---
-
     def _frames_lost(self, call: Call, detail: str) -> None:
         """Handle missing frames of the connection, which may concern any symbol."""
         self.counts["gaps"] += 1
-        self._lose_all(call, GAP, detail=detail, expected=self._sequence.expected, received=call.sequence)
+        self._orders.begin()  # the lost frame may have been an answer
+        for product in self._products:
+            self._ledger.lose(call, product, GAP, self._ledger.channels(product, subscribed=bool(self._wanted)),
+                              detail=detail, expected=self._sequence.expected, received=call.sequence)  # fmt: skip
         self._repairs.lost(call, self._wanted or self._products.names(), (_BOOK, _TRADES), detail)
-
-    def _lose_all(self, call: Call, reason: str, **fields: Any) -> None:
-        self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted), **fields)
-
-    def _again(self, call: Call, channel: str, symbols: Collection[str]) -> list[Output]:
-        """Return the requests for new snapshots."""
-        return [self._order(verb, channel, symbols, call.ts) for verb in ("unsubscribe", "subscribe")]
 
     # --- Books ---
 
@@ -428,87 +374,88 @@ class CoinbaseFeed:
             event = _BOOK_EVENT.decode(data)
         except UNREADABLE as error:
             call.dead("bad_frame", str(error))
-            self._book_missed(call, data)
+            named = ""
+            with contextlib.suppress(*UNREADABLE):
+                named = _NAMED.decode(data).product_id
+            self._book_missed(call, named)
         else:
             self._book_event(call, event, data)
 
     def _book_event(self, call: Call, event: _BookEvent, data: bytes) -> None:
         try:
-            product = self._products.find(call, event.product_id)
+            product = self._find(call, event.product_id)
             if product is None:
                 return
-            ts_event = _book_time(data, call.now)
-            columns = _columns(event.updates)
+            levels = event.updates
+            columns: Columns = side_columns([level.side == "bid" for level in levels],
+                                            [level.price_level for level in levels],
+                                            [level.new_quantity for level in levels])  # fmt: skip
+            ts_event = self._book_time(call, data)
             if event.type == "update":
                 books.update(call, product, ts_event, columns)
-                return
-            books.snapshot(call, product, ts_event, columns)
+            else:
+                self._snapshot(call, product, ts_event, columns)
         except BadEvent as error:
             call.dead_value(error)
-            self._book_missed(call, b"", event.product_id)
-            return
-        self._repairs.came(_BOOK, product.name)
-        self._ledger.account(call, product, _BOOK, ts_event)
+            self._book_missed(call, event.product_id)
 
-    def _book_missed(self, call: Call, data: bytes, named: str = "") -> None:
-        """A book event could not be read: its symbol, or every symbol when even that is unknown, missed a change."""
-        with contextlib.suppress(*UNREADABLE):
-            named = named or _NAMED.decode(data).product_id
+    def _book_time(self, call: Call, data: bytes) -> int:
+        """Return when an event's changes were made: all of one event share one time on the recording.
+
+        A snapshot may have the time 0, as the one in "WebSocket Channels" does: that is none.
+        """
+        found = _EVENT_TIME.search(data)
+        if found is None:
+            return call.now
+        try:
+            sent = iso_ns(found[1].decode("ascii", "replace"), "event_time")
+            return call.venue_time(sent, "event_time") if sent else call.now
+        except BadEvent:
+            self.counts["impossible_times"] += 1
+            return call.now
+
+    def _book_missed(self, call: Call, sent: str) -> None:
+        """Lose the book of a product, or every book when even its name is unknown: it missed a change."""
+        named = self._aliases.resolve(sent)
         if named and not self._products.accepts(named):
             return
-        symbols = (named,) if _PRODUCT_ID.fullmatch(named) else self._products.names()
-        if not symbols:
+        names = (named,) if is_product_id(named) else self._products.names()
+        if not names:
             return
-        products = [product for product in map(self._products.get, symbols) if product is not None]
         self.counts["gaps"] += 1
-        for product in products:
+        for product in filter(None, map(self._products.get, names)):
             self._ledger.lose(call, product, GAP, {_BOOK}, detail="bad_frame", channel=_BOOK,
                               expected=call.sequence, received=call.sequence)  # fmt: skip
-        self._repairs.lost(call, symbols, (_BOOK,), "bad_frame")
+        self._repairs.lost(call, names, (_BOOK,), "bad_frame")
 
     # --- Trades ---
 
     def _trades_frame(self, call: Call, events: list[msgspec.Raw]) -> None:
-        payload, whole = call.payload, True
         batches: dict[str, list[Numbered]] = {}
         snapshots: set[str] = set()
-        for raw in events:
-            call.payload = payload
-            with call.refusing("bad_frame"):
-                event = _TRADES_EVENT.decode(raw)
-                batch, is_whole = self._read_trades(call, event.trades)
-                whole = whole and is_whole
-                for symbol, read in batch.items():
-                    batches.setdefault(symbol, []).extend(read)
-                    if event.type == "snapshot":
-                        snapshots.add(symbol)
-        call.payload = payload
-        for symbol, numbered in batches.items():
-            self._trades(call, self._products[symbol], numbered, snapshot=symbol in snapshots, whole=whole)
+        whole = True
 
-    def _read_trades(self, call: Call, raws: list[msgspec.Raw]) -> tuple[dict[str, list[Numbered]], bool]:
-        """Return trades by product, and whether all could be read; a bad one is a gap that the ids will show."""
-        batches: dict[str, list[Numbered]] = {}
-        payload, whole = call.payload, True
-        for raw in raws:
-            call.payload = bytes(raw)
-            with call.refusing("bad_frame") as reading:
-                symbol, trade = read_trade(raw)
-                if self._products.find(call, symbol) is not None:
-                    batches.setdefault(symbol, []).append((int(trade.trade_id), trade))
-            whole = whole and not reading.failed
-        call.payload = payload
-        return batches, whole
+        def take(raw: msgspec.Raw) -> None:
+            nonlocal whole
+            event = _TRADES_EVENT.decode(raw)
+            read, is_whole = self._read_each(call, event.trades, self._read_trade)
+            whole = whole and is_whole
+            for name, trades in read.items():
+                batches.setdefault(name, []).extend(trades)
+                if event.type == "snapshot":
+                    snapshots.add(name)
 
-    def _rest_trades(self, call: Call, symbol: str) -> None:
-        batches, whole = self._read_trades(call, _REST_TRADES.decode(call.payload).trades)
-        product = self._products.get(symbol)
-        if product is not None and symbol in batches:
-            batch = sorted(batches[symbol], key=itemgetter(0))
-            self._repairs.came(_TRADES, symbol)
-            numbered_trades.take(call, product, self._ledger, batch, snapshot=True, whole=whole)
+        call.each(events, take)
+        for name, batch in batches.items():
+            self._take_trades(call, self._products[name], batch, snapshot=name in snapshots, whole=whole)
 
-    def _trades(self, call: Call, product: Product, batch: list[Numbered], *, snapshot: bool, whole: bool) -> None:
+    def _read_trade(self, raw: msgspec.Raw) -> tuple[str, Numbered]:
+        name, trade = read_trade(raw)
+        return self._aliases.resolve(name), (int(trade.trade_id), trade)
+
+    def _take_trades(
+        self, call: Call, product: Product, batch: list[Numbered], *, snapshot: bool, whole: bool
+    ) -> None:  # fmt: skip
         batch.sort(key=itemgetter(0))
         if snapshot:
             self._repairs.came(_TRADES, product.name)
@@ -520,13 +467,24 @@ class CoinbaseFeed:
             call.out.append(Fetch(f"{PRODUCTS_PATH}/{product.name}/ticker?limit={LISTED_MAX}", _TRADES, product.name))
         elif skipped and (_TRADES, product.name) not in self._repairs:
             self.counts["gaps"] += 1
-            self._repairs.lost(call, (product.symbol,), (_TRADES,), "trade_hole")
+            self._repairs.lost(call, (product.name,), (_TRADES,), "trade_hole")
+
+    def _answered(self, call: Call, request: Fetch) -> bool:
+        if request.purpose != _TRADES:
+            return False
+        batches, whole = self._read_each(call, _REST_TRADES.decode(call.payload).trades, self._read_trade)
+        product = self._products.get(request.symbol)
+        if product is not None and request.symbol in batches:
+            batch = sorted(batches[request.symbol], key=itemgetter(0))
+            self._repairs.came(_TRADES, request.symbol)
+            numbered_trades.take(call, product, self._ledger, batch, snapshot=True, whole=whole)
+        return True
 
     # --- Tickers, heartbeats, states ---
 
     def _tickers(self, call: Call, raw: msgspec.Raw) -> None:
         for ticker in _TICKER_EVENT.decode(raw).tickers:
-            product = self._products.find(call, ticker.product_id)
+            product = self._find(call, ticker.product_id)
             if product is None:
                 continue
             quotes.send(
@@ -540,26 +498,17 @@ class CoinbaseFeed:
 
     def _heartbeat(self, call: Call, raw: msgspec.Raw) -> None:
         self.counts["heartbeats"] += 1
-        vouched = call.venue_time(_go_time(_HEARTBEAT.decode(raw).current_time), "current_time") - VOUCH_NS
-        for product in self._products:
-            if not self._trades_wait(product):
-                trades.heartbeat(call, product, vouched)
-            if product.book_valid:
-                books.heartbeat(call, product, vouched)
-
-    def _trades_wait(self, product: Product) -> bool:
-        """Whether trades of the symbol are not subscribed, or may still come late: then nothing can be vouched for."""
-        if product.ts_trade is None and self._wanted is None:
-            return True
-        return self._ledger.is_pending(product, _TRADES) or (_TRADES, product.name) in self._repairs
+        sent = _go_time(_HEARTBEAT.decode(raw).current_time)
+        self._vouch(call, call.venue_time(sent, "current_time") - VOUCH_NS)
 
     def _statuses(self, call: Call, raw: msgspec.Raw) -> None:
         for sent in _STATUS_EVENT.decode(raw).products:
-            # This channel may list every product of the venue: only those that are traded here become events.
+            # This channel may list every product of the venue: only those that are traded here become events. Of a
+            # product with two names, the configured one has its own currencies.
             if sent.id not in self._products and (self._wanted is None or not self._products.accepts(sent.id)):
                 self.counts["ignored"] += 1
                 continue
-            status = _state(sent, sent.status)
+            status = state_of(sent, sent.status)
             product = self._products.find(call, sent.id)
             if product is not None:
                 before = product.instrument
@@ -573,66 +522,35 @@ class CoinbaseFeed:
                     status=status,
                 )
 
+    def _fetch_products(self) -> Iterable[Fetch]:
+        return (Fetch(path=PRODUCTS_PATH, purpose="products"),)
+
+    def _learn_products(self, call: Call) -> None:
+        learn_each(call, _REST_PRODUCTS.decode(call.payload).products, _REST_PRODUCT, self._learn_rest)
+
     def _learn_rest(self, call: Call, sent: RestProduct) -> None:
+        self._aliases.learn(sent)
         self._products.know(call, sent.product_id, **rest_fields(sent))
 
-    def _order(self, verb: str, channel: str, products: Collection[str], ts: int) -> Send:
-        order: dict[str, Any] = {"type": verb, "product_ids": list(products), "channel": channel}
-        if self._token is not None and ts >= self._token_from:
-            order["jwt"] = self._token(ts)
-        return Send(msgspec.json.encode(order))
+    def _describe(self, name: str) -> Instrument:
+        return describe(name)
 
     _takers: ClassVar[dict[str, Callable[[CoinbaseFeed, Call, msgspec.Raw], None]]] = {
         "l2_data": _book_raw,
         "ticker": _tickers,
         "heartbeats": _heartbeat,
         "status": _statuses,
-        "subscriptions": lambda feed, _call, _raw: feed.counts.update(subscriptions=1),
+        "subscriptions": _listed,
     }
 
 
 # --- Reading values ---
 
 
-def _columns(levels: list[_Level]) -> Columns:
-    """Return bid prices, bid sizes, ask prices, ask sizes, all checked to be decimals.
-
-    The venue sends bids first, so both sides are slices as a rule. Raises BadEvent.
-    """
-    # Half the time that `map` with `attrgetter` takes.
-    sides = [level.side for level in levels]
-    prices = [level.price_level for level in levels]
-    sizes = [level.new_quantity for level in levels]
-    check_decimals(prices, "price_level")
-    check_decimals(sizes, "new_quantity")
-    bids = sides.count("bid")
-    if "offer" not in sides[:bids]:
-        return prices[:bids], sizes[:bids], prices[bids:], sizes[bids:]
-    is_bid = [side == "bid" for side in sides]
-    pairs = list(zip(is_bid, prices, sizes, strict=True))
-    return (
-        [price for bid, price, _ in pairs if bid],
-        [size for bid, _, size in pairs if bid],
-        [price for bid, price, _ in pairs if not bid],
-        [size for bid, _, size in pairs if not bid],
-    )
-
-
-def _book_time(data: bytes, default: int) -> int:
-    """Return when an event's changes were made: all of one event share one time on the recording.
-
-    A snapshot may have the time 0, as the one of DOCS ("Level2 Channel") does: that is none.
-    """
-    found = _EVENT_TIME.search(data)
-    told = 0 if found is None else iso_ns(found[1].decode("ascii", "replace"), "event_time")
-    return told or default
-
-
 def read_trade(raw: msgspec.Raw) -> tuple[str, Trade]:
     """Return product id and trade, as the stream and REST write it. Raises BadEvent."""
     sent = _TRADE.decode(raw)
-    if not (sent.trade_id.isascii() and sent.trade_id.isdigit() and len(sent.trade_id) < 19):
-        raise BadEvent("bad_trade_id", "trade_id", sent.trade_id)
+    integer(sent.trade_id, "trade_id", "bad_trade_id")
     check_trade(sent.price, sent.size)
     return sent.product_id, Trade(
         trade_id=sent.trade_id,
@@ -649,45 +567,3 @@ def _go_time(text: str) -> int:
     if len(parts) >= 3:
         return iso_ns(f"{parts[0]}T{parts[1]}{parts[2]}", "current_time")
     return iso_ns(text, "current_time")
-
-
-def rest_fields(sent: RestProduct) -> dict[str, Any]:
-    """Return a product from REST as fields of an Instrument. Raises BadEvent."""
-    base, quote = _currencies(sent.product_id)
-    return {
-        "base_currency": sent.base_currency_id or base,
-        "quote_currency": sent.quote_currency_id or quote,
-        "tick_size": price(sent.price_increment or sent.quote_increment, "price_increment"),
-        "size_increment": price(sent.base_increment, "base_increment"),
-        "min_order_size": price(sent.base_min_size, "base_min_size"),
-        "status": _state(sent, sent.status) if sent.status else "unknown",
-        "kind": {"SPOT": "spot", "FUTURE": "future"}.get(sent.product_type, "spot"),
-    }
-
-
-def describe(product_id: str) -> Instrument:
-    """Return the instrument of the venue's name. Raises BadEvent."""
-    if _PRODUCT_ID.fullmatch(product_id) is None:
-        raise BadEvent("bad_symbol", "product_id", product_id[:200])
-    base, quote = _currencies(product_id)
-    return Instrument(venue=CoinbaseFeed.venue, symbol=product_id, ts_recv=0, venue_symbol=product_id,
-                      base_currency=base, quote_currency=quote)  # fmt: skip
-
-
-def _currencies(product_id: str) -> tuple[str, str]:
-    base, _, quote = product_id.partition("-")
-    return base, quote
-
-
-def _state(flags: _Flags, word: str) -> str:
-    if flags.trading_disabled or flags.is_disabled:
-        return "halted"
-    for name in ("cancel_only", "post_only", "limit_only"):
-        if getattr(flags, name):
-            return name
-    if flags.auction_mode:
-        return "auction"
-    try:
-        return _STATES[word]
-    except KeyError:
-        raise BadEvent("unknown_status", "status", word) from None

@@ -30,12 +30,13 @@ from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
 from marketdata.events import Candle, Instrument, Trade
 from marketdata.intervals import INTERVALS
-from producers.venues.coinbase.feed import RestProduct, describe, read_trade, rest_fields
+from producers.venues.coinbase.feed import read_trade
+from producers.venues.coinbase.products import PRODUCTS_PATH as MARKET
+from producers.venues.coinbase.products import RestProduct, describe, rest_fields
 from producers.venues.kit.history import Access, Asked, Budget, Page, Request, Span
 from producers.venues.kit.reading import candle, check_time, decode, whole
 from producers.venues.kit.values import Text, check_decimals, seconds_ns
 
-MARKET = "api/v3/brokerage/market/products"
 BUCKETS = 300
 LIMIT = 1_000
 WINDOW_S = 300

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from producers.venues.coinbase_exchange.feed import CoinbaseExchangeFeed
+from producers.venues.coinbase_exchange.feed import LIMITS, CoinbaseExchangeFeed
 from producers.venues.coinbase_exchange.login import ExchangeSettings, login
 from producers.venues.kit.history import Budget
 from producers.venues.kit.venue import Venue
@@ -17,6 +17,8 @@ VENUES = (
         products=("BTC-USD", "ETH-USD"),
         sequence="product",
         numbers_trades=True,
+        channels=("level2_batch", "matches", "ticker", "heartbeat"),
+        limits=LIMITS,
         key="optional",  # for level2 and full
         depth="L3",
         budget=Budget(burst=15, per_s=10),  # public REST, per address ("REST Rate Limits Overview")

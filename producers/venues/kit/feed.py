@@ -33,6 +33,7 @@ from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing
 from producers.venues.kit.limits import Limits
 from producers.venues.kit.liveness import Liveness
+from producers.venues.kit.orders import Order
 from producers.venues.kit.products import MATCHING, Product
 from producers.venues.kit.published import PreviousRun
 from producers.venues.kit.repairs import Repairs
@@ -333,6 +334,19 @@ class VenueFeed:
         if self._subscriptions.refuse(channel, name, call.ts, self._mark(channel, name)):
             self._lose_subscription(call, channel, name, "refused", detail)
 
+    def _refused_message(self, call: Call, order: Order | None, detail: str) -> None:
+        """Take the refusal of one message of ours, which does not name the product at fault.
+
+        Each of several products is requested again by itself, so that only the one at fault is refused.
+        """
+        if order is None or order.verb != "subscribe":
+            return
+        for name in order.names:
+            if len(order.names) > 1:
+                call.out += self._request(call, order.channel, (name,))
+            else:
+                self._refused(call, order.channel, name, detail=detail)
+
     def _check_subscriptions(self, call: Call) -> None:
         """Handle the deadlines of subscriptions: data that has come, answers that have not, what is tried again."""
         subscriptions = self._subscriptions
@@ -409,11 +423,11 @@ class VenueFeed:
         self, call: Call, products: Iterable[Product], channels: Collection[str], reason: str, detail: str,
         *, expected: int | None = None, received: int | None = None,
     ) -> None:  # fmt: skip
-        """Lose these channels of these products as far as consumers have them, and request them again."""
+        """Lose these channels of these products as far as they are subscribed or known, and request them again."""
         lost: list[str] = []
         lost_channels: set[str] = set()
         for product in products:
-            touched = self._ledger.channels(product, subscribed=False).intersection(channels)
+            touched = self._ledger.channels(product, subscribed=bool(self._wanted)).intersection(channels)
             if not touched:
                 continue
             lost.append(product.name)
@@ -424,7 +438,7 @@ class VenueFeed:
                               channel=next(iter(touched)) if len(touched) == 1 else None)  # fmt: skip
         if lost:
             self.counts["gaps"] += 1
-            self._repairs.lost(call, lost, sorted(lost_channels), detail)
+            self._repairs.lost(call, lost, sorted(lost_channels), detail if reason == GAP else reason)
 
     def _lose_all(self, call: Call, reason: str) -> None:
         """Lose every channel of every product: the connection is gone."""

@@ -1,10 +1,11 @@
-"""Kraken: its addresses and limits, and what makes its feed and its history."""
+"""Kraken spot: its addresses and limits, and what makes its feed and its history."""
 
 from __future__ import annotations
 
 from producers.venues.kit.venue import Venue
-from producers.venues.kraken.feed import KrakenFeed
+from producers.venues.kraken.feed import LIMITS, KrakenFeed
 from producers.venues.kraken.history import make as make_history
+from producers.venues.kraken.recorded import RecordedKraken
 
 VENUES = (
     Venue(
@@ -13,9 +14,13 @@ VENUES = (
         rest_url="https://api.kraken.com",
         trades_channel="trade",
         make=KrakenFeed,
+        make_recorded=RecordedKraken,
         products=("BTC/USD", "ETH/USD"),
+        cased=True,
         numbers_trades=True,
         checksum=True,
+        channels=KrakenFeed.channels,
+        limits=LIMITS,
         history=make_history,
     ),
 )

@@ -30,7 +30,7 @@ from marketdata.intervals import INTERVALS
 from producers.venues.kit.history import Access, Asked, Budget, Page, Request, Span
 from producers.venues.kit.reading import candle, decode, whole
 from producers.venues.kit.values import Number, Text, check_decimals, in_range, number, seconds_ns
-from producers.venues.kraken.feed import LEGACY, PAIRS_PATH, RestPair, describe, rest_fields, status_of
+from producers.venues.kraken.names import PAIRS_PATH, REST_PAIR, describe, legacy, rest_fields, status_of
 
 KEPT = 720
 LIMIT = 1_000
@@ -67,7 +67,6 @@ _ANSWER = msgspec.json.Decoder(_Answer)
 _ROWS = msgspec.json.Decoder(list[_Row])
 _TRADES = msgspec.json.Decoder(list[_Trade], float_hook=str)
 _TEXT = msgspec.json.Decoder(str)
-_PAIR = msgspec.json.Decoder(RestPair)
 
 
 class KrakenHistory:
@@ -102,7 +101,7 @@ class KrakenHistory:
     def parse_symbols(self, cursor: str | None, body: bytes, ts: int) -> Page[Instrument]:
         """Read pairs; those without a name of the stream are dark pools."""
         del cursor
-        pairs = (decode(_PAIR, bytes(raw)) for raw in _result(body).values())
+        pairs = (decode(REST_PAIR, bytes(raw)) for raw in _result(body).values())
         return Page(
             items=tuple(
                 msgspec.structs.replace(_modern(pair.wsname), ts_recv=ts, **rest_fields(pair),
@@ -165,7 +164,7 @@ def _modern(name: str) -> Instrument:
 
 
 def _pair(instrument: Instrument) -> str:
-    return "".join(LEGACY.get(one, one) for one in (instrument.base_currency, instrument.quote_currency))
+    return legacy(instrument.base_currency) + legacy(instrument.quote_currency)
 
 
 def _result(body: bytes) -> dict[str, msgspec.Raw]:

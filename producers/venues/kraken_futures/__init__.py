@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from producers.venues.kit.venue import Venue
-from producers.venues.kraken_futures.feed import KrakenFuturesFeed
+from producers.venues.kraken_futures.feed import LIMITS, KrakenFuturesFeed
 
 VENUES = (
     Venue(
@@ -14,5 +14,7 @@ VENUES = (
         make=KrakenFuturesFeed,
         products=("PI_XBTUSD", "PI_ETHUSD"),
         sequence="product",
+        channels=KrakenFuturesFeed.channels,
+        limits=LIMITS,
     ),
 )

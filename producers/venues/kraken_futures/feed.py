@@ -1,80 +1,84 @@
 """Kraken Futures: market data frames of its WebSocket API v1 in, events out.
 
-Theory of operation, with the source of each step. DOCS is Kraken's "Futures WebSockets", feeds book, trade, ticker,
-ticker_lite and heartbeat; RULES is the project's own list of venue rules, checked on a recording.
-
-1. Subscribe to feeds by product: book, trade, ticker, and heartbeat for the connection (DOCS).
-2. `book_snapshot` replaces the book and gives its `seq`; each `book` then changes one price to an absolute quantity,
-   0 removes it, and its `seq` is one more than the last of that product (DOCS; RULES: no gap). A lower or equal number
-   is old: drop it. A skipped one means that a change of this product is lost: clear its book, open its gap, subscribe
-   its book again. The third loss within a minute reconnects.
+1. Subscribe the feeds `book`, `trade` and `ticker` by contract, and `heartbeat` for the connection. Contracts are
+   acknowledged by `subscribed`, one by one or several at once. An error names none: those of its message that are not
+   acknowledged are requested again by themselves, and only the one at fault is refused.
+2. `book_snapshot` replaces the book and has its `seq`; each `book` then changes one price to an absolute quantity, 0
+   removes it, and its `seq` is one more than the last of that contract (held on a recording). A lower or equal number
+   is old and dropped. After a skipped one the book is lost and subscribed again.
+   A snapshot whose number and time are not newer than those of the book is an old one that came again: it is dropped,
+   unless it is of a connection that has sent no book yet. A lower number with a newer time is a reset of the numbers.
 3. `trade_snapshot` has the last 100 trades, newest first; `trade` is one. Their `seq` is a number of its own that rises
-   by one per product (RULES), which shows what is lost; `uid` is the id that REST knows them by. `side` is the taker's
-   (DOCS: "the classification of the taker side in the matched trade"), so it is the aggressor's as it stands.
-   A `type` of liquidation marks a forced trade in the book; block, assignment and termination are agreed or assigned
-   outside of it (DOCS: "One of fill, liquidation, assignment, termination, block"), at prices that are not the book's:
-   they are taken to set no price of a candle (inferred), and their volume counts.
-4. Numbers are JSON numbers: kept digit for digit. Times are milliseconds.
-5. A heartbeat has the venue's time. It vouches for what happened up to one second earlier. Where the feed heartbeat is
-   not subscribed, as in recordings, nothing vouches. Fifteen seconds without any frame mean a dead connection.
-6. `suspended` and `post_only` of the ticker and `tradeable` of REST `instruments` contain a product's state.
+   by one per contract (held on a recording), which shows what is lost; `uid` is the id that REST knows them by. `side`
+   is the taker's ("Trade": the classification of the taker side in the matched trade), so it is the aggressor's as it
+   stands. For `type` see `CONDITIONS`.
+4. Numbers are JSON numbers, kept digit for digit. Times are milliseconds.
+5. A heartbeat has the venue's time, and vouches for what happened up to one second earlier. Where the feed `heartbeat`
+   is not subscribed, as in recordings, nothing vouches. Fifteen seconds without a frame mean a dead connection.
+6. `suspended` and `post_only` of the ticker and `tradeable` of REST `instruments` contain a contract's state. A
+   contract that has a maturity stops trading then (`lastTradingTime`, the ticker's `maturityTime`): it is delisted.
 
-Symbols: `PI_XBTUSD` (inverse perpetual) is BTC-USD-PI, `FI_ETHUSD_211231` is ETH-USD-FI-211231: the kind of contract
-is a part of the name, since several trade the same pair.
+Sources, below https://docs.kraken.com/exchange/api-reference/futures-websocket/: "Book" (book), "Trade" (trade),
+"Ticker" (ticker), "Heartbeat" (heartbeat); and "Derivatives Rate Limits" (https://docs.kraken.com/api/docs/guides/
+futures-rate-limits).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
-from marketdata.errors import BadEvent
-from marketdata.events import GAP, HIGH_LOW, OPEN_CLOSE, Instrument, Trade
+from marketdata.events import GAP, HIGH_LOW, OPEN_CLOSE, Instrument, Trade, Trades
 from marketdata.feed import Fetch, Output, Send
-from producers.venues.kit import books, idle, numbered_trades, quotes, trades
-from producers.venues.kit.calls import Call, Line
-from producers.venues.kit.gaps import Ledger
-from producers.venues.kit.instruments import Listing, learn_each
-from producers.venues.kit.liveness import Liveness
+from producers.venues.kit import books, derivatives, numbered_trades, quotes
+from producers.venues.kit.calls import Call
+from producers.venues.kit.feed import VenueFeed
+from producers.venues.kit.instruments import learn_each
+from producers.venues.kit.limits import Limits, Rate
 from producers.venues.kit.numbered_trades import Numbered
+from producers.venues.kit.orders import Order, Orders
 from producers.venues.kit.products import Product
 from producers.venues.kit.published import PreviousRun
-from producers.venues.kit.repairs import Repairs
 from producers.venues.kit.sequence import Sequence
-from producers.venues.kit.values import (
-    UNREADABLE,
-    Columns,
-    Number,
-    Text,
-    check_trade,
-    iso_ns,
-    ms_ns,
-    number,
-    numbers,
-    price,
-)
+from producers.venues.kit.values import UNREADABLE, Columns, Number, Text, check_trade, ms_ns, number, numbers
 from producers.venues.kit.venue import Signer
+from producers.venues.kraken_futures.names import (
+    CONTRACT,
+    CONTRACTS,
+    INSTRUMENTS_PATH,
+    VENUE,
+    Contract,
+    describe,
+    is_contract,
+    optional_number,
+    optional_price,
+    rest_fields,
+)
 
-INSTRUMENTS_PATH = "derivatives/api/v3/instruments"
-SILENCE_NS = 15 * SECOND_NS  # heartbeats come every few seconds at most; tickers and books far more often
 VOUCH_NS = SECOND_NS
 
-_BOOK = "book"
-_TRADES = "trade"
-_FEEDS = (_BOOK, _TRADES, "ticker")
+# "Derivatives Rate Limits": 100 requests a second on the WebSocket. Its 100 connections at once are far from what one
+# needs, because nothing limits how many contracts one connection carries.
+LIMITS = Limits(messages=(Rate(100, 1),))
+
+_BOOK, _TRADES, _TICKER = "book", "trade", "ticker"
 # An account's own; each has a `_snapshot` beside it.
 _UNUSED_FEEDS = frozenset({
     "open_orders", "open_orders_verbose", "open_positions", "fills", "notifications_auth", "account_log", "balances",
     "account_balances_and_margins", "deposits_withdrawals",
 })  # fmt: skip
 
-_PRODUCT = re.compile(r"([A-Z]{2})_([A-Z0-9]{2,15}?)(USDT|USDC|USD|EUR|GBP|XBT)(?:_([0-9A-Z]{1,10}))?", re.ASCII)
-_MODERN = {"XBT": "BTC", "XDG": "DOGE"}
+# What a trade of each `type` is excluded from ("Trade": fill, liquidation, assignment, termination, block). A
+# liquidation is matched in the book like any fill. Positions that are assigned or terminated, and blocks, change hands
+# at a price that no book had.
+_OFF_BOOK = (HIGH_LOW, OPEN_CLOSE)
+CONDITIONS: dict[str, tuple[str, ...]] = {
+    "liquidation": (), "assignment": _OFF_BOOK, "termination": _OFF_BOOK, "block": _OFF_BOOK,
+}  # fmt: skip
 
 # --- What the venue sends; numbers stay in its own writing, see `values.numbers` ---
 
@@ -96,9 +100,6 @@ class _Level(msgspec.Struct, gc=False):
     qty: Any
 
 
-_OUTSIDE_THE_BOOK = frozenset({"assignment", "termination", "block"})
-
-
 class _Snapshot(msgspec.Struct):
     product_id: str
     seq: Number
@@ -118,7 +119,7 @@ class _Trade(msgspec.Struct):
     type: str = "fill"
 
 
-class _Trades(msgspec.Struct):
+class _TradeList(msgspec.Struct):
     product_id: str
     trades: list[msgspec.Raw]
 
@@ -131,12 +132,20 @@ class _Ticker(msgspec.Struct):
     ask_size: Any = None
     last: Any = None
     volume: Any = None
-    high24h: Any = None
-    low24h: Any = None
+    high: Any = None
+    low: Any = None
     change: Any = None
     time: _Milliseconds | None = None
     suspended: bool | None = None
     post_only: bool = False
+    maturity: _Milliseconds | None = msgspec.field(name="maturityTime", default=None)
+    mark: Any = msgspec.field(name="markPrice", default=None)
+    index: Any = None
+    open_interest: Any = msgspec.field(name="openInterest", default=None)
+    funding_rate: Any = None
+    relative_funding_rate: Any = None
+    relative_funding_rate_prediction: Any = None
+    next_funding_ms: _Milliseconds | None = msgspec.field(name="next_funding_rate_time", default=None)
 
 
 class _Beat(msgspec.Struct):
@@ -151,231 +160,134 @@ class _Object(msgspec.Struct):
     message: str = ""
 
 
-class _Contract(msgspec.Struct):
-    symbol: str
-    tradeable: bool | None = None
-    kind: str = msgspec.field(name="type", default="")
-    last_traded: str = msgspec.field(name="lastTradingTime", default="")
-    tick: Any = msgspec.field(name="tickSize", default=None)
-    size: Any = msgspec.field(name="contractSize", default=None)
-    precision: Annotated[int, msgspec.Meta(ge=-16, le=32)] | None = msgspec.field(
-        name="contractValueTradePrecision", default=None
-    )
-
-
-class _Contracts(msgspec.Struct):
-    instruments: list[msgspec.Raw]
-
-
 _CHANGE = msgspec.json.Decoder(_Change, float_hook=str)
 _SNAPSHOT = msgspec.json.Decoder(_Snapshot, float_hook=str)
 _TRADE = msgspec.json.Decoder(_Trade, float_hook=str)
-_TRADES_SENT = msgspec.json.Decoder(_Trades)
-_TICKER = msgspec.json.Decoder(_Ticker, float_hook=str)
+_TRADE_LIST = msgspec.json.Decoder(_TradeList)
+_TICKERS = msgspec.json.Decoder(_Ticker, float_hook=str)
 _BEAT = msgspec.json.Decoder(_Beat)
 _OBJECT = msgspec.json.Decoder(_Object)
-_CONTRACT = msgspec.json.Decoder(_Contract, float_hook=str)
-_CONTRACTS = msgspec.json.Decoder(_Contracts)
 
 _CHANGE_PREFIX = b'{"feed":"book",'
 
 
-class KrakenFuturesFeed:
-    """One line of Kraken Futures. `products` None accepts every product that is seen, and subscribes none.
+class KrakenFuturesFeed(VenueFeed):
+    """One line of Kraken Futures; contracts may be named in small letters, as REST does."""
 
-    `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, quotes,
-    heartbeats, gaps, resyncs, duplicates (changes and trades that came before), deltas_before_snapshot, ignored,
-    subscriptions, dead_letters.
-    """
-
-    venue = "kraken_futures"
-    silence_ns = SILENCE_NS
+    venue = VENUE
+    book_channel = _BOOK
+    trades_channel = _TRADES
+    channels = (_BOOK, _TRADES, _TICKER)
+    limits = LIMITS
+    silence_ns = 15 * SECOND_NS  # heartbeats come every few seconds at most; tickers and books far more often
 
     def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
-        del token  # public feeds take none
-        self._line = Line(self.venue, line)
-        self.counts = self._line.counts
-        self.ts_venue: int | None = None
-        self._wanted = None if products is None else tuple(name.upper() for name in products)
-        self._products = Listing(self._wanted, _describe)
-        self._ledger = Ledger(book=_BOOK, trades=_TRADES)
-        self._repairs = Repairs(self._products, self._ledger, self._again)
+        names = None if products is None else tuple(name.upper() for name in products)
+        super().__init__(line=line, products=names, token=token)
         self._sequences: dict[str, Sequence] = {}
-        self._subscribed: set[tuple[str, str]] = set()
-        self._liveness = Liveness(SILENCE_NS, self._lose_all)
-
-    # --- The contract of marketdata.feed.Feed ---
-
-    def symbols(self) -> frozenset[str] | None:
-        """Return our symbols of the products to subscribe; None where only frames show them."""
-        return None if self._wanted is None else self._products.symbols(self._wanted)
+        self._orders = Orders()
 
     def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
-        """Continue what an earlier process published."""
+        """Continue what an earlier process published; trades are numbered by the events' sequences."""
         call = self._call(ts)
         self._products.resume(call, self._ledger, previous, self._wanted or (), by_sequence=True)
         return call.out
 
-    def opened(self, ts: int) -> list[Output]:
-        """Subscribe to every feed and ask for the products' increments."""
-        self._repairs.begin()
-        self._subscribed.clear()
-        call = self._call(ts)
-        self._liveness.opened(call)
+    # --- The connection ---
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._orders.begin()
+        self._sequences.clear()
+
+    def _introduce(self, call: Call) -> Iterable[Output]:
+        del call
+        return (_order("subscribe", "heartbeat"),)
+
+    def _order(self, call: Call, verb: str, channel: str, names: Collection[str]) -> Iterable[Output]:
+        del call
+        self._orders.number(verb, channel, names)
+        return (_order(verb, channel, names),)
+
+    def _recover_trades(self, call: Call, product: Product) -> None:
+        # The snapshot that the subscription brings.
         if self._wanted:
-            call.out.append(_send({"event": "subscribe", "feed": "heartbeat"}))
-            call.out += [_order("subscribe", feed, self._wanted) for feed in _FEEDS]
-            for name in self._wanted:
-                self._repairs.wait(_BOOK, name, ts)
-                product = self._products.get(name)
-                if product is not None and self._ledger.is_pending(product, _TRADES):
-                    self._repairs.wait(_TRADES, name, ts)
-        self._products.asked(ts)
-        call.out.append(Fetch(path=INSTRUMENTS_PATH, purpose="products"))
-        return call.out
-
-    def received(self, frame: bytes, ts: int) -> list[Output]:
-        """Return what one frame means."""
-        self.counts["frames"] += 1
-        self._liveness.ts_heard = ts
-        call = self._call(ts, frame)
-        if frame.startswith(_CHANGE_PREFIX):
-            try:
-                change = _CHANGE.decode(frame)
-            except UNREADABLE:
-                pass  # the general way finds out what is wrong with it
-            else:
-                self._change(call, change)
-                return call.out
-        self._general(call)
-        return call.out
-
-    def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
-        """Learn the products' increments and states from the REST answer to `products`."""
-        call = self._call(ts, body)
-        if request.purpose != "products":
-            self.counts["ignored"] += 1
-            return call.out
-        with call.refusing("bad_products"):
-            learn_each(call, _CONTRACTS.decode(body).instruments, _CONTRACT, self._learn_rest)
-        return call.out
-
-    def ticked(self, ts: int) -> list[Output]:
-        """Notice silence, and snapshots that were asked for and did not come."""
-        call = self._call(ts)
-        if self._liveness.ticked(call):
-            self._repairs.ticked(call)
-            if self._products.is_due(ts):
-                call.out.append(Fetch(path=INSTRUMENTS_PATH, purpose="products"))
-        return call.out
-
-    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
-        """State until when products without trades are complete (see `kit.idle`)."""
-        return idle.time_passed(self._call(ts), self._products, ts_event, skipped=skipped)
-
-    def closed(self, reason: str, ts: int) -> list[Output]:
-        """Declare every book invalid and open a gap per product, until the next connection's snapshots."""
-        call = self._call(ts)
-        self._liveness.closed(call, reason)
-        return call.out
-
-    # --- Losses and their repair ---
-
-    def _call(self, ts: int, payload: bytes = b"") -> Call:
-        return Call(self._line, ts, self.ts_venue, payload)
-
-    def _lose_all(self, call: Call, reason: str) -> None:
-        """The connection is gone, and with it every book."""
-        self._repairs.begin()
-        self._subscribed.clear()
-        self._ledger.lose_all(call, self._products, reason, subscribed=bool(self._wanted))
-
-    def _missed(self, call: Call, name: str, channels: set[str]) -> None:
-        """A frame could not be read: this product, or all when none is known by the name, missed something."""
-        named = self._products.get(name)
-        if named is None and name and not self._products.accepts(name):
-            return
-        products = [named] if named is not None else list(self._products)
-        if not products:
-            return
-        self.counts["gaps"] += 1
-        for product in products:
-            touched = channels & self._ledger.channels(product, subscribed=bool(self._wanted))
-            self._ledger.lose(call, product, GAP, touched, detail="bad_frame")
-        self._repairs.lost(call, [product.name for product in products], sorted(channels), "bad_frame")
-
-    @staticmethod
-    def _again(_: Call, channel: str, names: Collection[str]) -> list[Output]:
-        """Return what brings new snapshots."""
-        return [_order("unsubscribe", channel, names), _order("subscribe", channel, names)]
+            self._repairs.wait(_TRADES, product.name, call.ts)
 
     # --- Frames ---
 
-    def _general(self, call: Call) -> None:
-        with call.refusing("malformed_json") as reading:
-            sent = _OBJECT.decode(call.payload)
-        if reading.failed:
-            self._missed(call, "", {_BOOK, _TRADES})
+    def _read(self, call: Call) -> None:
+        frame = call.payload
+        if frame.startswith(_CHANGE_PREFIX):
+            self._change(call, _CHANGE.decode(frame))
             return
-        if sent.event:
-            self._event(call, sent)
-            return
-        with call.refusing("bad_frame") as reading:
-            self._feed(call, sent.feed)
-        if reading.failed:
-            concerned = {"book": {_BOOK}, "book_snapshot": {_BOOK}, "trade": {_TRADES}, "trade_snapshot": {_TRADES}}
-            if channels := concerned.get(sent.feed):
-                self._missed(call, sent.product_id, channels)
-
-    def _feed(self, call: Call, feed: str) -> None:
-        match feed:
+        sent = _OBJECT.decode(frame)
+        match sent.feed:
+            case _ if sent.event:
+                self._event(call, sent)
             case "book":
-                self._change(call, _CHANGE.decode(call.payload))
+                self._change(call, _CHANGE.decode(frame))
             case "book_snapshot":
-                self._snapshot(call, _SNAPSHOT.decode(call.payload))
+                self._take_snapshot(call, _SNAPSHOT.decode(frame))
             case "trade":
-                self._trade(call)
+                self._take_trade(call)
             case "trade_snapshot":
-                self._trade_snapshot(call, _TRADES_SENT.decode(call.payload))
+                self._take_trades(call, _TRADE_LIST.decode(frame))
             case "ticker" | "ticker_lite":
-                self._ticker(call, _TICKER.decode(call.payload))
+                self._ticker(call, _TICKERS.decode(frame))
             case "heartbeat":
-                self._heartbeat(call, _BEAT.decode(call.payload).time)
-            case _ if feed.removesuffix("_snapshot") in _UNUSED_FEEDS:
+                self._heartbeat(call, _BEAT.decode(frame).time)
+            case feed if feed.removesuffix("_snapshot") in _UNUSED_FEEDS:
                 self.counts["ignored"] += 1
-            case _:
+            case feed:
                 call.dead("unknown_channel", f"no feed {feed[:100]!r} is known", field="feed", value=feed[:200])
+
+    def _concerned(self, payload: bytes) -> tuple[Collection[str] | None, Collection[str]]:
+        try:
+            sent = _OBJECT.decode(payload)
+        except UNREADABLE:
+            return None, (_BOOK, _TRADES)
+        channel = sent.feed.removesuffix("_snapshot")
+        if sent.event or channel not in {_BOOK, _TRADES}:
+            return (), ()
+        name = sent.product_id
+        is_known = name in self._products or (name and not self._products.accepts(name))
+        return ((name,) if is_known else None), (channel,)
 
     def _event(self, call: Call, sent: _Object) -> None:
         if sent.event in {"error", "alert", "subscribed_failed", "unsubscribed_failed"}:
             call.dead("venue_error", sent.message, field="message", value=sent.message[:200])
+            if sent.event != "unsubscribed_failed":
+                self._refused_message(call, self._oldest_order(), sent.message)
         elif sent.event == "subscribed":
-            self.counts["subscriptions"] += 1
-            with call.refusing("bad_frame"):
-                for name in sent.product_ids:
-                    if self._products.find(call, name) is not None:
-                        self._subscribed.add((sent.feed, name))
+            for name in sent.product_ids:
+                if self._products.find(call, name) is not None:
+                    self._acknowledged(call, sent.feed, name)
         else:
             self.counts["ignored"] += 1
+
+    def _oldest_order(self) -> Order | None:
+        """Return the oldest message of ours of which a contract is not acknowledged: an error names none."""
+        while (order := self._orders.oldest()) is not None:
+            if any(self._subscriptions.state(order.channel, name) == "requested" for name in order.names):
+                return order
+        return None
 
     # --- Books ---
 
     def _change(self, call: Call, sent: _Change) -> None:
-        try:
-            product = self._products.find(call, sent.product_id)
-            if product is None:
-                return
-            self._heard(call, sent.timestamp)
-            call.sequence = sent.seq
-            values = numbers([sent.price, sent.qty], "book")
-            if product.book_valid and not self._follows(call, product, sent.seq):
-                return
-            level = values[:1], values[1:]
-            columns: Columns = (*level, [], []) if sent.side == "buy" else ([], [], *level)
-            books.update(call, product, sent.timestamp * MILLISECOND_NS, columns)
-        except BadEvent as error:
-            call.dead_value(error)
-            self._missed(call, sent.product_id, {_BOOK})
+        product = self._products.find(call, sent.product_id)
+        if product is None:
+            return
+        ts_event = sent.timestamp * MILLISECOND_NS
+        self._advance(call, ts_event)
+        call.sequence = sent.seq
+        values = numbers([sent.price, sent.qty], "book")
+        if product.book_valid and not self._follows(call, product, sent.seq):
+            return
+        level = values[:1], values[1:]
+        columns: Columns = (*level, [], []) if sent.side == "buy" else ([], [], *level)
+        books.update(call, product, ts_event, columns)
 
     def _follows(self, call: Call, product: Product, seq: int) -> bool:
         """Check the number of a change; False when the change is old, or one before it is lost."""
@@ -386,142 +298,158 @@ class KrakenFuturesFeed:
         if verdict == "old":
             self.counts["duplicates"] += 1
             return False
-        self.counts["gaps"] += 1
         detail = GAP if verdict == "lost" else "sequence_restarted"
-        self._ledger.lose(call, product, GAP, {_BOOK}, channel=_BOOK, detail=detail, expected=sequence.expected,
-                          received=seq)  # fmt: skip
-        self._repairs.lost(call, (product.name,), (_BOOK,), detail)
+        self._lose(call, (product,), (_BOOK,), GAP, detail, expected=sequence.expected, received=seq)
         return False
 
-    def _snapshot(self, call: Call, sent: _Snapshot) -> None:
+    def _take_snapshot(self, call: Call, sent: _Snapshot) -> None:
         product = self._products.find(call, sent.product_id)
         if product is None:
             return
-        self._heard(call, sent.timestamp)
+        ts_event = sent.timestamp * MILLISECOND_NS
+        before = self._sequences.get(product.name)
+        is_newer = before is None or sent.seq > (before.last or 0) or ts_event > (product.ts_book or 0)
+        if not is_newer:
+            self.counts["duplicates"] += 1
+            return
+        self._advance(call, ts_event)
         call.sequence = sent.seq
         columns = (*_columns(sent.bids), *_columns(sent.asks))
         sequence = self._sequences[product.name] = Sequence()
         sequence.take(sent.seq)
-        self._repairs.came(_BOOK, product.name)
-        ts_event = sent.timestamp * MILLISECOND_NS
-        books.snapshot(call, product, ts_event, columns)
-        self._ledger.account(call, product, _BOOK, ts_event)
+        self._snapshot(call, product, ts_event, columns)
 
     # --- Trades ---
 
-    def _trade(self, call: Call) -> None:
-        product, numbered = self._read_trade(call, call.payload)
+    def _take_trade(self, call: Call) -> None:
+        name, numbered = self._read_trade(call, call.payload)
+        product = self._products.find(call, name)
         if product is None:
             return
-        self._heard(call, numbered[1].ts_event // MILLISECOND_NS)
+        self._advance(call, numbered[1].ts_event)
         call.sequence = numbered[0]
-        if numbered_trades.take(call, product, self._ledger, [numbered]):
-            self._ask_for_trades(call, product)
+        skipped = numbered_trades.take(call, product, self._ledger, [numbered])
+        self._publish_liquidations(call, product)
+        if skipped and (_TRADES, name) not in self._repairs:
+            self.counts["gaps"] += 1
+            self._repairs.lost(call, (name,), (_TRADES,), "trade_hole")
 
-    def _trade_snapshot(self, call: Call, sent: _Trades) -> None:
-        batch: list[Numbered] = []
-        payload, whole = call.payload, True
+    def _take_trades(self, call: Call, sent: _TradeList) -> None:
         product = self._products.find(call, sent.product_id)
-        for raw in sent.trades if product is not None else ():
-            # A bad trade shows as a gap in the sequence; the other trades of the frame are kept.
-            call.payload = bytes(raw)
-            with call.refusing("bad_frame") as reading:
-                owner, numbered = self._read_trade(call, raw)
-                call.venue_time(numbered[1].ts_event, "time")
-                if owner is product:
-                    batch.append(numbered)
-            whole = whole and not reading.failed
-        call.payload = payload
         if product is None:
             return
+        # A bad trade shows as a gap in the sequence; the other trades of the frame are kept.
+        batches, whole = self._read_each(call, sent.trades, lambda raw: self._read_trade(call, raw))
         self._repairs.came(_TRADES, product.name)
+        batch = batches.get(product.name, [])
         if not batch:
             numbered_trades.give_up(call, product, self._ledger)
             return
         batch.sort(key=itemgetter(0))
         call.sequence = batch[-1][0]
         numbered_trades.take(call, product, self._ledger, batch, snapshot=True, whole=whole)
+        self._publish_liquidations(call, product)
 
-    def _read_trade(self, call: Call, raw: bytes | msgspec.Raw) -> tuple[Product | None, Numbered]:
+    @staticmethod
+    def _read_trade(call: Call, raw: bytes | msgspec.Raw) -> tuple[str, Numbered]:
         sent = _TRADE.decode(raw)
         traded_price, size = number(sent.price, "price"), number(sent.qty, "qty")
         check_trade(traded_price, size, ("price", "qty"))
-        product = self._products.find(call, sent.product_id)
-        read = Trade(
-            trade_id=sent.uid,
-            ts_event=ms_ns(sent.time, "time"),
-            price=traded_price,
-            size=size,
-            side=sent.side,
-            liquidation=sent.type == "liquidation",
-            conditions=() if sent.type == "fill" else (sent.type,),
-            excluded_from=(HIGH_LOW, OPEN_CLOSE) if sent.type in _OUTSIDE_THE_BOOK else (),
-        )
-        return product, (sent.seq, read)
+        is_fill = sent.type == "fill"
+        return sent.product_id, (sent.seq, Trade(
+            trade_id=sent.uid, ts_event=call.venue_time(ms_ns(sent.time, "time"), "time"), price=traded_price,
+            size=size, side=sent.side, liquidation=sent.type == "liquidation",
+            conditions=() if is_fill else (sent.type,), excluded_from=CONDITIONS.get(sent.type, ()),
+        ))  # fmt: skip
 
-    def _ask_for_trades(self, call: Call, product: Product) -> None:
-        if (_TRADES, product.name) not in self._repairs:
-            self.counts["gaps"] += 1
-            self._repairs.lost(call, (product.name,), (_TRADES,), "trade_hole")
+    @staticmethod
+    def _publish_liquidations(call: Call, product: Product) -> None:
+        """Publish the liquidations among this call's trades; the order that liquidates is the taker."""
+        forced = [
+            derivatives.liquidation(call, ts_event=trade.ts_event, side=trade.side, price=trade.price, size=trade.size,
+                                    liquidation_id=trade.trade_id)
+            for event in call.out if isinstance(event, Trades)
+            for trade in event.trades if trade.liquidation
+        ]  # fmt: skip
+        if forced:
+            derivatives.send(call, product, call.now, liquidations=forced)
 
     # --- Tickers, heartbeats, states ---
-
-    def _heard(self, call: Call, milliseconds: int) -> None:
-        """Note the venue's time; it never goes back."""
-        self.ts_venue = call.heard(milliseconds * MILLISECOND_NS, self.ts_venue)
 
     def _ticker(self, call: Call, sent: _Ticker) -> None:
         product = self._products.find(call, sent.product_id)
         if product is None:
             return
+        ts_event = call.now
         if sent.time is not None:
-            self._heard(call, sent.time)
+            self._advance(call, sent.time * MILLISECOND_NS)
+            ts_event = max(call.now, sent.time * MILLISECOND_NS)
         if sent.suspended is not None:  # ticker_lite has no such field
             state = "halted" if sent.suspended else "post_only" if sent.post_only else "online"
-            self._products.learn(call, product, status=state)
+            if product.instrument.status != "delisted":
+                self._products.learn(call, product, status=state)
+        if sent.maturity:
+            self._products.learn(call, product, expiry=sent.maturity * MILLISECOND_NS)
         quotes.send(
-            call, product, max(call.now, (sent.time or 0) * MILLISECOND_NS),
-            bid=_price(sent.bid, "bid"), bid_size=_number(sent.bid_size, "bid_size"),
-            ask=_price(sent.ask, "ask"), ask_size=_number(sent.ask_size, "ask_size"),
-            last=_price(sent.last, "last"), volume_24h=_number(sent.volume, "volume"),
-            high_24h=_price(sent.high24h, "high24h"), low_24h=_price(sent.low24h, "low24h"),
-            change_24h=_number(sent.change, "change"),
+            call, product, ts_event,
+            bid=optional_price(sent.bid, "bid"), bid_size=optional_number(sent.bid_size, "bid_size"),
+            ask=optional_price(sent.ask, "ask"), ask_size=optional_number(sent.ask_size, "ask_size"),
+            last=optional_price(sent.last, "last"), volume_24h=optional_number(sent.volume, "volume"),
+            high_24h=optional_price(sent.high, "high"), low_24h=optional_price(sent.low, "low"),
+            change_24h=optional_number(sent.change, "change"),
+        )  # fmt: skip
+        self._derivative(call, product, ts_event, sent)
+
+    @staticmethod
+    def _derivative(call: Call, product: Product, ts_event: int, sent: _Ticker) -> None:
+        """Publish mark, index, open interest and funding of a ticker.
+
+        The funding rates that are published are the relative ones: a fraction of the spot price, for the period that
+        ends at the next funding time. `funding_rate` is an amount in the contract's own units, so that it compares with
+        no other venue's. A rate of zero is left out ("Ticker": if zero, the field is not populated), which is told from
+        an unknown one by the time of the next funding.
+        """
+        rate, predicted = sent.relative_funding_rate, sent.relative_funding_rate_prediction
+        if sent.next_funding_ms and sent.funding_rate is None:
+            rate = "0" if rate is None else rate
+        derivatives.send(
+            call, product, ts_event,
+            mark_price=optional_number(sent.mark, "markPrice"), index_price=optional_number(sent.index, "index"),
+            open_interest=optional_number(sent.open_interest, "openInterest"),
+            funding_rate=optional_number(rate, "relative_funding_rate"),
+            predicted_funding_rate=optional_number(predicted, "relative_funding_rate_prediction"),
+            next_funding_ts=None if sent.next_funding_ms is None else sent.next_funding_ms * MILLISECOND_NS,
         )  # fmt: skip
 
     def _heartbeat(self, call: Call, milliseconds: int) -> None:
         self.counts["heartbeats"] += 1
-        self._heard(call, milliseconds)
-        vouched = milliseconds * MILLISECOND_NS - VOUCH_NS
+        self._advance(call, milliseconds * MILLISECOND_NS)
+        self._vouch(call, milliseconds * MILLISECOND_NS - VOUCH_NS)
+
+    def _tick(self, call: Call) -> None:
         for product in self._products:
-            if not self._trades_wait(product):
-                trades.heartbeat(call, product, vouched)
-            if product.book_valid:
-                books.heartbeat(call, product, vouched)
+            expiry = product.instrument.expiry
+            if expiry is not None and call.now >= expiry and product.instrument.status != "delisted":
+                self._products.learn(call, product, status="delisted")
 
-    def _trades_wait(self, product: Product) -> bool:
-        """Whether trades of the product are not subscribed, or may still come late: then nothing is vouched for."""
-        if product.ts_trade is None and (_TRADES, product.name) not in self._subscribed:
-            return True
-        return self._ledger.is_pending(product, _TRADES) or (_TRADES, product.name) in self._repairs
+    def _fetch_products(self) -> Iterable[Fetch]:
+        return (Fetch(path=INSTRUMENTS_PATH, purpose="products"),)
 
-    def _learn_rest(self, call: Call, sent: _Contract) -> None:
+    def _learn_products(self, call: Call) -> None:
+        learn_each(call, CONTRACTS.decode(call.payload).instruments, CONTRACT, self._learn_rest)
+
+    def _learn_rest(self, call: Call, sent: Contract) -> None:
         name = sent.symbol.upper()
-        if _PRODUCT.fullmatch(name) is None:
-            self.counts["ignored"] += 1  # indices, which nobody trades
-            return
-        increment = _number(sent.size, "contractSize") if sent.precision is None else _increment(sent.precision)
-        is_inverse = sent.kind == "futures_inverse"
-        self._products.know(
-            call, name, tick_size=_price(sent.tick, "tickSize"), size_increment=increment,
-            status="unknown" if sent.tradeable is None else "online" if sent.tradeable else "halted",
-            expiry=iso_ns(sent.last_traded, "lastTradingTime") if sent.last_traded else None,
-            contract_multiplier=_number(sent.size, "contractSize"),
-            settlement_currency=_describe(name).base_currency if is_inverse else None,
-            inverse=is_inverse if sent.kind else None,
-        )  # fmt: skip
+        if is_contract(name):
+            self._products.know(call, name, **rest_fields(sent))
+        else:
+            self.counts["ignored"] += 1
+
+    def _describe(self, name: str) -> Instrument:
+        return describe(name)
 
 
-# --- Reading values ---
+# --- Reading and writing values ---
 
 _price_of, _qty_of = attrgetter("price"), attrgetter("qty")
 
@@ -530,33 +458,8 @@ def _columns(levels: list[_Level]) -> tuple[list[str], list[str]]:
     return numbers(list(map(_price_of, levels)), "price"), numbers(list(map(_qty_of, levels)), "qty")
 
 
-def _number(value: Any, field: str) -> str | None:
-    return None if value is None else number(value, field)
-
-
-def _price(value: Any, field: str) -> str | None:
-    return None if value is None else price(number(value, field), field)
-
-
-def _increment(decimals: int) -> str:
-    return f"0.{'1':0>{decimals}}" if decimals > 0 else "1" + "0" * -decimals
-
-
-def _describe(name: str) -> Instrument:
-    named = _PRODUCT.fullmatch(name)
-    if named is None:
-        raise BadEvent("bad_symbol", "product_id", name[:200])
-    contract, base, quote, maturity = named.groups()
-    base, quote = _MODERN.get(base, base), _MODERN.get(quote, quote)
-    return Instrument(
-        venue=KrakenFuturesFeed.venue, symbol="-".join(filter(None, (base, quote, contract, maturity))), ts_recv=0,
-        venue_symbol=name, base_currency=base, quote_currency=quote, kind="future" if maturity else "perpetual",
-    )  # fmt: skip
-
-
-def _order(verb: str, feed: str, names: Collection[str]) -> Send:
-    return _send({"event": verb, "feed": feed, "product_ids": list(names)})
-
-
-def _send(order: dict[str, Any]) -> Send:
+def _order(verb: str, feed: str, names: Collection[str] | None = None) -> Send:
+    order: dict[str, Any] = {"event": verb, "feed": feed}
+    if names is not None:
+        order["product_ids"] = list(names)
     return Send(msgspec.json.encode(order))
