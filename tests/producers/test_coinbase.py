@@ -30,6 +30,13 @@ def feed() -> CoinbaseFeed:
     return feed
 
 
+def acknowledge(feed: CoinbaseFeed, frames: Frames, *names: str) -> None:
+    """Answer each of the first five messages with the list of everything that is subscribed."""
+    listed = {channel: list(names or PRODUCTS) for channel in ("level2", "market_trades", "ticker")}
+    for _ in range(5):
+        feed.received(frames.frame("subscriptions", [{"subscriptions": listed}]), T0)
+
+
 def orders(out: list[Output]) -> list[tuple[str, str]]:
     """Return what is sent to the venue as (type, channel)."""
     sent = [json.loads(output.frame) for output in out if isinstance(output, Send)]
@@ -67,7 +74,7 @@ def test_subscribes_each_channel_in_its_own_message_with_a_fresh_token() -> None
     """One message per channel, each signed at the time it is sent."""
     feed = CoinbaseFeed(line="coinbase/0", products=PRODUCTS, token=lambda ts: f"token at {ts}")
     sent = [json.loads(output.frame) for output in feed.opened(T0) if isinstance(output, Send)]
-    assert [order["channel"] for order in sent] == ["heartbeats", "level2", "market_trades", "ticker", "status"]
+    assert [order["channel"] for order in sent] == ["heartbeats", "status", "level2", "market_trades", "ticker"]
     assert all(order["product_ids"] == list(PRODUCTS) and order["jwt"] == f"token at {T0}" for order in sent)
 
 
@@ -190,6 +197,7 @@ def test_frame_that_shows_the_gap_may_itself_be_the_snapshot(feed: CoinbaseFeed,
 
 def test_gap_stays_open_until_trades_are_accounted_for(feed: CoinbaseFeed, frames: Frames) -> None:
     """A symbol with trades is whole again only when the book and the trades are."""
+    acknowledge(feed, frames)
     feed.received(frames.snapshot(), T0)
     feed.received(frames.trades(1, 2), T0)
     frames.lost()
@@ -536,18 +544,23 @@ def test_events_of_our_own_making_keep_to_the_venues_clock(feed: CoinbaseFeed, f
         assert (event.ts_event, event.ts_recv) == (venue, T0 + SECOND)
 
 
-def test_snapshot_that_does_not_come_is_asked_for_again_then_reconnects(feed: CoinbaseFeed, frames: Frames) -> None:
-    """The answer to a subscription may be lost too; liveness alone does not bring it back."""
+def test_snapshot_that_does_not_come_is_asked_for_again(feed: CoinbaseFeed, frames: Frames) -> None:
+    """The answer to a subscription may be lost too: without one it counts as refused, and is requested again."""
+    acknowledge(feed, frames)
     feed.received(frames.snapshot(), T0)
     feed.received(frames.snapshot("ETH-USD"), T0)
     frames.lost()
     feed.received(frames.update(), T0)
-    told: list[str] = []
+    told: list[Output] = []
     for second in range(1, 40):
-        feed.received(frames.heartbeat(), T0 + second * SECOND)
-        told += story(feed.ticked(T0 + second * SECOND))
-    assert "send subscribe level2 BTC-USD" in told
-    assert "reconnect no_snapshot" in told
+        told += feed.received(frames.heartbeat(), T0 + second * SECOND)
+        told += feed.ticked(T0 + second * SECOND)
+    refused = [o for o in told if isinstance(o, FeedStatus) and o.kind == "unsubscribed"]
+    assert {(o.symbol, o.channel, o.reason) for o in refused} == {
+        (name, channel, "unacknowledged") for name in PRODUCTS for channel in ("level2", "market_trades")
+    }  # fmt: skip
+    assert orders(told).count(("subscribe", "level2")) >= 1
+    assert not [o for o in told if isinstance(o, BookUpdate)]
 
 
 def test_product_that_never_sends_a_book_costs_no_reconnect(feed: CoinbaseFeed, frames: Frames) -> None:
@@ -585,6 +598,7 @@ def test_either_name_of_a_product_reaches_the_configured_symbol(frames: Frames, 
     feed = CoinbaseFeed(line="coinbase/0", products=(configured,))
     feed.opened(T0)
     assert feed.symbols() == frozenset({configured})
+    acknowledge(feed, frames, sent)
     out = feed.received(frames.snapshot(sent), T0)
     out += feed.received(frames.trades(1, 2, kind="snapshot", product=sent), T0)
     out += feed.received(frames.frame("ticker", [{"type": "update", "tickers": [{"product_id": sent}]}]), T0)
@@ -625,25 +639,51 @@ def test_heartbeat_vouches_for_no_trades_that_are_not_subscribed(feed: CoinbaseF
         feed.received(frames.snapshot(name), T0)
     vouched = [line for line in story(feed.received(frames.heartbeat(), T0)) if "trades" in line]
     assert vouched == []
-    feed.received(subscribed(frames, level2=list(PRODUCTS), market_trades=["BTC-USD"]), T0)
+    told: list[Output] = []
+    for trades in ([], [], [], ["BTC-USD"], ["BTC-USD"]):
+        told += feed.received(subscribed(frames, level2=list(PRODUCTS), market_trades=trades), T0)
     vouched = [line for line in story(feed.received(frames.heartbeat(), T0)) if "trades" in line]
     assert vouched == ["BTC-USD trades"]
 
 
-def test_trades_that_are_no_longer_listed_are_not_vouched_for(feed: CoinbaseFeed, frames: Frames) -> None:
+def test_trades_that_are_no_longer_listed_are_refused(feed: CoinbaseFeed, frames: Frames) -> None:
     """Each list is everything that the connection is subscribed to then; a new connection begins with nothing."""
+    acknowledge(feed, frames)
     feed.received(frames.snapshot(), T0)
     feed.received(frames.trades(1, kind="snapshot"), T0)
     assert "BTC-USD trades" in story(feed.received(frames.heartbeat(), T0))
-    feed.received(subscribed(frames, level2=["BTC-USD"]), T0)
+    out = feed.received(subscribed(frames, level2=list(PRODUCTS), ticker=list(PRODUCTS)), T0)
+    told = [(o.symbol, o.kind, o.channel) for o in out if isinstance(o, FeedStatus)]
+    assert told == [(name, kind, "market_trades") for name in PRODUCTS for kind in ("unsubscribed", "gap")]
     assert "BTC-USD trades" not in story(feed.received(frames.heartbeat(), T0))
-    feed.received(subscribed(frames, level2=["BTC-USD"], market_trades=["BTC-USD"]), T0)
+    again = subscribed(frames, level2=list(PRODUCTS), ticker=list(PRODUCTS), market_trades=["BTC-USD"])
+    assert story(feed.received(again, T0)) == ["BTC-USD subscribed"]
+    feed.received(frames.trades(1, 2, kind="snapshot"), T0)
     assert "BTC-USD trades" in story(feed.received(frames.heartbeat(), T0))
     feed.closed("reset", T0)
     feed.opened(T0)
     frames.sequence = 0
     feed.received(frames.snapshot(), T0)
     assert "BTC-USD trades" not in story(feed.received(frames.heartbeat(), T0))
+
+
+def test_refused_product_costs_no_other(feed: CoinbaseFeed, frames: Frames) -> None:
+    """An error refuses one message and names nothing: its products are requested one by one, and one is refused."""
+    error = b'{"type":"error","message":"too many L2 streams requested in a single session"}'
+    listed = {"market_trades": list(PRODUCTS), "ticker": list(PRODUCTS)}
+    for _ in range(2):
+        feed.received(subscribed(frames), T0)
+    out = feed.received(error, T0)
+    assert [json.loads(o.frame)["product_ids"] for o in out if isinstance(o, Send)] == [["BTC-USD"], ["ETH-USD"]]
+    for _ in range(2):
+        feed.received(subscribed(frames, **listed), T0)
+    feed.received(subscribed(frames, level2=["BTC-USD"], **listed), T0)
+    told = [(o.symbol, o.kind, o.channel) for o in feed.received(error, T0) if isinstance(o, FeedStatus)]
+    assert told == [("ETH-USD", "unsubscribed", "level2"), ("ETH-USD", "gap", "level2")]
+    feed.received(frames.snapshot(), T0)
+    feed.received(frames.trades(1), T0)
+    vouched = story(feed.received(frames.heartbeat(), T0))
+    assert sorted(vouched) == ["BTC-USD heartbeat", "BTC-USD trades", "ETH-USD trades"]
 
 
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000Z", "", "1996-01-01T00:00:00Z",

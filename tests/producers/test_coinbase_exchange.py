@@ -344,6 +344,19 @@ def rest_book(sequence: Any, *orders: tuple[str, str, str, str]) -> bytes:
 ORDERS = (("bid", "100", "1", "a"), ("bid", "100.0", "2", "b"), ("bid", "99", "1", "c"), ("ask", "101", "1", "d"))
 
 
+def listed(**channels: list[str]) -> bytes:
+    """Return the list of what the connection is subscribed to."""
+    return json.dumps({"type": "subscriptions",
+                       "channels": [{"name": one, "product_ids": names} for one, names in channels.items()]}
+                      ).encode()  # fmt: skip
+
+
+def acknowledge(feed: CoinbaseExchangeFeed, depth: str = "level2_batch") -> list[Output]:
+    """Answer each message of a new connection of one product with the list of everything that is subscribed."""
+    channels = {channel: [NAME] for channel in (depth, "matches", "ticker", "heartbeat")}
+    return [output for _ in range(5) for output in feed.received(listed(**channels), T0)]
+
+
 @pytest.fixture
 def full() -> CoinbaseExchangeFeed:
     """A feed that has a book of four orders, at sequence 10."""
@@ -448,8 +461,8 @@ def test_quiet_product_gets_its_book_once_the_subscription_stands() -> None:
     """No message need come before the book can be asked for; the first that comes must join."""
     feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,), depth="full")
     orders = [json.loads(o.frame) for o in feed.opened(T0) if isinstance(o, Send)]
-    assert orders[0] == {"type": "subscribe", "channels": ["full", "ticker", "heartbeat"], "product_ids": [NAME]}
-    (request,) = fetches(feed.received(b'{"type":"subscriptions","channels":[]}', T0))
+    assert orders[1] == {"type": "subscribe", "channels": ["full"], "product_ids": [NAME]}
+    (request,) = fetches(acknowledge(feed, "full"))
     assert kinds(feed.fetched(request, rest_book(20, *ORDERS), T0)) == ["snapshot"]
     assert kinds(feed.received(opened(22, "z", "buy", "98", "1"), T0)) == ["clear"]
 
@@ -603,7 +616,14 @@ def levels() -> CoinbaseExchangeFeed:
     """A feed that has a book of levels."""
     feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,))
     sent = [json.loads(output.frame) for output in feed.opened(T0) if isinstance(output, Send)]
-    assert [order["channels"] for order in sent] == [["level2_batch", "matches", "ticker", "heartbeat"], ["status"]]
+    assert [order["channels"] for order in sent] == [
+        ["status"],
+        ["level2_batch"],
+        ["matches"],
+        ["ticker"],
+        ["heartbeat"],
+    ]
+    acknowledge(feed)
     assert kinds(feed.received(snapshot(), T0)) == ["snapshot"]
     return feed
 
@@ -674,9 +694,45 @@ def test_snapshot_that_does_not_come_is_asked_for_again() -> None:
     """Once for a product without a book, and then by a new connection where there was one."""
     feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,))
     feed.opened(T0)
-    feed.received(message("heartbeat", 1), T0 + 9 * SECOND)
-    out = feed.ticked(T0 + 11 * SECOND)
-    assert [json.loads(o.frame)["type"] for o in out if isinstance(o, Send)] == ["unsubscribe", "subscribe"]
+    acknowledge(feed)
+    told: list[Output] = []
+    for second in range(1, 22):
+        told += feed.received(message("heartbeat", 1), T0 + second * SECOND)
+        told += feed.ticked(T0 + second * SECOND)
+    assert [(o.kind, o.reason) for o in told if isinstance(o, FeedStatus)] == [
+        ("unsubscribed", "no_data"), ("gap", "unsubscribed"),
+    ]  # fmt: skip
+    assert [json.loads(o.frame)["type"] for o in told if isinstance(o, Send)] == ["unsubscribe", "subscribe"]
+
+
+def test_refused_product_costs_no_other() -> None:
+    """An error refuses a message as a whole: its products are requested one by one, and one is refused."""
+    feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME, "NO-SUCH"))
+    feed.opened(T0)
+    error = b'{"type":"error","message":"Failed to subscribe","reason":"NO-SUCH is not a valid product"}'
+    feed.received(listed(), T0)
+    told = [output for _ in range(4) for output in feed.received(error, T0)]
+    assert [(json.loads(o.frame)["channels"], json.loads(o.frame)["product_ids"]) for o in told
+            if isinstance(o, Send)] == [([channel], [name]) for channel in ("level2_batch", "matches", "ticker",
+                                                                           "heartbeat")
+                                        for name in (NAME, "NO-SUCH")]  # fmt: skip
+    told = []
+    for at in range(1, 5):
+        channels = ("level2_batch", "matches", "ticker", "heartbeat")[:at]
+        told += feed.received(listed(**{channel: [NAME] for channel in channels}), T0) + feed.received(error, T0)
+    assert [(o.symbol, o.channel) for o in told if isinstance(o, FeedStatus) and o.kind == "unsubscribed"] == [
+        ("NO-SUCH", "level2_batch"), ("NO-SUCH", "matches"), ("NO-SUCH", "ticker"), ("NO-SUCH", "heartbeat"),
+    ]  # fmt: skip
+    assert not [o for o in told if isinstance(o, FeedStatus) and o.symbol == NAME]
+
+
+def test_channel_of_books_may_be_listed_by_another_name() -> None:
+    """`level2_batch` is listed as what it is: changes of every 50 ms."""
+    feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,))
+    feed.opened(T0)
+    for channels in ({}, {"level2_50": [NAME]}):
+        feed.received(listed(**channels), T0)
+    assert feed.counts["subscriptions"] == 1
 
 
 def test_product_that_is_lost_often_does_not_put_off_the_first_loss_of_another() -> None:

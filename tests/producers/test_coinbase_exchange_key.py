@@ -68,7 +68,7 @@ def test_signature_is_the_one_that_openssl_computes(environment: Callable[..., E
     tokens = environment(PARTS, COINBASE_EXCHANGE_DEPTH="full")
     feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,), token=tokens)
     sent = [json.loads(output.frame) for output in feed.opened(T0 + 999_999_999) if isinstance(output, Send)]
-    assert [order["channels"] for order in sent] == [["full", "ticker", "heartbeat"], ["status"]]
+    assert [order["channels"] for order in sent] == [["status"], ["full"], ["ticker"], ["heartbeat"]]
     for order in sent:
         signed = {name: order[name] for name in ("signature", "key", "passphrase", "timestamp")}
         assert signed == {"signature": SIGNATURE, "key": KEY, "passphrase": PASSPHRASE, "timestamp": "1790000000"}
@@ -197,14 +197,17 @@ class Exchange:
         """Speak to one client."""
         self.connections += 1
         with suppress(ConnectionClosed):
-            for _ in range(2):
+            for _ in range(4):
                 self.orders.append(json.loads(await connection.recv()))
                 refusal = self.refusal(self.orders[-1])
                 if refusal is not None:
                     await connection.send(json.dumps({"type": "error", "message": "Authentication Failed",
                                                       "reason": refusal}))  # fmt: skip
                     await connection.wait_closed()
-            await connection.send(json.dumps({"type": "subscriptions", "channels": self.orders[0]["channels"]}))
+            listed = [{"name": order["channels"][0], "product_ids": order.get("product_ids", [])}
+                      for order in self.orders]  # fmt: skip
+            for _ in self.orders:
+                await connection.send(json.dumps({"type": "subscriptions", "channels": listed}))
             for kind, sequence, fields in self.LIVE:
                 told = {"type": kind, "product_id": NAME, "sequence": sequence, "time": "2026-09-21T14:13:20.000000Z"}
                 await connection.send(json.dumps(told | fields))
@@ -286,7 +289,7 @@ def test_signed_line_has_the_book_of_single_orders() -> None:
                 assert got == {Decimal(price): Decimal(size) for price, size in levels.items()}
             assert f"/products/{NAME}/book?level=3" in exchange.requests
             sent = [json.loads(raw.data) for raw in kept.raw if raw.kind == "send"]
-            assert [order["channels"][0] for order in sent] == ["full", "status"]
+            assert [order["channels"][0] for order in sent] == ["status", "full", "ticker", "heartbeat"]
         assert_no_secret(exchange, stored(kept).decode())
 
     logged = run(scenario)

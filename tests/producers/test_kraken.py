@@ -12,9 +12,11 @@ from zlib import crc32
 import pytest
 
 from marketdata.book import L2Book
+from marketdata.errors import BadEvent
 from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
-from producers.venues import make_feed
+from producers.live.settings import ProducerSettings
+from producers.venues import find_venue, make_feed
 from producers.venues.kraken.feed import KrakenFeed
 from producers.venues.kraken.feed_v1 import KrakenV1Feed
 from runtime import recordings
@@ -254,14 +256,28 @@ def story(out: list[Output]) -> list[str]:
     return lines
 
 
+def answer(channel: str, pair: str = "BTC/USD", error: str = "") -> bytes:
+    """Return Kraken's answer to a subscription: an acknowledgement, or a refusal, which does not name the channel."""
+    if error:
+        return json.dumps({"method": "subscribe", "success": False, "error": error, "symbol": pair}).encode()
+    depth = {"depth": 10} if channel == "book" else {}
+    result = {"channel": channel, "snapshot": True, "symbol": pair, **depth}
+    return json.dumps({"method": "subscribe", "success": True, "result": result}).encode()
+
+
+def acknowledge(feed: KrakenFeed, *pairs: str) -> None:
+    """Acknowledge every subscription of these pairs."""
+    for channel in ("book", "trade", "ticker"):
+        for pair in pairs:
+            feed.received(answer(channel, pair), T0)
+
+
 @pytest.fixture
 def feed() -> KrakenFeed:
-    """A feed of BTC/USD whose connection is up, and whose book is told to have ten levels."""
+    """A feed of BTC/USD whose subscriptions stand, and whose book has ten levels."""
     feed = KrakenFeed(line="kraken/0", products=("BTC/USD",))
     feed.opened(T0)
-    ack = {"method": "subscribe", "success": True,
-           "result": {"channel": "book", "depth": 10, "snapshot": True, "symbol": "BTC/USD"}}  # fmt: skip
-    feed.received(json.dumps(ack).encode(), T0)
+    acknowledge(feed, "BTC/USD")
     return feed
 
 
@@ -339,8 +355,11 @@ def test_pair_that_is_told_badly_does_not_cost_the_others_their_connection() -> 
     """While another book is good, three wrong ones are asked for again later, and no sooner."""
     feed = KrakenFeed(line="kraken/0", products=("BTC/USD", "ETH/USD"))
     feed.opened(T0)
+    acknowledge(feed, "BTC/USD", "ETH/USD")
     feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM).replace(b"BTC", b"ETH"), T0)
-    told = [line for _ in range(3) for line in story(feed.received(book2("snapshot", BIDS, ASKS, 1), T0))]
+    told: list[str] = []
+    for _ in range(3):
+        told += story(feed.received(book2("snapshot", BIDS, ASKS, 1), T0)) + story(feed.received(answer("book"), T0))
     assert sum('"method":"subscribe"' in line for line in told) == 2
     assert not any(line.startswith(("reconnect", "ETH")) for line in told)
     feed.received(b'{"channel":"heartbeat"}', T0 + 8 * SECOND)
@@ -530,10 +549,64 @@ def test_heartbeat_vouches_for_no_trades_while_some_may_be_missing(feed: KrakenF
     feed.received(trade2(7), T0)
     feed.closed("reset", T0)
     feed.opened(T0)
+    acknowledge(feed, "BTC/USD")
     beat = b'{"channel":"heartbeat"}'
     assert not [o for o in feed.received(beat, T0) if isinstance(o, Trades)]
     feed.received(trade2(6, 7, 8, kind="snapshot"), T0)
     assert [o.trades for o in feed.received(beat, T0) if isinstance(o, Trades)] == [()]
+
+
+def test_refusal_costs_its_pair_and_channel_alone() -> None:
+    """It names the pair; requests are answered in order. It is on the ledger, and vouched for by nothing."""
+    feed = KrakenFeed(line="kraken/0", products=("BTC/USD", "ETH/USD"))
+    feed.opened(T0)
+    out: list[Output] = []
+    for channel in ("book", "trade", "ticker"):
+        feed.received(answer(channel, "BTC/USD"), T0)
+        refused = "EService:Trading is not available" if channel == "trade" else ""
+        out += feed.received(answer(channel, "ETH/USD", refused), T0)
+    told = [(o.symbol, o.kind, o.channel) for o in out if isinstance(o, FeedStatus)]
+    assert told == [("ETH-USD", "unsubscribed", "trade"), ("ETH-USD", "gap", "trade")]
+    assert [o.reason for o in out if isinstance(o, DeadLetter)] == ["venue_error"]
+    for name in (b"BTC", b"ETH"):
+        feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM).replace(b"BTC", name), T0)
+    out = feed.received(b'{"channel":"heartbeat"}', T0 + 2 * SECOND)
+    assert [(type(o).__name__, o.symbol) for o in out if isinstance(o, BookUpdate | Trades)] == [
+        ("Trades", "BTC-USD"), ("BookUpdate", "BTC-USD"), ("BookUpdate", "ETH-USD"),
+    ]  # fmt: skip
+
+
+def test_pair_that_is_subscribed_already_is_acknowledged() -> None:
+    """A request that came again is answered so; nothing is lost."""
+    feed = KrakenFeed(line="kraken/0", products=("BTC/USD",))
+    feed.opened(T0)
+    for channel in ("book", "trade", "ticker"):
+        out = feed.received(answer(channel, error="Already subscribed to one of the pairs"), T0)
+        assert [o.kind for o in out if isinstance(o, FeedStatus)] == []
+    assert feed.counts["subscriptions"] == 3
+
+
+@pytest.mark.parametrize(("pair", "symbol"), [("AAPLx/USD", "AAPLx-USD"), ("TSLAx/EUR", "TSLAx-EUR"),
+                                              ("BRK.Bx/USD", "BRK.Bx-USD")])  # fmt: skip
+def test_tokenised_assets_keep_their_names(pair: str, symbol: str) -> None:
+    """Names are case-sensitive: AAPLx is a tokenised stock, and no setting or frame changes its letters."""
+    feed = KrakenFeed(line="kraken/0", products=ProducerSettings(products=(pair,)).products_of(find_venue("kraken")))
+    sent = [json.loads(o.frame) for o in feed.opened(T0) if isinstance(o, Send)]
+    assert {name for order in sent[1:] for name in order["params"]["symbol"]} == {pair}
+    listed = {"symbol": pair, "base": pair.split("/", maxsplit=1)[0], "quote": pair.split("/")[1], "status": "online",
+              "price_increment": 0.01, "qty_increment": 1e-8, "qty_min": 0.01}  # fmt: skip
+    feed.received(json.dumps({"channel": "instrument", "type": "snapshot",
+                              "data": {"assets": [], "pairs": [listed]}}).encode(), T0)  # fmt: skip
+    out = feed.received(trade2(1).replace(b"BTC/USD", pair.encode()), T0)
+    (instrument,) = [o for o in out if isinstance(o, Instrument)]
+    assert (instrument.symbol, instrument.venue_symbol, instrument.tick_size) == (symbol, pair, "0.01")
+    assert [o.symbol for o in out if isinstance(o, Trades)] == [symbol]
+
+
+def test_pair_that_is_routed_elsewhere_is_refused_with_a_reason() -> None:
+    """`BTC/USD:BTNL` is margin of another venue, not a book of Kraken's."""
+    with pytest.raises(BadEvent, match="bad_symbol"):
+        KrakenFeed(line="kraken/0", products=("BTC/USD:BTNL",)).symbols()
 
 
 def test_maintenance_halts_every_pair(feed: KrakenFeed) -> None:

@@ -372,8 +372,8 @@ def test_feeds_of_an_account_are_left_alone(feed: KrakenFuturesFeed, name: str) 
 def test_refusals_and_alerts_are_dead_letters(feed: KrakenFuturesFeed) -> None:
     """The venue says why."""
     for event in ("error", "alert"):
-        (letter,) = feed.received(json.dumps({"event": event, "message": "Invalid product id"}).encode(), T0)
-        assert isinstance(letter, DeadLetter)
+        out = feed.received(json.dumps({"event": event, "message": "Invalid product id"}).encode(), T0)
+        (letter,) = [output for output in out if isinstance(output, DeadLetter)]
         assert (letter.reason, letter.value) == ("venue_error", "Invalid product id")
 
 
@@ -515,6 +515,58 @@ def test_contract_is_delisted_when_it_stops_trading(feed: KrakenFuturesFeed) -> 
     told = feed.ticked(T0 + 6 * SECOND)
     assert story(told)[:2] == ["Instrument", "BTC-USD-FI-210924 halted delisted"]
     assert feed.ticked(T0 + 7 * SECOND) == []
+
+
+def subscribed(feed: str, *names: str) -> bytes:
+    """Return an acknowledgement."""
+    return json.dumps({"event": "subscribed", "feed": feed, "product_ids": names}).encode()
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_refused_contract_costs_no_other(*, is_whole: bool) -> None:
+    """An error names no contract, whether the venue refuses the whole message or one contract of it."""
+    names = ("PI_XBTUSD", "PI_NOSUCHUSD", "PI_ETHUSD")
+    feed = KrakenFuturesFeed(line="kraken_futures/0", products=names)
+    feed.opened(T0)
+    error = b'{"event":"error","message":"Invalid product id"}'
+    if not is_whole:
+        feed.received(subscribed("book", names[0]), T0)
+    out = feed.received(error, T0)
+    alone = [json.loads(o.frame)["product_ids"] for o in out if isinstance(o, Send)]
+    assert alone == [[name] for name in names[not is_whole :]]
+    if not is_whole:
+        feed.received(subscribed("book", names[2]), T0)
+    for name in ("trade", "ticker"):
+        feed.received(subscribed(name, *names), T0)
+    told: list[Output] = []
+    for (name,) in alone:
+        told += feed.received(error if name == names[1] else subscribed("book", name), T0)
+    assert [(o.kind, o.channel, o.symbol) for o in told if isinstance(o, FeedStatus)] == [
+        ("unsubscribed", "book", "NOSUCH-USD-PI"), ("gap", "book", "NOSUCH-USD-PI"),
+    ]  # fmt: skip
+
+
+def test_heartbeat_vouches_for_no_trades_without_an_acknowledgement(feed: KrakenFuturesFeed) -> None:
+    """Silence of a feed that may not be subscribed says nothing."""
+    feed.received(snapshot(), T0)
+    assert story(feed.received(beat(T0_MS + 2_000), T0)) == ["BTC-USD-PI heartbeat"]
+    feed.received(subscribed("trade", NAME), T0)
+    assert story(feed.received(beat(T0_MS + 3_000), T0)) == ["trades", "BTC-USD-PI heartbeat"]
+
+
+def test_snapshot_of_a_quiet_market_proves_the_subscription(feed: KrakenFuturesFeed) -> None:
+    """It is as old as the last change; that the book was sent again is what counts."""
+    for name in ("book", "trade", "ticker"):
+        feed.received(subscribed(name, NAME), T0)
+    feed.received(snapshot(), T0)
+    feed.received(change(12), T0)
+    feed.received(subscribed("book", NAME), T0)
+    feed.received(snapshot(12), T0)
+    told: list[Output] = []
+    for second in range(1, 60):
+        told += feed.received(beat(T0_MS + second * 1_000), T0 + second * SECOND)
+        told += feed.ticked(T0 + second * SECOND)
+    assert not [o for o in told if isinstance(o, FeedStatus | Send)]
 
 
 def test_unknown_contract_names_are_refused(feed: KrakenFuturesFeed) -> None:

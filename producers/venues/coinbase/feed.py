@@ -458,7 +458,7 @@ class CoinbaseFeed(VenueFeed):
     ) -> None:  # fmt: skip
         batch.sort(key=itemgetter(0))
         if snapshot:
-            self._repairs.came(_TRADES, product.name)
+            self._came(call, _TRADES, product.name)
         is_live = self._liveness.is_open and self._wanted is not None
         skipped = numbered_trades.take(call, product, self._ledger, batch, snapshot=snapshot, whole=whole,
                                        final=not is_live)  # fmt: skip
@@ -476,7 +476,7 @@ class CoinbaseFeed(VenueFeed):
         product = self._products.get(request.symbol)
         if product is not None and request.symbol in batches:
             batch = sorted(batches[request.symbol], key=itemgetter(0))
-            self._repairs.came(_TRADES, request.symbol)
+            self._came(call, _TRADES, request.symbol)
             numbered_trades.take(call, product, self._ledger, batch, snapshot=True, whole=whole)
         return True
 

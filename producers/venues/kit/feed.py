@@ -250,8 +250,15 @@ class VenueFeed:
     def _snapshot(self, call: Call, product: Product, ts_event: int, columns: Columns) -> None:
         """Publish a whole book, which closes the gap of the book. Raises BadEvent."""
         books.snapshot(call, product, ts_event, columns)
-        self._repairs.came(self.book_channel, product.name)
+        self._came(call, self.book_channel, product.name)
         self._ledger.account(call, product, self.book_channel, ts_event)
+
+    def _came(self, call: Call, channel: str, name: str) -> None:
+        """Note that a snapshot of a channel of the ledger is here: it is waited for no more, and proves the channel."""
+        self._repairs.came(channel, name)
+        carrier = self._carriers[channel == self.trades_channel]
+        if self._subscriptions.deliver(carrier, name):
+            self._recovered(call, carrier, name)
 
     def _is_proven(self, call: Call, product: Product, sent: int, own: int) -> bool:
         """Return whether the venue's checksum is that of our book; a book with a wrong one is lost."""

@@ -143,6 +143,16 @@ class Subscriptions:
         self._set_due(what, entry, None)
         return was_refused
 
+    def deliver(self, channel: str, name: str) -> bool:
+        """Note a snapshot of an entry: it proves the subscription, however old what it contains. Return as `flow`."""
+        entry = self._entries.get((channel, name))
+        if entry is None:
+            return False
+        was_refused = entry.state == "refused"
+        entry.state, entry.tries = "flowing", 0
+        self._set_due((channel, name), entry, None)
+        return was_refused
+
     def take_overdue(self, ts: int) -> list[Refusal]:
         """Refuse the entries whose deadline has passed, and return them."""
         overdue: list[Refusal] = []

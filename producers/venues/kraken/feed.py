@@ -344,6 +344,7 @@ class KrakenFeed(VenueFeed):
         if snapshot:
             depth = self._depths.get(product.name) or (DEPTH if self._wanted else depth_of(columns))
             book = self._books[product.name] = Book(depth, columns)
+            self._came(call, _BOOK, product.name)
             if checksum is None or self._is_proven(call, product, checksum, book.checksum):
                 self._snapshot(call, product, ts, columns)
             return
@@ -381,7 +382,7 @@ class KrakenFeed(VenueFeed):
             batch.sort(key=itemgetter(0))
             self._advance(call, batch[-1][1].ts_event)
             if snapshot:
-                self._repairs.came(_TRADES, pair)
+                self._came(call, _TRADES, pair)
             skipped = numbered_trades.take(call, self._products[pair], self._ledger, batch, snapshot=snapshot,
                                            whole=whole)  # fmt: skip
             if skipped and (_TRADES, pair) not in self._repairs:

@@ -27,6 +27,7 @@ class RecordedKraken:
     """One recorded connection. Until its first frame nothing is known of it: what `opened` returns comes with it."""
 
     venue = VENUE
+    silence_ns = KrakenFeed.silence_ns
 
     def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
         del token  # nothing is signed
@@ -67,6 +68,10 @@ class RecordedKraken:
     def ticked(self, ts: int) -> list[Output]:
         """Return the outputs of the passage of time."""
         return [] if self._feed is None else self._feed.ticked(ts)
+
+    def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
+        """Return the outputs of a quiet market's time."""
+        return [] if self._feed is None else self._feed.time_passed(ts, ts_event, skipped=skipped)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Return the outputs of the connection's end."""

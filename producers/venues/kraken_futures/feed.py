@@ -267,10 +267,11 @@ class KrakenFuturesFeed(VenueFeed):
             self.counts["ignored"] += 1
 
     def _oldest_order(self) -> Order | None:
-        """Return the oldest message of ours of which a contract is not acknowledged: an error names none."""
+        """Return the oldest message of ours with the contracts of it that are not acknowledged: an error names none."""
         while (order := self._orders.oldest()) is not None:
-            if any(self._subscriptions.state(order.channel, name) == "requested" for name in order.names):
-                return order
+            names = [name for name in order.names if self._subscriptions.state(order.channel, name) == "requested"]
+            if names:
+                return order._replace(names=tuple(names))
         return None
 
     # --- Books ---
@@ -307,9 +308,7 @@ class KrakenFuturesFeed(VenueFeed):
         if product is None:
             return
         ts_event = sent.timestamp * MILLISECOND_NS
-        before = self._sequences.get(product.name)
-        is_newer = before is None or sent.seq > (before.last or 0) or ts_event > (product.ts_book or 0)
-        if not is_newer:
+        if self._is_old(product, sent.seq, ts_event):
             self.counts["duplicates"] += 1
             return
         self._advance(call, ts_event)
@@ -318,6 +317,13 @@ class KrakenFuturesFeed(VenueFeed):
         sequence = self._sequences[product.name] = Sequence()
         sequence.take(sent.seq)
         self._snapshot(call, product, ts_event, columns)
+
+    def _is_old(self, product: Product, seq: int, ts_event: int) -> bool:
+        """Return whether a snapshot is older than what this connection sent; where a book is lost, its end will do."""
+        before = self._sequences.get(product.name)
+        if before is None or before.last is None or ts_event > (product.ts_book or 0):
+            return False
+        return seq < before.last + product.book_valid
 
     # --- Trades ---
 
@@ -340,7 +346,7 @@ class KrakenFuturesFeed(VenueFeed):
             return
         # A bad trade shows as a gap in the sequence; the other trades of the frame are kept.
         batches, whole = self._read_each(call, sent.trades, lambda raw: self._read_trade(call, raw))
-        self._repairs.came(_TRADES, product.name)
+        self._came(call, _TRADES, product.name)
         batch = batches.get(product.name, [])
         if not batch:
             numbered_trades.give_up(call, product, self._ledger)
