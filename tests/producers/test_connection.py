@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame
 from producers.live.connection import Connection, Options
 from producers.venues import make_feed
+from producers.venues.coinbase.feed import CoinbaseFeed
 from producers.venues.kit.backoff import Policy
 from producers.venues.kit.limits import Limits, Rate
 
@@ -147,7 +148,7 @@ def test_subscribes_at_once_and_passes_frames_in_order(make_frames: type[Frames]
 
         async with venue(handler) as url, line_to(url, sink):
             await until(lambda: len([e for e in sink.events if isinstance(e, BookUpdate)]) == 2)
-        assert asked == ["heartbeats", "level2", "market_trades", "ticker", "status"]
+        assert asked == ["heartbeats", "status", "level2", "market_trades", "ticker"]
         assert [e.kind for e in sink.events if isinstance(e, BookUpdate)] == ["snapshot", "update", "clear"]
         assert [raw.kind for raw in sink.raw] == ["connect", *["send"] * 5, "recv", "recv"]
         assert [raw.number for raw in sink.raw] == list(range(8))
@@ -334,7 +335,7 @@ def test_pings_are_answered(make_frames: type[Frames]) -> None:
 
 def test_silence_reconnects(make_frames: type[Frames], monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket that is open and mute is a dead one: the book is stale, a new connection is made."""
-    monkeypatch.setattr("producers.venues.coinbase.feed.SILENCE_NS", 100_000_000)
+    monkeypatch.setattr(CoinbaseFeed, "silence_ns", 100_000_000)
 
     async def scenario() -> None:
         sink = Kept()
@@ -355,7 +356,7 @@ def test_slow_sink_stops_the_reading_and_loses_nothing(
     make_frames: type[Frames], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While Kafka is slow the venue is made to wait: memory stays bounded, silence is no death, nothing is lost."""
-    monkeypatch.setattr("producers.venues.coinbase.feed.SILENCE_NS", 100_000_000)
+    monkeypatch.setattr(CoinbaseFeed, "silence_ns", 100_000_000)
 
     async def scenario() -> None:
         sink, frames, total, sent = Kept(), make_frames(), 1_500, 0
