@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +16,9 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame
+from producers.live import websocket
 from producers.live.connection import Connection, Options
+from producers.live.inbox import Inbox
 from producers.venues import make_feed
 from producers.venues.coinbase.feed import CoinbaseFeed
 from producers.venues.kit.backoff import Policy
@@ -250,6 +253,22 @@ def test_line_is_given_up_after_as_many_failures_as_the_venue_allows() -> None:
         assert len(states) == 3
         assert states[-1].startswith("given_up, connect_failed: it failed 3 times in a row")
         assert sink.statuses() == ["given_up"]
+
+    uvloop.run(scenario())
+
+
+def test_answer_to_a_ping_is_evidence_of_a_quiet_connection() -> None:
+    """Its time is noted: all that the venue sent before it is here."""
+
+    async def scenario() -> None:
+        async def handler(connection: ServerConnection) -> None:
+            await connection.wait_closed()
+
+        inbox, began = Inbox(1 << 20, "alpaca/0"), time.time_ns()
+        async with venue(handler) as url:
+            wire = await websocket.connect(url, inbox, ping_s=0.05)
+            await until(lambda: inbox.ts_pong > began)
+            wire.disconnect()
 
     uvloop.run(scenario())
 
