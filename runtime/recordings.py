@@ -6,7 +6,7 @@ Ours: a line is `{"t": "recv", "ts_recv": <UTC ns>, "conn": <text or null>, "dat
 for a WebSocket frame exactly as received, `send` for a frame of ours, `http` for a REST response with its URL in
 `conn`, and `connect` for an opened connection. A binary frame is in `body` as base64, or in `data` with `"encoding":
 "base64"`. Lines of other recorders may have `ts_recv` as a fraction or text, with a unit inferred from its magnitude,
-and `data` as a JSON value.
+and `data` as a JSON value. So are the records of the topic md.raw, as `tickstream replay --topic md.raw` prints them.
 
 Databento's DBN and CSV files (see `runtime.databento`).
 
@@ -106,10 +106,13 @@ class Damage(NamedTuple):
 
 
 class _Loose(msgspec.Struct):
-    """A line in the looser format of other recorders."""
+    """A line in the looser format of other recorders, or a record of md.raw, which has `kind`, `line` and `url`."""
 
-    t: str
     ts_recv: msgspec.Raw
+    t: str = ""
+    kind: str = ""
+    line: str | None = None
+    url: str | None = None
     data: msgspec.Raw = msgspec.Raw(b"")
     conn: Any = None
     body: bytes = b""
@@ -193,17 +196,26 @@ def _loose(line: _Line) -> Recorded | Damage:
     try:
         sent = _LOOSE.decode(line.text)
         ts = _nanoseconds(bytes(sent.ts_recv).decode().strip('"'))
-        conn = None if sent.conn is None else str(sent.conn)
+        kind, conn = _kind_and_conn(sent)
         if sent.body:
-            return RecordedBytes(sent.t, ts, conn, "", sent.body)
+            return RecordedBytes(kind, ts, conn, "", sent.body)
         value = bytes(sent.data)
         data = msgspec.json.decode(value, type=str) if value.startswith(b'"') else value.decode()
         if sent.encoding == "base64":
-            return RecordedBytes(sent.t, ts, conn, "", b64decode(data, validate=True))
-        return Recorded(sent.t, ts, conn, data)
+            return RecordedBytes(kind, ts, conn, "", b64decode(data, validate=True))
+        return Recorded(kind, ts, conn, data)
     except (msgspec.MsgspecError, ValueError, BadEvent) as error:
         ends = "" if line.ended else "the file ends within it; "
         return Damage(line.number, f"not a recorded frame: {ends}{error}")
+
+
+def _kind_and_conn(sent: _Loose) -> tuple[str, str | None]:
+    """Return what a line is, and its connection or the URL of its answer. Raises BadEvent."""
+    if sent.t:
+        return sent.t, None if sent.conn is None else str(sent.conn)
+    if sent.kind not in KINDS:
+        raise BadEvent("unknown_kind", "kind", sent.kind[:200])
+    return sent.kind, sent.url if sent.kind == "http" else sent.line
 
 
 def _nanoseconds(text: str, *, by_size: bool = False) -> int:

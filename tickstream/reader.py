@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from marketdata.codec import as_record
 from marketdata.errors import TickstreamError, Unavailable
-from marketdata.events import AnyEvent
+from marketdata.events import AnyEvent, RawFrame
 from marketdata.headers import HOPS, hops_of
 from marketdata.topics import Topic
 from runtime.kafka import consumer_config, headers_of
@@ -98,8 +99,13 @@ class Reader:
 
 
 def as_json(event: AnyEvent, message: Message | None = None) -> bytes:
-    """Return an event as one JSON line; with its Kafka headers, partition and offset when a message is given."""
+    """Return an event as one JSON line; with its Kafka headers, partition and offset when a message is given.
+
+    A frame that is not UTF-8 is in base64, as `encoding` then states: `runtime.recordings` reads it exactly.
+    """
     record: dict[str, Any] = {"event": event.schema, **as_record(event)}
+    if isinstance(event, RawFrame) and not _is_text(event.data):
+        record |= {"data": b64encode(event.data).decode(), "encoding": "base64"}
     if message is not None:
         headers = headers_of(message)
         hops = {"hops": msgspec.to_builtins(hops_of(headers))} if HOPS in headers else {}
@@ -111,6 +117,14 @@ def as_json(event: AnyEvent, message: Message | None = None) -> bytes:
             | hops,
         }
     return orjson.dumps(record, default=lambda value: value.decode("utf-8", "replace"))
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def print_tail(settings: CommonSettings, topic: Topic, *, count: int, follow: bool, key: str, headers: bool) -> None:

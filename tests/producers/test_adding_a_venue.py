@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import inspect
 import json
 import re
 import sys
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Trades
+import producers.venues
+from marketdata.events import BookUpdate, DeadLetter, Derivative, FeedStatus, Trades
 from marketdata.feed import Output, Reconnect, Send
 from producers.venues.kit.venue import LiveFeed, Venue
+from tests.producers import test_conformance as conformance
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "add-a-venue.md"
 TS = 1_780_000_001_000_000_000
@@ -28,17 +31,20 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
-    """The example, as the module that it would be."""
-    (code,) = blocks("python")
-    file = tmp_path_factory.mktemp("feeds") / "acme.py"
-    file.write_text(code)
-    spec = importlib.util.spec_from_file_location("acme", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["acme"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module.VENUES[0]
-    del sys.modules["acme"]
+    """The example, found by its folder as every venue is."""
+    folder = tmp_path_factory.mktemp("venues") / "acme"
+    folder.mkdir()
+    for code in blocks("python"):
+        name = re.search(r"producers/venues/acme/(\w+\.py)", code.partition("\n")[0])
+        assert name is not None, "the first line of a block names its file"
+        (folder / name[1]).write_text(code)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(producers.venues, "__path__", [*producers.venues.__path__, str(folder.parent)])
+        (found,) = importlib.import_module("producers.venues.acme").VENUES
+        patch.setitem(producers.venues.VENUES, "acme", found)
+        yield found
+    for module in [module for module in sys.modules if module.startswith("producers.venues.acme")]:
+        del sys.modules[module]
 
 
 @pytest.fixture
@@ -46,15 +52,15 @@ def feed(venue: Venue) -> LiveFeed:
     """A feed of two products that has subscribed."""
     made = venue.make(line="acme/0", products=venue.products, token=None)
     assert [o for o in made.opened(TS) if isinstance(o, Send)] == [
-        Send(b'{"subscribe":["BTC-USD","ETH-USD"],"channel":"%s"}' % channel) for channel in (b"book", b"trade")
+        Send(b'{"subscribe":["BTC-PERP","ETH-PERP"],"channel":"%s"}' % channel)
+        for channel in (b"book", b"trade", b"mark")
     ]
     return made
 
 
 def test_the_guide_says_of_every_test_what_makes_it_fail() -> None:
     """A contributor finds the name that failed in its table."""
-    suite = (GUIDE.parents[2] / "tests" / "producers" / "test_conformance.py").read_text()
-    tests = re.findall(r"^def test_(\w+)\(", suite, re.MULTILINE)
+    tests = [name.removeprefix("test_") for name in vars(conformance) if name.startswith("test_")]
     told = re.findall(r"^\| (`.*`) \|", GUIDE.read_text(), re.MULTILINE)
     named = [name for row in told for name in re.findall(r"`(\w+)…?`", row)]
     assert len(tests) > 10
@@ -69,18 +75,23 @@ def frames() -> list[bytes]:
 
 def change(number: int, **more: Any) -> bytes:
     """Return a change of one bid."""
-    values = {"t": "book", "s": "BTC-USD", "n": number, "ms": 1_780_000_000_300, "b": [["99.0", "1"]], "a": []}
+    values = {"t": "book", "s": "BTC-PERP", "n": number, "ms": 1_780_000_000_300, "b": [["99.0", "1"]], "a": []}
     return json.dumps(values | more).encode()
 
 
 def test_example_reads_the_frames_that_it_shows(feed: LiveFeed) -> None:
-    """A whole book, a change of it and a trade with the taker's side."""
+    """A whole book, a change of it, a block trade with the taker's side, and funding."""
     out = [output for frame in frames() for output in feed.received(frame, TS)]
     snapshot, update = (o for o in out if isinstance(o, BookUpdate))
     assert (snapshot.kind, snapshot.bid_prices, snapshot.ask_sizes) == ("snapshot", ["100.0"], ["1"])
     assert (update.kind, update.bid_prices, update.bid_sizes) == ("update", ["100.0", "99.5"], ["0", "4"])
     (trades,) = (o for o in out if isinstance(o, Trades))
-    assert (trades.trades[0].trade_id, trades.trades[0].side) == ("7", "buy")
+    (trade,) = trades.trades
+    assert (trade.trade_id, trade.side, trade.conditions) == ("7", "buy", ("block",))
+    assert trade.excluded_from == ("high_low", "open_close")
+    (mark,) = (o for o in out if isinstance(o, Derivative))
+    assert (mark.mark_price, mark.funding_rate) == ("100.4", "-0.0001")
+    assert mark.next_funding_ts == 1_780_003_600_000_000_000
     assert feed.counts["dead_letters"] == feed.counts["gaps"] == 0
 
 
@@ -96,7 +107,7 @@ def test_example_repairs_what_it_lost(feed: LiveFeed, spoilt: bytes) -> None:
     out = feed.received(spoilt, TS)
     assert [o.kind for o in out if isinstance(o, BookUpdate)] == ["clear"]
     assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["gap", "resync"]
-    assert Send(b'{"subscribe":["BTC-USD"],"channel":"book"}') in out
+    assert Send(b'{"subscribe":["BTC-PERP"],"channel":"book"}') in out
     assert any(isinstance(o, DeadLetter) for o in out) == (spoilt != change(9))
     back = feed.received(frames()[1], TS)
     assert [o.kind for o in back if isinstance(o, BookUpdate | FeedStatus)] == ["snapshot", "resynced"]
@@ -104,7 +115,7 @@ def test_example_repairs_what_it_lost(feed: LiveFeed, spoilt: bytes) -> None:
 
 def test_example_states_a_channel_that_is_refused(feed: LiveFeed) -> None:
     """The trades are invalid, on the ledger, and beats do not vouch for them; the book is good."""
-    refusal = b'{"t": "answer", "channel": "trade", "s": "BTC-USD", "ok": false, "why": "too many"}'
+    refusal = b'{"t": "answer", "channel": "trade", "s": "BTC-PERP", "ok": false, "why": "too many"}'
     beat = b'{"t": "beat", "ms": 1780000000900}'
     out = [o for frame in (*frames()[:2], refusal, beat) for o in feed.received(frame, TS)]
     assert [(o.kind, o.channel) for o in out if isinstance(o, FeedStatus)] == [
@@ -122,3 +133,41 @@ def test_example_notices_silence_and_the_end(feed: LiveFeed) -> None:
     assert Reconnect("heartbeat_missed") in silent
     assert [o.reason for o in silent if isinstance(o, BookUpdate)] == ["stale"]
     assert any(isinstance(o, FeedStatus) and o.kind == "disconnected" for o in feed.closed("reset", TS + 12 * SECOND))
+
+
+# --- The example keeps the rules of every feed ---
+
+CASE = conformance.Case("acme", "acme")
+OF_A_CASE = [
+    name
+    for name, test in vars(conformance).items()
+    if name.startswith("test_") and list(inspect.signature(test).parameters) == ["case"]
+]
+
+
+@pytest.mark.usefixtures("venue")
+@pytest.mark.parametrize("name", OF_A_CASE)
+def test_example_passes_the_conformance_tests(name: str) -> None:
+    """On its recording, which was made by hand."""
+    getattr(conformance, name)(CASE)
+
+
+@pytest.mark.usefixtures("venue")
+@pytest.mark.parametrize("carrier", [0, 1], ids=["books", "trades"])
+@pytest.mark.parametrize("answer", ["refused", "none"])
+def test_example_passes_the_conformance_test_of_subscriptions(carrier: int, answer: str) -> None:
+    """Nothing vouches for a channel that is refused, or not acknowledged."""
+    conformance.test_nothing_vouches_for_a_channel_that_is_not_acknowledged(CASE, carrier, answer)
+
+
+@pytest.mark.usefixtures("venue")
+def test_example_states_its_facts_and_sources() -> None:
+    """The tests of every venue that need no recording."""
+    assert len(OF_A_CASE) > 10
+    conformance.test_venue_and_feed_state_the_same_facts("acme")
+    conformance.test_theory_names_the_document_that_says_whose_side_a_trade_tells("acme")
+
+
+def test_example_stays_within_the_channels_of_a_connection(venue: Venue) -> None:
+    """Twenty channels, of which each product takes three."""
+    assert venue.limits.products_max(len(venue.channels)) == 6

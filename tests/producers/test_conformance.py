@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import producers.venues
 from marketdata.book import L2Book, Level
 from marketdata.clock import AHEAD_NS_MAX
 from marketdata.codec import Codec
@@ -40,6 +41,7 @@ from stream_apps.operators.ingest_trades import IngestTrades
 from tickstream.pipe import answers
 
 RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "recordings"
+OWN = Path(__file__).with_name("recordings")  # recordings that may be committed, uncompressed
 SECOND = 1_000_000_000
 CODEC = Codec({event.schema: number for number, event in enumerate(EVENTS, start=1)})
 QUICK = settings(max_examples=12, deadline=None)
@@ -47,6 +49,8 @@ QUICK = settings(max_examples=12, deadline=None)
 
 class Case(NamedTuple):
     """One venue. `frames` of one connection (its recorded name; None: the first that is seen) are played.
+
+    `recording` is a file of `tests/producers/recordings` (.jsonl) or of `../shared/recordings` (.jsonl.zst).
 
     `proven` is how many levels a side the venue's own proof covers, None for the whole book; `shorten` makes huge
     frames small, so that thousands of runs are quick, or old ones as they are today. `ordered` is False where frames
@@ -127,7 +131,9 @@ class RecordedLines(tuple[Recorded, ...]):
 @cache
 def recorded(case: Case) -> RecordedLines:
     """Return the case's lines: REST answers, and the first frames of its connection."""
-    path = RECORDINGS / f"{case.recording}.jsonl.zst"
+    path = OWN / f"{case.recording}.jsonl"
+    if not path.exists():
+        path = RECORDINGS / f"{case.recording}.jsonl.zst"
     if not path.exists():
         pytest.skip(f"the recordings are absent: no {path}")
     lines: list[Recorded] = []
@@ -304,6 +310,23 @@ def frames_of(case: Case) -> list[int]:
 def test_every_feed_is_in_the_table() -> None:
     """A venue without a case is not proven."""
     assert {case.venue for case in CASES} | NOT_RECORDED == set(VENUES)
+
+
+def test_every_folder_with_a_feed_is_a_venue() -> None:
+    """Python finds no package in a folder without `__init__.py`, so its venue would be missing without an error."""
+    folders = {path.parent for path in Path(producers.venues.__file__).parent.glob("*/feed*.py")}
+    assert [folder.name for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+@pytest.mark.parametrize("name", sorted(VENUES))
+def test_venue_and_feed_state_the_same_facts(name: str) -> None:
+    """The shell counts a venue's channels against its limits, and history repairs the gaps of its trades' channel."""
+    venue = find_venue(name)
+    feed = make_feed(name, products=venue.products)
+    if isinstance(feed, VenueFeed):
+        assert venue.trades_channel == feed.trades_channel
+        assert venue.channels == feed.channels
+        assert venue.limits == feed.limits
 
 
 @EACH_ORDERED

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata.errors import CodecError
+from marketdata.events import RawFrame
 from runtime import recordings
 from runtime.recordings import Recorded, RecordedBytes
+from tickstream.reader import as_json
 
 LINES = st.lists(
     st.builds(
@@ -225,3 +227,17 @@ def test_a_nameless_answer_is_for_who_asks_about_one_symbol() -> None:
     assert not recordings.answers("products", "COINBASE.rest.1")
     assert recordings.answers("products/BTC-USD/book?level=3", "https://example.org/products/BTC-USD/book?level=3")
     assert not recordings.answers("products/BTC-USD/book?level=3", "https://example.org/products/ETH-USD/book?level=3")
+
+
+def test_printed_raw_frames_are_a_recording(tmp_path: Path) -> None:
+    """As `tickstream replay --topic md.raw` prints them: every kind, binary frames exactly, answers with their URL."""
+    sent = [("connect", b"", "wss://v"), ("send", b"{}", None), ("recv", b'{"p": "1.0"}', None),
+            ("recv", b"\xff\x00", None), ("http", b"[]", "https://v/depth?symbol=A")]  # fmt: skip
+    frames = [RawFrame(venue="v", line="v/0", number=number, ts_recv=number + 1, kind=kind, data=data, url=url)
+              for number, (kind, data, url) in enumerate(sent)]  # fmt: skip
+    file = tmp_path / "raw.jsonl"
+    file.write_bytes(b"".join(as_json(frame) + b"\n" for frame in frames) + b'{"ts_recv": 9, "data": "no kind"}\n')
+    *read, damaged = recordings.read(file)
+    assert [(line.t, line.ts_recv, line.frame) for line in read] == [(f.kind, f.ts_recv, f.data) for f in frames]
+    assert [line.conn for line in read] == ["v/0"] * 4 + ["https://v/depth?symbol=A"]
+    assert damaged.t == recordings.DAMAGED

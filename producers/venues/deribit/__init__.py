@@ -12,6 +12,7 @@ VENUES = (
         ws_url="wss://www.deribit.com/ws/api/v2",
         rest_url="https://www.deribit.com/api/v2",
         make=DeribitFeed,
+        channels=DeribitFeed.channels,
         limits=DeribitFeed.limits,
         products=("BTC-PERPETUAL", "ETH-PERPETUAL"),
         budget=Budget(burst=10, per_s=5),

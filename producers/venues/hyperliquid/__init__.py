@@ -11,6 +11,7 @@ VENUES = (
         ws_url="wss://api.hyperliquid.xyz/ws",
         rest_url="https://api.hyperliquid.xyz",
         make=HyperliquidFeed,
+        channels=HyperliquidFeed.channels,
         limits=HyperliquidFeed.limits,
         products=("BTC", "ETH"),
         cased=True,
