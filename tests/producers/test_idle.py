@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -206,3 +208,49 @@ def test_every_venue_says_how_long_it_may_be_silent() -> None:
     assert all(limit is None or 5 * SECOND_NS <= limit <= 120 * SECOND_NS for limit in limits.values())
     assert limits["fix"] == 72 * SECOND_NS
     assert proof_of(find_venue("bitfinex")) == "frames"
+
+
+def test_frame_that_shows_a_loss_takes_back_the_minutes_that_it_closed() -> None:
+    """Frames are numbered: the one that comes after a silence states minutes, until its own number is read."""
+    feed = Feed()
+    line = Idle(feed, "frames", recorded=True)
+    line.opened(T0)
+    for second in (5, 65):
+        line.came(T0 + second * SECOND_NS)
+        feed.received(b"trade" if second == 5 else b"0", T0 + second * SECOND_NS)
+    ts = T0 + 250 * SECOND_NS
+    passed = [event for event in line.came(ts) if isinstance(event, Trades)]
+    assert [event.valid for event in passed] == [True, True, True]
+    call = Call(feed.line, ts, ts)
+    trades.lose(call, feed.product)
+    (lost,) = call.out
+    assert isinstance(lost, Trades)
+    assert (lost.ts_event, lost.reason) == (T0 + 60 * SECOND_NS, GAP), "what the frame before it had shown"
+
+
+def usdm(second: float, **fields: Any) -> bytes:
+    """Return a frame of Binance's futures stream."""
+    ms = round(T0 / 1_000_000 + second * 1_000)
+    kind = "trade" if "t" in fields else "bookTicker"
+    data = {"e": kind, "E": ms, "T": ms, "s": "BTCUSDT"} | fields
+    return json.dumps({"stream": f"btcusdt@{kind}", "data": data}).encode()
+
+
+def test_skipped_number_of_a_trade_is_dated_from_the_last_trade_however_many_minutes_ago() -> None:
+    """Quotes go on and close the minutes; then a trade's id shows that the venue left others out since the last."""
+    feed = make_feed("binance_usdm")
+    line = Idle(feed, "trades", recorded=True)
+    line.opened(T0)
+    out: list[Output] = []
+    quote = {"b": "10", "B": "1", "a": "11", "A": "2"}
+    traded = {"p": "10", "q": "1", "X": "MARKET", "m": False}
+    frames = [(10.0, usdm(10, t=1, **traded)), *((s, usdm(s, u=s, **quote)) for s in range(20, 200, 10)),
+              (201.0, usdm(201, t=5, **traded))]  # fmt: skip
+    for second, frame in frames:
+        ts = T0 + round(second * SECOND_NS)
+        out += line.came(ts)
+        out += feed.received(frame, ts)
+    events = [event for event in out if isinstance(event, Trades)]
+    assert [event for event in events if event.valid and not event.trades], "minutes without trades were stated"
+    lost = next(event for event in events if event.reason == GAP)
+    assert lost.ts_event == T0 + 10 * SECOND_NS

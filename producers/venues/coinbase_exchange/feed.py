@@ -476,6 +476,7 @@ class CoinbaseExchangeFeed(VenueFeed):
         if ids.last < claimed:
             ids.skip_to(claimed)
             self.counts["gaps"] += 1
+            trades.doubt(product)
             trades.lose(call, product)
             if not self._ledger.is_pending(product, _TRADES):
                 self._ledger.note_skipped(call, product)
@@ -483,6 +484,7 @@ class CoinbaseExchangeFeed(VenueFeed):
         if ids.last >= last:
             self._account_trades(call, product)
             if not self._ledger.is_pending(product, _TRADES) and ("trades", product.name) not in self._requests:
+                product.ts_trades_numbered = ts
                 trades.heartbeat(call, product, ts)
 
     def _status(self, call: Call, message: sent.Status) -> None:

@@ -34,6 +34,8 @@ class Ledger:
         """Clear the product's book and open its gap, or widen the one that is open."""
         if product.book_valid and self.book in channels:
             books.clear(call, product, reason)
+        if self.trades in channels:
+            trades.take_back(call, product)
         ts_from = self._last_good(product, channels)
         if self.trades in channels:
             trades.lose(call, product)

@@ -16,6 +16,9 @@ time. Where neither comes, the shell states that time passed, from what it knows
    recorder stopped. It vouches for nothing: trades are not valid from before it until after it. Where every frame of
    the connection is numbered, the feed itself detects what is missing. Where trades are numbered, the next one shows
    it; until then nothing is stated.
+6. What shows later that something is missing takes back what was stated meanwhile: a frame whose own number is not the
+   next one proves nothing of the time before it, and a skipped number of a trade means that trades may be missing since
+   the last one. The loss is dated from there, so that final candles since are revised.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ def take(
     was_pending = ledger.is_pending(product, ledger.trades)
     skips = before is not None and bool(ids.holes) and ids.holes[-1][0] > before
     if skips:
+        trades.doubt(product)
         trades.lose(call, product)
     is_complete = not _is_missing(product) and bool(batch) and (snapshot or (bool(fresh) and before is not None))
     if is_complete:

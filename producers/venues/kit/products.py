@@ -40,7 +40,9 @@ class Product:
 
     Of the trades that were published, `trade_ids` has the numbers, `sent_ids` the ids of venues that do not number
     them. Times are the venue's, in UTC nanoseconds: `ts_trade` of the newest trade, `ts_book` of the newest book
-    event, `ts_trades_vouched` and `ts_book_vouched` of the newest heartbeat of each. `off_tick`: a trade was off the
+    event, `ts_trades_vouched` and `ts_book_vouched` of the newest heartbeat of each, `ts_trades_numbered` of the newest
+    one that named the last trade. What the frame that came at `ts_passed` (our time) was taken to prove replaced
+    `ts_vouched_before`. `off_tick`: a trade was off the
     tick since the venue was last asked for its products.
 
     A loss of trades (see `kit.trades`): `trades_lost` from the loss until it is repaired or put on the ledger;
@@ -55,8 +57,8 @@ class Product:
     __slots__ = (
         "_tick", "book_seen", "book_valid", "complete_from", "gap", "instrument", "is_played", "missing_since", "name",
         "off_tick", "sent_ids", "symbol", "trade_gaps", "trade_ids", "trades_lost", "ts_back", "ts_book",
-        "ts_book_vouched", "ts_lost", "ts_trade", "ts_trade_before", "ts_trades_vouched", "ts_whole",
-        "unproven",
+        "ts_book_vouched", "ts_lost", "ts_passed", "ts_trade", "ts_trade_before", "ts_trades_numbered",
+        "ts_trades_vouched", "ts_vouched_before", "ts_whole", "unproven",
     )  # fmt: skip
 
     def __init__(self, instrument: Instrument) -> None:
@@ -69,6 +71,9 @@ class Product:
         self.ts_book_vouched: int | None = None
         self.ts_trade: int | None = None
         self.ts_trades_vouched: int | None = None
+        self.ts_trades_numbered: int | None = None
+        self.ts_passed = 0
+        self.ts_vouched_before: int | None = None
         self.trades_lost = False
         self.ts_lost = 0
         self.ts_whole: int | None = None

@@ -123,6 +123,8 @@ def heartbeat(call: Call, product: Product, ts_event: int) -> None:
 def pass_time(call: Call, product: Product, ts_event: int) -> None:
     """State that time has passed until `ts_event`, and whether every trade until a little before it is published."""
     if product.validity["valid"] and not product.trades_lost:
+        if product.ts_passed != call.ts:
+            product.ts_passed, product.ts_vouched_before = call.ts, product.ts_trades_vouched
         product.ts_trades_vouched = max(product.ts_trades_vouched or 0, ts_event - LATE_NS)
     _send_time(call, product, ts_event)
 
@@ -136,9 +138,26 @@ def _send_time(call: Call, product: Product, ts_event: int) -> None:
         _complete(call, product)
 
 
+def take_back(call: Call, product: Product) -> None:
+    """Take back what the frame of `call` was taken to prove when it came, since it shows that frames are lost."""
+    if product.ts_passed == call.ts and not product.trades_lost:
+        product.ts_trades_vouched = product.ts_vouched_before
+
+
+def doubt(product: Product) -> None:
+    """Trust no passing of time since the last trade, or the last number of one that the venue stated.
+
+    A number is skipped, although the connection delivers in order: the venue itself left trades out, at any time since.
+    """
+    if product.ts_trades_vouched is not None and not product.trades_lost:
+        proven = max(product.ts_trade or 0, product.ts_trades_numbered or 0)
+        product.ts_trades_vouched = min(product.ts_trades_vouched, proven) if proven else None
+
+
 def lose(call: Call, product: Product) -> None:
     """State that trades may be missing: what is sent is not valid from now on, until `found` or `missing`."""
     if not product.trades_lost:
+        take_back(call, product)
         product.ts_whole = product.ts_trades_whole
         if product.ts_whole is not None:
             call.out.append(gap_at(call, product, product.ts_whole))
