@@ -19,6 +19,7 @@ from producers.live.settings import ProducerSettings
 from producers.venues import find_venue, make_feed
 from producers.venues.kraken.feed import KrakenFeed
 from producers.venues.kraken.feed_v1 import KrakenV1Feed
+from producers.venues.kraken.recorded import RecordedKraken
 from runtime import recordings
 from runtime.recordings import Recorded
 from tickstream.pipe import Connections
@@ -452,12 +453,12 @@ def test_each_version_subscribes_in_its_own_form() -> None:
     (b"no JSON", KrakenFeed),
 ])  # fmt: skip
 def test_first_frame_of_a_recording_shows_its_version(frame: bytes, version: type[KrakenFeed]) -> None:
-    """`opened` waits for it, so that a recording of either version starts with one connection."""
-    feed = make_feed("kraken")
-    assert feed.opened(T0) == []
-    expected = version(line="kraken/0")
-    assert feed.received(frame, T0) == expected.opened(T0) + expected.received(frame, T0)
+    """From then on the feed is one of that version; bytes that show none are a dead letter, and leave it open."""
+    feed, expected = make_feed("kraken"), version(line="kraken/0")
+    assert feed.opened(T0) == expected.opened(T0)
+    assert feed.received(frame, T0) == expected.received(frame, T0)
     assert feed.counts == expected.counts
+    assert type(feed) is (version if frame != b"no JSON" else RecordedKraken)
 
 
 def test_v1_message_with_a_part_for_each_side_is_one_change(feed1: KrakenV1Feed) -> None:

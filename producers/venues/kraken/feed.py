@@ -437,7 +437,12 @@ class KrakenFeed(VenueFeed):
         if not sent.wsname:
             self.counts["ignored"] += 1
             return
-        self._products.know(call, self.named(sent.wsname), status=self._status_of(sent.status), **rest_fields(sent))
+        for name in self._rest_names(sent.wsname):
+            self._products.know(call, name, status=self._status_of(sent.status), **rest_fields(sent))
+
+    def _rest_names(self, name: str) -> tuple[str, ...]:
+        """Return the names by which a pair of REST may appear in frames."""
+        return (self.named(name),)
 
     def _status_of(self, sent: str) -> str:
         """Return a pair's state; the venue's own comes first while it is not online."""
