@@ -16,8 +16,9 @@ _PRICES = ("bid", "ask", "last")
 def send(call: Call, product: Product, ts_event: int, **values: Any) -> None:
     """Publish a quote; `values` are the fields of Quote that the venue gave, a price that is not there as None.
 
-    They may name another validity than the product's. A size without its price means nothing and is left out. Raises
-    BadEvent for a price that is not above zero, where that cannot be.
+    They may name another validity than the product's. A size without its price means nothing and is left out, and so is
+    a price with nothing to trade at it: a size of 0 gives no level. Raises BadEvent for a price
+    that is not above zero, where that cannot be.
     """
     prices = [values[name] for name in _PRICES if values.get(name) is not None]
     if product.instrument.kind in POSITIVE_KINDS:
@@ -25,8 +26,9 @@ def send(call: Call, product: Product, ts_event: int, **values: Any) -> None:
             if price[0] == "-" or is_zero(price):
                 raise BadEvent("not_positive", "quote", price)
     for side in ("bid", "ask"):
-        if values.get(side) is None and values.get(f"{side}_size") is not None:
-            values[f"{side}_size"] = None
+        size = values.get(f"{side}_size")
+        if size is not None and (values.get(side) is None or is_zero(size)):
+            values[side] = values[f"{side}_size"] = None
     call.line.counts["quotes"] += 1
     if off_tick := product.count_off_tick(prices):
         call.line.counts["off_tick"] += off_tick
