@@ -305,13 +305,13 @@ class BybitFeed(VenueFeed):
         if product is None:
             return
         state = self._states.get(sent.name) or self._state(sent.name)
-        self._advance(call, ms_ns(frame.ts, "ts"))
+        ts_sent = self._time_of_book(call, frame.ts, ms_ns, "ts")
         columns = pair_columns(sent.bids, sent.asks)
         topic = frame.topic.rpartition(".")[0]
         if topic == "orderbook.1":
             self._best(call, product, state, frame, columns)
             return
-        ts_event = ms_ns(frame.matched or frame.ts, "cts")
+        ts_event = self._time_of_book(call, frame.matched, ms_ns, "cts") if frame.matched else ts_sent
         is_snapshot = frame.type == "snapshot"
         if topic != state.topic:
             if not is_snapshot or product.book_valid:
@@ -343,7 +343,7 @@ class BybitFeed(VenueFeed):
 
     def _best(self, call: Call, product: Product, state: _State, frame: BookFrame, columns: Columns) -> None:
         """Publish the best levels that orderbook.1 leaves."""
-        ts_event = ms_ns(frame.matched or frame.ts, "cts")
+        ts_event = self._time_of_book(call, frame.matched or frame.ts, ms_ns, "cts")
         books.check(call, product, ts_event, columns)
         number, last = frame.data.update, state.best_last
         is_lost = False

@@ -34,9 +34,9 @@ class BookFrame(msgspec.Struct, gc=False):
 
     topic: str
     type: Literal["snapshot", "delta"]
-    ts: Number
+    ts: int
     data: Book
-    matched: Number = msgspec.field(name="cts", default=0)
+    matched: int = msgspec.field(name="cts", default=0)
 
 
 class Frame(msgspec.Struct):

@@ -263,9 +263,8 @@ class DeribitFeed(VenueFeed):
         product = self._products.find(call, sent.name)
         if product is None:
             return
-        ts_event = ms_ns(sent.ms, "timestamp")
         columns = _columns(sent)
-        self._advance(call, ts_event)
+        ts_event = self._time_of_book(call, sent.ms, ms_ns, "timestamp")
         last = self._numbers.get(sent.name)
         call.sequence = sent.number
         if sent.type == "snapshot":

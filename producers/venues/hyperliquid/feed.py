@@ -63,7 +63,7 @@ class _Level(msgspec.Struct, gc=False):
 
 class _Book(msgspec.Struct):
     coin: str
-    time: Number
+    time: int
     levels: tuple[list[_Level], list[_Level]]
 
 
@@ -195,13 +195,13 @@ class HyperliquidFeed(VenueFeed):
         product = self._products.find(call, sent.coin)
         if product is None:
             return
-        ts_event = ms_ns(sent.time, "time")
         columns = _columns(sent)
-        self._advance(call, ts_event)
+        ts_event = self._time_of_book(call, sent.time, ms_ns, "time")
         if ts_event < self._ts_books.get(sent.coin, 0):
             self.counts["duplicates"] += 1
             return
-        self._ts_books[sent.coin] = ts_event
+        if ts_event != call.ts:  # that of receipt, which is not the venue's clock
+            self._ts_books[sent.coin] = ts_event
         self._snapshot(call, product, ts_event, columns)
 
     def _best(self, call: Call, sent: _Best) -> None:

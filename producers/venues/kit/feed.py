@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
 
+from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, CHECKSUM, GAP, STALE, UNSUBSCRIBED, Instrument
 from marketdata.feed import Fetch, Output, Send
 from producers.venues.kit import books, idle, trades
@@ -246,6 +247,19 @@ class VenueFeed:
     def _advance(self, call: Call, ts: int) -> None:
         """Note a time of the venue's, in UTC nanoseconds; its clock never runs back. Raises BadEvent."""
         self.ts_venue = call.heard(ts, self.ts_venue)
+
+    def _time_of_book(self, call: Call, value: T, read: Callable[[T, str], int], field: str) -> int:
+        """Return the venue's time of a book message, which is noted.
+
+        A time that cannot be says nothing about the levels: it is counted, and gives way to the time of receipt.
+        """
+        try:
+            ts = read(value, field)
+            self._advance(call, ts)
+        except BadEvent:
+            self.counts["bad_times"] += 1
+            return call.ts
+        return ts
 
     def _snapshot(self, call: Call, product: Product, ts_event: int, columns: Columns) -> None:
         """Publish a whole book, which closes the gap of the book. Raises BadEvent."""

@@ -317,8 +317,7 @@ class KrakenFeed(VenueFeed):
                     continue
                 self._begun[book.symbol] += snapshot
                 columns = _columns(book)
-                ts = iso_ns(book.timestamp, "timestamp") if book.timestamp else call.now
-                self._advance(call, ts)
+                ts = self._time_of_book(call, book.timestamp, iso_ns, "timestamp") if book.timestamp else call.now
                 self._take_book(call, product, ts, columns, book.checksum, snapshot=snapshot)
             if reading.failed:
                 self._book_missed(call, book.symbol)

@@ -92,7 +92,7 @@ class _Change(msgspec.Struct):
     seq: Number
     price: Any
     qty: Any
-    timestamp: _Milliseconds
+    timestamp: int
 
 
 class _Level(msgspec.Struct, gc=False):
@@ -105,7 +105,7 @@ class _Snapshot(msgspec.Struct):
     seq: Number
     bids: list[_Level]
     asks: list[_Level]
-    timestamp: _Milliseconds
+    timestamp: int
 
 
 class _Trade(msgspec.Struct):
@@ -280,8 +280,7 @@ class KrakenFuturesFeed(VenueFeed):
         product = self._products.find(call, sent.product_id)
         if product is None:
             return
-        ts_event = sent.timestamp * MILLISECOND_NS
-        self._advance(call, ts_event)
+        ts_event = self._time_of_book(call, sent.timestamp, ms_ns, "timestamp")
         call.sequence = sent.seq
         values = numbers([sent.price, sent.qty], "book")
         if product.book_valid and not self._follows(call, product, sent.seq):
@@ -307,11 +306,10 @@ class KrakenFuturesFeed(VenueFeed):
         product = self._products.find(call, sent.product_id)
         if product is None:
             return
-        ts_event = sent.timestamp * MILLISECOND_NS
+        ts_event = self._time_of_book(call, sent.timestamp, ms_ns, "timestamp")
         if self._is_old(product, sent.seq, ts_event):
             self.counts["duplicates"] += 1
             return
-        self._advance(call, ts_event)
         call.sequence = sent.seq
         columns = (*_columns(sent.bids), *_columns(sent.asks))
         sequence = self._sequences[product.name] = Sequence()

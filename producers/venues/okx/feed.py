@@ -292,8 +292,7 @@ class OkxFeed(VenueFeed):
             return
         channel = frame.arg.channel
         for sent in frame.data:
-            ts_event = ms_text_ns(sent.ts, "ts")
-            self._advance(call, ts_event)
+            ts_event = self._time_of_book(call, sent.ts, ms_text_ns, "ts")
             if channel == _BEST:
                 _best(call, product, ts_event, sent)
             elif channel == _ALWAYS_WHOLE or channel in _INCREMENTAL:
