@@ -644,7 +644,6 @@ def test_unreadable_change_clears_its_pair_alone() -> None:
     book2("update", BIDS[:1], [], CHECKSUM)[:-9],
     book2("update", BIDS[:1], [], CHECKSUM).replace(b'"checksum":', b'"checksum":"x').replace(b',"time', b'","time'),
     book2("update", ["45283.5 true"], [], CHECKSUM),
-    book2("update", BIDS[:1], [], CHECKSUM).replace(b"T21:", b"T29:"),
 ])  # fmt: skip
 def test_unreadable_frame_of_v2_clears_the_book_at_once(feed: KrakenFeed, frame: bytes) -> None:
     """It may have been a change; nothing waits for the next checksum to show that."""
