@@ -15,8 +15,7 @@ from infra.simulator.venues.streams.__main__ import SESSIONS
 from infra.simulator.venues.streams.server import Streams, serve
 from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, RawFrame, Trades
 from producers.live.__main__ import LineStates, Recorded, connections
-from producers.live.settings import ProducerSettings
-from producers.venues import find_venue
+from producers.live.settings import load_for_venue
 from runtime.health import Readiness
 
 LIMIT_S = 120.0
@@ -48,10 +47,10 @@ class Followed:
 async def follow(venue_name: str, symbols: int, every_s: float) -> tuple[Followed, Streams, float]:
     """Run a producer's connections until every symbol has a book and a trade; return how long that took too."""
     streams = Streams(SESSIONS[venue_name], symbols, every_s=every_s)
-    venue, sink = find_venue(venue_name), Followed()
+    sink = Followed()
     async with AsyncExitStack() as stack:
         rest = await stack.enter_async_context(serve(streams, "127.0.0.1", 0, 0))
-        settings = ProducerSettings(
+        settings, venue = load_for_venue(
             venue=venue_name, source="live", ws_url=f"ws://127.0.0.1:{streams.port}{PATHS.get(venue_name, '')}",
             rest_url=f"http://127.0.0.1:{rest}", products=tuple(streams.markets),
         )  # fmt: skip
