@@ -330,7 +330,7 @@ class Candle(Event, frozen=True, kw_only=True, gc=False):
     """Open, high, low, close and volume of [start, end); `state` is open, final or revised.
 
     Bars by recipe also have the recipe's name and hash, sums by side and `vwap`, a quotient rounded to 18 digits. Those
-    of trades, volume or value have a `number`, which tells bars with the same start apart.
+    of trades, volume or value have a `number`, which distinguishes bars with the same start.
     """
 
     schema: ClassVar[str] = "Candle"

@@ -20,6 +20,7 @@ a feed calls.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
 
@@ -46,7 +47,7 @@ T = TypeVar("T")
 T_READ = TypeVar("T_READ")
 
 
-class VenueFeed:
+class VenueFeed(ABC):
     """One line of a venue. `products` None accepts every product that is seen, and subscribes to none.
 
     `counts` counts what happened since the feed was made: frames, snapshots, book_updates, trades, quotes, heartbeats,
@@ -183,17 +184,17 @@ class VenueFeed:
 
     # --- Hooks: what a venue must supply ---
 
+    @abstractmethod
     def _describe(self, name: str) -> Instrument:
         """Return the instrument of the venue's name (its `ts_recv` is 0). Raises BadEvent for what is no name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _order(self, call: Call, verb: str, channel: str, names: Collection[str]) -> Iterable[Output]:
         """Return the messages that `subscribe` or `unsubscribe` these products, at most `limits.arguments` of them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read(self, call: Call) -> None:
         """Read the frame `call.payload`. Raises BadEvent, or what msgspec raises."""
-        raise NotImplementedError
 
     # --- Hooks with a default ---
 
@@ -213,7 +214,7 @@ class VenueFeed:
         yield from self._unsubscribe(call, carrier, names)
         yield from self._request(call, carrier, names)
 
-    def _forget(self, product: Product) -> None:
+    def _forget(self, product: Product) -> None:  # noqa: B027 - a hook that may stay empty
         """Forget what is kept of a product's book: it is lost."""
 
     def _concerned(self, payload: bytes) -> tuple[Collection[str] | None, Collection[str]]:
@@ -225,7 +226,7 @@ class VenueFeed:
         """Return the requests of purpose `products` that list the venue's products."""
         return ()
 
-    def _learn_products(self, call: Call) -> None:
+    def _learn_products(self, call: Call) -> None:  # noqa: B027 - a hook that may stay empty
         """Learn the products of the answer `call.payload`."""
 
     def _answered(self, call: Call, request: Fetch) -> bool:
@@ -233,10 +234,10 @@ class VenueFeed:
         del call, request
         return False
 
-    def _recover_trades(self, call: Call, product: Product) -> None:
+    def _recover_trades(self, call: Call, product: Product) -> None:  # noqa: B027 - a hook that may stay empty
         """Request the trades that may be missing since before this connection."""
 
-    def _tick(self, call: Call) -> None:
+    def _tick(self, call: Call) -> None:  # noqa: B027 - a hook that may stay empty
         """Do what else is due about once a second on a connection that is alive."""
 
     # --- What feeds use ---
