@@ -20,8 +20,10 @@ from decimal import Decimal
 
 import msgspec
 
-from api.market import Market, SymbolState, Trust, fresh
+from api.market import Market
 from api.messages import Json
+from api.symbol_state import SymbolState
+from api.trust import Trust, fresh
 from marketdata.clock import MILLISECOND_NS, format_rfc3339
 from marketdata.decimals import EXACT, plain
 from marketdata.events import RESYNCING

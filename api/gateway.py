@@ -27,26 +27,24 @@ import orjson
 from prometheus_client import Counter, Gauge
 
 from api import messages, stream_messages
-from api.clocks import Clocks
-from api.consolidated import Product, Views, choices
-from api.derivatives import STALE_NS as DERIVATIVES_STALE_NS
-from api.frames import Frame
-from api.market import (
-    INTERVALS,
+from api.changes import (
     AnomalyFound,
     BookChanged,
     CandleChanged,
     Change,
     DerivativeChanged,
-    Market,
     MetricsChanged,
     StatusChanged,
-    SymbolState,
     TickerChanged,
     Traded,
-    Trust,
-    fresh,
 )
+from api.clocks import Clocks
+from api.consolidated import Product, Views, choices
+from api.derivatives import STALE_NS as DERIVATIVES_STALE_NS
+from api.frames import Frame
+from api.market import Market
+from api.symbol_state import INTERVALS, SymbolState
+from api.trust import Trust, fresh
 from marketdata.events import ALL_SYMBOLS, ALL_VENUES, AnyEvent, Liquidation
 from marketdata.recipes import interval_of
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from confluent_kafka import Message
 
-from api.market import CANDLES_MAX, INTERVALS
+from api.market import CANDLES_MAX
+from api.symbol_state import INTERVALS
 
 _ALWAYS_MADE = frozenset(name.encode() for name in INTERVALS)
 

@@ -13,25 +13,41 @@ the reader's clock. Everything is bounded: trades, anomalies, candles and views 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-import msgspec
-
+from api.changes import (
+    AnomalyFound,
+    BookChanged,
+    CandleChanged,
+    Change,
+    DerivativeChanged,
+    MetricsChanged,
+    StatusChanged,
+    TickerChanged,
+    Traded,
+)
 from api.depth import Edges
-from api.derivatives import DerivativeState, NumberedDerivative
+from api.derivatives import DerivativeState
 from api.statistics import INTERVAL as STATISTICS_INTERVAL
-from api.statistics import Day
-from marketdata.book import L2Book, Level
+from api.symbol_state import (
+    TRADES_MAX,
+    BookState,
+    NumberedAnomaly,
+    NumberedCandle,
+    NumberedMetrics,
+    NumberedStatus,
+    NumberedTrade,
+    SymbolState,
+    place_of,
+)
+from api.ticker import amend, last_trade, merge_ticker
+from api.trust import TRUSTED, Trust
+from marketdata.book import Level
 from marketdata.book_state import BooksState
 from marketdata.events import (
     ALL_SYMBOLS,
     CROSSED,
-    HALTED,
-    OPEN_CLOSE,
     RESYNCING,
-    STALE,
     Anomaly,
     AnyEvent,
     BookUpdate,
@@ -42,225 +58,16 @@ from marketdata.events import (
     Metrics,
     Quote,
     RawFrame,
-    Trade,
     Trades,
 )
 from marketdata.recipes import Recipe
 
 SYMBOLS_MAX = 20_000
-TRADES_MAX = 1_000
-AMENDMENTS_MAX = 1_000
 ANOMALIES_MAX = 200
-STATUSES_MAX = 50
 CANDLES_MAX = 10
 
-INTERVALS = ("1m", "5m", "15m", "1h", "4h", "1d")
 # Intervals of a symbol's bars by recipe, and names of recipes, that are kept.
 RECIPES_KEPT_MAX = 64
-
-
-class Trust(msgspec.Struct, frozen=True):
-    """Whether a value may be trusted; `reason` is empty when it may."""
-
-    valid: bool
-    reason: str = ""
-
-
-TRUSTED = Trust(True)
-UNKNOWN = Trust(False, RESYNCING)
-
-
-class NumberedTrade(msgspec.Struct, frozen=True, gc=False):
-    """A trade with its count since the start; the record (offset, item) that brought it orders trades of equal time."""
-
-    number: int
-    offset: int
-    item: int
-    trade: Trade
-    trust: Trust
-
-
-# A candle's place in its interval: its start, and its number (-1 for bars of time).
-Place = tuple[int, int]
-
-
-class NumberedCandle(msgspec.Struct, frozen=True, gc=False):
-    """A candle with the count of changes of its interval when it last changed."""
-
-    number: int
-    candle: Candle
-
-
-class NumberedMetrics(msgspec.Struct, frozen=True, gc=False):
-    """Metrics with their count since the start, and the offset of their record, which orders those of equal time."""
-
-    number: int
-    offset: int
-    metrics: Metrics
-
-
-class NumberedAnomaly(msgspec.Struct, frozen=True, gc=False):
-    """An anomaly as it is now, with the count of changes of anomalies when it last changed."""
-
-    number: int
-    anomaly: Anomaly
-
-
-class NumberedStatus(msgspec.Struct, frozen=True, gc=False):
-    """A feed's status with its count since the start."""
-
-    number: int
-    status: FeedStatus
-
-
-class Ticker(msgspec.Struct, frozen=True):
-    """Best bid and offer with the statistics of the day; `trust` without regard to age."""
-
-    ts_event: int
-    ts_recv: int
-    trust: Trust
-    from_book: bool
-    data: dict[str, str | None]
-
-
-class BookState:
-    """One symbol's L2 book and whether it may be trusted."""
-
-    __slots__ = ("book", "known", "levels_changed", "line", "sequence", "trust", "ts_event", "ts_recv")
-
-    def __init__(self) -> None:
-        self.book = L2Book()
-        self.known = False
-        self.trust = UNKNOWN
-        self.ts_event = 0
-        self.ts_recv = 0
-        self.line = ""
-        self.sequence: int | None = None
-        self.levels_changed = 0  # count of changes, so that prepared answers know when they are old
-
-
-class SymbolState:
-    """All that is known of one symbol of one venue."""
-
-    def __init__(self, venue: str, symbol: str) -> None:
-        self.venue = venue
-        self.symbol = symbol
-        self.book = BookState()
-        self.depths: dict[int, int] = {}  # depth -> how many watch it
-        self.book_quote: Quote | None = None
-        self.venue_quote: Quote | None = None
-        self.ticker: Ticker | None = None
-        self.ticker_number = 0
-        self.trades: deque[NumberedTrade] = deque(maxlen=TRADES_MAX)
-        self.trade_number = 0
-        self.trades_floor = -1  # every trade later than this is in `trades`; -1 until there is one
-        self.trades_trust = UNKNOWN
-        self.trades_ts_event = 0
-        self.trades_ts_recv = 0
-        self.last: Trade | None = None  # the newest that stands and is not excluded from open_close
-        self.amendments: dict[str, Trade] = {}  # by the id of the trade that they correct or cancel
-        self.candles: dict[str, dict[Place, NumberedCandle]] = {interval: {} for interval in INTERVALS}
-        self.candle_numbers = dict.fromkeys(INTERVALS, 0)
-        self.day = Day()
-        self.metrics: NumberedMetrics | None = None
-        self.anomalies: dict[str, NumberedAnomaly] = {}  # each as it is now, by id, in order of change
-        self.anomaly_number = 0
-        self.statuses: deque[NumberedStatus] = deque(maxlen=STATUSES_MAX)
-        self.status_number = 0
-        self.derivative: DerivativeState | None = None  # made with its first event
-        self.instrument: Instrument | None = None
-        self.messages = 0  # taken in since the start
-
-    @property
-    def ticker_ts_recv(self) -> int:
-        """When the ticker was last known to hold: a book that only beats says that its best prices still do."""
-        if self.ticker is None:
-            return 0
-        return max(self.ticker.ts_recv, self.book.ts_recv) if self.ticker.from_book else self.ticker.ts_recv
-
-    @property
-    def ts_recv(self) -> int:
-        """When anything of this symbol was received last, UTC nanoseconds; 0 for never."""
-        derivative = 0 if self.derivative is None else self.derivative.ts_recv
-        return max(self.book.ts_recv, self.trades_ts_recv, self.ticker_ts_recv, derivative)
-
-    @property
-    def has_data(self) -> bool:
-        """Tell whether any market data came for this symbol, not only its description."""
-        return self.ts_recv > 0 or any(self.candles.values())
-
-
-class BookChanged(msgspec.Struct, frozen=True, gc=False):
-    """A book changed. `views` maps each watched depth to its new levels; None in place of the map says: all anew."""
-
-    state: SymbolState
-    views: dict[int, tuple[list[Level], list[Level]]] | None
-    trust_changed: bool
-
-
-class TickerChanged(msgspec.Struct, frozen=True, gc=False):
-    """The ticker in `state` is new."""
-
-    state: SymbolState
-
-
-class Traded(msgspec.Struct, frozen=True, gc=False):
-    """New trades, oldest first."""
-
-    state: SymbolState
-    trades: list[NumberedTrade]
-
-
-class CandleChanged(msgspec.Struct, frozen=True, gc=False):
-    """A candle is new, or corrected."""
-
-    state: SymbolState
-    candle: NumberedCandle
-
-
-class MetricsChanged(msgspec.Struct, frozen=True, gc=False):
-    """The metrics of a book are new."""
-
-    state: SymbolState
-    metrics: NumberedMetrics
-
-
-class AnomalyFound(msgspec.Struct, frozen=True, gc=False):
-    """An anomaly is new, has become worse or has ended."""
-
-    state: SymbolState
-    anomaly: NumberedAnomaly
-
-
-class StatusChanged(msgspec.Struct, frozen=True, gc=False):
-    """Something happened to a feed."""
-
-    state: SymbolState
-    status: NumberedStatus
-
-
-class DerivativeChanged(msgspec.Struct, frozen=True, gc=False):
-    """What a venue sends about a derivative is new."""
-
-    state: SymbolState
-    derivative: NumberedDerivative
-
-
-Change = (
-    BookChanged
-    | TickerChanged
-    | Traded
-    | CandleChanged
-    | MetricsChanged
-    | DerivativeChanged
-    | AnomalyFound
-    | StatusChanged
-)
-
-
-def fresh(trust: Trust, ts_recv: int, now: int, stale_ns: int) -> Trust:
-    """Return the trust of a value received at `ts_recv`, for who reads it at `now`."""
-    return Trust(False, STALE) if trust.valid and now - ts_recv > stale_ns else trust
 
 
 class Market:
@@ -417,9 +224,9 @@ class Market:
             state.trades.append(numbered)
             new.append(numbered)
             if trade.action != "new":
-                _amend(state, trade)
+                amend(state, trade)
             elif state.last is None or trade.ts_event >= state.last.ts_event:
-                state.last = _last(state, trade) or state.last
+                state.last = last_trade(state, trade) or state.last
         # Repaired and backfilled trades are history: they are read over REST, and told to nobody as news.
         told: list[Change] = [Traded(state, new)] if new and event.origin == "live" else []
         return told + self._renew_ticker(state) if new else []
@@ -493,50 +300,13 @@ class Market:
         return [DerivativeChanged(state, numbered)] if event.origin == "live" else []
 
     def _renew_ticker(self, state: SymbolState) -> list[Change]:
-        ticker = _ticker(state)
+        ticker = merge_ticker(state)
         before = state.ticker
         state.ticker = ticker
         if ticker is None or (before is not None and before.trust == ticker.trust and before.data == ticker.data):
             return []
         state.ticker_number += 1
         return [TickerChanged(state)]
-
-
-def _amend(state: SymbolState, amendment: Trade) -> None:
-    """Take a correction or a cancel in: what it takes back is the last trade no more."""
-    original = amendment.original_id or amendment.trade_id
-    state.amendments[original] = amendment
-    if len(state.amendments) > AMENDMENTS_MAX:
-        del state.amendments[next(iter(state.amendments))]
-    takes_back = state.last is not None and state.last.trade_id == original
-    if takes_back or amendment.action == "correct":
-        known = [_last(state, each.trade) for each in state.trades if each.trade.action == "new"]
-        standing = [trade for trade in known if trade is not None]
-        if state.last is not None and not takes_back:
-            standing.insert(0, state.last)
-        # Of several at the same time the one that came last, as in the stream.
-        state.last = max(reversed(standing), key=lambda trade: trade.ts_event, default=None)
-
-
-def _last(state: SymbolState, trade: Trade) -> Trade | None:
-    """Return what a trade counts as after its amendments; None when it does not set the last price."""
-    standing = _standing(state, trade)
-    return None if standing is None or OPEN_CLOSE in standing.excluded_from else standing
-
-
-def _standing(state: SymbolState, trade: Trade) -> Trade | None:
-    """Return what a trade counts as after its amendments, which may have come before it: None when it was canceled."""
-    for _ in range(AMENDMENTS_MAX):
-        amendment = state.amendments.get(trade.trade_id)
-        if amendment is None:
-            break
-        if amendment.action == "cancel":
-            return None
-        kept_id = amendment.trade_id == trade.trade_id
-        trade = msgspec.structs.replace(amendment, ts_event=trade.ts_event)
-        if kept_id:
-            break
-    return trade
 
 
 def _apply_levels(state: SymbolState, event: BookUpdate) -> dict[int, tuple[list[Level], list[Level]]]:
@@ -561,42 +331,3 @@ def _book_trust(book: BookState, event: BookUpdate) -> Trust:
     if not event.valid:
         return Trust(False, event.reason or RESYNCING)
     return Trust(False, CROSSED) if book.book.is_crossed() else TRUSTED
-
-
-def _ticker(state: SymbolState) -> Ticker | None:
-    """Merge the best bid and offer of the book with the venue's statistics, or the day's candles where it has none."""
-    best = state.book_quote or state.venue_quote
-    if best is None:
-        return None
-    statistics = state.venue_quote
-    last, last_ts = (statistics.last, statistics.ts_event) if statistics and statistics.last else (None, 0)
-    if state.last is not None and state.last.ts_event >= last_ts:
-        last, last_ts = state.last.price, state.last.ts_event
-    data: dict[str, Any] = {
-        "bid": best.bid,
-        "bid_size": best.bid_size,
-        "ask": best.ask,
-        "ask_size": best.ask_size,
-        "last": last,
-    }
-    if statistics is not None and statistics.volume_24h is not None:
-        data["volume_24h"], data["high_24h"] = statistics.volume_24h, statistics.high_24h
-        data["low_24h"], data["change_24h"] = statistics.low_24h, statistics.change_24h
-    else:
-        day = state.day.statistics()
-        data["volume_24h"], data["high_24h"] = (day.volume, day.high) if day else (None, None)
-        data["low_24h"], data["change_24h"] = (day.low, day.change) if day else (None, None)
-    trust = Trust(best.valid, best.reason)
-    if best.source == "book" and not state.book.trust.valid:
-        trust = state.book.trust
-    return Ticker(max(best.ts_event, last_ts), best.ts_recv, trust, best.source == "book", data)
-
-
-def place_of(candle: Candle) -> Place:
-    """Return where a candle is among those of its interval."""
-    return candle.start, -1 if candle.number is None else candle.number
-
-
-def halted(state: SymbolState) -> bool:
-    """Tell whether the venue halted trading in this symbol."""
-    return HALTED in {state.book.trust.reason, state.trades_trust.reason}

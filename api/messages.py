@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from api.derivatives import DerivativeState, liquidations_json
-from api.market import SymbolState, Trust
+from api.symbol_state import SymbolState
+from api.trust import Trust
 from marketdata.book import Level
 from marketdata.clock import format_rfc3339
 from marketdata.events import Anomaly, Candle, FeedStatus, Instrument, Liquidation, Metrics, Trade

@@ -10,8 +10,9 @@ from http import HTTPStatus
 
 import msgspec
 
-from api.market import Market, SymbolState
+from api.market import Market
 from api.problems import Problem, bad_value
+from api.symbol_state import SymbolState
 from marketdata.clock import SECOND_NS, parse_rfc3339
 from marketdata.errors import BadEvent
 

@@ -14,8 +14,9 @@ from api.clocks import Clocks
 from api.consumer import DATABASE, KAFKA, REGISTRY, BookInvalidated, Delivery, Item, MarketConsumer
 from api.gateway import Gateway, Limits
 from api.history import History
-from api.market import Market, Trust, fresh
+from api.market import Market
 from api.settings import ApiSettings
+from api.trust import Trust, fresh
 from marketdata.clock import SECOND_NS
 from marketdata.events import BookUpdate, Derivative, FeedStatus, Quote, Trades
 from marketdata.headers import TRACEPARENT, Headers, hops_of, received_at

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from api import messages
-from api.market import (
-    TRUSTED,
+from api.symbol_state import (
     NumberedAnomaly,
     NumberedCandle,
     NumberedMetrics,
     NumberedStatus,
     NumberedTrade,
     SymbolState,
-    Trust,
 )
+from api.trust import TRUSTED, Trust
 
 
 def trade(state: SymbolState, kept: NumberedTrade) -> messages.Json:

@@ -12,12 +12,14 @@ from api import messages
 from api.answers import json_answer
 from api.evidence import candle_of, gather
 from api.history import Row, Source
-from api.market import INTERVALS, TRUSTED, Market, Place, SymbolState
+from api.market import Market
 from api.models import CandlesAnswer, ExplanationAnswer
 from api.parameters import find, read_cursor, time_ns, time_range, write_cursor
 from api.problems import Problem, bad_value
 from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolPath, VenueQuery, problems
 from api.service import Service
+from api.symbol_state import INTERVALS, Place, SymbolState
+from api.trust import TRUSTED
 from marketdata.explain import explain
 from marketdata.recipes import interval_of
 

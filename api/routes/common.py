@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import Path, Query
 
-from api.market import TRUSTED
 from api.models import ProblemAnswer
 from api.problems import MEDIA_TYPE
+from api.trust import TRUSTED
 from marketdata.clock import format_rfc3339
 
 _TEXT = r"^[^\x00-\x1f\x7f]+$"

@@ -9,12 +9,12 @@ from api import messages
 from api.answers import json_answer
 from api.derivatives import FIELDS, STALE_NS, DerivativeState, event_json
 from api.history import Row
-from api.market import UNKNOWN, Trust, fresh
 from api.models import DerivativesAnswer
 from api.parameters import find, microseconds, read_cursor, time_range, write_cursor
 from api.problems import Problem
 from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolPath, VenueQuery, problems
 from api.service import Service
+from api.trust import UNKNOWN, Trust, fresh
 from marketdata.events import Derivative, Liquidation
 
 router = APIRouter(prefix="/api/v1/market", tags=["market"])

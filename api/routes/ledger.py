@@ -8,11 +8,11 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api import messages
 from api.answers import json_answer
-from api.market import SymbolState, halted
 from api.models import AnomaliesAnswer, GapsAnswer, JobsAnswer, StatusAnswer
 from api.parameters import microseconds, read_cursor, time_range, write_cursor
 from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolQuery, VenueQuery, ledger, problems
 from api.service import Service
+from api.symbol_state import SymbolState, halted
 from marketdata.clock import format_rfc3339
 from marketdata.events import ALL_SYMBOLS
 

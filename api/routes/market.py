@@ -10,12 +10,13 @@ from fastapi import APIRouter, Query, Request, Response
 from api import messages
 from api.answers import bytes_answer, json_answer
 from api.history import Row
-from api.market import NumberedTrade, SymbolState, Trust
 from api.models import BookAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
 from api.parameters import Range, find, microseconds, read_cursor, time_range, write_cursor
 from api.problems import Problem
 from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolPath, VenueQuery, ledger, problems
 from api.service import Service
+from api.symbol_state import NumberedTrade, SymbolState
+from api.trust import Trust
 from marketdata.clock import format_rfc3339
 from marketdata.events import ALL_SYMBOLS, Instrument
 

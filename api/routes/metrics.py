@@ -11,12 +11,13 @@ from api import messages
 from api.answers import json_answer
 from api.consolidated import Product, choices, consolidate, members
 from api.history import Row
-from api.market import UNKNOWN, NumberedMetrics, SymbolState, Trust
 from api.models import ConsolidatedAnswer, MetricsAnswer
 from api.parameters import Range, find, read_cursor, time_range, write_cursor
 from api.problems import Problem, bad_value
 from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolPath, VenueQuery, problems
 from api.service import Service
+from api.symbol_state import NumberedMetrics, SymbolState
+from api.trust import UNKNOWN, Trust
 from marketdata.clock import format_rfc3339
 from marketdata.events import ALL_VENUES, Metrics
 
