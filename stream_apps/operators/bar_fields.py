@@ -1,14 +1,60 @@
-"""The fields of a candle that only bars by recipe have."""
+"""A candle event of a bar: the fields of every candle, and those that only bars by recipe have."""
 
 from __future__ import annotations
 
 import msgspec
 
-from marketdata.events import Candle
+from marketdata.events import Candle, Trades
+from marketdata.ohlcv import Bar
 from marketdata.recipes import Recipe
 from marketdata.sided_bar import BySide, SidedBar, vwap
 
 _NO_TRADES = BySide(0, 0, "0")
+
+
+def candle_of(
+    event: Trades,
+    bar: Bar | SidedBar | None,
+    *,
+    interval: str,
+    start: int,
+    end: int,
+    now: int,
+    revision: int,
+    reason: str,
+    number: int | None = None,
+) -> Candle:
+    """Return the candle of a bar (None without trades) at `now`; `revision` is -1 while it is open."""
+    opened: str | None = None
+    high: str | None = None
+    low: str | None = None
+    close: str | None = None
+    volume = quote_volume = buy_volume = "0"
+    if bar is not None:
+        opened, high, low, close, volume, quote_volume, buy_volume = bar.figures()
+    return Candle(
+        venue=event.venue,
+        symbol=event.symbol,
+        interval=interval,
+        start=start,
+        end=end,
+        ts_event=now,
+        ts_recv=event.ts_recv,
+        open=opened,
+        high=high,
+        low=low,
+        close=close,
+        volume=volume,
+        quote_volume=quote_volume,
+        buy_volume=buy_volume,
+        trades=0 if bar is None else bar.trades,
+        state="open" if revision < 0 else "revised" if revision else "final",
+        revision=max(revision, 0),
+        origin=event.origin,
+        valid=not reason,
+        reason=reason,
+        number=number,
+    )
 
 
 def of_recipe(candle: Candle, recipe: Recipe, bar: SidedBar | None) -> Candle:

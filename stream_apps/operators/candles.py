@@ -34,7 +34,7 @@ from marketdata.errors import BadEvent
 from marketdata.events import AMENDED, AMENDING, GAP, AnyEvent, Candle, FeedStatus, Trade, Trades
 from marketdata.sided_bar import SidedBar
 from stream_apps.operators.amendments import TradeMemory
-from stream_apps.operators.bar_fields import of_recipe
+from stream_apps.operators.bar_fields import candle_of, of_recipe
 from stream_apps.operators.candle_amendments import amend
 from stream_apps.operators.candle_state import (
     CANDLES,
@@ -308,37 +308,17 @@ def _forget(state: CandlesState, step: Step) -> None:
 
 
 def _candle(state: CandlesState, step: Step, at: int, start: int, kept: Kept) -> Candle:
-    event, bar, layout = step.event, kept.bar, step.layout
+    bar, layout = kept.bar, step.layout
     length = layout.lengths[at]
-    reason = reason_of(state, start, length, bar)
-    opened: str | None = None
-    high: str | None = None
-    low: str | None = None
-    close: str | None = None
-    volume = quote_volume = buy_volume = "0"
-    if bar is not None:
-        opened, high, low, close, volume, quote_volume, buy_volume = bar.figures()
-    candle = Candle(
-        venue=event.venue,
-        symbol=event.symbol,
+    candle = candle_of(
+        step.event,
+        bar,
         interval=layout.names[at] or "",
         start=start,
         end=start + length,
-        ts_event=state.now,
-        ts_recv=event.ts_recv,
-        open=opened,
-        high=high,
-        low=low,
-        close=close,
-        volume=volume,
-        quote_volume=quote_volume,
-        buy_volume=buy_volume,
-        trades=0 if bar is None else bar.trades,
-        state="open" if kept.revision < 0 else "revised" if kept.revision else "final",
-        revision=max(kept.revision, 0),
-        origin=event.origin,
-        valid=not reason,
-        reason=reason,
+        now=state.now,
+        revision=kept.revision,
+        reason=reason_of(state, start, length, bar),
     )
     recipe = layout.recipes[at] if layout.recipes else None
     return candle if recipe is None else of_recipe(candle, recipe, cast("SidedBar | None", bar))

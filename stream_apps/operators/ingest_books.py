@@ -19,8 +19,6 @@ from stream_apps.operators import losses
 from stream_apps.operators.arbitration import SEQUENCE_SCOPES, BookLines, Scope
 from stream_apps.operators.validation import check_book, escaped, letter, time_or
 
-# Gaps that one snapshot closes. Further losses before that snapshot are covered by the last of these.
-GAPS_MAX = 16
 CHANNEL = "books"
 
 
@@ -72,7 +70,7 @@ class IngestBooks:
 
     @staticmethod
     def _open(state: IngestBooksState, gap: FeedStatus, out: list[AnyEvent]) -> None:
-        if len(state.gaps) < GAPS_MAX:
+        if len(state.gaps) < losses.GAPS_MAX:
             state.gaps.append(gap)
             out.append(gap)
 

@@ -15,7 +15,7 @@ from collections import Counter
 
 import msgspec
 
-from marketdata.events import GAP, AnyEvent, Derivative, FeedStatus, Liquidation
+from marketdata.events import AnyEvent, Derivative, FeedStatus, Liquidation
 from marketdata.operator import Lost
 from stream_apps.operators import losses
 from stream_apps.operators.arbitration import LineReports
@@ -24,8 +24,6 @@ from stream_apps.operators.validation import DERIVATIVE_FIELDS, check_derivative
 
 # Duplicates from a lagging line are recognised among this many events.
 EVENTS_REMEMBERED = 256
-# Gaps that one event closes. Further losses before that event are covered by the last of these.
-GAPS_MAX = 16
 
 
 class Passed(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -74,9 +72,7 @@ class IngestDerivatives:
         if passed is None:
             return state, out
         out.insert(0, passed)
-        if state.gaps and passed.valid and passed.origin == "live":
-            out += [losses.closed(gap, ts=passed.ts_event, ts_recv=passed.ts_recv) for gap in state.gaps]
-            state.gaps = []
+        out += losses.resume(state, passed)
         return state, out
 
     def _passed(self, state: IngestDerivativesState, event: Derivative) -> Derivative | None:
@@ -140,26 +136,7 @@ class IngestDerivatives:
     ) -> tuple[IngestDerivativesState, list[AnyEvent]]:
         """Return an invalid event without values, and the gap that the next valid event closes."""
         self.counts["lost"] += 1
-        out: list[AnyEvent] = []
-        if state.ts:
-            venue, _, symbol = key.partition(":")
-            out.append(
-                Derivative(
-                    venue=venue,
-                    symbol=symbol,
-                    ts_event=state.ts,
-                    ts_recv=loss.ts,
-                    line=state.line,
-                    valid=False,
-                    reason=GAP,
-                )
-            )
-            state.reason = GAP
-        if len(state.gaps) < GAPS_MAX:
-            gap = losses.gap(loss, key, "derivatives", ts_from=state.ts or None)
-            state.gaps.append(gap)
-            out.append(gap)
-        return state, out
+        return state, losses.interrupt(state, key, loss, "derivatives", Derivative)
 
 
 def _content(event: Derivative) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 
 import msgspec
 
-from marketdata.events import GAP, AnyEvent, FeedStatus, Quote
+from marketdata.events import AnyEvent, FeedStatus, Quote
 from marketdata.operator import Lost
 from stream_apps.operators import losses
 from stream_apps.operators.arbitration import SEQUENCE_SCOPES, LineReports
@@ -17,8 +17,6 @@ from stream_apps.operators.validation import check_quote, letter
 
 # Duplicates from a lagging line are recognised among this many quotes.
 QUOTES_REMEMBERED = 256
-# Gaps that one quote closes. Further losses before that quote are covered by the last of these.
-GAPS_MAX = 16
 
 
 class IngestQuotesState(msgspec.Struct):
@@ -58,9 +56,7 @@ class IngestQuotes:
         if passed is None:
             return state, []
         out: list[AnyEvent] = [passed]
-        if state.gaps and passed.valid and passed.origin == "live":
-            out += [losses.closed(gap, ts=passed.ts_event, ts_recv=passed.ts_recv) for gap in state.gaps]
-            state.gaps = []
+        out += losses.resume(state, passed)
         return state, out
 
     def _passed(self, state: IngestQuotesState, event: Quote) -> Quote | None:
@@ -88,26 +84,7 @@ class IngestQuotes:
     def lost(self, state: IngestQuotesState, key: str, loss: Lost) -> tuple[IngestQuotesState, list[AnyEvent]]:
         """Return an invalid quote without prices, and the gap that the next valid quote closes."""
         self.counts["lost"] += 1
-        out: list[AnyEvent] = []
-        if state.ts:
-            venue, _, symbol = key.partition(":")
-            out.append(
-                Quote(
-                    venue=venue,
-                    symbol=symbol,
-                    ts_event=state.ts,
-                    ts_recv=loss.ts,
-                    line=state.line,
-                    valid=False,
-                    reason=GAP,
-                )
-            )
-            state.reason = GAP
-        if len(state.gaps) < GAPS_MAX:
-            gap = losses.gap(loss, key, "quotes", ts_from=state.ts or None)
-            state.gaps.append(gap)
-            out.append(gap)
-        return state, out
+        return state, losses.interrupt(state, key, loss, "quotes", Quote)
 
 
 def _content(event: Quote) -> str:

@@ -34,7 +34,7 @@ from marketdata.events import AMENDED, AMENDING, GAP, HALTED, VOLUME, AnyEvent, 
 from marketdata.recipes import Recipe
 from marketdata.sided_bar import SidedBar
 from stream_apps.operators.amendments import TradeMemory, amended
-from stream_apps.operators.bar_fields import of_recipe
+from stream_apps.operators.bar_fields import candle_of, of_recipe
 from stream_apps.operators.candle_amendments import are_inner
 from stream_apps.operators.validation import letter, part
 
@@ -339,35 +339,16 @@ def _publish_change(step: _Step, one: Chosen, made: TradeBar) -> None:
 
 
 def _candle(step: _Step, one: Chosen, made: TradeBar) -> Candle:
-    event, recipe, bar = step.event, one[0], made.bar
-    reason = made.reason or (AMENDED if bar is not None and bar.amended else "")
-    opened: str | None = None
-    high: str | None = None
-    low: str | None = None
-    close: str | None = None
-    volume = quote_volume = buy_volume = "0"
-    if bar is not None:
-        opened, high, low, close, volume, quote_volume, buy_volume = bar.figures()
-    candle = Candle(
-        venue=event.venue,
-        symbol=event.symbol,
+    recipe, bar = one[0], made.bar
+    candle = candle_of(
+        step.event,
+        bar,
         interval=recipe.interval,
         start=made.start,
         end=made.end,
-        ts_event=step.state.now,
-        ts_recv=event.ts_recv,
-        open=opened,
-        high=high,
-        low=low,
-        close=close,
-        volume=volume,
-        quote_volume=quote_volume,
-        buy_volume=buy_volume,
-        trades=0 if bar is None else bar.trades,
-        state="open" if made.revision < 0 else "revised" if made.revision else "final",
-        revision=max(made.revision, 0),
-        valid=not reason,
-        reason=reason,
+        now=step.state.now,
+        revision=made.revision,
+        reason=made.reason or (AMENDED if bar is not None and bar.amended else ""),
         number=made.number,
     )
     return of_recipe(candle, recipe, bar)
