@@ -28,7 +28,7 @@ _BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
-    """A server for which being told to stop is no failure: uvicorn's own raises the signal again when it is done."""
+    """A server that stops without failure on a signal: uvicorn's own raises the signal again at the end."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -68,7 +68,7 @@ def server(service: Service, settings: ApiSettings, tracing: Tracing) -> uvicorn
 
 
 def main() -> int:
-    """Serve until told to stop; SIGTERM says goodbye to every client first."""
+    """Serve until stopped; SIGTERM closes every client's connection first."""
     try:
         settings = load(ApiSettings)
     except SettingsError as error:

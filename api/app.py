@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
 from api.documentation import page
-from api.models import FieldError, ProblemAnswer
+from api.models.shared import FieldError, ProblemAnswer
 from api.routes import candles, derivatives, ledger, market, metrics
 from api.service import Service
 
@@ -47,8 +47,8 @@ every change. `sequence` grows by one with each change of a stream: of one chann
 or interval. An `l2_update` sets absolute sizes, "0" removes; applied to the snapshot it gives exactly the best
 `depth` levels. While `valid` is false the book may not be used; after `gap`, `resyncing` and `disconnected` a new
 `l2_snapshot` follows. A client that reads too slowly gets only the latest state of books, tickers, candles and
-metrics, marked `"conflated": true`; one that is too slow for trades, derivatives, anomalies or status is told
-(`slow_consumer`) and cut."""
+metrics, marked `"conflated": true`; one that is too slow for trades, derivatives, anomalies or status
+gets the error `slow_consumer` and is disconnected."""
 
 
 def create(service: Service) -> FastAPI:
@@ -173,7 +173,7 @@ def _add_documentation(app: FastAPI) -> None:
 _NOT_BUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tickstream</title>
 <h1>The dashboard is not built yet</h1>
 <p>Run <code>make dashboard</code> (it needs npm), then load this page again.</p>
-<p>The API is here all the same: <a href="/docs">documentation</a>,
+<p>The API works without it: <a href="/docs">documentation</a>,
 <a href="/api/v1/market/symbols">symbols</a>, <a href="/api/v1/status">status</a>.</p></html>
 """
 _TYPES = {

@@ -17,7 +17,7 @@ from marketdata.book import Level
 
 
 class BookChanged(msgspec.Struct, frozen=True, gc=False):
-    """A book changed. `views` maps each watched depth to its new levels; None in place of the map says: all anew."""
+    """A book changed. `views` maps each watched depth to its new levels; None when the whole book is new."""
 
     state: SymbolState
     views: dict[int, tuple[list[Level], list[Level]]] | None

@@ -72,7 +72,7 @@ def inflate(payload: bytes, limit: int) -> bytes:
 
 
 def accepts_deflate(offered: str) -> bool:
-    """Tell whether a client's Sec-WebSocket-Extensions offers compression in a form that we speak."""
+    """Return whether a client's Sec-WebSocket-Extensions offers compression in a form that we speak."""
     for offer in offered.split(","):
         name, *parameters = (part.strip() for part in offer.split(";"))
         if name != "permessage-deflate":

@@ -304,7 +304,7 @@ def _conditions(
             where += " AND " + exact + " >= %(start_ns)s"
             values["start_ns"] = span.start
     if span.end is not None:
-        # The column is cut to microseconds: what begins in the last one is told apart by the exact column.
+        # The column is cut to microseconds: what begins in the last one is ordered by the exact column.
         where += " AND " + column + " <= %(end)s" if exact is not None else " AND " + column + " < %(end)s"
         values["end"] = moment(span.end)
         if exact is not None:

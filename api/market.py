@@ -227,9 +227,9 @@ class Market:
                 amend(state, trade)
             elif state.last is None or trade.ts_event >= state.last.ts_event:
                 state.last = last_trade(state, trade) or state.last
-        # Repaired and backfilled trades are history: they are read over REST, and told to nobody as news.
-        told: list[Change] = [Traded(state, new)] if new and event.origin == "live" else []
-        return told + self._renew_ticker(state) if new else []
+        # Repaired and backfilled trades are history: they are read over REST, and are not published live.
+        live: list[Change] = [Traded(state, new)] if new and event.origin == "live" else []
+        return live + self._renew_ticker(state) if new else []
 
     def _candle(self, state: SymbolState, event: Candle) -> list[Change]:
         if event.interval not in state.candles and not self._begin_interval(state, event):
@@ -238,7 +238,7 @@ class Market:
             state.day.add(event)
         kept, place = state.candles[event.interval], place_of(event)
         if event.origin == "backfill" and place not in kept:
-            return []  # years of history are no news; REST reads them from the database
+            return []  # years of history are not live; REST reads them from the database
         if place not in kept and len(kept) >= CANDLES_MAX:
             oldest = min(kept)
             if place < oldest:

@@ -31,11 +31,11 @@ class Range(msgspec.Struct, frozen=True):
 
     @property
     def open(self) -> bool:
-        """Tell whether every time is in the range."""
+        """Return whether every time is in the range."""
         return self.start is None and self.end is None
 
     def holds(self, ts: int) -> bool:
-        """Tell whether a time is in the range."""
+        """Return whether a time is in the range."""
         return (self.start is None or ts >= self.start) and (self.end is None or ts < self.end)
 
 
@@ -91,13 +91,13 @@ def read_cursor(value: str | None, kinds: type[tuple[int | str, ...]]) -> tuple[
         parts: tuple[int | str, ...] | None = msgspec.json.decode(text, type=kinds)
     except (ValueError, binascii.Error, msgspec.DecodeError):
         parts = None
-    if parts is None or not all(_is_place(part) for part in parts):
-        raise bad_value("cursor", value, "is no next_cursor of an answer of ours") from None
+    if parts is None or not all(_is_place(part) for part in parts) or (isinstance(parts[0], int) and parts[0] < 0):
+        raise bad_value("cursor", value, "is not a next_cursor of this API") from None
     return parts
 
 
 def _is_place(part: int | str) -> bool:
-    """Tell whether the database could hold such a number or name."""
+    """Return whether the database could hold such a number or name."""
     return "\0" not in part if isinstance(part, str) else -1 <= part < _INTEGER_MAX
 
 

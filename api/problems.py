@@ -17,7 +17,7 @@ _LOG = structlog.get_logger()
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's own name
-    """An answer that tells of an error. `errors` names fields with their values."""
+    """An answer that reports an error. `errors` names fields with their values."""
 
     def __init__(
         self, status: HTTPStatus, detail: str, errors: list[dict[str, Any]] | None = None, **extra: Any
@@ -60,7 +60,7 @@ def install(app: FastAPI) -> None:
     """Make every error of the app a problem."""
 
     @app.exception_handler(Problem)
-    async def of_ours(request: Request, problem: Problem) -> Response:
+    async def of_problem(request: Request, problem: Problem) -> Response:
         return answer(request, problem)
 
     @app.exception_handler(RequestValidationError)
@@ -89,6 +89,6 @@ def install(app: FastAPI) -> None:
         return response
 
     @app.exception_handler(Exception)
-    async def of_nobody(request: Request, error: Exception) -> Response:
+    async def of_failure(request: Request, error: Exception) -> Response:
         _LOG.error("a request failed", path=request.url.path, exc_info=error)
-        return answer(request, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "this is our fault; the log says more"))
+        return answer(request, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; its log has the reason"))

@@ -12,10 +12,11 @@ from prometheus_client import Counter, Gauge
 from api.checkpoints import RestoredBook
 from api.clocks import Clocks
 from api.consumer import DATABASE, KAFKA, REGISTRY, BookInvalidated, Delivery, Item, MarketConsumer
-from api.gateway import Gateway, Limits
+from api.gateway import Gateway
 from api.history import History
 from api.market import Market
 from api.settings import ApiSettings
+from api.subscribers import Limits
 from api.trust import Trust, fresh
 from marketdata.clock import SECOND_NS
 from marketdata.events import BookUpdate, Derivative, FeedStatus, Quote, Trades

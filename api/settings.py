@@ -36,7 +36,9 @@ class ApiSettings(DatabaseSettings):
         default=1024 * 1024, ge=16 * 1024, description="Unsent bytes from which a client gets only latest states."
     )
     ws_cut_bytes: int = Field(
-        default=4 * 1024 * 1024, ge=32 * 1024, description="Unsent bytes at which a client that must hear all is cut."
+        default=4 * 1024 * 1024,
+        ge=32 * 1024,
+        description="Unsent bytes at which a client of a channel without conflation is disconnected.",
     )
     ws_ping_s: float = Field(
         default=20.0, gt=0, description="Silence after which a client is pinged, and time to answer."

@@ -121,7 +121,7 @@ class SymbolState:
 
     @property
     def ticker_ts_recv(self) -> int:
-        """When the ticker was last known to hold: a book that only beats says that its best prices still do."""
+        """When the ticker was last known to hold: heartbeats of a book confirm its best prices."""
         if self.ticker is None:
             return 0
         return max(self.ticker.ts_recv, self.book.ts_recv) if self.ticker.from_book else self.ticker.ts_recv
@@ -134,7 +134,7 @@ class SymbolState:
 
     @property
     def has_data(self) -> bool:
-        """Tell whether any market data came for this symbol, not only its description."""
+        """Return whether any market data came for this symbol, not only its description."""
         return self.ts_recv > 0 or any(self.candles.values())
 
 
@@ -144,5 +144,5 @@ def place_of(candle: Candle) -> Place:
 
 
 def halted(state: SymbolState) -> bool:
-    """Tell whether the venue halted trading in this symbol."""
+    """Return whether the venue halted trading in this symbol."""
     return HALTED in {state.book.trust.reason, state.trades_trust.reason}

@@ -29,8 +29,9 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.clocks import Clocks
-from api.gateway import Gateway, Limits
+from api.gateway import Gateway
 from api.market import Market
+from api.subscribers import Limits
 from api.websocket import protocol
 from marketdata.events import BookUpdate, Trade, Trades
 

@@ -6,19 +6,21 @@ import asyncio
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api import messages
 from api.answers import json_answer
 from api.evidence import candle_of, gather
 from api.history import Row, Source
 from api.market import Market
-from api.models import CandlesAnswer, ExplanationAnswer
-from api.parameters import find, read_cursor, time_ns, time_range, write_cursor
+from api.models.candles import CandlesAnswer, ExplanationAnswer
+from api.parameters import time_ns
 from api.problems import Problem, bad_value
-from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolPath, VenueQuery, problems
+from api.routes.common import SymbolPath, VenueQuery, problems, service_of, state_of
+from api.routes.paging import LimitQuery, Page, Place, newest_first, paged
 from api.service import Service
-from api.symbol_state import INTERVALS, Place, SymbolState
+from api.symbol_state import INTERVALS, SymbolState
 from api.trust import TRUSTED
 from marketdata.explain import explain
 from marketdata.recipes import interval_of
@@ -55,47 +57,58 @@ SourceQuery = Annotated[
 ]
 
 
+class Series(msgspec.Struct, frozen=True):
+    """The candles of one symbol and interval."""
+
+    state: SymbolState
+    interval: str
+
+
+# Not a plain function, which FastAPI would call in a thread.
+async def series_of(
+    request: Request,
+    symbol: SymbolPath,
+    interval: IntervalQuery = None,
+    recipe: RecipeQuery = None,
+    venue: VenueQuery = None,
+) -> Series:
+    """Return the series that a request names."""
+    name = choose_interval(service_of(request).market, interval, recipe)
+    return Series(state_of(request, symbol, venue), name)
+
+
 @router.get(
     "/{symbol}/candles", response_model=CandlesAnswer, responses=problems(404, 409, 422, 503), summary="Candles"
 )
 async def candles(
     request: Request,
-    symbol: SymbolPath,
-    *,
-    interval: IntervalQuery = None,
-    recipe: RecipeQuery = None,
+    page: Annotated[Page, paged(tuple[int, int], 300)],
+    series: Annotated[Series, Depends(series_of)],
     source: SourceQuery = "trades",
-    venue: VenueQuery = None,
-    start: StartQuery = None,
-    end: EndQuery = None,
-    limit: LimitQuery = 300,
-    cursor: CursorQuery = None,
 ) -> Response:
     """Answer with the latest revision of each candle that starts in the range, newest first, the open one included."""
-    span = time_range(start, end)
-    before = read_cursor(cursor, tuple[int, int])
-    if before is not None and int(before[0]) < 0:
-        raise bad_value("cursor", cursor, "is no next_cursor of an answer of ours")
-    service: Service = request.app.state.service
-    name = choose_interval(service.market, interval, recipe)
-    state = find(service.market, symbol, venue, known=service.known)
+    service, state = service_of(request), series.state
     rows: dict[Place, messages.Json] = {
         (row["start_ns"], -1 if row["number"] is None else row["number"]): _stored_candle(row)
         for row in await service.history.candles(
-            state.venue, state.symbol, name, span, source=source, before=before, limit=limit + 1
+            state.venue,
+            state.symbol,
+            series.interval,
+            page.span,
+            source=source,
+            before=page.before,
+            limit=page.limit + 1,
         )
     }
     if source == "trades":
         # What memory holds is at least as new as the database.
         rows |= {
             place: messages.candle(each.candle)
-            for place, each in state.candles.get(name, {}).items()
-            if span.holds(place[0]) and (before is None or place < before)
+            for place, each in state.candles.get(series.interval, {}).items()
+            if page.holds(place[0], place)
         }
-    page = sorted(rows, reverse=True)[:limit]
-    answer = _answer(service, state, name, source, [rows[place] for place in page])
-    answer["next_cursor"] = write_cursor(*page[-1]) if len(rows) > limit else None
-    return json_answer(request, answer)
+    data, next_cursor = page.cut(newest_first(rows))
+    return json_answer(request, _answer(service, series, source, data) | {"next_cursor": next_cursor})
 
 
 @router.get(
@@ -106,36 +119,19 @@ async def candles(
 )
 async def revisions(
     request: Request,
-    symbol: SymbolPath,
-    *,
-    interval: IntervalQuery = None,
-    recipe: RecipeQuery = None,
+    page: Annotated[Page, paged(tuple[int, int, int], 300)],
+    series: Annotated[Series, Depends(series_of)],
     source: SourceQuery = "trades",
-    venue: VenueQuery = None,
-    start: StartQuery = None,
-    end: EndQuery = None,
-    limit: LimitQuery = 300,
-    cursor: CursorQuery = None,
 ) -> Response:
     """Answer with every revision of each closed candle that starts in the range, newest first."""
-    span = time_range(start, end)
-    before = read_cursor(cursor, tuple[int, int, int])
-    if before is not None and int(before[0]) < 0:
-        raise bad_value("cursor", cursor, "is no next_cursor of an answer of ours")
-    service: Service = request.app.state.service
-    name = choose_interval(service.market, interval, recipe)
-    state = find(service.market, symbol, venue, known=service.known)
+    service, state = service_of(request), series.state
     rows = await service.history.revisions(
-        state.venue, state.symbol, name, span, source=source, before=before, limit=limit + 1
+        state.venue, state.symbol, series.interval, page.span, source=source, before=page.before, limit=page.limit + 1
     )
-    page = rows[:limit]
-    answer = _answer(service, state, name, source, [_stored_candle(row) for row in page])
-    more = len(rows) > limit
-    last = page[-1] if page else {}
-    answer["next_cursor"] = (
-        write_cursor(last["start_ns"], last["revision"], last["kafka_offset"]) if more and page else None
+    data, next_cursor = page.cut(
+        [((row["start_ns"], row["revision"], row["kafka_offset"]), _stored_candle(row)) for row in rows]
     )
-    return json_answer(request, answer)
+    return json_answer(request, _answer(service, series, source, data) | {"next_cursor": next_cursor})
 
 
 @router.get(
@@ -146,14 +142,10 @@ async def revisions(
 )
 async def explanation(
     request: Request,
-    symbol: SymbolPath,
-    *,
+    series: Annotated[Series, Depends(series_of)],
     start: Annotated[
         str, Query(description="Start of the candle, RFC 3339 with a zone.", examples=["2026-08-09T21:05:00Z"])
     ],
-    interval: IntervalQuery = None,
-    recipe: RecipeQuery = None,
-    venue: VenueQuery = None,
     limit: LimitQuery = 1_000,
 ) -> Response:
     """Answer with the trades that made a candle and those that did not, its revisions, and the venue's own bar.
@@ -161,14 +153,15 @@ async def explanation(
     The stored trades are counted again; `verdict` states whether they make the stored candle. Bars of trades, volume or
     value are not explained.
     """
-    service: Service = request.app.state.service
+    service, state = service_of(request), series.state
     at = time_ns("start", start)
     assert at is not None  # noqa: S101 - for the type checker: the parameter is required
-    name = choose_interval(service.market, interval, recipe)
-    state = find(service.market, symbol, venue, known=service.known)
-    evidence = await gather(service.history, state.venue, state.symbol, name, at, trades_max=EXPLAINED_TRADES_MAX)
+    evidence = await gather(
+        service.history, state.venue, state.symbol, series.interval, at, trades_max=EXPLAINED_TRADES_MAX
+    )
     if evidence is None:
-        raise Problem(HTTPStatus.NOT_FOUND, f"nothing is stored about the candle of {symbol} that starts at {start}")
+        message = f"nothing is stored about the candle of {state.symbol} that starts at {start}"
+        raise Problem(HTTPStatus.NOT_FOUND, message)
     answer = await asyncio.to_thread(explain, evidence, limit)
     return json_answer(request, answer)
 
@@ -195,10 +188,9 @@ def _stored_candle(row: Row) -> messages.Json:
     return messages.candle(candle_of(row))
 
 
-def _answer(
-    service: Service, state: SymbolState, interval: str, source: Source, data: list[messages.Json]
-) -> messages.Json:
+def _answer(service: Service, series: Series, source: Source, data: list[messages.Json]) -> messages.Json:
+    state = series.state
     trust = service.fresh(state.trades_trust, state.venue, state.trades_ts_recv) if state.trades_ts_recv else TRUSTED
     answer = messages.envelope("candles", state, state.trades_ts_event or service.clock(), trust, data)
-    answer["interval"], answer["source"] = interval, source
+    answer["interval"], answer["source"] = series.interval, source
     return answer

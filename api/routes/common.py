@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Path, Query
+from fastapi import Path, Query, Request
 
-from api.models import ProblemAnswer
+from api.models.shared import ProblemAnswer
+from api.parameters import find
 from api.problems import MEDIA_TYPE
+from api.service import Service
+from api.symbol_state import SymbolState
 from api.trust import TRUSTED
 from marketdata.clock import format_rfc3339
 
@@ -28,19 +31,6 @@ VenueQuery = Annotated[
 ]
 SymbolQuery = Annotated[
     str | None, Query(description="Only this symbol.", examples=["BTC-USD"], max_length=_NAME_MAX, pattern=_TEXT)
-]
-StartQuery = Annotated[
-    str | None,
-    Query(description="From this time on (inclusive), RFC 3339 with a zone.", examples=["2026-08-09T21:00:00Z"]),
-]
-EndQuery = Annotated[
-    str | None,
-    Query(description="Up to this time (exclusive), RFC 3339 with a zone.", examples=["2026-08-09T22:00:00Z"]),
-]
-LIMIT_MAX = 1_000
-LimitQuery = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="Items on a page at most.", examples=[100])]
-CursorQuery = Annotated[
-    str | None, Query(description="`next_cursor` of the page before; the other parameters stay the same.")
 ]
 
 
@@ -65,3 +55,15 @@ def ledger(kind: str, now: int, data: Any) -> dict[str, Any]:
         "reason": TRUSTED.reason,
         "data": data,
     }
+
+
+def service_of(request: Request) -> Service:
+    """Return the service that answers a request."""
+    service: Service = request.app.state.service
+    return service
+
+
+def state_of(request: Request, symbol: str, venue: str | None) -> SymbolState:
+    """Return the state of the symbol that a request names, or refuse it."""
+    service = service_of(request)
+    return find(service.market, symbol, venue, known=service.known)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 from fastapi import APIRouter, Request, Response
 
@@ -9,10 +11,11 @@ from api import messages
 from api.answers import json_answer
 from api.derivatives import FIELDS, STALE_NS, DerivativeState, event_json
 from api.history import Row
-from api.models import DerivativesAnswer
-from api.parameters import find, microseconds, read_cursor, time_range, write_cursor
+from api.models.derivatives import DerivativesAnswer
+from api.parameters import microseconds
 from api.problems import Problem
-from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolPath, VenueQuery, problems
+from api.routes.common import SymbolPath, VenueQuery, problems, service_of, state_of
+from api.routes.paging import Page, Place, newest_first, paged
 from api.service import Service
 from api.trust import UNKNOWN, Trust, fresh
 from marketdata.events import Derivative, Liquidation
@@ -29,49 +32,40 @@ router = APIRouter(prefix="/api/v1/market", tags=["market"])
 async def derivatives(
     request: Request,
     symbol: SymbolPath,
-    *,
+    page: Annotated[Page, paged(tuple[int, int])],
     venue: VenueQuery = None,
-    start: StartQuery = None,
-    end: EndQuery = None,
-    limit: LimitQuery = 100,
-    cursor: CursorQuery = None,
 ) -> Response:
     """Answer with the latest value of each field, and with what the venue sent, newest first.
 
     An item has only the fields that one message of the venue had; the others are null.
     """
-    span = time_range(start, end)
-    before = read_cursor(cursor, tuple[int, int])
-    service: Service = request.app.state.service
-    state = find(service.market, symbol, venue, known=service.known)
+    service, state = service_of(request), state_of(request, symbol, venue)
     known = state.derivative
-    rows: dict[tuple[int, int], messages.Json] = {}
+    rows: dict[Place, messages.Json] = {}
     for one in known.recent if known is not None else ():
         place = (one.event.ts_event // 1_000, one.offset)
-        if span.holds(one.event.ts_event) and (before is None or place < before):
+        if page.holds(one.event.ts_event, place):
             rows[place] = event_json(one.event)
     complete = True
     try:
-        stored = await service.history.derivatives(state.venue, state.symbol, span, before, limit + 1)
+        stored = await service.history.derivatives(state.venue, state.symbol, page.span, page.before, page.limit + 1)
     except Problem:
         # Live answers still work without a database; a page of history does not.
-        if cursor is not None or not span.open or not rows:
+        if not page.is_latest or not rows:
             raise
         complete = False
     else:
         rows |= {(microseconds(row["ts"]), row["kafka_offset"]): event_json(_event(row)) for row in stored}
-    places = sorted(rows, reverse=True)
-    page = places[:limit]
-    more = len(places) > limit or not complete
+    data, next_cursor = page.cut(newest_first(rows), complete=complete)
     answer = messages.envelope(
         "derivatives",
         state,
         known.ts_event if known is not None and known.ts_event else service.clock(),
         _trust(service, state.venue, known),
-        [rows[place] for place in page],
+        data,
     )
     answer["latest"] = (known or DerivativeState()).latest()
-    answer["next_cursor"] = write_cursor(*page[-1]) if more and page else None
+    answer["next_cursor"] = next_cursor
     return json_answer(request, answer)
 
 

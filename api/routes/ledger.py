@@ -8,9 +8,10 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api import messages
 from api.answers import json_answer
-from api.models import AnomaliesAnswer, GapsAnswer, JobsAnswer, StatusAnswer
-from api.parameters import microseconds, read_cursor, time_range, write_cursor
-from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolQuery, VenueQuery, ledger, problems
+from api.models.ledger import AnomaliesAnswer, GapsAnswer, JobsAnswer, StatusAnswer
+from api.parameters import microseconds
+from api.routes.common import SymbolQuery, VenueQuery, ledger, problems, service_of
+from api.routes.paging import Page, paged
 from api.service import Service
 from api.symbol_state import SymbolState, halted
 from marketdata.clock import format_rfc3339
@@ -25,40 +26,29 @@ AnomalyKind = Literal[
 ]  # fmt: skip
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
 @router.get("/gaps", response_model=GapsAnswer, responses=problems(422, 503), summary="The ledger of gaps")
 async def gaps(
     request: Request,
+    page: Annotated[Page, paged(tuple[int, str])],
     *,
     venue: VenueQuery = None,
     symbol: SymbolQuery = None,
     state: Annotated[Literal["open", "repaired"] | None, Query(description="Only gaps in this state.")] = None,
-    start: StartQuery = None,
-    end: EndQuery = None,
-    limit: LimitQuery = 100,
-    cursor: CursorQuery = None,
 ) -> Response:
     """Answer with what was missing, from when to when, how it was found, and what repaired it; by time of discovery."""
-    span = time_range(start, end)
-    before = read_cursor(cursor, tuple[int, str])
     filters = {"venue": venue, "symbol": symbol, "state": state}
-    service = _service(request)
-    rows = await service.history.gaps(filters, span, before, limit + 1)
-    page = rows[:limit]
-    answer = ledger("gaps", service.clock(), [_gap(row) for row in page])
-    answer["next_cursor"] = (
-        write_cursor(microseconds(page[-1]["detected_at"]), page[-1]["gap_id"]) if len(rows) > limit else None
-    )
+    service = service_of(request)
+    rows = await service.history.gaps(filters, page.span, page.before, page.limit + 1)
+    data, next_cursor = page.cut([((microseconds(row["detected_at"]), row["gap_id"]), _gap(row)) for row in rows])
+    answer = ledger("gaps", service.clock(), data)
+    answer["next_cursor"] = next_cursor
     return json_answer(request, answer)
 
 
 @router.get("/jobs", response_model=JobsAnswer, responses=problems(422, 503), summary="Jobs of backfill and repair")
 async def jobs(
     request: Request,
+    page: Annotated[Page, paged(tuple[int, str])],
     *,
     venue: VenueQuery = None,
     symbol: SymbolQuery = None,
@@ -68,28 +58,21 @@ async def jobs(
     state: Annotated[
         Literal["running", "paused", "failed", "done"] | None, Query(description="Only jobs in this state.")
     ] = None,
-    start: StartQuery = None,
-    end: EndQuery = None,
-    limit: LimitQuery = 100,
-    cursor: CursorQuery = None,
 ) -> Response:
     """Answer with what was asked of the venues' histories, how far it is and what went wrong; by time of change."""
-    span = time_range(start, end)
-    before = read_cursor(cursor, tuple[int, str])
     filters = {"venue": venue, "symbol": symbol, "kind": kind, "state": state}
-    service = _service(request)
-    rows = await service.history.jobs(filters, span, before, limit + 1)
-    page = rows[:limit]
-    answer = ledger("jobs", service.clock(), [_job(row) for row in page])
-    answer["next_cursor"] = (
-        write_cursor(microseconds(page[-1]["updated_at"]), page[-1]["job_id"]) if len(rows) > limit else None
-    )
+    service = service_of(request)
+    rows = await service.history.jobs(filters, page.span, page.before, page.limit + 1)
+    data, next_cursor = page.cut([((microseconds(row["updated_at"]), row["job_id"]), _job(row)) for row in rows])
+    answer = ledger("jobs", service.clock(), data)
+    answer["next_cursor"] = next_cursor
     return json_answer(request, answer)
 
 
 @router.get("/anomalies", response_model=AnomaliesAnswer, responses=problems(422, 503), summary="Anomalies")
 async def anomalies(
     request: Request,
+    page: Annotated[Page, paged(tuple[int, str])],
     *,
     venue: VenueQuery = None,
     symbol: SymbolQuery = None,
@@ -99,29 +82,21 @@ async def anomalies(
     ] = None,
     severity: Annotated[Literal["info", "warning", "critical"] | None, Query(description="Only this severity.")] = None,
     state: Annotated[Literal["open", "ended"] | None, Query(description="Only anomalies in this state.")] = None,
-    start: StartQuery = None,
-    end: EndQuery = None,
-    limit: LimitQuery = 100,
-    cursor: CursorQuery = None,
 ) -> Response:
     """Answer with anomalies by start, newest first, each once: which value was above which limit, from when to when."""
-    span = time_range(start, end)
-    before = read_cursor(cursor, tuple[int, str])
     filters = {"venue": venue, "symbol": symbol, "kind": kind, "severity": severity, "state": state}
-    service = _service(request)
-    rows = await service.history.anomalies(filters, span, before, limit + 1)
-    page = rows[:limit]
-    answer = ledger("anomalies", service.clock(), [_anomaly(row) for row in page])
-    answer["next_cursor"] = (
-        write_cursor(microseconds(page[-1]["ts"]), page[-1]["anomaly_id"]) if len(rows) > limit else None
-    )
+    service = service_of(request)
+    rows = await service.history.anomalies(filters, page.span, page.before, page.limit + 1)
+    data, next_cursor = page.cut([((microseconds(row["ts"]), row["anomaly_id"]), _anomaly(row)) for row in rows])
+    answer = ledger("anomalies", service.clock(), data)
+    answer["next_cursor"] = next_cursor
     return json_answer(request, answer)
 
 
 @router.get("/status", response_model=StatusAnswer, responses=problems(422), summary="The health of all data")
 async def status(request: Request, venue: VenueQuery = None, symbol: SymbolQuery = None) -> Response:
     """Answer with the validity and age of each symbol's data, and what happened to the feeds last."""
-    service = _service(request)
+    service = service_of(request)
     states = [
         state
         for state in service.market.states()

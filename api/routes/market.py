@@ -10,10 +10,11 @@ from fastapi import APIRouter, Query, Request, Response
 from api import messages
 from api.answers import bytes_answer, json_answer
 from api.history import Row
-from api.models import BookAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
-from api.parameters import Range, find, microseconds, read_cursor, time_range, write_cursor
+from api.models.market import BookAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
+from api.parameters import microseconds
 from api.problems import Problem
-from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolPath, VenueQuery, ledger, problems
+from api.routes.common import SymbolPath, VenueQuery, ledger, problems, service_of, state_of
+from api.routes.paging import Page, Place, newest_first, paged
 from api.service import Service
 from api.symbol_state import NumberedTrade, SymbolState
 from api.trust import Trust
@@ -25,20 +26,10 @@ router = APIRouter(prefix="/api/v1/market", tags=["market"])
 DEPTH_MAX = 50_000
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-def _find(request: Request, symbol: str, venue: str | None) -> SymbolState:
-    service = _service(request)
-    return find(service.market, symbol, venue, known=service.known)
-
-
 @router.get("/symbols", response_model=SymbolsAnswer, responses=problems(422), summary="What each venue trades")
 async def symbols(request: Request, venue: VenueQuery = None) -> Response:
     """List every symbol with its currencies, its smallest steps and its status at each venue."""
-    service = _service(request)
+    service = service_of(request)
     data = []
     for state in service.market.states():
         if state.symbol == ALL_SYMBOLS or (venue is not None and state.venue != venue):
@@ -58,8 +49,8 @@ async def symbols(request: Request, venue: VenueQuery = None) -> Response:
 )
 async def ticker(request: Request, symbol: SymbolPath, venue: VenueQuery = None) -> Response:
     """Answer with the best bid and offer, the last trade and the statistics of the last 24 hours."""
-    state = _find(request, symbol, venue)
-    return bytes_answer(request, ticker_body(_service(request), state))
+    state = state_of(request, symbol, venue)
+    return bytes_answer(request, ticker_body(service_of(request), state))
 
 
 @router.get(
@@ -74,28 +65,21 @@ async def orderbook(
     ] = 20,
 ) -> Response:
     """Answer with the best levels of both sides, best first."""
-    state = _find(request, symbol, venue)
-    return bytes_answer(request, book_body(_service(request), state, depth))
+    state = state_of(request, symbol, venue)
+    return bytes_answer(request, book_body(service_of(request), state, depth))
 
 
 @router.get("/{symbol}/trades", response_model=TradesAnswer, responses=problems(404, 409, 422, 503), summary="Trades")
 async def trades(
     request: Request,
     symbol: SymbolPath,
-    *,
+    page: Annotated[Page, paged(tuple[int, int, int])],
     venue: VenueQuery = None,
-    start: StartQuery = None,
-    end: EndQuery = None,
-    limit: LimitQuery = 100,
-    cursor: CursorQuery = None,
 ) -> Response:
     """Answer with trades, newest first: the latest from memory, older ones from the database."""
-    span = time_range(start, end)
-    before = read_cursor(cursor, tuple[int, int, int])
-    state = _find(request, symbol, venue)
-    service = _service(request)
-    recent = [(place, each) for place, each in _recent(state) if _wanted(place, each, span, before)]
-    rows: dict[tuple[int, int, int], messages.Json] = {
+    service, state = service_of(request), state_of(request, symbol, venue)
+    recent = [(place, each) for place, each in _recent(state) if page.holds(each.trade.ts_event, place)]
+    rows: dict[Place, messages.Json] = {
         place: messages.trade(each.trade)
         | {
             "timestamp": format_rfc3339(each.trade.ts_event),
@@ -105,27 +89,25 @@ async def trades(
         for place, each in recent
     }
     complete = True
-    if sum(each.trade.ts_event > state.trades_floor for _, each in recent) <= limit:
+    if sum(each.trade.ts_event > state.trades_floor for _, each in recent) <= page.limit:
         try:
-            stored = await service.history.trades(state.venue, state.symbol, span, before, limit + 1)
+            stored = await service.history.trades(state.venue, state.symbol, page.span, page.before, page.limit + 1)
         except Problem:
             # Live answers still work without a database; a page of history does not.
-            if cursor is not None or not span.open or not rows:
+            if not page.is_latest or not rows:
                 raise
             complete = False
         else:
             rows |= {(microseconds(row["ts"]), row["kafka_offset"], row["item"]): _stored_trade(row) for row in stored}
-    places = sorted(rows, reverse=True)
-    page = places[:limit]
-    more = len(places) > limit or not complete
+    data, next_cursor = page.cut(newest_first(rows), complete=complete)
     answer = messages.envelope(
         "trades",
         state,
         state.trades_ts_event or service.clock(),
         service.fresh(state.trades_trust, state.venue, state.trades_ts_recv),
-        [rows[place] for place in page],
+        data,
     )
-    answer["next_cursor"] = write_cursor(*page[-1]) if more and page else None
+    answer["next_cursor"] = next_cursor
     return json_answer(request, answer)
 
 
@@ -174,10 +156,6 @@ def _instrument(state: SymbolState) -> messages.Json:
 
 def _recent(state: SymbolState) -> list[tuple[tuple[int, int, int], NumberedTrade]]:
     return [((each.trade.ts_event // 1000, each.offset, each.item), each) for each in state.trades]
-
-
-def _wanted(place: tuple[int, int, int], each: NumberedTrade, span: Range, before: tuple[Any, ...] | None) -> bool:
-    return span.holds(each.trade.ts_event) and (before is None or place < before)
 
 
 def _stored_trade(row: Row) -> messages.Json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -11,10 +11,11 @@ from api import messages
 from api.answers import json_answer
 from api.consolidated import Product, choices, consolidate, members
 from api.history import Row
-from api.models import ConsolidatedAnswer, MetricsAnswer
-from api.parameters import Range, find, read_cursor, time_range, write_cursor
-from api.problems import Problem, bad_value
-from api.routes.common import CursorQuery, EndQuery, LimitQuery, StartQuery, SymbolPath, VenueQuery, problems
+from api.models.metrics import ConsolidatedAnswer, MetricsAnswer
+from api.parameters import find
+from api.problems import Problem
+from api.routes.common import SymbolPath, VenueQuery, problems, service_of, state_of
+from api.routes.paging import Page, Place, newest_first, paged
 from api.service import Service
 from api.symbol_state import NumberedMetrics, SymbolState
 from api.trust import UNKNOWN, Trust
@@ -22,11 +23,6 @@ from marketdata.clock import format_rfc3339
 from marketdata.events import ALL_VENUES, Metrics
 
 router = APIRouter(prefix="/api/v1/market", tags=["market"])
-
-
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
 
 
 @router.get(
@@ -38,39 +34,32 @@ def _service(request: Request) -> Service:
 async def metrics(
     request: Request,
     symbol: SymbolPath,
-    *,
+    page: Annotated[Page, paged(tuple[int, int])],
     venue: VenueQuery = None,
-    start: StartQuery = None,
-    end: EndQuery = None,
-    limit: LimitQuery = 100,
-    cursor: CursorQuery = None,
 ) -> Response:
     """Answer with metrics of the book, newest first: the latest from memory, the others from the database."""
-    span = time_range(start, end)
-    before = read_cursor(cursor, tuple[int, int])
-    if before is not None and int(before[0]) < 0:
-        raise bad_value("cursor", cursor, "is no next_cursor of an answer of ours")
-    service = _service(request)
-    state = find(service.market, symbol, venue, known=service.known)
+    service, state = service_of(request), state_of(request, symbol, venue)
     last = state.metrics
-    rows = {} if last is None or not _is_wanted(last, span, before) else {_place(last): _live(last.metrics)}
+    rows: dict[Place, messages.Json] = {}
+    if last is not None and page.holds(last.metrics.ts_event, _place(last)):
+        rows[_place(last)] = _live(last.metrics)
     complete = False
-    if len(rows) < limit or cursor is not None or not span.open:
+    if len(rows) < page.limit or not page.is_latest:
         try:
-            stored = await service.history.metrics(state.venue, state.symbol, span, before, limit + 1)
+            stored = await service.history.metrics(state.venue, state.symbol, page.span, page.before, page.limit + 1)
         except Problem:
             # The latest metrics are known without a database; a page of history is not.
-            if cursor is not None or not span.open or not rows:
+            if not page.is_latest or not rows:
                 raise
         else:
             rows |= {(row["ts_event_ns"], row["kafka_offset"]): _stored(row) for row in stored}
-            complete = len(rows) <= limit
-    page = sorted(rows, reverse=True)[:limit]
+            complete = True
+    data, next_cursor = page.cut(newest_first(rows), complete=complete)
     trust = Trust(last.metrics.valid, last.metrics.reason) if last is not None else UNKNOWN
     trust = service.fresh(trust, state.venue, last.metrics.ts_recv if last is not None else 0)
     ts = last.metrics.ts_event if last is not None else service.clock()
-    answer = messages.envelope("metrics", state, ts, trust, [rows[place] for place in page])
-    answer["next_cursor"] = None if complete or not page else write_cursor(*page[-1])
+    answer = messages.envelope("metrics", state, ts, trust, data)
+    answer["next_cursor"] = next_cursor
     return json_answer(request, answer)
 
 
@@ -94,7 +83,7 @@ async def consolidated(
     ] = None,
 ) -> Response:
     """Answer with the highest bid and the lowest ask of the venues that are valid now, and each venue's own."""
-    service = _service(request)
+    service = service_of(request)
     wanted = _choose(service, symbol, kind)
     now = service.clocks.now
     found = consolidate(wanted, members(service.market, symbol, wanted), now, service.stale_ns)
@@ -117,10 +106,6 @@ def _choose(service: Service, symbol: str, kind: str | None) -> Product:
 
 def _place(kept: NumberedMetrics) -> tuple[int, int]:
     return kept.metrics.ts_event, kept.offset
-
-
-def _is_wanted(kept: NumberedMetrics, span: Range, before: tuple[Any, ...] | None) -> bool:
-    return span.holds(kept.metrics.ts_event) and (before is None or _place(kept) < before)
 
 
 def _live(value: Metrics) -> messages.Json:

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from api.derivatives import EVENTS_MAX, DerivativeState
-from api.models import DerivativesAnswer, TradesAnswer
+from api.models.derivatives import DerivativesAnswer
+from api.models.market import TradesAnswer
 from marketdata.events import Derivative, Liquidation, Trade, Trades
 
 TS = 1_786_309_548_228_568_000  # 2026-08-09T21:05:48.228568Z

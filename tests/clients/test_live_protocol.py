@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tickstream_client import Book, Hole, Message, Refused
+from tickstream_client import Book, Message, Refused, SequenceGap
 from tickstream_client.live import Live
 from tickstream_client.messages import Subscription
 
@@ -44,9 +44,9 @@ def acknowledge(protocol: Live, request: str) -> None:
 
 
 def sequences(protocol: Live, *texts: str) -> list[int]:
-    """Return the numbers of the messages that came through; a hole is minus the number that was expected."""
+    """Return the numbers of the messages that came through; a gap is minus the number that was expected."""
     events = [event for each in texts for event in protocol.received(each).events]
-    return [-event.expected if isinstance(event, Hole) else event.sequence for event in events]
+    return [-event.expected if isinstance(event, SequenceGap) else event.sequence for event in events]
 
 
 def test_what_comes_before_the_acknowledgement_is_ignored() -> None:
@@ -59,11 +59,11 @@ def test_what_comes_before_the_acknowledgement_is_ignored() -> None:
 
 
 def test_a_hole_is_told_once_and_subscribes_again() -> None:
-    """From the hole to the new acknowledgement nothing passes; other streams are not concerned."""
+    """From the gap to the new acknowledgement nothing passes; other streams are not concerned."""
     protocol = live()
     assert sequences(protocol, text(1, snapshot=True), text(2)) == [1, 2]
     received = protocol.received(text(4))
-    assert received.events == [Hole("trades", "coinbase", "BTC-USD", 3, 4)]
+    assert received.events == [SequenceGap("trades", "coinbase", "BTC-USD", 3, 4)]
     assert len(received.sends) == 1
     assert sequences(protocol, text(5), text(1, symbol="ETH-USD")) == [1]
     acknowledge(protocol, received.sends[0])

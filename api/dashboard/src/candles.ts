@@ -23,7 +23,7 @@ export interface Candle extends CandleData {
 
 const STATE_RANK = { open: 0, final: 1, revised: 2 } as const;
 
-/** History must not undo what a live message already said about the same candle. */
+/** History must not undo what a live message already contained about the same candle. */
 function supersedes(next: Candle, known: Candle, live: boolean): boolean {
   if (next.revision !== known.revision) return next.revision > known.revision;
   if (next.state !== known.state) return STATE_RANK[next.state] > STATE_RANK[known.state];
@@ -85,7 +85,7 @@ export class Candles {
     if (this.changed && this.changed.length > 100) this.changed = null; // a hidden tab draws no frames
   }
 
-  /** What to draw: the changed candles, oldest first, or null when all must be drawn anew. */
+  /** What to draw: the changed candles, oldest first, or null when all must be drawn again. */
   taken(): Candle[] | null {
     const changed = this.changed;
     this.changed = [];

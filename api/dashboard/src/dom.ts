@@ -31,6 +31,27 @@ export function setProperty(target: HTMLElement, name: string, value: string): v
   if (target.style.getPropertyValue(name) !== value) target.style.setProperty(name, value);
 }
 
+/** A name and its value; what the value means in full, and a short note beside it. */
+export type Fact = readonly [name: string, value: string, title?: string, note?: string];
+
+/** Fills a list of names and values, keeping the elements that are there. */
+export function setFacts(target: HTMLElement, facts: readonly Fact[]): void {
+  while (target.children.length > facts.length) target.lastElementChild!.remove();
+  facts.forEach(([name, value, title = "", note = ""], index) => {
+    let fact = target.children[index] as HTMLElement | undefined;
+    if (!fact) {
+      fact = element("div", "fact");
+      fact.append(element("dt"), element("dd"), element("small"));
+      target.append(fact);
+    }
+    const [term, text, small] = fact.children;
+    setText(term!, name);
+    setText(text!, value);
+    setText(small!, note);
+    if (fact.title !== title) fact.title = title;
+  });
+}
+
 /** Shows an empty state that says what is missing and what to do, or hides it when `title` is null. Backticks mark code. */
 export function setEmpty(target: HTMLElement, title: string | null, advice = ""): void {
   const key = title === null ? "" : `${title}\n${advice}`;

@@ -42,6 +42,25 @@ export function padded(text: string, digits: number): string {
   return text + " ".repeat(digits - own + (own === 0 ? 1 : 0));
 }
 
+/** So many significant digits at most, without an exponent; what is shorter stays as it is. */
+export function rounded(text: string, digits: number): string {
+  if (text.replace(/^-|\./g, "").length <= digits) return text;
+  const value = Number(text);
+  if (value === 0) return "0";
+  const decimals = Math.max(0, digits - 1 - Math.floor(Math.log10(Math.abs(value))));
+  const fixed = value.toFixed(Math.min(20, decimals));
+  return fixed.includes(".") ? fixed.replace(/\.?0+$/, "") : fixed;
+}
+
+/** A fraction in percent, exact: `0.0001` is `0.01 %`. */
+export function percent(fraction: string): string {
+  const [, sign, whole, part = ""] = /^(-?)(\d+)(?:\.(\d*))?$/.exec(fraction) ?? ["", "", fraction, ""];
+  const shifted = part.padEnd(2, "0");
+  const number = `${whole}${shifted.slice(0, 2)}`.replace(/^0+(?=\d)/, "");
+  const rest = shifted.slice(2).replace(/0+$/, "");
+  return `${sign}${number}${rest ? `.${rest}` : ""} %`;
+}
+
 const PX_PER_EM = 0.6; // the advance of the monospaced font
 const FONT_MIN_PX = 8.5;
 const FONT_MAX_PX = 12;
@@ -62,7 +81,7 @@ export const REASONS: Readonly<Record<string, string>> = {
   resyncing: "A new snapshot is being loaded.",
   disconnected: "The connection to the venue is down and is being opened again.",
   offline: "This page lost its connection to the API. What you see is old.",
-  hole: "This page missed messages and is subscribing again.",
+  missed: "This page missed messages and is subscribing again.",
 };
 
 export function reasonText(reason: string): string {

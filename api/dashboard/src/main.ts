@@ -10,12 +10,17 @@ import { type Drawable, Frames } from "./frames";
 import { Market } from "./market";
 import { AnomaliesPanel } from "./panels/anomalies";
 import { Chart } from "./panels/chart";
+import { DerivativesView } from "./panels/derivatives";
+import { DetailsPanel } from "./panels/details";
+import { EXPLAINED_TRADES, ExplainView } from "./panels/explain";
 import { HealthPanel } from "./panels/health";
 import { Ladder } from "./panels/ladder";
+import { MetricsView } from "./panels/metrics";
 import { type Choice, Picker } from "./panels/picker";
 import { TickerPanel } from "./panels/ticker";
 import { Tooltip } from "./panels/tooltip";
 import { TradesPanel } from "./panels/trades";
+import { VenuesView } from "./panels/venues";
 
 const INTERVALS = Object.keys(INTERVAL_MS) as Interval[];
 const HEALTH_EVERY_MS = 1_000;
@@ -30,17 +35,29 @@ class Dashboard {
   private readonly client = new MarketDataClient({ url: location.origin });
   private readonly frames = new Frames();
   private readonly delay = new Delay();
-  private readonly chart = new Chart(() => this.mark(this.chart), () => void this.market?.loadOlder());
+  private readonly chart = new Chart(() => this.mark(this.chart), () => void this.market?.loadOlder(), (startMs) => void this.explain(startMs));
   private readonly ladder = new Ladder(() => this.mark(this.ladder));
   private readonly trades = new TradesPanel(() => this.mark(this.trades));
   private readonly health = new HealthPanel(() => this.mark(this.health), (choice) => this.select(choice));
   private readonly anomalies = new AnomaliesPanel(() => this.mark(this.anomalies), new Tooltip());
   private readonly ticker = new TickerPanel();
+  private readonly venues = new VenuesView();
+  private readonly metrics = new MetricsView();
+  private readonly derivatives = new DerivativesView();
+  private readonly explained = new ExplainView();
+  private readonly details: DetailsPanel = new DetailsPanel(
+    { venues: this.venues, metrics: this.metrics, derivatives: this.derivatives, explain: this.explained },
+    () => this.mark(this.details),
+    (view) => {
+      if (view === "explain" && !this.explained.filled) void this.explain(this.lastClosed());
+    },
+  );
   private readonly picker = new Picker((choice) => this.select(choice));
   private market: Market | null = null;
   private interval: Interval = "1m";
   private wasOpen = false;
   private choices: readonly Choice[] = [];
+  private readonly kinds = new Map<string, string>();
   private readonly followed = new Set<string>();
   private loadingHealth = false;
 
@@ -77,22 +94,49 @@ class Dashboard {
       candles: () => this.mark(this.chart),
       history: (problem) => this.chart.settled(problem),
       ticker: () => this.mark(this.ticker),
+      details: () => this.mark(this.details),
       tape: () => {
         if (market.last) this.ladder.setLast(market.last.price, market.last.side);
         this.mark(this.trades);
         this.mark(this.ticker);
       },
-    });
+    }, this.kinds.get(`${choice.venue}:${choice.symbol}`));
     this.market = market;
     this.ladder.show(market.book);
     this.trades.show(market.tape);
     this.chart.show(market.candles, this.interval);
     this.ticker.show(market);
     this.mark(this.ticker);
+    for (const view of [this.venues, this.metrics, this.derivatives]) view.show(market);
+    this.explained.clear();
+    this.mark(this.details);
     this.picker.select(choice);
     this.health.select(choice);
     this.anomalies.select(choice.venue, choice.symbol);
     this.remember();
+  }
+
+  /** The start of the newest candle that is closed, or of the open one while it is alone. */
+  private lastClosed(): number | null {
+    const candles = this.market?.candles.items ?? [];
+    const closed = candles.filter(({ state }) => state !== "open").pop();
+    return (closed ?? candles[candles.length - 1])?.timeMs ?? null;
+  }
+
+  private async explain(startMs: number | null): Promise<void> {
+    const { market, interval } = this;
+    if (!market || startMs === null) return;
+    this.explained.asked(startMs);
+    if (this.details.shown === "explain") this.mark(this.details);
+    else this.details.open("explain");
+    const isWanted = (): boolean => this.market === market && this.interval === interval;
+    try {
+      const found = await this.client.explainCandle(market.id, { interval, start: new Date(startMs).toISOString(), limit: EXPLAINED_TRADES });
+      if (isWanted()) this.explained.show(found);
+    } catch (error) {
+      if (isWanted()) this.explained.failed(String((error as Error).message));
+    }
+    this.mark(this.details);
   }
 
   private setInterval(interval: Interval): void {
@@ -172,6 +216,7 @@ class Dashboard {
     try {
       const { data } = await this.client.symbols();
       this.choices = data.map(({ venue, symbol }) => ({ venue, symbol }));
+      for (const { venue, symbol, kind } of data) if (kind !== "unknown") this.kinds.set(`${venue}:${symbol}`, kind);
     } catch (error) {
       this.health.failed(String((error as Error).message));
       return;
@@ -230,7 +275,7 @@ class Dashboard {
     this.followed.add(key);
     this.client.subscribe("anomalies", choice, {
       message: ({ venue, symbol, data }) => this.anomalies.add([{ ...data, venue, symbol }]),
-      hole: () => void this.loadAnomalies(),
+      gap: () => void this.loadAnomalies(),
     });
     this.client.subscribe("status", choice, {
       message: ({ snapshot }) => {
@@ -260,6 +305,10 @@ class Dashboard {
     const keys: [string, string, () => void][] = [
       ["/", "Choose symbol and venue", () => this.picker.open()],
       [" ", "Hold the tape still", () => this.trades.togglePause()],
+      ["v", "Best prices of all venues", () => this.details.open("venues")],
+      ["m", "Metrics of the book", () => this.details.open("metrics")],
+      ["d", "Derivatives", () => this.details.open("derivatives")],
+      ["e", "Explain the last closed candle", () => void this.explain(this.lastClosed())],
       ["c", "Colour-blind safe colours", togglePalette],
       ["?", "This list", () => dialog.showModal()],
       ...INTERVALS.map((interval, index): [string, string, () => void] => [String(index + 1), `${interval} candles`, () => this.setInterval(interval)]),
@@ -288,6 +337,7 @@ class Dashboard {
     const summary = this.delay.summary();
     setText(byId("latency"), summary ? `${latency(summary.p50)} · ${latency(summary.p95)}` : "–");
     this.mark(this.health);
+    this.mark(this.details);
   }
 }
 

@@ -1,6 +1,9 @@
 /** The selected market: its live streams and history, kept in bounded memory for the panels to draw. */
 
-import { Book, type Interval, type MarketDataClient, type Market as Id, type Message, type TickerData } from "@tickstream/client";
+import {
+  Book, type ConsolidatedData, type DerivativeData, type Interval, type LiquidationData, type MarketDataClient, type Market as Id,
+  type Message, type MetricsData, type TickerData,
+} from "@tickstream/client";
 import { type Candle, candleOf, Candles, CANDLES_MAX } from "./candles";
 import type { Delay } from "./delay";
 import { parseTime } from "./format";
@@ -9,14 +12,32 @@ import { LINES_MAX, Tape } from "./tape";
 /** More than the ladder shows, so that levels are there when better ones go. */
 const DEPTH = 50;
 const HISTORY_PAGE = 1_000;
+/** Liquidations kept. */
+const LIQUIDATIONS_MAX = 100;
 
 export interface Watcher {
   book(): void;
   tape(): void;
   candles(): void;
   ticker(): void;
+  /** Metrics, derivative data or the other venues' prices. */
+  details(): void;
   /** History arrived, or the reason why not. */
   history(problem: string | null): void;
+}
+
+/** A value with its validity. */
+export interface Valued<D> {
+  data: D;
+  valid: boolean;
+  reason: string;
+  timestamp: string;
+  /** By the page's own clock. */
+  receivedMs: number;
+}
+
+function valued<D>({ data, valid, reason, timestamp }: { data: D; valid: boolean; reason: string; timestamp: string }): Valued<D> {
+  return { data, valid, reason, timestamp, receivedMs: performance.now() };
 }
 
 export class Market {
@@ -26,6 +47,13 @@ export class Market {
   ticker: TickerData | null = null;
   tickerValid = false;
   last: { price: string; side: string } | null = null;
+  metrics: Valued<MetricsData> | null = null;
+  derivative: Valued<DerivativeData> | null = null;
+  consolidated: Valued<ConsolidatedData> | null = null;
+  /** Why there are no consolidated prices. */
+  consolidatedRefused: string | null = null;
+  /** Newest first. */
+  liquidations: LiquidationData[] = [];
   private loadingOlder = false;
   private exhausted = false;
   private closed = false;
@@ -38,6 +66,7 @@ export class Market {
     public interval: Interval,
     private readonly delay: Delay,
     private readonly watcher: Watcher,
+    kind?: string,
   ) {
     this.stops.push(
       client.subscribeBook(id, DEPTH, this.book, (message) => {
@@ -53,6 +82,23 @@ export class Market {
           watcher.ticker();
         },
       }),
+      client.subscribe("metrics", id, {
+        message: (message) => {
+          this.metrics = valued(message);
+          watcher.details();
+        },
+      }),
+      client.subscribe("derivatives", id, { message: (message) => this.derive(message) }),
+      client.subscribeConsolidated(id.symbol, {
+        message: (message) => {
+          this.consolidated = valued(message);
+          watcher.details();
+        },
+        refused: (_code, text) => {
+          this.consolidatedRefused = text;
+          watcher.details();
+        },
+      }, kind === undefined ? {} : { kind }),
     );
     void this.loadTrades();
     this.follow(interval);
@@ -69,7 +115,7 @@ export class Market {
         this.candles.live(candleOf(message.data, message.valid, message.reason));
         this.watcher.candles();
       },
-      hole: () => void this.loadCandles(),
+      gap: () => void this.loadCandles(),
     }, { interval });
     void this.loadCandles();
   }
@@ -102,6 +148,14 @@ export class Market {
     this.last = { price: message.data.price, side: message.data.side };
     this.time(message);
     this.watcher.tape();
+  }
+
+  private derive(message: Message<"derivative">): void {
+    this.derivative = valued(message);
+    // The state with which a stream begins has the last liquidations, oldest first; a change has its own.
+    const known = message.snapshot ? [] : this.liquidations;
+    this.liquidations = [...message.data.liquidations.slice().reverse(), ...known].slice(0, LIQUIDATIONS_MAX);
+    this.watcher.details();
   }
 
   private async loadCandles(before?: string): Promise<void> {

@@ -19,6 +19,10 @@ export interface Line {
   size: string;
   side: TradeData["side"];
   liquidation: boolean;
+  /** The venue's own codes. */
+  conditions: readonly string[];
+  /** Whether it sets no price of a candle. */
+  unpriced: boolean;
   count: number;
 }
 
@@ -43,7 +47,7 @@ export class Tape {
     if (trades.filter((trade) => this.amend(trade)).length) this.rebuild([...this.trades.values()]);
   }
 
-  /** Puts a correction in the place of its trade, or nothing; tells whether that changes what is shown. */
+  /** Puts a correction in the place of its trade, or nothing; returns whether that changes what is shown. */
   private amend(trade: TimedTrade): boolean {
     const known = trade.action && this.trades.get(trade.original_id || trade.trade_id);
     if (!known) return false;
@@ -64,15 +68,17 @@ export class Tape {
   private append(trade: TimedTrade): void {
     this.trades.set(trade.trade_id, trade);
     if (this.trades.size > TRADES_MAX) this.trades.delete(this.trades.keys().next().value!);
-    const { trade_id, timeMs, price, size, side, liquidation } = trade;
+    const { trade_id, timeMs, price, size, side, liquidation, conditions = [], excluded_from = [] } = trade;
+    const unpriced = excluded_from.includes("high_low") && excluded_from.includes("open_close");
     this.newestMs = timeMs;
     const top = this.lines[0];
-    if (top && top.price === price && top.side === side && top.timeMs === timeMs && top.liquidation === liquidation) {
+    if (top && top.price === price && top.side === side && top.timeMs === timeMs && top.liquidation === liquidation
+      && top.conditions.join() === conditions.join() && top.unpriced === unpriced) {
       top.size = addDecimals(top.size, size);
       top.count += 1;
       return;
     }
-    this.lines.unshift({ key: trade_id, timeMs, price, size, side, liquidation, count: 1 });
+    this.lines.unshift({ key: trade_id, timeMs, price, size, side, liquidation, conditions, unpriced, count: 1 });
     if (this.lines.length > LINES_MAX) this.lines.length = LINES_MAX;
   }
 }

@@ -47,14 +47,14 @@ describe("book", () => {
     expect(book.bids).toEqual([["10", "3"], ["9.7", "1"]]);
   });
 
-  test("an invalid book keeps its levels and says why; only a snapshot heals a hole", () => {
+  test("an invalid book keeps its levels and says why; only a snapshot heals a gap", () => {
     const book = new Book();
     book.apply(message("l2_snapshot", [["10", "2"]], []));
     book.apply(message("l2_update", [], [], "gap"));
     expect([book.valid, book.reason, book.bids.length]).toEqual([false, "gap", 1]);
-    book.invalidate("hole");
+    book.invalidate("missed");
     book.apply(message("l2_update", [["11", "1"]], []));
-    expect([book.valid, book.reason, book.bids.length]).toEqual([false, "hole", 1]);
+    expect([book.valid, book.reason, book.bids.length]).toEqual([false, "missed", 1]);
     book.apply(message("l2_snapshot", [["11", "1"]], []));
     expect([book.valid, book.bids[0]]).toEqual([true, ["11", "1"]]);
   });

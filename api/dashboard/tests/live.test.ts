@@ -81,10 +81,10 @@ test("one request for each stream goes out when the socket opens", () => {
   ]);
 });
 
-test("messages in sequence are delivered, a hole is told and the stream subscribed again", () => {
+test("messages in sequence are delivered, a gap is told and the stream subscribed again", () => {
   const got: number[] = [];
-  const holes: object[] = [];
-  client.subscribe("trades", id, { message: (message: Message) => got.push(message.sequence), hole: (hole) => holes.push(hole) });
+  const gaps: object[] = [];
+  client.subscribe("trades", id, { message: (message: Message) => got.push(message.sequence), gap: (gap) => gaps.push(gap) });
   wire().open();
   wire().says(trade(1)); // before the acknowledgement: of an older subscription
   wire().acknowledge();
@@ -92,7 +92,7 @@ test("messages in sequence are delivered, a hole is told and the stream subscrib
   wire().says(trade(8));
   wire().says(trade(10));
   expect(got).toEqual([7, 8]);
-  expect(holes).toEqual([{ expected: 9, received: 10 }]);
+  expect(gaps).toEqual([{ expected: 9, received: 10 }]);
   expect(wire().asked.slice(-2).map(({ op }) => op)).toEqual(["unsubscribe", "subscribe"]);
   wire().says(trade(11));
   wire().acknowledge();
@@ -103,7 +103,7 @@ test("messages in sequence are delivered, a hole is told and the stream subscrib
 
 test("a conflated message sets the count anew", () => {
   const got: number[] = [];
-  client.subscribe("ticker", id, { message: ({ sequence }) => got.push(sequence), hole: () => got.push(-1) });
+  client.subscribe("ticker", id, { message: ({ sequence }) => got.push(sequence), gap: () => got.push(-1) });
   wire().open();
   wire().acknowledge();
   wire().says({ ...trade(3), type: "ticker" });
@@ -112,7 +112,7 @@ test("a conflated message sets the count anew", () => {
   expect(got).toEqual([3, 9, 10]);
 });
 
-test("a book with a hole is invalid until its new snapshot", () => {
+test("a book with a gap is invalid until its new snapshot", () => {
   const kept = new Book();
   client.subscribeBook(id, 50, kept, () => undefined);
   wire().open();
@@ -121,7 +121,7 @@ test("a book with a hole is invalid until its new snapshot", () => {
   wire().says(book(2, "l2_update", "11"));
   expect([kept.valid, kept.bids.length]).toEqual([true, 2]);
   wire().says(book(4, "l2_update", "12"));
-  expect([kept.valid, kept.reason, kept.bids.length]).toEqual([false, "hole", 2]);
+  expect([kept.valid, kept.reason, kept.bids.length]).toEqual([false, "missed", 2]);
   wire().acknowledge();
   wire().says(book(5, "l2_snapshot", "13"));
   expect([kept.valid, kept.bids]).toEqual([true, [["13", "1"]]]);

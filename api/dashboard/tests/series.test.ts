@@ -8,7 +8,7 @@ function candle(minute: number, close: string, change: Partial<CandleData> = {})
   const start = new Date(Date.UTC(2026, 0, 1, 0, minute)).toISOString();
   const data: CandleData = {
     interval: "1m", start, end: start, open: "1", high: "1", low: "1", close, volume: "1", quote_volume: "1", buy_volume: "1",
-    trades: 1, state: "open", revision: 0, origin: "live", valid: true, reason: "", ...change,
+    trades: 1, state: "open", revision: 0, origin: "live", valid: true, reason: "", vwap: "1", ...change,
   };
   return candleOf(data, true, "");
 }

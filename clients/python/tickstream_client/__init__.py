@@ -4,7 +4,7 @@ from tickstream_client.book import Book, Level
 from tickstream_client.client import Event, MarketDataClient
 from tickstream_client.errors import ApiError, ClientError, Refused
 from tickstream_client.kafka import Hops, decode_hops
-from tickstream_client.messages import Disconnected, Hole, Message
+from tickstream_client.messages import Disconnected, Message, SequenceGap
 
 __all__ = [
     "ApiError",
@@ -12,11 +12,11 @@ __all__ = [
     "ClientError",
     "Disconnected",
     "Event",
-    "Hole",
     "Hops",
     "Level",
     "MarketDataClient",
     "Message",
     "Refused",
+    "SequenceGap",
     "decode_hops",
 ]

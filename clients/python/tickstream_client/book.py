@@ -39,7 +39,7 @@ class _Side:
 
 
 class Book:
-    """One symbol's book. It is invalid until its snapshot, after a hole, and whenever the platform says so."""
+    """One symbol's book. It is invalid until its snapshot, after a gap, and whenever the platform says so."""
 
     def __init__(self, symbol: str) -> None:
         self.symbol = symbol

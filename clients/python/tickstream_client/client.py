@@ -1,4 +1,4 @@
-"""The client: REST history, and live streams that subscribe again after every hole and lost connection."""
+"""The client: REST history, and live streams that subscribe again after every gap and lost connection."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from tickstream_client.book import Book
 from tickstream_client.errors import ApiError
 from tickstream_client.live import Live
-from tickstream_client.messages import Disconnected, Hole, Message, Subscription
+from tickstream_client.messages import Disconnected, Message, SequenceGap, Subscription
 
 Json = dict[str, Any]
-Event = Message | Hole | Disconnected
+Event = Message | SequenceGap | Disconnected
 Time = str | datetime | None
 
 # A page of the API; longer histories are read page by page.
@@ -37,6 +37,10 @@ def _text(time: Time) -> str | None:
             raise ValueError(f"{time!r} has no zone; use datetime(..., tzinfo=timezone.utc)")
         return time.isoformat()
     return time
+
+
+def _series(interval: str, recipe: str | None) -> dict[str, str | None]:
+    return {"interval": interval} if recipe is None else {"recipe": recipe}
 
 
 class MarketDataClient:
@@ -99,14 +103,52 @@ class MarketDataClient:
         limit: int = 300,
         venue: str | None = None,
         source: str | None = None,
+        recipe: str | None = None,
     ) -> list[Json]:
         """Return up to `limit` candles that start in [start, end), newest first, in their latest revision.
 
-        `source` is `trades` (made of the venue's trades, unless given) or `venue` (as the venue itself tells them).
+        `source` is `trades` (made of the venue's trades, unless given) or `venue` (as the venue itself sends them).
+        `recipe` is the name of bars by recipe, in place of `interval`.
         """
         path = f"/api/v1/market/{quote(symbol, safe='')}/candles"
-        span = {"start": _text(start), "end": _text(end)}
-        return await self._pages(path, limit, venue=venue, interval=interval, source=source, **span)
+        query = {"start": _text(start), "end": _text(end), "source": source} | _series(interval, recipe)
+        return await self._pages(path, limit, venue=venue, **query)
+
+    async def get_candle_revisions(
+        self,
+        symbol: str,
+        interval: str = "1m",
+        *,
+        start: Time = None,
+        end: Time = None,
+        limit: int = 300,
+        venue: str | None = None,
+        source: str | None = None,
+        recipe: str | None = None,
+    ) -> list[Json]:
+        """Return up to `limit` revisions of closed candles that start in [start, end), newest first."""
+        path = f"/api/v1/market/{quote(symbol, safe='')}/candles/revisions"
+        query = {"start": _text(start), "end": _text(end), "source": source} | _series(interval, recipe)
+        return await self._pages(path, limit, venue=venue, **query)
+
+    async def explain_candle(
+        self,
+        symbol: str,
+        start: str | datetime,
+        interval: str = "1m",
+        *,
+        venue: str | None = None,
+        recipe: str | None = None,
+        limit: int = PAGE_MAX,
+    ) -> Json:
+        """Return why the candle that starts at `start` is what it is.
+
+        The answer has the trades that made it (`counted`) and those that did not (`left_out`), at most `limit` of each
+        in full, its `revisions`, the ledger's `gaps`, and the venue's own candle (`venue_bar`) with the differences.
+        """
+        return await self._market(
+            symbol, "candles/explain", venue=venue, start=_text(start), limit=limit, **_series(interval, recipe)
+        )
 
     async def get_metrics(
         self, symbol: str, *, start: Time = None, end: Time = None, limit: int = 100, venue: str | None = None
@@ -189,12 +231,14 @@ class MarketDataClient:
         venue: str | None = None,
         depth: int = 50,
         interval: str = "1m",
+        recipe: str | None = None,
+        kind: str | None = None,
     ) -> AsyncGenerator[Event, None]:
-        """Yield the messages of channels and symbols for ever, and every hole and lost connection in between.
+        """Yield the messages of channels and symbols for ever, and every gap and lost connection in between.
 
         Raises Refused when the API does not accept the subscription.
         """
-        live = Live(Subscription(tuple(channels), tuple(symbols), venue, depth, interval))
+        live = Live(Subscription(tuple(channels), tuple(symbols), venue, depth, interval, recipe, kind))
         attempt = 0
         while True:
             try:
@@ -219,7 +263,7 @@ class MarketDataClient:
             await asyncio.sleep(pause_s)
 
     @staticmethod
-    async def _read(live: Live, socket: ClientConnection) -> AsyncGenerator[Message | Hole, None]:
+    async def _read(live: Live, socket: ClientConnection) -> AsyncGenerator[Message | SequenceGap, None]:
         async for text in socket:
             received = live.received(text)
             for event in received.events:
@@ -237,10 +281,29 @@ class MarketDataClient:
                 yield event
 
     async def stream_candles(
-        self, symbol: str, interval: str = "1m", *, venue: str | None = None
+        self, symbol: str, interval: str = "1m", *, venue: str | None = None, recipe: str | None = None
     ) -> AsyncGenerator[Event, None]:
-        """Yield candles whenever they change; `state` is open, final or revised."""
-        async with aclosing(self.stream(["candles"], [symbol], venue=venue, interval=interval)) as events:
+        """Yield candles, or the bars of a recipe, whenever they change; `state` is open, final or revised."""
+        candles = self.stream(["candles"], [symbol], venue=venue, interval=interval, recipe=recipe)
+        async with aclosing(candles) as events:
+            async for event in events:
+                yield event
+
+    async def stream_derivatives(self, symbol: str, *, venue: str | None = None) -> AsyncGenerator[Event, None]:
+        """Yield the newest value of each field of a derivative whenever one changes, with new liquidations."""
+        async with aclosing(self.stream(["derivatives"], [symbol], venue=venue)) as events:
+            async for event in events:
+                yield event
+
+    async def stream_metrics(self, symbol: str, *, venue: str | None = None) -> AsyncGenerator[Event, None]:
+        """Yield spread, depth, imbalance and order flow of a book at the platform's cadence."""
+        async with aclosing(self.stream(["metrics"], [symbol], venue=venue)) as events:
+            async for event in events:
+                yield event
+
+    async def stream_consolidated(self, symbol: str, *, kind: str | None = None) -> AsyncGenerator[Event, None]:
+        """Yield the best bid and offer over all venues whenever it changes, each venue with its validity."""
+        async with aclosing(self.stream(["consolidated"], [symbol], kind=kind)) as events:
             async for event in events:
                 yield event
 
@@ -254,5 +317,5 @@ class MarketDataClient:
                 if isinstance(event, Message):
                     book.apply(event)
                 else:
-                    book.invalidate("hole" if isinstance(event, Hole) else "disconnected")
+                    book.invalidate("missed" if isinstance(event, SequenceGap) else "disconnected")
                 yield book

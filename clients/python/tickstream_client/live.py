@@ -4,8 +4,8 @@ Theory of operation. A stream is one channel of one symbol.
 
 1. `opened` subscribes. What arrives before the server's `subscribed` belongs to nothing that was asked and is ignored.
 2. Each stream begins with its state (`snapshot`); then `sequence` counts by one with every change. A snapshot or a
-   `conflated` message sets the count anew.
-3. Any other jump is a `Hole`: the stream is subscribed again and silent until the server acknowledges that.
+   `conflated` message restarts the count.
+3. Any other jump is a `SequenceGap`: the stream is subscribed again and silent until the server acknowledges that.
 4. `not_ready` (the API is still starting) is asked again after a pause; any other refusal is the caller's to see.
 """
 
@@ -17,14 +17,14 @@ from dataclasses import fields
 from typing import Any
 
 from tickstream_client.errors import Refused
-from tickstream_client.messages import CHANNEL_OF, Hole, Message, Received, Subscription
+from tickstream_client.messages import CHANNEL_OF, Message, Received, SequenceGap, Subscription
 
 # What later versions of the API add is ignored.
 _FIELDS = tuple(each.name for each in fields(Message))
 
 
 class Live:
-    """One connection's worth of one subscription; begins anew with each `opened`."""
+    """One connection's worth of one subscription; starts again with each `opened`."""
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
@@ -67,25 +67,27 @@ class Live:
             return Received()
         stream = (channel, message.venue, symbol)
         last = self._last.get(stream)
-        anew = last is None or message.snapshot or message.conflated or message.type == "l2_snapshot"
-        if not anew and last is not None and message.sequence != last + 1:
-            return self._hole(message, last)
+        restarts = last is None or message.snapshot or message.conflated or message.type == "l2_snapshot"
+        if not restarts and last is not None and message.sequence != last + 1:
+            return self._gap(message, last)
         self._last[stream] = message.sequence
         return Received([message])
 
-    def _hole(self, message: Message, last: int) -> Received:
+    def _gap(self, message: Message, last: int) -> Received:
         channel, symbol = message.channel, message.symbol
         self._last.pop((channel, message.venue, symbol), None)
         # What concerns a whole connection (symbol `*`) comes with any symbol's subscription.
         symbols = (symbol,) if symbol in self._subscription.symbols else self._subscription.symbols[:1]
         asked, self._silent[channel, symbol] = self._ask("subscribe", (channel,), symbols)
-        hole = Hole(channel, message.venue, symbol, last + 1, message.sequence)
-        return Received([hole], [asked])
+        gap = SequenceGap(channel, message.venue, symbol, last + 1, message.sequence)
+        return Received([gap], [asked])
 
     def _ask(self, op: str, channels: tuple[str, ...], symbols: tuple[str, ...]) -> tuple[str, int]:
         self._next_id += 1
         request: dict[str, Any] = {"op": op, "id": self._next_id, "channels": channels, "symbols": symbols}
-        if self._subscription.venue is not None:
-            request["venue"] = self._subscription.venue
         request |= {"depth": self._subscription.depth, "interval": self._subscription.interval}
+        for name in ("venue", "recipe", "kind"):
+            value = getattr(self._subscription, name)
+            if value is not None:
+                request[name] = value
         return json.dumps(request), self._next_id

@@ -55,7 +55,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class SequenceGap:
     """Messages of a stream were missed.
 
     It is being subscribed again; do not trust what was built until its snapshot.
@@ -70,7 +70,7 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection was lost and is being opened again; every stream then begins anew with its snapshot."""
+    """The connection was lost and is being opened again; every stream then starts again with its snapshot."""
 
     reason: str
     pause_s: float
@@ -78,19 +78,24 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What to follow: channels of symbols. `depth` is a book's, `interval` a candle's."""
+    """What to follow: channels of symbols.
+
+    `depth` is a book's; `interval` is a candle's unless `recipe` names bars; `kind` is a consolidated instrument's.
+    """
 
     channels: tuple[str, ...]
     symbols: tuple[str, ...]
     venue: str | None = None
     depth: int = 50
     interval: str = "1m"
+    recipe: str | None = None
+    kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
     """What one frame from the server means: events for the reader, and texts to send back."""
 
-    events: list[Message | Hole] = field(default_factory=list)
+    events: list[Message | SequenceGap] = field(default_factory=list)
     sends: list[str] = field(default_factory=list)
     retry_id: int | None = None

@@ -40,7 +40,7 @@ class Side {
 }
 
 export class Book {
-  /** False until a snapshot came, after a hole, and whenever the platform says so; `reason` says why. */
+  /** False until a snapshot came, after a gap, and whenever the platform says so; `reason` says why. */
   valid = false;
   reason = "waiting for a snapshot";
   timestamp = "";

@@ -1,16 +1,16 @@
 /** Client of a Tickstream API: REST history, and live streams that repair themselves. */
 
 import { Book } from "./book.js";
-import { type ConnectionState, type Hole, Live, type Socket } from "./live.js";
+import { ALL_VENUES, type ConnectionState, Live, type SequenceGap, type Socket } from "./live.js";
 import { type Query, Rest } from "./rest.js";
 import type {
-  Answer, BookData, CandleData, Channel, Gap, Health, Interval, LatestDerivative, Message, Paged, StoredAnomaly,
-  StoredDerivative, StoredTrade, SymbolAnswer, SymbolInfo, TickerData,
+  Answer, BookData, CandleData, Channel, ConsolidatedData, Explanation, Gap, Health, LatestDerivative, Message, Paged,
+  StoredAnomaly, StoredDerivative, StoredMetrics, StoredTrade, SymbolAnswer, SymbolInfo, TickerData,
 } from "./types.js";
 
 export * from "./decimal.js";
 export { Book } from "./book.js";
-export type { ConnectionState, Hole, Socket } from "./live.js";
+export type { ConnectionState, SequenceGap, Socket } from "./live.js";
 export { ProblemError } from "./rest.js";
 export * from "./types.js";
 
@@ -41,9 +41,12 @@ export type Span = {
   cursor?: string;
 };
 
+/** Candles of a length such as `1m`, or the bars of a recipe by its name. */
+export type Series = { interval: string; recipe?: never } | { recipe: string; interval?: never };
+
 export interface StreamHandlers<M> {
   message(message: M): void;
-  hole?(hole: Hole): void;
+  gap?(gap: SequenceGap): void;
   refused?(code: string, text: string): void;
 }
 
@@ -103,12 +106,29 @@ export class MarketDataClient {
     return this.market(symbol, "derivatives", { venue, ...query });
   }
 
-  /** Newest first; made of the venue's trades, or with `source` "venue" as the venue itself tells them. */
-  candles(
-    { venue, symbol }: Market,
-    query: Span & { interval: Interval; source?: "trades" | "venue" },
-  ): Promise<SymbolAnswer<CandleData[]> & Paged> {
+  /** Newest first; made of the venue's trades, or with `source` "venue" as the venue itself sends them. */
+  candles({ venue, symbol }: Market, query: Span & Series & { source?: "trades" | "venue" }): Promise<SymbolAnswer<CandleData[]> & Paged> {
     return this.market(symbol, "candles", { venue, ...query });
+  }
+
+  /** Every revision of each closed candle, newest first. */
+  candleRevisions({ venue, symbol }: Market, query: Span & Series & { source?: "trades" | "venue" }): Promise<SymbolAnswer<CandleData[]> & Paged> {
+    return this.market(symbol, "candles/revisions", { venue, ...query });
+  }
+
+  /** Which trades made the candle that starts at `start`, and which did not; at most `limit` of each in full. */
+  explainCandle({ venue, symbol }: Market, query: Series & { start: string; limit?: number }): Promise<Explanation> {
+    return this.market(symbol, "candles/explain", { venue, ...query });
+  }
+
+  /** Spread, depth, imbalance and order flow of a book, newest first. */
+  metrics({ venue, symbol }: Market, query: Span = {}): Promise<SymbolAnswer<StoredMetrics[]> & Paged> {
+    return this.market(symbol, "metrics", { venue, ...query });
+  }
+
+  /** The best bid and offer over all venues; `kind` where the symbol means several instruments. */
+  consolidated(symbol: string, query: { kind?: string } = {}): Promise<SymbolAnswer<ConsolidatedData>> {
+    return this.market(symbol, "consolidated", query);
   }
 
   /** Newest first. */
@@ -137,12 +157,22 @@ export class MarketDataClient {
     channel: C,
     { venue, symbol }: Market,
     handlers: StreamHandlers<MessageOf[C]>,
-    options: { interval?: Interval } = {},
+    options: { interval?: string; recipe?: string } = {},
   ): () => void {
     return this.live.subscribe({ channel: channel as Channel, venue, symbol, ...options }, handlers as StreamHandlers<Message>);
   }
 
-  /** Keeps a book; `changed` is called after each message, and when a hole or a lost connection makes it invalid. */
+  /** Follows the best bid and offer over all venues; `kind` where the symbol means several instruments. */
+  subscribeConsolidated(
+    symbol: string,
+    handlers: StreamHandlers<Message<"consolidated">>,
+    options: { kind?: string } = {},
+  ): () => void {
+    const request = { channel: "consolidated" as const, venue: ALL_VENUES, symbol, ...options };
+    return this.live.subscribe(request, handlers as StreamHandlers<Message>);
+  }
+
+  /** Keeps a book; `changed` is called after each message, and when a gap or a lost connection makes it invalid. */
   subscribeBook({ venue, symbol }: Market, depth: number, book: Book, changed: (message: Message | null) => void): () => void {
     const lost = (reason: string): void => {
       book.invalidate(reason);
@@ -156,7 +186,7 @@ export class MarketDataClient {
         book.apply(message as Message<"l2_snapshot" | "l2_update">);
         changed(message);
       },
-      hole: () => lost("hole"),
+      gap: () => lost("missed"),
       refused: (_code, text) => lost(text),
     });
     return () => {

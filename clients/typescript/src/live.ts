@@ -1,12 +1,14 @@
 /**
  * One WebSocket to the API that keeps what was asked of it.
  *
- * Theory of operation. A *stream* is one (channel, venue, symbol, interval, depth); listeners of the same stream share it.
+ * Theory of operation. A *stream* is one request: channel, venue, symbol, and a depth, interval, recipe or kind; listeners
+ * of the same stream share it. Candles of a recipe and of its interval are one stream of the server, and so is the only
+ * kind of a symbol with and without its name: a message goes to both, and what one leaves, the other subscribes again.
  * 1. Opening the socket subscribes every stream. The server acknowledges with `subscribed`; what arrives for a stream
  *    before its acknowledgement belongs to an older subscription and is ignored. `not_ready` is asked again.
  * 2. Then comes the stream's state (`snapshot`), and every change. `sequence` counts by one, except that a snapshot or a
- *    `conflated` message, which replaces what was left out for a slow client, sets it anew.
- * 3. Any other jump is a hole: the stream is subscribed again, which brings a new snapshot; listeners hear `hole` and
+ *    `conflated` message, which replaces what was left out for a slow client, restarts it.
+ * 3. Any other jump is a gap: the stream is subscribed again, which brings a new snapshot; listeners get `gap` and
  *    must not trust what they built until then.
  * 4. Anomalies and status of a whole connection come with the symbol `*`; every stream of their channel and venue hears
  *    them.
@@ -14,19 +16,23 @@
  *    after a full-jitter exponential pause, and step 1 follows.
  */
 
-import { CHANNEL_OF, type Channel, type Control, type Interval, type Message } from "./types.js";
+import { CHANNEL_OF, type Channel, type Control, type Message } from "./types.js";
 
 export interface Request {
   channel: Channel;
   symbol: string;
   venue: string;
-  /** Only for `candles`. */
-  interval?: Interval;
+  /** Only for `candles`, instead of `recipe`. */
+  interval?: string;
+  /** Only for `candles`: the name of a recipe. */
+  recipe?: string;
+  /** Only for `consolidated`: the kind of the instrument. */
+  kind?: string;
   /** Only for `book`. */
   depth?: number;
 }
 
-export interface Hole {
+export interface SequenceGap {
   expected: number;
   received: number;
 }
@@ -34,7 +40,7 @@ export interface Hole {
 export interface Listener {
   message(message: Message): void;
   /** Messages were missed; the stream is being subscribed again. */
-  hole?(hole: Hole): void;
+  gap?(gap: SequenceGap): void;
   /** The server refused the subscription. */
   refused?(code: string, text: string): void;
 }
@@ -68,6 +74,8 @@ const OPEN = 1;
 const NOT_READY_PAUSE_MS = 1_000;
 /** The symbol of what concerns a whole connection. */
 const ALL_SYMBOLS = "*";
+/** The venue of what is about all venues. */
+export const ALL_VENUES = "*";
 
 interface Stream {
   request: Request;
@@ -77,18 +85,30 @@ interface Stream {
   last: number | null;
 }
 
-function keyOf({ channel, venue, symbol, interval, depth }: Request): string {
-  return `${channel}|${venue}|${symbol}|${interval ?? depth ?? ""}`;
+function keyOf({ channel, venue, symbol, ...variant }: Request): string {
+  const { interval, recipe, depth, kind } = variant;
+  return `${channel}|${venue}|${symbol}|${recipe === undefined ? "" : `recipe ${recipe}`}${interval ?? depth ?? kind ?? ""}`;
 }
 
-function keyOfMessage(message: Message): string {
+/** The streams that a message may belong to. */
+function keysOfMessage(message: Message): string[] {
   const { venue, symbol } = message;
-  const channel = CHANNEL_OF[message.type];
-  if (message.type === "candle") return keyOf({ channel, venue, symbol, interval: message.data.interval });
-  return keyOf(message.depth === undefined ? { channel, venue, symbol } : { channel, venue, symbol, depth: message.depth });
+  const about = { channel: CHANNEL_OF[message.type], venue, symbol };
+  if (message.type === "candle") {
+    const { interval, recipe } = message.data;
+    return [keyOf({ ...about, interval }), ...(recipe === undefined ? [] : [keyOf({ ...about, recipe })])];
+  }
+  if (message.type === "consolidated") return [keyOf(about), keyOf({ ...about, kind: message.data.kind })];
+  return [keyOf(message.depth === undefined ? about : { ...about, depth: message.depth })];
 }
 
-/** Whether a message is the next of its stream, or sets the count anew. */
+/** Whether two streams with different keys may be one of the server. */
+function mayBeOne(one: Request, other: Request): boolean {
+  return one.channel === other.channel && one.venue === other.venue && one.symbol === other.symbol
+    && ((one.recipe === undefined) !== (other.recipe === undefined) || (one.kind === undefined) !== (other.kind === undefined));
+}
+
+/** Whether a message is the next of its stream, or restarts the count. */
 function follows(message: Message, last: number | null): boolean {
   return last === null || message.snapshot === true || message.conflated === true || message.type === "l2_snapshot"
     || message.sequence === last + 1;
@@ -211,7 +231,11 @@ export class Live {
   }
 
   private leave(stream: Stream): void {
-    if (this.socket?.readyState === OPEN) this.say("unsubscribe", this.nextId++, stream.request);
+    if (this.socket?.readyState !== OPEN) return;
+    this.say("unsubscribe", this.nextId++, stream.request);
+    for (const other of this.streams.values()) {
+      if (other !== stream && mayBeOne(stream.request, other.request)) this.ask(other);
+    }
   }
 
   private say(op: "subscribe" | "unsubscribe", id: number, request: Request): void {
@@ -262,11 +286,14 @@ export class Live {
       this.deliverWide(message);
       return;
     }
-    const stream = this.streams.get(keyOfMessage(message));
+    for (const key of keysOfMessage(message)) this.deliverTo(this.streams.get(key), message);
+  }
+
+  private deliverTo(stream: Stream | undefined, message: Message): void {
     if (!stream || stream.awaiting !== null) return;
     if (!follows(message, stream.last)) {
-      const hole = { expected: stream.last! + 1, received: message.sequence };
-      for (const listener of stream.listeners) listener.hole?.(hole);
+      const gap = { expected: stream.last! + 1, received: message.sequence };
+      for (const listener of stream.listeners) listener.gap?.(gap);
       this.leave(stream);
       this.ask(stream);
       return;
@@ -279,12 +306,12 @@ export class Live {
     const channel = CHANNEL_OF[message.type];
     const key = `${channel}|${message.venue}`;
     const last = this.wideLast.get(key) ?? null;
-    const hole = follows(message, last) ? null : { expected: last! + 1, received: message.sequence };
+    const gap = follows(message, last) ? null : { expected: last! + 1, received: message.sequence };
     this.wideLast.set(key, message.sequence);
     for (const { request, listeners } of this.streams.values()) {
       if (request.channel !== channel || request.venue !== message.venue) continue;
       for (const listener of listeners) {
-        if (hole) listener.hole?.(hole);
+        if (gap) listener.gap?.(gap);
         listener.message(message);
       }
     }

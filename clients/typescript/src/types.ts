@@ -1,4 +1,4 @@
-/** The shapes that the API speaks: WebSocket messages and REST answers. Every number is a decimal string. */
+/** The shapes of the API: WebSocket messages and REST answers. Every number is a decimal string. */
 
 export type Channel =
   | "ticker" | "trades" | "book" | "candles" | "derivatives" | "metrics" | "consolidated" | "anomalies" | "status";
@@ -42,7 +42,8 @@ export interface TradeData {
 }
 
 export interface CandleData {
-  interval: Interval;
+  /** Length of the candle; of a bar by recipe also `tick:`, `volume:` or `value:` with the size of a bar. */
+  interval: string;
   start: string;
   end: string;
   open: string | null;
@@ -60,6 +61,16 @@ export interface CandleData {
   origin: string;
   valid: boolean;
   reason: string;
+  /** `quote_volume` divided by `volume`, 18 significant digits. */
+  vwap: string | null;
+  /** Only of a bar by recipe; so are the next five. */
+  recipe?: string;
+  recipe_hash?: string;
+  /** One more with each tick, volume or value bar; null for bars of time. */
+  number?: number | null;
+  sell_volume?: string | null;
+  buy_trades?: number | null;
+  sell_trades?: number | null;
 }
 
 /** Metrics of a book since `start`; null where unknown, as all are while the book is not valid. */
@@ -212,7 +223,7 @@ interface Payloads {
 
 export type MessageType = keyof Payloads;
 
-/** One live message; `sequence` counts by one per stream, so that a hole is seen. */
+/** One live message; `sequence` counts by one per stream, so that a gap is seen. */
 export type Message<T extends MessageType = MessageType> = {
   [K in T]: {
     type: K;
@@ -300,6 +311,79 @@ export interface StoredTrade extends TradeData {
   timestamp: string;
   valid: boolean;
   reason: string;
+}
+
+export interface StoredMetrics extends MetricsData {
+  timestamp: string;
+  valid: boolean;
+  reason: string;
+}
+
+/** A trade that counted in a candle. */
+export interface ExplainedTrade {
+  trade_id: string;
+  timestamp: string;
+  price: string;
+  size: string;
+  side: Side | "unknown";
+  conditions: string[];
+  /** Of volume, high_low and open_close, what it updates. */
+  counts_in: string[];
+  /** Which of the candle's prices equal its price. */
+  has_price_of: string[];
+  origin: string;
+  valid: boolean;
+  reason: string;
+  received: string;
+}
+
+/** A trade that did not count in a candle. */
+export interface LeftOutTrade {
+  trade_id: string;
+  timestamp: string;
+  price: string;
+  size: string;
+  side: Side | "unknown";
+  conditions: string[];
+  why: "excluded" | "late" | "cancelled" | "corrected" | "duplicate" | "refused";
+  detail: string;
+}
+
+/** One closed state of a candle, with what changed since the one before and why. */
+export interface ExplainedRevision {
+  revision: number;
+  state: string;
+  received: string;
+  origin: string;
+  valid: boolean;
+  reason: string;
+  changes: { field: string; before: unknown; after: unknown }[];
+  because: string[];
+}
+
+/** Why a candle is what it is. */
+export interface Explanation {
+  type: "candle_explanation";
+  venue: string;
+  symbol: string;
+  interval: string;
+  start: string;
+  end: string;
+  /** `equal`: the stored trades make the stored candle; `different`: they do not. */
+  verdict: "equal" | "different" | "open" | "from_history" | "not_stored";
+  summary: string;
+  candle: Record<string, unknown> | null;
+  recomputed: Record<string, unknown>;
+  differences: { field: string; stored: unknown; recomputed: unknown }[];
+  counted: { count: number; items: ExplainedTrade[] };
+  left_out: { count: number; by_reason: Record<string, number>; items: LeftOutTrade[] };
+  duplicates_known: boolean;
+  /** Oldest first. */
+  revisions: ExplainedRevision[];
+  gaps: Record<string, unknown>[];
+  /** The venue's own candle, where it is stored. */
+  venue_bar: Record<string, unknown> | null;
+  venue_differences: { field: string; ours: unknown; venue: unknown; difference: string | null }[];
 }
 
 export interface StoredAnomaly extends AnomalyData {

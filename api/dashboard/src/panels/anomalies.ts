@@ -1,7 +1,7 @@
 /** What the platform noticed, newest first, one row each from start to end, with the evidence on hover or focus. */
 
 import type { AnomalyData } from "@tickstream/client";
-import { byId, element, setEmpty, setText } from "../dom";
+import { byId, element, setEmpty, setProperty, setText } from "../dom";
 import { age, clockTime, dateTime, parseTime, places } from "../format";
 import type { Drawable } from "../frames";
 import type { Tooltip } from "./tooltip";
@@ -104,8 +104,24 @@ export class AnomaliesPanel implements Drawable {
       element("span", "kind", item.kind.replaceAll("_", " ")),
       element("span", "metric", item.metric.replaceAll("_", " ")),
       measure,
-      element("span", "lasting", item.end === null ? "open" : age(parseTime(item.end) - parseTime(item.start))),
+      this.life(item),
     );
+  }
+
+  /** How long it lasted, over a line from its start to its end with a mark at its peak. */
+  private life(item: AnomalyItem): HTMLElement {
+    const startMs = parseTime(item.start);
+    const endMs = item.end === null ? Math.max(Date.now(), startMs) : parseTime(item.end);
+    const lasting = element("span", "lasting", item.end === null ? "open" : age(endMs - startMs));
+    const times = [`start ${clockTime(startMs)}`];
+    if (item.peak !== null) {
+      const share = endMs > startMs ? (parseTime(item.peak) - startMs) / (endMs - startMs) : 0;
+      setProperty(lasting, "--peak", `${Math.min(1, Math.max(0, share)) * 100}%`);
+      times.push(`peak ${clockTime(parseTime(item.peak))}`);
+    }
+    times.push(item.end === null ? "still open" : `end ${clockTime(endMs)}`);
+    lasting.setAttribute("aria-label", times.join(", "));
+    return lasting;
   }
 
   private evidence(item: AnomalyItem): HTMLElement[] {

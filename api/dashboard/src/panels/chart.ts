@@ -62,6 +62,7 @@ export class Chart implements Drawable {
   constructor(
     private readonly changed: () => void,
     wantOlder: () => void,
+    chosen: (startMs: number) => void,
   ) {
     this.chart = createChart(this.root, {
       autoSize: true,
@@ -87,6 +88,9 @@ export class Chart implements Drawable {
     this.chart.subscribeCrosshairMove(({ time }) => {
       this.hovered = typeof time === "number" ? time * 1000 : null;
       this.changed();
+    });
+    this.chart.subscribeClick(({ time }) => {
+      if (typeof time === "number") chosen(time * 1000);
     });
     this.chart.timeScale().subscribeVisibleLogicalRangeChange((range) => {
       if (range && range.from < 10 && !this.loading) wantOlder();

@@ -19,7 +19,7 @@ class Rates {
   add(key: string, count: number, atMs: number): void {
     const known = this.samples.get(key) ?? [];
     const last = known[known.length - 1];
-    if (last && count < last.count) known.length = 0; // the API was started anew
+    if (last && count < last.count) known.length = 0; // the API was restarted
     known.push({ count, atMs });
     this.samples.set(key, known.slice(-SAMPLES_MAX));
   }

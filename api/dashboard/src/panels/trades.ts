@@ -9,6 +9,11 @@ import type { Line, Tape } from "../tape";
 const NARROW_PX = 260;
 /** Padding and gaps between the columns. */
 const MARGINS_PX = 40;
+/** Room for the conditions beside the time. */
+const CONDITIONS_PX = 44;
+
+/** The code of a regular sale, which says nothing. */
+const REGULAR = "@";
 
 export class TradesPanel implements Drawable {
   private tape: Tape | null = null;
@@ -17,6 +22,7 @@ export class TradesPanel implements Drawable {
   private digits = { price: 0, size: 0 };
   private columns: [number, number] = [10, 9];
   private width = 0;
+  private conditions = false;
   private readonly root = byId("tape");
   private readonly empty = byId("tape-empty");
   private readonly button = byId<HTMLButtonElement>("tape-pause");
@@ -39,6 +45,7 @@ export class TradesPanel implements Drawable {
     this.root.scrollTop = 0;
     this.digits = { price: 0, size: 0 };
     this.columns = [10, 9];
+    this.conditions = false;
     this.changed();
   }
 
@@ -79,7 +86,11 @@ export class TradesPanel implements Drawable {
     const row = element("li", "trade");
     row.dataset["side"] = line.side;
     row.dataset["liquidation"] = String(line.liquidation);
-    row.append(element("span", "", clockTime(line.timeMs, !this.narrow)), element("span", "price"), element("span", "size"));
+    row.dataset["unpriced"] = String(line.unpriced);
+    const time = element("span", "", clockTime(line.timeMs, !this.narrow));
+    const codes = line.conditions.filter((code) => code !== REGULAR).join(" ");
+    if (codes) time.append(" ", element("small", "conditions", codes));
+    row.append(time, element("span", "price"), element("span", "size"));
     this.rows.set(line.key, row);
     return row;
   }
@@ -91,7 +102,9 @@ export class TradesPanel implements Drawable {
     setData(row, "big", String(Number(line.size) > 4 * averageSize));
     const side = line.side === "buy" ? "Buyer was the aggressor" : line.side === "sell" ? "Seller was the aggressor" : "Aggressor not known";
     const joined = line.count > 1 ? ` · ${line.count} trades at one price and time` : "";
-    const title = `${clockTime(line.timeMs, true)} · ${side}${joined}${line.liquidation ? " · liquidation" : ""}`;
+    const conditions = line.conditions.length ? ` · conditions ${line.conditions.join(", ")}` : "";
+    const unpriced = line.unpriced ? " · sets no price of a candle" : "";
+    const title = `${clockTime(line.timeMs, true)} · ${side}${joined}${line.liquidation ? " · liquidation" : ""}${conditions}${unpriced}`;
     if (row.title !== title) row.title = title;
   }
 
@@ -109,7 +122,8 @@ export class TradesPanel implements Drawable {
       this.columns[0] = Math.max(this.columns[0], padded(line.price, this.digits.price).length + 2);
       this.columns[1] = Math.max(this.columns[1], padded(line.size, this.digits.size).length);
     }
-    const timePx = this.narrow ? 52 : 78;
+    this.conditions ||= lines.some(({ conditions }) => conditions.some((code) => code !== REGULAR));
+    const timePx = (this.narrow ? 52 : 78) + (this.conditions ? CONDITIONS_PX : 0);
     const panel = this.root.closest<HTMLElement>(".panel")!;
     setProperty(panel, "--columns", `${timePx}px ${this.columns[0]}fr ${this.columns[1]}fr`);
     setProperty(panel, "--digits", fittingFont(this.width - timePx - MARGINS_PX, this.columns[0] + this.columns[1]));

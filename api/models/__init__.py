@@ -1,0 +1,1 @@
+"""The shapes of the answers for the OpenAPI description, by route; tests hold the real answers to them."""
