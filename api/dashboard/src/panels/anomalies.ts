@@ -96,7 +96,7 @@ export class AnomaliesPanel implements Drawable {
     severity.setAttribute("aria-label", item.severity);
     const time = element("time", "", clockTime(parseTime(item.start)));
     const measure = element("span", "measure");
-    measure.append(element("b", "", short(item.value)), ` › ${short(item.limit)}`);
+    measure.append(element("b", "", short(item.value)), element("span", "limit", ` › ${short(item.limit)}`));
     row.element.replaceChildren(
       severity,
       time,

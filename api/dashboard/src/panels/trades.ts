@@ -15,6 +15,11 @@ const CONDITIONS_PX = 44;
 /** The code of a regular sale, which says nothing. */
 const REGULAR = "@";
 
+/** `INSURANCE_FUND` as `IF`: the line's title has the whole code. */
+function shortened(code: string): string {
+  return code.length <= 4 ? code : code.split("_").map((word) => word[0]).join("");
+}
+
 export class TradesPanel implements Drawable {
   private tape: Tape | null = null;
   private paused = false;
@@ -88,7 +93,7 @@ export class TradesPanel implements Drawable {
     row.dataset["liquidation"] = String(line.liquidation);
     row.dataset["unpriced"] = String(line.unpriced);
     const time = element("span", "", clockTime(line.timeMs, !this.narrow));
-    const codes = line.conditions.filter((code) => code !== REGULAR).join(" ");
+    const codes = line.conditions.filter((code) => code !== REGULAR).map(shortened).join(" ");
     if (codes) time.append(" ", element("small", "conditions", codes));
     row.append(time, element("span", "price"), element("span", "size"));
     this.rows.set(line.key, row);

@@ -72,14 +72,12 @@ export class VenuesView implements Drawable {
   private makeRow({ venue, symbol }: ConsolidatedVenue): Row {
     const root = element("tr");
     const name = element("td", "feed");
-    name.append(element("b", "", venue), ...(symbol === this.market?.id.symbol ? [] : [" ", element("span", "", symbol)]));
-    const cells = [element("td", "number"), element("td", "number faint"), element("td", "number"), element("td", "number faint"), element("td", "number")];
-    const stateCell = element("td");
     const state = element("span", "state");
     const stateText = element("span");
-    state.append(element("span", "dot"), stateText);
-    stateCell.append(state);
-    root.append(name, ...cells, stateCell);
+    state.append(element("span", "dot"), element("b", "", venue), stateText);
+    name.append(state, ...(symbol === this.market?.id.symbol ? [] : [" ", element("span", "", symbol)]));
+    const cells = [element("td", "number"), element("td", "number faint"), element("td", "number"), element("td", "number faint"), element("td", "number")];
+    root.append(name, ...cells);
     this.root.append(root);
     const row = { root, cells, state, stateText };
     this.rows.set(`${venue}:${symbol}`, row);
@@ -96,7 +94,7 @@ export class VenuesView implements Drawable {
     bidCell!.classList.toggle("up", venue.valid && (bid?.venues.includes(venue.venue) ?? false));
     askCell!.classList.toggle("down", venue.valid && (ask?.venues.includes(venue.venue) ?? false));
     setData(row.state, "valid", String(venue.valid));
-    setText(row.stateText, venue.valid ? "valid" : venue.reason || "invalid");
+    setText(row.stateText, venue.valid ? "" : venue.reason || "invalid");
     row.state.title = venue.valid ? "Counts in the best bid and offer" : `Left out. ${reasonText(venue.reason)}`;
     row.root.classList.toggle("out", !venue.valid);
   }
