@@ -115,7 +115,11 @@ def find(market: Market, symbol: str, venue: str | None, *, known: bool) -> Symb
         hint = f"; do you mean {', '.join(near)}?" if near else ""
         raise Problem(HTTPStatus.NOT_FOUND, f"no venue trades {symbol!r}{hint}", near=near)
     if venue is not None:
-        raise Problem(HTTPStatus.NOT_FOUND, f"{venue!r} does not trade {symbol}; {', '.join(venues)} do", venues=venues)
+        raise Problem(
+            HTTPStatus.NOT_FOUND,
+            f"{venue!r} does not trade {symbol}, which is traded at {', '.join(venues)}",
+            venues=venues,
+        )
     if len(venues) > 1:
         raise Problem(
             HTTPStatus.CONFLICT, f"{symbol} is traded at {', '.join(venues)}: say which, with ?venue=", venues=venues

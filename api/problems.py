@@ -29,11 +29,11 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own name
         super().__init__(detail)
 
 
-def bad_value(field: str, value: object, message: str) -> Problem:
+def bad_value(field: str, value: object, message: str, status: HTTPStatus = HTTPStatus.UNPROCESSABLE_ENTITY) -> Problem:
     """Return the problem of one parameter that cannot be used."""
     shown = str(value)[:_VALUE_CHARACTERS_MAX]
     return Problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
+        status,
         f"{field} = {shown!r}: {message}",
         [{"field": field, "value": shown, "message": message}],
     )
@@ -56,6 +56,24 @@ def answer(request: Request, problem: Problem) -> Response:
     return Response(orjson.dumps(body | problem.extra), problem.status.value, headers, MEDIA_TYPE)
 
 
+# By pydantic's type of error, with its context.
+_MESSAGES = {
+    "missing": "must be given",
+    "less_than_equal": "must be at most {le}",
+    "greater_than_equal": "must be at least {ge}",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a smaller number",
+    "literal_error": "must be {expected}",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "must have at least one character, and no control characters",
+}
+
+
+def _message(error: dict[str, Any]) -> str:
+    message = _MESSAGES.get(error["type"])
+    return error["msg"] if message is None else message.format(**error.get("ctx", {}))
+
+
 def install(app: FastAPI) -> None:
     """Make every error of the app a problem."""
 
@@ -68,8 +86,8 @@ def install(app: FastAPI) -> None:
         errors = [
             {
                 "field": str(each["loc"][-1]),
-                "value": str(each.get("input"))[:_VALUE_CHARACTERS_MAX],
-                "message": each["msg"],
+                "value": "" if each["type"] == "missing" else str(each.get("input"))[:_VALUE_CHARACTERS_MAX],
+                "message": _message(each),
             }
             for each in error.errors()
         ]

@@ -94,7 +94,9 @@ def _product(market: Market, symbol: str, kind: str | None) -> Product:
     if not found:
         if not market.named(symbol):
             _venue(market, symbol, None)
-        raise Refused("unknown_symbol", f"no venue trades {symbol[:50]!r} of a kind that is consolidated")
+        if kind is None:
+            raise Refused("unknown_symbol", f"{symbol[:50]!r} is of a kind that is not consolidated")
+        raise Refused("unknown_symbol", f"kind is {kind[:50]!r}; {symbol[:50]} is not traded as this")
     if len(found) > 1:
         kinds = ", ".join(sorted({each.kind for each in found}))
         raise Refused("ambiguous_symbol", f"{symbol} is traded as {kinds}: say which with kind")
@@ -122,7 +124,7 @@ def _check(request: Request) -> None:
             raise Refused("bad_request", f"{name} must name 1 to {_SYMBOLS_PER_REQUEST_MAX}, not {len(values)}")
     for channel in request.channels:
         if channel not in CHANNELS:
-            raise Refused("unknown_channel", f"{channel[:50]!r} is no channel; there are {', '.join(CHANNELS)}")
+            raise Refused("unknown_channel", f"{channel[:50]!r} is not a channel; there are {', '.join(CHANNELS)}")
     if request.depth not in DEPTHS:
         raise Refused("bad_depth", f"depth is {request.depth}; it may be {', '.join(map(str, DEPTHS))}")
 

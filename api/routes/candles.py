@@ -17,7 +17,7 @@ from api.market import Market
 from api.models.candles import CandlesAnswer, ExplanationAnswer
 from api.parameters import time_ns
 from api.problems import Problem, bad_value
-from api.routes.common import SymbolPath, VenueQuery, problems, service_of, state_of
+from api.routes.common import SymbolPath, VenueQuery, only_known_parameters, problems, service_of, state_of
 from api.routes.paging import LimitQuery, Page, Place, newest_first, paged
 from api.service import Service
 from api.symbol_state import INTERVALS, SymbolState
@@ -25,7 +25,7 @@ from api.trust import TRUSTED
 from marketdata.explain import explain
 from marketdata.recipes import interval_of
 
-router = APIRouter(prefix="/api/v1/market", tags=["market"])
+router = APIRouter(prefix="/api/v1/market", tags=["market"], dependencies=[Depends(only_known_parameters)])
 
 _NAME_MAX = 64
 # Trades of a candle that is explained; more are explained on the command line.
@@ -64,17 +64,26 @@ class Series(msgspec.Struct, frozen=True):
     interval: str
 
 
+class SeriesQuery(msgspec.Struct, frozen=True):
+    """The parameters that name a series."""
+
+    symbol: str
+    interval: str | None
+    recipe: str | None
+    venue: str | None
+
+    def find(self, request: Request) -> Series:
+        """Return the series, or refuse what it is not; last, when all parameters have been read."""
+        name = choose_interval(service_of(request).market, self.interval, self.recipe)
+        return Series(state_of(request, self.symbol, self.venue), name)
+
+
 # Not a plain function, which FastAPI would call in a thread.
 async def series_of(
-    request: Request,
-    symbol: SymbolPath,
-    interval: IntervalQuery = None,
-    recipe: RecipeQuery = None,
-    venue: VenueQuery = None,
-) -> Series:
-    """Return the series that a request names."""
-    name = choose_interval(service_of(request).market, interval, recipe)
-    return Series(state_of(request, symbol, venue), name)
+    symbol: SymbolPath, interval: IntervalQuery = None, recipe: RecipeQuery = None, venue: VenueQuery = None
+) -> SeriesQuery:
+    """Return the parameters that name a series."""
+    return SeriesQuery(symbol, interval, recipe, venue)
 
 
 @router.get(
@@ -83,11 +92,12 @@ async def series_of(
 async def candles(
     request: Request,
     page: Annotated[Page, paged(tuple[int, int], 300)],
-    series: Annotated[Series, Depends(series_of)],
+    asked: Annotated[SeriesQuery, Depends(series_of)],
     source: SourceQuery = "trades",
 ) -> Response:
     """Answer with the latest revision of each candle that starts in the range, newest first, the open one included."""
-    service, state = service_of(request), series.state
+    service, series = service_of(request), asked.find(request)
+    state = series.state
     rows: dict[Place, messages.Json] = {
         (row["start_ns"], -1 if row["number"] is None else row["number"]): _stored_candle(row)
         for row in await service.history.candles(
@@ -120,11 +130,12 @@ async def candles(
 async def revisions(
     request: Request,
     page: Annotated[Page, paged(tuple[int, int, int], 300)],
-    series: Annotated[Series, Depends(series_of)],
+    asked: Annotated[SeriesQuery, Depends(series_of)],
     source: SourceQuery = "trades",
 ) -> Response:
     """Answer with every revision of each closed candle that starts in the range, newest first."""
-    service, state = service_of(request), series.state
+    service, series = service_of(request), asked.find(request)
+    state = series.state
     rows = await service.history.revisions(
         state.venue, state.symbol, series.interval, page.span, source=source, before=page.before, limit=page.limit + 1
     )
@@ -142,7 +153,7 @@ async def revisions(
 )
 async def explanation(
     request: Request,
-    series: Annotated[Series, Depends(series_of)],
+    asked: Annotated[SeriesQuery, Depends(series_of)],
     start: Annotated[
         str, Query(description="Start of the candle, RFC 3339 with a zone.", examples=["2026-08-09T21:05:00Z"])
     ],
@@ -153,9 +164,10 @@ async def explanation(
     The stored trades are counted again; `verdict` states whether they make the stored candle. Bars of trades, volume or
     value are not explained.
     """
-    service, state = service_of(request), series.state
     at = time_ns("start", start)
     assert at is not None  # noqa: S101 - for the type checker: the parameter is required
+    service, series = service_of(request), asked.find(request)
+    state = series.state
     evidence = await gather(
         service.history, state.venue, state.symbol, series.interval, at, trades_max=EXPLAINED_TRADES_MAX
     )
@@ -171,16 +183,16 @@ def choose_interval(market: Market, interval: str | None, recipe: str | None) ->
     recipes = market.recipes
     if recipe is not None:
         if interval is not None:
-            raise bad_value("recipe", recipe, "and interval exclude each other: give one of them")
+            raise bad_value("recipe", recipe, "cannot be given together with interval")
         if recipe not in recipes:
-            raise bad_value("recipe", recipe, f"is no recipe; there are: {', '.join(sorted(recipes)) or 'none'}")
+            raise bad_value("recipe", recipe, f"is not a recipe; there are {', '.join(sorted(recipes)) or 'none'}")
         return recipes[recipe]
     if interval is None:
         return INTERVALS[0]
     name = interval_of(interval)
     if name is None or (name not in INTERVALS and name not in recipes.values()):
         known = ", ".join([*INTERVALS, *sorted(recipes.values())])
-        raise bad_value("interval", interval, f"no candles have it; there are {known}")
+        raise bad_value("interval", interval, f"is not an interval of candles here; there are {known}")
     return name
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import Path, Query, Request
+from fastapi.dependencies.models import Dependant
 
 from api.models.shared import ProblemAnswer
 from api.parameters import find
-from api.problems import MEDIA_TYPE
+from api.problems import MEDIA_TYPE, bad_value
 from api.service import Service
 from api.symbol_state import SymbolState
 from api.trust import TRUSTED
@@ -44,6 +46,27 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
     content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{ProblemAnswer.__name__}"}}}
     return {status: {"description": meanings[status], "content": content} for status in statuses}
+
+
+# Not a plain function, which FastAPI would call in a thread.
+async def only_known_parameters(request: Request) -> None:
+    """Refuse a parameter that the route does not have, or that is given twice: an answer without it would mislead."""
+    given = request.query_params.multi_items()
+    if not given:
+        return
+    known = list(_query_parameters(request.scope["route"].dependant))
+    for name, value in given:
+        if name not in known:
+            raise bad_value(name, value, f"is not a parameter here; there are {', '.join(known) or 'none'}")
+    for name, value in request.query_params.items():
+        if len(request.query_params.getlist(name)) > 1:
+            raise bad_value(name, value, "is given more than once")
+
+
+def _query_parameters(dependant: Dependant) -> Iterator[str]:
+    yield from (each.alias for each in dependant.query_params)
+    for each in dependant.dependencies:
+        yield from _query_parameters(each)
 
 
 def ledger(kind: str, now: int, data: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api import messages
 from api.answers import json_answer
@@ -13,8 +13,8 @@ from api.consolidated import Product, choices, consolidate, members
 from api.history import Row
 from api.models.metrics import ConsolidatedAnswer, MetricsAnswer
 from api.parameters import find
-from api.problems import Problem
-from api.routes.common import SymbolPath, VenueQuery, problems, service_of, state_of
+from api.problems import Problem, bad_value
+from api.routes.common import SymbolPath, VenueQuery, only_known_parameters, problems, service_of, state_of
 from api.routes.paging import Page, Place, newest_first, paged
 from api.service import Service
 from api.symbol_state import NumberedMetrics, SymbolState
@@ -22,7 +22,7 @@ from api.trust import UNKNOWN, Trust
 from marketdata.clock import format_rfc3339
 from marketdata.events import ALL_VENUES, Metrics
 
-router = APIRouter(prefix="/api/v1/market", tags=["market"])
+router = APIRouter(prefix="/api/v1/market", tags=["market"], dependencies=[Depends(only_known_parameters)])
 
 
 @router.get(
@@ -97,7 +97,11 @@ def _choose(service: Service, symbol: str, kind: str | None) -> Product:
     if not found:
         if not service.market.named(symbol):
             find(service.market, symbol, None, known=service.known)
-        raise Problem(HTTPStatus.NOT_FOUND, f"no venue trades {symbol!r} of a kind that is consolidated")
+        traded = choices(service.market, symbol, None)
+        if kind is None or not traded:
+            raise Problem(HTTPStatus.NOT_FOUND, f"{symbol!r} is of a kind that is not consolidated")
+        message = f"{symbol} is not traded as this, but as {', '.join(sorted({each.kind for each in traded}))}"
+        raise bad_value("kind", kind, message, HTTPStatus.NOT_FOUND)
     if len(found) > 1:
         kinds = sorted({each.kind for each in found})
         raise Problem(HTTPStatus.CONFLICT, f"{symbol} is traded as {', '.join(kinds)}: say which, with ?kind=")

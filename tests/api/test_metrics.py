@@ -107,7 +107,8 @@ def test_both_channels_send_their_state_and_then_each_change(
     assert answer["data"]["bid"] == {"price": "100", "size": "1", "venues": ["kraken"]}
     assert answer["data"]["ask"] == {"price": "101", "size": "1", "venues": ["coinbase"]}
     problem = shared.get(path, 404, kind="perpetual")
-    assert "consolidated" in problem["detail"]
+    assert [(each["field"], each["value"]) for each in problem["errors"]] == [("kind", "perpetual")]
+    assert "spot" in problem["detail"]
 
     async def scenario() -> None:
         async with open_socket(shared) as client:

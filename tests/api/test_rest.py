@@ -213,6 +213,27 @@ def test_an_unknown_symbol_is_answered_with_near_names(shared: Any, symbol: str,
         ("orderbook?depth=0", "depth", "0"),
         ("orderbook?depth=50001", "depth", "50001"),
         ("candles?interval=2m", "interval", "2m"),
+        ("candles?recipe=none_such", "recipe", "none_such"),
+        ("candles?recipe=a&interval=1m", "recipe", "a"),
+        ("candles?interval=%F0%9F%92%A9", "interval", "💩"),
+        ("candles?interval=tick:1e9999999", "interval", "tick:1e9999999"),
+        ("candles?limit=100000000000000000000", "limit", "100000000000000000000"),
+        ("candles?source=exchange", "source", "exchange"),
+        ("candles?start=2026-08-09T21:00:00Z&end=2026-08-09T20:00:00Z", "end", "2026-08-09T20:00:00Z"),
+        ("candles?cursor=Wy0xLDJd", "cursor", "Wy0xLDJd"),
+        ("candles?from=2026-08-09T21:00:00Z", "from", "2026-08-09T21:00:00Z"),
+        ("candles?interval=1m&interval=5m", "interval", "5m"),
+        ("candles/revisions?recipe=none_such", "recipe", "none_such"),
+        ("candles/explain", "start", ""),
+        ("candles/explain?start=", "start", ""),
+        ("candles/explain?start=2026-08-09T21:00:00Z&recipe=none_such", "recipe", "none_such"),
+        ("derivatives?limit=1001", "limit", "1001"),
+        ("derivatives?end=1960-01-01T00:00:00Z", "end", "1960-01-01T00:00:00Z"),
+        ("derivatives?cursor=Wy0xLDJd", "cursor", "Wy0xLDJd"),
+        ("metrics?limit=-1", "limit", "-1"),
+        ("metrics?depth=20", "depth", "20"),
+        ("consolidated?venue=coinbase", "venue", "coinbase"),
+        ("ticker?venue=", "venue", ""),
         ("ticker?venue=%00", "venue", "\x00"),
     ],
 )
@@ -225,6 +246,22 @@ def test_a_bad_parameter_is_named_with_its_value(shared: Any, path: str, field: 
     assert problem["status"] == 422
     assert [(each["field"], each["value"]) for each in problem["errors"]] == [(field, value)]
     assert field in problem["detail"]
+
+
+def test_a_message_states_what_is_allowed(shared: Any) -> None:
+    """A person who reads the error knows what to change."""
+    for path, message in (
+        ("trades?limit=1001", "must be at most 1000"),
+        ("trades?limit=0", "must be at least 1"),
+        ("trades?limit=ten", "must be a whole number"),
+        ("ticker?venue=", "must have at least one character, and no control characters"),
+        ("candles?source=exchange", "must be 'trades' or 'venue'"),
+        ("candles/explain", "must be given"),
+        ("metrics?depth=20", "is not a parameter here; there are venue, start, end, limit, cursor"),
+        ("candles?interval=1m&interval=5m", "is given more than once"),
+    ):
+        problem = shared.client.get(f"/api/v1/market/BTC-USD/{path}").json()
+        assert [each["message"] for each in problem["errors"]] == [message], path
 
 
 def test_a_plus_that_became_a_space_is_explained(shared: Any) -> None:

@@ -92,16 +92,17 @@ class Platform:
             self._producer.produce(topic.physical(self._prefix), self._codec.encode(event), event.key)
         assert self._producer.flush(10) == 0
 
-    def wait_trades(self, symbol: str, count: int) -> None:
-        """Wait until so many trades of a symbol are stored."""
-        query = sql.SQL("SELECT count(*) FROM {}.trades WHERE symbol = %s").format(sql.Identifier(self._schema))
+    def wait_rows(self, table: str, symbol: str, count: int) -> None:
+        """Wait until a table has so many rows of a symbol."""
+        name = sql.Identifier(self._schema, table)
+        query = sql.SQL("SELECT count(*) FROM {} WHERE symbol = %s").format(name)
 
         def reached() -> bool:
             with psycopg.connect(self._database_url) as connection:
                 row = connection.execute(query, (symbol,)).fetchone()
             return row is not None and int(row[0]) >= count
 
-        wait_for(f"{count} stored trades of {symbol}", reached)
+        wait_for(f"{count} rows of {symbol} in {table}", reached)
 
     def remove(self) -> None:
         """Remove the topics and the database schema."""

@@ -43,6 +43,17 @@ def acknowledge(protocol: Live, request: str) -> None:
     assert protocol.received(json.dumps(answer)).events == []
 
 
+def test_a_subscription_names_its_recipe_and_kind_only_where_it_has_them() -> None:
+    """A server that does not know them is not confused by nulls."""
+    whole = Live(Subscription(("candles",), ("BTC-USD",), "coinbase", 50, "1m", "five_seconds", "spot"))
+    assert json.loads(whole.opened()) == {
+        "op": "subscribe", "id": 1, "channels": ["candles"], "symbols": ["BTC-USD"], "depth": 50, "interval": "1m",
+        "venue": "coinbase", "recipe": "five_seconds", "kind": "spot",
+    }  # fmt: skip
+    bare = Live(Subscription(("trades",), ("BTC-USD",)))
+    assert set(json.loads(bare.opened())) == {"op", "id", "channels", "symbols", "depth", "interval"}
+
+
 def sequences(protocol: Live, *texts: str) -> list[int]:
     """Return the numbers of the messages that came through; a gap is minus the number that was expected."""
     events = [event for each in texts for event in protocol.received(each).events]

@@ -13,6 +13,7 @@ from tickstream_client import ApiError, Disconnected, MarketDataClient, Message,
 
 from marketdata import topics
 from marketdata.events import BookUpdate, Candle, Trade, Trades
+from tests.clients import market_data
 
 MINUTE_NS = 60_000_000_000
 VENUE = "coinbase"
@@ -107,7 +108,7 @@ async def retried(work: Any) -> Any:
 def test_a_history_longer_than_a_page_is_read_page_by_page(platform: Any, symbol: str) -> None:
     """1,100 trades come in two pages: each once, newest first, the older ones from the database."""
     platform.publish(topics.TRADES, *(trade(symbol, number) for number in range(1_200)))
-    platform.wait_trades(symbol, 1_200)
+    platform.wait_rows("trades", symbol, 1_200)
 
     async def work() -> list[Any]:
         async with MarketDataClient(platform.url) as client:
@@ -147,31 +148,31 @@ def test_a_live_book_equals_the_book_of_the_api(platform: Any, symbol: str) -> N
 
 
 def test_a_gap_makes_the_live_book_invalid_until_its_new_snapshot(platform: Any, symbol: str) -> None:
-    """Consumers hear both: that the book may not be trusted, and that it may again."""
+    """Consumers see both: that the book may not be trusted, and that it may again."""
     platform.publish(topics.BOOK_UPDATES, book(symbol, "snapshot", {"10": "1"}, {"11": "1"}))
 
     async def work() -> list[tuple[bool, str, Any]]:
         async with MarketDataClient(platform.url) as client:
             stream = client.stream_book(symbol, 5)
-            heard: list[tuple[bool, str, Any]] = []
+            seen: list[tuple[bool, str, Any]] = []
             kept = await anext(stream)
-            heard.append((kept.valid, kept.reason, kept.bids(1)))
+            seen.append((kept.valid, kept.reason, kept.bids(1)))
             platform.publish(topics.BOOK_UPDATES, book(symbol, "clear", {}, {}, valid=False, reason="gap"))
             while kept.valid:
                 kept = await anext(stream)
-            heard.append((kept.valid, kept.reason, None))
+            seen.append((kept.valid, kept.reason, None))
             platform.publish(topics.BOOK_UPDATES, book(symbol, "snapshot", {"10.5": "3"}, {"11": "1"}))
             while not kept.valid:
                 kept = await anext(stream)
-            heard.append((kept.valid, kept.reason, kept.bids(1)))
+            seen.append((kept.valid, kept.reason, kept.bids(1)))
             await stream.aclose()
-            return heard
+            return seen
 
     assert run(retried(work)) == [(True, "", [("10", "1")]), (False, "gap", None), (True, "", [("10.5", "3")])]
 
 
 def test_a_client_goes_on_when_the_api_was_killed_and_started_again(platform: Any, symbol: str) -> None:
-    """The reader hears of the lost connection, and then gets the state anew."""
+    """The reader gets the lost connection as an event, and then the state."""
     platform.publish(topics.TRADES, trade(symbol, 1))
 
     async def work() -> tuple[list[str], list[str]]:
@@ -212,3 +213,82 @@ def test_an_unknown_symbol_is_an_error_that_says_so(platform: Any, symbol: str) 
             assert refused.value.code == "unknown_symbol"
 
     run(retried(work))
+
+
+@pytest.fixture(scope="module")
+def market(platform: Any) -> str:
+    """A symbol with candles, a bar by recipe, metrics, derivative data and quotes of two venues."""
+    market_data.publish(platform, "WHOLE-USD")
+    return "WHOLE-USD"
+
+
+def test_bars_of_a_recipe_are_read_and_followed_by_its_name(platform: Any, market: str) -> None:
+    """History and stream have the recipe's bars with their own fields; the interval names the same bars."""
+
+    async def work() -> tuple[Any, ...]:
+        async with MarketDataClient(platform.url) as client:
+            stream = client.stream_candles(market, recipe="five_seconds", venue=VENUE)
+            live = await anext(stream)
+            await stream.aclose()
+            stored = await client.get_candles(market, recipe="five_seconds", venue=VENUE)
+            revisions = await client.get_candle_revisions(market, recipe="five_seconds", venue=VENUE)
+            return live, stored, revisions, await client.get_candles(market, "5s", venue=VENUE)
+
+    live, stored, revisions, by_interval = run(retried(work))
+    assert len(stored) == 1
+    assert stored == revisions == by_interval == [live.data]
+    bar = stored[0]
+    assert (bar["recipe"], bar["recipe_hash"], bar["interval"]) == ("five_seconds", "a1b2c3d4", "5s")
+    assert (bar["buy_trades"], bar["sell_trades"], bar["sell_volume"]) == (1, 1, "0.25")
+
+
+def test_a_candle_is_explained_by_its_trades(platform: Any, market: str) -> None:
+    """The stored trades make the stored candle, and the one that is excluded is named with its condition."""
+    start = datetime.fromtimestamp(market_data.START / 1e9, UTC)
+
+    async def work() -> Any:
+        async with MarketDataClient(platform.url) as client:
+            return await client.explain_candle(market, start, venue=VENUE)
+
+    answer = run(retried(work))
+    assert (answer["verdict"], answer["counted"]["count"], answer["left_out"]["count"]) == ("equal", 2, 1)
+    assert [(each["trade_id"], each["why"], each["conditions"]) for each in answer["left_out"]["items"]] == [
+        ("3", "excluded", ["INSURANCE_FUND"])
+    ]
+
+
+def test_metrics_derivatives_and_consolidated_prices_are_read_and_followed(platform: Any, market: str) -> None:
+    """Each stream begins with the values that REST gives."""
+
+    async def work() -> dict[str, tuple[Any, Any]]:
+        async with MarketDataClient(platform.url) as client:
+            streams = {
+                "metrics": client.stream_metrics(market, venue=VENUE),
+                "derivatives": client.stream_derivatives(market, venue=VENUE),
+                "consolidated": client.stream_consolidated(market, kind="spot"),
+            }
+            live = {name: await anext(stream) for name, stream in streams.items()}
+            for stream in streams.values():
+                await stream.aclose()
+            return {
+                "metrics": (live["metrics"], (await client.get_metrics(market, limit=1, venue=VENUE))[0]),
+                "derivatives": (live["derivatives"], await client.get_derivative(market, venue=VENUE)),
+                "consolidated": (live["consolidated"], await client.get_consolidated(market, kind="spot")),
+                "events": (None, await client.get_derivatives(market, venue=VENUE)),
+            }
+
+    found = run(retried(work))
+    live, metrics = found["metrics"]
+    assert live.data == {name: metrics[name] for name in live.data}
+    assert (metrics["spread"], metrics["imbalance"], metrics["depth_bps"]) == ("1.50", "-0.333333333333333333", ["5"])
+    live, derivative = found["derivatives"]
+    assert live.data == derivative["latest"] | {"liquidations": live.data["liquidations"]}
+    assert (derivative["latest"]["mark_price"], derivative["latest"]["funding_rate"]) == ("100.20", "0.00010000")
+    assert [each["price"] for each in live.data["liquidations"]] == ["98.00"]
+    assert [each["mark_price"] for each in found["events"][1]] == ["100.20", "100.10"]
+    live, consolidated = found["consolidated"]
+    assert consolidated["data"]["bid"] == live.data["bid"] == {"price": "100.00", "size": "1", "venues": ["kraken"]}
+    assert consolidated["data"]["ask"] == live.data["ask"] == {"price": "101.00", "size": "2", "venues": ["coinbase"]}
+    assert [(each["venue"], each["valid"]) for each in consolidated["data"]["venues"]] == [
+        ("coinbase", True), ("kraken", True)
+    ]  # fmt: skip

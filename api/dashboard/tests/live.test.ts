@@ -8,7 +8,7 @@ class Wire {
   onopen: ((event: never) => void) | null = null;
   onmessage: ((event: never) => void) | null = null;
   onclose: ((event: never) => void) | null = null;
-  asked: { op: string; id: number; channels: string[]; symbols: string[] }[] = [];
+  asked: { op: string; id: number; channels: string[]; symbols: string[]; interval?: string; recipe?: string }[] = [];
 
   constructor(readonly url: string) {
     Wire.all.push(this);
@@ -46,6 +46,16 @@ function trade(sequence: number, extra: object = {}): object {
   return { type: "trade", ...id, timestamp: "2026-01-01T00:00:00.000000Z", sequence, valid: true, reason: "", data, ...extra };
 }
 
+function candle(sequence: number, interval: string, recipe?: string): object {
+  const data = { interval, ...(recipe === undefined ? {} : { recipe }) };
+  return { type: "candle", ...id, timestamp: "2026-01-01T00:00:00.000000Z", sequence, valid: true, reason: "", data };
+}
+
+function consolidated(sequence: number, kind: string): object {
+  const data = { kind };
+  return { type: "consolidated", venue: "*", symbol: "BTC-USD", timestamp: "2026-01-01T00:00:00.000000Z", sequence, valid: true, reason: "", data };
+}
+
 function book(sequence: number, type: string, price: string): object {
   const data = { bids: [[price, "1"]], asks: [] };
   return { type, ...id, depth: 50, timestamp: "2026-01-01T00:00:00.000000Z", sequence, valid: true, reason: "", data };
@@ -81,7 +91,38 @@ test("one request for each stream goes out when the socket opens", () => {
   ]);
 });
 
-test("messages in sequence are delivered, a gap is told and the stream subscribed again", () => {
+test("candles of a recipe reach who asked by its name and who asked by its interval, and leaving one keeps the other", () => {
+  const got: [string, number][] = [];
+  const listen = (name: string) => ({ message: ({ sequence }: Message) => got.push([name, sequence]) });
+  const leave = client.subscribe("candles", id, listen("recipe"), { recipe: "five_seconds" });
+  client.subscribe("candles", id, listen("5s"), { interval: "5s" });
+  client.subscribe("candles", id, listen("1m"), { interval: "1m" });
+  wire().open();
+  expect(wire().asked.filter(({ op }) => op === "subscribe").map(({ recipe }) => recipe)).toEqual(["five_seconds", undefined, undefined]);
+  wire().acknowledge();
+  wire().says(candle(1, "5s", "five_seconds"));
+  wire().says(candle(1, "1m"));
+  expect(got).toEqual([["5s", 1], ["recipe", 1], ["1m", 1]]);
+  leave();
+  expect(wire().asked.filter(({ op }) => op !== "ping").map(({ op, interval }) => [op, interval])).toEqual([
+    ["unsubscribe", undefined], ["subscribe", "5s"], ["subscribe", "1m"],
+  ]);
+});
+
+test("consolidated prices come by symbol and kind, of all venues", () => {
+  const got: string[] = [];
+  client.subscribeConsolidated("BTC-USD", { message: ({ data }) => got.push(`any ${data.kind}`) });
+  client.subscribeConsolidated("BTC-USD", { message: ({ data }) => got.push(`perpetual ${data.kind}`) }, { kind: "perpetual" });
+  wire().open();
+  expect(wire().asked.filter(({ op }) => op === "subscribe")).toMatchObject([
+    { channels: ["consolidated"], venue: "*" }, { channels: ["consolidated"], venue: "*", kind: "perpetual" },
+  ]);
+  wire().acknowledge();
+  wire().says(consolidated(1, "spot"));
+  expect(got).toEqual(["any spot"]);
+});
+
+test("messages in sequence are delivered, a gap is reported and the stream subscribed again", () => {
   const got: number[] = [];
   const gaps: object[] = [];
   client.subscribe("trades", id, { message: (message: Message) => got.push(message.sequence), gap: (gap) => gaps.push(gap) });
@@ -101,7 +142,7 @@ test("messages in sequence are delivered, a gap is told and the stream subscribe
   expect(got).toEqual([7, 8, 12, 13]);
 });
 
-test("a conflated message sets the count anew", () => {
+test("a conflated message restarts the count", () => {
   const got: number[] = [];
   client.subscribe("ticker", id, { message: ({ sequence }) => got.push(sequence), gap: () => got.push(-1) });
   wire().open();

@@ -1,7 +1,7 @@
 import type { CandleData } from "@tickstream/client";
 import { describe, expect, test } from "vitest";
 import { candleOf, Candles, CANDLES_MAX } from "../src/candles";
-import { padded, parseTime } from "../src/format";
+import { padded, parseTime, percent, rounded } from "../src/format";
 import { LINES_MAX, Tape, type TimedTrade } from "../src/tape";
 
 function candle(minute: number, close: string, change: Partial<CandleData> = {}) {
@@ -16,6 +16,28 @@ function candle(minute: number, close: string, change: Partial<CandleData> = {})
 function trade(id: string, price: string, size: string, timeMs: number): TimedTrade {
   return { trade_id: id, price, size, side: "buy", liquidation: false, timeMs };
 }
+
+describe("figures", () => {
+  test.each([
+    ["0.0001", "0.01 %"], ["-0.00012500", "-0.0125 %"], ["0", "0 %"], ["1.5", "150 %"], ["0.55", "55 %"], ["0.1", "10 %"], ["2", "200 %"],
+  ])("the fraction %s is %s, exactly", (fraction, text) => expect(percent(fraction)).toBe(text));
+
+  test.each([
+    ["65058.68092341", 9, "65058.6809"], ["0.00000000012345", 3, "0.000000000123"], ["-0.25", 3, "-0.25"], ["12.500000000", 9, "12.5"],
+    ["0.000000000000", 3, "0"], ["123456789012", 9, "123456789012"], ["", 5, ""],
+  ])("%s with %i digits is %s", (text, digits, short) => expect(rounded(text, digits)).toBe(short));
+});
+
+describe("tape", () => {
+  test("trades with other conditions are other lines, and one that sets no price is marked", () => {
+    const tape = new Tape();
+    const odd: Partial<TimedTrade> = { conditions: ["@", "I"], excluded_from: ["high_low", "open_close"] };
+    tape.add([trade("1", "10", "1", 5), trade("2", "10", "2", 5), { ...trade("3", "10", "4", 5), ...odd }]);
+    expect(tape.lines.map(({ size, conditions, unpriced }) => [size, conditions, unpriced])).toEqual([
+      ["4", ["@", "I"], true], ["3", [], false],
+    ]);
+  });
+});
 
 describe("candles", () => {
   test("history fills what is missing and does not undo what came live", () => {
