@@ -17,7 +17,13 @@ from typing import Any
 
 import httpx
 import pytest
+from confluent_kafka import Producer
 from websockets.sync.client import ClientConnection, connect
+
+from marketdata.events import Derivative, Liquidation
+from marketdata.topics import DERIVATIVES
+from runtime.kafka import producer_config
+from runtime.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / ".local" / "screenshots"
@@ -217,6 +223,56 @@ def test_choosing_an_interval_and_a_symbol_shows_them(page: Browser) -> None:
     assert page.run("Number(document.querySelector('.bids .price').textContent) < 20000")
 
 
+def test_the_venues_and_metrics_are_those_of_the_api(page: Browser) -> None:
+    """The best bid and offer with each venue's validity, and spread and depths of the book, as the API gives them."""
+    page.wait("the best prices", f"/bid\\s*[0-9.]+\\s*coinbase/.test({shown('consolidated')})")
+    page.wait("the venue, which is valid", "document.querySelector('#venues .state')?.dataset.valid === 'true'")
+    page.press("m")
+    page.wait("the metrics", f"/spread\\s*[0-9.]+/.test({shown('metrics')})")
+    script = """(async () => {
+        const shown = name => [...document.querySelectorAll('#metrics-facts .fact')]
+            .find(fact => fact.querySelector('dt').textContent === name)?.querySelector('dd').textContent;
+        const {data} = await (await fetch('/api/v1/market/BTC-USD/metrics?limit=20')).json();
+        return data.some(({spread, mid}) => spread === shown('spread') && mid === shown('mid'));
+    })()"""
+    page.wait("the metrics to be the API's", script)
+    assert page.run("document.querySelectorAll('#metrics-depths tr').length") >= 1
+
+
+def test_a_candle_is_explained(page: Browser) -> None:
+    """The trades that made a closed candle are counted, and the verdict is that of the API."""
+    page.wait("a closed candle", "fetch('/api/v1/market/BTC-USD/candles').then(answer => answer.json())"
+              ".then(({data}) => data.some(({state, valid}) => state !== 'open' && valid))", 150)  # fmt: skip
+    page.open(page.run("location.href"))
+    page.wait("a valid book", BOOK_IS_VALID)
+    page.press("e")
+    page.wait("the verdict", f"/equal to its trades/i.test({shown('explain')})")
+    assert page.run(f"/counted\\s*[1-9][0-9]*/i.test({shown('explain')})")
+    page.screenshot("dashboard-explain")
+    assert page.complaints == []
+
+
+def test_derivative_data_and_liquidations_are_shown(platform: Any, page: Browser) -> None:
+    """Funding in percent, the basis to the index, and forced trades; a market without them says so."""
+    page.press("d")
+    page.wait("the empty state", f"/No derivative data/.test({shown('derivatives')})")
+    now = time.time_ns()
+    closed = Liquidation(ts_event=now, side="sell", price="64000.10", size="2.5")
+    event = Derivative(
+        venue="coinbase", symbol="BTC-USD", ts_event=now, ts_recv=now, line="coinbase/0", mark_price="64010.00",
+        index_price="64000.00", funding_rate="0.00010000", funding_interval=28_800, liquidations=(closed,),
+    )  # fmt: skip
+    registry = Registry(platform.env["TICKSTREAM_REGISTRY_URL"])
+    producer = Producer(producer_config(platform.kafka, "test"))
+    topic = DERIVATIVES.physical(platform.env["TICKSTREAM_TOPIC_PREFIX"])
+    producer.produce(topic, registry.codec().encode(event), event.key)
+    assert producer.flush(30) == 0
+    registry.close()
+    page.wait("the funding rate", f"/funding\\s*0.01 %\\s*each 8 h/.test({shown('derivatives')})")
+    assert page.run(f"/\\+1\\.56 bp to index/.test({shown('derivatives')})")
+    assert page.run("document.querySelector('#liquidations .trade .price').textContent") == "64000.10"
+
+
 class Cable:
     """A way to the API that can be cut, and mended."""
 
@@ -301,14 +357,14 @@ def test_a_page_that_is_cut_off_says_so_and_recovers(cable: Cable, page: Browser
     page.wait("a valid book again", BOOK_IS_VALID)
 
 
-@pytest.mark.parametrize(("width", "height"), [(1024, 768), (1366, 768), (1920, 1080)])
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1024, 768), (1366, 768), (1920, 1080)])
 def test_nothing_is_cut_off_at_usual_sizes(page: Browser, width: int, height: int) -> None:
     """The page never scrolls sideways, and no price or size loses a digit."""
     page.open(page.run("location.href"), width, height)
     page.wait("a valid book", BOOK_IS_VALID)
     page.wait("trades", "document.querySelectorAll('[data-testid=tape] li').length > 5")
     cut = page.run(
-        """[...document.querySelectorAll('.level span, .trade span')]
+        """[...document.querySelectorAll('.level span, .trade span, #venues .number, .best b')]
             .filter(cell => cell.scrollWidth > cell.clientWidth + 1).map(cell => cell.textContent)"""
     )
     page.screenshot(f"dashboard-{width}")
