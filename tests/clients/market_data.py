@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from marketdata import topics
-from marketdata.events import Candle, Derivative, Instrument, Liquidation, Metrics, Quote, Trade, Trades
+from marketdata.events import BookUpdate, Candle, Derivative, Instrument, Liquidation, Metrics, Quote, Trade, Trades
 
 MINUTE_NS = 60_000_000_000
 VENUES = ("coinbase", "kraken")
@@ -14,7 +15,7 @@ VENUES = ("coinbase", "kraken")
 START = (time.time_ns() // MINUTE_NS - 10) * MINUTE_NS
 
 
-def publish(platform: Any, symbol: str) -> None:
+def publish(platform: Any, symbol: str, venues: tuple[str, ...] = VENUES) -> None:
     """Publish the market and wait until its trades and candles are stored."""
     base, _, quote = symbol.partition("-")
     platform.publish(
@@ -23,11 +24,13 @@ def publish(platform: Any, symbol: str) -> None:
             Instrument(
                 venue=venue, symbol=symbol, ts_recv=START, venue_symbol=symbol, base_currency=base, quote_currency=quote
             )
-            for venue in VENUES
+            for venue in venues
         ),
     )
     for venue, bid, ask in zip(VENUES, ("99.50", "100.00"), ("101.00", "102.50"), strict=True):
-        platform.publish(topics.QUOTES, _quote(venue, symbol, bid, ask))
+        if venue in venues:
+            platform.publish(topics.QUOTES, _quote(venue, symbol, bid, ask))
+    platform.publish(topics.BOOK_UPDATES, _book(symbol))
     platform.publish(topics.TRADES, _trades(symbol))
     platform.publish(topics.CANDLES, _candle(symbol), _bar(symbol))
     platform.publish(topics.METRICS, _metrics(symbol))
@@ -35,6 +38,21 @@ def publish(platform: Any, symbol: str) -> None:
     platform.wait_rows("trades", symbol, 3)
     platform.wait_rows("candles", symbol, 2)
     platform.wait_rows("derivatives", symbol, 2)
+
+
+def examples(readme: Path, language: str, url: str, symbol: str) -> list[str]:
+    """Return the code of a README, with the test's API and symbol in place of its own."""
+    blocks = readme.read_text().split(f"```{language}\n")[1:]
+    code = [block.split("```", maxsplit=1)[0] for block in blocks]
+    return [each.replace("http://127.0.0.1:8080", url).replace("BTC-USD", symbol) for each in code]
+
+
+def _book(symbol: str) -> BookUpdate:
+    now = time.time_ns()
+    return BookUpdate(
+        venue=VENUES[0], symbol=symbol, ts_event=now, ts_recv=now, line="coinbase/0", kind="snapshot",
+        bid_prices=["99.50"], bid_sizes=["1"], ask_prices=["101.00"], ask_sizes=["2"],
+    )  # fmt: skip
 
 
 def _quote(venue: str, symbol: str, bid: str, ask: str) -> Quote:

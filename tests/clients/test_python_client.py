@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -15,6 +18,7 @@ from marketdata import topics
 from marketdata.events import BookUpdate, Candle, Trade, Trades
 from tests.clients import market_data
 
+ROOT = Path(__file__).parents[2]
 MINUTE_NS = 60_000_000_000
 VENUE = "coinbase"
 Result = TypeVar("Result")
@@ -255,6 +259,21 @@ def test_a_candle_is_explained_by_its_trades(platform: Any, market: str) -> None
     assert [(each["trade_id"], each["why"], each["conditions"]) for each in answer["left_out"]["items"]] == [
         ("3", "excluded", ["INSURANCE_FUND"])
     ]
+
+
+def test_the_examples_of_the_readme_run(platform: Any) -> None:
+    """As they are written, each as a program of its own that ends."""
+    market_data.publish(platform, "README-USD", (VENUE,))
+    readme = ROOT / "clients" / "python" / "README.md"
+    printed = []
+    for code in market_data.examples(readme, "python", platform.url, "README-USD"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    candles, derived = printed
+    assert "101.00 final" in candles
+    assert "[('99.50', '1')] [('101.00', '2')]" in candles
+    assert "equal 2 {'excluded': 1}" in derived
 
 
 def test_metrics_derivatives_and_consolidated_prices_are_read_and_followed(platform: Any, market: str) -> None:

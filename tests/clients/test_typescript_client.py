@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,19 +58,44 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert built.returncode == 0, built.stdout
     (made / "package.json").write_text('{"type": "module"}')
     (made / "read.js").write_text(SCRIPT)
+    package = made / "node_modules" / "@tickstream" / "client"
+    package.mkdir(parents=True)
+    shutil.copytree(made / "client", package / "dist")
+    shutil.copy(ROOT / "clients" / "typescript" / "package.json", package)
     return made
 
 
-def test_the_typescript_client_reads_and_follows_what_the_api_has(platform: Any, folder: Path) -> None:
-    """Bars by recipe, an explanation, metrics, derivative data and consolidated prices: over REST and live alike."""
+@pytest.fixture(scope="module")
+def market(platform: Any) -> str:
+    """A symbol with everything that the client can read."""
     market_data.publish(platform, SYMBOL)
-    start = datetime.fromtimestamp(market_data.START / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return SYMBOL
+
+
+def node(folder: Path, *args: str) -> str:
+    """Return what a script prints."""
     done = subprocess.run(
-        ["node", "--experimental-websocket", "read.js", platform.url, SYMBOL, start],
-        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+        ["node", "--experimental-websocket", *args], cwd=folder, capture_output=True, text=True, timeout=120,
+        check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    return done.stdout
+
+
+def test_the_example_of_the_readme_runs(platform: Any, folder: Path, market: str) -> None:
+    """As it is written, with the built package: it prints an explanation, prices, metrics and a book, and ends."""
+    readme = ROOT / "clients" / "typescript" / "README.md"
+    (code,) = market_data.examples(readme, "ts", platform.url, market)
+    (folder / "example.js").write_text(code)
+    printed = node(folder, "example.js")
+    assert "equal 2" in printed
+    assert "[ '99.50', '1' ] [ '101.00', '2' ]" in printed
+
+
+def test_the_typescript_client_reads_and_follows_what_the_api_has(platform: Any, folder: Path, market: str) -> None:
+    """Bars by recipe, an explanation, metrics, derivative data and consolidated prices: over REST and live alike."""
+    start = datetime.fromtimestamp(market_data.START / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    found = json.loads(node(folder, "read.js", platform.url, market, start))
     live = found["live"]
     assert found["bars"]["data"] == found["revisions"]["data"] == [live["bar"]["data"]]
     assert found["bars"]["data"][0]["recipe"] == "five_seconds"
