@@ -34,7 +34,7 @@ _ABOUT = """Market data, exact to the last decimal and never silently wrong.
 Prices and sizes are decimal strings, as the venue sent them. Times are RFC 3339 in UTC with microseconds. Every answer
 says whether its value may be trusted (`valid`) and if not, why (`reason`): `gap`, `stale`, `crossed`, `checksum`,
 `halted`, `resyncing` or `disconnected`. Lists are newest first and come in pages: give `next_cursor` back as `cursor`.
-Errors are problem+json.
+A parameter that a route does not have is refused. Errors are problem+json.
 
 Live data comes over the WebSocket `/ws`. Send `{"op": "subscribe", "id": 1, "channels": ["ticker", "trades", "book",
 "candles", "derivatives", "metrics", "consolidated", "anomalies", "status"], "symbols": ["BTC-USD"], "depth": 50,
