@@ -3,8 +3,8 @@
 Such a change rarely breaks anything at once. It is reported, with what was before, so that a person reads the venue's
 announcements before a book is wrong.
 
-1. At most ten JSON frames a second of a connection are sampled. Frames are of one kind when they have the same texts in
-   the fields that venues use to name a message (`type`, `event`, `channel` and so on).
+1. At most four JSON frames a second of a connection are sampled. Frames are of one kind when they have the same texts
+   in the fields that venues use to name a message (`type`, `event`, `channel` and so on).
 2. A kind is learned from its first `LEARNED_MIN` samples over at least `LEARNED_NS`. A field is a path with its JSON
    type, so that a number that becomes a text, or a checksum that is always 0, is one field that vanishes and one that
    appears.
@@ -20,27 +20,38 @@ sometimes never counts, and neither does one that a new kind of message has.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
 
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
 
-SAMPLE_NS = 100 * MILLISECOND_NS
+SAMPLE_NS = 250 * MILLISECOND_NS
 FRAME_BYTES_MAX = 32 * 1024
-LEARNED_MIN = 200
+LEARNED_MIN = 100
 LEARNED_NS = 60 * SECOND_NS
-RUN_MIN = 50
+RUN_MIN = 25
 RUN_NS = 10 * SECOND_NS
-SLOW_NS = SECOND_NS // 2
+SLOW_NS = 9 * SECOND_NS // 10  # well above SAMPLE_NS, whose own rhythm must not count; a heartbeat each second does
 EVEN = 0.3
 KINDS_MAX = 200
 FIELDS_MAX = 300
 DEPTH_MAX = 6
 ITEMS_MAX = 4
+PATHS_MAX = 4_096
 
 _NAMING = ("type", "event", "channel", "feed", "method", "op", "action", "e", "T", "kind", "result")
 _NAME_LENGTH_MAX = 40
+
+# The JSON type of a value, by its class and whether it is empty. A zero and an empty text are types of their own, so
+# that a checksum that falls silent shows.
+_TYPES: dict[tuple[type, bool], str] = {
+    (bool, False): "boolean", (bool, True): "boolean",
+    (int, False): "number", (int, True): "zero", (float, False): "number", (float, True): "zero",
+    (str, False): "text", (str, True): "empty text", (type(None), True): "null",
+    (list, False): "list", (list, True): "list", (dict, False): "object", (dict, True): "object",
+}  # fmt: skip
 
 Field = tuple[str, str]
 """A path such as `data[].price`, and the JSON type that it has."""
@@ -191,7 +202,7 @@ class Drift:
             kind = self._kinds[name] = _Kind(ts)
         learning = kind.known is None
         before = kind.pace.take(ts, learning=learning)
-        changes = [Change(reason, name, _describe(*field)) for reason, field in kind.take(set(_fields(value)), ts)]
+        changes = [Change(reason, name, _describe(*field)) for reason, field in kind.take(_fields(value), ts)]
         if before is not None:
             after = kind.pace.mean or 0
             detail = f"every {before / SECOND_NS:.1f} s before, {after / SECOND_NS:.1f} s now"
@@ -222,26 +233,31 @@ def _kind_of(value: Any) -> str:
     return " ".join(found) or "(no name)"
 
 
-def _fields(value: Any, path: str = "", depth: int = 0) -> Iterator[Field]:
-    """Yield the paths of a value with their JSON types; a list's first items stand for all."""
-    if isinstance(value, dict) and depth < DEPTH_MAX:
+def _fields(value: Any) -> set[Field]:
+    """Return the paths of a value with their JSON types; a list's first items stand for all."""
+    found: set[Field] = set()
+    _collect(found, "", value, DEPTH_MAX)
+    return found
+
+
+def _collect(found: set[Field], path: str, value: Any, depth: int) -> None:
+    """Add the fields of `value`; at depth 0 a container counts as a plain value."""
+    kind = type(value)
+    if depth and kind is dict:
         for name, inner in value.items():
-            # A name with a digit is data: a symbol, a price or a number.
-            shown = name if not any(map(str.isdigit, name)) else "*"
-            yield from _fields(inner, f"{path}.{shown}" if path else shown, depth + 1)
-    elif isinstance(value, list) and depth < DEPTH_MAX:
+            _collect(found, _below(path, name), inner, depth - 1)
+    elif depth and kind is list:
+        below = f"{path}[]"
         for inner in value[:ITEMS_MAX]:
-            yield from _fields(inner, f"{path}[]", depth + 1)
+            _collect(found, below, inner, depth - 1)
+            if type(inner) is list:  # a level, or another row of a table: all are alike
+                break
     else:
-        yield path, _type_of(value)
+        found.add((path, _TYPES[kind, not value]))
 
 
-def _type_of(value: Any) -> str:
-    """Return a value's JSON type; a zero and an empty text are types of their own: so a checksum goes silent."""
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number" if value else "zero"
-    if isinstance(value, str):
-        return "text" if value else "empty text"
-    return "null" if value is None else "list" if isinstance(value, list) else "object"
+@lru_cache(maxsize=PATHS_MAX)
+def _below(path: str, name: str) -> str:
+    """Return the path of a field; a name with a digit is data: a symbol, a price or a number."""
+    shown = "*" if any(map(str.isdigit, name)) else name
+    return f"{path}.{shown}" if path else shown
