@@ -350,9 +350,9 @@ class BinanceFeed(VenueFeed):
         state = self._states.get(message.name) or self._state(call, message.name)
         if state is None:
             return
-        ts_sent = self._time_of_book(call, message.ms, time_ns, "E")
         call.sequence = message.final
-        ts = self._time_of_book(call, message.matched_ms, time_ns, "T") if message.matched_ms else ts_sent
+        matched = message.matched_ms  # the engine's time, which only futures have
+        ts = self._time_of_book(call, matched or message.ms, time_ns, "T" if matched else "E")
         columns = pair_columns(message.bids, message.asks)
         if (message.previous is not None) != self._market.names_previous:
             raise BadEvent("wrong_market", "pu", message.previous)

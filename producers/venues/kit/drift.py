@@ -3,7 +3,7 @@
 Such a change rarely breaks anything at once. It is reported, with what was before, so that a person reads the venue's
 announcements before a book is wrong.
 
-1. At most four JSON frames a second of a connection are sampled. Frames are of one kind when they have the same texts
+1. At most two JSON frames a second of a connection are sampled. Frames are of one kind when they have the same texts
    in the fields that venues use to name a message (`type`, `event`, `channel` and so on).
 2. A kind is learned from its first `LEARNED_MIN` samples over at least `LEARNED_NS`. A field is a path with its JSON
    type, so that a number that becomes a text, or a checksum that is always 0, is one field that vanishes and one that
@@ -27,11 +27,11 @@ import msgspec
 
 from marketdata.clock import MILLISECOND_NS, SECOND_NS
 
-SAMPLE_NS = 250 * MILLISECOND_NS
+SAMPLE_NS = 500 * MILLISECOND_NS
 FRAME_BYTES_MAX = 32 * 1024
-LEARNED_MIN = 100
+LEARNED_MIN = 60
 LEARNED_NS = 60 * SECOND_NS
-RUN_MIN = 25
+RUN_MIN = 20
 RUN_NS = 10 * SECOND_NS
 SLOW_NS = 9 * SECOND_NS // 10  # well above SAMPLE_NS, whose own rhythm must not count; a heartbeat each second does
 EVEN = 0.3
