@@ -39,10 +39,20 @@ def logged_in(*products: str) -> AlpacaFeed:
     """Return a feed that has subscribed."""
     feed = feed_of(*products)
     feed.opened(T0)
-    for message in ({"T": "success", "msg": "connected"}, {"T": "success", "msg": "authenticated"},
-                    {"T": "subscription", "trades": list(SYMBOLS)}):  # fmt: skip
+    for message in ({"T": "success", "msg": "connected"}, {"T": "success", "msg": "authenticated"}, *answers()):
         feed.received(encode([message], packed=False), T0)
     return feed
+
+
+def answers(*refused: str) -> list[Message]:
+    """Return the answers to the messages that subscribe trades, quotes and statuses, each with all that there are."""
+    names = [name for name in SYMBOLS if name not in refused]
+    channels: dict[str, list[str]] = {"trades": [], "quotes": [], "statuses": []}
+    sent = []
+    for channel in channels:
+        channels[channel] = names
+        sent.append({"T": "subscription", **channels})
+    return sent
 
 
 def told(feed: AlpacaFeed, *messages: Message, packed: bool = False, ts: int = T0 + SECOND) -> list[Output]:
@@ -87,7 +97,7 @@ def sent(out: list[Output], *, packed: bool = False) -> list[Any]:
 
 @ENCODINGS
 def test_logs_in_when_greeted_and_subscribes_when_let_in(*, packed: bool) -> None:
-    """It answers in the encoding that it is greeted in; statuses are asked for by themselves."""
+    """It answers in the encoding that it is greeted in, with a message for each channel."""
     feed = feed_of()
     assert sent(feed.opened(T0)) == []
     out = told(feed, {"T": "success", "msg": "connected"}, packed=packed)
@@ -95,7 +105,8 @@ def test_logs_in_when_greeted_and_subscribes_when_let_in(*, packed: bool) -> Non
     out = told(feed, {"T": "success", "msg": "authenticated"}, packed=packed)
     names = list(SYMBOLS)
     assert sent(out, packed=packed) == [
-        {"action": "subscribe", "trades": names, "quotes": names, "bars": names, "updatedBars": names},
+        {"action": "subscribe", "trades": names, "bars": names, "updatedBars": names},
+        {"action": "subscribe", "quotes": names},
         {"action": "subscribe", "statuses": names},
     ]
 
@@ -139,7 +150,39 @@ def test_product_that_the_venue_leaves_out_is_on_the_ledger(*, packed: bool) -> 
     later = feed.time_passed(T0 + 120 * SECOND, T0 + 100 * SECOND)
     assert "AAPL" not in {o.symbol for o in later if isinstance(o, Trades) and o.valid}
     out = told(feed, {"T": "subscription", "trades": list(SYMBOLS), "quotes": list(SYMBOLS)}, packed=packed)
-    assert [(o.kind, o.symbol) for o in out if isinstance(o, FeedStatus)] == [("subscribed", "AAPL")]
+    kinds = [(o.kind, o.symbol, o.reason) for o in out if isinstance(o, FeedStatus)]
+    # What was traded meanwhile is a gap of its own, which stays open for history.
+    assert kinds == [("subscribed", "AAPL", ""), ("gap", "AAPL", "gap"), ("resynced", "AAPL", "")]
+
+
+def test_channel_that_a_plan_lacks_costs_no_other() -> None:
+    """Messages are answered in order, so that an error names its channel: here that of statuses."""
+    feed = feed_of()
+    feed.opened(T0)
+    for message in ({"T": "success", "msg": "connected"}, {"T": "success", "msg": "authenticated"}, *answers()[:2]):
+        told(feed, message)
+    out = told(feed, {"T": "error", "code": 409, "msg": "insufficient subscription"})
+    statuses = [(o.kind, o.symbol, o.channel) for o in out if isinstance(o, FeedStatus)]
+    assert statuses == [("unsubscribed", symbol, "statuses") for symbol in SYMBOLS]
+    assert not any(isinstance(output, Refused | Reconnect | Trades) for output in out)
+    told(feed, trade(1))
+    later = feed.time_passed(T0 + 120 * SECOND, T0 + 100 * SECOND)
+    assert [(event.symbol, event.valid) for event in later if isinstance(event, Trades)] == [("AAPL", True)]
+
+
+def test_channel_that_is_not_answered_is_on_the_ledger_and_requested_again() -> None:
+    """Ten seconds for the answer; then trades are invalid, and nothing vouches for them until it comes."""
+    feed = feed_of("AAPL")
+    feed.opened(T0)
+    told(feed, {"T": "success", "msg": "connected"}, ts=T0)
+    told(feed, {"T": "success", "msg": "authenticated"}, ts=T0)
+    out = feed.ticked(T0 + 10 * SECOND)
+    statuses = [(o.kind, o.symbol, o.channel, o.reason) for o in out if isinstance(o, FeedStatus)]
+    assert ("unsubscribed", "AAPL", "trades", "unacknowledged") in statuses
+    assert [(event.symbol, event.valid) for event in out if isinstance(event, Trades)] == [("AAPL", False)]
+    later = feed.time_passed(T0 + 15 * SECOND, T0 + 14 * SECOND)
+    assert not any(event.valid for event in later if isinstance(event, Trades))
+    assert {"trades", "quotes", "statuses"} <= {name for one in sent(feed.ticked(T0 + 20 * SECOND)) for name in one}
 
 
 @pytest.mark.parametrize("code", [403, 405, 409, 410, 999])
@@ -325,6 +368,9 @@ def test_lost_connection_makes_quotes_old_and_leaves_a_hole_in_the_trades() -> N
     hole = only(out, FeedStatus)
     assert (hole.kind, hole.channel, hole.ts_from, hole.ts_to) == ("gap", "trades", T0, T0 + 7 * SECOND)
     assert only(told(feed, quote(bp=150.22)), FeedStatus).kind == "resynced"
+    later = told(feed, trade(2, t=T0 + 8 * SECOND), trade(3, t=T0 + 9 * SECOND), ts=T0 + 9 * SECOND)
+    claims = [event.complete_from for event in later if isinstance(event, Trades)]
+    assert all(since is None or since >= T0 + 7 * SECOND for since in claims), "what was missed is not complete"
 
 
 def test_halt_that_may_have_ended_meanwhile_is_forgotten() -> None:

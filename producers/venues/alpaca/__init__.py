@@ -7,11 +7,13 @@ over connections, and the venue refuses them with code 405.
 
 from __future__ import annotations
 
-from producers.venues.alpaca.feed import STREAMS, AlpacaFeed
+from producers.venues.alpaca.feed import AlpacaFeed
 from producers.venues.alpaca.history import make as make_history
 from producers.venues.alpaca.login import AlpacaSettings, handshake, login
 from producers.venues.kit.backoff import Policy
 from producers.venues.kit.venue import Venue
+
+STREAMS = "wss://stream.data.alpaca.markets/v2"
 
 VENUES = (
     Venue(
@@ -26,6 +28,7 @@ VENUES = (
         ping_s=20.0,
         backoff=Policy(base_s=5.0, cap_s=300.0, least_s=5.0, tries_max=10),
         history=make_history,
+        channels=AlpacaFeed.channels,
         mute_s=None,
         settings=AlpacaSettings,
         login=login,

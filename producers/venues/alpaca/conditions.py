@@ -2,16 +2,19 @@
 
 Sources. "Consolidated" update rules of the Securities Information Processors: CTS Multicast Output Specification (tapes
 A and B, https://www.ctaplan.com) and UTP Participant Input Specification (tape C, https://www.utpplan.com), as rendered
-by dxFeed ("TimeAndSale Sale Conditions", https://kb.dxfeed.com) and by ThetaData ("Trade Conditions",
-https://docs.thetadata.us/Articles/Errors-Exchanges-Conditions/Trade-Conditions.html). The rules are about the day;
-Alpaca makes minute bars of them ("Stock Minute Bars", https://alpaca.markets/learn-api/stock-minute-bars, and "Bar
-Calculation (CTS guidance) and Alpaca Article Discrepancy",
+by dxFeed ("TimeAndSale Sale Conditions", https://docs.dxfeed.com/misc/dxFeed_TimeAndSale_Sale_Conditions.htm) and by
+ThetaData ("Trade Conditions", https://docs.thetadata.us/Articles/Errors-Exchanges-Conditions/Trade-Conditions.html).
+The rules are about the day; Alpaca makes minute bars of them ("Stock Minute Bars",
+https://alpaca.markets/learn-api/stock-minute-bars, and "Bar Calculation (CTS guidance) and Alpaca Article Discrepancy",
 https://forum.alpaca.markets/t/bar-calculation-cts-guidance-and-alpaca-article-discrepancy/18440). So:
 
 1. Where the rule for the last price is "only if it is the first or only one" (4, P, Z; G on tape C), the trade sets no
    open or close of a minute.
-2. Official opens and closes (M, Q) and corrected closes (9) repeat a price that was reported before: they update
-   nothing.
+2. Official opens and closes (M, Q) repeat a price that was reported before, and update nothing. A corrected
+   consolidated close (9) updates the day's high, low and last, and no volume (dxFeed; Massive's "Condition Codes",
+   https://massive.com/docs/rest/stocks/market-operations/condition-codes: M, Q and 9 alone update no volume). It may
+   come hours after the close that it corrects (6), so that Alpaca leaves it out of minute bars (its answer in the
+   article discrepancy above). So it updates nothing here.
 3. Form T marks trades outside of regular hours. There it sets the prices of a bar, within regular hours it does not
    ("Does a Form T trade update a pre-market minute bar's high, low, open and close?", https://massive.com).
 4. Codes with two meanings depend on the tape: B is an average price on A and B, and a bunched trade on C. Codes that

@@ -27,7 +27,7 @@ from marketdata.clock import SECOND_NS, format_rfc3339
 from marketdata.errors import BadEvent, SettingsError
 from marketdata.events import Candle, Instrument, Trade
 from producers.venues.alpaca.conditions import exclusions
-from producers.venues.alpaca.feed import describe, trade_id_of
+from producers.venues.alpaca.messages import describe, trade_id_of
 from producers.venues.kit.budget import remaining
 from producers.venues.kit.history import Access, Asked, Budget, Page, Request
 from producers.venues.kit.reading import candle, candle_span, decode, read_items, sift

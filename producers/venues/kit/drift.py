@@ -218,7 +218,7 @@ def _kind_of(value: Any) -> str:
     """Return the texts that name a message."""
     if isinstance(value, list):
         names = [one for one in value[:3] if isinstance(one, str) and len(one) <= _NAME_LENGTH_MAX]
-        nested = _kind_of(value[0]) if value and isinstance(value[0], dict) else ""
+        nested = "+".join(sorted({_kind_of(one) for one in value[:ITEMS_MAX] if isinstance(one, dict)}))
         return "/".join(["[]", *names, nested] if nested else ["[]", *names])
     if not isinstance(value, dict):
         return type(value).__name__

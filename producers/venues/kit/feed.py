@@ -6,7 +6,8 @@ dated version of its protocol differs. Books, trades, quotes and the ledger stay
 a feed calls.
 
 1. `opened`: forget the last connection (`_begin`), subscribe to each channel, wait for the books' snapshots, request
-   the trades that may be missing since before, and the venue's list of products.
+   the trades that may be missing since before, and the venue's list of products. Where a login comes first
+   (`login_ns`), the feed calls `_subscribe` once it is let in; a login that takes too long is tried again.
 2. `received`: `_read` does everything. What it raises becomes a dead letter, and `_unreadable` decides what the frame
    may have cost: the channels and products that `_concerned` names are lost and requested again.
 3. `fetched`: the list of products is learned; other answers go to `_answered`.
@@ -26,13 +27,13 @@ from typing import TypeVar
 
 from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, CHECKSUM, GAP, STALE, UNSUBSCRIBED, Instrument
-from marketdata.feed import Fetch, Output, Send
+from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.venues.kit import books, idle, trades
 from producers.venues.kit.activity import Activity
 from producers.venues.kit.calls import REFUSED, Call, Line
 from producers.venues.kit.drift import Drift
 from producers.venues.kit.gaps import Ledger
-from producers.venues.kit.instruments import Listing
+from producers.venues.kit.instruments import PRODUCTS_MAX, Listing
 from producers.venues.kit.limits import Limits
 from producers.venues.kit.liveness import Liveness
 from producers.venues.kit.orders import Order
@@ -59,8 +60,10 @@ class VenueFeed(ABC):
     book_channel: str
     """The venue's name of the channel of books, as the ledger shows it; also that of trades."""
     trades_channel: str
-    silence_ns: int
-    """After this long without a frame the connection is dead."""
+    silence_ns: int | None
+    """After this long without a frame the connection is dead; None where silence proves nothing."""
+    login_ns: int = 0
+    """How long a login may take, before anything can be subscribed; 0: there is none."""
     ping: bytes = b""
     """What to send after `ping_ns` without a frame, where the venue answers it; empty sends nothing."""
     ping_ns: int = 0
@@ -78,18 +81,25 @@ class VenueFeed(ABC):
     limits: Limits = Limits()
     carries: Collection[str] | None = None
     """Which of books and trades this feed carries, where the venue has them on several endpoints; None: both."""
+    products_max: int = PRODUCTS_MAX
+    """How many products are published at most."""
 
     def __init__(
         self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None,
-        accepted: Collection[str] | None = None,
+        accepted: Collection[str] | None = None, takes_all: bool = False,
     ) -> None:  # fmt: skip
-        """Make a feed; `accepted` are more names that frames may use for the same products."""
+        """Make a feed; `accepted` are more names that frames may use for the same products.
+
+        `takes_all`: one subscription brings products under names of their own, which are all published.
+        """
         self._line = Line(self.venue, line)
         self.counts = self._line.counts
         self.ts_venue: int | None = None
         self._wanted = products
         self._token = token
-        self._products = Listing(None if products is None else {*products, *(accepted or ())}, self._describe)
+        self._takes_all = takes_all
+        taken = None if products is None or takes_all else {*products, *(accepted or ())}
+        self._products = Listing(taken, self._describe, limit=self.products_max)
         self._ledger = Ledger(book=self.book_channel, trades=self.trades_channel)
         self._repairs = Repairs(self._products, self._ledger, self._again, awaited=self.awaited)
         self._drift = Drift()
@@ -99,17 +109,19 @@ class VenueFeed(ABC):
         self._carriers = (self.book_subscription or self.book_channel, self.trades_subscription or self.trades_channel)
         starts = self._carriers[:1] if self.starts_with_data is None else self.starts_with_data
         self._subscriptions = Subscriptions(starts_with_data=starts, acknowledges=self.acknowledges)
+        self._ts_login_due: int | None = None
 
     # --- The contract of marketdata.feed.Feed ---
 
     def symbols(self) -> frozenset[str] | None:
         """Return our symbols of the products to subscribe; None where only frames show them."""
-        return None if self._wanted is None else self._products.symbols(self._wanted)
+        return None if self._wanted is None or self._takes_all else self._products.symbols(self._wanted)
 
     def resume(self, previous: PreviousRun, ts: int) -> list[Output]:
         """Continue what an earlier process published."""
         call = self._call(ts)
-        self._products.resume(call, self._ledger, previous, self._wanted or (), carried=self._carried)
+        names = () if self._takes_all else self._wanted or ()
+        self._products.resume(call, self._ledger, previous, names, carried=self._carried)
         return call.out
 
     def opened(self, ts: int) -> list[Output]:
@@ -117,15 +129,10 @@ class VenueFeed(ABC):
         self._begin()
         call = self._call(ts)
         self._liveness.opened(call)
-        if self._wanted:
-            call.out += self._introduce(call)
-            for channel in self.channels:
-                call.out += self._request(call, channel, self._wanted)
-            for name in self._wanted if self.book_channel in self._carried else ():
-                self._repairs.wait(self.book_channel, name, ts)
-        for product in self._products:
-            if self._ledger.is_pending(product, self.trades_channel):
-                self._recover_trades(call, product)
+        if not self.login_ns:
+            self._subscribe(call)
+        elif self._token is not None:
+            self._ts_login_due = ts + self.login_ns
         self._products.asked(ts)
         call.out += self._fetch_products()
         return call.out
@@ -134,7 +141,7 @@ class VenueFeed(ABC):
         """Return the outputs of one frame."""
         self.counts["frames"] += 1
         self._liveness.ts_heard = ts
-        call = Call(self._line, ts, self.ts_venue, frame)
+        call = self._call(ts, frame)
         try:
             self._read(call)
         except REFUSED as error:
@@ -159,6 +166,8 @@ class VenueFeed(ABC):
     def ticked(self, ts: int) -> list[Output]:
         """Detect silence and overdue snapshots; ping, and request the list of products when it is due."""
         call = self._call(ts)
+        if self._ts_login_due is not None and ts >= self._ts_login_due:
+            self._give_up(call, "no_login")
         if self._liveness.ticked(call):
             if self.ping and self._liveness.ping_due(ts, self.ping_ns):
                 call.out.append(Send(self.ping))
@@ -202,6 +211,21 @@ class VenueFeed(ABC):
         """Forget what belonged to a connection: it is new, or gone."""
         self._repairs.begin()
         self._subscriptions.begin()
+        self._ts_login_due = None
+
+    def _subscribe(self, call: Call) -> None:
+        """Subscribe to each channel, wait for the books' snapshots, request the trades that may be missing."""
+        self._ts_login_due = None
+        if self._wanted:
+            call.out += self._introduce(call)
+            for channel in self.channels:
+                call.out += self._request(call, channel, self._wanted)
+            is_awaited = self.awaited is None or self.book_channel in self.awaited
+            for name in self._wanted if is_awaited and self.book_channel in self._carried else ():
+                self._repairs.wait(self.book_channel, name, call.ts)
+        for product in self._products:
+            if self._ledger.is_pending(product, self.trades_channel):
+                self._recover_trades(call, product)
 
     def _introduce(self, call: Call) -> Iterable[Output]:
         """Return what is sent before the products are subscribed."""
@@ -216,6 +240,10 @@ class VenueFeed(ABC):
 
     def _forget(self, product: Product) -> None:  # noqa: B027 - a hook that may stay empty
         """Forget what is kept of a product's book: it is lost."""
+
+    def _channels_of(self, product: Product) -> set[str]:
+        """Return the channels by which consumers know a product, which a lost connection touches."""
+        return self._ledger.channels(product, subscribed=bool(self._wanted)) & self._carried
 
     def _concerned(self, payload: bytes) -> tuple[Collection[str] | None, Collection[str]]:
         """Return the products (None: any) and channels of which an unreadable frame may have been a change."""
@@ -244,6 +272,12 @@ class VenueFeed(ABC):
 
     def _call(self, ts: int, payload: bytes = b"") -> Call:
         return Call(self._line, ts, self.ts_venue, payload)
+
+    def _give_up(self, call: Call, reason: str) -> None:
+        """Leave this connection for a new one."""
+        self._liveness.is_open = False
+        self._ts_login_due = None
+        call.out.append(Reconnect(reason))
 
     def _advance(self, call: Call, ts: int) -> None:
         """Note a time of the venue's, in UTC nanoseconds; its clock never runs back. Raises BadEvent."""
@@ -315,9 +349,10 @@ class VenueFeed(ABC):
         channel, carrier = self.trades_channel, self._carriers[1]
         if self._ledger.is_pending(product, channel) or (channel, product.name) in self._repairs:
             return True
+        name = self._subscription_of(product)
         if self._wanted is None and product.ts_trade is not None:  # a recording need not have the subscription
-            return self._subscriptions.state(carrier, product.name) == "refused"
-        return not self._subscriptions.is_live(carrier, product.name, self._mark(carrier, product.name))
+            return self._subscriptions.state(carrier, name) == "refused"
+        return not self._subscriptions.is_live(carrier, name, self._mark(carrier, name))
 
     # --- Subscriptions ---
 
@@ -328,7 +363,7 @@ class VenueFeed(ABC):
             out += self._order(call, "subscribe", channel, part)
             # The shell sends one message after the other at the venue's rate.
             ts = call.ts + (len(call.out) + len(out)) * self.limits.message_pause_ns
-            for name in part:
+            for name in part[:1] if self._takes_all else part:
                 self._subscriptions.request(channel, name, ts, self._mark(channel, name))
         return out
 
@@ -337,13 +372,19 @@ class VenueFeed(ABC):
         for part in self.limits.messages_of(list(names)):
             yield from self._order(call, "unsubscribe", channel, part)
 
+    def _subscription_of(self, product: Product) -> str:
+        """Return the name under which a product is subscribed."""
+        return self._wanted[0] if self._takes_all and self._wanted else product.name
+
     def _mark(self, channel: str, name: str) -> tuple[int | None, int | None]:
         """Return what changes with the data that a channel carries of a product."""
-        product = self._products.get(name)
-        if product is None:
-            return None, None
         carries_book, carries_trades = channel == self._carriers[0], channel == self._carriers[1]
-        return product.ts_book if carries_book else None, product.ts_trade if carries_trades else None
+        product, counts = self._products.get(name), self.counts
+        if self._takes_all:
+            marks: tuple[int | None, int | None] = counts["snapshots"] + counts["book_updates"], counts["trades"]
+        else:
+            marks = (None, None) if product is None else (product.ts_book, product.ts_trade)
+        return marks[0] if carries_book else None, marks[1] if carries_trades else None
 
     def _acknowledged(self, call: Call, channel: str, name: str = "") -> None:
         """Take the venue's confirmation of a subscription."""
@@ -388,32 +429,35 @@ class VenueFeed(ABC):
     def _lose_subscription(self, call: Call, channel: str, name: str, reason: str, detail: str) -> None:
         """State that a channel is not subscribed, in the status, on the ledger and in the stream of trades."""
         self.counts["unsubscribed"] += 1
-        is_ours = self._wanted is not None and self._products.accepts(name)
-        product = self._products.find(call, name) if is_ours else self._products.get(name)
-        symbol = ALL_SYMBOLS if product is None else product.symbol
+        products = self._products_of(call, name)
+        symbol = products[0].symbol if len(products) == 1 and not self._takes_all else ALL_SYMBOLS
         call.status(symbol, "unsubscribed", reason=reason, channel=channel, detail=detail)
-        if product is None:
-            return
         lost = [one for one, carrier in zip((self.book_channel, self.trades_channel), self._carriers, strict=True)
                 if carrier == channel]  # fmt: skip
-        if self.book_channel in lost:
-            self._forget(product)
-        for one in lost:
-            self._repairs.came(one, name)  # it is requested again with the subscription
-        self._ledger.lose(call, product, UNSUBSCRIBED, set(lost), detail=detail or reason, channel=channel)
-        if self.trades_channel in lost:
-            trades.interrupted(call, product)
+        for product in products:
+            if self.book_channel in lost:
+                self._forget(product)
+            for one in lost:
+                self._repairs.came(one, product.name)  # it is requested again with the subscription
+            self._ledger.lose(call, product, UNSUBSCRIBED, set(lost), detail=detail or reason, channel=channel)
+            if self.trades_channel in lost:
+                trades.interrupted(call, product)
+
+    def _products_of(self, call: Call, name: str) -> list[Product]:
+        """Return the products that a subscription of this name brings, as far as they are known or ours."""
+        if self._takes_all:
+            return list(self._products)
+        is_ours = self._wanted is not None and self._products.accepts(name)
+        product = self._products.find(call, name) if is_ours else self._products.get(name)
+        return [] if product is None else [product]
 
     def _recovered(self, call: Call, channel: str, name: str) -> None:
         """State that a channel that was refused is subscribed now."""
-        product = self._products.get(name)
-        call.status(ALL_SYMBOLS if product is None else product.symbol, "subscribed", channel=channel)
-        if (
-            product is not None
-            and channel == self._carriers[1]
-            and self._ledger.is_pending(product, self.trades_channel)
-        ):
-            self._recover_trades(call, product)
+        known = self._products.get(name)
+        call.status(ALL_SYMBOLS if known is None else known.symbol, "subscribed", channel=channel)
+        for product in self._products if self._takes_all else filter(None, (known,)):
+            if channel == self._carriers[1] and self._ledger.is_pending(product, self.trades_channel):
+                self._recover_trades(call, product)
 
     # --- Losses ---
 
@@ -449,7 +493,7 @@ class VenueFeed(ABC):
         lost: list[str] = []
         lost_channels: set[str] = set()
         for product in products:
-            touched = self._ledger.channels(product, subscribed=bool(self._wanted)).intersection(channels)
+            touched = self._channels_of(product).intersection(channels)
             if not touched:
                 continue
             lost.append(product.name)
@@ -466,5 +510,4 @@ class VenueFeed(ABC):
         """Lose every channel of every product: the connection is gone."""
         for product in self._products:
             self._forget(product)
-            touched = self._ledger.channels(product, subscribed=bool(self._wanted)) & self._carried
-            self._ledger.lose(call, product, reason, touched)
+            self._ledger.lose(call, product, reason, self._channels_of(product))

@@ -97,6 +97,12 @@ class Ledger:
         gap = self._open(call, product, product.ts_trades_whole, {self.trades})
         call.status(product.symbol, "gap", gap, reason=GAP, channel=self.trades, detail=detail, ts_to=call.now)
 
+    def give_up_trades(self, call: Call, product: Product, detail: str) -> None:
+        """Enter the trades of a gap that the venue will not send any more, which ends the wait for them."""
+        self.lose_trades(call, product, detail)
+        trades.missing(call, product)
+        self.account(call, product, self.trades, call.now)
+
     def close_filled(self, call: Call, product: Product) -> None:
         """Close the gaps of skipped trade ids of which none is missing any more."""
         holes = product.trade_ids.holes

@@ -24,7 +24,7 @@ class Liveness:
 
     __slots__ = ("_lose_all", "_silence_ns", "_ts_asked", "end", "is_open", "ts_heard")
 
-    def __init__(self, silence_ns: int, lose_all: LoseAll) -> None:
+    def __init__(self, silence_ns: int | None, lose_all: LoseAll) -> None:
         self._silence_ns = silence_ns
         self._lose_all = lose_all
         self._ts_asked = 0
@@ -41,7 +41,7 @@ class Liveness:
     def ticked(self, call: Call) -> bool:
         """Return whether the connection is alive; one that was silent for too long is given up."""
         silent_ns = call.ts - self.ts_heard
-        if not self.is_open or silent_ns <= self._silence_ns:
+        if not self.is_open or self._silence_ns is None or silent_ns <= self._silence_ns:
             return self.is_open
         self.is_open = False
         self.end = f"no frame for {silent_ns // MILLISECOND_NS} ms"

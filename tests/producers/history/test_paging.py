@@ -15,7 +15,7 @@ from marketdata.decimals import plain
 from marketdata.events import Candle
 from marketdata.intervals import INTERVALS
 from producers.venues import HISTORIES
-from producers.venues.alpaca.feed import trade_id_of
+from producers.venues.alpaca.messages import trade_id_of
 from producers.venues.coinbase.history import CoinbaseHistory
 from producers.venues.kit.history import History
 
