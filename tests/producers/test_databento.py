@@ -715,13 +715,23 @@ def live(schemas: tuple[str, ...] = ("mbo",)) -> DatabentoFeed:
     return feed
 
 
-def connect(feed: DatabentoFeed) -> list[str]:
-    """Let a feed in, and return what it sent."""
+def acknowledged(schema: str, number: int = 1) -> bytes:
+    """Return the gateway's acknowledgement of a subscription."""
+    text = f"Subscription request {number} for {schema} data succeeded"
+    return bytes(codec.SystemMsg(TS, text, codec.SystemCode(1)))
+
+
+def connect(feed: DatabentoFeed, *, refused: str = "") -> list[str]:
+    """Let a feed in, acknowledge its schemas but for one, and return what it sent."""
     feed.opened(TS)
     sent = [*feed.received(b"lsg_version=0.7\n", TS), *feed.received(b"cram=abc\n", TS)]
     sent += feed.received(b"success=1|session_id=5\n", TS)
     feed.received(metadata(ESM4), TS)
-    return [out.frame.decode() for out in sent if isinstance(out, Send)]
+    lines = [out.frame.decode() for out in sent if isinstance(out, Send)]
+    for number, schema in enumerate(feed.channels, start=1):
+        if schema != refused:
+            feed.received(acknowledged(schema, number), TS)
+    return lines
 
 
 @pytest.mark.parametrize(("kind", "interval", "length"), [
@@ -898,6 +908,33 @@ def test_silence_is_a_dead_connection() -> None:
     assert [event.reason for event in books(out for out in told if isinstance(out, AnyEvent))] == ["stale"]
     assert isinstance(told[-1], Reconnect)
     assert not feed.ticked(TS + 2 * SILENCE_NS)
+
+
+def test_a_schema_that_is_not_acknowledged_is_on_the_ledger_until_it_is() -> None:
+    """Ten seconds for the acknowledgement; then its books and trades are invalid, and nothing vouches for them."""
+    feed = DatabentoFeed(line="databento/0", products=("ESM4",), token=Login(KEY, Session(schemas=("mbo", "status"))))
+    connect(feed)
+    play(feed, order("R"), order("T", 0, 100, 1))
+    feed.closed("reset", TS)
+    connect(feed, refused="mbo")
+    play(feed, order("R"), order("T", 0, 100, 1))  # those that were read before
+    events = [out for out in feed.ticked(TS + 10 * NANO) if isinstance(out, AnyEvent)]
+    statuses = [(event.kind, event.channel, event.reason) for event in events if isinstance(event, FeedStatus)]
+    assert statuses == [("unsubscribed", "mbo", "unacknowledged")]
+    events += play(feed, system(0, TS + 10 * NANO), ts=TS + 10 * NANO)
+    events += [out for out in feed.time_passed(TS + 70 * NANO, TS + 62 * NANO) if isinstance(out, AnyEvent)]
+    assert not any(event.valid for event in events if isinstance(event, Trades))
+    events = play(feed, acknowledged("mbo"), system(0, TS + 72 * NANO), ts=TS + 72 * NANO)
+    assert next(event.kind for event in events if isinstance(event, FeedStatus)) == "subscribed"
+    assert any(event.valid for event in events if isinstance(event, Trades))
+
+
+def test_a_login_that_does_not_get_on_is_tried_again() -> None:
+    """The gateway greets, and then neither lets us in nor refuses."""
+    feed = DatabentoFeed(line="databento/0", token=Login(KEY, Session()))
+    feed.opened(TS)
+    feed.received(b"cram=abc\n", TS + SILENCE_NS - 1)
+    assert feed.ticked(TS + SILENCE_NS) == [Reconnect("no_login")]
 
 
 def test_a_position_drops_exactly_what_was_seen() -> None:

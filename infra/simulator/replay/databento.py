@@ -6,9 +6,9 @@ Databento's documentation.
 1. Time advances with the file's records, at their recorded intervals divided by the speed, and only while a client is
    connected. Records sent to one client are in the past for the next, except for a snapshot that was not sent
    completely.
-2. A subscription without `start` begins now; orders with `snapshot` receive the current book: a clear, then every order
-   by priority. With `start` it first receives past records from that event time on, then a system message for each such
-   schema.
+2. Each schema is acknowledged by a system message. A subscription without `start` begins now; orders with `snapshot`
+   receive the current book: a clear, then every order by priority. With `start` it first receives past records from
+   that event time on, then a system message for each such schema.
 3. A heartbeat is sent when nothing else was sent for the client's heartbeat interval.
 4. After the last record a system message announces the end; if the file is played in a loop, the connection breaks
    instead.
@@ -48,7 +48,7 @@ LINE_BYTES_MAX = 64 * 1024
 WRITE_BYTES = 64 * 1024
 HEARTBEAT_S = 30.0
 ALL_SYMBOLS = "ALL_SYMBOLS"
-_HEARTBEAT, _REPLAYED, _UNSET = 0, 3, 255
+_HEARTBEAT, _ACKNOWLEDGED, _REPLAYED, _UNSET = 0, 1, 3, 255
 
 # The schemas whose records have each kind.
 _SCHEMAS = {
@@ -374,6 +374,10 @@ class Gateway:
         known = {ALL_SYMBOLS, *self._names.values(), *map(str, self._names)}
         for name in sorted(asked - known):
             await client.send(self._error(f"Failed to resolve symbol {name}", 4))
+        schemas = dict.fromkeys(one.get("schema", "") for one in client.subscriptions)
+        for number, schema in enumerate(schemas, start=1):
+            text = f"Subscription request {number} for {schema} data succeeded"
+            await client.send(_system(self.began, text, _ACKNOWLEDGED))
         await client.flush()
 
     def _mapping(self, number: int) -> bytes:

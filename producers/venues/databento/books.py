@@ -72,9 +72,9 @@ class Books:
         elif action == CLEAR:
             self._first_snapshots.discard(instrument)  # this one ends at F_LAST
 
-    def change(self, call: Call, instrument: State, flags: int, action: int, told: tuple[int, int, int, int]) -> None:
+    def change(self, call: Call, instrument: State, flags: int, action: int, sent: tuple[int, int, int, int]) -> None:
         """Change the book by one order, or find out that something is missing."""
-        order_id, side, price, size = told
+        order_id, side, price, size = sent
         if action == CLEAR:
             self._clear_book(instrument, flags)
             return
@@ -92,7 +92,7 @@ class Books:
             if not instrument.orders.add(order_id, _SIDES[side], price, size):
                 self.wrong(call, instrument, f"order {order_id} came twice")
         else:
-            self._change_order(call, instrument, action, told)
+            self._change_order(call, instrument, action, sent)
 
     def wrong(self, call: Call, instrument: State, detail: str) -> None:
         """The book cannot be right: something was lost before, and only a snapshot helps."""
@@ -163,8 +163,8 @@ class Books:
             instrument.tops = [{}, {}] if instrument.known else [None, None]
         instrument.tops[_SIDES[side] == ASK] = {} if price == dbn.UNDEF_PRICE or not size else {price: size}
 
-    def _change_order(self, call: Call, instrument: State, action: int, told: tuple[int, int, int, int]) -> None:
-        order_id, side, price, size = told
+    def _change_order(self, call: Call, instrument: State, action: int, sent: tuple[int, int, int, int]) -> None:
+        order_id, side, price, size = sent
         order = instrument.orders.get(order_id)
         if order is None or _SIDES.get(side, order.side) != order.side:
             self.wrong(call, instrument, f"order {order_id} is not in the book")
@@ -181,8 +181,8 @@ class Books:
     def _incomplete(self, call: Call, instrument: State) -> None:
         """Tell once that the book cannot be known before its next snapshot."""
         self._counts["deltas_before_snapshot"] += 1
-        if not instrument.told_incomplete and not instrument.product.book_seen:
-            instrument.told_incomplete = True
+        if not instrument.is_incomplete and not instrument.product.book_seen:
+            instrument.is_incomplete = True
             self._counts["gaps"] += 1
             books.clear(call, instrument.product, GAP)
             self._ledger.lose(call, instrument.product, GAP, {BOOK}, detail="the records begin within a book")

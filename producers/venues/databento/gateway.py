@@ -43,7 +43,8 @@ LATE_NS = 60 * SECOND_NS
 
 _AUTH = re.compile(rb"auth=[^|\n]*")
 
-# What the schemas bring: at most one of these, or every trade would come twice.
+# What the schemas bring: books, and trades, of which at most one, or every trade would come twice.
+WITH_BOOKS = frozenset({"mbo", "mbp-10"})
 WITH_TRADES = frozenset({"mbo", "mbp-1", "mbp-10", "tbbo", "trades", "cmbp-1", "tcbbo"})
 # Sampled quotes: the next one says all.
 WITHOUT_PAST = frozenset({"bbo-1s", "bbo-1m", "cbbo-1s", "cbbo-1m"})

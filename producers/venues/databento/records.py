@@ -60,6 +60,13 @@ def reading(take: Callable[[], None]) -> None:
         raise BadEvent("bad_record", "record", error) from None
 
 
+def time_of(ts: int) -> int:
+    """Return a time of a record, UTC nanoseconds. Raises BadEvent where it has none."""
+    if ts > dbn.INT64_MAX:
+        raise BadEvent("bad_time", "ts_recv", ts)
+    return ts
+
+
 def code_of(record: Any) -> int | None:
     """Return the code of a message of the gateway's; the first version had none."""
     code = getattr(record, "code", None)

@@ -22,8 +22,22 @@ class State:
     """
 
     __slots__ = (
-        "begun", "fresh", "known", "levels", "loading", "number", "orders", "positions", "product", "told_incomplete",
-        "tops", "trade", "trade_place", "ts_book", "ts_snapshot", "until",
+        "begun",
+        "fresh",
+        "is_incomplete",
+        "known",
+        "levels",
+        "loading",
+        "number",
+        "orders",
+        "positions",
+        "product",
+        "tops",
+        "trade",
+        "trade_place",
+        "ts_book",
+        "ts_snapshot",
+        "until",
     )  # fmt: skip
 
     def __init__(self, number: int, product: Product, until: int) -> None:
@@ -40,7 +54,7 @@ class State:
         self.known = False
         self.loading = False
         self.fresh = True
-        self.told_incomplete = False
+        self.is_incomplete = False
         self.ts_book = 0
         self.trade = (0, 0)
         self.trade_place = 0
@@ -54,7 +68,7 @@ class State:
         self.orders = OrderBook()
 
 
-class Told(NamedTuple):
+class TradeOrQuote(NamedTuple):
     """The fields of one trade or quote, as most kinds have them."""
 
     ts: int
@@ -71,10 +85,3 @@ class Lose(Protocol):
 
     def __call__(self, call: Call, instruments: Iterable[State], detail: str, *, wrong: bool = False) -> None:
         """Lose it."""
-
-
-def channels_of(instrument: State) -> set[str]:
-    """Return by what consumers know this instrument."""
-    product = instrument.product
-    channels = {BOOK} if product.book_seen or instrument.known else set()
-    return channels | {TRADES} if product.ts_trade is not None else channels

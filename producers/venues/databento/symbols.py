@@ -9,8 +9,8 @@ from __future__ import annotations
 from marketdata import dbn
 from marketdata.errors import BadEvent
 from marketdata.events import GAP, Instrument
-from producers.venues.databento.state import TRADES, State
-from producers.venues.kit import books, trades
+from producers.venues.databento.state import State
+from producers.venues.kit import books
 from producers.venues.kit.calls import Call
 from producers.venues.kit.gaps import Ledger
 from producers.venues.kit.instruments import Listing
@@ -74,7 +74,7 @@ class Symbols:
             books.clear(call, product, GAP)
         made = self.instruments[key] = self._owners[name] = State(number, product, until)
         if product.trades_lost:  # an earlier process read it, and nobody knows how far
-            self.lose_for_good(call, product, "an earlier process was reading it")
+            self._ledger.give_up_trades(call, product, "an earlier process was reading it")
         return made
 
     def describe(self, name: str) -> Instrument:
@@ -83,11 +83,9 @@ class Symbols:
         return Instrument(venue="databento", symbol=name, ts_recv=0, venue_symbol=symbol, base_currency=symbol,
                           quote_currency="", kind=self._kind)  # fmt: skip
 
-    def lose_for_good(self, call: Call, product: Product, detail: str) -> None:
-        """Enter the trades of a gap that the gateway will not send any more."""
-        self._ledger.lose_trades(call, product, detail)
-        trades.missing(call, product)
-        self._ledger.account(call, product, TRADES, call.now)
+    def owner_of(self, product: Product | None) -> State | None:
+        """Return the instrument that has a product's name now; None for one of which no record was read."""
+        return None if product is None else self._owners.get(product.name)
 
     def _venue_of(self, publisher: int) -> str:
         """Return what distinguishes the venues of a dataset; nothing if the dataset has a single venue."""

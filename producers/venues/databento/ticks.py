@@ -22,7 +22,7 @@ import msgspec
 from marketdata import dbn
 from marketdata.errors import BadEvent
 from marketdata.events import GAP, POSITIVE_KINDS, Candle, CandleHistory, Quote, Trade
-from producers.venues.databento.state import State, Told
+from producers.venues.databento.state import State, TradeOrQuote
 from producers.venues.kit import quotes, trades
 from producers.venues.kit.calls import Call
 
@@ -39,39 +39,41 @@ class Ticks:
         self._prices = prices
         self._is_file = is_file
 
-    def trade(self, call: Call, instrument: State, told: Told) -> None:
+    def trade(self, call: Call, instrument: State, sent: TradeOrQuote) -> None:
         """Publish a trade; trades of one event are distinguished by their order."""
-        if told.side not in _AGGRESSORS:
-            raise BadEvent("bad_side", "side", told.side)
-        moment = (told.ts, told.sequence)
+        if sent.side not in _AGGRESSORS:
+            raise BadEvent("bad_side", "side", sent.side)
+        moment = (sent.ts, sent.sequence)
         instrument.trade_place = instrument.trade_place + 1 if moment == instrument.trade else 0
         instrument.trade = moment
-        if told.price == dbn.UNDEF_PRICE or not told.size:
+        if sent.price == dbn.UNDEF_PRICE or not sent.size:
             call.dead("bad_trade", "a trade without a price or a size")
             return
         trade = Trade(
-            trade_id=f"{told.ts}-{told.sequence}-{instrument.trade_place}",
-            ts_event=told.ts,
-            price=self._prices.text(told.price),
-            size=str(told.size),
-            side=_AGGRESSORS[told.side],
-            conditions=tuple(name for flag, name in _CONDITIONS if told.flags & flag),
+            trade_id=f"{sent.ts}-{sent.sequence}-{instrument.trade_place}",
+            ts_event=sent.ts,
+            price=self._prices.text(sent.price),
+            size=str(sent.size),
+            side=_AGGRESSORS[sent.side],
+            conditions=tuple(name for flag, name in _CONDITIONS if sent.flags & flag),
         )
         trades.check(instrument.product.instrument, trade)
         trades.send(call, instrument.product, (trade,))
 
-    def quote(self, call: Call, instrument: State, told: Told, level: bytes, *, last: str | None = None) -> None:
+    def quote(
+        self, call: Call, instrument: State, sent: TradeOrQuote, level: bytes, *, last: str | None = None
+    ) -> None:
         """Publish the best bid and offer. Raises BadEvent."""
         bid, ask, bid_size, ask_size = dbn.LEVEL.unpack(level)
         text = self._prices.text
         self.check_price(instrument, "bid_px", bid)
         self.check_price(instrument, "ask_px", ask)
         quotes.send(
-            call, instrument.product, told.ts,
+            call, instrument.product, sent.ts,
             bid=None if bid == dbn.UNDEF_PRICE else text(bid), bid_size=str(bid_size),
             ask=None if ask == dbn.UNDEF_PRICE else text(ask), ask_size=str(ask_size), last=last,
         )  # fmt: skip
-        if told.flags & dbn.MAYBE_BAD_BOOK:
+        if sent.flags & dbn.MAYBE_BAD_BOOK:
             quote = call.out.pop()
             assert isinstance(quote, Quote)  # noqa: S101 - it was sent two lines above
             call.out.append(msgspec.structs.replace(quote, valid=False, reason=GAP))

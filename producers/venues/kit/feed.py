@@ -131,7 +131,7 @@ class VenueFeed(ABC):
         self._liveness.opened(call)
         if not self.login_ns:
             self._subscribe(call)
-        elif self._token is not None:
+        elif self._wanted and self._token is not None:
             self._ts_login_due = ts + self.login_ns
         self._products.asked(ts)
         call.out += self._fetch_products()
@@ -352,7 +352,11 @@ class VenueFeed(ABC):
         name = self._subscription_of(product)
         if self._wanted is None and product.ts_trade is not None:  # a recording need not have the subscription
             return self._subscriptions.state(carrier, name) == "refused"
-        return not self._subscriptions.is_live(carrier, name, self._mark(carrier, name))
+        return not self._is_subscribed(carrier, name)
+
+    def _is_subscribed(self, channel: str, name: str) -> bool:
+        """Return whether a channel is known to be subscribed: it was acknowledged, or its data has come."""
+        return self._subscriptions.is_live(channel, name, self._mark(channel, name))
 
     # --- Subscriptions ---
 

@@ -131,6 +131,7 @@ class Listing:
             raise BadEvent("too_many_symbols", "product", name[:200])
         known = self._known.get(name) or self._describe(clean(name, "product"))
         product = self._products[name] = Product(msgspec.structs.replace(known, ts_recv=call.ts))
+        product.name = name  # a venue may list two products by one name, which differ for us
         product.is_played = self._accepted is None
         call.out.append(product.instrument)
         if known.status not in MATCHING:
