@@ -30,19 +30,29 @@ The session reports `Lost` when something is missing or in doubt, and `Recovered
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
-
-import msgspec
 
 from marketdata.clock import SECOND_NS
-from marketdata.fix.codec import Fields, Garbled, Message, decode, encode, utc
+from marketdata.fix.codec import Fields, Garbled, Message, decode, utc
+from marketdata.fix.held import Held
+from marketdata.fix.outgoing import HEARTBEAT, LOGON, LOGOUT, REJECT, RESEND, RESET, SESSION_KINDS, TEST, Outgoing
+from marketdata.fix.steps import (
+    Ended,
+    HeartbeatReceived,
+    Identity,
+    LoggedOn,
+    LogonRecorded,
+    Lost,
+    Received,
+    Recovered,
+    Repeated,
+    ResendConfirmed,
+    Sent,
+    Skipped,
+    Step,
+    Unreadable,
+)
 
-END_REASON = "end of recording"  # text of the Logout that ends a replay
-
-HELD_MAX = 10_000
-HELD_BYTES_MAX = 64 * 1024 * 1024
 HEARTBEAT_S_MAX = 3_600
-STORED_MAX = 10_000
 LOGON_NS = 10 * SECOND_NS
 LOGOUT_NS = 2 * SECOND_NS
 RESEND_NS = 10 * SECOND_NS
@@ -51,118 +61,10 @@ RESENDS_MAX = 3
 RECORDED_NS = SECOND_NS
 RECORDED_MAX = 500
 
-LOGON, LOGOUT, HEARTBEAT, TEST, RESEND, REJECT, RESET = "A", "5", "0", "1", "2", "3", "4"
-SESSION_KINDS = frozenset({LOGON, LOGOUT, HEARTBEAT, TEST, RESEND, REJECT, RESET})
-
 # SessionStatus (1409) of a Logout after which a retry may succeed: sessions are closed, or numbers did not match.
 _PASSING = frozenset({"0", "4", "7", "9", "10", "11"})
 # No field states the expected number, so engines put it into the Logout's Text. These are QuickFIX's words.
 _EXPECTED = re.compile(r"too low, expecting (\d{1,9})\b")
-
-
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who we are and how we log on. `application` is DefaultApplVerID (1137), which FIXT needs."""
-
-    sender: str
-    target: str
-    begin: str = "FIX.4.4"
-    application: str = "9"
-    heartbeat_s: int = 30
-    reset: bool = True
-    username: str = ""
-    password: str = ""
-
-    def __repr__(self) -> str:
-        """Return a text without secrets."""
-        return f"<{self.begin} {self.sender} to {self.target}>"
-
-
-class Sent(msgspec.Struct, frozen=True):
-    """Send this frame."""
-
-    frame: bytes
-
-
-class LoggedOn(msgspec.Struct, frozen=True):
-    """Both sides have logged on. `since` is the Logon's number if the numbers continue, otherwise 0."""
-
-    since: int = 0
-
-
-class LogonRecorded(msgspec.Struct, frozen=True):
-    """A recording shows a Logon: a new session begins."""
-
-
-class Received(msgspec.Struct, frozen=True):
-    """The next application message (or reject) in order; `again`: it was resent."""
-
-    message: Message
-    again: bool
-
-
-class Skipped(msgspec.Struct, frozen=True):
-    """These numbers never arrive. `reset`: the numbers jumped or restarted, without a GapFill."""
-
-    first: int
-    last: int
-    reset: bool = False
-
-
-class Lost(msgspec.Struct, frozen=True):
-    """Something is missing and was requested. `received` is 0 after bytes that are not a message."""
-
-    expected: int
-    received: int
-
-
-class Recovered(msgspec.Struct, frozen=True):
-    """Nothing is missing any longer."""
-
-
-class Repeated(msgspec.Struct, frozen=True):
-    """An application message that was processed before arrived again."""
-
-
-class ResendConfirmed(msgspec.Struct, frozen=True):
-    """The message requested as a check was resent, so the other side resends everything after it too."""
-
-    message: Message
-
-
-class HeartbeatReceived(msgspec.Struct, frozen=True):
-    """A Heartbeat arrived in order."""
-
-    message: Message
-
-
-class Unreadable(msgspec.Struct, frozen=True):
-    """A frame that is not a message, or that violates the session's rules."""
-
-    reason: str
-
-
-class Ended(msgspec.Struct, frozen=True):
-    """The connection must be closed. `final`: a retry would end the same way."""
-
-    reason: str
-    text: str = ""
-    final: bool = False
-
-
-Step = (
-    Sent
-    | LoggedOn
-    | LogonRecorded
-    | Received
-    | Skipped
-    | Lost
-    | Recovered
-    | Repeated
-    | ResendConfirmed
-    | HeartbeatReceived
-    | Unreadable
-    | Ended
-)
 
 
 class Session:
@@ -170,14 +72,13 @@ class Session:
 
     def __init__(self, identity: Identity | None, *, acceptor: bool = False) -> None:
         self.identity = identity
-        self.next_in = self.next_out = 1
+        self.next_in = 1
         self.state = "closed"
         self._acceptor = acceptor
         self._heartbeat_ns = (identity.heartbeat_s if identity else 30) * SECOND_NS
-        self._stored: OrderedDict[int, tuple[str, Fields, int]] = OrderedDict()
+        self._outgoing = Outgoing()
         self._out: list[Step] = []
-        self._held: dict[int, Message] = {}
-        self._held_bytes = 0
+        self._held = Held()
         self._last = 0  # number of the last application message
         self._proof = 0  # number of the message requested as a check for resends
         self._asked_to = 0  # last number of the current ResendRequest
@@ -188,9 +89,14 @@ class Session:
         self._has_logged_on = False
         self._must_reset = False  # the next Logon must reset the numbers
         self._is_recording = identity is None
-        self._ts_asked = self._ts_in = self._ts_out = self._ts_state = 0
+        self._ts_asked = self._ts_in = self._ts_state = 0
 
     # --- Public calls ---
+
+    @property
+    def next_out(self) -> int:
+        """The number of our next message."""
+        return self._outgoing.next
 
     @property
     def is_complete(self) -> bool:
@@ -201,7 +107,7 @@ class Session:
         """Start on a new connection: the initiator logs on."""
         self._forget_held()
         self._is_in_doubt = self._has_loss = self._test_sent = False
-        self._ts_in = self._ts_out = ts
+        self._ts_in = self._outgoing.ts_sent = ts
         identity = None if self._is_recording else self.identity
         if identity is None:
             self.identity = None
@@ -268,19 +174,17 @@ class Session:
 
         Raises BadEvent, and sends nothing, for a value that a message cannot contain.
         """
-        number = self.next_out
+        number = self._outgoing.next
         if self.state in {"up", "listening"}:
             self._send(kind, fields, ts)
         else:
-            self.next_out += 1
-        self._stored[number] = (kind, fields, ts)
-        if len(self._stored) > STORED_MAX:
-            self._stored.popitem(last=False)
+            self._outgoing.next += 1
+        self._outgoing.store(number, kind, fields, ts)
         return self._taken()
 
     def forget_sent(self) -> None:
         """Discard the stored messages: they are out of date and must not be resent."""
-        self._stored.clear()
+        self._outgoing.forget()
 
     def leave(self, text: str, ts: int) -> list[Step]:
         """Log out."""
@@ -343,8 +247,8 @@ class Session:
         """Process a Logout in response to our Logon."""
         text = message.get(58)
         expected = _EXPECTED.search(text)
-        if expected is not None and not self._must_reset and int(expected[1]) > self.next_out:
-            self.next_out, self.next_in = int(expected[1]), number + 1
+        if expected is not None and not self._must_reset and int(expected[1]) > self._outgoing.next:
+            self._outgoing.next, self.next_in = int(expected[1]), number + 1
             self._end("numbers_learned", text)
             return
         # Credentials that were accepted before are still valid, so the refusal is temporary.
@@ -400,7 +304,7 @@ class Session:
 
     def _skip_missing(self, ts: int) -> None:
         """Skip the missing messages, which will not arrive, and process the held ones."""
-        self._skip_to(min(self._held), ts, reset=True)
+        self._skip_to(self._held.first(), ts, reset=True)
         self._drain(ts)
 
     def _hold(self, message: Message, number: int, ts: int) -> None:
@@ -410,7 +314,7 @@ class Session:
             return
         if number in self._held:
             return
-        is_full = len(self._held) >= HELD_MAX or self._held_bytes + len(message.frame) > HELD_BYTES_MAX
+        is_full = self._held.is_full(message)
         if self._is_recording and self._held and (is_full or len(self._held) >= RECORDED_MAX):
             self._skip_missing(ts)
             self._in_order(message, number, ts)
@@ -423,23 +327,15 @@ class Session:
             self._resend(message, ts)
         if not self._asked_to:
             self._ask(number, ts)
-        self._held[number] = message
-        self._held_bytes += len(message.frame)
-
-    def _unhold(self, number: int) -> Message | None:
-        """Remove and return the held message of a number."""
-        message = self._held.pop(number, None)
-        if message is not None:
-            self._held_bytes -= len(message.frame)
-        return message
+        self._held.add(number, message)
 
     def _forget_held(self) -> None:
         self._held.clear()
-        self._held_bytes = self._asked_to = self._asks = self._proof = 0
+        self._asked_to = self._asks = self._proof = 0
 
     def _drain(self, ts: int) -> None:
         """Process held messages that are due; request what is still missing, or report recovery."""
-        while self.state != "closed" and (message := self._unhold(self.next_in)) is not None:
+        while self.state != "closed" and (message := self._held.take(self.next_in)) is not None:
             if message.kind == RESEND:
                 self.next_in += 1  # answered on arrival
             else:
@@ -449,7 +345,7 @@ class Session:
         if self._asked_to and self.next_in > self._asked_to:
             self._asked_to = self._asks = self._proof = 0
             if self._held:
-                self._ask(min(self._held), ts)
+                self._ask(self._held.first(), ts)
         if self._has_loss and self.is_complete:
             self._has_loss = False
             self._out.append(Recovered())
@@ -515,7 +411,7 @@ class Session:
             if stop > self.next_in:
                 self._out.append(Skipped(self.next_in, stop - 1, reset))
                 self.next_in = stop
-            message = self._unhold(stop) if held else None
+            message = self._held.take(stop) if held else None
             if message is not None:
                 if message.kind in {RESEND, RESET}:
                     self.next_in += 1
@@ -548,52 +444,23 @@ class Session:
 
     def _resend(self, message: Message, ts: int) -> None:
         """Resend the requested stored messages, and skip the others with GapFills."""
-        first, last = message.number(7) or 1, message.number(16) or 0
-        last = min(last or self.next_out - 1, self.next_out - 1)
-        kept = [number for number in self._stored if first <= number <= last]
-        for number in kept:
-            self._send_fill(first, number, ts)
-            kind, fields, ts_sent = self._stored[number]
-            self._send(kind, fields, ts, number=number, ts_first=ts_sent)
-            first = number + 1
-        self._send_fill(first, last + 1, ts)
-
-    def _send_fill(self, first: int, end: int, ts: int) -> None:
-        if first < end:
-            self._send(RESET, [(123, "Y"), (36, str(end))], ts, number=first, ts_first=ts)
+        if self.identity is not None:
+            self._out += [Sent(frame) for frame in self._outgoing.again(self.identity, message, ts)]
 
     # --- Sending and ending ---
 
-    def _send(self, kind: str, fields: Fields, ts: int, *, number: int = 0, ts_first: int = 0) -> None:
-        """Send a message with the next number, or resend it with its original number."""
-        identity = self.identity
-        if identity is None:
-            return
-        head: Fields = [(35, kind), (49, identity.sender), (56, identity.target), (34, str(number or self.next_out))]
-        if number:
-            head += [(43, "Y"), (52, utc(ts)), (122, utc(ts_first))]
-        else:
-            head.append((52, utc(ts)))
-        frame = encode(identity.begin, head + fields)
-        self.next_out += not number
-        self._ts_out = ts
-        self._out.append(Sent(frame))
+    def _send(self, kind: str, fields: Fields, ts: int) -> None:
+        """Send a message with the next number. Raises BadEvent."""
+        if self.identity is not None:
+            self._out.append(Sent(self._outgoing.frame(self.identity, kind, fields, ts)))
 
     def _send_logon(self, heartbeat_s: int, *, reset: bool, ts: int) -> None:
-        identity = self.identity
-        if identity is None:
-            return
-        fields: Fields = [(98, "0"), (108, str(heartbeat_s))]
-        if reset:
-            fields.append((141, "Y"))
-        if not self._acceptor:
-            fields += [(tag, value) for tag, value in ((553, identity.username), (554, identity.password)) if value]
-        if identity.begin.startswith("FIXT"):
-            fields.append((1137, identity.application))
-        self._send(LOGON, fields, ts)
+        if self.identity is not None:
+            frame = self._outgoing.logon(self.identity, heartbeat_s, reset=reset, is_acceptor=self._acceptor, ts=ts)
+            self._out.append(Sent(frame))
 
     def _keep_alive(self, ts: int) -> None:
-        if self.state == "up" and ts - self._ts_out >= self._heartbeat_ns:
+        if self.state == "up" and ts - self._outgoing.ts_sent >= self._heartbeat_ns:
             self._send(HEARTBEAT, [], ts)
 
     def _refuse(self, message: Message, text: str, ts: int) -> None:
@@ -621,9 +488,9 @@ class Session:
         self._ts_state = ts
 
     def _reset_numbers(self) -> None:
-        self.next_in = self.next_out = 1
+        self.next_in = 1
         self._last = 0
-        self._stored.clear()
+        self._outgoing.reset()
         self._forget_held()
 
     def _taken(self) -> list[Step]:

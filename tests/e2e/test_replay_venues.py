@@ -18,7 +18,7 @@ from infra.simulator.venues.fix import server as fix
 from infra.simulator.venues.fix.server import FixVenue
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, Trades
-from marketdata.fix.session import Identity
+from marketdata.fix.steps import Identity
 from marketdata.topics import TRADES
 from producers.venues import find_venue
 from runtime import recordings

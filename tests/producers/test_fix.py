@@ -17,7 +17,7 @@ from marketdata.codec import Codec
 from marketdata.events import EVENTS, Book, BookUpdate, Candle, DeadLetter, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Output, Reconnect, Refused, Send
 from marketdata.fix.codec import Fields, decode, encode, utc, utc_ns
-from marketdata.fix.session import Identity
+from marketdata.fix.steps import Identity
 from producers.venues import make_feed
 from producers.venues.fix.login import FixLogin
 from producers.venues.kit.venue import LiveFeed
@@ -304,7 +304,7 @@ def test_session_messages_that_are_skipped_are_no_loss() -> None:
 
 def test_a_venue_that_keeps_only_the_last_messages_may_have_lost_trades(monkeypatch: pytest.MonkeyPatch) -> None:
     """GapFill first, then messages: nothing shows that the first were the session's own."""
-    monkeypatch.setattr("marketdata.fix.session.STORED_MAX", 3)
+    monkeypatch.setattr("marketdata.fix.outgoing.STORED_MAX", 3)
     talk = Talk()
     talk.flush()
     for _ in range(8):
@@ -468,9 +468,36 @@ def test_entries_may_be_replaced_and_deleted_by_their_ids() -> None:
     (deleted,) = desk.says("X", (55, "BTC-USD"), (268, "1"), (279, "2"), (278, "c"))
     assert isinstance(deleted, BookUpdate)
     assert (deleted.ask_prices, deleted.ask_sizes) == (["101"], ["0"])
-    out = desk.says("X", (55, "BTC-USD"), (268, "1"), (279, "2"), (278, "nobody"))
+    out = desk.says("X", (55, "BTC-USD"), (268, "1"), (279, "1"), (278, "nobody"), (271, "1"))
     assert [output.kind for output in out if isinstance(output, BookUpdate)] == ["clear"]
-    assert [decode(o.frame).get(263) for o in out if isinstance(o, Send)] == ["2", "1"], "asked for anew"
+    assert [decode(o.frame).get(263) for o in out if isinstance(o, Send)] == ["2", "1"], "requested again"
+
+
+@pytest.mark.parametrize("more", [(), ((269, "0"),), ((269, "0"), (270, "100")), ((269, "1"), (270, "7"), (271, "1"))])
+def test_delete_of_an_entry_that_is_not_there_changes_nothing(more: tuple[tuple[int, str], ...]) -> None:
+    """Afterwards the entry is in neither book, and the session's numbers show that no message is missing."""
+    desk = Desk()
+    desk.says("W", (55, "BTC-USD"), (268, "1"), (269, "0"), (278, "a"), (270, "100"), (271, "1.5"))
+    gone = [(279, "2"), (278, "nobody"), *more]
+    assert not desk.says("X", (55, "BTC-USD"), (268, "1"), *gone)
+    out = desk.says(
+        "X", (55, "BTC-USD"), (268, "2"), *gone, (279, "0"), (278, "b"), (269, "0"), (270, "100"), (271, "2")
+    )
+    assert [(o.kind, o.bid_prices, o.bid_sizes) for o in out if isinstance(o, BookUpdate)] == [
+        ("update", ["100"], ["3.5"])
+    ]
+    counts = desk.feed.counts
+    assert [counts[name] for name in ("unknown_deletes", "gaps", "dead_letters", "resyncs")] == [2, 0, 0, 0]
+
+
+def test_delete_of_the_last_entry_twice_leaves_an_empty_book() -> None:
+    """Without any entry it is not known whether entries have ids; an id says so."""
+    desk = Desk()
+    desk.says("W", (55, "BTC-USD"), (268, "1"), (269, "0"), (278, "a"), (270, "100"), (271, "1.5"))
+    for _ in range(2):
+        out = desk.says("X", (55, "BTC-USD"), (268, "1"), (279, "2"), (278, "a"))
+        assert not [output for output in out if isinstance(output, DeadLetter)]
+    assert (desk.feed.counts["unknown_deletes"], desk.feed.counts["gaps"]) == (1, 0)
 
 
 def named(name: str, side: str, price: str, size: str, *, action: str = "", symbol: str = "") -> Fields:
@@ -777,15 +804,25 @@ def test_security_status_halts_and_resumes() -> None:
     assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resumed"]
 
 
+def asked_again_at(desk: Desk) -> list[int]:
+    """Return the seconds at which a book is requested within the next 80; the venue sends heartbeats."""
+    seconds = []
+    for second in range(1, 80):
+        desk.ts = START + second * SECOND
+        desk.says("0")
+        if asked_again(desk.feed.ticked(desk.ts)):
+            seconds.append(second)
+    return seconds
+
+
 def test_rejects_are_dead_letters_but_for_what_we_can_do_without() -> None:
-    """A symbol that the venue does not have is not asked for again and again."""
+    """A symbol that the venue does not have is requested again after ten seconds, then ever more rarely."""
     desk = Desk()
     request = next(decode(o.frame) for o in desk.logon if isinstance(o, Send) and decode(o.frame).kind == "V")
     assert not desk.says("j", (45, "2"), (372, "x"), (380, "3"), (58, "no lists here"))
     out = desk.says("Y", (262, request.get(262)), (281, "0"), (58, "no such symbol"))
     assert [(o.reason, o.value) for o in out if isinstance(o, DeadLetter)] == [("venue_error", "no such symbol")]
-    assert not desk.feed.ticked(START + 9 * SECOND)[1:]
-    assert not [o for o in desk.feed.ticked(START + 11 * SECOND) if isinstance(o, Send) and b"35=V" in o.frame]
+    assert asked_again_at(desk) == [10, 30, 70]
 
 
 def test_a_business_reject_of_a_request_ends_it_too() -> None:
@@ -793,14 +830,18 @@ def test_a_business_reject_of_a_request_ends_it_too() -> None:
     desk = Desk()
     request = next(decode(o.frame) for o in desk.logon if isinstance(o, Send) and decode(o.frame).kind == "V")
     desk.says("j", (45, "3"), (372, "V"), (379, request.get(262)), (380, "2"), (58, "unknown security"))
-    assert not [o for o in desk.feed.ticked(START + 11 * SECOND) if isinstance(o, Send) and b"35=V" in o.frame]
+    assert asked_again_at(desk) == [10, 30, 70]
 
 
 def test_a_snapshot_that_does_not_come_is_asked_for_again() -> None:
-    """In place of the first request."""
+    """It is on the ledger meanwhile; the new request takes the place of the first."""
     desk = Desk()
     desk.says("0")
     out = desk.feed.ticked(START + 11 * SECOND)
+    assert next((o.kind, o.reason) for o in out if isinstance(o, FeedStatus)) == ("unsubscribed", "no_data")
+    desk.ts = START + 21 * SECOND
+    desk.says("0")
+    out = desk.feed.ticked(desk.ts)
     assert [decode(o.frame).get(263) for o in out if isinstance(o, Send) and b"35=V" in o.frame] == ["2", "1"]
 
 

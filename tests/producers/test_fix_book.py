@@ -251,7 +251,8 @@ def test_a_range_may_begin_at_an_entry() -> None:
     book.apply({279: DELETE_THRU, 278: "c"}, touched)
     assert book.sizes(touched) == (["10", "9"], ["0", "0"], [], [])
     with pytest.raises(BadEvent, match="unknown_entry"):
-        book.apply({279: DELETE, 278: "a"}, touched)
+        book.apply({279: DELETE_THRU, 278: "a"}, touched)
+    assert not book.apply({279: DELETE, 278: "a"}, touched)
 
 
 @pytest.mark.parametrize("told", [

@@ -9,9 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from marketdata.fix import session as fix
 from marketdata.fix.codec import Fields, Message, decode, encode, framed, utc
-from marketdata.fix.session import (
+from marketdata.fix.outgoing import REJECT
+from marketdata.fix.session import Session
+from marketdata.fix.steps import (
     Ended,
     HeartbeatReceived,
     Identity,
@@ -22,11 +23,10 @@ from marketdata.fix.session import (
     Repeated,
     ResendConfirmed,
     Sent,
-    Session,
     Skipped,
     Step,
     Unreadable,
-)  # fmt: skip
+)
 
 SECOND = 1_000_000_000
 START = 1_786_309_500 * SECOND
@@ -50,7 +50,7 @@ class Side:
         for step in steps:
             if isinstance(step, Sent):
                 self.line.append(step.frame)
-            elif isinstance(step, Received) and step.message.kind != fix.REJECT:
+            elif isinstance(step, Received) and step.message.kind != REJECT:
                 self.got.append(step.message.get(58))
             elif isinstance(step, Lost):
                 assert not self.lost, "a loss was reported twice"
@@ -405,7 +405,7 @@ def test_a_process_that_begins_learns_the_numbers_from_its_refusal() -> None:
 
 def test_what_is_held_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """In bytes, too; a message that comes early twice is held once."""
-    monkeypatch.setattr("marketdata.fix.session.HELD_BYTES_MAX", 1_000)
+    monkeypatch.setattr("marketdata.fix.held.HELD_BYTES_MAX", 1_000)
     session, peer = logged_on()
     for number in (5, 5, 5, 6):
         session.received(peer("W", (58, "x" * 400), number=number), START)

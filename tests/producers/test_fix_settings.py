@@ -8,7 +8,7 @@ import pytest
 from marketdata.errors import SettingsError
 from marketdata.feed import Send
 from marketdata.fix.codec import decode
-from marketdata.fix.session import Identity
+from marketdata.fix.steps import Identity
 from producers.live.settings import find_tokens, load_for_venue
 from producers.venues import make_feed
 from producers.venues.fix.state import Login

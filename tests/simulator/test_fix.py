@@ -13,7 +13,7 @@ import uvloop
 from infra.simulator.venues.fix.server import FixVenue, serve
 from marketdata.book import L2Book
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame
-from marketdata.fix.session import Identity
+from marketdata.fix.steps import Identity
 from producers.live.__main__ import LineStates, Recorded, connections
 from producers.live.publisher import Publisher
 from producers.live.settings import load_for_venue

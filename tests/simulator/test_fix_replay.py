@@ -20,8 +20,8 @@ from marketdata.errors import CodecError
 from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus, RawFrame, Trades
 from marketdata.feed import Output, Reconnect, Send
 from marketdata.fix.codec import decode, encode, utc
-from marketdata.fix.session import END_REASON, Identity
 from marketdata.fix.split import FixSplitter
+from marketdata.fix.steps import END_REASON, Identity
 from producers.live.connection import Connection, Options
 from producers.venues import make_feed
 from producers.venues.fix.login import FixLogin

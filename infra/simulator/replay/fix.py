@@ -28,8 +28,9 @@ import structlog
 from infra.simulator.replay.wires import AGAIN_REASON, WRITE_BUFFER_BYTES_MAX, Client, Player, Wire
 from marketdata.errors import CodecError
 from marketdata.fix.codec import Garbled, Message, decode, framed
-from marketdata.fix.session import END_REASON, HEARTBEAT, LOGON, LOGOUT, REJECT, RESEND, RESET, TEST
+from marketdata.fix.outgoing import HEARTBEAT, LOGON, LOGOUT, REJECT, RESEND, RESET, TEST
 from marketdata.fix.split import FixSplitter
+from marketdata.fix.steps import END_REASON
 from runtime import recordings
 
 LOGON_S = 10.0

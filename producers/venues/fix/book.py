@@ -11,10 +11,14 @@ Theory of operation. Source: FIX 5.0SP2 "Market Data", messages W and X; entries
    also in a New, whatever its side and price were; ids belong to one symbol. An entry of size 0 is no level, but its id
    stays known: venues send such entries while nobody quotes the instrument. Where the first entry has no id, an id of a
    later one is that of the level that it set last.
-3. MDEntryType (269) J empties the book.
-4. Where a snapshot tells its depth (MarketDepth, 264) nobody tells of what is pushed beyond it (MDImplicitDelete, 547,
+3. A Delete of an MDEntryID that is not in the book changes nothing, and is counted: both sides agree then that the
+   entry is not there. The standard wants a "previous MDEntryID" (FIX 4.4, message X, field 278), which may be gone
+   already, or was beyond the depth of the snapshot; that no message is missing the session's numbers show. Where an
+   unknown id or level leaves open what the book is now, something was lost: a Change, a range, a level's number.
+4. MDEntryType (269) J empties the book.
+5. Where a snapshot states its depth (MarketDepth, 264) nothing reports what is pushed beyond it (MDImplicitDelete, 547,
    is the venue's choice): it is taken away after each message.
-5. A snapshot may be told in several W: all but the last have LastFragment (893) N, or each says how many answer its
+6. A snapshot may come in several W: all but the last have LastFragment (893) N, or each says how many answer its
    request (TotNumReports, 911; those of other symbols count). Changes that come between them are made after the last.
 """
 
@@ -54,10 +58,11 @@ class FixBook:
         """Add an entry of a snapshot. Raises BadEvent for one that cannot be."""
         self._entries.add(SIDES[entry[269]], entry.get(278, ""), entry.get(270, ""), entry.get(271, ""))
 
-    def apply(self, entry: Entry, touched: Touched) -> None:
+    def apply(self, entry: Entry, touched: Touched) -> bool:
         """Apply the change of an entry of X, and record the levels that it touched.
 
-        Raises BadEvent for an action or a side that is none, and for an entry or a level that is not there.
+        Return False for a Delete of an entry that is not there. Raises BadEvent for an action or a side that is none,
+        and for an entry or a level that is not there but would have to be.
         """
         action = entry.get(279, "")
         if action not in _ACTIONS:
@@ -69,8 +74,11 @@ class FixBook:
         elif action in {DELETE_THRU, DELETE_FROM}:
             side, prices = self._range(action, entry)
             self._take_levels(side, prices, touched)
+        elif action == DELETE and self._is_gone(entry):
+            return False
         else:
             self._change(action, entry, touched)
+        return True
 
     def trim(self, touched: Touched) -> None:
         """Take away what was pushed beyond the depth that is kept up."""
@@ -94,6 +102,12 @@ class FixBook:
         for price in prices:
             self._entries.take_level(side, price)
             touched[side, price] = None
+
+    def _is_gone(self, entry: Entry) -> bool:
+        """Return whether an entry is named by an id that is not in the book."""
+        named = entry.get(280) or entry.get(278, "")
+        has_ids = self._entries.by_id or not (self._entries.level_count(BID) or self._entries.level_count(ASK))
+        return has_ids and bool(named) and not self._entries.has(named)
 
     def _change(self, action: str, entry: Entry, touched: Touched) -> None:
         """Make a change of one entry or level: what is replaced goes, what is new comes."""

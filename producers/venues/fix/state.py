@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from marketdata.events import Trade
-from marketdata.fix.session import Identity
+from marketdata.fix.steps import Identity
 from producers.venues.fix.book import Coming, Entry, FixBook
 from producers.venues.kit.products import Product
 from producers.venues.kit.trade_ids import Recent
@@ -51,7 +51,7 @@ class State:
     `can_begin`: no change of the book came since the subscription, so that the first may be the whole book.
     """
 
-    __slots__ = ("book", "can_begin", "coming", "missed", "request", "told", "whole")
+    __slots__ = ("book", "can_begin", "coming", "missed", "request", "sent", "whole")
 
     def __init__(self, *, can_begin: bool) -> None:
         self.book = FixBook()
@@ -60,11 +60,11 @@ class State:
         self.coming: Coming | None = None
         self.missed = ""
         self.request = ""
-        self.told = Recent()
+        self.sent = Recent()
 
 
 class Found(NamedTuple):
-    """What one message says of one symbol: changes of its book, and trades."""
+    """What one message contains of one symbol: changes of its book, and trades."""
 
     product: Product
     ts_event: int

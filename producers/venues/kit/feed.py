@@ -131,8 +131,8 @@ class VenueFeed(ABC):
         self._liveness.opened(call)
         if not self.login_ns:
             self._subscribe(call)
-        elif self._wanted and self._token is not None:
-            self._ts_login_due = ts + self.login_ns
+        else:
+            self._log_in(call)
         self._products.asked(ts)
         call.out += self._fetch_products()
         return call.out
@@ -212,6 +212,11 @@ class VenueFeed(ABC):
         self._repairs.begin()
         self._subscriptions.begin()
         self._ts_login_due = None
+
+    def _log_in(self, call: Call) -> None:
+        """Begin to log in, or wait for the venue's greeting."""
+        if self._wanted and self._token is not None:
+            self._ts_login_due = call.ts + self.login_ns
 
     def _subscribe(self, call: Call) -> None:
         """Subscribe to each channel, wait for the books' snapshots, request the trades that may be missing."""

@@ -16,8 +16,9 @@ from itertools import count
 from typing import Literal
 
 from marketdata.fix.codec import Fields, Message, utc
-from marketdata.fix.session import Identity, Received, Sent, Session, Step
+from marketdata.fix.session import Session
 from marketdata.fix.split import FixSplitter
+from marketdata.fix.steps import Identity, Received, Sent, Step
 
 SIDES = ("0", "1")
 TICK = Decimal("0.50")
