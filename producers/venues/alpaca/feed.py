@@ -10,8 +10,7 @@ Theory of operation, with the source of each step. DOCS is Alpaca's "WebSocket S
 2. What is refused for good is not tried again: a wrong key (402), a plan without this source (409), too many symbols
    (405) or no such ones (400). What passes is: another session of the account (406), time (404), a slow line (407).
    A free plan has one connection, with 30 symbols of trades and quotes (DOCS, "Subscription plans"), so that more
-   connections would not help. Messages are answered in order. Each `subscription` lists every subscription that there
-   is: a product that it leaves out of a channel that was answered is refused.
+   connections would not help. Messages are answered in order, each by a list of every subscription that there is.
 3. Nothing is numbered and nothing checks a frame: what a lost connection or an unreadable message costs becomes a gap,
    which history fills. Silence is normal, so it is no sign of death: the socket is pinged instead.
 4. Trade ids belong to an exchange and restart each day, so an id here is day-exchange-id. The day is New York's: the
@@ -123,7 +122,7 @@ class AlpacaFeed(VenueFeed):
         self._memories: dict[str, _Memory] = {}
         self._codec: type[Json | Msgpack] = Json
         self._orders = Orders()
-        self._channels_answered: set[str] = set()  # the channels whose messages the venue has answered
+        self._is_listed = False  # the venue has listed what is subscribed
 
     # --- Hooks of the base ---
 
@@ -137,7 +136,7 @@ class AlpacaFeed(VenueFeed):
     def _begin(self) -> None:
         super()._begin()
         self._orders.begin()
-        self._channels_answered.clear()
+        self._is_listed = False
 
     def _order(self, call: Call, verb: str, channel: str, names: Collection[str]) -> Iterable[Output]:
         del call
@@ -150,7 +149,7 @@ class AlpacaFeed(VenueFeed):
 
     def _recover_trades(self, call: Call, product: Product) -> None:
         """Leave the trades between two connections to history, once the venue sends the new ones."""
-        if self._channels_answered:
+        if self._is_listed:
             self._ledger.give_up_trades(call, product, "between two connections")
 
     def _lose_all(self, call: Call, reason: str) -> None:
@@ -280,19 +279,17 @@ class AlpacaFeed(VenueFeed):
     def _listed(self, call: Call, message: Subscription) -> None:
         """Take the list of every subscription that there is, which answers our oldest message (DOCS, "Subscribe")."""
         order = self._orders.oldest()
-        if (order is not None and order.verb == "unsubscribe") or (not self._channels_answered and not message.trades):
+        if not self._is_listed and not message.trades:
             return
-        if not self._channels_answered:
+        if not self._is_listed:
+            self._is_listed = True
             self._forget_halts(call)
-        self._channels_answered.add(_TRADES if order is None else order.channel)
-        for channel, listed in ((_TRADES, message.trades), (_QUOTES, message.quotes), (_STATUSES, message.statuses)):
-            if channel not in self._channels_answered or listed is None:
-                continue
-            for name in self._wanted or ():
-                if name not in listed:
-                    self._refused(call, channel, name, detail="not among the venue's subscriptions")
-                elif self._subscriptions.state(channel, name) in {"requested", "refused"}:
-                    self._acknowledged(call, channel, name)
+        if self._wanted:
+            sent = {_TRADES: message.trades, _QUOTES: message.quotes, _STATUSES: message.statuses}
+            listed = {(channel, name) for channel, names in sent.items() for name in names or ()}
+            # A channel that the message does not have is as it was.
+            listed |= {(channel, name) for channel, name, _ in self._subscriptions if sent[channel] is None}
+            self._take_list(call, listed, order)
         for product in self._products:
             is_refused = self._subscriptions.state(_TRADES, self._subscription_of(product)) == "refused"
             if self._ledger.is_pending(product, _TRADES) and not is_refused:
@@ -308,7 +305,7 @@ class AlpacaFeed(VenueFeed):
         """Give up, try again, or go on: as the code says, and whether anything was subscribed before."""
         call.dead("venue_error", error.msg, field="code", value=str(error.code))
         order = self._orders.oldest()
-        if error.code in _FINAL and not self._channels_answered:
+        if error.code in _FINAL and not self._is_listed:
             self._ts_login_due = None
             call.out.append(Refused(*_FINAL[error.code]))
         elif error.code in _PASSING:

@@ -39,19 +39,19 @@ import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable
 from operator import itemgetter
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import msgspec
 
 from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
-from marketdata.events import GAP, Instrument, Trade
+from marketdata.events import GAP, Instrument
 from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.venues.coinbase import messages
 from producers.venues.coinbase.products import (
     PRODUCTS_PATH,
     VENUE,
     Aliases,
-    Flags,
     RestProduct,
     describe,
     is_product_id,
@@ -70,11 +70,7 @@ from producers.venues.kit.sequence import Sequence
 from producers.venues.kit.values import (
     UNREADABLE,
     Columns,
-    Number,
-    Text,
-    check_trade,
     given,
-    integer,
     iso_ns,
     price,
     side_columns,
@@ -94,119 +90,6 @@ LISTED_MAX = 1_000  # trades in one answer of REST
 TOKEN_PAUSE_NS = 600 * SECOND_NS  # how long to go on without a token that was refused; the channels are public
 
 _BOOK, _TRADES, _TICKER = "level2", "market_trades", "ticker"
-
-# --- What the venue sends. Fields that are not used are not named, and are skipped without being built. ---
-
-
-class _Envelope(msgspec.Struct):
-    channel: str
-    timestamp: str
-    sequence_num: Number
-    events: list[msgspec.Raw]
-
-
-class _Error(msgspec.Struct):
-    type: Literal["error"]
-    message: str = ""
-
-
-class _Level(msgspec.Struct, gc=False):
-    side: Literal["bid", "offer"]
-    price_level: Text
-    new_quantity: Text
-
-
-class _BookEvent(msgspec.Struct):
-    type: Literal["snapshot", "update"]
-    product_id: str
-    updates: list[_Level]
-
-
-class _BookFrame(msgspec.Struct):
-    channel: Literal["l2_data"]
-    timestamp: str
-    sequence_num: Number
-    events: list[_BookEvent]
-
-
-class _TradesEvent(msgspec.Struct):
-    type: Literal["snapshot", "update"]
-    trades: list[msgspec.Raw]
-
-
-class _Trade(msgspec.Struct):
-    product_id: str
-    trade_id: str
-    price: Text
-    size: Text
-    time: str
-    side: Literal["BUY", "SELL"]
-
-
-class _Ticker(msgspec.Struct):
-    product_id: str
-    price: str = ""
-    volume_24_h: str = ""
-    low_24_h: str = ""
-    high_24_h: str = ""
-    price_percent_chg_24_h: str = ""
-    best_bid: str = ""
-    best_bid_quantity: str = ""
-    best_ask: str = ""
-    best_ask_quantity: str = ""
-
-
-class _TickerEvent(msgspec.Struct):
-    tickers: list[_Ticker]
-
-
-class _Heartbeat(msgspec.Struct):
-    current_time: str
-
-
-class _StatusProduct(Flags, kw_only=True):
-    id: str
-    status: str
-    base_currency: str = ""
-    quote_currency: str = ""
-    quote_increment: str = ""
-    base_increment: str = ""
-
-
-class _StatusEvent(msgspec.Struct):
-    products: list[_StatusProduct]
-
-
-class _Subscriptions(msgspec.Struct):
-    subscriptions: dict[str, list[str]]
-
-
-class _RestTrades(msgspec.Struct):
-    trades: list[msgspec.Raw]
-
-
-class _RestProducts(msgspec.Struct):
-    products: list[msgspec.Raw]
-
-
-class _Named(msgspec.Struct):
-    product_id: str
-
-
-_ENVELOPE = msgspec.json.Decoder(_Envelope)
-_ERROR = msgspec.json.Decoder(_Error)
-_BOOK_FRAME = msgspec.json.Decoder(_BookFrame)
-_BOOK_EVENT = msgspec.json.Decoder(_BookEvent)
-_TRADES_EVENT = msgspec.json.Decoder(_TradesEvent)
-_TRADE = msgspec.json.Decoder(_Trade)
-_TICKER_EVENT = msgspec.json.Decoder(_TickerEvent)
-_HEARTBEAT = msgspec.json.Decoder(_Heartbeat)
-_STATUS_EVENT = msgspec.json.Decoder(_StatusEvent)
-_SUBSCRIPTIONS = msgspec.json.Decoder(_Subscriptions)
-_REST_PRODUCTS = msgspec.json.Decoder(_RestProducts)
-_REST_TRADES = msgspec.json.Decoder(_RestTrades)
-_REST_PRODUCT = msgspec.json.Decoder(RestProduct)
-_NAMED = msgspec.json.Decoder(_Named)
 
 _BOOK_PREFIX = b'{"channel":"l2_data"'
 _EVENT_TIME = re.compile(rb'"event_time":\s*"([^"]*)')
@@ -262,7 +145,7 @@ class CoinbaseFeed(VenueFeed):
         frame = call.payload
         if frame.startswith(_BOOK_PREFIX):
             try:
-                book = _BOOK_FRAME.decode(frame)
+                book = messages.BOOK_FRAME.decode(frame)
             except UNREADABLE:
                 pass  # what follows shows what is wrong with it, and with which event
             else:
@@ -271,7 +154,7 @@ class CoinbaseFeed(VenueFeed):
                         self._book_event(call, book.events[0], frame)
                     return
         try:
-            envelope = _ENVELOPE.decode(frame)
+            envelope = messages.ENVELOPE.decode(frame)
         except UNREADABLE:
             if not self._read_error(call):
                 raise
@@ -300,7 +183,7 @@ class CoinbaseFeed(VenueFeed):
     def _read_error(self, call: Call) -> bool:
         """Read a frame of type `error`; return False when it is none."""
         try:
-            message = _ERROR.decode(call.payload).message
+            message = messages.ERROR.decode(call.payload).message
         except UNREADABLE:
             return False
         call.dead("venue_error", message, field="message", value=message[:200])
@@ -313,21 +196,9 @@ class CoinbaseFeed(VenueFeed):
 
     def _listed(self, call: Call, raw: msgspec.Raw) -> None:
         """Take the list of everything that the connection is subscribed to, which answers our oldest message."""
-        sent = _SUBSCRIPTIONS.decode(raw).subscriptions
+        sent = messages.SUBSCRIPTIONS.decode(raw).subscriptions
         listed = {(channel, self._aliases.resolve(name)) for channel in self.channels for name in sent.get(channel, ())}
-        order = self._orders.oldest()
-        for channel, name in sorted(listed):
-            state = self._subscriptions.state(channel, name)
-            is_answer = order is None or (order.channel == channel and name in order.names)
-            is_news = state in {None, "refused"} or (state == "requested" and is_answer)
-            if is_news and self._products.accepts(name):
-                self._acknowledged(call, channel, name)
-        for channel, name, state in list(self._subscriptions):
-            if state in {"acknowledged", "flowing"} and (channel, name) not in listed:
-                self._refused(call, channel, name, detail="it is not listed")
-        if order is not None and order.verb == "subscribe":
-            missing = tuple(name for name in order.names if (order.channel, name) not in listed)
-            self._refused_message(call, order._replace(names=missing), "it is not listed")
+        self._take_list(call, listed, self._orders.oldest())
 
     def _accept(self, call: Call, time: str, sequence: int) -> bool:
         """Check the sequence and the frame's time; False when the frame is old and to be left alone."""
@@ -371,17 +242,17 @@ class CoinbaseFeed(VenueFeed):
     def _book_raw(self, call: Call, raw: msgspec.Raw) -> None:
         data = bytes(raw)
         try:
-            event = _BOOK_EVENT.decode(data)
+            event = messages.BOOK_EVENT.decode(data)
         except UNREADABLE as error:
             call.dead("bad_frame", str(error))
             named = ""
             with contextlib.suppress(*UNREADABLE):
-                named = _NAMED.decode(data).product_id
+                named = messages.NAMED.decode(data).product_id
             self._book_missed(call, named)
         else:
             self._book_event(call, event, data)
 
-    def _book_event(self, call: Call, event: _BookEvent, data: bytes) -> None:
+    def _book_event(self, call: Call, event: messages.BookEvent, data: bytes) -> None:
         try:
             product = self._find(call, event.product_id)
             if product is None:
@@ -437,7 +308,7 @@ class CoinbaseFeed(VenueFeed):
 
         def take(raw: msgspec.Raw) -> None:
             nonlocal whole
-            event = _TRADES_EVENT.decode(raw)
+            event = messages.TRADES_EVENT.decode(raw)
             read, is_whole = self._read_each(call, event.trades, self._read_trade)
             whole = whole and is_whole
             for name, trades in read.items():
@@ -450,7 +321,7 @@ class CoinbaseFeed(VenueFeed):
             self._take_trades(call, self._products[name], batch, snapshot=name in snapshots, whole=whole)
 
     def _read_trade(self, raw: msgspec.Raw) -> tuple[str, Numbered]:
-        name, trade = read_trade(raw)
+        name, trade = messages.read_trade(raw)
         return self._aliases.resolve(name), (int(trade.trade_id), trade)
 
     def _take_trades(
@@ -472,7 +343,7 @@ class CoinbaseFeed(VenueFeed):
     def _answered(self, call: Call, request: Fetch) -> bool:
         if request.purpose != _TRADES:
             return False
-        batches, whole = self._read_each(call, _REST_TRADES.decode(call.payload).trades, self._read_trade)
+        batches, whole = self._read_each(call, messages.REST_TRADES.decode(call.payload).trades, self._read_trade)
         product = self._products.get(request.symbol)
         if product is not None and request.symbol in batches:
             batch = sorted(batches[request.symbol], key=itemgetter(0))
@@ -483,7 +354,7 @@ class CoinbaseFeed(VenueFeed):
     # --- Tickers, heartbeats, states ---
 
     def _tickers(self, call: Call, raw: msgspec.Raw) -> None:
-        for ticker in _TICKER_EVENT.decode(raw).tickers:
+        for ticker in messages.TICKER_EVENT.decode(raw).tickers:
             product = self._find(call, ticker.product_id)
             if product is None:
                 continue
@@ -498,11 +369,11 @@ class CoinbaseFeed(VenueFeed):
 
     def _heartbeat(self, call: Call, raw: msgspec.Raw) -> None:
         self.counts["heartbeats"] += 1
-        sent = _go_time(_HEARTBEAT.decode(raw).current_time)
+        sent = messages.go_time(messages.HEARTBEAT.decode(raw).current_time)
         self._vouch(call, call.venue_time(sent, "current_time") - VOUCH_NS)
 
     def _statuses(self, call: Call, raw: msgspec.Raw) -> None:
-        for sent in _STATUS_EVENT.decode(raw).products:
+        for sent in messages.STATUS_EVENT.decode(raw).products:
             # This channel may list every product of the venue: only those that are traded here become events. Of a
             # product with two names, the configured one has its own currencies.
             if sent.id not in self._products and (self._wanted is None or not self._products.accepts(sent.id)):
@@ -526,7 +397,7 @@ class CoinbaseFeed(VenueFeed):
         return (Fetch(path=PRODUCTS_PATH, purpose="products"),)
 
     def _learn_products(self, call: Call) -> None:
-        learn_each(call, _REST_PRODUCTS.decode(call.payload).products, _REST_PRODUCT, self._learn_rest)
+        learn_each(call, messages.REST_PRODUCTS.decode(call.payload).products, messages.REST_PRODUCT, self._learn_rest)
 
     def _learn_rest(self, call: Call, sent: RestProduct) -> None:
         self._aliases.learn(sent)
@@ -542,28 +413,3 @@ class CoinbaseFeed(VenueFeed):
         "status": _statuses,
         "subscriptions": _listed,
     }
-
-
-# --- Reading values ---
-
-
-def read_trade(raw: msgspec.Raw) -> tuple[str, Trade]:
-    """Return product id and trade, as the stream and REST write it. Raises BadEvent."""
-    sent = _TRADE.decode(raw)
-    integer(sent.trade_id, "trade_id", "bad_trade_id")
-    check_trade(sent.price, sent.size)
-    return sent.product_id, Trade(
-        trade_id=sent.trade_id,
-        ts_event=iso_ns(sent.time, "time"),
-        price=sent.price,
-        size=sent.size,
-        side="sell" if sent.side == "BUY" else "buy",
-    )
-
-
-def _go_time(text: str) -> int:
-    """Return the time of a heartbeat, which Go's `time.String` wrote: `2026-08-09 21:05:48.85 +0000 UTC m=+4.2`."""
-    parts = text.split(" ")
-    if len(parts) >= 3:
-        return iso_ns(f"{parts[0]}T{parts[1]}{parts[2]}", "current_time")
-    return iso_ns(text, "current_time")

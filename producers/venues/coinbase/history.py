@@ -30,7 +30,7 @@ from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
 from marketdata.events import Candle, Instrument, Trade
 from marketdata.intervals import INTERVALS
-from producers.venues.coinbase.feed import read_trade
+from producers.venues.coinbase.messages import read_trade
 from producers.venues.coinbase.products import PRODUCTS_PATH as MARKET
 from producers.venues.coinbase.products import RestProduct, describe, rest_fields
 from producers.venues.kit.history import Access, Asked, Budget, Page, Request, Span

@@ -419,6 +419,27 @@ class VenueFeed(ABC):
             else:
                 self._refused(call, order.channel, name, detail=detail)
 
+    def _take_list(self, call: Call, listed: Collection[tuple[str, str]], order: Order | None) -> list[tuple[str, str]]:
+        """Take the venue's list of everything that is subscribed, as (channel, name); `order` is what it answers.
+
+        What it leaves out is refused. Returns what it confirms.
+        """
+        confirmed: list[tuple[str, str]] = []
+        for channel, name in sorted(listed):
+            state = self._subscriptions.state(channel, name)
+            is_answer = order is None or (order.channel == channel and name in order.names)
+            is_news = state in {None, "refused"} or (state == "requested" and is_answer)
+            if is_news and channel in self.channels and self._products.accepts(name):
+                self._acknowledged(call, channel, name)
+                confirmed.append((channel, name))
+        for channel, name, state in list(self._subscriptions):
+            if state in {"acknowledged", "flowing"} and (channel, name) not in listed:
+                self._refused(call, channel, name, detail="it is not listed")
+        if order is not None and order.verb == "subscribe":
+            missing = tuple(name for name in order.names if (order.channel, name) not in listed)
+            self._refused_message(call, order._replace(names=missing), "it is not listed")
+        return confirmed
+
     def _check_subscriptions(self, call: Call) -> None:
         """Handle the deadlines of subscriptions: data that has come, answers that have not, what is tried again."""
         subscriptions = self._subscriptions
