@@ -33,16 +33,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from operator import attrgetter, itemgetter
 from typing import Any, ClassVar, Literal
-
-import msgspec
 
 from marketdata.book import L2Book
 from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
-from marketdata.events import CROSSED, GAP, Instrument, Trade
-from marketdata.feed import Fetch, Output, Refused, Send
+from marketdata.events import CROSSED, GAP, Instrument
+from marketdata.feed import Fetch, Output, Refused
 from producers.venues.coinbase_exchange import messages as sent
 from producers.venues.coinbase_exchange.orders import OrderBooks, read_act, read_book
 from producers.venues.coinbase_exchange.products import (
@@ -54,7 +51,8 @@ from producers.venues.coinbase_exchange.products import (
     describe,
     learned,
 )
-from producers.venues.kit import books, numbered_trades, quotes, trades
+from producers.venues.coinbase_exchange.trades import TradeNumbers, read_match
+from producers.venues.kit import books, quotes
 from producers.venues.kit.calls import Call
 from producers.venues.kit.feed import VenueFeed
 from producers.venues.kit.instruments import learn_each
@@ -63,7 +61,7 @@ from producers.venues.kit.numbered_orders import NumberedOrders, Whole
 from producers.venues.kit.orders import Orders
 from producers.venues.kit.products import Product
 from producers.venues.kit.requests import Requests
-from producers.venues.kit.values import UNREADABLE, Columns, check_decimals, check_trade, given, iso_ns, price
+from producers.venues.kit.values import UNREADABLE, given, iso_ns, price
 from producers.venues.kit.venue import Signer
 
 # "Exchange WebSocket Rate Limits": 8 requests to connect a second of one address (20 in a burst), and 100 messages a
@@ -74,10 +72,6 @@ VOUCH_NS = SECOND_NS // 4
 UNDER_WAY_MAX = 3  # a book of level 3 has megabytes
 
 _BOOK, _TRADES = "level2", "matches"
-
-_TYPE = re.compile(rb'"type":\s*"(\w{1,40})"')
-_NAMED = re.compile(rb'"product_id":\s*"([A-Z0-9.\-]{1,80})"')
-_HEAD_BYTES = 1_000  # an order's message is shorter, and a snapshot begins with its names
 
 # Error texts for a rejected key. They are not documented as a list, so they are matched by kind.
 _UNAUTHORIZED = re.compile(
@@ -135,6 +129,7 @@ class CoinbaseExchangeFeed(VenueFeed):
         self._sent = Orders()
         self._states: dict[str, _State] = {}
         self._requests = Requests(under_way_max=UNDER_WAY_MAX if products else None, weight_per_minute=None)
+        self._trades = TradeNumbers(self.counts, self._ledger, self._requests)
         self._orders = OrderBooks(self.counts, snapshot=self._snapshot, lose=self._lose_orders, request=self._no_book)
 
     def kept_book(self, name: str) -> L2Book | None:
@@ -163,11 +158,11 @@ class CoinbaseExchangeFeed(VenueFeed):
 
     def _introduce(self, call: Call) -> Iterable[Output]:
         self._sent.number("subscribe", "status", ())
-        return (_send("subscribe", "status", (), self._sign(call.ts)),)
+        return (sent.subscription("subscribe", "status", (), self._sign(call.ts)),)
 
     def _order(self, call: Call, verb: str, channel: str, names: Collection[str]) -> Iterable[Output]:
         self._sent.number(verb, channel, names)
-        return (_send(verb, channel, names, self._sign(call.ts) if verb == "subscribe" else {}),)
+        return (sent.subscription(verb, channel, names, self._sign(call.ts) if verb == "subscribe" else {}),)
 
     def _sign(self, ts: int) -> Mapping[str, str]:
         """Return what signs one subscription, nothing where there is no key."""
@@ -205,11 +200,9 @@ class CoinbaseExchangeFeed(VenueFeed):
             call.dead("unknown_frame", str(error), field="type", value=kind[:200])
             return
         call.dead_frame(error)
-        head = call.payload[:_HEAD_BYTES]
-        found, named = _TYPE.search(head), _NAMED.search(head)
-        if found is None or found[1].decode() not in sent.NO_BOOK:
-            is_match = found is not None and found[1] == b"match"
-            self._missed(call, "" if named is None else named[1].decode(), is_match=is_match)
+        head = sent.head_of(call.payload)
+        if head.kind not in sent.NO_BOOK:
+            self._missed(call, head.name, is_match=head.kind == "match")
 
     def _heard(self, call: Call, time: str | None) -> int:
         """Return when something was, by the venue's clock, which never runs back; without a time it is now.
@@ -289,7 +282,7 @@ class CoinbaseExchangeFeed(VenueFeed):
         found = self._find(call, message.product_id)
         if found is None:
             return
-        columns = _columns(message.bids, message.asks)
+        columns = sent.columns(message.bids, message.asks)
         ts_event = self._heard_or_now(call, message.time)
         product, state = found
         if state.orders.at is not None:
@@ -305,7 +298,7 @@ class CoinbaseExchangeFeed(VenueFeed):
         if found is None:
             return
         changes = message.changes
-        columns = _columns([change for change in changes if change.side == "buy"],
+        columns = sent.columns([change for change in changes if change.side == "buy"],
                            [change for change in changes if change.side == "sell"])  # fmt: skip
         ts_event = self._heard_or_now(call, message.time)
         product, state = found
@@ -328,7 +321,7 @@ class CoinbaseExchangeFeed(VenueFeed):
             return
         act = read_act(message, self._heard_or_now(call, message.time))
         is_match = isinstance(message, sent.Match)
-        trade = self._read_match(call, message) if isinstance(message, sent.Match) else None
+        trade = read_match(call, message) if isinstance(message, sent.Match) else None
         product, state = found
         call.sequence = message.sequence
         if not is_match and state.kind != "levels" and message.sequence is not None:
@@ -340,14 +333,14 @@ class CoinbaseExchangeFeed(VenueFeed):
         else:
             self._orders.take(call, product, state.orders, act)
         if trade is not None:
-            self._trade(call, product, trade)
+            self._trades.take(call, product, trade)
 
     def _answered(self, call: Call, request: Fetch) -> bool:
         match request.purpose:
             case "book":
                 self._rest_book(call, request)
             case "trades":
-                self._rest_trades(call, request)
+                self._trades.take_rest(call, request, self._products.get(request.symbol))
             case _:
                 return False
         call.out += self._requests.due(call.ts)
@@ -379,53 +372,14 @@ class CoinbaseExchangeFeed(VenueFeed):
 
     # --- Trades ---
 
-    def _read_match(self, call: Call, message: sent.Match) -> Trade | None:
-        """Return a match's trade; None for one of an impossible time, a dead letter that still changes its order.
-
-        Raises BadEvent for any other value that no trade may have.
-        """
-        check_trade(message.price, message.size)
-        with call.refusing("bad_frame"):
-            call.venue_time(iso_ns(message.time, "time"), "time")
-            return sent.read_trade(message)
-        return None
-
     def _last_match(self, call: Call, message: sent.LastMatch) -> None:
         with call.refusing("bad_frame"):
             found = self._find(call, message.product_id)
             if found is not None:
                 self._heard(call, message.time)
                 call.sequence = message.sequence
-                self._trade(call, found[0], sent.read_trade(message))
-                self._account_trades(call, found[0])
-
-    def _trade(self, call: Call, product: Product, trade: Trade) -> None:
-        skipped = numbered_trades.take(call, product, self._ledger, [(int(trade.trade_id), trade)])
-        self.counts["gaps"] += skipped
-        is_missing = product.trade_ids.holes or product.unproven
-        if is_missing and (skipped or self._ledger.is_pending(product, _TRADES)):
-            self._request_trades(product.name)
-
-    def _account_trades(self, call: Call, product: Product) -> None:
-        if not product.trade_ids.holes and not product.unproven:
-            self._ledger.account(call, product, _TRADES, call.now)
-
-    def _request_trades(self, name: str) -> None:
-        self._requests.ask(Fetch(f"products/{name}/trades?limit=1000", "trades", name))
-
-    def _rest_trades(self, call: Call, request: Fetch) -> None:
-        batch: list[tuple[int, Trade]] = []
-
-        def take(raw: msgspec.Raw) -> None:
-            listed = sent.REST_TRADE.decode(raw)
-            batch.append((listed.trade_id, sent.read_trade(listed)))
-
-        whole = call.each(sent.REST_TRADES.decode(call.payload), take, "bad_trades")
-        self._requests.came(request)
-        product = self._products.get(request.symbol)
-        if product is not None and product.ts_trade is not None and batch:
-            batch.sort(key=itemgetter(0))
-            numbered_trades.take(call, product, self._ledger, batch, snapshot=True, whole=whole)
+                self._trades.take(call, found[0], sent.read_trade(message))
+                self._trades.account(call, found[0])
 
     # --- Tickers, heartbeats, states ---
 
@@ -454,7 +408,7 @@ class CoinbaseExchangeFeed(VenueFeed):
             product, state = found
             claimed, state.claimed = state.claimed, (message.sequence, message.last_trade_id)
             self._vouch_for_book(call, product, state, ts_event, claimed[0])
-            self._vouch_for_trades(call, product, ts_event, claimed[1], message.last_trade_id)
+            self._trades.vouch(call, product, ts_event, claimed[1], message.last_trade_id)
 
     def _vouch_for_book(self, call: Call, product: Product, state: _State, ts: int, claimed: int) -> None:
         at = state.orders.at
@@ -468,24 +422,6 @@ class CoinbaseExchangeFeed(VenueFeed):
             call.sequence = at
             books.heartbeat(call, product, ts)
             call.sequence = None
-
-    def _vouch_for_trades(self, call: Call, product: Product, ts: int, claimed: int, last: int) -> None:
-        ids = product.trade_ids
-        if ids.last is None:
-            return
-        if ids.last < claimed:
-            ids.skip_to(claimed)
-            self.counts["gaps"] += 1
-            trades.doubt(product)
-            trades.lose(call, product)
-            if not self._ledger.is_pending(product, _TRADES):
-                self._ledger.note_skipped(call, product)
-            self._request_trades(product.name)
-        if ids.last >= last:
-            self._account_trades(call, product)
-            if not self._ledger.is_pending(product, _TRADES) and ("trades", product.name) not in self._requests:
-                product.ts_trades_numbered = ts
-                trades.heartbeat(call, product, ts)
 
     def _status(self, call: Call, message: sent.Status) -> None:
         learn_each(call, message.products, PRODUCT, self._learn_status)
@@ -516,15 +452,9 @@ class CoinbaseExchangeFeed(VenueFeed):
     def _listed(self, call: Call, message: sent.Subscriptions) -> None:
         """Take the list of everything that the connection is subscribed to, which answers our oldest message."""
         listed = {(self._channel_of(one.name), name) for one in message.channels for name in one.product_ids}
-        order = self._sent.oldest()
-        for channel, name in sorted(listed):
-            state = self._subscriptions.state(channel, name)
-            is_answer = order is None or (order.channel == channel and name in order.names)
-            is_news = state in {None, "refused"} or (state == "requested" and is_answer)
-            if is_news and channel in self.channels and self._products.accepts(name):
-                self._acknowledged(call, channel, name)
-                if channel == "full":
-                    self._subscribed_orders(call, name)
+        for channel, name in self._take_list(call, listed, self._sent.oldest()):
+            if channel == "full":
+                self._subscribed_orders(call, name)
 
     def _channel_of(self, listed: str) -> str:
         # The list may have another name for the channel of books than the one that was requested (level2_50).
@@ -557,23 +487,3 @@ class CoinbaseExchangeFeed(VenueFeed):
         sent.Subscriptions: _listed,
         sent.Error: _error,
     }
-
-
-# --- Reading and writing values ---
-
-_price_of, _size_of = attrgetter("price"), attrgetter("size")
-
-
-def _columns(bids: list[Any], asks: list[Any]) -> Columns:
-    bid_prices, bid_sizes = list(map(_price_of, bids)), list(map(_size_of, bids))
-    ask_prices, ask_sizes = list(map(_price_of, asks)), list(map(_size_of, asks))
-    if bids or asks:
-        check_decimals(bid_prices + bid_sizes + ask_prices + ask_sizes, "level")
-    return bid_prices, bid_sizes, ask_prices, ask_sizes
-
-
-def _send(verb: str, channel: str, products: Collection[str], signed: Mapping[str, str]) -> Send:
-    order: dict[str, Any] = {"type": verb, "channels": [channel], **signed}
-    if products:
-        order["product_ids"] = list(products)
-    return Send(msgspec.json.encode(order))

@@ -6,12 +6,16 @@ book" and "Get product trades" (https://docs.cdp.coinbase.com/api-reference/exch
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from marketdata.events import Trade
-from producers.venues.kit.values import Number, Text, check_trade, iso_ns
+from marketdata.feed import Send
+from producers.venues.kit.values import Columns, Number, Text, check_decimals, check_trade, iso_ns
 
 Side = Literal["buy", "sell"]
 Depth = Literal["level2_batch", "level2", "full"]
@@ -24,6 +28,10 @@ TAGS = frozenset(
 # Frames that change no book, whatever they contain.
 NO_BOOK = frozenset({"ticker", "heartbeat", "last_match", "status", "subscriptions", "error", "auction"})
 UNUSED = frozenset({"auction", "rfq_match", "balance", "profile"})
+
+_TYPE = re.compile(rb'"type":\s*"(\w{1,40})"')
+_NAMED = re.compile(rb'"product_id":\s*"([A-Z0-9.\-]{1,80})"')
+_HEAD_BYTES = 1_000  # an order's message is shorter, and a snapshot begins with its names
 
 
 class PriceSize(msgspec.Struct, array_like=True, gc=False):
@@ -234,3 +242,37 @@ def read_trade(sent: Match | RestTrade) -> Trade:
     check_trade(sent.price, sent.size)
     return Trade(trade_id=str(sent.trade_id), ts_event=iso_ns(sent.time, "time"), price=sent.price, size=sent.size,
                  side="buy" if sent.side == "sell" else "sell")  # fmt: skip
+
+
+class Head(NamedTuple):
+    """What can still be read of a frame that cannot: its type and the product's name, empty where they are unknown."""
+
+    kind: str
+    name: str
+
+
+def head_of(payload: bytes) -> Head:
+    """Return the head of a frame that cannot be read."""
+    head = payload[:_HEAD_BYTES]
+    kind, name = _TYPE.search(head), _NAMED.search(head)
+    return Head("" if kind is None else kind[1].decode(), "" if name is None else name[1].decode())
+
+
+_price_of, _size_of = attrgetter("price"), attrgetter("size")
+
+
+def columns(bids: Sequence[PriceSize | LevelChange], asks: Sequence[PriceSize | LevelChange]) -> Columns:
+    """Return levels of both sides as columns. Raises BadEvent for what is no number."""
+    bid_prices, bid_sizes = list(map(_price_of, bids)), list(map(_size_of, bids))
+    ask_prices, ask_sizes = list(map(_price_of, asks)), list(map(_size_of, asks))
+    if bids or asks:
+        check_decimals(bid_prices + bid_sizes + ask_prices + ask_sizes, "level")
+    return bid_prices, bid_sizes, ask_prices, ask_sizes
+
+
+def subscription(verb: str, channel: str, products: Collection[str], signed: Mapping[str, str]) -> Send:
+    """Return the message that (un)subscribes products of a channel; `signed` are the fields that sign it."""
+    order: dict[str, Any] = {"type": verb, "channels": [channel], **signed}
+    if products:
+        order["product_ids"] = list(products)
+    return Send(msgspec.json.encode(order))
