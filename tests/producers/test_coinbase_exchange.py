@@ -726,6 +726,17 @@ def test_refused_product_costs_no_other() -> None:
     assert not [o for o in told if isinstance(o, FeedStatus) and o.symbol == NAME]
 
 
+def test_product_that_a_later_list_leaves_out_is_on_the_ledger() -> None:
+    """Each list has everything that is subscribed: its trades are not subscribed any more, and are invalid."""
+    feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,))
+    feed.opened(T0)
+    acknowledge(feed)
+    out = feed.received(listed(level2_batch=[NAME], ticker=[NAME], heartbeat=[NAME]), T0)
+    told = [(o.kind, o.channel, o.reason) for o in out if isinstance(o, FeedStatus)]
+    assert told == [("unsubscribed", "matches", "refused"), ("gap", "matches", "unsubscribed")]
+    assert [event.valid for event in out if isinstance(event, Trades)] == [False]
+
+
 def test_channel_of_books_may_be_listed_by_another_name() -> None:
     """`level2_batch` is listed as what it is: changes of every 50 ms."""
     feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,))

@@ -33,27 +33,7 @@ from marketdata.decimals import is_zero
 from marketdata.errors import BadEvent
 from marketdata.events import DISCONNECTED, Instrument, Quote, Trade
 from marketdata.feed import Output, Refused, Send
-from producers.venues.alpaca import bars
-from producers.venues.alpaca.messages import (
-    CONTROL,
-    EXECUTIONS,
-    KINDS,
-    OTHERS,
-    WITHOUT_TRADES,
-    BarSent,
-    Control,
-    Error,
-    Json,
-    Message,
-    Msgpack,
-    QuoteSent,
-    StatusSent,
-    Subscription,
-    describe,
-    encoding_of,
-    read_execution,
-    time_of,
-)
+from producers.venues.alpaca import bars, messages
 from producers.venues.kit import quotes, trades
 from producers.venues.kit.calls import Call
 from producers.venues.kit.feed import VenueFeed
@@ -120,7 +100,7 @@ class AlpacaFeed(VenueFeed):
         takes_all = _ALL in (names or ())
         super().__init__(line=line, products=(_ALL,) if takes_all else names, token=token, takes_all=takes_all)
         self._memories: dict[str, _Memory] = {}
-        self._codec: type[Json | Msgpack] = Json
+        self._codec: messages.Encoding = messages.Json
         self._orders = Orders()
         self._is_listed = False  # the venue has listed what is subscribed
 
@@ -131,7 +111,7 @@ class AlpacaFeed(VenueFeed):
         return Call(self._line, ts, None, payload)
 
     def _describe(self, name: str) -> Instrument:
-        return describe(name)
+        return messages.describe(name)
 
     def _begin(self) -> None:
         super()._begin()
@@ -171,21 +151,21 @@ class AlpacaFeed(VenueFeed):
     # --- Frames ---
 
     def _read(self, call: Call) -> None:
-        codec = encoding_of(call.payload)
+        codec = messages.encoding_of(call.payload)
         try:
-            messages: list[Message] = codec.all.decode(call.payload)
+            received: list[messages.Message] = codec.all.decode(call.payload)
         except UNREADABLE:
-            messages = self._readable(call, codec)
+            received = self._readable(call, codec)
         else:
             self._codec = codec
-        self._take_all(call, messages)
+        self._take_all(call, received)
 
-    def _readable(self, call: Call, codec: type[Json | Msgpack]) -> list[Message]:
+    def _readable(self, call: Call, codec: messages.Encoding) -> list[messages.Message]:
         """Return what can be read of a frame that cannot be read whole: one bad message does not cost the others."""
         try:
             raws = codec.each.decode(call.payload)
         except UNREADABLE as error:
-            call.dead("malformed_json" if codec is Json else "malformed_msgpack", str(error))
+            call.dead("malformed_json" if codec is messages.Json else "malformed_msgpack", str(error))
             self._lose_trades(call, self._products, "bad_frame")
             return []
         self._codec = codec
@@ -199,22 +179,22 @@ class AlpacaFeed(VenueFeed):
         call.payload = frame
         return good
 
-    def _bad_message(self, call: Call, codec: type[Json | Msgpack], error: Exception) -> None:
+    def _bad_message(self, call: Call, codec: messages.Encoding, error: Exception) -> None:
         kind, name = "", ""
         try:
             named = codec.named.decode(call.payload)
             kind, name = named.T, named.S if isinstance(named.S, str) else ""
         except UNREADABLE:
             pass
-        if kind in OTHERS:
+        if kind in messages.OTHERS:
             self.counts["ignored"] += 1
             return
-        call.dead("bad_frame" if kind in KINDS else "unknown_frame", str(error))
-        if kind not in WITHOUT_TRADES:
+        call.dead("bad_frame" if kind in messages.KINDS else "unknown_frame", str(error))
+        if kind not in messages.WITHOUT_TRADES:
             product = self._products.get(name)
             self._lose_trades(call, self._products if product is None else (product,), "bad_frame")
 
-    def _take_all(self, call: Call, messages: Iterable[Message]) -> None:
+    def _take_all(self, call: Call, received: Iterable[messages.Message]) -> None:
         """Take messages in order; neighbouring trades of one symbol are one event."""
         batch: list[Trade] = []
         owner: Product | None = None
@@ -224,22 +204,22 @@ class AlpacaFeed(VenueFeed):
                 self._publish(call, owner, batch)
             batch.clear()
 
-        for message in messages:
-            if isinstance(message, CONTROL):
+        for message in received:
+            if isinstance(message, messages.CONTROL):
                 self._control(call, message)
                 continue
             try:
                 product = self._products.find(call, message.S)
                 if product is None:
                     continue
-                ts = call.venue_time(time_of(message.t), "t")
+                ts = call.venue_time(messages.time_of(message.t), "t")
                 self._advance(call, ts)
                 call.now = ts
-                if not isinstance(message, EXECUTIONS):
+                if not isinstance(message, messages.EXECUTIONS):
                     publish()
                     self._other(call, product, message)
                     continue
-                trade = read_execution(message, ts)
+                trade = messages.read_execution(message, ts)
                 trades.check(product.instrument, trade)
                 if product is not owner:
                     publish()
@@ -249,14 +229,16 @@ class AlpacaFeed(VenueFeed):
                 publish()
                 call.dead_value(error)
                 lost = self._products.get(message.S)
-                if isinstance(message, EXECUTIONS) and lost is not None:
+                if isinstance(message, messages.EXECUTIONS) and lost is not None:
                     self._lose_trades(call, (lost,), "bad_trade")
         publish()
 
-    def _other(self, call: Call, product: Product, message: QuoteSent | BarSent | StatusSent) -> None:
-        if isinstance(message, QuoteSent):
+    def _other(
+        self, call: Call, product: Product, message: messages.QuoteSent | messages.BarSent | messages.StatusSent
+    ) -> None:
+        if isinstance(message, messages.QuoteSent):
             self._quote(call, product, message)
-        elif isinstance(message, StatusSent):
+        elif isinstance(message, messages.StatusSent):
             self._status(call, product, message)
         else:
             start, call.now = call.now, call.now + MINUTE_NS
@@ -265,10 +247,10 @@ class AlpacaFeed(VenueFeed):
 
     # --- Logging in and subscribing ---
 
-    def _control(self, call: Call, message: Control) -> None:
-        if isinstance(message, Error):
+    def _control(self, call: Call, message: messages.Control) -> None:
+        if isinstance(message, messages.Error):
             self._error(call, message)
-        elif isinstance(message, Subscription):
+        elif isinstance(message, messages.Subscription):
             self._listed(call, message)
         elif message.msg == "connected" and self._wanted and self._token is not None:
             login = {"action": "auth", **msgspec.json.decode(self._token(call.ts))}
@@ -276,7 +258,7 @@ class AlpacaFeed(VenueFeed):
         elif message.msg == "authenticated" and self._wanted:
             self._subscribe(call)
 
-    def _listed(self, call: Call, message: Subscription) -> None:
+    def _listed(self, call: Call, message: messages.Subscription) -> None:
         """Take the list of every subscription that there is, which answers our oldest message (DOCS, "Subscribe")."""
         order = self._orders.oldest()
         if not self._is_listed and not message.trades:
@@ -301,7 +283,7 @@ class AlpacaFeed(VenueFeed):
                 detail = "it was halted before the connection was lost"
                 self._products.learn(call, product, detail=detail, status="unknown")
 
-    def _error(self, call: Call, error: Error) -> None:
+    def _error(self, call: Call, error: messages.Error) -> None:
         """Give up, try again, or go on: as the code says, and whether anything was subscribed before."""
         call.dead("venue_error", error.msg, field="code", value=str(error.code))
         order = self._orders.oldest()
@@ -337,7 +319,7 @@ class AlpacaFeed(VenueFeed):
 
     # --- Quotes and statuses ---
 
-    def _quote(self, call: Call, product: Product, sent: QuoteSent) -> None:
+    def _quote(self, call: Call, product: Product, sent: messages.QuoteSent) -> None:
         bid, bid_size, ask, ask_size = numbers([sent.bp, sent.bs, sent.ap, sent.as_], "bp, bs, ap or as")
         for field, text in (("bp", bid), ("bs", bid_size), ("ap", ask), ("as", ask_size)):
             if text.startswith("-"):
@@ -357,7 +339,7 @@ class AlpacaFeed(VenueFeed):
             memory.quote = msgspec.structs.replace(memory.quote, ts_recv=call.ts, valid=False, reason=DISCONNECTED)
             call.out.append(memory.quote)
 
-    def _status(self, call: Call, product: Product, sent: StatusSent) -> None:
+    def _status(self, call: Call, product: Product, sent: messages.StatusSent) -> None:
         tape = next((tape for tape in _STATES if sent.z in tape and sent.z), None)
         if tape is None:
             raise BadEvent("unknown_tape", "z", sent.z[:200])

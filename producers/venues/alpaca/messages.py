@@ -164,7 +164,10 @@ class Msgpack:
     encode = staticmethod(msgspec.msgpack.encode)
 
 
-def encoding_of(frame: bytes) -> type[Json | Msgpack]:
+Encoding = type[Json | Msgpack]
+
+
+def encoding_of(frame: bytes) -> Encoding:
     """Return the encoding of a frame, which is an array in both: msgpack's begin above every letter."""
     return Msgpack if frame[:1] >= b"\x80" else Json
 

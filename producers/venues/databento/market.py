@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
 
 from marketdata import dbn
 from marketdata.errors import BadEvent
@@ -32,13 +31,6 @@ Reader = Callable[[Call, bytes, int], None]
 """Takes the record that begins at a place of a frame. Raises BadEvent."""
 
 
-class IsNew(Protocol):
-    """Notes how far the records of an instrument were read; False for one that was read on an earlier connection."""
-
-    def __call__(self, call: Call, instrument: State, kind: int, ts: int) -> bool:
-        """Return whether it is new."""
-
-
 class MarketRecords:
     """Reads the records of one line. `is_sampled`: quotes of mbp-1 are those before a trade (`tbbo`).
 
@@ -47,8 +39,9 @@ class MarketRecords:
 
     def __init__(
         self, *, counts: Counter[str], prices: dbn.Prices, symbols: Symbols, ledger: Ledger, books: Books, ticks: Ticks,
-        is_new: IsNew,
+        is_new: Callable[[Call, State, int, int], bool],
     ) -> None:  # fmt: skip
+        """Make the readers; `is_new` notes how far the records of an instrument's kind were read."""
         self._counts = counts
         self._prices = prices
         self._symbols = symbols

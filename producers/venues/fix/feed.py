@@ -31,24 +31,9 @@ import msgspec
 from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, DISCONNECTED, GAP, STALE, Instrument
 from marketdata.feed import Output, Reconnect, Refused, Send
+from marketdata.fix import steps
 from marketdata.fix.codec import Fields, Message, utc_ns
 from marketdata.fix.session import LOGON_NS, Session
-from marketdata.fix.steps import (
-    END_REASON,
-    Ended,
-    HeartbeatReceived,
-    LoggedOn,
-    LogonRecorded,
-    Lost,
-    Received,
-    Recovered,
-    Repeated,
-    ResendConfirmed,
-    Sent,
-    Skipped,
-    Step,
-    Unreadable,
-)
 from producers.venues.fix.instruments import Names, describe, read_definition
 from producers.venues.fix.market_data import AWAY, SKIPPED, UNREAD, MarketData
 from producers.venues.fix.requests import market_data
@@ -164,30 +149,30 @@ class FixFeed(VenueFeed):
 
     # --- What the session reports ---
 
-    def _follow(self, call: Call, steps: Iterable[Step]) -> None:
-        for step in steps:
-            if isinstance(step, Received):
+    def _follow(self, call: Call, reported: Iterable[steps.Step]) -> None:
+        for step in reported:
+            if isinstance(step, steps.Received):
                 self._message(call, step.message, again=step.again)
-            elif isinstance(step, Sent):
+            elif isinstance(step, steps.Sent):
                 call.out.append(Send(step.frame))
-            elif isinstance(step, HeartbeatReceived):
+            elif isinstance(step, steps.HeartbeatReceived):
                 self._take_heartbeat(call, step.message)
-            elif isinstance(step, Repeated):
+            elif isinstance(step, steps.Repeated):
                 self.counts["duplicates"] += 1
-            elif isinstance(step, ResendConfirmed):
+            elif isinstance(step, steps.ResendConfirmed):
                 self._is_resent = step.message.kind in {"W", "X"}
-            elif isinstance(step, LoggedOn | LogonRecorded):
+            elif isinstance(step, steps.LoggedOn | steps.LogonRecorded):
                 self._logged_on(call, step)
-            elif isinstance(step, Unreadable):
+            elif isinstance(step, steps.Unreadable):
                 call.dead(step.reason, "no FIX message, or none of this session")
-            elif isinstance(step, Ended):
+            elif isinstance(step, steps.Ended):
                 self._end(call, step)
             else:
                 self._take_loss(call, step)
 
-    def _logged_on(self, call: Call, step: LoggedOn | LogonRecorded) -> None:
+    def _logged_on(self, call: Call, step: steps.LoggedOn | steps.LogonRecorded) -> None:
         """Subscribe; in a recording the venue sends each book again, by X where it never sends W."""
-        if isinstance(step, LoggedOn):
+        if isinstance(step, steps.LoggedOn):
             self._since, self._is_up = step.since, True
             self.silence_ns = self._session.silence_ns
             self._subscribe(call)
@@ -197,12 +182,12 @@ class FixFeed(VenueFeed):
             self._data.distrust(self._data.states, AWAY)
         self._data.follow_recording()
 
-    def _take_loss(self, call: Call, step: Lost | Skipped | Recovered) -> None:
-        if isinstance(step, Lost):
+    def _take_loss(self, call: Call, step: steps.Lost | steps.Skipped | steps.Recovered) -> None:
+        if isinstance(step, steps.Lost):
             self.counts["gaps"] += len(self._products) > 0
             self._data.is_whole = self._is_resent = self._data.is_followed = False
             self._lose_books(call, GAP, expected=step.expected, received=step.received or None)
-        elif isinstance(step, Skipped):
+        elif isinstance(step, steps.Skipped):
             if step.reset or not self._is_resent:
                 self._is_skipped = True
                 self._data.distrust(self._data.states, SKIPPED)
@@ -225,9 +210,9 @@ class FixFeed(VenueFeed):
         elif refused:
             self._repairs.lost(call, refused, (_BOOK,), "bad_message")
 
-    def _end(self, call: Call, ended: Ended) -> None:
-        if ended.text == END_REASON:
-            call.out.append(Reconnect(END_REASON))  # a replay recognises this reason
+    def _end(self, call: Call, ended: steps.Ended) -> None:
+        if ended.text == steps.END_REASON:
+            call.out.append(Reconnect(steps.END_REASON))  # a replay recognises this reason
             return
         if ended.reason == "heartbeat_missed":
             call.status(ALL_SYMBOLS, "heartbeat_missed", reason=STALE, detail=ended.text)
@@ -257,11 +242,11 @@ class FixFeed(VenueFeed):
     def _messages(self, call: Call, kind: str, fields: Fields) -> list[Output]:
         """Return an application message as the session sends it; a value that none can contain is a dead letter."""
         try:
-            steps = self._session.send(kind, fields, call.ts)
+            reported = self._session.send(kind, fields, call.ts)
         except BadEvent as error:
             call.dead_value(error)
             return []
-        return [Send(step.frame) for step in steps if isinstance(step, Sent)]
+        return [Send(step.frame) for step in reported if isinstance(step, steps.Sent)]
 
     # --- Messages ---
 

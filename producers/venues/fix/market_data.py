@@ -21,8 +21,7 @@ Theory of operation. Source: FIX 4.4 volume 3 and FIX 5.0SP2 "Market Data"; how 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
 from marketdata.events import Trade
 from marketdata.fix.codec import Message
@@ -48,20 +47,6 @@ _OF_BOOK = frozenset({*SIDES, EMPTY})
 _AFTER = frozenset({813, 814, 215, 893, 911, 89, 93})
 
 
-class Publish(Protocol):
-    """Publishes a whole book, which closes the gap of the book. Raises BadEvent."""
-
-    def __call__(self, call: Call, product: Product, ts_event: int, columns: Columns) -> None:
-        """Publish it."""
-
-
-class Came(Protocol):
-    """Notes that a snapshot is here, although it is not published yet."""
-
-    def __call__(self, call: Call, channel: str, name: str) -> None:
-        """Note it."""
-
-
 class MarketData:
     """The books and trades of one line.
 
@@ -71,9 +56,11 @@ class MarketData:
     """
 
     def __init__(
-        self, *, counts: Counter[str], products: Listing, ledger: Ledger, names: Names, publish: Publish, came: Came,
+        self, *, counts: Counter[str], products: Listing, ledger: Ledger, names: Names,
+        publish: Callable[[Call, Product, int, Columns], None], came: Callable[[Call, str, str], None],
         is_recorded: bool, sends_snapshots: bool,
     ) -> None:  # fmt: skip
+        """Make the books; `publish` publishes a whole one, `came` notes a snapshot that may be published later."""
         self.requests = Requests()
         self.states: dict[str, State] = {}
         self.has_snapshots = self.is_followed = False

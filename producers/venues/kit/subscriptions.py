@@ -124,10 +124,6 @@ class Subscriptions:
         return [what for what in self._open
                 if self._entries[what].state == "requested" and channel in {None, what[0]}]  # fmt: skip
 
-    def has_open(self) -> bool:
-        """Return whether any entry has a deadline."""
-        return bool(self._open)
-
     def open(self) -> list[tuple[str, str]]:
         """Return the entries that have a deadline."""
         return list(self._open)
