@@ -19,6 +19,7 @@ VENUES = (
         depth="L3",  # where entries have an MDEntryID each
         key="required",
         cased=True,
+        channels=FixFeed.channels,
         mute_s=None,
         settings=FixSettings,
         login=login,
