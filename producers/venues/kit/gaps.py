@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 from marketdata.events import GAP
@@ -52,13 +52,6 @@ class Ledger:
             product.ts_trades_whole if self.trades in channels else None,
         )
         return min((ts for ts in ends if ts is not None), default=None)
-
-    def lose_all(
-        self, call: Call, products: Iterable[Product], reason: str, *, subscribed: bool, **fields: Any
-    ) -> None:  # fmt: skip
-        """Lose every channel of these products, whose connection is gone."""
-        for product in products:
-            self.lose(call, product, reason, self.channels(product, subscribed=subscribed), **fields)
 
     def account(self, call: Call, product: Product, channel: str, ts_to: int) -> None:
         """Note that a channel of the product is complete again, and close the gap when it was the last."""
