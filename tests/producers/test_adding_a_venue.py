@@ -17,8 +17,17 @@ import producers.venues
 from marketdata.events import BookUpdate, DeadLetter, Derivative, FeedStatus, Trades
 from marketdata.feed import Output, Reconnect, Send
 from producers.venues.kit.venue import LiveFeed, Venue
-from tests.producers import test_conformance as conformance
+from tests.producers.conformance import (
+    test_facts,
+    test_faults,
+    test_reading,
+    test_subscriptions,
+    test_values,
+)
+from tests.producers.conformance.cases import Case
 
+CONFORMANCE: tuple[Any, ...] = (test_facts, test_faults, test_reading, test_subscriptions, test_values)
+TESTS = {name: test for module in CONFORMANCE for name, test in vars(module).items() if name.startswith("test_")}
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "add-a-venue.md"
 TS = 1_780_000_001_000_000_000
 SECOND = 1_000_000_000
@@ -60,7 +69,7 @@ def feed(venue: Venue) -> LiveFeed:
 
 def test_the_guide_says_of_every_test_what_makes_it_fail() -> None:
     """A contributor finds the name that failed in its table."""
-    tests = [name.removeprefix("test_") for name in vars(conformance) if name.startswith("test_")]
+    tests = [name.removeprefix("test_") for name in TESTS]
     told = re.findall(r"^\| (`.*`) \|", GUIDE.read_text(), re.MULTILINE)
     named = [name for row in told for name in re.findall(r"`(\w+)…?`", row)]
     assert len(tests) > 10
@@ -137,19 +146,15 @@ def test_example_notices_silence_and_the_end(feed: LiveFeed) -> None:
 
 # --- The example keeps the rules of every feed ---
 
-CASE = conformance.Case("acme", "acme")
-OF_A_CASE = [
-    name
-    for name, test in vars(conformance).items()
-    if name.startswith("test_") and list(inspect.signature(test).parameters) == ["case"]
-]
+CASE = Case("acme", "acme")
+OF_A_CASE = [name for name, test in TESTS.items() if list(inspect.signature(test).parameters) == ["case"]]
 
 
 @pytest.mark.usefixtures("venue")
 @pytest.mark.parametrize("name", OF_A_CASE)
 def test_example_passes_the_conformance_tests(name: str) -> None:
     """On its recording, which was made by hand."""
-    getattr(conformance, name)(CASE)
+    TESTS[name](CASE)
 
 
 @pytest.mark.usefixtures("venue")
@@ -157,15 +162,15 @@ def test_example_passes_the_conformance_tests(name: str) -> None:
 @pytest.mark.parametrize("answer", ["refused", "none"])
 def test_example_passes_the_conformance_test_of_subscriptions(carrier: int, answer: str) -> None:
     """Nothing vouches for a channel that is refused, or not acknowledged."""
-    conformance.test_nothing_vouches_for_a_channel_that_is_not_acknowledged(CASE, carrier, answer)
+    test_subscriptions.test_nothing_vouches_for_a_channel_that_is_not_acknowledged(CASE, carrier, answer)
 
 
 @pytest.mark.usefixtures("venue")
 def test_example_states_its_facts_and_sources() -> None:
     """The tests of every venue that need no recording."""
     assert len(OF_A_CASE) > 10
-    conformance.test_venue_and_feed_state_the_same_facts("acme")
-    conformance.test_theory_names_the_document_that_says_whose_side_a_trade_tells("acme")
+    test_facts.test_venue_and_feed_state_the_same_facts("acme")
+    test_facts.test_theory_names_the_document_that_says_whose_side_a_trade_tells("acme")
 
 
 def test_example_stays_within_the_channels_of_a_connection(venue: Venue) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.venues import VENUES, make_feed
 from producers.venues.gemini.feed import GeminiFeed
 from producers.venues.kit.venue import LiveFeed
-from tests.producers.test_conformance_made import TS, WRONG, Follower, Step, Talk, encoded, places, said
 
 T0 = 1_790_000_000_000_000_000
 SECOND = 1_000_000_000
@@ -276,55 +274,3 @@ def test_no_disturbance_ever_shows_a_wrong_book(changes: list[tuple[bool, int, i
     if not is_recording:
         assert exchange.valid
         assert exchange.state(exchange.shown) == exchange.state(exchange.book)
-
-
-# --- The rules of every feed, under any wrong value (as in test_conformance_made) ---
-
-
-def talk() -> Talk:
-    """Return what the venue says to a feed that subscribes one product."""
-    ms = TS // 10**6
-
-    def depth(first: int, last: int, bids: list[list[str]], asks: list[list[str]]) -> Step:
-        return Step({"e": "depthUpdate", "E": TS, "s": "btcusd", "U": first, "u": last, "b": bids, "a": asks})
-
-    details = {"symbol": "BTCUSD", "tick_size": "1e-8", "quote_increment": "0.01", "min_order_size": "0.00001",
-               "status": "open"}  # fmt: skip
-    listed = [{"tid": 5, "timestampms": ms, "price": "100", "amount": "1", "type": "sell"}]
-    steps = [
-        depth(7, 7, [["100.50", "1.0"], ["100", "2"]], [["101", "1"]]), Step({"id": "1", "status": 200}),
-        Step({"id": "2", "status": 200}), depth(7, 12, [["100.50", "0.0"]], []), depth(12, 30, [], [["102", "3"]]),
-        Step({"E": TS, "s": "btcusd", "t": 5, "p": "100", "q": "0.5", "m": True}),
-        Step({"id": "ping", "status": 200}), Step(details, "products"), Step(listed, "trades"),
-    ]  # fmt: skip
-    return Talk(lambda: GeminiFeed(line="gemini/0", products=("BTCUSD",)), steps, symbol="BTCUSD")
-
-
-def test_talk_is_read_without_a_dead_letter() -> None:
-    """Else the next test would spoil what is spoilt already."""
-    one, follower = talk(), Follower()
-    feed = one.make()
-    follower.take(feed.opened(TS))
-    for step in one.steps:
-        out = said(one, feed, follower, step, encoded(one, step.value))
-        assert not [output for output in out if isinstance(output, DeadLetter)]
-    assert follower.valid == {"BTC-USD": True}
-
-
-@settings(max_examples=80, deadline=None)
-@given(data=st.data(), wrong=st.sampled_from(WRONG))
-def test_wrong_value_tells_nothing_wrong_and_is_repaired(data: st.DataObject, wrong: Any) -> None:
-    """Whatever value of whatever message it is; then the venue goes on."""
-    one, follower = talk(), Follower()
-    feed = one.make()
-    spoilt = data.draw(st.integers(0, len(one.steps) - 1))
-    value = deepcopy(one.steps[spoilt].value)
-    spots = list(places(value))
-    holder, at = spots[data.draw(st.integers(0, len(spots) - 1))]
-    holder[at] = wrong
-    follower.take(feed.opened(TS))
-    for number, step in enumerate(one.steps):
-        said(one, feed, follower, step, encoded(one, value if number == spoilt else step.value))
-        assert not follower.due, "a book was cleared and nothing asked for a new one"
-    follower.take(feed.closed("reset", TS + SECOND))
-    assert not any(follower.valid.values())

@@ -14,7 +14,7 @@ import msgspec
 from marketdata.events import GAP
 from producers.venues.kit.calls import Call
 from producers.venues.kit.products import Product
-from producers.venues.kit.values import INT64_MAX
+from producers.venues.kit.values import INT64_MAX, integer
 from producers.venues.kit.venue import Signer
 from producers.venues.okx.feed import Book, BookFrame, OkxFeed, SeqId, State
 
@@ -41,7 +41,7 @@ class OkxFeed2022(OkxFeed):
     def _is_next(self, call: Call, product: Product, state: State, sent: Book, *, is_snapshot: bool) -> bool:
         if sent.number != _NONE:
             return super()._is_next(call, product, state, sent, is_snapshot=is_snapshot)
-        ms = int(sent.ts)
+        ms = integer(sent.ts, "ts")
         last_ms, last = self._given.get(product.name, (0, 0))
         is_new = state.recent.is_new((is_snapshot, ms, sent.checksum))
         if not product.book_valid or state.last is None:

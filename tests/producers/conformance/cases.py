@@ -1,0 +1,135 @@
+"""The venues that the conformance tests play, one line each, and their recordings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import settings
+
+from marketdata.book import Level
+from marketdata.codec import Codec
+from marketdata.events import EVENTS
+from runtime import recordings
+from runtime.recordings import Recorded
+
+RECORDINGS = Path(__file__).resolve().parents[4] / "shared" / "recordings"
+OWN = Path(__file__).parents[1] / "recordings"  # recordings that may be committed, uncompressed
+SECOND = 1_000_000_000
+CODEC = Codec({event.schema: number for number, event in enumerate(EVENTS, start=1)})
+QUICK = settings(max_examples=12, deadline=None)
+
+
+class Case(NamedTuple):
+    """One venue. `frames` of one connection (its recorded name; None: the first that is seen) are played.
+
+    `recording` is a file of `tests/producers/recordings` (.jsonl) or of `../shared/recordings` (.jsonl.zst).
+
+    `proven` is how many levels a side the venue's own proof covers, None for the whole book; `shorten` makes huge
+    frames small, so that thousands of runs are quick, or old ones as they are today. `ordered` is False where frames
+    have neither number, time nor checksum: then nothing but the connection's own order proves that none is lost or
+    doubled.
+    """
+
+    venue: str
+    recording: str
+    frames: int = 150
+    conn: str | None = None
+    proven: int | None = None
+    shorten: Callable[[str], str] = str
+    ordered: bool = True
+
+
+def coinbase_short(data: str) -> str:
+    """Leave the far levels of a snapshot of 5 MB out."""
+    if len(data) < 100_000:
+        return data
+    values = json.loads(data)
+    for event in values["events"]:
+        levels = event.get("updates", [])
+        sides = ([level for level in levels if level["side"] == side] for side in ("bid", "offer"))
+        event["updates"] = [level for side in sides for level in side[:30]]
+    return json.dumps(values, separators=(",", ":"))
+
+
+def okx_numbered() -> Callable[[str], str]:
+    """Return what tells recorded books as OKX does since June 2026: numbered, and with 0 for a checksum."""
+    last: dict[str, int] = {}
+
+    def told(data: str) -> str:
+        values = json.loads(data) if data.startswith("{") else {}
+        if values.get("arg", {}).get("channel") != "books" or "data" not in values:
+            return data
+        name = values["arg"]["instId"]
+        for book in values["data"]:
+            before = last.get(name, -1)
+            last[name] = before + 3
+            book |= {"seqId": last[name], "prevSeqId": before if values["action"] == "update" else -1, "checksum": 0}
+        return json.dumps(values, separators=(",", ":"))
+
+    return told
+
+
+CASES = (
+    Case("coinbase", "coinbase_advanced", frames=80, shorten=coinbase_short),
+    Case("kraken", "kraken_v1", frames=250, conn="KRAKEN.ws.50", proven=10),
+    Case("kraken_futures", "kraken_futures", frames=250),
+    Case("okx", "okx", proven=25),
+    Case("okx", "okx", shorten=okx_numbered()),
+    Case("bitfinex", "bitfinex", frames=200),
+    Case("binance_spot", "binance_spot_btcusdt", frames=500),
+    Case("binance_usdm", "binance_usdm_btcusdt", frames=350),
+    Case("bybit", "bybit", conn="BYBIT.ws.2", frames=200),
+    Case("gemini", "gemini", ordered=False),
+    Case("coinbase_exchange", "coinbase_exchange_legacy", ordered=False),
+)  # fmt: skip
+
+
+# Venues of which no WebSocket connection was recorded; what holds for them is in their own tests.
+NOT_RECORDED: set[str] = {"alpaca", "databento", "deribit", "fix", "hyperliquid"}  # see `talks`
+
+EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.venue)
+EACH_ORDERED = pytest.mark.parametrize("case", [case for case in CASES if case.ordered], ids=lambda case: case.venue)
+
+
+class RecordedLines(tuple[Recorded, ...]):
+    """Recorded lines that are not shown in full when an example fails."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} lines>"
+
+
+@cache
+def recorded(case: Case) -> RecordedLines:
+    """Return the case's lines: REST answers, and the first frames of its connection."""
+    path = OWN / f"{case.recording}.jsonl"
+    if not path.exists():
+        path = RECORDINGS / f"{case.recording}.jsonl.zst"
+    if not path.exists():
+        pytest.skip(f"the recordings are absent: no {path}")
+    lines: list[Recorded] = []
+    conn, frames = case.conn, 0
+    for line in recordings.read(path):
+        if line.t == "http":
+            lines.append(line)
+        elif line.t == "recv" and conn in {None, line.conn}:
+            conn = line.conn if case.conn is None else conn
+            lines.append(Recorded(line.t, line.ts_recv, line.conn, case.shorten(line.data)))
+            frames += 1
+        if frames >= case.frames:
+            break
+    return RecordedLines(lines)
+
+
+Sides = tuple[list[Level], list[Level]]  # bids and asks
+
+
+def frames_of(case: Case) -> list[int]:
+    """Return the places of the frames (not the REST answers) among the lines."""
+    return [place for place, line in enumerate(recorded(case)) if line.t == "recv"]
