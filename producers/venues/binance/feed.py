@@ -201,9 +201,11 @@ class BinanceFeed(VenueFeed):
             call.out.append(Reconnect("connection_age"))
             return
         if self._quiet and call.ts - self._ts_opened > QUIET_NS:
-            for name in sorted(self._quiet):
+            # A book without changes after it would be old at once.
+            live = {name for name in self._quiet if self._subscriptions.is_live(DEPTH, name, self._mark(DEPTH, name))}
+            for name in sorted(live):
                 self._ask_book(name)
-            self._quiet.clear()
+            self._quiet -= live
         if self._wanted and self._market.interest_weight and MARK_PRICE in self.channels:
             self._ask_interest(call.ts, self._wanted)
         call.out += self._requests.due(call.ts)
@@ -280,13 +282,18 @@ class BinanceFeed(VenueFeed):
         is_refused = refusal is not msgspec.UNSET
         if is_refused:
             call.dead("venue_error", repr(refusal))
-        if order is not None and order.verb == "subscribe":
+        if is_refused:
+            self._refused_message(call, order, repr(refusal)[:200])
+        elif order is not None and order.verb == "subscribe":
             for name in order.names:
-                if is_refused:
-                    self._refused(call, order.channel, name, detail=repr(refusal)[:200])
-                elif name not in self._unlisted:
+                if name not in self._unlisted:
                     self._acknowledged(call, order.channel, name)
         return True
+
+    def _recovered(self, call: Call, channel: str, name: str) -> None:
+        super()._recovered(call, channel, name)
+        if channel == DEPTH:
+            self._quiet.add(name)
 
     def _state(self, call: Call, name: str) -> State | None:
         state = self._states.get(name)
@@ -383,7 +390,8 @@ class BinanceFeed(VenueFeed):
         if state is not None:
             books.check(call, state.product, matched or call.now, columns)
         self._requests.came(request)
-        if state is None or state.diffs.last is not None:
+        is_refused = self._subscriptions.state(DEPTH, request.symbol) == "refused"
+        if state is None or state.diffs.last is not None or is_refused:
             self.counts["ignored"] += 1
             return
         held = len(state.diffs.waiting)

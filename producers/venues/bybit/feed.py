@@ -233,15 +233,10 @@ class BybitFeed(VenueFeed):
         order = self._orders.answered(frame.number) if frame.number else self._orders.oldest()
         if not frame.success:
             call.dead("venue_error", frame.message or "", field="op", value=frame.op[:200])
-        if order is None or order.verb != "subscribe":
-            return
-        for name in order.names:
-            if frame.success:
+            self._refused_message(call, order, frame.message or "")
+        elif order is not None and order.verb == "subscribe":
+            for name in order.names:
                 self._acknowledged(call, order.channel, name)
-            elif len(order.names) > 1:
-                call.out += self._request(call, order.channel, (name,))
-            else:
-                self._refused(call, order.channel, name, detail=frame.message or "")
 
     def _state(self, name: str) -> _State:
         state = self._states.get(name)

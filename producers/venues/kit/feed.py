@@ -222,8 +222,10 @@ class VenueFeed(Subscriber):
             for channel in self.channels:
                 call.out += self._request(call, channel, self._wanted)
             is_awaited = self.awaited is None or self.book_channel in self.awaited
+            # From when the last message is sent, so that a subscription without an answer is stated before.
+            ts_sent = call.ts + len(call.out) * self.limits.message_pause_ns
             for name in self._wanted if is_awaited and self.book_channel in self._carried else ():
-                self._repairs.wait(self.book_channel, name, call.ts)
+                self._repairs.wait(self.book_channel, name, ts_sent)
         for product in self._products:
             if self._ledger.is_pending(product, self.trades_channel):
                 self._recover_trades(call, product)

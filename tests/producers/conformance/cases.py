@@ -16,6 +16,20 @@ from marketdata.codec import Codec
 from marketdata.events import EVENTS
 from runtime import recordings
 from runtime.recordings import Recorded
+from tests.producers.conformance.voice import Voice
+from tests.producers.conformance.voices.alpaca import Alpaca
+from tests.producers.conformance.voices.binance_spot import BinanceSpot
+from tests.producers.conformance.voices.binance_usdm import BinanceUsdm
+from tests.producers.conformance.voices.bitfinex import Bitfinex
+from tests.producers.conformance.voices.bybit import Bybit
+from tests.producers.conformance.voices.coinbase import Coinbase
+from tests.producers.conformance.voices.coinbase_exchange import CoinbaseExchange
+from tests.producers.conformance.voices.deribit import Deribit
+from tests.producers.conformance.voices.gemini import Gemini
+from tests.producers.conformance.voices.hyperliquid import Hyperliquid
+from tests.producers.conformance.voices.kraken import Kraken
+from tests.producers.conformance.voices.kraken_futures import KrakenFutures
+from tests.producers.conformance.voices.okx import Okx
 
 RECORDINGS = Path(__file__).resolve().parents[4] / "shared" / "recordings"
 OWN = Path(__file__).parents[1] / "recordings"  # recordings that may be committed, uncompressed
@@ -74,23 +88,29 @@ def okx_numbered() -> Callable[[str], str]:
     return told
 
 
-CASES = (
-    Case("coinbase", "coinbase_advanced", frames=80, shorten=coinbase_short),
-    Case("kraken", "kraken_v1", frames=250, conn="KRAKEN.ws.50", proven=10),
-    Case("kraken_futures", "kraken_futures", frames=250),
-    Case("okx", "okx", proven=25),
-    Case("okx", "okx", shorten=okx_numbered()),
-    Case("bitfinex", "bitfinex", frames=200),
-    Case("binance_spot", "binance_spot_btcusdt", frames=500),
-    Case("binance_usdm", "binance_usdm_btcusdt", frames=350),
-    Case("bybit", "bybit", conn="BYBIT.ws.2", frames=200),
-    Case("gemini", "gemini", ordered=False),
-    Case("coinbase_exchange", "coinbase_exchange_legacy", ordered=False),
-)  # fmt: skip
+class Row(NamedTuple):
+    """What proves one venue: its side of a connection, and its recordings, where there are any."""
+
+    voice: Callable[[], Voice]
+    recordings: tuple[Case, ...] = ()
 
 
-# Venues of which no WebSocket connection was recorded; what holds for them is in their own tests.
-NOT_RECORDED: set[str] = {"alpaca", "databento", "deribit", "fix", "hyperliquid"}  # see `talks`
+TABLE: dict[str, Row] = {
+    "alpaca": Row(Alpaca),
+    "binance_spot": Row(BinanceSpot, (Case("binance_spot", "binance_spot_btcusdt", frames=500),)),
+    "binance_usdm": Row(BinanceUsdm, (Case("binance_usdm", "binance_usdm_btcusdt", frames=350),)),
+    "bitfinex": Row(Bitfinex, (Case("bitfinex", "bitfinex", frames=200),)),
+    "bybit": Row(Bybit, (Case("bybit", "bybit", conn="BYBIT.ws.2", frames=200),)),
+    "coinbase": Row(Coinbase, (Case("coinbase", "coinbase_advanced", frames=80, shorten=coinbase_short),)),
+    "coinbase_exchange": Row(CoinbaseExchange, (Case("coinbase_exchange", "coinbase_exchange_legacy", ordered=False),)),
+    "deribit": Row(Deribit),
+    "gemini": Row(Gemini, (Case("gemini", "gemini", ordered=False),)),
+    "hyperliquid": Row(Hyperliquid),
+    "kraken": Row(Kraken, (Case("kraken", "kraken_v1", frames=250, conn="KRAKEN.ws.50", proven=10),)),
+    "kraken_futures": Row(KrakenFutures, (Case("kraken_futures", "kraken_futures", frames=250),)),
+    "okx": Row(Okx, (Case("okx", "okx", proven=25), Case("okx", "okx", shorten=okx_numbered()))),
+}
+CASES = tuple(case for row in TABLE.values() for case in row.recordings)
 
 EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.venue)
 EACH_ORDERED = pytest.mark.parametrize("case", [case for case in CASES if case.ordered], ids=lambda case: case.venue)

@@ -1,88 +1,124 @@
-"""Nothing vouches for a channel that its venue has not acknowledged."""
+"""Nothing vouches for a channel that its venue refused or did not answer, on any venue; its neighbours go on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-
 import pytest
 
-from marketdata.events import BookUpdate, FeedStatus, Instrument, Trades
-from producers.live.settings import ProducerSettings
-from producers.venues import find_venue, make_feed
-from producers.venues.kit.calls import Call
-from producers.venues.kit.feed import VenueFeed
-from runtime.recordings import Recorded
-from tests.producers.conformance.cases import CASES, SECOND, Case, recorded
-from tests.producers.conformance.player import Player
+from producers.venues import VENUES, find_venue
+from producers.venues.kit.venue import Endpoint
+from tests.producers.conformance.cases import TABLE
+from tests.producers.conformance.connection import Connection
+from tests.producers.conformance.voice import Fate
 
-SUBSCRIBING = [
-    case for case in CASES if isinstance(make_feed(case.venue, products=find_venue(case.venue).products), VenueFeed)
-]
+EVERY = pytest.mark.parametrize("venue", sorted(VENUES))
+CARRIERS = pytest.mark.parametrize("carrier", ["book", "trades"])
 
-
-def with_names(case: Case) -> tuple[VenueFeed, tuple[str, ...]]:
-    """Return a feed that subscribes the products of a recording, and their names."""
-    venue, lines = find_venue(case.venue), recorded(case)
-    everything = Player(case)
-    everything.open(lines[0].ts_recv)
-    for line in lines:
-        everything.play(line)
-    seen = {o.venue_symbol: o.kind for o in everything.out if isinstance(o, Instrument)}
-    names = ProducerSettings(products=tuple(seen)).products_of(venue) or ()
-    make = venue.make_recorded or venue.make
-    if venue.make_of_market is not None:
-        make = partial(venue.make_of_market, market="spot" if "spot" in seen.values() else "linear")
-    feed = make(line=f"{case.venue}/0", products=names, token=None)
-    assert isinstance(feed, VenueFeed), "a venue's feed derives from VenueFeed"
-    return feed, names
+DEADLINE_S = 20  # ten seconds, and what the pace of messages adds
+RUN_S = 200  # three minutes and the candles' grace period
 
 
-def without(case: Case, carrier: int) -> Iterator[Recorded]:
-    """Yield the frames that bring nothing of a channel: neither its data nor an answer about its subscription.
-
-    `carrier` is 0 for books, 1 for trades. Where one channel carries both, nothing of either is left.
-    """
-    feed, _ = with_names(case)
-    feed.opened(recorded(case)[0].ts_recv)
-    data = (BookUpdate, Trades)[carrier]
-    for line in recorded(case):
-        if line.t != "recv" or "subscri" in line.data:
-            continue
-        before = list(feed._subscriptions), feed.counts["subscriptions"]
-        out = feed.received(line.frame, line.ts_recv)
-        brings = any(isinstance(o, data) and (o.kind != "heartbeat" if isinstance(o, BookUpdate) else o.trades)
-                     for o in out)  # fmt: skip
-        if not brings and (list(feed._subscriptions), feed.counts["subscriptions"]) == before:
-            yield line
+def connect(venue: str, carrier: str, fate: Fate = "accepted", *, early: bool = False) -> tuple[Connection, str, str]:
+    """Return an open connection on which this becomes of one product's channel, and the names of both products."""
+    assert venue in TABLE, f"{venue} has no row in `cases.TABLE`"
+    voice = TABLE[venue].voice()
+    channel = voice.book if carrier == "book" else voice.trades
+    unlucky, neighbour = voice.names
+    connection = Connection(venue, voice, endpoint=endpoint_of(venue, channel), early=early,
+                            fates={(channel, unlucky): fate})  # fmt: skip
+    connection.open()
+    return connection, unlucky, neighbour
 
 
-@pytest.mark.parametrize("case", SUBSCRIBING, ids=lambda case: case.venue)
-@pytest.mark.parametrize("carrier", [0, 1], ids=["books", "trades"])
-@pytest.mark.parametrize("answer", ["refused", "none"])
-def test_nothing_vouches_for_a_channel_that_is_not_acknowledged(case: Case, carrier: int, answer: str) -> None:
-    """Refused or never answered, while all else goes on: no valid book, no minute that says "no trades", a status."""
-    feed, names = with_names(case)
-    lines = recorded(case)
-    channel = feed._carriers[carrier]
-    out = feed.opened(lines[0].ts_recv)
-    if answer == "refused":
-        for name in names:
-            feed._refused(Call(feed._line, lines[0].ts_recv, None), channel, name, detail="made here")
-    ts = ts_tick = lines[0].ts_recv
-    for line in without(case, carrier):
-        ts = line.ts_recv
-        out += feed.received(line.frame, ts)
-        if ts - ts_tick >= SECOND:
-            ts_tick = ts
-            out += feed.ticked(ts)
-    for second in range(1, 130):  # the connection stays alive, for longer than any deadline
-        feed._liveness.ts_heard = ts + second * SECOND
-        out += feed.ticked(ts + second * SECOND)
-        out += feed.time_passed(ts + second * SECOND, ts + second * SECOND)
-    if carrier == 0:
-        assert not [o for o in out if isinstance(o, BookUpdate) and o.valid]
-    else:
-        assert not [o for o in out if isinstance(o, Trades) and o.valid and not o.trades]
-    stated = {o.channel for o in out if isinstance(o, FeedStatus) and o.kind == "unsubscribed"}
-    assert answer == "refused" or channel in stated or not feed.acknowledges
+def endpoint_of(venue: str, channel: str) -> Endpoint | None:
+    """Return the address of a venue that carries a channel, None where there is one only."""
+    return next((one for one in find_venue(venue).endpoints if channel in one.channels), None)
+
+
+def is_whole(connection: Connection, carrier: str, name: str) -> bool:
+    """Return whether what a channel brought of a product is valid now."""
+    if carrier == "trades":
+        return bool(connection.trades(name)) and connection.trades(name)[-1].valid
+    last = [*connection.books(name), *connection.quotes(name)][-1:]
+    return bool(last) and last[0].valid
+
+
+def quiet(connection: Connection, name: str) -> dict[int, tuple[bool, str, int | None]]:
+    """Return validity, reason and trades of the minutes in which nothing was traded."""
+    minutes = connection.minutes(name).items()
+    return {minute: (candle.valid, candle.reason, candle.trades) for minute, candle in minutes if minute > 0}
+
+
+def check_neighbour(connection: Connection, carrier: str, name: str) -> None:
+    """Check that a product to which nothing happened is complete."""
+    assert not connection.statuses("unsubscribed", name)
+    assert not connection.statuses("gap", name)
+    assert is_whole(connection, carrier, name)
+    if carrier == "trades":
+        assert quiet(connection, name) == {1: (True, "", 0), 2: (True, "", 0)}
+
+
+def check_lost(connection: Connection, carrier: str, name: str) -> None:
+    """Check that a channel which is not subscribed is stated, on the ledger, invalid, and vouched for by nothing."""
+    channel = connection.voice.book if carrier == "book" else connection.voice.trades
+    # Where answers name no message, one that does not come may cost another channel its answer.
+    stated = [one for one in connection.statuses("unsubscribed", name) if one.channel == channel]
+    assert {one.reason for one in stated} <= {"refused", "unacknowledged", "no_data"}
+    assert len(stated) == 1
+    assert [one.reason for one in connection.statuses("gap", name)] == ["unsubscribed"]
+    assert not connection.statuses("resynced", name)
+    if carrier == "book":
+        assert not [one for one in connection.books(name) if one.valid]
+        return
+    assert not [one for one in connection.trades(name) if one.valid]
+    assert quiet(connection, name) == {1: (False, "gap", 0), 2: (False, "gap", 0)}
+
+
+@EVERY
+@CARRIERS
+@pytest.mark.parametrize("early", [False, True], ids=["answer-first", "data-first"])
+def test_acknowledged_channels_are_valid_and_quiet_minutes_are_no_gap(venue: str, carrier: str, *, early: bool) -> None:
+    """Requested, answered, then data, or data before the answer: complete, and a minute without trades says so."""
+    connection, *names = connect(venue, carrier, early=early)
+    connection.run(RUN_S, trade_at=None if early and not connection.voice.answers_first else 3)
+    for name in names:
+        check_neighbour(connection, carrier, name)
+    assert not connection.ends()
+
+
+@EVERY
+@CARRIERS
+def test_refused_channel_is_stated_and_its_neighbour_goes_on(venue: str, carrier: str) -> None:
+    """The venue refuses one product's channel and goes on refusing it, while everything else is alive."""
+    connection, unlucky, neighbour = connect(venue, carrier, "refused")
+    connection.run(RUN_S, trade_at=3)
+    check_lost(connection, carrier, unlucky)
+    check_neighbour(connection, carrier, neighbour)
+
+
+@EVERY
+@CARRIERS
+def test_channel_without_an_answer_is_stated_by_a_deadline(venue: str, carrier: str) -> None:
+    """The venue never answers for one product, while everything else is alive."""
+    connection, unlucky, _ = connect(venue, carrier, "unanswered")
+    connection.run(DEADLINE_S, trade_at=3)
+    assert connection.statuses("unsubscribed", unlucky) or connection.ends()
+    if not connection.ends():
+        connection.run(RUN_S - DEADLINE_S)
+        check_lost(connection, carrier, unlucky)
+
+
+@EVERY
+@CARRIERS
+def test_channel_that_is_accepted_later_recovers(venue: str, carrier: str) -> None:
+    """It is requested again, however the first request ended, and is valid from its data on."""
+    connection, unlucky, neighbour = connect(venue, carrier, "refused")
+    connection.run(5, trade_at=3)
+    connection.fates.clear()
+    connection.run(60, trade_at=50)
+    assert len(connection.statuses("unsubscribed", unlucky)) == 1
+    assert len(connection.statuses("subscribed", unlucky)) == 1
+    assert is_whole(connection, carrier, unlucky)
+    connection.run(RUN_S)
+    if carrier == "trades":
+        assert quiet(connection, unlucky)[3] == (True, "", 0)
+    assert is_whole(connection, carrier, neighbour)

@@ -1,0 +1,57 @@
+"""Alpaca: after the login, each request is answered with every subscription that there is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from producers.venues.alpaca.login import KeyPair
+from tests.producers.conformance.voice import Asked, Fate, Voice, iso, whole, write
+
+
+class Alpaca(Voice):
+    """One connection; quotes are the best levels, and there is no book."""
+
+    names = ("AAPL", "MSFT")
+    book, trades = "quotes", "trades"
+    token = KeyPair("key", "secret")
+
+    def __init__(self) -> None:
+        self._listed: dict[str, list[str]] = {}
+
+    def greeting(self, ts: int) -> list[bytes]:
+        """Return the welcome."""
+        return [write([{"T": "success", "msg": "connected"}])]
+
+    def asked(self, message: bytes) -> list[Asked]:
+        """Return one for each channel and product."""
+        sent = json.loads(message)
+        verb = sent.pop("action")
+        channels = {} if verb == "auth" else sent
+        return [Asked(verb, channel, name) for channel, names in channels.items() for name in names]
+
+    def answer(self, message: bytes, fates: Callable[[Asked], Fate], ts: int) -> list[bytes]:
+        """Leave out of the list what is refused."""
+        asked = self.asked(message)
+        if not asked:
+            return [write([{"T": "success", "msg": "authenticated"}])]
+        if whole([fates(one) for one in asked]) == "unanswered":
+            return []
+        for one in asked:
+            names = self._listed.setdefault(one.channel, [])
+            if one.verb == "subscribe" and one.name not in names and fates(one) == "accepted":
+                names.append(one.name)
+            elif one.verb == "unsubscribe" and one.name in names:
+                names.remove(one.name)
+        listed = {"trades": [], "quotes": [], "bars": []} | self._listed
+        return [write([{"T": "subscription", **listed}])]
+
+    def snapshot(self, name: str, ts: int) -> list[bytes]:
+        """Return a quote."""
+        return [write([{"T": "q", "S": name, "bx": "V", "bp": 9, "bs": 1, "ax": "V", "ap": 11, "as": 2, "c": ["R"],
+                        "z": "C", "t": iso(ts)}])]  # fmt: skip
+
+    def trade(self, name: str, number: int, ts: int) -> list[bytes]:
+        """Return a trade."""
+        return [write([{"T": "t", "S": name, "i": number, "x": "V", "p": 10, "s": 100, "c": ["@"], "z": "C",
+                        "t": iso(ts)}])]  # fmt: skip
