@@ -27,6 +27,7 @@ VENUES = (
         key="required",
         ping_s=20.0,
         backoff=Policy(base_s=5.0, cap_s=300.0, least_s=5.0, tries_max=10),
+        marks_trades=True,
         history=make_history,
         channels=AlpacaFeed.channels,
         mute_s=None,

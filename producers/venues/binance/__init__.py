@@ -47,6 +47,8 @@ VENUES = (
             Endpoint(name="market", path="/market/stream", channels=USDM.computed,
                      make=partial(BinanceFeed, USDM, channels=USDM.computed)),
         ),
+        marks_trades=True,
+        derivatives=("mark_price", "index_price", "open_interest", "funding_rate", "next_funding_ts", "liquidations"),
         history=partial(BinanceHistory, USDM),
         products=("BTCUSDT", "ETHUSDT"),
         channels=USDM.channels,

@@ -80,7 +80,7 @@ from producers.venues.kit.orders import Orders
 from producers.venues.kit.products import Product
 from producers.venues.kit.requests import Requests
 from producers.venues.kit.sequence import OLD_RUN_MAX
-from producers.venues.kit.values import UNREADABLE, check_decimals, pair_columns
+from producers.venues.kit.values import UNREADABLE, check_decimals, pair_columns, sent_ms_ns
 from producers.venues.kit.venue import Signer
 
 UNDER_WAY_MAX = 4
@@ -492,7 +492,7 @@ class BinanceFeed(VenueFeed):
         ts = time_ns(sent.ms, "E")
         self._advance(call, ts)
         derivatives.send(call, state.product, ts, mark_price=sent.mark, index_price=sent.index, funding_rate=sent.rate,
-                         next_funding_ts=time_ns(sent.funding_ms, "T"))  # fmt: skip
+                         **derivatives.read(call, sent_ms_ns, next_funding_ts=sent.funding_ms))  # fmt: skip
 
     def _liquidation(self, call: Call, sent: Liquidated) -> None:
         order = sent.order

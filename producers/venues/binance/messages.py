@@ -91,7 +91,7 @@ class MarkPrice(msgspec.Struct, gc=False):
     mark: str = msgspec.field(name="p", default="")
     index: str = msgspec.field(name="i", default="")
     rate: str = msgspec.field(name="r", default="")
-    funding_ms: Number = msgspec.field(name="T", default=0)
+    funding_ms: Any = msgspec.field(name="T", default=None)
 
 
 class ForcedOrder(msgspec.Struct, gc=False):

@@ -22,6 +22,16 @@ VENUES = (
         cased=True,
         sequence="connection",
         checksum=True,
+        derivatives=(
+            "mark_price",
+            "index_price",
+            "open_interest",
+            "funding_rate",
+            "next_funding_ts",
+            "predicted_funding_rate",
+            "funding_interval",
+            "liquidations",
+        ),
         history=make_history,
     ),
 )

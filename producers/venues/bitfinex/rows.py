@@ -67,15 +67,10 @@ def send_status(call: Call, product: Product, values: Any) -> None:
     """Publish the status of a derivative. Raises BadEvent."""
     if not isinstance(values, list) or len(values) < _STATUS_FIELDS:
         raise BadEvent("bad_frame", "status", str(values)[:200])
-    found: dict[str, Any] = {}
-    for name, at in _DERIVED.items():
-        if values[at] is not None:
-            found[name] = number(values[at], name)
-    if values[_NEXT_FUNDING] is not None:
-        found["next_funding_ts"] = _time_ns(values[_NEXT_FUNDING], "next_funding_ts")
-    if "funding_rate" in found:
-        found["funding_interval"] = FUNDING_S
-    derivatives.send(call, product, _time_ns(values[0], "time"), **found)
+    found = derivatives.read(call, number, **{name: values[at] for name, at in _DERIVED.items()})
+    due = derivatives.read(call, _time_ns, next_funding_ts=values[_NEXT_FUNDING])
+    interval = None if found["funding_rate"] is None else FUNDING_S
+    derivatives.send(call, product, _time_ns(values[0], "time"), **found, **due, funding_interval=interval)
 
 
 def liquidated(row: Any) -> str | None:

@@ -54,7 +54,10 @@ from producers.venues.bybit.messages import (
     BookFrame,
     Frame,
     read_fields,
+    read_hours,
     read_rest_trade,
+    read_text,
+    read_time,
     read_trade,
 )  # fmt: skip
 from producers.venues.bybit.names import SPOT, VENUE, Listed, describe, listed_fields
@@ -404,8 +407,13 @@ class BybitFeed(VenueFeed):
             state.ticker = {}
         state.ticker |= read_fields(sent, QUOTED)  # raises before anything is kept
         quotes.send(call, product, call.now, **state.ticker)
-        if self._market != SPOT and not sent.keys().isdisjoint(DERIVED):
-            derivatives.send(call, product, call.now, **read_fields(sent, DERIVED))
+        if self._market != SPOT:
+            derivatives.send(
+                call, product, call.now,
+                **derivatives.read(call, read_text, **{ours: sent.get(theirs) for ours, theirs in DERIVED.items()}),
+                **derivatives.read(call, read_time, next_funding_ts=sent.get("nextFundingTime")),
+                **derivatives.read(call, read_hours, funding_interval=sent.get("fundingIntervalHour")),
+            )  # fmt: skip
 
     def _liquidations(self, call: Call, name: str, frame: Frame) -> None:
         product = self._products.find(call, name)

@@ -115,17 +115,22 @@ def _percent(text: str, field: str) -> str | None:
     return plain(decimal(text, field) * 100) if text else None
 
 
-def _as_sent(text: str, field: str) -> str:
-    """Return what `derivatives.send` checks itself."""
-    del field
-    return text
+def read_text(value: Any, field: str) -> str:
+    """Return a value of a ticker, which are all texts. Raises BadEvent."""
+    if not isinstance(value, str):
+        raise BadEvent("bad_type", field, str(value)[:200])
+    return value
 
 
-def _time(text: str, field: str) -> int | None:
+def read_time(value: Any, field: str) -> int | None:
+    """Return UTC nanoseconds, None for an empty text. Raises BadEvent."""
+    text = read_text(value, field)
     return ms_text_ns(text, field) if text else None
 
 
-def _hours(text: str, field: str) -> int | None:
+def read_hours(value: Any, field: str) -> int | None:
+    """Return seconds, None for an empty text. Raises BadEvent."""
+    text = read_text(value, field)
     return integer(text, field) * 3_600 if text else None
 
 
@@ -136,11 +141,9 @@ QUOTED: _Fields = {
     "ask1Size": ("ask_size", given), "lastPrice": ("last", price), "volume24h": ("volume_24h", given),
     "highPrice24h": ("high_24h", price), "lowPrice24h": ("low_24h", price), "price24hPcnt": ("change_24h", _percent),
 }  # fmt: skip
-DERIVED: _Fields = {
-    "markPrice": ("mark_price", _as_sent), "indexPrice": ("index_price", _as_sent),
-    "openInterest": ("open_interest", _as_sent), "openInterestValue": ("open_interest_value", _as_sent),
-    "fundingRate": ("funding_rate", _as_sent), "nextFundingTime": ("next_funding_ts", _time),
-    "fundingIntervalHour": ("funding_interval", _hours),
+DERIVED = {
+    "mark_price": "markPrice", "index_price": "indexPrice", "open_interest": "openInterest",
+    "open_interest_value": "openInterestValue", "funding_rate": "fundingRate",
 }  # fmt: skip
 
 
@@ -149,10 +152,7 @@ def read_fields(sent: Mapping[str, Any], fields: _Fields) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, (field, read) in fields.items():
         if key in sent:
-            text = sent[key]
-            if not isinstance(text, str):
-                raise BadEvent("bad_type", key, str(text)[:200])
-            found[field] = read(text, key)
+            found[field] = read(read_text(sent[key], key), key)
     return found
 
 

@@ -26,6 +26,7 @@ VENUES = (
         depth="L3",
         transport="tcp",
         splitter=gateway.Splitter,
+        marks_trades=True,
         history=make_history,
         mute_s=None,
         settings=DatabentoSettings,

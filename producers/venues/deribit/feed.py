@@ -327,18 +327,14 @@ class DeribitFeed(VenueFeed):
             high_24h=_price(stats.get("high"), "high"), low_24h=_price(stats.get("low"), "low"),
             change_24h=_size(stats.get("price_change"), "price_change"),
         )  # fmt: skip
-        funding = _size(sent.current_funding, "current_funding")
-        greeks: dict[str, Any] = {name: _size(sent.greeks.get(name), name) for name in _GREEKS}
-        derivatives.send(
-            call, product, ts_event,
-            mark_price=_size(sent.mark_price, "mark_price"), index_price=_size(sent.index_price, "index_price"),
-            open_interest=_size(sent.open_interest, "open_interest"),
-            funding_rate=funding, funding_interval=None if funding is None else FUNDING_INTERVAL_S,
-            bid_iv=_percent(sent.bid_iv, "bid_iv"), ask_iv=_percent(sent.ask_iv, "ask_iv"),
-            mark_iv=_percent(sent.mark_iv, "mark_iv"),
-            underlying_price=_size(sent.underlying_price, "underlying_price"),
-            **greeks,
+        values = derivatives.read(
+            call, number, mark_price=sent.mark_price, index_price=sent.index_price, open_interest=sent.open_interest,
+            funding_rate=sent.current_funding, underlying_price=sent.underlying_price,
+            **{name: sent.greeks.get(name) for name in _GREEKS},
         )  # fmt: skip
+        rates = derivatives.read(call, _percent, bid_iv=sent.bid_iv, ask_iv=sent.ask_iv, mark_iv=sent.mark_iv)
+        interval = None if values["funding_rate"] is None else FUNDING_INTERVAL_S
+        derivatives.send(call, product, ts_event, **values, **rates, funding_interval=interval)
 
     # --- Products ---
 
@@ -396,8 +392,8 @@ def _price(value: Any, field: str) -> str | None:
 
 def _percent(value: Any, field: str) -> str | None:
     """Return a volatility as a fraction; 0 is none."""
-    text = _size(value, field)
-    return None if text is None or is_zero(text) else derivatives.from_percent(text, field)
+    text = number(value, field)
+    return None if is_zero(text) else derivatives.from_percent(text, field)
 
 
 def _is_text(value: Any) -> bool:

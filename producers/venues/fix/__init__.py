@@ -15,6 +15,7 @@ VENUES = (
         make=FixFeed,
         transport="tcp",
         splitter=FixSplitter,
+        marks_trades=True,
         sequence="connection",
         depth="L3",  # where entries have an MDEntryID each
         key="required",

@@ -23,6 +23,7 @@ VENUES = (
         channels=GeminiFeed.channels,
         limits=GeminiFeed.limits,
         products=("BTCUSD", "ETHUSD"),
+        marks_trades=True,
         sequence="product",
         budget=Budget(burst=5, per_s=1),
     ),

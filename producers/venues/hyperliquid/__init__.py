@@ -10,6 +10,7 @@ VENUES = (
         name="hyperliquid",
         ws_url="wss://api.hyperliquid.xyz/ws",
         rest_url="https://api.hyperliquid.xyz",
+        derivatives=("mark_price", "index_price", "open_interest", "funding_rate", "funding_interval"),
         make=HyperliquidFeed,
         channels=HyperliquidFeed.channels,
         limits=HyperliquidFeed.limits,

@@ -36,7 +36,7 @@ from producers.venues.kit.calls import Call
 from producers.venues.kit.feed import VenueFeed
 from producers.venues.kit.limits import Limits, Rate
 from producers.venues.kit.products import Product
-from producers.venues.kit.values import Columns, Number, Text, check_trade, given, ms_ns, pair_columns, price
+from producers.venues.kit.values import Columns, Number, Text, check_trade, given, ms_ns, number, pair_columns, price
 from producers.venues.kit.venue import Signer
 
 FUNDING_INTERVAL_S = 3_600
@@ -221,10 +221,11 @@ class HyperliquidFeed(VenueFeed):
         if product is None:
             return
         values = sent.ctx
+        funding = derivatives.read(call, number, funding_rate=values.funding)
         derivatives.send(
             call, product, call.now, mark_price=values.mark, index_price=values.oracle,
-            open_interest=values.open_interest, funding_rate=values.funding,
-            funding_interval=None if values.funding is None else FUNDING_INTERVAL_S,
+            open_interest=values.open_interest, **funding,
+            funding_interval=None if funding["funding_rate"] is None else FUNDING_INTERVAL_S,
         )  # fmt: skip
 
     # --- Trades ---

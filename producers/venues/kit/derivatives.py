@@ -51,6 +51,18 @@ def send(
     )  # fmt: skip
 
 
+def read(call: Call, reader: Callable[[Any, str], Any], **values: Any) -> dict[str, Any]:
+    """Return what `reader` makes of each value, by field; one that it cannot read is a dead letter, and unknown."""
+    found: dict[str, Any] = dict.fromkeys(values)
+    for name, value in values.items():
+        if value is not None:
+            try:
+                found[name] = reader(value, name)
+            except BadEvent as error:
+                call.dead_value(error)
+    return found
+
+
 def liquidation(
     call: Call, *, ts_event: int, side: str, price: str, size: str, liquidation_id: str | None = None
 ) -> Liquidation | None:

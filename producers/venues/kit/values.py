@@ -203,6 +203,13 @@ def ms_ns(value: int, field: str) -> int:
     return in_range(value * MILLISECOND_NS, value, field)
 
 
+def sent_ms_ns(value: Any, field: str) -> int:
+    """Return UTC nanoseconds of a time in milliseconds, as a JSON number of any type. Raises BadEvent."""
+    if type(value) is not int:
+        raise BadEvent("bad_time", field, str(value)[:200])
+    return ms_ns(value, field)
+
+
 def expiry_ns(ms: str, field: str) -> int | None:
     """Return UTC nanoseconds of an expiry in milliseconds as text, None for an empty text or 0. Raises BadEvent."""
     return None if not ms or ms == "0" else ms_text_ns(ms, field)

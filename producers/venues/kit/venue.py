@@ -139,6 +139,10 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """The channels that each product is subscribed to, which `limits.subscriptions` counts."""
     limits: Limits = Limits()
     """What the venue allows one connection and one address."""
+    marks_trades: bool = False
+    """Whether its documents mark trades that are no ordinary ones, so that they have `Trade.conditions`."""
+    derivatives: tuple[str, ...] = ()
+    """The fields of `Derivative` that it sends; empty where it has no derivatives, or sends nothing about them."""
     lifetime_s: float | None = None
     """Where the venue ends each connection after some time: when a successor is started beside it, well before."""
     mute_s: float | None = 60.0

@@ -44,7 +44,17 @@ from producers.venues.kit.orders import Order, Orders
 from producers.venues.kit.products import Product
 from producers.venues.kit.published import PreviousRun
 from producers.venues.kit.sequence import Sequence
-from producers.venues.kit.values import UNREADABLE, Columns, Number, Text, check_trade, ms_ns, number, numbers
+from producers.venues.kit.values import (
+    UNREADABLE,
+    Columns,
+    Number,
+    Text,
+    check_trade,
+    ms_ns,
+    number,
+    numbers,
+    sent_ms_ns,
+)
 from producers.venues.kit.venue import Signer
 from producers.venues.kraken_futures.names import (
     CONTRACT,
@@ -145,7 +155,7 @@ class _Ticker(msgspec.Struct):
     funding_rate: Any = None
     relative_funding_rate: Any = None
     relative_funding_rate_prediction: Any = None
-    next_funding_ms: _Milliseconds | None = msgspec.field(name="next_funding_rate_time", default=None)
+    next_funding_ms: Any = msgspec.field(name="next_funding_rate_time", default=None)
 
 
 class _Beat(msgspec.Struct):
@@ -416,14 +426,12 @@ class KrakenFuturesFeed(VenueFeed):
         rate, predicted = sent.relative_funding_rate, sent.relative_funding_rate_prediction
         if sent.next_funding_ms and sent.funding_rate is None:
             rate = "0" if rate is None else rate
-        derivatives.send(
-            call, product, ts_event,
-            mark_price=optional_number(sent.mark, "markPrice"), index_price=optional_number(sent.index, "index"),
-            open_interest=optional_number(sent.open_interest, "openInterest"),
-            funding_rate=optional_number(rate, "relative_funding_rate"),
-            predicted_funding_rate=optional_number(predicted, "relative_funding_rate_prediction"),
-            next_funding_ts=None if sent.next_funding_ms is None else sent.next_funding_ms * MILLISECOND_NS,
+        values = derivatives.read(
+            call, number, mark_price=sent.mark, index_price=sent.index, open_interest=sent.open_interest,
+            funding_rate=rate, predicted_funding_rate=predicted,
         )  # fmt: skip
+        due = derivatives.read(call, sent_ms_ns, next_funding_ts=sent.next_funding_ms)
+        derivatives.send(call, product, ts_event, **values, **due)
 
     def _heartbeat(self, call: Call, milliseconds: int) -> None:
         self.counts["heartbeats"] += 1

@@ -16,6 +16,7 @@ VENUES = (
         channels=OkxFeed.channels,
         limits=OkxFeed.limits,
         products=("BTC-USDT", "ETH-USDT"),
+        marks_trades=True,
         sequence="product",
         numbers_trades=True,
         checksum=True,

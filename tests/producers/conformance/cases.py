@@ -91,7 +91,7 @@ def okx_numbered() -> Callable[[str], str]:
 class Row(NamedTuple):
     """What proves one venue: its side of a connection, and its recordings, where there are any."""
 
-    voice: Callable[[], Voice]
+    voice: type[Voice]
     recordings: tuple[Case, ...] = ()
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TypeVar
 
 from marketdata.clock import SECOND_NS as SECOND
 from marketdata.events import EVENTS, BookUpdate, Candle, Derivative, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from producers.venues import find_venue
 from producers.venues.kit.idle import Idle, proof_of
-from producers.venues.kit.venue import Endpoint
-from tests.producers.conformance.voice import Asked, Fate, Voice
+from producers.venues.kit.venue import Endpoint, LiveFeed
+from tests.producers.conformance.voice import Asked, Fate, Mark, Voice
 from tickstream.pipe import Pipeline
 
+E = TypeVar("E", BookUpdate, Derivative, FeedStatus, Quote, Trades)
 T0 = 1_786_309_200 * SECOND  # 2026-08-09T21:00:00Z, a whole minute
 LAG = SECOND // 100  # of the venue's clock behind ours
-MESSAGES_MAX = 500
+MESSAGES_MAX = 10_000
 
 
 class Connection:
@@ -30,11 +32,14 @@ class Connection:
     def __init__(
         self, venue: str, voice: Voice, *, endpoint: Endpoint | None = None,
         fates: Mapping[tuple[str, str], Fate] | None = None, early: bool = False,
+        products: tuple[str, ...] | None = None, market: str = "",
     ) -> None:  # fmt: skip
         self.voice, self.fates, self._early = voice, dict(fates or {}), early and not voice.answers_first
         found = find_venue(venue)
         make = found.make if endpoint is None else endpoint.make
-        self.feed = make(line=f"{venue}/0", products=voice.names, token=voice.token)
+        if market and found.make_of_market is not None:
+            make = partial(found.make_of_market, market=market)
+        self.feed: LiveFeed = make(line=f"{venue}/0", products=products or voice.names, token=voice.token)
         self.ts = T0
         self.out: list[Output] = []
         self.events: list[object] = []
@@ -65,6 +70,17 @@ class Connection:
                     self._due.append(partial(self._trade, name))
             self._take(self.feed.ticked(self.ts))
             self._deliver()
+
+    def mark(self, name: str, price: str, mark: Mark) -> None:
+        """Let a product trade now, in the way of a mark."""
+        self.traded[name] += 1
+        frames = self.voice.marked(name, self.traded[name], self._venue_ts, price, mark)
+        if self.voice.marks_by_rest:
+            for body in frames:
+                self._take(self.feed.fetched(Fetch("", "trades", name), body, self.ts))
+            return
+        self._due.append(lambda _: frames)
+        self._deliver()
 
     def symbol(self, name: str) -> str:
         """Return our symbol of a product, or an empty text before it was announced."""
@@ -104,7 +120,7 @@ class Connection:
     def _venue_ts(self) -> int:
         return self.ts - LAG
 
-    def _of(self, kind: type, name: str) -> list:  # type: ignore[type-arg]
+    def _of(self, kind: type[E], name: str) -> list[E]:
         return [one for one in self.out if isinstance(one, kind) and one.symbol == self.symbol(name)]
 
     def _deliver(self) -> None:

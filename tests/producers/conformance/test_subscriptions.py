@@ -38,8 +38,9 @@ def is_whole(connection: Connection, carrier: str, name: str) -> bool:
     """Return whether what a channel brought of a product is valid now."""
     if carrier == "trades":
         return bool(connection.trades(name)) and connection.trades(name)[-1].valid
-    last = [*connection.books(name), *connection.quotes(name)][-1:]
-    return bool(last) and last[0].valid
+    if connection.books(name):
+        return connection.books(name)[-1].valid
+    return bool(connection.quotes(name)) and connection.quotes(name)[-1].valid
 
 
 def quiet(connection: Connection, name: str) -> dict[int, tuple[bool, str, int | None]]:

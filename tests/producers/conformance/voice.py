@@ -6,14 +6,19 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import islice, product
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from marketdata.events import HIGH_LOW, OPEN_CLOSE
 from marketdata.feed import Fetch
 from producers.venues.kit.venue import Signer
 
 Fate = Literal["accepted", "refused", "unanswered"]
 BIDS, ASKS = (("9", "1"),), (("11", "2"),)  # the book of every product
 PRICE, SIZE = "10", "0.5"  # of every trade, whose aggressor buys
+
+
+PRICES = (HIGH_LOW, OPEN_CLOSE)
 
 
 class Asked(NamedTuple):
@@ -24,13 +29,44 @@ class Asked(NamedTuple):
     name: str
 
 
+class Mark(NamedTuple):
+    """What a venue's documents say of a trade with these fields: its conditions, and what it does not update."""
+
+    fields: dict[str, Any]
+    conditions: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+    liquidation: bool = False
+
+
+class Said(NamedTuple):
+    """A message about a derivative, and the fields of its event; `request` is that which REST answers with it."""
+
+    message: Any
+    values: dict[str, Any]
+    request: Fetch | None = None
+
+
 class Voice(ABC):
     """One connection of a venue; `names` are two of its products, `book` and `trades` their channels."""
 
     names: ClassVar[tuple[str, str]]
     book: ClassVar[str]
     trades: ClassVar[str]
+    base: ClassVar[str] = "BTC"
+    """What is replaced in the first name to make other products."""
     token: Signer | None = None
+    market: ClassVar[str] = ""
+    derivative: ClassVar[str] = ""
+    """The product of `derived`, where the venue has derivatives."""
+    marks: ClassVar[tuple[Mark, ...]] = ()
+    ordinary: ClassVar[tuple[str, ...]] = ()
+    """The conditions of an ordinary trade."""
+    marks_by_rest: ClassVar[bool] = False
+    """Whether only REST marks trades, and the stream does not."""
+    messages: ClassVar[tuple[str, ...]] = ()
+    """The channels of the messages of `derived`."""
+    message_bytes: ClassVar[int] = 65_536
+    """The longest message that the venue takes from us."""
     answers_each: ClassVar[bool] = False
     """Whether each product of a message is answered by itself, so that one may stay without an answer."""
     answers_first: ClassVar[bool] = False
@@ -63,8 +99,22 @@ class Voice(ABC):
         """Return the book that follows its subscription."""
 
     @abstractmethod
-    def trade(self, name: str, number: int, ts: int) -> list[bytes]:
-        """Return a trade; numbers rise by one per product."""
+    def trade(self, name: str, number: int, ts: int, price: str = PRICE, **fields: Any) -> list[bytes]:
+        """Return a trade of SIZE; numbers rise by one per product, and `fields` are more of the venue's own."""
+
+    def marked(self, name: str, number: int, ts: int, price: str, mark: Mark) -> list[bytes]:
+        """Return a trade with a mark."""
+        return self.trade(name, number, ts, price, **mark.fields)
+
+    def derived(self, ts: int) -> list[Said]:
+        """Return messages about `derivative`, of which each is complete or has as little as the documents allow."""
+        del ts
+        return []
+
+    def products(self, count: int) -> tuple[str, ...]:
+        """Return names of this many products, such as the venue has."""
+        letters = product("ABCDEFGHIJ", repeat=3)
+        return tuple(self.names[0].replace(self.base, "".join(each), 1) for each in islice(letters, count))
 
     def alive(self, ts: int) -> list[bytes]:
         """Return what shows that the connection is alive, and no more."""
@@ -79,7 +129,7 @@ class Voice(ABC):
 
 def whole(fates: list[Fate]) -> Fate:
     """Return the fate of a message that is answered as one."""
-    return next((fate for fate in ("unanswered", "refused") if fate in fates), "accepted")  # type: ignore[return-value]
+    return next((fate for fate in ("unanswered", "refused") if fate in fates), "accepted")
 
 
 def write(value: Any) -> bytes:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
+from marketdata.events import EXCLUSIONS, OPEN_CLOSE
 from producers.venues.alpaca.login import KeyPair
-from tests.producers.conformance.voice import Asked, Fate, Voice, iso, whole, write
+from tests.producers.conformance.voice import PRICE, PRICES, Asked, Fate, Mark, Voice, iso, whole, write
 
 
 class Alpaca(Voice):
@@ -14,7 +16,16 @@ class Alpaca(Voice):
 
     names = ("AAPL", "MSFT")
     book, trades = "quotes", "trades"
+    base = "AAPL"
     token = KeyPair("key", "secret")
+
+    # Sale conditions of tape C ("TimeAndSale Sale Conditions", https://kb.dxfeed.com): odd lot, derivatively priced,
+    # the market centre's official close.
+    ordinary = ("@",)
+    marks = (
+        Mark({"c": ["@", "I"]}, ("@", "I"), PRICES), Mark({"c": ["@", "4"]}, ("@", "4"), (OPEN_CLOSE,)),
+        Mark({"c": ["@", "M"]}, ("@", "M"), EXCLUSIONS), Mark({"c": ["@", "F"]}, ("@", "F")), Mark({"c": []}, ()),
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._listed: dict[str, list[str]] = {}
@@ -43,7 +54,7 @@ class Alpaca(Voice):
                 names.append(one.name)
             elif one.verb == "unsubscribe" and one.name in names:
                 names.remove(one.name)
-        listed = {"trades": [], "quotes": [], "bars": []} | self._listed
+        listed = {key: list[str]() for key in ("trades", "quotes", "bars")} | self._listed
         return [write([{"T": "subscription", **listed}])]
 
     def snapshot(self, name: str, ts: int) -> list[bytes]:
@@ -51,7 +62,7 @@ class Alpaca(Voice):
         return [write([{"T": "q", "S": name, "bx": "V", "bp": 9, "bs": 1, "ax": "V", "ap": 11, "as": 2, "c": ["R"],
                         "z": "C", "t": iso(ts)}])]  # fmt: skip
 
-    def trade(self, name: str, number: int, ts: int) -> list[bytes]:
+    def trade(self, name: str, number: int, ts: int, price: str = PRICE, **fields: Any) -> list[bytes]:
         """Return a trade."""
-        return [write([{"T": "t", "S": name, "i": number, "x": "V", "p": 10, "s": 100, "c": ["@"], "z": "C",
-                        "t": iso(ts)}])]  # fmt: skip
+        return [write([{"T": "t", "S": name, "i": number, "x": "V", "p": float(price), "s": 0.5, "c": ["@"],
+                        "z": "C", "t": iso(ts)} | fields])]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from marketdata.feed import Fetch
 from tests.producers.conformance.voice import ASKS, BIDS, PRICE, SIZE, Asked, Fate, Voice, ms, whole, write
@@ -34,10 +35,10 @@ class BinanceSpot(Voice):
         return [self._stream(name, self.book, {"e": "depthUpdate", "E": ms(ts), "T": ms(ts), "s": name, "U": 10,
                                                "u": 12, "pu": 10, "b": [], "a": []})]  # fmt: skip
 
-    def trade(self, name: str, number: int, ts: int) -> list[bytes]:
+    def trade(self, name: str, number: int, ts: int, price: str = PRICE, **fields: Any) -> list[bytes]:
         """Return a trade whose buyer took."""
-        return [self._stream(name, self.trades, {"e": self.trades, "E": ms(ts), "s": name, "t": number, "p": PRICE,
-                                                 "q": SIZE, "T": ms(ts), "m": False, "M": True})]  # fmt: skip
+        return [self._stream(name, self.trades, {"e": self.trades, "E": ms(ts), "s": name, "t": number, "p": price,
+                                                 "q": SIZE, "T": ms(ts), "m": False, "M": True} | fields)]  # fmt: skip
 
     def alive(self, ts: int) -> list[bytes]:
         """Return the best levels, which have no number of the book."""

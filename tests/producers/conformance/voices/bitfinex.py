@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tests.producers.conformance.voice import Asked, Fate, Voice, ms, write
+from marketdata.events import Liquidation
+from tests.producers.conformance.voice import PRICE, Asked, Fate, Said, Voice, ms, write
 
 
 class Bitfinex(Voice):
@@ -15,6 +16,8 @@ class Bitfinex(Voice):
     names = ("tBTCUSD", "tETHUSD")
     book, trades = "book", "trades"
     answers_first = True
+    derivative = "tBTCF0:USTF0"
+    messages = ("status", "status", "liquidations")
 
     def __init__(self) -> None:
         self._ids: dict[tuple[str, str], int] = {}
@@ -29,7 +32,11 @@ class Bitfinex(Voice):
         sent = json.loads(message)
         if sent["event"] == "unsubscribe":
             return [Asked("unsubscribe", *what) for what, number in self._ids.items() if number == sent["chanId"]]
-        return [Asked("subscribe", sent["channel"], sent["symbol"])] if sent["event"] == "subscribe" else []
+        if sent["event"] != "subscribe":
+            return []
+        kind, _, name = sent.get("key", "").partition(":")
+        channel = {"deriv": "status", "liq": "liquidations"}.get(kind, sent["channel"])
+        return [Asked("subscribe", channel, "" if channel == "liquidations" else name or sent["symbol"])]
 
     def answer(self, message: bytes, fates: Callable[[Asked], Fate], ts: int) -> list[bytes]:
         """Answer a subscription with a number, or an error."""
@@ -54,9 +61,28 @@ class Bitfinex(Voice):
         """Return the levels, asks with negative amounts."""
         return self._frame(self.book, name, [[9, 1, 1], [11, 1, -2]], ts)
 
-    def trade(self, name: str, number: int, ts: int) -> list[bytes]:
+    def trade(self, name: str, number: int, ts: int, price: str = PRICE, **fields: Any) -> list[bytes]:
         """Return an executed trade."""
-        return self._frame(self.trades, name, "te", [number, ms(ts), 0.5, 10], ts)
+        return self._frame(self.trades, name, "te", [number, ms(ts), 0.5, float(price)], ts)
+
+    def derived(self, ts: int) -> list[Said]:
+        """Return the derivatives' status and the liquidations, as "Status" and "Liquidations" place their fields."""
+        now, name = ms(ts), self.derivative
+        row = [now, None, 0.896, 0.771995, None, 1396531.67460709, None, now + 3_600_000, 0.0001056, 6, None,
+               -0.01381344, None, None, 0.7664, None, None, 246502.09001551, None, None, None, None, 0.3]  # fmt: skip
+        least = [*row[:3], None, *row[4:7], None, None, 6, None, None, None, None, 0.7664, *[None] * 8]
+        forced = ["pos", 142397657, now, None, name, -2.62932, 91.583875238719, None, 1, 1, None, 112.27]
+        begun = [*forced[:8], 0, 1, None, None]
+        liquidation = Liquidation(ts_event=now * 1_000_000, side="buy", price="112.27", size="2.62932",
+                                  liquidation_id="142397657")  # fmt: skip
+        return [
+            Said(self._row("status", name, row, ts), {
+                "index_price": "0.771995", "next_funding_ts": (now + 3_600_000) * 1_000_000,
+                "predicted_funding_rate": "0.0001056", "funding_rate": "-0.01381344", "funding_interval": 28_800,
+                "mark_price": "0.7664", "open_interest": "246502.09001551"}),
+            Said(self._row("status", name, least, ts), {"mark_price": "0.7664"}),
+            Said(self._row("liquidations", "", [begun, forced], ts), {"liquidations": (liquidation,)}),
+        ]  # fmt: skip
 
     def alive(self, ts: int) -> list[bytes]:
         """Return the heartbeat of each channel of best levels."""
@@ -64,7 +90,11 @@ class Bitfinex(Voice):
                 for frame in self._frame(channel, name, "hb", ts)]  # fmt: skip
 
     def _frame(self, channel: str, name: str, *values: Any) -> list[bytes]:
-        number = self._ids[channel, name]
+        row = self._row(channel, name, *values)
         self._sequence += 1
+        return [write(row)]
+
+    def _row(self, channel: str, name: str, *values: Any) -> list[Any]:
+        """Return a frame's values; those of `derived`, of which one is sent on a connection, have the next number."""
         *payload, ts = values
-        return [write([number, *payload, self._sequence, ms(ts)])]
+        return [self._ids[channel, name], *payload, self._sequence + 1, ms(ts)]

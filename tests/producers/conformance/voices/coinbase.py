@@ -50,10 +50,11 @@ class Coinbase(Voice):
                    for side, price, size in levels]  # fmt: skip
         return [self._frame("l2_data", [{"type": "snapshot", "product_id": name, "updates": updates}], ts)]
 
-    def trade(self, name: str, number: int, ts: int) -> list[bytes]:
+    def trade(self, name: str, number: int, ts: int, price: str = PRICE, **fields: Any) -> list[bytes]:
         """Return all trades so far, as a subscription begins with them."""
         trades = [{"product_id": name, "trade_id": str(one), "price": PRICE, "size": SIZE, "time": iso(ts),
                    "side": "SELL"} for one in range(number, 0, -1)]  # fmt: skip
+        trades[0] |= {"price": price} | fields
         return [self._frame("market_trades", [{"type": "snapshot", "trades": trades}], ts)]
 
     def alive(self, ts: int) -> list[bytes]:

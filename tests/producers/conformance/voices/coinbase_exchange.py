@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from marketdata.feed import Fetch
 from tests.producers.conformance.voice import ASKS, BIDS, PRICE, SIZE, Asked, Fate, Voice, iso, whole, write
@@ -47,12 +48,12 @@ class CoinbaseExchange(Voice):
         """Return the whole book."""
         return [write({"type": "snapshot", "product_id": name, "bids": BIDS, "asks": ASKS, "time": iso(ts)})]
 
-    def trade(self, name: str, number: int, ts: int) -> list[bytes]:
+    def trade(self, name: str, number: int, ts: int, price: str = PRICE, **fields: Any) -> list[bytes]:
         """Return a match; its side is the maker's."""
         self._traded[name] = number
         return [write({"type": "match", "trade_id": number, "maker_order_id": "m", "taker_order_id": "t",
-                       "side": "sell", "size": SIZE, "price": PRICE, "product_id": name, "sequence": 10 + number,
-                       "time": iso(ts)})]  # fmt: skip
+                       "side": "sell", "size": SIZE, "price": price, "product_id": name, "sequence": 10 + number,
+                       "time": iso(ts)} | fields)]  # fmt: skip
 
     def alive(self, ts: int) -> list[bytes]:
         """Return each product's heartbeat."""

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from marketdata.feed import Fetch
-from tests.producers.conformance.voice import ASKS, BIDS, PRICE, SIZE, Asked, Fate, Voice, ms, whole, write
+from tests.producers.conformance.voice import (
+    ASKS,
+    BIDS,
+    PRICE,
+    PRICES,
+    SIZE,
+    Asked,
+    Fate,
+    Mark,
+    Voice,
+    ms,
+    whole,
+    write,
+)
 
 
 class Gemini(Voice):
@@ -15,6 +29,9 @@ class Gemini(Voice):
     names = ("BTCUSD", "ETHUSD")
     book, trades = "depth@100ms", "trade"
     refuses_whole = True
+    # "List Trades": `type` is auction or block for what was traded outside of the continuous book.
+    marks = (Mark({"type": "block"}, ("block",), PRICES), Mark({"type": "auction"}, ("auction",)))
+    marks_by_rest = True
 
     def asked(self, message: bytes) -> list[Asked]:
         """Return the one stream of a request, as btcusd@trade."""
@@ -35,9 +52,14 @@ class Gemini(Voice):
         """Return the first frame, which is the whole book."""
         return [write({"e": "depthUpdate", "E": ts, "s": name.lower(), "U": 7, "u": 7, "b": BIDS, "a": ASKS})]
 
-    def trade(self, name: str, number: int, ts: int) -> list[bytes]:
+    def trade(self, name: str, number: int, ts: int, price: str = PRICE, **fields: Any) -> list[bytes]:
         """Return a trade whose buyer took."""
-        return [write({"E": ts, "s": name.lower(), "t": number, "p": PRICE, "q": SIZE, "m": False})]
+        return [write({"E": ts, "s": name.lower(), "t": number, "p": price, "q": SIZE, "m": False} | fields)]
+
+    def marked(self, name: str, number: int, ts: int, price: str, mark: Mark) -> list[bytes]:
+        """Return a list of one trade."""
+        return [write([{"tid": number, "timestampms": ms(ts), "price": price, "amount": SIZE, "type": "buy"}
+                       | mark.fields])]  # fmt: skip
 
     def alive(self, ts: int) -> list[bytes]:
         """Return the answer to a ping."""

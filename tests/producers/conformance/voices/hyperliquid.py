@@ -6,13 +6,15 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tests.producers.conformance.voice import ASKS, BIDS, PRICE, SIZE, Asked, Fate, Voice, ms, write
+from tests.producers.conformance.voice import ASKS, BIDS, PRICE, SIZE, Asked, Fate, Said, Voice, ms, write
 
 
 class Hyperliquid(Voice):
     """One connection."""
 
     names = ("BTC", "ETH")
+    derivative = "BTC"
+    messages = ("activeAssetCtx", "activeAssetCtx")
     book, trades = "l2Book", "trades"
 
     def asked(self, message: bytes) -> list[Asked]:
@@ -36,11 +38,25 @@ class Hyperliquid(Voice):
         levels = [[{"px": price, "sz": size, "n": 1} for price, size in side] for side in (BIDS, ASKS)]
         return [self._frame("l2Book", {"coin": name, "time": ms(ts), "levels": levels})]
 
-    def trade(self, name: str, number: int, ts: int) -> list[bytes]:
+    def trade(self, name: str, number: int, ts: int, price: str = PRICE, **fields: Any) -> list[bytes]:
         """Return all trades so far, as a subscription begins with them."""
-        return [self._frame("trades", [{"coin": name, "side": "B", "px": PRICE, "sz": SIZE, "time": ms(ts),
-                                        "hash": "0x0", "tid": one, "users": ["0x1", "0x2"]}
-                                       for one in range(1, number + 1)])]  # fmt: skip
+        trades = [{"coin": name, "side": "B", "px": PRICE, "sz": SIZE, "time": ms(ts), "hash": "0x0", "tid": one,
+                   "users": ["0x1", "0x2"]} for one in range(1, number + 1)]  # fmt: skip
+        trades[-1] |= {"px": price} | fields
+        return [self._frame("trades", trades)]
+
+    def derived(self, ts: int) -> list[Said]:
+        """Return activeAssetCtx ("WebSocket: subscriptions"), and with the least that it may have."""
+        context = {"funding": "0.0000125", "openInterest": "688.11", "prevDayPx": "15.3", "dayNtlVlm": "1169046.29",
+                   "premium": "0.00031774", "oraclePx": "14.32", "markPx": "14.3161"}  # fmt: skip
+        return [
+            Said({"channel": "activeAssetCtx", "data": {"coin": self.derivative, "ctx": ctx}}, values)
+            for ctx, values in (
+                (context, {"funding_rate": "0.0000125", "funding_interval": 3_600, "open_interest": "688.11",
+                           "index_price": "14.32", "mark_price": "14.3161"}),
+                ({"markPx": "14.3161", "funding": None}, {"mark_price": "14.3161"}),
+            )
+        ]  # fmt: skip
 
     def alive(self, ts: int) -> list[bytes]:
         """Return the answer to a ping."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
-from tests.producers.conformance.voice import ASKS, BIDS, Asked, Fate, Voice, iso, write
+from tests.producers.conformance.voice import ASKS, BIDS, PRICE, Asked, Fate, Voice, iso, write
 
 
 class Kraken(Voice):
@@ -44,10 +44,12 @@ class Kraken(Voice):
         book = {"symbol": name, "bids": levels[0], "asks": levels[1], "checksum": crc, "timestamp": iso(ts)}
         return [self._frame("book", "snapshot", [book])]
 
-    def trade(self, name: str, number: int, ts: int) -> list[bytes]:
+    def trade(self, name: str, number: int, ts: int, price: str = PRICE, **fields: Any) -> list[bytes]:
         """Return all trades so far, as a subscription begins with them."""
-        trades = [{"symbol": name, "side": "buy", "price": 10, "qty": 0.5, "ord_type": "limit", "trade_id": one,
-                   "timestamp": iso(ts)} for one in range(1, number + 1)]  # fmt: skip
+        trades: list[dict[str, Any]] = [{"symbol": name, "side": "buy", "price": 10, "qty": 0.5, "ord_type": "limit",
+                                         "trade_id": one, "timestamp": iso(ts)}
+                                        for one in range(1, number + 1)]  # fmt: skip
+        trades[-1] |= {"price": float(price)} | fields
         return [self._frame("trade", "snapshot", trades)]
 
     def alive(self, ts: int) -> list[bytes]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from marketdata.feed import Fetch
-from tests.producers.conformance.voice import ASKS, BIDS, PRICE, SIZE, Asked, Fate, Voice, ms, write
+from tests.producers.conformance.voice import ASKS, BIDS, PRICE, SIZE, Asked, Fate, Mark, Voice, ms, write
 
 
 class Okx(Voice):
@@ -16,6 +16,8 @@ class Okx(Voice):
     names = ("BTC-USDT", "ETH-USDT")
     book, trades = "books", "trades"
     answers_each = True
+    # "Trades channel": source 1 is an order of the Enhanced Liquidity Program.
+    marks = (Mark({"source": "1"}, ("ELP",)), Mark({"source": "0"}, ()))
 
     def asked(self, message: bytes) -> list[Asked]:
         """Return one for each argument."""
@@ -41,9 +43,9 @@ class Okx(Voice):
         book = {"bids": bids, "asks": asks, "ts": str(ms(ts)), "checksum": 0, "prevSeqId": -1, "seqId": 10}
         return [self._frame(self.book, name, [book], action="snapshot")]
 
-    def trade(self, name: str, number: int, ts: int) -> list[bytes]:
+    def trade(self, name: str, number: int, ts: int, price: str = PRICE, **fields: Any) -> list[bytes]:
         """Return a trade."""
-        return [self._frame(self.trades, name, [self._trade(name, number, ts)])]
+        return [self._frame(self.trades, name, [self._trade(name, number, ts) | {"px": price} | fields])]
 
     def alive(self, ts: int) -> list[bytes]:
         """Return the answer to a ping."""

@@ -1,0 +1,125 @@
+"""What goes out to a venue stays within its documented limits: on a connection, of an address, and per message."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from producers.live.pacing import Outgoing, Pacer
+from producers.live.settings import ProducerSettings, Stream
+from producers.venues import VENUES, find_venue
+from producers.venues.kit.limits import Rate
+from tests.producers.conformance.cases import TABLE
+from tests.producers.conformance.connection import Connection
+from tests.producers.conformance.voice import Asked
+
+EVERY = pytest.mark.parametrize("venue", sorted(VENUES))
+MANY = 300
+MESSAGES_MAX = 10_000
+
+
+def streams_of(venue: str) -> list[Stream]:
+    """Return the connections over which 300 products are spread."""
+    products = TABLE[venue].voice().products(MANY)
+    assert len(set(products)) == MANY
+    return ProducerSettings(venue=venue, products=products).streams_of(find_venue(venue))
+
+
+def opened(venue: str, stream: Stream) -> Connection:
+    """Return one of these connections when everything was requested and accepted."""
+    connection = Connection(venue, TABLE[venue].voice(), endpoint=stream.endpoint, products=stream.products)
+    connection.open()
+    return connection
+
+
+def asked(connection: Connection, message: bytes) -> list[Asked]:
+    """Return what a message subscribes."""
+    return [one for one in connection.voice.asked(message) if one.verb == "subscribe"]
+
+
+def check_pace(rates: Sequence[Rate], times: list[float]) -> None:
+    """Check that no span of time has more than a rate allows."""
+    for rate in rates:
+        for first, following in zip(times, times[rate.most :], strict=False):
+            assert following - first >= rate.seconds * (1 - 1e-9)
+
+
+@EVERY
+def test_products_are_spread_over_connections_within_the_limits(venue: str) -> None:
+    """300 products, each on one connection of each address, none with more than it may have."""
+    limits, streams = find_venue(venue).limits, streams_of(venue)
+    assert len({stream.name for stream in streams}) == len(streams)
+    for endpoint in find_venue(venue).endpoints or (None,):
+        mine = [name for stream in streams if stream.endpoint == endpoint for name in stream.products or ()]
+        assert sorted(mine) == sorted(TABLE[venue].voice().products(MANY))
+    for stream in streams:
+        assert limits.products is None or len(stream.products or ()) <= limits.products
+        connection = opened(venue, stream)
+        subscriptions = [one for message in connection.sent for one in asked(connection, message)]
+        assert {one.name for one in subscriptions} - {""} == set(stream.products or ())
+        assert limits.subscriptions is None or len(subscriptions) <= limits.subscriptions
+
+
+@EVERY
+def test_no_message_is_too_long_or_names_too_much(venue: str) -> None:
+    """Also one that subscribes everything at once."""
+    arguments = find_venue(venue).limits.arguments or MANY
+    for stream in streams_of(venue):
+        connection = opened(venue, stream)
+        for message in connection.sent:
+            assert len(message) <= connection.voice.message_bytes
+            assert len({one.name for one in connection.voice.asked(message)}) <= arguments
+
+
+@EVERY
+def test_messages_keep_the_pace_by_the_lines_own_clock(venue: str) -> None:
+    """All that a connection sends on opening, whatever the venue answers, goes in order and no quicker than allowed."""
+    rates, stream = find_venue(venue).limits.messages, streams_of(venue)[0]
+    voice = TABLE[venue].voice()
+    refused = {(voice.trades, name): "refused" for name in (stream.products or ())[:40]}
+    connection = Connection(venue, voice, endpoint=stream.endpoint, products=stream.products, fates=refused)  # type: ignore[arg-type]
+    connection.open()
+    connection.run(15)
+    outgoing, now, times, went = Outgoing(rates, MESSAGES_MAX), 0.0, list[float](), list[bytes]()
+    assert all(map(outgoing.put, connection.sent))
+    while outgoing:
+        message = outgoing.take(now)
+        if message is None:
+            now += outgoing.wait_s(now)
+            continue
+        times.append(now)
+        went.append(message)
+    assert went == connection.sent
+    check_pace(rates, times)
+
+
+@EVERY
+def test_attempts_to_connect_keep_the_pace(venue: str) -> None:
+    """Every connection of 300 products, at once, and again after each was lost."""
+    rates, now, times = find_venue(venue).limits.connects, 0.0, list[float]()
+    pacer = Pacer(rates)
+    for _ in range(3 * len(streams_of(venue))):
+        now += pacer.wait_s(now)
+        pacer.went(now)
+        times.append(now)
+    check_pace(rates, times)
+
+
+@EVERY
+def test_answers_are_due_only_once_a_message_was_sent_at_the_venues_pace(venue: str) -> None:
+    """The last of many messages goes out late: no channel is stated before its answer was due."""
+    rates, stream = find_venue(venue).limits.messages, streams_of(venue)[0]
+    voice = TABLE[venue].voice()
+    silent = {(voice.trades, name): "unanswered" for name in stream.products or ()}
+    connection = Connection(venue, voice, endpoint=stream.endpoint, products=stream.products, fates=silent)  # type: ignore[arg-type]
+    connection.open()
+    sent: Counter[str] = Counter()
+    pause = rates[0].seconds / rates[0].most if rates else 0.0
+    for place, message in enumerate(connection.sent):
+        for one in asked(connection, message):
+            if one.channel == voice.trades:
+                sent[one.name] = round(pause * place)
+    connection.run(9)
+    assert not [name for name in sent if connection.statuses("unsubscribed", name)]
