@@ -12,7 +12,8 @@ Live"); CHECKED is what recordings of CME and NASDAQ showed.
 3. Symbols: the venue's own, by the mapping of the record's date, see `symbols`.
 4. Live (`gateway` has the messages): each schema is subscribed for all products at once, and acknowledged by a message
    that names it: "Subscription request N for <schema> data succeeded" (DOCS, "System messages"; the text is that of
-   https://github.com/nautechsystems/nautilus_trader/pull/3337).
+   https://github.com/nautechsystems/nautilus_trader/pull/3337). An error names each symbol that did not resolve, and
+   the others go on (DOCS, "Symbology", https://databento.com/docs/api-live/basics/symbology).
 5. A heartbeat comes when nothing else did for ten seconds; 25 seconds of silence are a dead connection. After a
    disconnect the records since are requested, and those read before are left out, so that orders, books and trades go
    on as if there had been none; a book is published again as soon as the records have reached the place where they
@@ -29,7 +30,7 @@ from functools import partial
 from marketdata import dbn
 from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, GAP, Instrument
+from marketdata.events import ALL_SYMBOLS, GAP, UNSUBSCRIBED, Instrument
 from marketdata.feed import Output, Refused, Send
 from producers.venues.databento import gateway
 from producers.venues.databento.books import Books
@@ -40,6 +41,7 @@ from producers.venues.databento.reference import read_definition, read_status
 from producers.venues.databento.state import BOOK, TRADES, State
 from producers.venues.databento.symbols import Symbols
 from producers.venues.databento.ticks import Ticks
+from producers.venues.kit import trades
 from producers.venues.kit.calls import Call
 from producers.venues.kit.feed import VenueFeed
 from producers.venues.kit.products import Product
@@ -54,8 +56,9 @@ _APART = frozenset({dbn.STATUS, dbn.DEFINITION, dbn.SYMBOL_MAPPING, dbn.SYSTEM, 
 
 # Codes of the gateway (DOCS, "Errors" and "System messages").
 _FATAL = {1: "auth_failed", 2: "key_deactivated", 3: "connection_limit", 5: "bad_subscription"}
-_INTERNAL, _SKIPPED, _AGED_OUT = 6, 7, 8
+_UNRESOLVED, _INTERNAL, _SKIPPED, _AGED_OUT = 4, 6, 7, 8
 _ACKNOWLEDGED, _SLOW, _REPLAYED = 1, 2, 3
+_SYMBOL = re.compile(r"[\w./@+-]+")
 _ACKNOWLEDGEMENT = re.compile(r"for ([a-z0-9-]+) data succeeded")
 
 
@@ -99,6 +102,7 @@ class DatabentoFeed(VenueFeed):
         self._market.is_sampled = "tbbo" in self.channels
         self._records = Records()
         self._streaming = False
+        self._unresolved: set[str] = set()  # symbols that the gateway does not know yet
         self._is_incoherent = False  # what was read before is not right, so that records since do not help
         self._replays = 0
         self._readers: dict[int, Callable[[Call, bytes, int], None]] = {
@@ -118,6 +122,7 @@ class DatabentoFeed(VenueFeed):
     def _begin(self) -> None:
         super()._begin()
         self._streaming = False
+        self._unresolved.clear()
 
     def _channels_of(self, product: Product) -> set[str]:
         owner = self._symbols.owner_of(product)
@@ -352,6 +357,13 @@ class DatabentoFeed(VenueFeed):
             raise BadEvent("bad_symbol", "stype_out_symbol", symbol)
         start = record.start_ts if record.start_ts <= dbn.INT64_MAX else 0
         self._symbols.map(call, number, symbol, start, min(record.end_ts, dbn.INT64_MAX))
+        if record.stype_in_symbol in self._unresolved:
+            self._unresolved.discard(record.stype_in_symbol)
+            product = self._products.get(symbol)
+            resolved = ALL_SYMBOLS if product is None else product.symbol
+            call.status(resolved, "subscribed", channel=self.trades_subscription)
+            if product is not None:
+                self._ledger.account(call, product, TRADES, call.now)
 
     # --- The gateway's records ---
 
@@ -381,6 +393,20 @@ class DatabentoFeed(VenueFeed):
         else:
             self._acknowledged(call, found[1], self._wanted[0])
 
+    def _take_unresolved(self, call: Call, text: str) -> None:
+        """State a symbol of which nothing comes before the gateway maps it (DOCS, "Symbology")."""
+        named = {name.rstrip(".") for name in _SYMBOL.findall(text)}.intersection(self._wanted or ())
+        is_raw = self._session is not None and self._session.stype_in == "raw_symbol"
+        channel = self.trades_subscription
+        for name in sorted(named - self._unresolved):
+            self._unresolved.add(name)
+            product = self._products.find(call, name) if is_raw else None
+            symbol = ALL_SYMBOLS if product is None else product.symbol
+            call.status(symbol, "unsubscribed", reason="refused", channel=channel, detail=text)
+            if product is not None:
+                self._ledger.lose(call, product, UNSUBSCRIBED, self._carried, detail=text, channel=channel)
+                trades.interrupted(call, product)
+
     def _caught_up(self, call: Call) -> None:
         """All records since the disconnect have arrived: close its gaps, and publish unchanged books."""
         self._replays = 0
@@ -409,6 +435,8 @@ class DatabentoFeed(VenueFeed):
                 self._lose_records(call, self._instruments.values(), record.err)
         elif code in _FATAL:
             self._rejected(call, _FATAL[code], record.err)
+        elif code == _UNRESOLVED:
+            self._take_unresolved(call, record.err)
         elif code == _SKIPPED:
             self._lose_records(call, self._instruments.values(), record.err)
         elif code == _AGED_OUT:

@@ -24,7 +24,9 @@ from tests.producers.conformance.voices.bitfinex import Bitfinex
 from tests.producers.conformance.voices.bybit import Bybit
 from tests.producers.conformance.voices.coinbase import Coinbase
 from tests.producers.conformance.voices.coinbase_exchange import CoinbaseExchange
+from tests.producers.conformance.voices.databento import Databento
 from tests.producers.conformance.voices.deribit import Deribit
+from tests.producers.conformance.voices.fix import Fix
 from tests.producers.conformance.voices.gemini import Gemini
 from tests.producers.conformance.voices.hyperliquid import Hyperliquid
 from tests.producers.conformance.voices.kraken import Kraken
@@ -103,7 +105,9 @@ TABLE: dict[str, Row] = {
     "bybit": Row(Bybit, (Case("bybit", "bybit", conn="BYBIT.ws.2", frames=200),)),
     "coinbase": Row(Coinbase, (Case("coinbase", "coinbase_advanced", frames=80, shorten=coinbase_short),)),
     "coinbase_exchange": Row(CoinbaseExchange, (Case("coinbase_exchange", "coinbase_exchange_legacy", ordered=False),)),
+    "databento": Row(Databento),
     "deribit": Row(Deribit),
+    "fix": Row(Fix),
     "gemini": Row(Gemini, (Case("gemini", "gemini", ordered=False),)),
     "hyperliquid": Row(Hyperliquid),
     "kraken": Row(Kraken, (Case("kraken", "kraken_v1", frames=250, conn="KRAKEN.ws.50", proven=10),)),

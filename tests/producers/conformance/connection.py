@@ -71,6 +71,16 @@ class Connection:
             self._take(self.feed.ticked(self.ts))
             self._deliver()
 
+    def relent(self) -> None:
+        """Let the venue accept from now on what it refused."""
+        refused, self.fates = self.fates, {}
+        for channel, name in refused:
+            frames = self.voice.accepted_later(name, self._venue_ts)
+            if frames:
+                self.subscribed.add((channel, name))
+                self._due.append(lambda _, frames=frames: frames)  # type: ignore[misc]
+        self._deliver()
+
     def mark(self, name: str, price: str, mark: Mark) -> None:
         """Let a product trade now, in the way of a mark."""
         self.traded[name] += 1
@@ -87,7 +97,9 @@ class Connection:
         return self._symbols.get(name, "")
 
     def statuses(self, kind: str, name: str) -> list[FeedStatus]:
-        """Return what was stated about a product."""
+        """Return what was stated about a product, or about all where the venue never announced it."""
+        if not self.symbol(name):
+            return [one for one in self.out if isinstance(one, FeedStatus) and one.kind == kind]
         return [one for one in self._of(FeedStatus, name) if one.kind == kind]
 
     def books(self, name: str) -> list[BookUpdate]:

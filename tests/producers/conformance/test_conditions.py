@@ -11,7 +11,7 @@ from producers.venues import VENUES, find_venue
 from tests.producers.conformance.cases import TABLE
 from tests.producers.conformance.connection import Connection
 from tests.producers.conformance.test_subscriptions import endpoint_of
-from tests.producers.conformance.voice import PRICE, SIZE, Mark, Voice
+from tests.producers.conformance.voice import PRICE, Mark, Voice
 
 EVERY = pytest.mark.parametrize("venue", sorted(VENUES))
 OTHER_PRICES = ("20", "3", "15", "30", "2", "40", "1")  # each marked trade would set a high, a low or the close
@@ -70,7 +70,7 @@ def check_candle(connection: Connection, name: str, marks: list[Mark]) -> None:
     assert [Decimal(value or "NaN") for value in (candle.open, candle.high, candle.low, candle.close)] == [
         ends[0], max(extremes), min(extremes), ends[-1],
     ]  # fmt: skip
-    assert (Decimal(candle.volume), candle.trades) == (count * Decimal(SIZE), count)
+    assert (Decimal(candle.volume), candle.trades) == (count * Decimal(connection.voice.size), count)
 
 
 @pytest.mark.parametrize("venue", MARKING)

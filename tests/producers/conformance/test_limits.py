@@ -24,7 +24,8 @@ def streams_of(venue: str) -> list[Stream]:
     """Return the connections over which 300 products are spread."""
     products = TABLE[venue].voice().products(MANY)
     assert len(set(products)) == MANY
-    return ProducerSettings(venue=venue, products=products).streams_of(find_venue(venue))
+    address = find_venue(venue).ws_url or "tls://venue.example:443"
+    return ProducerSettings(venue=venue, products=products, ws_url=address).streams_of(find_venue(venue))
 
 
 def opened(venue: str, stream: Stream) -> Connection:

@@ -52,6 +52,8 @@ class Voice(ABC):
     names: ClassVar[tuple[str, str]]
     book: ClassVar[str]
     trades: ClassVar[str]
+    size: ClassVar[str] = SIZE
+    """The size of every trade."""
     base: ClassVar[str] = "BTC"
     """What is replaced in the first name to make other products."""
     token: Signer | None = None
@@ -101,6 +103,11 @@ class Voice(ABC):
     @abstractmethod
     def trade(self, name: str, number: int, ts: int, price: str = PRICE, **fields: Any) -> list[bytes]:
         """Return a trade of SIZE; numbers rise by one per product, and `fields` are more of the venue's own."""
+
+    def accepted_later(self, name: str, ts: int) -> list[bytes]:
+        """Return what a venue sends by itself, without a new request, once it takes a subscription that it refused."""
+        del name, ts
+        return []
 
     def marked(self, name: str, number: int, ts: int, price: str, mark: Mark) -> list[bytes]:
         """Return a trade with a mark."""
