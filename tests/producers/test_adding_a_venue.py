@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,25 @@ from marketdata.events import BookUpdate, DeadLetter, Derivative, FeedStatus, Tr
 from marketdata.feed import Output, Reconnect, Send
 from producers.venues.kit.venue import LiveFeed, Venue
 from tests.producers.conformance import (
+    cases,
+    test_conditions,
+    test_derivatives,
+    test_endpoints,
     test_facts,
     test_faults,
+    test_limits,
     test_reading,
     test_subscriptions,
     test_values,
 )
-from tests.producers.conformance.cases import Case
+from tests.producers.conformance.cases import Case, Row
 
-CONFORMANCE: tuple[Any, ...] = (test_facts, test_faults, test_reading, test_subscriptions, test_values)
+CONFORMANCE: tuple[Any, ...] = (
+    test_conditions, test_derivatives, test_endpoints, test_facts, test_faults, test_limits, test_reading,
+    test_subscriptions, test_values,
+)  # fmt: skip
 TESTS = {name: test for module in CONFORMANCE for name, test in vars(module).items() if name.startswith("test_")}
+CASE = Case("acme", "acme")
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "add-a-venue.md"
 TS = 1_780_000_001_000_000_000
 SECOND = 1_000_000_000
@@ -43,14 +53,19 @@ def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
     """The example, found by its folder as every venue is."""
     folder = tmp_path_factory.mktemp("venues") / "acme"
     folder.mkdir()
+    voice: dict[str, Any] = {"__name__": "acme_voice"}
     for code in blocks("python"):
-        name = re.search(r"producers/venues/acme/(\w+\.py)", code.partition("\n")[0])
-        assert name is not None, "the first line of a block names its file"
-        (folder / name[1]).write_text(code)
+        path = code.partition("\n")[0].removeprefix("# ")
+        if path == "tests/producers/conformance/voices/acme.py":
+            exec(compile(code, path, "exec", dont_inherit=True), voice)
+        else:
+            assert re.fullmatch(r"producers/venues/acme/\w+\.py", path), "the first line of a block names its file"
+            (folder / path.rpartition("/")[2]).write_text(code)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(producers.venues, "__path__", [*producers.venues.__path__, str(folder.parent)])
         (found,) = importlib.import_module("producers.venues.acme").VENUES
         patch.setitem(producers.venues.VENUES, "acme", found)
+        patch.setitem(cases.TABLE, "acme", Row(voice["Acme"], (CASE,)))
         yield found
     for module in [module for module in sys.modules if module.startswith("producers.venues.acme")]:
         del sys.modules[module]
@@ -146,7 +161,6 @@ def test_example_notices_silence_and_the_end(feed: LiveFeed) -> None:
 
 # --- The example keeps the rules of every feed ---
 
-CASE = Case("acme", "acme")
 OF_A_CASE = [name for name, test in TESTS.items() if list(inspect.signature(test).parameters) == ["case"]]
 
 
@@ -157,18 +171,29 @@ def test_example_passes_the_conformance_tests(name: str) -> None:
     TESTS[name](CASE)
 
 
+OPTIONS: dict[str, tuple[Any, ...]] = {"carrier": ("book", "trades"), "early": (False, True), "number": (0, 1)}
+OF_A_VENUE = [
+    pytest.param(name, dict(zip(options, values, strict=True)), id="-".join(map(str, (name, *values))))
+    for name, test in TESTS.items()
+    for venue_, *options in [list(inspect.signature(test).parameters) or [""]]
+    if venue_ == "venue"
+    for values in product(*(OPTIONS[option] for option in options))
+    if "address" not in name or "one_address" in name
+]
+
+
 @pytest.mark.usefixtures("venue")
-@pytest.mark.parametrize("carrier", [0, 1], ids=["books", "trades"])
-@pytest.mark.parametrize("answer", ["refused", "none"])
-def test_example_passes_the_conformance_test_of_subscriptions(carrier: int, answer: str) -> None:
-    """Nothing vouches for a channel that is refused, or not acknowledged."""
-    test_subscriptions.test_nothing_vouches_for_a_channel_that_is_not_acknowledged(CASE, carrier, answer)
+@pytest.mark.parametrize(("name", "options"), OF_A_VENUE)
+def test_example_passes_the_tests_of_its_side_of_a_connection(name: str, options: dict[str, Any]) -> None:
+    """Subscriptions, limits, endpoints, conditions and derivatives."""
+    TESTS[name]("acme", **options)
 
 
 @pytest.mark.usefixtures("venue")
 def test_example_states_its_facts_and_sources() -> None:
     """The tests of every venue that need no recording."""
     assert len(OF_A_CASE) > 10
+    assert len(OF_A_VENUE) > 15
     test_facts.test_venue_and_feed_state_the_same_facts("acme")
     test_facts.test_theory_names_the_document_that_says_whose_side_a_trade_tells("acme")
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterable
-from itertools import pairwise, product
-from typing import Any
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata.feed import Send
-from producers.live.__main__ import make_feed
 from producers.live.pacing import Gate, Outgoing, Pacer
 from producers.live.settings import ProducerSettings
-from producers.venues import VENUES, find_venue
+from producers.venues import find_venue
 from producers.venues.kit.limits import Limits, Rate
 from producers.venues.kit.venue import Endpoint, Venue
 
@@ -66,53 +61,6 @@ def test_lines_of_a_venue_share_its_connection_attempts() -> None:
 
     times = asyncio.run(scenario())
     assert all(b - a >= 0.045 for a, b in pairwise(times))
-
-
-# --- 300 products of each venue ---
-
-
-def many(venue: Venue) -> tuple[str, ...]:
-    """Return 300 names as the venue's usual products have them, with other base currencies."""
-    usual = venue.products[0]
-    base = next(base for base in ("XBT", "BTC", "AAPL") if base in usual)
-    letters = "ACDEFGHIJK"
-    made = (usual.replace(base, "".join(each) + "A"[: len(base) - 3], 1) for each in product(letters, repeat=3))
-    return tuple(name for _, name in zip(range(MANY), made, strict=False))
-
-
-def names_in(values: Any) -> Iterable[str]:
-    """Return every text in a message."""
-    if isinstance(values, str):
-        yield values
-    elif isinstance(values, dict):
-        for value in values.values():
-            yield from names_in(value)
-    elif isinstance(values, list):
-        for value in values:
-            yield from names_in(value)
-
-
-@pytest.mark.parametrize("name", sorted(name for name, venue in VENUES.items() if venue.limits != Limits()))
-def test_every_connection_stays_within_the_venues_limits(name: str) -> None:
-    """300 products are spread over connections, none with more products, channels or arguments than it may have."""
-    venue = find_venue(name)
-    products, limits = many(venue), venue.limits
-    streams = ProducerSettings(venue=name, products=products).streams_of(venue)
-    assert len({stream.name for stream in streams}) == len(streams)
-    for endpoint in venue.endpoints or (None,):
-        mine = [stream.products or () for stream in streams if stream.endpoint == endpoint]
-        assert sorted(name for part in mine for name in part) == sorted(products)
-    for stream in streams:
-        channels = venue.channels if stream.endpoint is None else stream.endpoint.channels
-        part = stream.products or ()
-        assert limits.products is None or len(part) <= limits.products
-        assert limits.subscriptions is None or len(part) * len(channels) <= limits.subscriptions
-        feed = make_feed(venue, stream, f"{stream.name}/0", None)
-        sent = [output.frame for output in feed.opened(T0) if isinstance(output, Send)]
-        assert sent
-        for frame in sent:
-            named = [text for text in names_in(json.loads(frame)) if any(each in text for each in part)]
-            assert limits.arguments is None or len(named) <= limits.arguments
 
 
 def test_endpoints_carry_their_own_channels_over_lines_of_their_own() -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from marketdata.clock import SECOND_NS as SECOND
-from marketdata.events import EVENTS, BookUpdate, Candle, Derivative, FeedStatus, Instrument, Quote, Trades
+from marketdata.events import BookUpdate, Candle, Derivative, FeedStatus, Instrument, Quote, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from producers.venues import find_venue
 from producers.venues.kit.idle import Idle, proof_of
@@ -25,8 +25,7 @@ MESSAGES_MAX = 10_000
 class Connection:
     """One feed and its venue. `fates` says what becomes of (channel, product); all else is accepted.
 
-    `early`: data come before the answer to the subscription. `out` has every output, and `events` what the operators
-    made of them, candles among them.
+    `early`: data come before the answer to the subscription. `out` has every output, `sent` every message of ours.
     """
 
     def __init__(
@@ -42,12 +41,10 @@ class Connection:
         self.feed: LiveFeed = make(line=f"{venue}/0", products=products or voice.names, token=voice.token)
         self.ts = T0
         self.out: list[Output] = []
-        self.events: list[object] = []
         self.sent: list[bytes] = []
         self.subscribed: set[tuple[str, str]] = set()
         self.traded: Counter[str] = Counter()
         self._idle = Idle(self.feed, proof_of(found), recorded=False)
-        self._pipeline = Pipeline()
         self._symbols: dict[str, str] = {}
         self._due: deque[Callable[[int], list[bytes]]] = deque()
 
@@ -120,9 +117,10 @@ class Connection:
 
     def minutes(self, name: str) -> dict[int, Candle]:
         """Return the last revision of each closed minute of a product, by its number since the beginning."""
-        found = [one for one in self.events if isinstance(one, Candle) and one.symbol == self.symbol(name)]
-        return {(one.start - T0) // (60 * SECOND): one for one in found
-                if one.interval == "1m" and one.state != "open"}  # fmt: skip
+        pipeline = Pipeline()
+        made = [event for trades in self.trades(name) for _, event in pipeline.push(trades)]
+        return {(one.start - T0) // (60 * SECOND): one for one in made
+                if isinstance(one, Candle) and one.interval == "1m" and one.state != "open"}  # fmt: skip
 
     def ends(self) -> list[Output]:
         """Return what asked for a new connection, or gave up."""
@@ -151,8 +149,6 @@ class Connection:
         for output in out:
             if isinstance(output, Instrument):
                 self._symbols[output.venue_symbol] = output.symbol
-            if isinstance(output, EVENTS):
-                self.events += [event for _, event in self._pipeline.push(output)]
         for output in out:
             if isinstance(output, Send):
                 self._answer(output.frame)

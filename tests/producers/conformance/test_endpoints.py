@@ -10,7 +10,7 @@ from marketdata.events import BookUpdate, FeedStatus, Trades
 from producers.venues import VENUES, find_venue
 from tests.producers.conformance.cases import SECOND, TABLE
 from tests.producers.conformance.connection import Connection
-from tests.producers.conformance.test_limits import asked, opened, streams_of
+from tests.producers.conformance.test_limits import asked, opened
 from tests.producers.conformance.test_subscriptions import RUN_S, quiet
 
 SEVERAL = sorted(name for name, venue in VENUES.items() if venue.endpoints)
@@ -21,8 +21,7 @@ def test_each_channel_of_each_product_is_requested_at_one_address_once(venue: st
     """Over all connections of 300 products; every product has the same channels, those of the facts among them."""
     requested: Counter[tuple[str, str]] = Counter()
     addresses: dict[str, set[str]] = {}
-    for stream in streams_of(venue):
-        connection = opened(venue, stream)
+    for stream, connection in opened(venue):
         for message in connection.sent:
             for one in asked(connection, message):
                 requested[one.channel, one.name] += bool(one.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 import pytest
 
@@ -13,10 +14,11 @@ from producers.venues import VENUES, find_venue
 from producers.venues.kit.limits import Rate
 from tests.producers.conformance.cases import TABLE
 from tests.producers.conformance.connection import Connection
-from tests.producers.conformance.voice import Asked
+from tests.producers.conformance.voice import Asked, Fate
 
 EVERY = pytest.mark.parametrize("venue", sorted(VENUES))
 MANY = 300
+SOME = 60
 MESSAGES_MAX = 10_000
 
 
@@ -28,9 +30,23 @@ def streams_of(venue: str) -> list[Stream]:
     return ProducerSettings(venue=venue, products=products, ws_url=address).streams_of(find_venue(venue))
 
 
-def opened(venue: str, stream: Stream) -> Connection:
-    """Return one of these connections when everything was requested and accepted."""
-    connection = Connection(venue, TABLE[venue].voice(), endpoint=stream.endpoint, products=stream.products)
+@cache
+def opened(venue: str) -> list[tuple[Stream, Connection]]:
+    """Return these connections when everything was requested and accepted."""
+    found = []
+    for stream in streams_of(venue):
+        connection = Connection(venue, TABLE[venue].voice(), endpoint=stream.endpoint, products=stream.products)
+        connection.open()
+        found.append((stream, connection))
+    return found
+
+
+def troubled(venue: str, fate: Fate) -> Connection:
+    """Return a connection with some of them, on which this becomes of every product's trades."""
+    voice, stream = TABLE[venue].voice(), streams_of(venue)[0]
+    products = (stream.products or ())[:SOME]
+    connection = Connection(venue, voice, endpoint=stream.endpoint, products=products,
+                            fates={(voice.trades, name): fate for name in products})  # fmt: skip
     connection.open()
     return connection
 
@@ -55,9 +71,8 @@ def test_products_are_spread_over_connections_within_the_limits(venue: str) -> N
     for endpoint in find_venue(venue).endpoints or (None,):
         mine = [name for stream in streams if stream.endpoint == endpoint for name in stream.products or ()]
         assert sorted(mine) == sorted(TABLE[venue].voice().products(MANY))
-    for stream in streams:
+    for stream, connection in opened(venue):
         assert limits.products is None or len(stream.products or ()) <= limits.products
-        connection = opened(venue, stream)
         subscriptions = [one for message in connection.sent for one in asked(connection, message)]
         assert {one.name for one in subscriptions} - {""} == set(stream.products or ())
         assert limits.subscriptions is None or len(subscriptions) <= limits.subscriptions
@@ -67,8 +82,7 @@ def test_products_are_spread_over_connections_within_the_limits(venue: str) -> N
 def test_no_message_is_too_long_or_names_too_much(venue: str) -> None:
     """Also one that subscribes everything at once."""
     arguments = find_venue(venue).limits.arguments or MANY
-    for stream in streams_of(venue):
-        connection = opened(venue, stream)
+    for _, connection in opened(venue):
         for message in connection.sent:
             assert len(message) <= connection.voice.message_bytes
             assert len({one.name for one in connection.voice.asked(message)}) <= arguments
@@ -77,11 +91,7 @@ def test_no_message_is_too_long_or_names_too_much(venue: str) -> None:
 @EVERY
 def test_messages_keep_the_pace_by_the_lines_own_clock(venue: str) -> None:
     """All that a connection sends on opening, whatever the venue answers, goes in order and no quicker than allowed."""
-    rates, stream = find_venue(venue).limits.messages, streams_of(venue)[0]
-    voice = TABLE[venue].voice()
-    refused = {(voice.trades, name): "refused" for name in (stream.products or ())[:40]}
-    connection = Connection(venue, voice, endpoint=stream.endpoint, products=stream.products, fates=refused)  # type: ignore[arg-type]
-    connection.open()
+    rates, connection = find_venue(venue).limits.messages, troubled(venue, "refused")
     connection.run(15)
     outgoing, now, times, went = Outgoing(rates, MESSAGES_MAX), 0.0, list[float](), list[bytes]()
     assert all(map(outgoing.put, connection.sent))
@@ -111,16 +121,14 @@ def test_attempts_to_connect_keep_the_pace(venue: str) -> None:
 @EVERY
 def test_answers_are_due_only_once_a_message_was_sent_at_the_venues_pace(venue: str) -> None:
     """The last of many messages goes out late: no channel is stated before its answer was due."""
-    rates, stream = find_venue(venue).limits.messages, streams_of(venue)[0]
-    voice = TABLE[venue].voice()
-    silent = {(voice.trades, name): "unanswered" for name in stream.products or ()}
-    connection = Connection(venue, voice, endpoint=stream.endpoint, products=stream.products, fates=silent)  # type: ignore[arg-type]
-    connection.open()
+    rates, connection = find_venue(venue).limits.messages, troubled(venue, "unanswered")
     sent: Counter[str] = Counter()
     pause = rates[0].seconds / rates[0].most if rates else 0.0
     for place, message in enumerate(connection.sent):
         for one in asked(connection, message):
-            if one.channel == voice.trades:
+            if one.channel == connection.voice.trades:
                 sent[one.name] = round(pause * place)
     connection.run(9)
     assert not [name for name in sent if connection.statuses("unsubscribed", name)]
+    connection.run(3)
+    assert not [name for name, second in sent.items() if second >= 3 and connection.statuses("unsubscribed", name)]
