@@ -480,9 +480,11 @@ def test_the_benchmark_measures_a_feed_that_has_its_book(monkeypatch: pytest.Mon
 def test_quiet_symbol_gets_its_book_without_a_change() -> None:
     """Its snapshot is asked for after a while, and is good at once."""
     feed = make(line="binance_spot/0", products=("BTCUSDT",))
-    feed.opened(T0)
+    out = feed.opened(T0)
     assert fetches(feed.ticked(T0 + SECOND)) == []
-    (request,) = fetches(feed.ticked(T0 + QUIET_NS + SECOND))
+    assert fetches(feed.ticked(T0 + QUIET_NS + SECOND)) == [], "nothing shows yet that its changes would come"
+    acknowledge(feed, out)
+    (request,) = fetches(feed.ticked(T0 + QUIET_NS + 2 * SECOND))
     assert kinds(feed.fetched(request, body(7), T0 + 7 * SECOND)) == ["BTC-USDT snapshot"]
     assert kinds(feed.received(diff(8, 9), T0 + 8 * SECOND)) == ["BTC-USDT update"]
 
