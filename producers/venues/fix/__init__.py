@@ -13,7 +13,6 @@ VENUES = (
         ws_url="",  # every FIX venue has its own address, given by FIX_URL
         rest_url="http://127.0.0.1",
         make=FixFeed,
-        channels=FixFeed.channels,
         transport="tcp",
         splitter=FixSplitter,
         marks_trades=True,
