@@ -46,7 +46,7 @@ class ExchangeSettings(VenueSettings):
 
 
 class ExchangeKey:
-    """A key of Coinbase Exchange, which signs each subscription anew; gives a JSON object of `channel` and `signed`.
+    """A key of Coinbase Exchange, which signs each subscription; gives a JSON object of `channel` and `signed`.
 
     The signature is the base64 of the HMAC-SHA256, by the secret's own bytes, of the time in seconds, the method and
     the path of a request that is never made (Coinbase, "Exchange WebSocket Authentication", and "Exchange REST API
@@ -102,7 +102,7 @@ def login(settings: ExchangeSettings, start: Start) -> ExchangeKey | None:
         return None
     if missing:
         raise SettingsError(
-            f"{', '.join(missing)}: Coinbase Exchange tells nothing on {depth} without a key"
+            f"{', '.join(missing)}: Coinbase Exchange sends nothing on {depth} without a key"
             if depth != "level2_batch"
             else f"{', '.join(missing)}: a key of Coinbase Exchange has three parts; give all or none"
         )

@@ -100,7 +100,7 @@ class Books:
             self._lose(call, (instrument,), detail, wrong=True)
 
     def publish(self, call: Call, instrument: State, flags: int) -> None:
-        """Tell what one event made of the book."""
+        """Publish what one event made of the book."""
         if instrument.tops is not None:
             bids, asks = instrument.tops
             if bids is not None and asks is not None:
@@ -179,7 +179,7 @@ class Books:
             instrument.orders.modify(order_id, price, size)
 
     def _incomplete(self, call: Call, instrument: State) -> None:
-        """Tell once that the book cannot be known before its next snapshot."""
+        """State once that the book cannot be known before its next snapshot."""
         self._counts["deltas_before_snapshot"] += 1
         if not instrument.is_incomplete and not instrument.product.book_seen:
             instrument.is_incomplete = True

@@ -10,7 +10,7 @@ its own Python client.
    then records. We send nothing more.
 3. DOCS, "Recovering after a disconnection": keep the last `ts_event` of each schema and instrument, and how many
    records had it; subscribe again with `start`, the lowest of these times; drop what was seen before. Records come
-   late by less than `LATE_NS`, so that an instrument which has been quiet for hours does not ask for hours.
+   late by less than `LATE_NS`, so that an instrument which has been quiet for hours does not request hours.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: int = 10
 
     def refusal(self) -> str | None:
-        """Return why this cannot be asked for, or None."""
+        """Return why this cannot be requested, or None."""
         unknown = [schema for schema in self.schemas if schema not in KINDS]
         if unknown or not self.schemas:
             return f"{', '.join(unknown) or 'nothing'}: the schemas are {', '.join(KINDS)}"
@@ -93,7 +93,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Login:
-    """What to ask for, and the key, by which the feed answers the gateway's challenge; nothing of it may be stored."""
+    """What to request, and the key, by which the feed answers the gateway's challenge; nothing of it may be stored."""
 
     def __init__(self, key: str, session: Session) -> None:
         self.session = session
@@ -176,7 +176,7 @@ class Position:
         self.left: int | None = None
 
     def resume(self, start: int) -> None:
-        """Expect the last records again, if they lie in what was asked for."""
+        """Expect the last records again, if they lie in what was requested."""
         self.left = self.count if self.ts >= start else None
 
     def take(self, ts: int) -> str:

@@ -53,7 +53,7 @@ class Records:
 
 
 def reading(take: Callable[[], None]) -> None:
-    """Read a record of a kind that changed. Raises BadEvent: the codec reads texts and enums only when asked for."""
+    """Read a record of a kind that changed. Raises BadEvent: the codec reads texts and enums on first use."""
     try:
         take()
     except (databento_dbn.DBNError, AttributeError, OverflowError, TypeError, ValueError) as error:

@@ -2,8 +2,7 @@
 
 A venue's feed derives from `VenueFeed`, states its facts as class attributes and implements `_describe`, `_order` and
 `_read`; the other hooks have defaults. A venue's feed is itself derived from only where a dated version of its
-protocol differs. Books, trades, quotes and the ledger stay functions and objects of the kit that
-a feed calls.
+protocol differs. Books, trades, quotes and the ledger stay functions and objects of the kit that a feed calls.
 
 1. `opened`: forget the last connection (`_begin`), subscribe to each channel, wait for the books' snapshots, request
    the trades that may be missing since before, and the venue's list of products. Where a login comes first
