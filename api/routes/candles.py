@@ -17,7 +17,7 @@ from api.market import Market
 from api.models.candles import CandlesAnswer, ExplanationAnswer
 from api.parameters import time_ns
 from api.problems import Problem, bad_value
-from api.routes.common import SymbolPath, VenueQuery, only_known_parameters, problems, service_of, state_of
+from api.routes.common import StrictRoute, SymbolPath, VenueQuery, problems, service_of, state_of
 from api.routes.paging import LimitQuery, Page, Place, newest_first, paged
 from api.service import Service
 from api.symbol_state import INTERVALS, SymbolState
@@ -25,7 +25,7 @@ from api.trust import TRUSTED
 from marketdata.explain import explain
 from marketdata.recipes import interval_of
 
-router = APIRouter(prefix="/api/v1/market", tags=["market"], dependencies=[Depends(only_known_parameters)])
+router = APIRouter(prefix="/api/v1/market", tags=["market"], route_class=StrictRoute)
 
 _NAME_MAX = 64
 # Trades of a candle that is explained; more are explained on the command line.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated, Any
 
-from fastapi import Path, Query, Request
+from fastapi import Path, Query, Request, Response
 from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from starlette.datastructures import QueryParams
 
 from api.models.shared import ProblemAnswer
 from api.parameters import find
@@ -48,18 +50,27 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": meanings[status], "content": content} for status in statuses}
 
 
-# Not a plain function, which FastAPI would call in a thread.
-async def only_known_parameters(request: Request) -> None:
-    """Refuse a parameter that the route does not have, or that is given twice: an answer without it would mislead."""
-    given = request.query_params.multi_items()
-    if not given:
-        return
-    known = list(_query_parameters(request.scope["route"].dependant))
-    for name, value in given:
+class StrictRoute(APIRoute):
+    """A route that refuses a parameter that it does not have, or that is given twice: an answer would mislead."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler of requests, with the check before all else."""
+        answer = super().get_route_handler()
+        known = list(_query_parameters(self.dependant))
+
+        async def check_and_answer(request: Request) -> Response:
+            _check_parameters(request.query_params, known)
+            return await answer(request)
+
+        return check_and_answer
+
+
+def _check_parameters(given: QueryParams, known: list[str]) -> None:
+    names = [name for name, _ in given.multi_items()]
+    for name, value in given.items():
         if name not in known:
             raise bad_value(name, value, f"is not a parameter here; there are {', '.join(known) or 'none'}")
-    for name, value in request.query_params.items():
-        if len(request.query_params.getlist(name)) > 1:
+        if names.count(name) > 1:
             raise bad_value(name, value, "is given more than once")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from api import messages
 from api.answers import json_answer
@@ -14,13 +14,13 @@ from api.history import Row
 from api.models.derivatives import DerivativesAnswer
 from api.parameters import microseconds
 from api.problems import Problem
-from api.routes.common import SymbolPath, VenueQuery, only_known_parameters, problems, service_of, state_of
+from api.routes.common import StrictRoute, SymbolPath, VenueQuery, problems, service_of, state_of
 from api.routes.paging import Page, Place, newest_first, paged
 from api.service import Service
 from api.trust import UNKNOWN, Trust, fresh
 from marketdata.events import Derivative, Liquidation
 
-router = APIRouter(prefix="/api/v1/market", tags=["market"], dependencies=[Depends(only_known_parameters)])
+router = APIRouter(prefix="/api/v1/market", tags=["market"], route_class=StrictRoute)
 
 
 @router.get(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from api import messages
 from api.answers import json_answer
 from api.models.ledger import AnomaliesAnswer, GapsAnswer, JobsAnswer, StatusAnswer
 from api.parameters import microseconds
-from api.routes.common import SymbolQuery, VenueQuery, ledger, only_known_parameters, problems, service_of
+from api.routes.common import StrictRoute, SymbolQuery, VenueQuery, ledger, problems, service_of
 from api.routes.paging import Page, paged
 from api.service import Service
 from api.symbol_state import SymbolState, halted
 from marketdata.clock import format_rfc3339
 from marketdata.events import ALL_SYMBOLS
 
-router = APIRouter(prefix="/api/v1", tags=["ledger"], dependencies=[Depends(only_known_parameters)])
+router = APIRouter(prefix="/api/v1", tags=["ledger"], route_class=StrictRoute)
 
 _EVENTS_MAX = 100
 AnomalyKind = Literal[

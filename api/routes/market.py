@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from api import messages
 from api.answers import bytes_answer, json_answer
@@ -13,7 +13,7 @@ from api.history import Row
 from api.models.market import BookAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
 from api.parameters import microseconds
 from api.problems import Problem
-from api.routes.common import SymbolPath, VenueQuery, ledger, only_known_parameters, problems, service_of, state_of
+from api.routes.common import StrictRoute, SymbolPath, VenueQuery, ledger, problems, service_of, state_of
 from api.routes.paging import Page, Place, newest_first, paged
 from api.service import Service
 from api.symbol_state import NumberedTrade, SymbolState
@@ -21,7 +21,7 @@ from api.trust import Trust
 from marketdata.clock import format_rfc3339
 from marketdata.events import ALL_SYMBOLS, Instrument
 
-router = APIRouter(prefix="/api/v1/market", tags=["market"], dependencies=[Depends(only_known_parameters)])
+router = APIRouter(prefix="/api/v1/market", tags=["market"], route_class=StrictRoute)
 
 DEPTH_MAX = 50_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from api import messages
 from api.answers import json_answer
@@ -14,7 +14,7 @@ from api.history import Row
 from api.models.metrics import ConsolidatedAnswer, MetricsAnswer
 from api.parameters import find
 from api.problems import Problem, bad_value
-from api.routes.common import SymbolPath, VenueQuery, only_known_parameters, problems, service_of, state_of
+from api.routes.common import StrictRoute, SymbolPath, VenueQuery, problems, service_of, state_of
 from api.routes.paging import Page, Place, newest_first, paged
 from api.service import Service
 from api.symbol_state import NumberedMetrics, SymbolState
@@ -22,7 +22,7 @@ from api.trust import UNKNOWN, Trust
 from marketdata.clock import format_rfc3339
 from marketdata.events import ALL_VENUES, Metrics
 
-router = APIRouter(prefix="/api/v1/market", tags=["market"], dependencies=[Depends(only_known_parameters)])
+router = APIRouter(prefix="/api/v1/market", tags=["market"], route_class=StrictRoute)
 
 
 @router.get(
