@@ -370,3 +370,5 @@ def test_nothing_is_cut_off_at_usual_sizes(page: Browser, width: int, height: in
     page.screenshot(f"dashboard-{width}")
     assert cut == []
     assert page.run("document.documentElement.scrollWidth <= innerWidth")
+    wide = "[...document.querySelectorAll('.scroll')].filter(body => body.scrollWidth > body.clientWidth).length"
+    assert page.run(wide) == 0
