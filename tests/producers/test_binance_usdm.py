@@ -383,14 +383,36 @@ def test_a_marked_execution_is_published_and_leaves_candles_alone(
     assert not [o for o in out if isinstance(o, FeedStatus)]
 
 
-def test_an_id_of_no_execution_is_passed_over() -> None:
-    """Price and size are 0: nothing was traded."""
+@pytest.mark.parametrize(("price", "size"), [("0", "0.000"), ("0", "1"), ("5", "0")])
+def test_an_id_of_no_execution_is_passed_over(price: str, size: str) -> None:
+    """Price or size is 0: nothing was traded, and the id is used up."""
     feed = make(line="binance_usdm/0")
     feed.opened(T0)
-    out = [o for frame in (single(1, "MARKET"), single(2, "NA", price="0", size="0.000"), single(3, "MARKET"))
+    out = [o for frame in (single(1, "MARKET"), single(2, "NA", price=price, size=size), single(3, "MARKET"))
            for o in feed.received(frame, T0)]  # fmt: skip
     assert [t.trade_id for o in out if isinstance(o, Trades) for t in o.trades] == ["1", "3"]
     assert not [o for o in out if isinstance(o, FeedStatus | DeadLetter)]
+
+
+@pytest.mark.parametrize(
+    ("field", "price", "size"), [("b", "-1", "1"), ("a", "-0.5", "0"), ("b", "0", "1"), ("a", "0.00", "0.5")]
+)
+def test_a_best_price_that_is_not_above_zero_is_a_dead_letter(field: str, price: str, size: str) -> None:
+    """It names field and value; a side without orders has price and size 0."""
+    feed = make(line="binance_usdm/0")
+    feed.opened(T0)
+
+    def best(number: int, **changed: str) -> list[Output]:
+        data = {"e": "bookTicker", "u": number, "s": "BTCUSDT", "b": "10", "B": "1", "a": "11", "A": "1", "T": T0_MS,
+                "E": T0_MS, **changed}  # fmt: skip
+        return feed.received(json.dumps({"stream": "btcusdt@bookTicker", "data": data}).encode(), T0)
+
+    out = best(1, **{field: price, field.upper(): size})
+    assert not [o for o in out if isinstance(o, Quote)]
+    (letter,) = (o for o in out if isinstance(o, DeadLetter))
+    assert (letter.reason, letter.field, letter.value) == ("not_positive", field, price)
+    (quote,) = (o for o in best(2, **{field: "0.0", field.upper(): "0"}) if isinstance(o, Quote))
+    assert (quote.valid, [quote.bid, quote.ask].count(None)) == (True, 1)
 
 
 # --- Derivatives ---

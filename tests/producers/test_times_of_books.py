@@ -1,4 +1,4 @@
-"""A time that cannot be never costs a book: the levels are applied at the time of receipt, on every venue."""
+"""An impossible time costs no book and no quote: the values are published at the time of receipt, on every venue."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from marketdata.events import BookUpdate, DeadLetter, FeedStatus
+from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Quote
 from marketdata.feed import Fetch, Output, Send
 from producers.venues import find_venue
 
 T0 = 1_790_000_000_000_000_000
 MS = T0 // 1_000_000
 SECOND = 1_000_000_000
-IMPOSSIBLE = (0, 1, 10**15)
+IMPOSSIBLE = (-1, 0, 1, 10**18, 10**40)
 
 
 def okx(kind: str, number: int, time: Any, size: str) -> dict[str, Any]:
@@ -87,3 +87,35 @@ def test_an_impossible_time_gives_way_to_that_of_receipt(venue: str, time: int) 
     after = feed.received(json.dumps(frame("update", 12, MS + 1_500, "3")).encode(), T0 + 2 * SECOND)
     assert lost(after) == []
     assert [float(size) for one in after if isinstance(one, BookUpdate) for size in one.bid_sizes] == [3.0]
+
+
+TICKERS: dict[str, tuple[str, Any]] = {
+    "okx": ("BTC-USDT", lambda time: {"arg": {"channel": "tickers", "instId": "BTC-USDT"}, "data": [
+        {"instId": "BTC-USDT", "last": "100", "bidPx": "100", "bidSz": "1", "askPx": "101", "askSz": "1",
+         "open24h": "", "high24h": "", "low24h": "", "vol24h": "", "ts": str(time)}]}),
+    "bybit": ("BTCUSDT", lambda time: {"topic": "tickers.BTCUSDT", "type": "snapshot", "ts": time, "data": {
+        "symbol": "BTCUSDT", "lastPrice": "100"}}),
+    "binance_spot": ("BTCUSDT", lambda time: {"stream": "btcusdt@bookTicker", "data": {
+        "e": "bookTicker", "u": 1, "s": "BTCUSDT", "b": "100", "B": "1", "a": "101", "A": "1", "T": time, "E": time}}),
+    "kraken": ("BTC/USD", lambda time: {"channel": "ticker", "type": "update", "data": [
+        {"symbol": "BTC/USD", "bid": 100, "bid_qty": 1, "ask": 101, "ask_qty": 1, "last": 100, "volume": 1, "high": 1,
+         "low": 1, "change": 0, "timestamp": "0001-01-01T00:00:00Z" if time < 10**15 else "9999-01-01T00:00:00Z"}]}),
+    "kraken_futures": ("PF_XBTUSD", lambda time: {"feed": "ticker", "product_id": "PF_XBTUSD", "time": time,
+                                                  "bid": 100, "bid_size": 1, "ask": 101, "ask_size": 1}),
+    "hyperliquid": ("BTC", lambda time: {"channel": "bbo", "data": {"coin": "BTC", "time": time, "bbo": [
+        {"px": "100", "sz": "1"}, {"px": "101", "sz": "1"}]}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("venue", TICKERS)
+@pytest.mark.parametrize("time", IMPOSSIBLE)
+def test_a_quote_with_an_impossible_time_has_that_of_receipt(venue: str, time: int) -> None:
+    """Its prices are as good as ever, and it is counted; a 0 counts as no time on some venues."""
+    product, frame = TICKERS[venue]
+    feed = find_venue(venue).make(line=f"{venue}/0", products=(product,), token=None)
+    feed.opened(T0)
+    out = feed.received(json.dumps(frame(time)).encode(), T0)
+    assert [one for one in out if isinstance(one, DeadLetter)] == []
+    (quote,) = (one for one in out if isinstance(one, Quote))
+    assert (quote.valid, quote.ts_event) == (True, T0)
+    assert feed.counts["bad_times"] >= 1 or time == 0

@@ -19,7 +19,7 @@ Documents, at https://developers.binance.com/docs/: "WebSocket Streams for Binan
 4. Trades: ids of a symbol rise by one (recorded). A skipped id is a gap of that symbol's trades, which REST's last
    trades fill. `m` is true when the buyer was the maker ("Trade Streams"), so the seller is the aggressor. `trade` and
    `aggTrade` have the same executions: a symbol's first kind is kept, the other ignored. On the futures market `X`
-   marks what is no market trade (`messages.NOT_TRADED`); some ids belong to no trade at all, and have a size of 0.
+   marks what is no market trade (`messages.NOT_TRADED`); some ids belong to no trade at all: price or size is 0.
 5. `bookTicker` is the best bid and offer at update id `u`; a lower or equal `u` is old. On the spot market it carries
    no time: it gets the venue's newest.
 6. A frame that cannot be read and may have been a book change clears the symbol that it names, or every one. An
@@ -359,7 +359,7 @@ class BinanceFeed(VenueFeed):
             return
         call.sequence = message.final
         matched = message.matched_ms  # the engine's time, which only futures have
-        ts = self._time_of_book(call, matched or message.ms, time_ns, "T" if matched else "E")
+        ts = self._event_time(call, matched or message.ms, time_ns, "T" if matched else "E")
         columns = pair_columns(message.bids, message.asks)
         if (message.previous is not None) != self._market.names_previous:
             raise BadEvent("wrong_market", "pu", message.previous)
@@ -425,8 +425,8 @@ class BinanceFeed(VenueFeed):
                 self.counts["ignored"] += 1
                 return
             state.trades = kind
-        self._advance(call, time_ns(message.ms, "E"))
-        if message.cause == "NA" and is_zero(message.size):
+        self._event_time(call, message.ms, time_ns, "E")
+        if message.cause == "NA" and (is_zero(message.price) or is_zero(message.size)):
             self.counts["ignored"] += 1
             state.product.trade_ids.pass_over(message.number)
             return
@@ -476,12 +476,15 @@ class BinanceFeed(VenueFeed):
             return
         bid, bid_size, ask, ask_size = message.bid, message.bid_size, message.ask, message.ask_size
         check_decimals([bid, bid_size, ask, ask_size], "bookTicker")
+        if bid < "1" or ask < "1":
+            _check_price(bid, bid_size, "b")
+            _check_price(ask, ask_size, "a")
         if message.ms:
-            self._advance(call, time_ns(message.ms, "E"))
-        ts = time_ns(message.matched_ms, "T") if message.matched_ms else call.now
+            self._event_time(call, message.ms, time_ns, "E")
+        ts = self._event_time(call, message.matched_ms, time_ns, "T") if message.matched_ms else call.now
         state.quote, state.old_quotes = message.number, 0
         call.sequence = message.number
-        # A side without orders has the price 0.
+        # A side without orders has price and size 0.
         quotes.send(call, state.product, ts, bid=None if is_zero(bid) else bid, bid_size=bid_size,
                     ask=None if is_zero(ask) else ask, ask_size=ask_size)  # fmt: skip
 
@@ -489,8 +492,7 @@ class BinanceFeed(VenueFeed):
         state = self._state(call, sent.name)
         if state is None:
             return
-        ts = time_ns(sent.ms, "E")
-        self._advance(call, ts)
+        ts = self._event_time(call, sent.ms, time_ns, "E")
         derivatives.send(call, state.product, ts, mark_price=sent.mark, index_price=sent.index, funding_rate=sent.rate,
                          **derivatives.read(call, sent_ms_ns, next_funding_ts=sent.funding_ms))  # fmt: skip
 
@@ -499,8 +501,7 @@ class BinanceFeed(VenueFeed):
         state = self._state(call, order.name)
         if state is None:
             return
-        ts = time_ns(sent.ms, "E")
-        self._advance(call, ts)
+        ts = self._event_time(call, sent.ms, time_ns, "E")
         is_filled = bool(order.average and order.filled)
         found = derivatives.liquidation(
             call, ts_event=time_ns(order.traded_ms, "T"), side=order.side.lower(),
@@ -551,3 +552,9 @@ class BinanceFeed(VenueFeed):
 
     def _describe(self, name: str) -> Instrument:
         return describe(self._market, name)
+
+
+def _check_price(price: str, size: str, field: str) -> None:
+    """Raise BadEvent for a price of bookTicker that is not above zero, unless nothing is offered at it."""
+    if price[0] == "-" or (is_zero(price) and not is_zero(size)):
+        raise BadEvent("not_positive", field, price)

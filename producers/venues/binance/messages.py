@@ -28,8 +28,8 @@ class Depth(msgspec.Struct, gc=False):
     final: Number = msgspec.field(name="u")
     bids: _Levels = msgspec.field(name="b")
     asks: _Levels = msgspec.field(name="a")
-    ms: Number = msgspec.field(name="E")
-    matched_ms: Number = msgspec.field(name="T", default=0)
+    ms: int = msgspec.field(name="E")
+    matched_ms: int = msgspec.field(name="T", default=0)
     previous: Number | None = msgspec.field(name="pu", default=None)
 
 
@@ -42,8 +42,8 @@ class Ticker(msgspec.Struct, gc=False):
     bid_size: Text = msgspec.field(name="B")
     ask: Text = msgspec.field(name="a")
     ask_size: Text = msgspec.field(name="A")
-    ms: Number = msgspec.field(name="E", default=0)
-    matched_ms: Number = msgspec.field(name="T", default=0)
+    ms: int = msgspec.field(name="E", default=0)
+    matched_ms: int = msgspec.field(name="T", default=0)
 
 
 class StreamTrade(msgspec.Struct, gc=False):
@@ -55,7 +55,7 @@ class StreamTrade(msgspec.Struct, gc=False):
     size: Text = msgspec.field(name="q")
     traded_ms: Number = msgspec.field(name="T")
     buyer_made: bool = msgspec.field(name="m")
-    ms: Number = msgspec.field(name="E")
+    ms: int = msgspec.field(name="E")
     cause: str = msgspec.field(name="X", default="MARKET")
 
 
@@ -68,7 +68,7 @@ class AggTrade(msgspec.Struct, gc=False):
     traded_ms: Number = msgspec.field(name="T")
     buyer_made: bool = msgspec.field(name="m")
     name: str = msgspec.field(name="s", default="")  # not in REST's answer, which has the same fields otherwise
-    ms: Number = msgspec.field(name="E", default=0)
+    ms: int = msgspec.field(name="E", default=0)
     cause: str = "MARKET"
 
 
@@ -87,7 +87,7 @@ class MarkPrice(msgspec.Struct, gc=False):
     """Mark and index price and the funding of one symbol; a contract with a delivery has none."""
 
     name: str = msgspec.field(name="s")
-    ms: Number = msgspec.field(name="E")
+    ms: int = msgspec.field(name="E")
     mark: str = msgspec.field(name="p", default="")
     index: str = msgspec.field(name="i", default="")
     rate: str = msgspec.field(name="r", default="")
@@ -109,7 +109,7 @@ class ForcedOrder(msgspec.Struct, gc=False):
 class Liquidated(msgspec.Struct, gc=False):
     """The latest liquidation of one symbol within a second."""
 
-    ms: Number = msgspec.field(name="E")
+    ms: int = msgspec.field(name="E")
     order: ForcedOrder = msgspec.field(name="o")
 
 
@@ -126,7 +126,7 @@ class Snapshot(msgspec.Struct):
     number: Number = msgspec.field(name="lastUpdateId")
     bids: _Levels
     asks: _Levels
-    matched_ms: Number = msgspec.field(name="T", default=0)
+    matched_ms: int = msgspec.field(name="T", default=0)
 
 
 class Products(msgspec.Struct):

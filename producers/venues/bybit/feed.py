@@ -208,7 +208,7 @@ class BybitFeed(VenueFeed):
         frame = FRAME.decode(call.payload)
         topic, _, name = frame.topic.rpartition(".")
         if topic == _TRADES:
-            self._advance(call, ms_ns(frame.ts, "ts"))
+            self._event_time(call, frame.ts, ms_ns, "ts")
             self._take_trades(call, frame.data)
         elif topic == _TICKERS:
             self._ticker(call, name, frame)
@@ -303,13 +303,13 @@ class BybitFeed(VenueFeed):
         if product is None:
             return
         state = self._states.get(sent.name) or self._state(sent.name)
-        ts_sent = self._time_of_book(call, frame.ts, ms_ns, "ts")
+        ts_sent = self._event_time(call, frame.ts, ms_ns, "ts")
         columns = pair_columns(sent.bids, sent.asks)
         topic = frame.topic.rpartition(".")[0]
         if topic == "orderbook.1":
             self._best(call, product, state, frame, columns)
             return
-        ts_event = self._time_of_book(call, frame.matched, ms_ns, "cts") if frame.matched else ts_sent
+        ts_event = self._event_time(call, frame.matched, ms_ns, "cts") if frame.matched else ts_sent
         is_snapshot = frame.type == "snapshot"
         if topic != state.topic:
             if not is_snapshot or product.book_valid:
@@ -341,7 +341,7 @@ class BybitFeed(VenueFeed):
 
     def _best(self, call: Call, product: Product, state: _State, frame: BookFrame, columns: Columns) -> None:
         """Publish the best levels that orderbook.1 leaves."""
-        ts_event = self._time_of_book(call, frame.matched or frame.ts, ms_ns, "cts")
+        ts_event = self._event_time(call, frame.matched or frame.ts, ms_ns, "cts")
         books.check(call, product, ts_event, columns)
         number, last = frame.data.update, state.best_last
         is_lost = False
@@ -400,7 +400,7 @@ class BybitFeed(VenueFeed):
         if product is None:
             return
         if frame.ts:
-            self._advance(call, ms_ns(frame.ts, "ts"))
+            self._event_time(call, frame.ts, ms_ns, "ts")
         sent = TICKER.decode(frame.data)
         state = self._state(name)
         if frame.type == "snapshot":
@@ -419,7 +419,7 @@ class BybitFeed(VenueFeed):
         product = self._products.find(call, name)
         if product is None:
             return
-        self._advance(call, ms_ns(frame.ts, "ts"))
+        self._event_time(call, frame.ts, ms_ns, "ts")
         found: list[Liquidation | None] = []
 
         def take(raw: msgspec.Raw) -> None:

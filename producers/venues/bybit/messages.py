@@ -44,7 +44,7 @@ class Frame(msgspec.Struct):
 
     topic: str = ""
     type: str = ""
-    ts: Number = 0
+    ts: int = 0
     op: str = ""
     success: bool = True
     message: str | None = msgspec.field(name="ret_msg", default=None)

@@ -264,7 +264,7 @@ class DeribitFeed(VenueFeed):
         if product is None:
             return
         columns = _columns(sent)
-        ts_event = self._time_of_book(call, sent.ms, ms_ns, "timestamp")
+        ts_event = self._event_time(call, sent.ms, ms_ns, "timestamp")
         last = self._numbers.get(sent.name)
         call.sequence = sent.number
         if sent.type == "snapshot":
@@ -314,8 +314,7 @@ class DeribitFeed(VenueFeed):
         product = self._products.find(call, sent.name)
         if product is None:
             return
-        ts_event = ms_ns(sent.ms, "timestamp")
-        self._advance(call, ts_event)
+        ts_event = self._event_time(call, sent.ms, ms_ns, "timestamp")
         if sent.state in _STATES:
             self._products.learn(call, product, status=_STATES[sent.state], detail=sent.state)
         stats = sent.stats

@@ -62,7 +62,7 @@ class _Error(msgspec.Struct):
 
 class _Frame(msgspec.Struct):
     kind: str = msgspec.field(name="e", default="")
-    time: Number = msgspec.field(name="E", default=0)
+    time: int = msgspec.field(name="E", default=0)
     symbol: str = msgspec.field(name="s", default="")
     first: Number | None = msgspec.field(name="U", default=None)
     last: Number | None = msgspec.field(name="u", default=None)
@@ -217,8 +217,7 @@ class GeminiFeed(VenueFeed):
         product = self._find(call, sent.symbol.upper())
         if product is None:
             return
-        ts_event = in_range(sent.time, sent.time, "E")
-        self._advance(call, ts_event)
+        ts_event = self._event_time(call, sent.time, _nanoseconds, "E")
         chain = self._chains.setdefault(product.name, Chain())
         if chain.last is not None and not self._follows(call, product, chain, first, last):
             return
@@ -268,7 +267,7 @@ class GeminiFeed(VenueFeed):
         product = self._find(call, sent.symbol.upper())
         if product is None:
             return
-        ts_event = in_range(sent.time, sent.time, "E")
+        ts_event = _nanoseconds(sent.time, "E")
         self._advance(call, ts_event)
         side = "sell" if sent.buyer_made else "buy"
         trade = make_trade(str(sent.trade), ts_event, price, size, side)
@@ -300,3 +299,8 @@ class GeminiFeed(VenueFeed):
     def _learn_products(self, call: Call) -> None:
         name, learned = read_details(call.payload)
         self._products.know(call, name, **learned)
+
+
+def _nanoseconds(time: int, field: str) -> int:
+    """Return a time of the venue, which is in nanoseconds already. Raises BadEvent for one that no event can hold."""
+    return in_range(time, time, field)

@@ -36,7 +36,7 @@ from producers.venues.kit.calls import Call
 from producers.venues.kit.feed import VenueFeed
 from producers.venues.kit.limits import Limits, Rate
 from producers.venues.kit.products import Product
-from producers.venues.kit.values import Columns, Number, Text, check_trade, given, ms_ns, number, pair_columns, price
+from producers.venues.kit.values import Columns, Text, check_trade, given, ms_ns, number, pair_columns, price
 from producers.venues.kit.venue import Signer
 
 FUNDING_INTERVAL_S = 3_600
@@ -69,7 +69,7 @@ class _Book(msgspec.Struct):
 
 class _Best(msgspec.Struct):
     coin: str
-    time: Number
+    time: int
     bbo: tuple[_Level | None, _Level | None]
 
 
@@ -78,7 +78,7 @@ class _Trade(msgspec.Struct):
     side: Literal["A", "B"]
     px: Text
     sz: Text
-    time: Number
+    time: int
     tid: int
 
 
@@ -196,7 +196,7 @@ class HyperliquidFeed(VenueFeed):
         if product is None:
             return
         columns = _columns(sent)
-        ts_event = self._time_of_book(call, sent.time, ms_ns, "time")
+        ts_event = self._event_time(call, sent.time, ms_ns, "time")
         if ts_event < self._ts_books.get(sent.coin, 0):
             self.counts["duplicates"] += 1
             return
@@ -208,8 +208,7 @@ class HyperliquidFeed(VenueFeed):
         product = self._products.find(call, sent.coin)
         if product is None:
             return
-        ts_event = ms_ns(sent.time, "time")
-        self._advance(call, ts_event)
+        ts_event = self._event_time(call, sent.time, ms_ns, "time")
         values: dict[str, str | None] = {}
         for name, level in zip(("bid", "ask"), sent.bbo, strict=True):
             values[name] = None if level is None else price(level.px, name)

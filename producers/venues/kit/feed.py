@@ -279,10 +279,11 @@ class VenueFeed(Subscriber):
         """Note a time of the venue's, in UTC nanoseconds; its clock never runs back. Raises BadEvent."""
         self.ts_venue = call.heard(ts, self.ts_venue)
 
-    def _time_of_book(self, call: Call, value: T, read: Callable[[T, str], int], field: str) -> int:
-        """Return the venue's time of a book message, which is noted.
+    def _event_time(self, call: Call, value: T, read: Callable[[T, str], int], field: str) -> int:
+        """Return the venue's time of a message, which is noted.
 
-        A time that cannot be says nothing about the levels: it is counted, and gives way to the time of receipt.
+        An impossible time says nothing about the message's values: it is counted, and the time of receipt is used.
+        Only a trade is refused for its own time, since candles need it.
         """
         try:
             ts = read(value, field)

@@ -317,7 +317,7 @@ class KrakenFeed(VenueFeed):
                     continue
                 self._begun[book.symbol] += snapshot
                 columns = _columns(book)
-                ts = self._time_of_book(call, book.timestamp, iso_ns, "timestamp") if book.timestamp else call.now
+                ts = self._event_time(call, book.timestamp, iso_ns, "timestamp") if book.timestamp else call.now
                 self._take_book(call, product, ts, columns, book.checksum, snapshot=snapshot)
             if reading.failed:
                 self._book_missed(call, book.symbol)
@@ -392,8 +392,7 @@ class KrakenFeed(VenueFeed):
         product = self._products.find(call, ticker.symbol)
         if product is None:
             return
-        ts = iso_ns(ticker.timestamp, "timestamp") if ticker.timestamp else call.now
-        self._advance(call, ts)
+        ts = self._event_time(call, ticker.timestamp, iso_ns, "timestamp") if ticker.timestamp else call.now
         quotes.send(
             call, product, max(call.now, ts),
             bid=_price(ticker.bid, "bid"), bid_size=_number(ticker.bid_qty, "bid_qty"),

@@ -145,7 +145,7 @@ class _Ticker(msgspec.Struct):
     high: Any = None
     low: Any = None
     change: Any = None
-    time: _Milliseconds | None = None
+    time: int | None = None
     suspended: bool | None = None
     post_only: bool = False
     maturity: _Milliseconds | None = msgspec.field(name="maturityTime", default=None)
@@ -290,7 +290,7 @@ class KrakenFuturesFeed(VenueFeed):
         product = self._products.find(call, sent.product_id)
         if product is None:
             return
-        ts_event = self._time_of_book(call, sent.timestamp, ms_ns, "timestamp")
+        ts_event = self._event_time(call, sent.timestamp, ms_ns, "timestamp")
         call.sequence = sent.seq
         values = numbers([sent.price, sent.qty], "book")
         if product.book_valid and not self._follows(call, product, sent.seq):
@@ -316,7 +316,7 @@ class KrakenFuturesFeed(VenueFeed):
         product = self._products.find(call, sent.product_id)
         if product is None:
             return
-        ts_event = self._time_of_book(call, sent.timestamp, ms_ns, "timestamp")
+        ts_event = self._event_time(call, sent.timestamp, ms_ns, "timestamp")
         if self._is_old(product, sent.seq, ts_event):
             self.counts["duplicates"] += 1
             return
@@ -396,8 +396,7 @@ class KrakenFuturesFeed(VenueFeed):
             return
         ts_event = call.now
         if sent.time is not None:
-            self._advance(call, sent.time * MILLISECOND_NS)
-            ts_event = max(call.now, sent.time * MILLISECOND_NS)
+            ts_event = max(self._event_time(call, sent.time, ms_ns, "time"), call.now)
         if sent.suspended is not None:  # ticker_lite has no such field
             state = "halted" if sent.suspended else "post_only" if sent.post_only else "online"
             if product.instrument.status != "delisted":

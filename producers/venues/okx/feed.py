@@ -292,7 +292,7 @@ class OkxFeed(VenueFeed):
             return
         channel = frame.arg.channel
         for sent in frame.data:
-            ts_event = self._time_of_book(call, sent.ts, ms_text_ns, "ts")
+            ts_event = self._event_time(call, sent.ts, ms_text_ns, "ts")
             if channel == _BEST:
                 _best(call, product, ts_event, sent)
             elif channel == _ALWAYS_WHOLE or channel in _INCREMENTAL:
@@ -399,8 +399,7 @@ class OkxFeed(VenueFeed):
         product = self._products.find(call, sent.name)
         if product is None:
             return
-        ts_event = ms_text_ns(sent.ts, "ts")
-        self._advance(call, ts_event)
+        ts_event = self._event_time(call, sent.ts, ms_text_ns, "ts")
         quotes.send(
             call, product, ts_event,
             bid=price(sent.bid, "bidPx"), bid_size=given(sent.bid_size, "bidSz"),
