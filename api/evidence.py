@@ -10,7 +10,7 @@ from api.history import CANDLE_COLUMNS, CANDLE_FIELDS, History, Row
 from api.parameters import moment
 from api.problems import bad_value
 from marketdata.clock import MINUTE_NS, format_rfc3339
-from marketdata.events import AMENDING, Candle, Trade, Trades
+from marketdata.events import Candle, Trade, Trades
 from marketdata.explain import Evidence, LedgerGap, RefusedTrade, SeenTrade
 from marketdata.recipes import length_text, read_length
 
@@ -18,10 +18,8 @@ REVISIONS_MAX = 1_000
 REFUSED_MAX = 1_000
 GAPS_MAX = 200
 AMENDMENTS_MAX = 10_000
-# How long after a candle's end its trades may still be amended or refused: on the venue's next days, or while candles
-# are kept.
+# How long after a candle's end its trades may still be amended, or refused: venues amend trades on the next days.
 _AMENDED_NS = 3 * 24 * 60 * MINUTE_NS
-_KEPT_NS = 120 * MINUTE_NS
 
 _TRADE = (
     "SELECT trade_id, ts_event_ns, ts_recv_ns, price::text, size::text, side, liquidation, action, original_id, valid, "
@@ -48,7 +46,7 @@ async def gather(
     values = {
         "venue": venue, "symbol": symbol, "interval": length_text(length), "start": moment(start), "end": moment(end),
         "start_ns": start, "end_ns": end, "trades_max": trades_max + 1, "revisions_max": REVISIONS_MAX,
-        "amended_by": moment(end + (_AMENDED_NS if venue in AMENDING else _KEPT_NS)),
+        "amended_by": moment(end + _AMENDED_NS),
         "amendments_max": AMENDMENTS_MAX, "refused_max": REFUSED_MAX, "gaps_max": GAPS_MAX,
     }  # fmt: skip
     latest = await history.rows(f"SELECT {CANDLE_COLUMNS} FROM candles_latest {_CANDLE_IS} LIMIT 1", values)

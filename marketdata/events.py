@@ -25,12 +25,13 @@ UNSUBSCRIBED = "unsubscribed"
 # Kinds of instruments whose prices are always positive. Futures have settled below zero (CME crude oil, April 2020).
 POSITIVE_KINDS = frozenset({"spot", "equity"})
 
-# Venues whose feeds send corrections and cancels of trades. For any other venue, trades are remembered for this purpose
-# only after its first amendment.
-AMENDING = frozenset({"alpaca", "fix"})
-
 # Longer than any venue's trade id; bounds the memory that a hostile id can use.
 TRADE_ID_LENGTH_MAX = 128
+
+# What a sequence number counts: what one connection sent (also where it is unknown), or the changes of the symbol, with
+# the same numbers on every connection.
+CONNECTION = "connection"
+SYMBOL = "symbol"
 
 # What a trade may be excluded from, in the order in which it is written.
 VOLUME = "volume"
@@ -108,7 +109,8 @@ class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Trades(Event, frozen=True, kw_only=True, gc=False):
     """The trades of one symbol in one venue frame, oldest first; an empty tuple means no trades up to `ts_event`.
 
-    Repairs set `complete_from`: the stream now contains every trade of [complete_from, ts_event).
+    Repairs set `complete_from`: the stream now contains every trade of [complete_from, ts_event). `amendable` states
+    that the venue may correct or cancel these trades later; other venues may do so too, but are not known to.
     """
 
     schema: ClassVar[str] = "Trades"
@@ -121,6 +123,7 @@ class Trades(Event, frozen=True, kw_only=True, gc=False):
     valid: bool = True
     reason: str = ""
     complete_from: int | None = None
+    amendable: bool = False
     trades: tuple[Trade, ...] = ()
 
 
@@ -133,6 +136,7 @@ class BookUpdate(Event, frozen=True, kw_only=True, gc=False):
     ts_recv: int
     line: str
     sequence: int | None = None
+    sequence_scope: str = CONNECTION
     origin: str = "live"
     valid: bool = True
     reason: str = ""
@@ -152,6 +156,7 @@ class Quote(Event, frozen=True, kw_only=True, gc=False):
     ts_recv: int
     line: str
     sequence: int | None = None
+    sequence_scope: str = CONNECTION
     origin: str = "live"
     valid: bool = True
     reason: str = ""

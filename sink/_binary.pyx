@@ -293,6 +293,7 @@ def trade_rows(bytes payload, int32_t partition, int64_t offset):
         and read_flag(&reader, &is_valid)
         and read_text(&reader, &reason, SHORT_MAX)
         and read_optional(&reader, &is_there, &skipped)
+        and read_flag(&reader, &is_there)  # amendable
     ):
         return None
     while True:

@@ -34,6 +34,7 @@ from producers.history.jobs import Database, Job, Jobs, What
 from producers.history.queries import Tables, as_values
 from producers.history.rest import Rest
 from producers.live.publisher import Publisher
+from producers.venues import VENUES
 from producers.venues.kit.history import RefusedItem, Span
 from producers.venues.kit.values import escaped
 
@@ -293,7 +294,10 @@ class Backfill:
         times = [trade.ts_event for trade in event.trades]
         known = await self.tables.known_ids(self.venue, event.symbol, ids, min(times), max(times))
         new = tuple(trade for trade in event.trades if (trade.action, trade.trade_id) not in known)
-        return [msgspec.structs.replace(event, trades=new, origin=self.origin, line=self.line)] if new else []
+        if not new:
+            return []
+        amendable = VENUES[self.venue].amends_trades
+        return [msgspec.structs.replace(event, trades=new, origin=self.origin, line=self.line, amendable=amendable)]
 
     def _complete(self, job: Job, start: int, end: int) -> Trades:
         """Return the event which states that every trade of [start, end) is in the stream."""

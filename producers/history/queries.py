@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from marketdata.clock import MILLISECOND_NS, MINUTE_NS, SECOND_NS
-from marketdata.events import AMENDED, AMENDING, HALTED
+from marketdata.events import AMENDED, HALTED
 from producers.history.candles import Stored
 from producers.history.jobs import Database
+from producers.venues import VENUES
 
 # A feed's gap names when its neighbours were traded or received, by the venue's clock or by ours.
 AROUND_NS = 3_600 * SECOND_NS
@@ -113,7 +114,7 @@ class Tables:
 
         Changes are amendments, and any trade of a minute that the stream app has left to history.
         """
-        if venue not in AMENDING:
+        if venue not in VENUES or not VENUES[venue].amends_trades:
             return {}
         found: dict[int, int] = {}
         for ts, came in await self._amended(venue, symbol, start, end):

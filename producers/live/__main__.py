@@ -257,7 +257,7 @@ async def produce(settings: ProducerSettings, venue: Venue, readiness: Readiness
     if previous is None:
         return 0
     now = time.time_ns()
-    left = gaps.start(previous, symbols, {line.line for line in running}, venue.name, now)
+    left = gaps.start(previous, symbols, {line.line for line in running}, venue, now)
     await publisher.write(venue.name, left, now)
     for line in running:
         line.resume(previous)

@@ -31,6 +31,7 @@ from marketdata.events import GAP, AnyEvent, BookUpdate, FeedStatus, Quote, RawF
 from producers.live.connection import Sink
 from producers.venues import TRADES, is_of_trades
 from producers.venues.kit.published import RESTARTED, PreviousRun
+from producers.venues.kit.venue import Venue
 
 PATIENCE_NS = 60 * SECOND_NS
 # More than one process ever opens between two starts; the oldest are given up first.
@@ -54,7 +55,7 @@ class OrphanedGaps:
         self._started: int | None = None
 
     def start(self, previous: PreviousRun, symbols: Collection[str] | None, lines: Collection[str],
-              venue: str, ts: int) -> list[AnyEvent]:  # fmt: skip
+              venue: Venue, ts: int) -> list[AnyEvent]:  # fmt: skip
         """Take what earlier processes left of these symbols (None: of all); return what is to be published of it.
 
         `lines` are the names of this process's lines, `ts` is now (UTC ns).
@@ -73,9 +74,10 @@ class OrphanedGaps:
             if symbols is not None and symbol not in symbols:
                 continue
             for line in sorted(last.lines - set(lines)):
-                head: dict[str, Any] = {"venue": venue, "symbol": symbol, "line": line, "ts_event": last.ts_whole,
+                head: dict[str, Any] = {"venue": venue.name, "symbol": symbol, "line": line, "ts_event": last.ts_whole,
                                         "ts_recv": ts, "valid": False, "reason": GAP}  # fmt: skip
-                events += [Trades(**head), BookUpdate(**head, kind="clear")]
+                cleared = BookUpdate(**head, sequence_scope=venue.sequence_scope, kind="clear")
+                events += [Trades(**head, amendable=venue.amends_trades), cleared]
         return events
 
     @property

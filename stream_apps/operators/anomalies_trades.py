@@ -14,7 +14,7 @@ from math import log
 import msgspec
 
 from marketdata.clock import MINUTE_NS, SECOND_NS
-from marketdata.events import AMENDING, HALTED, OPEN_CLOSE, VOLUME, AnyEvent, Trades
+from marketdata.events import HALTED, OPEN_CLOSE, VOLUME, AnyEvent, Trades
 from marketdata.prices import Survey, survey
 from marketdata.windows import Window
 from stream_apps.operators.anomaly import (
@@ -130,7 +130,7 @@ class AnomaliesTrades:
             _end_silence(state, event)
         if not state.quiet and len(state.minutes) >= MINUTES_MIN:
             self._volume(state, event, out)
-        if event.venue in AMENDING:
+        if event.amendable:
             self._amend(state, event)
         state.quiet = max(0, state.quiet - 1)
         if state.episodes.open:

@@ -3,7 +3,8 @@
 Validity: a problem that one line reports (a gap, a disconnect) invalidates the stream only when no other line is valid.
 See `LineReports`.
 
-Book updates: venues number them in two ways, so there are two ways to merge lines.
+Book updates: venues number them in two ways, and each event states which (`sequence_scope`), so there are two ways to
+merge lines.
 
 `connection` (the default): sequence numbers belong to a connection, so the updates of two lines cannot be matched.
 
@@ -29,24 +30,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import msgspec
 
 from marketdata.book import L2Book
 from marketdata.clock import SECOND_NS
-from marketdata.events import GAP, HALTED, BookUpdate
-
-Scope = Literal["connection", "symbol"]
-
-# Venues with one sequence per symbol (docs: venue rules); for all others it is per connection, or unknown.
-SEQUENCE_SCOPES: Mapping[str, Scope] = {
-    "binance_spot": "symbol",
-    "binance_usdm": "symbol",
-    "bybit": "symbol",
-    "coinbase_exchange": "symbol",
-    "okx": "symbol",
-}
+from marketdata.events import GAP, HALTED, SYMBOL, BookUpdate
 
 # A line this far behind the newest is ignored. Heartbeats arrive every second.
 SILENCE_NS_MAX = 3 * SECOND_NS
@@ -107,7 +96,7 @@ class BookLines(msgspec.Struct):
     sequence: int | None = None
     ts: int = 0
 
-    def passed(self, event: BookUpdate, scope: Scope, counts: Counter[str]) -> BookUpdate | None:
+    def passed(self, event: BookUpdate, counts: Counter[str]) -> BookUpdate | None:
         """Return what an event passes on: the event itself, another line's snapshot, or nothing."""
         line = self.lines.get(event.line) or self._first_seen(event)
         line.ts = max(line.ts, event.ts_event)
@@ -115,7 +104,7 @@ class BookLines(msgspec.Struct):
         in_the_middle = line.has_book
         if not _is_usable(line, event, counts):
             return None
-        if scope == "symbol":
+        if event.sequence_scope == SYMBOL:
             resets = None not in (before, event.sequence) and (event.sequence or 0) < (before or 0)
             passed = self._by_symbol(line, event, counts, begins=not (in_the_middle or resets))
         else:

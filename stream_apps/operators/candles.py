@@ -31,7 +31,7 @@ from typing import cast
 
 from marketdata.clock import format_rfc3339
 from marketdata.errors import BadEvent
-from marketdata.events import AMENDED, AMENDING, GAP, AnyEvent, Candle, FeedStatus, Trade, Trades
+from marketdata.events import AMENDED, GAP, AnyEvent, Candle, FeedStatus, Trade, Trades
 from marketdata.sided_bar import SidedBar
 from stream_apps.operators.amendments import TradeMemory
 from stream_apps.operators.bar_fields import candle_of, of_recipe
@@ -196,7 +196,7 @@ def _begin(state: CandlesState, step: Step) -> None:
     event = step.event
     first = min([trade.ts_event for trade in event.trades] + [event.ts_event])
     state.first = state.now = first
-    if event.venue in AMENDING:
+    if event.amendable:
         state.memory = TradeMemory()
     state.interruptions.append(Interruption(0, first, GAP))
     for interval, length in zip(state.intervals, step.layout.lengths, strict=True):

@@ -8,15 +8,14 @@ book, the stream is cleared, a gap opens on the ledger, and the next snapshot th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
 import msgspec
 
 from marketdata.errors import BadEvent
-from marketdata.events import GAP, AnyEvent, BookUpdate, FeedStatus
+from marketdata.events import CONNECTION, GAP, SYMBOL, AnyEvent, BookUpdate, FeedStatus
 from marketdata.operator import Lost
 from stream_apps.operators import losses
-from stream_apps.operators.arbitration import SEQUENCE_SCOPES, BookLines, Scope
+from stream_apps.operators.arbitration import BookLines
 from stream_apps.operators.validation import check_book, escaped, letter, time_or
 
 CHANNEL = "books"
@@ -30,16 +29,15 @@ class IngestBooksState(msgspec.Struct):
 
 
 class IngestBooks:
-    """The operator. `sequence_scopes` names the venues whose sequence numbers belong to the symbol."""
+    """The operator."""
 
     name = "ingest_books"
     input = "md.ingest.books"
     outputs: tuple[str, ...] = ("md.book_updates", "md.status", "md.dead_letters")
     state = IngestBooksState
 
-    def __init__(self, sequence_scopes: Mapping[str, Scope] = SEQUENCE_SCOPES) -> None:
+    def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self._scopes = sequence_scopes
 
     def start(self, key: str) -> IngestBooksState:  # noqa: ARG002 - the protocol's
         """Return the state of a symbol that was never seen."""
@@ -56,8 +54,10 @@ class IngestBooks:
             broken = state.lines.lines.get(event.line) if type(event.line) is str else None
             if broken is None or not broken.has_book:
                 return state, out
+            scope = SYMBOL if event.sequence_scope == SYMBOL else CONNECTION
             event = _clear(event.venue, event.symbol, event.line, broken.ts, time_or(event.ts_recv, broken.ts))
-        passed = state.lines.passed(event, self._scopes.get(event.venue, "connection"), self.counts)
+            event = msgspec.structs.replace(event, sequence_scope=scope)
+        passed = state.lines.passed(event, self.counts)
         if passed is None:
             return state, out
         out.append(passed)

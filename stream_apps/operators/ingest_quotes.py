@@ -9,10 +9,10 @@ from collections import Counter
 
 import msgspec
 
-from marketdata.events import AnyEvent, FeedStatus, Quote
+from marketdata.events import SYMBOL, AnyEvent, FeedStatus, Quote
 from marketdata.operator import Lost
 from stream_apps.operators import losses
-from stream_apps.operators.arbitration import SEQUENCE_SCOPES, LineReports
+from stream_apps.operators.arbitration import LineReports
 from stream_apps.operators.validation import check_quote, letter
 
 # Duplicates from a lagging line are recognised among this many quotes.
@@ -89,7 +89,7 @@ class IngestQuotes:
 
 def _content(event: Quote) -> str:
     # Several quotes may have the same time, and a later one may equal an earlier one; a per-symbol sequence decides.
-    number = event.sequence if SEQUENCE_SCOPES.get(event.venue) == "symbol" else None
+    number = event.sequence if event.sequence_scope == SYMBOL else None
     return (
         f"{number}|{event.ts_event}|{event.reason}|{event.bid}|{event.bid_size}|{event.ask}|{event.ask_size}|{event.last}"
         f"|{event.volume_24h}|{event.high_24h}|{event.low_24h}|{event.change_24h}"

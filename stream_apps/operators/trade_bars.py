@@ -30,7 +30,7 @@ import msgspec
 from marketdata.clock import MINUTE_NS, SECOND_NS
 from marketdata.decimals import EXACT
 from marketdata.errors import BadEvent
-from marketdata.events import AMENDED, AMENDING, GAP, HALTED, VOLUME, AnyEvent, Candle, Trade, Trades
+from marketdata.events import AMENDED, GAP, HALTED, VOLUME, AnyEvent, Candle, Trade, Trades
 from marketdata.recipes import Recipe
 from marketdata.sided_bar import SidedBar
 from stream_apps.operators.amendments import TradeMemory, amended
@@ -118,7 +118,7 @@ class TradeBars:
         chosen = self._choose(state, event.key)
         if not chosen:
             return state, []
-        if not state.now and event.venue in AMENDING:
+        if not state.now and event.amendable:
             state.memory = TradeMemory()
         step = _Step(state, event)
         _judge(step, chosen)

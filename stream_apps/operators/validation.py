@@ -27,7 +27,9 @@ from marketdata.errors import BadEvent
 from marketdata.events import (
     CONDITION_LENGTH_MAX,
     CONDITIONS_MAX,
+    CONNECTION,
     EXCLUSIONS,
+    SYMBOL,
     TRADE_ID_LENGTH_MAX,
     BookUpdate,
     CandleHistory,
@@ -48,6 +50,7 @@ SIDES = frozenset({"buy", "sell", "unknown"})
 ACTIONS = frozenset({"new", "correct", "cancel"})
 ORIGINS = frozenset({"live", "repair", "backfill"})
 SOURCES = frozenset({"venue", "book"})
+SCOPES = frozenset({CONNECTION, SYMBOL})
 _EXCLUSIONS = frozenset(EXCLUSIONS)
 KINDS = frozenset({"snapshot", "update", "clear", "heartbeat"})
 
@@ -286,6 +289,7 @@ def _book(event: BookUpdate) -> None:
     check_frame(event)
     _text(event.reason, "reason")
     _one_of(event.kind, KINDS, "kind")
+    _one_of(event.sequence_scope, SCOPES, "sequence_scope")
     _long(event.sequence, "sequence")
     for field, prices, sizes in (
         ("bid", event.bid_prices, event.bid_sizes),
@@ -307,6 +311,7 @@ def _quote(event: Quote) -> None:
     check_frame(event)
     _text(event.reason, "reason")
     _one_of(event.source, SOURCES, "source")
+    _one_of(event.sequence_scope, SCOPES, "sequence_scope")
     _long(event.sequence, "sequence")
     prices: list[Any] = [
         value

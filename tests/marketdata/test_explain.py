@@ -183,10 +183,18 @@ def streams(draw: st.DrawFn) -> list[Trades]:
                           side=side, action=kind, original_id=original if corrected else "")
                 )  # fmt: skip
         events.append(
-            Trades(venue="alpaca", symbol="S", ts_event=now, ts_recv=now, line="alpaca/0", trades=tuple(trades))
+            Trades(
+                venue="alpaca",
+                symbol="S",
+                ts_event=now,
+                ts_recv=now,
+                line="alpaca/0",
+                amendable=True,
+                trades=tuple(trades),
+            )
         )
     end = now + 90 * SECOND_NS
-    return [*events, Trades(venue="alpaca", symbol="S", ts_event=end, ts_recv=end, line="alpaca/0")]
+    return [*events, Trades(venue="alpaca", symbol="S", ts_event=end, ts_recv=end, line="alpaca/0", amendable=True)]
 
 
 @given(events=streams())

@@ -182,19 +182,19 @@ def _added(seen: set[tuple[str, str]], what: tuple[str, str]) -> bool:
 def amend(make: Any, seconds: float, identity: str, action: str, price: str = "1", **more: Any) -> Trades:
     """Return the frame of one amendment."""
     trade = make.trade(identity, seconds, price, action=action, **({"side": "unknown"} | more))
-    frame: Trades = make.trades(trade, venue="alpaca")
+    frame: Trades = make.trades(trade, amendable=True)
     return frame
 
 
 def minute(make: Any) -> list[Trades]:
     """Return a closed minute of four trades with heartbeats, after another one that makes it complete."""
-    beats = [make.heartbeat(second, venue="alpaca") for second in range(-70, 62, 2)]
+    beats = [make.heartbeat(second, amendable=True) for second in range(-70, 62, 2)]
     prices = {"a": "5", "b": "9", "c": "6", "d": "7"}
     trades = [
-        make.trades(make.trade(name, at + 0.5, price, "2"), venue="alpaca")
+        make.trades(make.trade(name, at + 0.5, price, "2"), amendable=True)
         for at, (name, price) in enumerate(prices.items())
     ]
-    return [*sorted([*beats, *trades], key=lambda one: one.ts_event), make.heartbeat(63, venue="alpaca")]
+    return [*sorted([*beats, *trades], key=lambda one: one.ts_event), make.heartbeat(63, amendable=True)]
 
 
 def test_a_cancel_revises_all_candles_of_its_trade(run: Run, make: Any) -> None:
@@ -210,13 +210,13 @@ def test_a_cancel_revises_all_candles_of_its_trade(run: Run, make: Any) -> None:
 def test_a_cancel_right_after_its_trade_removes_it_from_every_candle(run: Run, make: Any) -> None:
     """Also if nothing was published in between, and if the trade was corrected before."""
     more = [
-        make.trades(make.trade("n", 64, "8", "6"), venue="alpaca"),
-        make.trades(make.trade("o", 64.01, "3"), venue="alpaca"),
+        make.trades(make.trade("n", 64, "8", "6"), amendable=True),
+        make.trades(make.trade("o", 64.01, "3"), amendable=True),
         amend(make, 64.02, "n", "cancel", "8"),
         amend(make, 64.03, "q", "correct", "2", original_id="p"),
-        make.trades(make.trade("p", 64.04, "9"), venue="alpaca"),
+        make.trades(make.trade("p", 64.04, "9"), amendable=True),
         amend(make, 64.05, "q", "cancel", "2"),
-        make.heartbeat(130, venue="alpaca"),
+        make.heartbeat(130, amendable=True),
     ]
     candle = last(run(PATIENT, [*minute(make), *more]), at=-1)
     assert (candle.start, candle.state, candle.valid) == (make.ts(60), "final", True)
@@ -241,7 +241,7 @@ def test_a_candle_without_any_trade_left_is_an_empty_one(run: Run, make: Any) ->
 def test_if_other_trades_are_evicted_only_amending_an_inner_price_keeps_a_candle_valid(run: Run, make: Any) -> None:
     """Sums are always correct; a candle that may have lost its high is invalid, with a reason."""
     for name, price, valid in (("c", "6", True), ("d", "7", False)):
-        frames = [*minute(make), amend(make, 64, name, "cancel", price), make.heartbeat(65, venue="alpaca")]
+        frames = [*minute(make), amend(make, 64, name, "cancel", price), make.heartbeat(65, amendable=True)]
         published = run(partial(Candles, Limits(remembered_max=2)), frames)
         for interval in ("1m", "5m"):
             candle = last(published, interval, at=-1)
@@ -251,8 +251,8 @@ def test_if_other_trades_are_evicted_only_amending_an_inner_price_keeps_a_candle
 
 def test_a_longer_candle_is_not_recomputed_from_an_uncertain_minute(run: Run, make: Any) -> None:
     """The second of its minutes has lost its close; the first is as it was."""
-    more = [make.trades(make.trade(at, 64 + at, price), venue="alpaca") for at, price in enumerate(["5", "9", "7"])]
-    frames = [*minute(make), *more, amend(make, 68, "2", "cancel", "7"), make.heartbeat(69, venue="alpaca")]
+    more = [make.trades(make.trade(at, 64 + at, price), amendable=True) for at, price in enumerate(["5", "9", "7"])]
+    frames = [*minute(make), *more, amend(make, 68, "2", "cancel", "7"), make.heartbeat(69, amendable=True)]
     published = run(partial(Candles, Limits(remembered_max=2)), frames)
     candles = [last(published, "1m", at=-1), last(published, "5m", at=-1)]
     assert [(one.trades, one.valid, one.reason) for one in candles] == [(2, False, "amended"), (6, False, "amended")]
@@ -269,7 +269,7 @@ def test_an_amendment_of_an_evicted_trade_is_a_dead_letter_and_its_candles_are_i
 def test_a_repair_closes_gaps_but_does_not_make_amended_candles_valid(run: Run, make: Any) -> None:
     """It only adds trades, so it cannot show which of them were amended."""
     frames = [*minute(make), amend(make, 64, "a", "cancel")]
-    whole = make.trades(seconds=60, venue="alpaca", origin="repair", complete_from=make.ts(-120))
+    whole = make.trades(seconds=60, amendable=True, origin="repair", complete_from=make.ts(-120))
     published = run(partial(Candles, Limits(remembered_max=2)), [*frames, whole])
     candle = last(published, at=-1)
     assert (candle.start, candle.valid, candle.reason) == (make.ts(0), False, "amended")
@@ -280,13 +280,13 @@ def test_a_candle_that_was_left_to_history_is_never_revised(run: Run, make: Any)
     """Not even after a restart: history owns it. The longer candle that is still open keeps counting."""
     early = [*minute(make), amend(make, 64, "a", "cancel")]
     later = [
-        make.trades(make.trade("late", 10, "3", "2"), seconds=66, venue="alpaca"),
+        make.trades(make.trade("late", 10, "3", "2"), seconds=66, amendable=True),
         amend(make, 67, "late", "cancel", "3"),
-        make.heartbeat(70, venue="alpaca", valid=False, reason="gap"),
-        make.heartbeat(74, venue="alpaca"),
-        make.trades(seconds=76, venue="alpaca", origin="repair", complete_from=make.ts(-120)),
-        make.trades(make.trade("n", 77, "3", "2"), venue="alpaca"),
-        *[make.heartbeat(second, venue="alpaca") for second in range(78, 128, 4)],
+        make.heartbeat(70, amendable=True, valid=False, reason="gap"),
+        make.heartbeat(74, amendable=True),
+        make.trades(seconds=76, amendable=True, origin="repair", complete_from=make.ts(-120)),
+        make.trades(make.trade("n", 77, "3", "2"), amendable=True),
+        *[make.heartbeat(second, amendable=True) for second in range(78, 128, 4)],
     ]
     published = run(partial(Candles, Limits(remembered_max=2)), [*early, *later], restarts=[len(early)])
     found = [[one for one in out if isinstance(one, Candle) and one.start == make.ts(0)] for out in published]
@@ -300,9 +300,9 @@ def test_a_candle_that_was_left_to_history_is_never_revised(run: Run, make: Any)
 def test_amending_a_trade_too_old_to_be_kept_invalidates_only_kept_candles(run: Run, make: Any) -> None:
     """Its minute belongs to history; its day is still open, and becomes invalid."""
     later = KEEP_NS // SECOND_NS + 200
-    frames = [*minute(make), make.heartbeat(later, venue="alpaca"), amend(make, later + 1, "b", "cancel", "9")]
+    frames = [*minute(make), make.heartbeat(later, amendable=True), amend(make, later + 1, "b", "cancel", "9")]
     published = run(
-        partial(Candles, Limits(silence_ns=KEEP_NS * 2)), [*frames, make.heartbeat(later + 99, venue="alpaca")]
+        partial(Candles, Limits(silence_ns=KEEP_NS * 2)), [*frames, make.heartbeat(later + 99, amendable=True)]
     )
     assert letters(published) == ["unknown_original"]
     assert last(published, at=-1).valid
@@ -312,14 +312,14 @@ def test_amending_a_trade_too_old_to_be_kept_invalidates_only_kept_candles(run: 
 
 def test_a_venues_unexpected_first_amendment_invalidates_every_candle_it_may_concern(run: Run, make: Any) -> None:
     """From then on its trades are remembered."""
-    frames = [msgspec.structs.replace(frame, venue="other") for frame in minute(make)]
+    frames = [msgspec.structs.replace(frame, amendable=False) for frame in minute(make)]
     more = [
         amend(make, 64, "b", "cancel"),
         make.trades(make.trade("n", 125, "3"), make.trade("o", 126, "4")),
         amend(make, 127, "o", "cancel"),
         make.heartbeat(190),
     ]
-    published = run(Candles, frames + [msgspec.structs.replace(frame, venue="other") for frame in more])
+    published = run(Candles, frames + [msgspec.structs.replace(frame, amendable=False) for frame in more])
     assert letters(published) == ["unknown_original"]
     spoilt = [event for event in published[len(frames)] if isinstance(event, Candle) and event.interval == "1m"]
     assert (make.ts(0), False, "amended") in [(one.start, one.valid, one.reason) for one in spoilt]
@@ -329,8 +329,8 @@ def test_a_venues_unexpected_first_amendment_invalidates_every_candle_it_may_con
 
 def test_a_correction_repeated_by_history_counts_once(run: Run, make: Any) -> None:
     """A repair contains amended trades, so the correction arrives as a new trade, however much later."""
-    repaired = make.trades(make.trade("e", 3.5, "4", "1"), venue="alpaca", origin="repair")
-    for later in ([], [make.trades(make.trade(at, 65 + at), venue="alpaca") for at in range(3)]):
+    repaired = make.trades(make.trade("e", 3.5, "4", "1"), amendable=True, origin="repair")
+    for later in ([], [make.trades(make.trade(at, 65 + at), amendable=True) for at in range(3)]):
         again = [*minute(make), amend(make, 64, "e", "correct", "4", original_id="d", size="1"), *later, repaired]
         published = run(partial(Candles, Limits(remembered_max=2)), again)
         found = [e for out in published for e in out if isinstance(e, Candle) and e.interval == "1m"]
@@ -340,11 +340,11 @@ def test_a_correction_repeated_by_history_counts_once(run: Run, make: Any) -> No
 def test_cancelling_a_trade_that_only_history_counts_changes_no_live_candle(run: Run, make: Any) -> None:
     """The minute is before the first event and contains a late trade, but never contained the repaired one."""
     frames = [
-        make.heartbeat(70, venue="alpaca"),
-        make.trades(make.trade("l", 20, "3"), seconds=71, venue="alpaca"),
-        make.trades(make.trade("r", 10, "4"), venue="alpaca", origin="repair"),
+        make.heartbeat(70, amendable=True),
+        make.trades(make.trade("l", 20, "3"), seconds=71, amendable=True),
+        make.trades(make.trade("r", 10, "4"), amendable=True, origin="repair"),
         amend(make, 72, "r", "cancel", "4"),
-        make.trades(make.trade("m", 30, "5"), seconds=73, venue="alpaca"),
+        make.trades(make.trade("m", 30, "5"), seconds=73, amendable=True),
     ]
     found = [e for out in run(Candles, frames) for e in out if isinstance(e, Candle) and e.start == make.ts(0)]
     assert [(one.trades, one.high) for one in found if one.interval == "1m"] == [(1, "3"), (2, "5")]

@@ -174,32 +174,32 @@ def test_a_price_after_a_halt_or_a_gap_is_no_jump(run: Run, make: Any) -> None:
 def taken_back(make: Any, identity: object, seconds: float, **more: Any) -> AnyEvent:
     """Return the frame of a cancel, or of the correction that `more` states."""
     fields = {"price": "1", "action": "cancel", "side": "unknown"} | more
-    event: AnyEvent = make.trades(make.trade(identity, seconds, **fields), venue="alpaca")
+    event: AnyEvent = make.trades(make.trade(identity, seconds, **fields), amendable=True)
     return event
 
 
 def test_a_cancelled_price_is_not_compared_with(run: Run, make: Any) -> None:
     """Not even after a restart. A correction is, and so is the wrong price until it is corrected."""
-    calm = [msgspec.structs.replace(frame, venue="alpaca") for frame in calm_trades(make, 100)]
-    wrong = make.trades(make.trade("w", 100, "150"), venue="alpaca")
-    later = make.trades(make.trade("n", 200, "100.00"), venue="alpaca")  # after the cooldown
+    calm = [msgspec.structs.replace(frame, amendable=True) for frame in calm_trades(make, 100)]
+    wrong = make.trades(make.trade("w", 100, "150"), amendable=True)
+    later = make.trades(make.trade("n", 200, "100.00"), amendable=True)  # after the cooldown
     assert len(found(run(on_trades, [*calm, wrong, later]))) == 2
     back = taken_back(make, "w", 101)
     for restarts in ((), (101,), (102,)):
         assert len(found(run(on_trades, [*calm, wrong, back, later], restarts))) == 1
     correction = taken_back(make, "c", 101, price="150.1", action="correct", original_id="w")
     assert len(found(run(on_trades, [*calm, wrong, correction, later]))) == 2
-    gap = make.heartbeat(102, venue="alpaca", valid=False, reason="gap")
+    gap = make.heartbeat(102, amendable=True, valid=False, reason="gap")
     assert len(found(run(on_trades, [*calm, wrong, gap, back, later]))) == 1
 
 
 def test_cancelled_volume_is_no_spike(run: Run, make: Any) -> None:
     """Half of a burst is canceled before the other half comes; a correction to more counts."""
-    quiet = [msgspec.structs.replace(frame, venue="alpaca") for frame in minutes(make, 15)]
+    quiet = [msgspec.structs.replace(frame, amendable=True) for frame in minutes(make, 15)]
     begin = 15 * 60 + 1
-    burst = [make.trades(make.trade(f"b{i}", begin + i, "100", "9"), venue="alpaca") for i in range(5)]
+    burst = [make.trades(make.trade(f"b{i}", begin + i, "100", "9"), amendable=True) for i in range(5)]
     cancels = [taken_back(make, f"b{i}", begin + 10 + i, size="9") for i in range(5)]
-    more = [make.trades(make.trade(f"m{i}", begin + 20 + i, "100", "9"), venue="alpaca") for i in range(5)]
+    more = [make.trades(make.trade(f"m{i}", begin + 20 + i, "100", "9"), amendable=True) for i in range(5)]
     assert [one.kind for one in found(run(on_trades, [*quiet, *burst, *more]))] == ["volume_spike"]
     assert found(run(on_trades, [*quiet, *burst, *cancels, *more])) == []
     larger = taken_back(make, "c", begin + 10, size="200", price="100", action="correct", original_id="b0")

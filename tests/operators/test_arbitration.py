@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketdata.book import L2Book
-from marketdata.events import AnyEvent, BookUpdate, DeadLetter, FeedStatus
+from marketdata.events import CONNECTION, SYMBOL, AnyEvent, BookUpdate, DeadLetter, FeedStatus
 from stream_apps.operators.arbitration import LINES_MAX
 from stream_apps.operators.ingest_books import IngestBooks
 
@@ -17,21 +17,12 @@ Run = Callable[..., list[list[AnyEvent]]]
 Levels = tuple[list[tuple[str, str]], list[tuple[str, str]]]
 
 
-def by_connection() -> IngestBooks:
-    """Return the operator for a venue that numbers connections."""
-    return IngestBooks({})
-
-
-def by_symbol() -> IngestBooks:
-    """Return the operator for a venue that numbers symbols."""
-    return IngestBooks({"coinbase": "symbol"})
-
-
 class Market:
     """The true book after each change; change k has number k and happens at k tenths of a second."""
 
-    def __init__(self, make: Any, changes: list[tuple[str, str, str]]) -> None:
+    def __init__(self, make: Any, changes: list[tuple[str, str, str]], scope: str = CONNECTION) -> None:
         self._make = make
+        self._scope = scope
         self._changes = changes
         self.states: list[Levels] = []
         book = L2Book()
@@ -55,7 +46,8 @@ class Market:
         return self._event("clear", number, line, valid=False, reason="gap")
 
     def _event(self, kind: str, number: int, line: int, **more: Any) -> BookUpdate:
-        event: BookUpdate = self._make.book(kind, number / 10, line=f"l/{line}", sequence=number, **more)
+        event: BookUpdate = self._make.book(kind, number / 10, line=f"l/{line}", sequence=number,
+                                           sequence_scope=self._scope, **more)  # fmt: skip
         return event
 
 
@@ -63,12 +55,12 @@ CHANGE = st.tuples(st.sampled_from(["bid", "ask"]), st.integers(1, 6).map(str), 
 
 
 @st.composite
-def lines(draw: st.DrawFn, make: Any) -> tuple[Market, list[BookUpdate], list[int]]:
+def lines(draw: st.DrawFn, make: Any, scope: str) -> tuple[Market, list[BookUpdate], list[int]]:
     """Return a market, the interleaved events of up to three lines, and how far the complete lines got.
 
     Each line starts with a snapshot at any point, may lose its book and get a new one, and may stop permanently.
     """
-    market = Market(make, draw(st.lists(CHANGE, min_size=1, max_size=40)))
+    market = Market(make, draw(st.lists(CHANGE, min_size=1, max_size=40)), scope)
     size = len(market.states)
     queues = []
     for line in range(draw(st.integers(1, 3))):
@@ -123,15 +115,12 @@ class Downstream:
         return self.book.bids.top(), self.book.asks.top()
 
 
-@given(data=st.data(), symbol=st.booleans())
+@given(data=st.data(), scope=st.sampled_from([CONNECTION, SYMBOL]))
 @settings(max_examples=150)
-def test_the_merged_book_equals_the_market_at_every_step(
-    run: Run, make: Any, data: st.DataObject, symbol: bool
-) -> None:
+def test_the_merged_book_equals_the_market_at_every_step(run: Run, make: Any, data: st.DataObject, scope: str) -> None:
     """Lines may lose, repeat or lag: after each event the book equals the true one at that event's number."""
-    market, events, _ = data.draw(lines(make))
-    operator = by_symbol if symbol else by_connection
-    published = run(operator, events)
+    market, events, _ = data.draw(lines(make, scope))
+    published = run(IngestBooks, events)
     downstream = Downstream()
     for outputs in published:
         for event in outputs:
@@ -141,16 +130,16 @@ def test_the_merged_book_equals_the_market_at_every_step(
                 assert event.sequence is not None
                 assert downstream.levels == market.states[event.sequence]
     at = data.draw(st.lists(st.integers(0, len(events) - 1), max_size=3))
-    assert run(operator, events, restarts=at) == published
+    assert run(IngestBooks, events, restarts=at) == published
 
 
 @given(data=st.data())
 @settings(max_examples=60)
 def test_numbers_of_a_symbol_only_count_up_while_the_book_is_whole(run: Run, make: Any, data: st.DataObject) -> None:
     """First arrival wins: between two snapshots no update passes twice or late."""
-    _, events, _ = data.draw(lines(make))
+    _, events, _ = data.draw(lines(make, SYMBOL))
     last = -1
-    for outputs in run(by_symbol, events):
+    for outputs in run(IngestBooks, events):
         for event in outputs:
             assert isinstance(event, BookUpdate)
             if event.kind == "update":
@@ -179,7 +168,7 @@ def test_a_standby_takes_over_when_the_primary_loses_its_book(run: Run, make: An
         market.update(4, 0),
         market.update(4, 1),
     ]
-    published = run(by_connection, events)
+    published = run(IngestBooks, events)
     assert book_of(published) == [
         ("snapshot", "l/0"),
         ("update", "l/0"),
@@ -194,7 +183,7 @@ def test_a_standby_takes_over_when_the_primary_is_silent(run: Run, make: Any) ->
     market = Market(make, [("bid", str(price), "1") for price in range(1, 60)])
     standby = [market.snapshot(0, 1), *(market.update(number, 1) for number in range(1, 50))]
     late = [market.update(number, 0) for number in range(2, 40)]
-    published = run(by_connection, [market.snapshot(0, 0), *standby[:2], market.update(1, 0), *standby[2:], *late])
+    published = run(IngestBooks, [market.snapshot(0, 0), *standby[:2], market.update(1, 0), *standby[2:], *late])
     went_on = book_of(published)
     assert went_on[:3] == [("snapshot", "l/0"), ("update", "l/0"), ("snapshot", "l/1")]
     assert set(went_on[3:]) == {("update", "l/1")}
@@ -213,7 +202,7 @@ def test_without_a_standby_the_clear_passes(run: Run, make: Any) -> None:
         market.update(3, 0),
         market.update(3, 1),
     ]
-    assert book_of(run(by_connection, events)) == [
+    assert book_of(run(IngestBooks, events)) == [
         ("snapshot", "l/0"),
         ("clear", "l/0"),
         ("snapshot", "l/1"),
@@ -223,9 +212,9 @@ def test_without_a_standby_the_clear_passes(run: Run, make: Any) -> None:
 
 def test_an_unusable_update_clears_the_book_of_its_line(make: Any) -> None:
     """It becomes a dead letter, and every later book would be wrong. A line without a book is not affected."""
-    market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
-    bad = make.book("update", 1, line="l/0", sequence=6, bids=[("1", "-1")])
-    for operator in (by_connection(), by_symbol()):
+    for scope in (CONNECTION, SYMBOL):
+        operator, market = IngestBooks(), Market(make, [("bid", str(price), "1") for price in range(1, 20)], scope)
+        bad = make.book("update", 1, line="l/0", sequence=6, sequence_scope=scope, bids=[("1", "-1")])
         state, out = operator.step(operator.start("key"), bad)
         assert [type(event) for event in out] == [DeadLetter]
         state, _ = operator.step(state, market.snapshot(5, 0))
@@ -237,30 +226,30 @@ def test_an_unusable_update_clears_the_book_of_its_line(make: Any) -> None:
 
 def test_a_line_that_loses_its_book_changes_nothing_while_another_has_it(run: Run, make: Any) -> None:
     """Numbers of a symbol: the clear is dropped, and the other line's next update passes."""
-    market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
+    market = Market(make, [("bid", str(price), "1") for price in range(1, 20)], SYMBOL)
     events = [market.snapshot(5, 0), market.snapshot(5, 1), market.clear(6, 0), market.update(6, 1)]
-    published = run(by_symbol, events)
+    published = run(IngestBooks, events)
     assert [(e.kind, e.line) for events in published for e in events if isinstance(e, BookUpdate)] == [
         ("snapshot", "l/0"), ("update", "l/1")]  # fmt: skip
 
 
 def test_a_quiet_symbol_keeps_its_book_when_a_line_loses_it(run: Run, make: Any) -> None:
     """After a long silence, a line with the last passed number keeps the book valid, a lagging one does not."""
-    market = Market(make, [("bid", str(price), "1") for price in range(1, 100)])
+    market = Market(make, [("bid", str(price), "1") for price in range(1, 100)], SYMBOL)
     begin = [market.snapshot(4, 0), market.snapshot(4, 1), market.update(5, 0)]
     for last, kinds in (
         (market.update(5, 1), ["snapshot", "update", "update"]),
         (None, ["snapshot", "update", "clear"]),
     ):
         events = [*begin, *([last] if last else ()), market.clear(90, 0), *([market.update(91, 1)] if last else ())]
-        published = run(by_symbol, events)
+        published = run(IngestBooks, events)
         assert [e.kind for events in published for e in events if isinstance(e, BookUpdate)] == kinds
 
 
 def test_any_number_of_lines_uses_bounded_memory(make: Any) -> None:
     """The line that is silent longest is evicted, never the primary."""
-    market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
-    for operator in (by_connection(), by_symbol()):
+    for scope in (CONNECTION, SYMBOL):
+        operator, market = IngestBooks(), Market(make, [("bid", str(price), "1") for price in range(1, 20)], scope)
         state = operator.start("key")
         for line in range(3 * LINES_MAX):
             state, _ = operator.step(state, market.snapshot(5, line))
@@ -279,7 +268,7 @@ def test_a_single_line_passes_as_it_is(run: Run, make: Any) -> None:
         market.clear(2, 0),
         market.snapshot(3, 0),
     ]
-    operator = by_connection()
+    operator = IngestBooks()
     state = operator.start("k")
     for event in events:
         state, out = operator.step(state, event)
@@ -297,14 +286,14 @@ def test_a_halted_standby_takes_over_as_halted(run: Run, make: Any) -> None:
         make.book("heartbeat", 0.05, line="l/1", **halt),
         market.clear(1, 0),
     ]
-    (snapshot,) = run(by_connection, events)[-1]
+    (snapshot,) = run(IngestBooks, events)[-1]
     assert isinstance(snapshot, BookUpdate)
     assert (snapshot.kind, snapshot.line, snapshot.valid, snapshot.reason) == ("snapshot", "l/1", False, "halted")
 
 
 def test_a_sequence_reset_on_one_line_applies_to_the_others(run: Run, make: Any) -> None:
     """It clears its book first; its new snapshot is below its own last number, unlike that of a late line."""
-    market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
+    market = Market(make, [("bid", str(price), "1") for price in range(1, 20)], SYMBOL)
     events = [
         market.snapshot(10, 0),
         market.snapshot(10, 1),
@@ -317,7 +306,7 @@ def test_a_sequence_reset_on_one_line_applies_to_the_others(run: Run, make: Any)
         market.update(4, 1),
         market.update(4, 0),
     ]
-    published = run(by_symbol, events)
+    published = run(IngestBooks, events)
     assert [(e.kind, e.sequence, e.line) for events in published for e in events if isinstance(e, BookUpdate)] == [
         ("snapshot", 10, "l/0"), ("update", 11, "l/0"), ("snapshot", 2, "l/0"), ("update", 3, "l/0"),
         ("update", 4, "l/1"),
@@ -326,7 +315,7 @@ def test_a_sequence_reset_on_one_line_applies_to_the_others(run: Run, make: Any)
 
 def test_a_venue_that_resets_its_sequence_is_followed_and_old_numbers_are_not(run: Run, make: Any) -> None:
     """After a snapshot with a lower number on a line with a book, other lines wait for theirs."""
-    market = Market(make, [("bid", str(price), "1") for price in range(1, 20)])
+    market = Market(make, [("bid", str(price), "1") for price in range(1, 20)], SYMBOL)
     events = [
         market.snapshot(10, 0),
         market.snapshot(10, 1),
@@ -337,7 +326,7 @@ def test_a_venue_that_resets_its_sequence_is_followed_and_old_numbers_are_not(ru
         market.update(1, 1),
         market.update(1, 0),
     ]
-    published = run(by_symbol, events)
+    published = run(IngestBooks, events)
     assert [
         (event.kind, event.sequence, event.line)
         for events in published

@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata.events import AnyEvent, DeadLetter, FeedStatus, Quote, Trades
+from marketdata.events import SYMBOL, AnyEvent, DeadLetter, FeedStatus, Quote, Trades
 from marketdata.state import pack_state, unpack_state
 from stream_apps.operators.ingest_quotes import IngestQuotes
 from stream_apps.operators.ingest_status import IngestStatus
@@ -222,7 +222,7 @@ def test_each_quote_of_several_lines_passes_once_and_never_back_in_time(
 
 def test_numbered_quotes_of_one_time_pass_even_when_the_last_repeats_the_first(run: Run, make: Any) -> None:
     """Binance's spot quotes have no time of their own; two lines send the same numbers."""
-    sent = [make.quote(0, bid, venue="binance_spot", sequence=number, line=line)
+    sent = [make.quote(0, bid, sequence_scope=SYMBOL, sequence=number, line=line)
             for number, bid in ((1, "99"), (2, "98"), (3, "99")) for line in ("line/0", "line/1")]  # fmt: skip
     published = run(quotes_operator, sent)
     assert [(event.sequence, event.bid) for events in published for event in events if isinstance(event, Quote)] == [

@@ -19,8 +19,10 @@ from marketdata import state as packing
 from marketdata.clock import TS_MIN
 from marketdata.codec import Codec
 from marketdata.events import (
+    CONNECTION,
     EVENTS,
     EXCLUSIONS,
+    SYMBOL,
     AnyEvent,
     BookUpdate,
     CandleHistory,
@@ -45,7 +47,7 @@ RECIPES = read_recipes(
             "others": {"time": "90s"},
             "ticks": {"trades": 3},
             "coins": {"volume": "2.5"},
-            "value": {"value": "1000", "symbols": ["v:S", "alpaca:S"]},
+            "value": {"value": "1000", "symbols": ["v:S", "a:S"]},
         }
     }
 )
@@ -68,7 +70,7 @@ times = st.integers(-40, 400).map(lambda n: T0 + n * SECOND // 2)
 odd_times = st.sampled_from([*ODD_INTEGERS, TS_MIN, T0 - 3 * 3600 * SECOND, T0 + 40 * 86_400 * SECOND])
 lines = st.sampled_from(["l/0", "l/0", "l/0", "l/1", "l/2"])
 origins = st.sampled_from(["live"] * 8 + ["repair", "backfill"])
-venues = ("alpaca", "bybit", "v")
+venues = ("a", "b", "v")
 
 
 def mostly(usual: st.SearchStrategy[Any], odd: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -96,6 +98,10 @@ def framed(draw: st.DrawFn, cls: type[Any], fields: dict[str, st.SearchStrategy[
         values["reason"] = draw(TEXT)
         values["valid"] = not values["reason"]
         values["sequence"] = draw(MAYBE_INTEGER)
+    if cls in {BookUpdate, Quote}:
+        values["sequence_scope"] = draw(mostly(st.sampled_from([CONNECTION, SYMBOL]), odd_texts))
+    if cls is Trades:
+        values["amendable"] = draw(st.booleans())
     return cls(**values, **{name: draw(strategy) for name, strategy in fields.items()})
 
 

@@ -99,10 +99,10 @@ def test_a_gap_invalidates_the_bars_that_it_overlaps_until_a_repair(run: Run, ma
 def test_a_cancel_corrects_every_length(run: Run, make: Any) -> None:
     """Of a trade that set the high: both bars are recomputed from what is remembered, and stay valid."""
     events = [
-        make.heartbeat(-1, venue="alpaca"),
-        make.trades(*(make.trade(n, n, price) for n, price in enumerate(["100", "900", "101"])), venue="alpaca"),
-        *(make.heartbeat(n, venue="alpaca") for n in range(3, 21)),
-        make.trades(make.trade(1, 21, action="cancel"), venue="alpaca"),
+        make.heartbeat(-1, amendable=True),
+        make.trades(*(make.trade(n, n, price) for n, price in enumerate(["100", "900", "101"])), amendable=True),
+        *(make.heartbeat(n, amendable=True) for n in range(3, 21)),
+        make.trades(make.trade(1, 21, action="cancel"), amendable=True),
     ]
     found = latest(run(lambda: TimeBars(recipes("1s", "5s")), events))
     assert (found["5s", make.ts(0)].high, found["5s", make.ts(0)].trades, found["5s", make.ts(0)].valid) == (

@@ -142,9 +142,9 @@ def test_a_cancel_corrects_the_sums_of_a_closed_bar_and_does_not_move_its_limits
     """Its trade set no price, so that the revision is exact and valid."""
     events = [
         make.trades(*(make.trade(n, n, price, venue) for n, price, venue in [(1, "100", "1"), (2, "105", "1")]),
-                    make.trade(3, 3, "103", "7", side="sell"), make.trade(4, 4, "101", "1"), venue="alpaca"),
-        make.trades(make.trade(3, 5, action="cancel"), venue="alpaca"),
-        make.trades(*(make.trade(n, n, "50") for n in range(5, 9)), venue="alpaca"),
+                    make.trade(3, 3, "103", "7", side="sell"), make.trade(4, 4, "101", "1"), amendable=True),
+        make.trades(make.trade(3, 5, action="cancel"), amendable=True),
+        make.trades(*(make.trade(n, n, "50") for n in range(5, 9)), amendable=True),
     ]  # fmt: skip
     first, revised, second = closed(run(lambda: TradeBars(recipes(trades=4)), events))
     assert shown(first) == (0, 4, "100", "105", "100", "101", "10")
@@ -156,8 +156,8 @@ def test_a_cancel_corrects_the_sums_of_a_closed_bar_and_does_not_move_its_limits
 def test_a_correction_of_a_price_recomputes_the_bar_from_its_trades(run: Run, make: Any) -> None:
     """As long as every trade of the bar is remembered."""
     events = [
-        make.trades(make.trade(1, 0, "100"), make.trade(2, 1, "900"), make.trade(3, 2, "101"), venue="alpaca"),
-        make.trades(make.trade(20, 3, "90", "2", action="correct", original_id="2"), venue="alpaca"),
+        make.trades(make.trade(1, 0, "100"), make.trade(2, 1, "900"), make.trade(3, 2, "101"), amendable=True),
+        make.trades(make.trade(20, 3, "90", "2", action="correct", original_id="2"), amendable=True),
     ]
     first, revised = closed(run(lambda: TradeBars(recipes(trades=3)), events))
     assert first.high == "900"
@@ -184,8 +184,8 @@ def test_an_amendment_of_a_trade_that_was_not_remembered_is_a_dead_letter_and_a_
 def test_an_amendment_of_a_bar_that_is_not_kept_is_a_dead_letter(run: Run, make: Any) -> None:
     """The bar was published and cannot be revised any more."""
     count = CLOSED_MAX + 1
-    events = [make.trades(make.trade(n, n), venue="alpaca") for n in range(count)]
-    events.append(make.trades(make.trade(0, count, action="cancel"), venue="alpaca"))
+    events = [make.trades(make.trade(n, n), amendable=True) for n in range(count)]
+    events.append(make.trades(make.trade(0, count, action="cancel"), amendable=True))
     published = run(lambda: TradeBars(recipes(trades=1)), events)
     assert [one.reason for one in published[-1] if isinstance(one, DeadLetter)] == ["unknown_original"]
 
@@ -193,8 +193,8 @@ def test_an_amendment_of_a_bar_that_is_not_kept_is_a_dead_letter(run: Run, make:
 def test_a_cancelled_bar_without_trades_has_no_prices(run: Run, make: Any) -> None:
     """Its limits stay."""
     events = [
-        make.trades(make.trade(1, 0), venue="alpaca"),
-        make.trades(make.trade(1, 1, action="cancel"), venue="alpaca"),
+        make.trades(make.trade(1, 0), amendable=True),
+        make.trades(make.trade(1, 1, action="cancel"), amendable=True),
     ]
     _, revised = closed(run(lambda: TradeBars(recipes(trades=1)), events))
     assert shown(revised) == (0, 0, None, None, None, None, "0")

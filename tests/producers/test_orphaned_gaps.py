@@ -10,9 +10,11 @@ import msgspec
 import pytest
 
 from marketdata.clock import SECOND_NS
-from marketdata.events import AnyEvent, BookUpdate, FeedStatus, Quote, RawFrame, Trades
+from marketdata.events import SYMBOL, AnyEvent, BookUpdate, FeedStatus, Quote, RawFrame, Trades
 from producers.live.orphaned_gaps import PATIENCE_NS, ClosingSink, OrphanedGaps
+from producers.venues import find_venue
 from producers.venues.kit.published import PreviousRun, Published
+from producers.venues.kit.venue import Venue
 
 TS = 1_786_309_548_228_568_123
 WHO: dict[str, Any] = {"venue": "v", "symbol": "BTC-USD", "ts_event": TS, "ts_recv": TS, "line": "v/0"}
@@ -57,6 +59,12 @@ def published(gaps: OrphanedGaps, *events: AnyEvent) -> list[FeedStatus]:
     return [event for event in passed if isinstance(event, FeedStatus) and event not in events]
 
 
+VENUE = Venue(
+    name="v", ws_url="ws://v", rest_url="http://v", make=find_venue("okx").make, sequence_scope=SYMBOL,
+    amends_trades=True,
+)  # fmt: skip
+
+
 @pytest.fixture
 def gaps() -> OrphanedGaps:
     """The gaps of a process that starts."""
@@ -66,7 +74,7 @@ def gaps() -> OrphanedGaps:
 def start(gaps: OrphanedGaps, *left: FeedStatus) -> list[AnyEvent]:
     """Start with gaps that an earlier process left open, of a symbol that it published; return what is published."""
     symbols = {"BTC-USD": Published(ts_whole=TS, lines=frozenset({"v/0"}))}
-    return gaps.start(PreviousRun(symbols=symbols, gaps=left), {"BTC-USD", "ETH-USD"}, ["v/0"], "v", TS + 70)
+    return gaps.start(PreviousRun(symbols=symbols, gaps=left), {"BTC-USD", "ETH-USD"}, ["v/0"], VENUE, TS + 70)
 
 
 def test_a_gap_that_a_killed_process_left_is_closed_with_the_one_that_continues_it(gaps: OrphanedGaps) -> None:
@@ -95,10 +103,12 @@ def test_lines_that_are_no_more_are_interrupted() -> None:
     """They would count as alive for a moment, and the stream as valid; the lines that go on speak for themselves."""
     events = OrphanedGaps().start(
         PreviousRun(symbols={"BTC-USD": Published(ts_whole=TS + 3, lines=frozenset({"v/0", "v/0+"}))}),
-        None, ["v/0"], "v", TS + 70,
+        None, ["v/0"], VENUE, TS + 70,
     )  # fmt: skip
     assert [(type(e), e.line, e.valid, e.reason, e.ts_event) for e in events if isinstance(e, Trades | BookUpdate)] == [
         (Trades, "v/0+", False, "gap", TS + 3), (BookUpdate, "v/0+", False, "gap", TS + 3)]  # fmt: skip
+    assert [e.amendable if isinstance(e, Trades) else e.sequence_scope for e in events
+            if isinstance(e, Trades | BookUpdate)] == [True, SYMBOL]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from marketdata.clock import SECOND_NS
 from marketdata.events import AnyEvent, Candle, FeedStatus, Trades
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.live.orphaned_gaps import OrphanedGaps
-from producers.venues import is_of_trades, make_feed
+from producers.venues import find_venue, is_of_trades, make_feed
 from producers.venues.kit.published import History, PreviousRun, previous_run
 from producers.venues.kit.venue import LiveFeed
 from tickstream.pipe import Pipeline
@@ -289,7 +289,7 @@ class Restarts(RuleBasedStateMachine):
         previous = PreviousRun() if tail is None else self._previous(tail)
         self.gaps = OrphanedGaps()
         ours = frozenset(self.venue.names.values())
-        self.waiting += self.gaps.start(previous, ours, names, self.venue.venue, self.now)
+        self.waiting += self.gaps.start(previous, ours, names, find_venue(self.venue.venue), self.now)
         self.lines = [
             LiveLine(name, make_feed(self.venue.venue, line=name, products=tuple(self.venue.names), market="linear"))
             for name in names

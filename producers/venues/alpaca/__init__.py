@@ -21,6 +21,7 @@ VENUES = (
         ws_url=f"{STREAMS}/iex",
         rest_url="https://data.alpaca.markets",
         make=AlpacaFeed,
+        amends_trades=AlpacaFeed.amends_trades,
         products=("AAPL", "MSFT"),
         markets={feed: f"{STREAMS}/{feed}" for feed in ("iex", "sip", "delayed_sip", "test")},
         depth="L1",

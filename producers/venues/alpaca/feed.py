@@ -86,6 +86,7 @@ class AlpacaFeed(VenueFeed):
     """
 
     venue = "alpaca"
+    amends_trades = True
     book_channel, trades_channel = _QUOTES, _TRADES
     carries = (_TRADES,)  # it has no books: the ledger's other channel is that of quotes
     channels = (_TRADES, _QUOTES, _STATUSES)

@@ -32,6 +32,7 @@ VENUES = (
         lifetime_s=_LIFETIME_S,
         budget=Budget(burst=3_000, per_s=50, left=used_weight(6_000)),
         sequence="product",
+        sequence_scope=BinanceFeed.sequence_scope,
         numbers_trades=True,
     ),
     Venue(
@@ -56,6 +57,7 @@ VENUES = (
         lifetime_s=_LIFETIME_S,
         budget=Budget(burst=1_200, per_s=20, left=used_weight(2_400)),
         sequence="product",
+        sequence_scope=BinanceFeed.sequence_scope,
         numbers_trades=True,
     ),
 )  # fmt: skip

@@ -45,7 +45,7 @@ import msgspec
 from marketdata.clock import MINUTE_NS, SECOND_NS
 from marketdata.decimals import is_zero
 from marketdata.errors import BadEvent
-from marketdata.events import GAP, Instrument
+from marketdata.events import GAP, SYMBOL, Instrument
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.venues.binance.markets import AGG_TRADE, DEPTH, MARK_PRICE, Market
 from producers.venues.binance.messages import (
@@ -114,6 +114,7 @@ class BinanceFeed(VenueFeed):
     book_subscription = DEPTH
     starts_with_data = ()
     silence_ns = 30 * SECOND_NS
+    sequence_scope = SYMBOL
     ping = b'{"method":"LIST_SUBSCRIPTIONS","id":0}'
     ping_ns = 10 * SECOND_NS
 

@@ -39,6 +39,7 @@ VENUES = (
         products=("BTCUSDT", "ETHUSDT"),
         markets={market: f"{_PUBLIC}/{market}" for market in (SPOT, LINEAR, INVERSE)},
         sequence="product",
+        sequence_scope=BybitFeed.sequence_scope,
         channels=("orderbook.200", "publicTrade", "tickers", "allLiquidation"),
         limits=LIMITS,
         budget=Budget(burst=300, per_s=60),

@@ -37,7 +37,7 @@ import msgspec
 from marketdata.book import L2Book
 from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent, SettingsError
-from marketdata.events import GAP, Instrument, Liquidation, Trade
+from marketdata.events import GAP, SYMBOL, Instrument, Liquidation, Trade
 from marketdata.feed import Fetch, Output, Send
 from producers.venues.bybit.messages import (
     ANSWER,
@@ -119,6 +119,7 @@ class BybitFeed(VenueFeed):
     awaited = (_BOOK,)
     book_subscription = _DEPTH
     silence_ns = 30 * SECOND_NS
+    sequence_scope = SYMBOL
     limits = LIMITS
 
     def __init__(

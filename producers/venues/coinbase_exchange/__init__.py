@@ -16,6 +16,7 @@ VENUES = (
         make=CoinbaseExchangeFeed,
         products=("BTC-USD", "ETH-USD"),
         sequence="product",
+        sequence_scope=CoinbaseExchangeFeed.sequence_scope,
         numbers_trades=True,
         channels=("level2_batch", "matches", "ticker", "heartbeat"),
         limits=LIMITS,

@@ -38,7 +38,7 @@ from typing import Any, ClassVar, Literal
 from marketdata.book import L2Book
 from marketdata.clock import SECOND_NS
 from marketdata.errors import BadEvent
-from marketdata.events import CROSSED, GAP, Instrument
+from marketdata.events import CROSSED, GAP, SYMBOL, Instrument
 from marketdata.feed import Fetch, Output, Refused
 from producers.venues.coinbase_exchange import messages as sent
 from producers.venues.coinbase_exchange.orders import OrderBooks, read_act, read_book
@@ -112,6 +112,7 @@ class CoinbaseExchangeFeed(VenueFeed):
     book_channel = _BOOK
     trades_channel = _TRADES
     silence_ns = 5 * SECOND_NS  # five heartbeats missed
+    sequence_scope = SYMBOL
     awaited = (_BOOK,)
     limits = LIMITS
 

@@ -13,6 +13,7 @@ VENUES = (
         ws_url="",  # every FIX venue has its own address, given by FIX_URL
         rest_url="http://127.0.0.1",
         make=FixFeed,
+        amends_trades=FixFeed.amends_trades,
         transport="tcp",
         splitter=FixSplitter,
         marks_trades=True,

@@ -59,6 +59,7 @@ class FixFeed(VenueFeed):
     """
 
     venue = "fix"
+    amends_trades = True
     book_channel, trades_channel = _BOOK, _TRADES
     channels = (_MARKET_DATA,)
     book_subscription = trades_subscription = _MARKET_DATA

@@ -103,7 +103,8 @@ def clear(call: Call, product: Product, reason: str) -> None:
     # No sequence: the frame that shows the loss may itself bring this product's next snapshot.
     call.out.append(
         BookUpdate(venue=call.line.venue, symbol=product.symbol, ts_event=call.now, ts_recv=call.ts,
-                   line=call.line.name, kind="clear", valid=False, reason=reason)
+                   line=call.line.name, sequence_scope=call.line.sequence_scope, kind="clear", valid=False,
+                   reason=reason)
     )  # fmt: skip
 
 
@@ -120,8 +121,9 @@ def _event(call: Call, product: Product, kind: str, ts_event: int, columns: Colu
     # Named one by one: to merge `**validity` in costs more than all the rest, on every change of every book.
     return BookUpdate(
         venue=call.line.venue, symbol=product.symbol, ts_event=ts_event, ts_recv=call.ts, line=call.line.name,
-        sequence=call.sequence, kind=kind, bid_prices=bid_prices, bid_sizes=bid_sizes, ask_prices=ask_prices,
-        ask_sizes=ask_sizes, valid=validity["valid"], reason=validity["reason"],
+        sequence=call.sequence, sequence_scope=call.line.sequence_scope, kind=kind, bid_prices=bid_prices,
+        bid_sizes=bid_sizes, ask_prices=ask_prices, ask_sizes=ask_sizes, valid=validity["valid"],
+        reason=validity["reason"],
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from marketdata.clock import AHEAD_NS_MAX, TS_MIN
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, DeadLetter, FeedStatus
+from marketdata.events import ALL_SYMBOLS, CONNECTION, DeadLetter, FeedStatus
 from marketdata.feed import Output
 from producers.venues.kit.products import Gap
 from producers.venues.kit.values import UNREADABLE, escaped
@@ -28,13 +28,17 @@ _ERROR_PATH = re.compile(r"`\$(.*)`")
 
 
 class Line:
-    """What all calls of one feed share: its names, and the counts of what happened since it was made."""
+    """What all calls of one feed share: its names, two facts of its venue, and the counts since it was made."""
 
-    __slots__ = ("counts", "name", "venue")
+    __slots__ = ("amends_trades", "counts", "name", "sequence_scope", "venue")
 
-    def __init__(self, venue: str, name: str) -> None:
+    def __init__(
+        self, venue: str, name: str, *, sequence_scope: str = CONNECTION, amends_trades: bool = False
+    ) -> None:  # fmt: skip
         self.venue = venue
         self.name = name
+        self.sequence_scope = sequence_scope
+        self.amends_trades = amends_trades
         self.counts: Counter[str] = Counter()
 
 

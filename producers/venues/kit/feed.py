@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
 from marketdata.errors import BadEvent
-from marketdata.events import ALL_SYMBOLS, CHECKSUM, GAP, STALE, Instrument
+from marketdata.events import ALL_SYMBOLS, CHECKSUM, CONNECTION, GAP, STALE, Instrument
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.venues.kit import books, idle, trades
 from producers.venues.kit.activity import Activity
@@ -78,6 +78,10 @@ class VenueFeed(Subscriber):
     starts_with_data: Collection[str] | None = None
     """The channels that begin with data at once; None: books."""
     limits: Limits = Limits()
+    sequence_scope: str = CONNECTION
+    """`SYMBOL` where the numbers of books and quotes belong to the symbol, and are the same on every connection."""
+    amends_trades: bool = False
+    """Whether the venue corrects or cancels trades."""
     carries: Collection[str] | None = None
     """Which of books and trades this feed carries, where the venue has them on several endpoints; None: both."""
     products_max: int = PRODUCTS_MAX
@@ -91,7 +95,7 @@ class VenueFeed(Subscriber):
 
         `takes_all`: one subscription brings products under names of their own, which are all published.
         """
-        self._line = Line(self.venue, line)
+        self._line = Line(self.venue, line, sequence_scope=self.sequence_scope, amends_trades=self.amends_trades)
         self.counts = self._line.counts
         self.ts_venue: int | None = None
         self._wanted = products

@@ -34,5 +34,6 @@ def send(call: Call, product: Product, ts_event: int, **values: Any) -> None:
         call.line.counts["off_tick"] += off_tick
     call.out.append(
         Quote(venue=call.line.venue, symbol=product.symbol, ts_event=ts_event, ts_recv=call.ts, line=call.line.name,
-              sequence=call.sequence, source="venue", **(product.validity | values))
+              sequence=call.sequence, sequence_scope=call.line.sequence_scope, source="venue",
+              **(product.validity | values))
     )  # fmt: skip

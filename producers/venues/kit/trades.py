@@ -104,7 +104,8 @@ def send(call: Call, product: Product, batch: Sequence[Trade], *, origin: str = 
             product.off_tick = True
     call.out.append(
         Trades(venue=call.line.venue, symbol=product.symbol, ts_event=batch[-1].ts_event, ts_recv=call.ts,
-               line=call.line.name, sequence=call.sequence, origin=origin, trades=tuple(batch), **_validity(product))
+               line=call.line.name, sequence=call.sequence, origin=origin, amendable=call.line.amends_trades,
+               trades=tuple(batch), **_validity(product))
     )  # fmt: skip
     if origin == "live" and product.complete_from is not None:
         _complete(call, product)
@@ -132,7 +133,7 @@ def pass_time(call: Call, product: Product, ts_event: int) -> None:
 def _send_time(call: Call, product: Product, ts_event: int) -> None:
     call.out.append(
         Trades(venue=call.line.venue, symbol=product.symbol, ts_event=ts_event, ts_recv=call.ts, line=call.line.name,
-               sequence=call.sequence, **_validity(product))
+               sequence=call.sequence, amendable=call.line.amends_trades, **_validity(product))
     )  # fmt: skip
     if product.complete_from is not None:
         _complete(call, product)
@@ -220,7 +221,7 @@ def _complete(call: Call, product: Product) -> None:
     if since < until:
         call.out.append(
             Trades(venue=call.line.venue, symbol=product.symbol, ts_event=until, ts_recv=call.ts, line=call.line.name,
-                   origin="repair", complete_from=since)
+                   origin="repair", complete_from=since, amendable=call.line.amends_trades)
         )  # fmt: skip
 
 
@@ -231,4 +232,5 @@ def _validity(product: Product) -> dict[str, Any]:
 def gap_at(call: Call, product: Product, ts_event: int) -> Trades:
     """Return the event which states that trades may be missing since `ts_event` (the venue's clock, UTC ns)."""
     return Trades(venue=call.line.venue, symbol=product.symbol, ts_event=ts_event, ts_recv=call.ts,
-                  line=call.line.name, sequence=call.sequence, valid=False, reason=GAP)  # fmt: skip
+                  line=call.line.name, sequence=call.sequence, amendable=call.line.amends_trades, valid=False,
+                  reason=GAP)  # fmt: skip

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from marketdata.events import CONNECTION
 from marketdata.feed import Feed, Output
 from producers.venues.kit.backoff import Policy
 from producers.venues.kit.history import Access, Budget, History
@@ -117,6 +118,10 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """Its name of the channel of trades, which the ledger's entries have; what these miss, history may fill."""
     numbers_trades: bool = False
     """Whether trade ids rise by one per product, so that those which are stored show which are missing."""
+    sequence_scope: str = CONNECTION
+    """As the feed's: with `SYMBOL`, lines of one symbol are merged by their numbers."""
+    amends_trades: bool = False
+    """As the feed's: trades may be corrected or cancelled."""
     checksum: bool = False
     depth: str = "L2"
     transport: Literal["websocket", "tcp"] = "websocket"

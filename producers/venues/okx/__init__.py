@@ -18,6 +18,7 @@ VENUES = (
         products=("BTC-USDT", "ETH-USDT"),
         marks_trades=True,
         sequence="product",
+        sequence_scope=OkxFeed.sequence_scope,
         numbers_trades=True,
         checksum=True,
     ),

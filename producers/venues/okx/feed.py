@@ -37,7 +37,7 @@ from marketdata.book import L2Book, levels_in_turn
 from marketdata.clock import SECOND_NS
 from marketdata.decimals import EXACT, plain
 from marketdata.errors import BadEvent
-from marketdata.events import GAP, Instrument, Trade
+from marketdata.events import GAP, SYMBOL, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
 from producers.venues.kit import books, numbered_trades, quotes
 from producers.venues.kit.calls import Call
@@ -188,6 +188,7 @@ class OkxFeed(VenueFeed):
     book_channel = _BOOK
     trades_channel = _TRADES
     silence_ns = 30 * SECOND_NS
+    sequence_scope = SYMBOL
     ping = b"ping"
     ping_ns = 15 * SECOND_NS
     channels: tuple[str, ...] = (_BOOK, _TRADES, _TICKERS)

@@ -32,7 +32,9 @@ def test_venue_and_feed_state_the_same_facts(name: str) -> None:
     """The shell counts a venue's channels against its limits, and history repairs the gaps of its trades' channel."""
     venue = find_venue(name)
     feed = make_feed(name, products=venue.products)
+    assert venue.amends_trades == getattr(feed, "amends_trades", False)
     if isinstance(feed, VenueFeed):
+        assert venue.sequence_scope == feed.sequence_scope
         assert venue.trades_channel == feed.trades_channel
         assert venue.channels == feed.channels
         assert venue.limits == feed.limits
