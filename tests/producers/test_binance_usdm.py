@@ -258,7 +258,7 @@ def test_aggregate_trades_are_asked_for_from_the_first_that_is_missing() -> None
     (request,) = fetches(feed.received(frame(10), T0), "trades")
     assert request.path == "fapi/v1/aggTrades?symbol=BTCUSDT_240927&fromId=8&limit=1000"
     out = feed.fetched(request, json.dumps([agg(8), agg(9), agg(10)]).encode(), T0)
-    assert [[t.trade_id for t in o.trades] for o in out if isinstance(o, Trades)] == [["8", "9"]]
+    assert [[t.trade_id for t in o.trades] for o in out if isinstance(o, Trades)] == [["8", "9"], [], []]
     assert kinds(out) == ["BTC-USDT_240927 resynced"]
 
 

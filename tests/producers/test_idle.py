@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketdata.clock import MINUTE_NS, SECOND_NS
-from marketdata.events import GAP, Instrument, Trade, Trades
+from marketdata.events import GAP, BookUpdate, Instrument, Trade, Trades
 from marketdata.feed import Fetch, Output
 from producers.venues import VENUES, find_venue, make_feed
 from producers.venues.kit import idle, trades
 from producers.venues.kit.calls import Call, Line
-from producers.venues.kit.idle import Idle, Proof, proof_of
+from producers.venues.kit.idle import CONFIRM_NS, Idle, Proof, proof_of
 from producers.venues.kit.products import LATE_NS, Product
 from producers.venues.kit.published import PreviousRun
 
@@ -135,7 +136,48 @@ def test_a_silence_longer_than_in_health_vouches_for_nothing_in_a_recording() ->
     )
     assert stated(played(frames[:3], proof="trades")) == [], "the next trade shows whether any is missing"
     assert stated(played(frames, silence_ns=None)) == stated(played(frames, proof="frames")), "silence is normal there"
-    assert stated(played(frames, recorded=False)) == stated(played(frames, proof="frames")), "it was read in order"
+    live = [one for one in stated(played(frames, recorded=False)) if one[0] % 60 == LATE_NS // SECOND_NS]
+    assert live == stated(played(frames, proof="frames")), "it was read in order"
+
+
+def test_a_live_line_confirms_what_is_quiet_while_other_frames_come() -> None:
+    """Every few seconds, as of the newest frame; not after the last of them, and not what has events of its own."""
+    frames = [(1.0, b"trade"), *((float(second), b"0") for second in range(2, 40))]
+    times = [second for second, reason in stated(played(frames, recorded=False)) if not reason]
+    assert [later - before for before, later in pairwise([1.0, *times, 39.0])] <= [CONFIRM_NS / SECOND_NS + 1] * 99
+    assert 35 <= max(times) <= 39
+    busy = [(float(second), b"trade") for second in range(1, 40)]
+    assert stated(played(busy, recorded=False)) == [(2, "")]
+
+
+def test_a_quiet_book_of_a_live_line_is_confirmed_until_the_line_is_silent() -> None:
+    """Another product's frames show that the connection delivers; a lost book is not confirmed."""
+
+    def book(name: str, number: int, ts: int) -> bytes:
+        data = {"asks": [["101", "1", "0", "1"]], "bids": [["100", "1", "0", "1"]], "ts": str(ts // 1_000_000),
+                "checksum": 0, "seqId": number, "prevSeqId": -1 if number == 1 else number - 1}  # fmt: skip
+        arg = {"channel": "books", "instId": name}
+        return json.dumps({"arg": arg, "action": "snapshot" if number == 1 else "update", "data": [data]}).encode()
+
+    feed = find_venue("okx").make(line="okx/0", products=("BTC-USDT", "ETH-USDT"), token=None)
+    feed.opened(T0)
+    line = Idle(feed, "trades", recorded=False)
+    line.opened(T0)
+    feed.received(book("ETH-USDT", 1, T0), T0)
+    confirmed: list[int] = []
+    for second in range(1, 60):
+        ts = T0 + second * SECOND_NS
+        if second < 40:
+            out = line.came(ts)
+            feed.received(book("BTC-USDT", second, ts), ts)
+        else:
+            out = line.came(T0 + 39 * SECOND_NS)  # nothing came since
+        confirmed += [second for one in out if isinstance(one, BookUpdate) and one.symbol == "ETH-USDT"]
+    assert max(later - before for before, later in pairwise([0, *confirmed])) <= 6
+    assert 30 <= max(confirmed) < 40
+    feed.closed("reset", T0 + 60 * SECOND_NS)
+    line.opened(T0 + 60 * SECOND_NS)
+    assert not [one for one in line.came(T0 + 70 * SECOND_NS) if isinstance(one, BookUpdate)]
 
 
 def test_hours_without_a_frame_are_not_vouched_for_even_where_silence_is_normal() -> None:

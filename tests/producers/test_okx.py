@@ -353,7 +353,8 @@ def test_trade_that_stands_for_several_leaves_no_hole(feed: OkxFeed) -> None:
     assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["gap"]
     listed = [json.loads(trade(number))["data"][0] for number in (6, 5, 4)]
     out = feed.fetched(request, json.dumps({"code": "0", "data": listed}).encode(), T0)
-    assert [(o.origin, [t.trade_id for t in o.trades]) for o in out if isinstance(o, Trades)] == [("repair", ["5"])]
+    assert [(o.origin, [t.trade_id for t in o.trades]) for o in out if isinstance(o, Trades)] == [
+        ("repair", ["5"]), ("live", []), ("repair", [])], "valid again at once, and complete"  # fmt: skip
     assert [o.kind for o in out if isinstance(o, FeedStatus)] == ["resynced"]
 
 

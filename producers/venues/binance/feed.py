@@ -116,7 +116,6 @@ class BinanceFeed(VenueFeed):
     silence_ns = 30 * SECOND_NS
     sequence_scope = SYMBOL
     ping = b'{"method":"LIST_SUBSCRIPTIONS","id":0}'
-    ping_ns = 10 * SECOND_NS
 
     def __init__(
         self, market: Market, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None,

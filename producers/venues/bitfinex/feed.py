@@ -123,6 +123,7 @@ class BitfinexFeed(VenueFeed):
     book_channel = _BOOK
     trades_channel = _TRADES
     silence_ns = 30 * SECOND_NS
+    ping = b'{"event":"ping"}'
     awaited = (_BOOK,)
     channels = (_BOOK, _TRADES, _TICKER, _STATUS)
     # DOCS, "Public Channels": 25 channels at the same time, 20 connections a minute.

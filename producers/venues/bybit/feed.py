@@ -119,6 +119,7 @@ class BybitFeed(VenueFeed):
     awaited = (_BOOK,)
     book_subscription = _DEPTH
     silence_ns = 30 * SECOND_NS
+    ping = b'{"op":"ping"}'
     sequence_scope = SYMBOL
     limits = LIMITS
 
@@ -184,7 +185,7 @@ class BybitFeed(VenueFeed):
     def _tick(self, call: Call) -> None:
         if call.ts - self._ts_ping >= PING_NS:
             self._ts_ping = call.ts
-            call.out.append(Send(b'{"op":"ping"}'))
+            call.out.append(Send(self.ping))
         if call.ts - self._ts_opened >= QUIET_NS:
             for product in self._products:  # of which nothing was traded since
                 is_live = self._subscriptions.is_live(_TRADES, product.name, self._mark(_TRADES, product.name))

@@ -157,6 +157,7 @@ class DeribitFeed(VenueFeed):
     trades_channel = _TRADES
     channels = (_BOOK, _TRADES, _TICKER)
     silence_ns = 25 * SECOND_NS
+    ping = b'{"jsonrpc":"2.0","id":0,"method":"public/test","params":{}}'
     # DOCS: 32 connections of one address, 20 requests a second; its clients keep to 200 channels of a connection.
     limits = Limits(subscriptions=200, arguments=60, messages=(Rate(5, 1),), connects=(Rate(10, 60),))
 

@@ -112,7 +112,6 @@ class GeminiFeed(VenueFeed):
     trades_channel = _TRADE
     silence_ns = 25 * SECOND_NS
     ping = msgspec.json.encode({"id": _PING, "method": "ping"})
-    ping_ns = 10 * SECOND_NS
     awaited = (book_channel,)
     channels = (_DEPTH, _TRADE)
     book_subscription = _DEPTH

@@ -123,7 +123,6 @@ class HyperliquidFeed(VenueFeed):
     channels = (_BOOK, _TRADES, _CONTEXT)
     silence_ns = 45 * SECOND_NS
     ping = b'{"method":"ping"}'
-    ping_ns = 15 * SECOND_NS
     # The limits of one address (point 6) are those of a connection here: more connections add none.
     limits = Limits(
         subscriptions=1_000, arguments=1, messages=(Rate(30, 1), Rate(2_000, 60)), connects=(Rate(100, 60),)

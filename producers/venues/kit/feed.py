@@ -14,7 +14,8 @@ protocol differs. Books, trades, quotes and the ledger stay functions and object
    subscriptions, the list of products when it is due, then `_tick`.
 5. Subscriptions: `_read` reports what the venue answers (`_acknowledged`, `_refused`, `_take_list`), see
    `kit.subscriber`. Its hooks are the venue's too: `_order`, `_forget`, `_recover_trades`.
-6. `time_passed`: products without trades are stated to be complete, but for those whose trades are not subscribed.
+6. `time_passed`: products without trades are stated to be complete, but for those whose trades are not subscribed;
+   on a live line, books without changes are stated to stand.
 7. `closed`: every book and the trades are lost, until the next connection accounts for them.
 """
 
@@ -65,7 +66,7 @@ class VenueFeed(Subscriber):
     """How long a login may take, before anything can be subscribed; 0: there is none."""
     ping: bytes = b""
     """What to send after `ping_ns` without a frame, where the venue answers it; empty sends nothing."""
-    ping_ns: int = 0
+    ping_ns: int = idle.CONFIRM_NS
     awaited: Collection[str] | None = None
     """The channels whose new snapshots have a deadline; None: books and trades."""
     channels: tuple[str, ...] = ()
@@ -185,7 +186,7 @@ class VenueFeed(Subscriber):
     def time_passed(self, ts: int, ts_event: int, *, skipped: bool = False) -> list[Output]:
         """State until when products without trades are complete (see `kit.idle`)."""
         known = [product for product in self._products if product.trades_lost or not self._trades_wait(product)]
-        return idle.time_passed(self._call(ts), known, ts_event, skipped=skipped)
+        return idle.time_passed(self._call(ts), known, ts_event, skipped=skipped, books_of=self._products)
 
     def closed(self, reason: str, ts: int) -> list[Output]:
         """Invalidate every book and open a gap per product, until the next connection's snapshots."""

@@ -61,6 +61,7 @@ class Ledger:
         gap.pending.discard(channel)
         if channel == self.trades:
             trades.found(product)
+            trades.state_found(call, product)
         if not gap.pending:
             product.gap = None
             call.status(product.symbol, "resynced", gap, ts_to=ts_to)
@@ -106,5 +107,6 @@ class Ledger:
         if not holes and not self.is_pending(product, self.trades):
             trades.found(product)
             trades.found_late(product)
+            trades.state_found(call, product)
         for gap in filled:
             call.status(product.symbol, "resynced", gap, channel=self.trades, ts_to=call.now)

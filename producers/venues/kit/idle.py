@@ -1,4 +1,4 @@
-"""The passage of time for products without trades: until when nothing else was traded. Pure.
+"""The passage of time for products without events: until when nothing else was traded, and books stand. Pure.
 
 A candle closes when event time has passed its end by the grace period. Trades and the venue's heartbeats move that
 time. Where neither comes, the shell states that time passed, from what it knows of the connection:
@@ -8,6 +8,8 @@ time. Where neither comes, the shell states that time passed, from what it knows
 2. When a minute and the grace period are over by the venue's clock, `LiveFeed.time_passed` publishes an empty `Trades`
    event for each product whose own events have not shown that yet: at most one a minute and product. Its time is the
    end of the grace period, whenever the frame came, so that live, replay and `pipe` publish the same.
+   On a live line, products whose last event is older than `CONFIRM_NS` get one sooner, and so do their books: readers
+   regard a value as stale that nothing has confirmed for some seconds.
 3. It is valid where the product's trades are. Where trades are missing or trading is halted it has that reason, and
    only moves the time.
 4. The venue's clock is ours less the least lag of its times behind ours within the last two minutes. It is never ahead
@@ -26,15 +28,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from marketdata.clock import MINUTE_NS
+from marketdata.clock import MINUTE_NS, SECOND_NS
 from marketdata.feed import Output
-from producers.venues.kit import trades
+from producers.venues.kit import books, trades
 from producers.venues.kit.calls import Call
 from producers.venues.kit.products import LATE_NS, Product
 from producers.venues.kit.venue import LiveFeed, Venue
 
 # Minutes that one frame closes at most; a longer silence in a recording means that frames may be missing.
 MINUTES_MAX = 60
+
+# On a live line, the last event of a product is confirmed when it is older than this, and at most this often: so twice
+# this time is well below what makes a value stale for readers (10 s).
+CONFIRM_NS = 3 * SECOND_NS
 
 # After this long without an event of its own, the next one states nothing of the time before.
 UNSTATED_NS = 2 * MINUTE_NS
@@ -58,7 +64,9 @@ class Idle:
     `skipped_ns` is the last silence in which frames may be missing, in nanoseconds; 0 until there is one.
     """
 
-    __slots__ = ("_due", "_feed", "_lag", "_lag_before", "_proof", "_recorded", "_ts_venue", "skipped_ns", "ts")
+    __slots__ = (
+        "_due", "_feed", "_lag", "_lag_before", "_proof", "_quiet_due", "_recorded", "_ts_venue", "skipped_ns", "ts",
+    )  # fmt: skip
 
     def __init__(self, feed: LiveFeed, proof: Proof, *, recorded: bool) -> None:
         self._feed = feed
@@ -67,6 +75,7 @@ class Idle:
         self._lag = self._lag_before = _NEVER
         self._ts_venue: int | None = None
         self._due = 0  # by the venue's clock
+        self._quiet_due = _NEVER  # by ours
         self.ts = 0
         self.skipped_ns = 0
 
@@ -75,6 +84,7 @@ class Idle:
         self.ts = ts
         self._lag = self._lag_before = _NEVER
         self._due = 0
+        self._quiet_due = _NEVER if self._recorded else ts + CONFIRM_NS
 
     def came(self, ts: int) -> list[Output]:
         """Return what a frame or a pong that came at `ts` (our clock, UTC ns) shows; call it before the feed."""
@@ -90,7 +100,15 @@ class Idle:
         silence_ns = self._feed.silence_ns
         if self._recorded and ts - before > (silence_ns or _NEVER):
             return self._after_silence(before)
-        return self._passed() if ts >= self._due else []
+        if ts >= self._due and (passed := self._passed()):
+            return passed
+        return self._confirm() if ts >= self._quiet_due else []
+
+    def _confirm(self) -> list[Output]:
+        """Confirm what is published of products without an event of their own."""
+        self._quiet_due = self.ts + CONFIRM_NS
+        now = self._venue_time(self.ts)
+        return self._feed.time_passed(self.ts, now) if now else []
 
     def _venue_time(self, ts: int) -> int:
         lag = min(self._lag, self._lag_before)
@@ -138,11 +156,19 @@ def _last_due(now: int) -> int:
     return now - (now - LATE_NS) % MINUTE_NS
 
 
-def time_passed(call: Call, products: Iterable[Product], ts_event: int, *, skipped: bool) -> list[Output]:
-    """Return a feed's events of the time `ts_event` (the venue's clock, UTC ns) for products without newer trades.
+def time_passed(
+    call: Call, products: Iterable[Product], ts_event: int, *, skipped: bool, books_of: Iterable[Product] = ()
+) -> list[Output]:  # fmt: skip
+    """Return a feed's events of the time `ts_event` (the venue's clock, UTC ns) for products without newer ones.
 
-    `skipped`: trades may be missing since each product's last good event.
+    `skipped`: trades may be missing since each product's last good event. Between the minutes, only products whose last
+    event is older than `CONFIRM_NS` get one, and the valid books of `books_of`.
     """
+    is_minute = ts_event == _last_due(ts_event)
+    quiet_since = ts_event if is_minute or skipped else ts_event - CONFIRM_NS
+    for product in () if is_minute or skipped else books_of:
+        if product.book_valid and (product.ts_book_whole or 0) < quiet_since:
+            books.heartbeat(call, product, ts_event - LATE_NS)
     for product in products:
         whole = product.ts_trades_whole
         if whole is None and not product.trades_lost:
@@ -151,6 +177,6 @@ def time_passed(call: Call, products: Iterable[Product], ts_event: int, *, skipp
         is_unstated = newest < ts_event - UNSTATED_NS and product.complete_from is None and not product.trades_lost
         if whole is not None and (skipped or is_unstated):
             call.out.append(trades.gap_at(call, product, whole))
-        if newest < ts_event:
+        if newest < quiet_since:
             trades.pass_time(call, product, ts_event)
     return call.out

@@ -3,7 +3,7 @@
 1. A loss (`lose`): an event at once states it, dated from when trades were last complete. From now on trades are sent
    as not valid, reason `gap`, and no heartbeat vouches for them.
 2. It ends when every trade since the last good one has been published (`found`), or when what is missing is on the
-   ledger (`missing`). The next event is valid again.
+   ledger (`missing`). The next event is valid again; where no trade is due, `state_found` sends one.
 3. Consumers date the loss from the last valid heartbeat, or from a little before the last trade, to that event. It is
    followed by an event of origin `repair` which states from when on nothing is missing (`complete_from`): from before
    the loss after `found`, from the first trade after it after `missing`.
@@ -178,6 +178,16 @@ def found(product: Product) -> None:
     if product.trades_lost:
         _end_loss(product)
         product.complete_from = None if product.ts_whole is None else max(0, product.ts_whole - LATE_NS)
+
+
+def state_found(call: Call, product: Product) -> None:
+    """State at once that nothing is missing any more, unless a trade has done so: an idle product may have none soon.
+
+    It is dated from the newest trade, since this shows nothing of the time after it.
+    """
+    newest = product.ts_trade or product.ts_whole
+    if product.complete_from is not None and not product.trades_lost and newest is not None:
+        _send_time(call, product, newest)
 
 
 def found_late(product: Product) -> None:

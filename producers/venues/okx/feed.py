@@ -190,7 +190,6 @@ class OkxFeed(VenueFeed):
     silence_ns = 30 * SECOND_NS
     sequence_scope = SYMBOL
     ping = b"ping"
-    ping_ns = 15 * SECOND_NS
     channels: tuple[str, ...] = (_BOOK, _TRADES, _TICKERS)
     # "Connect" and "Subscribe" of DOCS; a message may have 64 KB, an argument has under 100 bytes.
     limits = Limits(arguments=100, messages=(Rate(3, 1), Rate(480, 3_600)), connects=(Rate(3, 1),))
