@@ -84,6 +84,7 @@ def _replace(state: CandlesState, step: Step, counted: Counted, old: Trade, new:
                 bar.amended = True
             else:
                 kept.bar = made
+                kept.has_uncounted = kept.has_uncounted or made is None
         if kept.left_to_history:
             continue
         if label < interval.next:

@@ -51,12 +51,14 @@ class Kept(msgspec.Struct, array_like=True, gc=False):
     """One candle: its trades, if any, its last revision (-1 before it is final), and whether it was published.
 
     `left_to_history`: history recomputes this closed candle. Its trades still count in longer candles.
+    `has_uncounted`: a trade arrived that does not count, so that the stream was there although the bar is empty.
     """
 
     bar: Bar | None
     revision: int = -1
     shown: bool = False
     left_to_history: bool = False
+    has_uncounted: bool = False
 
 
 class Interruption(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -5,13 +5,14 @@
    venue may be silent is not judged here: its feed states what is missing, and each minute that nothing is.
 2. A candle that overlaps an interruption is invalid even when it has trades. A halt invalidates only candles without
    trades.
-3. A repair that is complete for a span of time removes the interruptions within it.
+3. A candle without a bar is valid where heartbeats show that there were no trades, or where a trade arrived that does
+   not count: its conditions exclude it from everything, or it was cancelled.
+4. A repair that is complete for a span of time removes the interruptions within it.
 """
 
 from __future__ import annotations
 
 from marketdata.events import AMENDED, GAP, HALTED
-from marketdata.ohlcv import Bar
 from stream_apps.operators.candle_state import (
     INTERRUPTIONS_MAX,
     CandlesState,
@@ -58,7 +59,7 @@ def closed_reasons(state: CandlesState, step: Step, start: int, end: int) -> Rea
         for label in range(start - start % length, min(end, interval.next), length):
             kept = interval.candles.get(label)
             if kept is None or not kept.left_to_history:
-                reasons[at, label] = reason_of(state, label, length, kept.bar if kept else None)
+                reasons[at, label] = reason_of(state, label, length, kept)
     return reasons
 
 
@@ -66,15 +67,16 @@ def revise(state: CandlesState, step: Step, before: Reasons) -> None:
     """Mark the closed candles whose reason differs from `before`."""
     for (at, label), reason in before.items():
         kept = state.intervals[at].candles.get(label)
-        if reason_of(state, label, step.layout.lengths[at], kept.bar if kept else None) != reason:
+        if reason_of(state, label, step.layout.lengths[at], kept) != reason:
             if kept is None:
                 state.intervals[at].candles[label] = Kept(None, revision=0, shown=True)
             step.revised.add((at, label))
 
 
-def reason_of(state: CandlesState, start: int, length: int, bar: Bar | None) -> str:
+def reason_of(state: CandlesState, start: int, length: int, kept: Kept | None) -> str:
     """Return why a candle is invalid, empty when it is valid."""
     end = start + length
+    bar = None if kept is None else kept.bar
     halted = False
     if state.bad_since is not None and state.bad_since < end:
         if state.bad_reason != HALTED:
@@ -90,7 +92,8 @@ def reason_of(state: CandlesState, start: int, length: int, bar: Bar | None) -> 
         return AMENDED if uncertain else ""
     if halted:
         return HALTED
-    return GAP if state.heartbeat_ts is None else ""
+    is_proven = state.heartbeat_ts is not None or (kept is not None and kept.has_uncounted)
+    return "" if is_proven else GAP
 
 
 def _interrupt(state: CandlesState, step: Step, one: Interruption) -> None:

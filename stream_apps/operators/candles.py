@@ -10,8 +10,9 @@
 4. Candles are kept for `keep_ns`. A live trade older than that can no longer be added correctly and becomes a dead
    letter. Candles that are no longer kept, and those before the first live event, belong to history (see
    `ingest_candles`): old trades of a backfill or a repair do not change them.
-5. An interval without trades becomes a marker (no prices, `trades` 0). It is valid when heartbeats show that there were
-   no trades, and otherwise invalid with a reason: `halted`, or a gap in the data (see `candle_validity`).
+5. An interval without trades that count becomes a marker (no prices, `trades` 0). It is valid when heartbeats show that
+   there were none, or trades arrived that do not count, and otherwise invalid with a reason: `halted`, or a gap in the
+   data (see `candle_validity`).
 6. Corrections and cancels change the candles of their trades (see `candle_amendments`). Once a closed candle has been
    published as `amended`, history recomputes it and it is no longer revised here.
 7. When time jumps over more than 120 intervals, only the last of them get markers, and one gap on the ledger
@@ -46,7 +47,7 @@ from stream_apps.operators.candle_state import (
     Step,
     kept_from,
 )
-from stream_apps.operators.candle_validity import judge, reason_of
+from stream_apps.operators.candle_validity import closed_reasons, judge, reason_of, revise
 from stream_apps.operators.losses import passed_over
 from stream_apps.operators.validation import letter, part
 
@@ -227,6 +228,7 @@ def add_fast(state: CandlesState, event: Trades, limits: Limits, unit: int) -> b
 
 def _add(state: CandlesState, step: Step, trade: Trade) -> None:
     if trade.updates_nothing:
+        _note_uncounted(state, step, trade.ts_event)
         return
     minute = trade.ts_event - trade.ts_event % step.layout.lengths[0]
     if state.pending is not None and minute == state.pending_start:
@@ -234,6 +236,20 @@ def _add(state: CandlesState, step: Step, trade: Trade) -> None:
     else:
         _merge(state, step)
         state.pending, state.pending_start = step.layout.bar(trade), minute
+
+
+def _note_uncounted(state: CandlesState, step: Step, ts: int) -> None:
+    """Note in the candles of a time that a trade arrived which does not count, where no heartbeat proves the stream."""
+    if state.heartbeat_ts is not None or not step.event.valid or ts < (state.first or 0):
+        return
+    before = closed_reasons(state, step, ts, ts + 1)
+    for interval, length in zip(state.intervals, step.layout.lengths, strict=True):
+        label = ts - ts % length
+        kept = interval.candles.get(label)
+        if kept is None:
+            kept = interval.candles[label] = Kept(None, 0 if label < interval.next else -1)
+        kept.has_uncounted = True
+    revise(state, step, before)
 
 
 def _merge(state: CandlesState, step: Step) -> None:
@@ -318,7 +334,7 @@ def _candle(state: CandlesState, step: Step, at: int, start: int, kept: Kept) ->
         end=start + length,
         now=state.now,
         revision=kept.revision,
-        reason=reason_of(state, start, length, bar),
+        reason=reason_of(state, start, length, kept),
     )
     recipe = layout.recipes[at] if layout.recipes else None
     return candle if recipe is None else of_recipe(candle, recipe, cast("SidedBar | None", bar))

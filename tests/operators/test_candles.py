@@ -472,3 +472,30 @@ def test_trades_that_update_nothing_leave_a_marker(run: Run, make: Any) -> None:
     candle = candles(published, state="final")[-1]
     assert figures(candle) == (None, None, None, None, "0", "0", "0", 0)
     assert candle.valid
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_minute_whose_only_trade_does_not_count_is_complete_without_heartbeats(
+    run: Run, make: Any, *, late: bool
+) -> None:
+    """The trade shows that the stream was there: no bar and valid, also after the minute was closed as a gap."""
+    fund = make.trades(make.trade(2, 61, "155", "3", excluded_from=EXCLUSIONS))
+    later = make.trades(make.trade(3, 183, "100"))
+    frames = [make.trades(make.trade(1, 1, "100")), *((later, fund) if late else (fund, later))]
+    published = run(patient, [*frames, make.trades(make.trade(4, 250, "100"))])
+    last = {(c.start - make.ts(0)) // MINUTE: c for c in candles(published) if c.state != "open"}
+    assert [(minute, c.trades, c.valid, c.reason) for minute, c in sorted(last.items())] == [
+        (0, 1, False, "gap"), (1, 0, True, ""), (2, 0, False, "gap"), (3, 1, True, "")]  # fmt: skip
+    assert (last[1].state, last[1].open) == ("revised" if late else "final", None)
+
+
+def test_a_minute_whose_only_trade_is_cancelled_is_complete_without_heartbeats(run: Run, make: Any) -> None:
+    """As one whose only trade is excluded from everything."""
+    frames = [
+        make.trades(make.trade(1, -59, "100"), amendable=True),
+        make.trades(make.trade(2, 1, "101"), amendable=True),
+        make.trades(make.trade(2, 5, action="cancel"), amendable=True),
+        make.trades(make.trade(3, 125, "100"), amendable=True),
+    ]
+    last = [c for c in candles(run(patient, frames)) if c.start == make.ts(0)][-1]
+    assert (last.trades, last.valid, last.open, last.state) == (0, True, None, "final")
