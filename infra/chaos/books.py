@@ -9,7 +9,7 @@ from infra.chaos.findings import Findings
 from infra.chaos.published import Places, Published
 from infra.chaos.record import ProductRecord, Side, Sides, best, same_levels
 from infra.chaos.watch import Shown
-from marketdata.events import Book, BookUpdate, Quote
+from marketdata.events import Book, BookUpdate, Metrics, Quote
 
 Equal = Callable[[Sides], bool]
 
@@ -130,6 +130,36 @@ def compare_quotes(published: Iterable[Published], records: Mapping[str, Product
         bids = [(event.bid, event.bid_size or "")] if event.bid is not None else []
         asks = [(event.ask, event.ask_size or "")] if event.ask is not None else []
         place = f"at {record.partition}@{record.offset} (line {event.line})"
+        checked.check(event.symbol, event.sequence, event.ts_recv, _tops(bids, asks, 1), place)
+    checked.report()
+    return kept
+
+
+def compare_metrics(
+    published: Iterable[Published], records: Mapping[str, ProductRecord], findings: Findings
+) -> Places:  # fmt: skip
+    """Compare the best levels of valid metrics, and that each begins where the one before it ends.
+
+    Return what the sink keeps: every one of them.
+    """
+    checked = Checked("metrics", records, findings)
+    kept: Places = {}
+    ends: dict[str, int] = {}
+    for record in published:
+        event = record.event
+        if not isinstance(event, Metrics):
+            continue
+        kept[record.partition, record.offset] = 1
+        place = f"at {record.partition}@{record.offset}"
+        before = ends.get(event.symbol)
+        if before is not None and event.ts_from != before:
+            findings.add("metrics_not_consecutive", f"{event.symbol} from {event.ts_from} after {before} {place}")
+        ends[event.symbol] = event.ts_event
+        if not event.valid:
+            checked.invalid += 1
+            continue
+        bids = [(event.bid, event.bid_size or "")] if event.bid is not None else []
+        asks = [(event.ask, event.ask_size or "")] if event.ask is not None else []
         checked.check(event.symbol, event.sequence, event.ts_recv, _tops(bids, asks, 1), place)
     checked.report()
     return kept

@@ -1,4 +1,7 @@
-"""Compares the last published state of each candle with the topic's trades, and valid ones with the exchange's."""
+"""Compares the last published state of each candle with the topic's trades, and valid ones with the exchange's.
+
+Bars of time by recipe are candles of other lengths. For bars that have a number, see `bars`.
+"""
 
 from __future__ import annotations
 
@@ -74,11 +77,20 @@ def compare(
         for symbol in records
     }
     truths = {symbol: Tape(record.deals.values()) for symbol, record in records.items()}
-    figures = {"last": len(last), "final": 0, "valid": 0, "invalid_but_right": 0, "wrong": 0, "valid_wrong": 0}
+    figures = {
+        "last": len(last),
+        "by_recipe": 0,
+        "final": 0,
+        "valid": 0,
+        "invalid_but_right": 0,
+        "wrong": 0,
+        "valid_wrong": 0,
+    }
     for record, candle in last.values():
         figures["final"] += candle.state != "open"
+        figures["by_recipe"] += candle.recipe != ""
         figures["valid"] += candle.valid
-        shown, tape = _sums(candle), tapes[candle.symbol]
+        shown, tape = sums_of(candle), tapes[candle.symbol]
         # Trades before the first one in the topic are not the stream's.
         if candle.start >= tape.first and not same(shown, wanted := tape.sums(candle.start, candle.end)):
             figures["wrong"] += 1
@@ -105,9 +117,12 @@ def _last(
         candle = record.event
         if not isinstance(candle, Candle):
             continue
-        last[candle.symbol, candle.interval, candle.start] = (record, candle)
         if candle.state != "open":
             kept[record.partition, record.offset] = 1
+        if candle.number is not None:
+            continue
+        last[candle.symbol, candle.interval, candle.start] = (record, candle)
+        if candle.state != "open":
             identity = (candle.symbol, candle.interval, candle.start, candle.revision, candle.origin)
             if identity in closed:
                 findings.add("candle_published_twice", _text(record, candle))
@@ -122,7 +137,8 @@ def same(shown: Sums, wanted: Sums) -> bool:
     return all(value is None or value == right for value, right in zip(shown, wanted, strict=True))
 
 
-def _sums(candle: Candle) -> Sums:
+def sums_of(candle: Candle) -> Sums:
+    """Return what a candle shows."""
     return Sums(
         _number(candle.open),
         _number(candle.high),

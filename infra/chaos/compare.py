@@ -5,15 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from infra.chaos import books, candles, ledger, trades
+from infra.chaos import bars, books, candles, derivatives, ledger, trades
 from infra.chaos.findings import Findings
 from infra.chaos.ledger import Happened
-from infra.chaos.published import Places, Published, Topics, query
+from infra.chaos.published import Places, Published, query
 from infra.chaos.published import ledger as read_ledger
 from infra.chaos.record import ProductRecord
 from infra.chaos.settle import Live, until
 from marketdata.events import DeadLetter
-from marketdata.topics import BOOK_UPDATES, BOOKS, CANDLES, DEAD_LETTERS, QUOTES, STATUS, TRADES, Topic
+from marketdata.recipes import load_recipes
+from marketdata.topics import (
+    BOOK_UPDATES,
+    BOOKS,
+    CANDLES,
+    DEAD_LETTERS,
+    DERIVATIVES,
+    METRICS,
+    QUOTES,
+    STATUS,
+    TRADES,
+    Topic,
+)
 
 # What the sink keeps of these topics in these tables, one row for each place.
 TABLES: dict[str, Topic] = {
@@ -22,13 +34,15 @@ TABLES: dict[str, Topic] = {
     "books": BOOKS,
     "quotes": QUOTES,
     "feed_status": STATUS,
+    "metrics": METRICS,
+    "derivatives": DERIVATIVES,
 }
 
 
 def compare(live: Live, records: Mapping[str, ProductRecord], happened: list[Happened], sink_limit_s: float) -> None:
     """Compare; the tables are waited for until they hold what the topics held when they were read."""
     findings, url = live.findings, live.platform.endpoints.database_url
-    topic_trades, kept = _compare_topics(live.topics, records, findings)
+    topic_trades, kept = _compare_topics(live, records)
     books.compare_shown(live.watch.shown, records, findings)
     kept["trades"] = topic_trades.rows
     deadline = time.monotonic() + sink_limit_s
@@ -44,13 +58,18 @@ def compare(live: Live, records: Mapping[str, ProductRecord], happened: list[Hap
 
 
 def _compare_topics(
-    topics: Topics, records: Mapping[str, ProductRecord], findings: Findings
-) -> tuple[trades.TopicTrades, dict[str, Places]]:
+    live: Live, records: Mapping[str, ProductRecord]
+) -> tuple[trades.TopicTrades, dict[str, Places]]:  # fmt: skip
     """Compare the topics; return the trades, and the rows that the sink must have by table and place."""
+    topics, findings = live.topics, live.findings
     topic_trades = trades.TopicTrades(topics.read(TRADES))
-    kept = {"candles": candles.compare(topics.read(CANDLES), topic_trades, records, findings)}
+    made = list(topics.read(CANDLES))
+    kept = {"candles": candles.compare(made, topic_trades, records, findings)}
+    bars.compare(made, topic_trades, load_recipes(live.platform.recipes), findings)
     books.compare_updates(topics.read(BOOK_UPDATES), records, findings)
     kept["books"] = books.compare_tops(topics.read(BOOKS), records, findings)
+    kept["metrics"] = books.compare_metrics(topics.read(METRICS), records, findings)
+    kept["derivatives"] = derivatives.compare(topics.read(DERIVATIVES), live.derivatives.sent, findings)
     kept["quotes"] = books.compare_quotes(topics.read(QUOTES), records, findings)
     kept["feed_status"] = {(one.partition, one.offset): 1 for one in topics.read(STATUS) if one.event is not None}
     _count_dead_letters(topics.read(DEAD_LETTERS), findings)

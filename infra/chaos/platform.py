@@ -27,6 +27,19 @@ from runtime.settings import PREFIX, CommonSettings, load
 Report = Callable[[str], None]
 
 # Two of these share each of the four partitions, by Kafka's own hash of their keys.
+# Bars by recipe of each kind that the platform makes.
+RECIPES = """
+[recipes.five_seconds]
+time = "5s"
+[recipes.ninety_seconds]
+time = "90s"
+[recipes.twenty_trades]
+trades = 20
+[recipes.volume]
+volume = "50"
+[recipes.value]
+value = "100000"
+"""
 PRODUCTS = ("BTC-USD", "XRP-USD", "ETH-USD", "ATOM-USD", "SOL-USD", "ADA-USD", "LTC-USD", "LINK-USD")
 VENUE = "coinbase"
 JOINED = "joined-worker"
@@ -40,6 +53,8 @@ class Platform:
 
     def __init__(self, *, engine: str, workers: int, rate: float, seed: int, port_base: int, report: Report) -> None:
         """Choose what to start; nothing of the caller's environment reaches the platform, so neither do its servers."""
+        folder = HOME / "chaos" / str(port_base)
+        self.recipes = folder / "recipes.toml"
         for name in [name for name in os.environ if name.startswith((PREFIX, "COINBASE_"))]:
             del os.environ[name]
         os.environ |= {
@@ -47,10 +62,11 @@ class Platform:
             f"{PREFIX}EXCHANGE_RATE": str(rate),
             f"{PREFIX}EXCHANGE_SEED": str(seed),
             "COINBASE_PRODUCTS": ",".join(PRODUCTS),
+            f"{PREFIX}RECIPES": str(self.recipes),
         }
         self._settings = load(
             StackSettings,
-            folder=HOME / "chaos" / str(port_base),
+            folder=folder,
             port_base=port_base,
             workers=workers,
             source="sim",
@@ -76,6 +92,8 @@ class Platform:
         self._end_left_behind()
         stack.down(self._folders, self._report)
         stack.erase(self._folders)
+        self.recipes.parent.mkdir(parents=True, exist_ok=True)
+        self.recipes.write_text(RECIPES)
         try:
             self.endpoints = stack.start_detached(self._settings, services=True, report=self._report)
         except BaseException:

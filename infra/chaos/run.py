@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from infra.chaos.compare import compare
+from infra.chaos.derivatives import Derivatives
 from infra.chaos.findings import Findings
 from infra.chaos.ledger import Happened
 from infra.chaos.perform import Performer
@@ -62,9 +63,11 @@ def run(options: Options, report: Report) -> dict[str, Any]:
     ):
         await_first_trades(up)
         report(f"loaded; {len(planned)} faults in {options.seconds:.0f} s, see {log.name}")
+        derivatives = Derivatives(up.kafka())
         with Watch(up, options.seed) as watch:
-            live = Live(up, control, topics, watch, findings, report)
-            happened = Performer(up, control, options.rate, log, report).perform(planned, options.seconds)
+            live = Live(up, control, topics, watch, derivatives, findings, report)
+            with derivatives:
+                happened = Performer(up, control, options.rate, log, report).perform(planned, options.seconds)
             last_ns = max([one.ended for one in happened], default=time.time_ns())
             settled_s = settle(live, last_ns, options.settle_s)
         happened = [_recovered(one, watch) for one in happened]

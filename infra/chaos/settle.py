@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import httpx
 import psycopg
 
+from infra.chaos.derivatives import Derivatives
 from infra.chaos.findings import Findings
 from infra.chaos.platform import PRODUCTS, Platform, Report
 from infra.chaos.published import Topics, query
@@ -33,6 +34,7 @@ class Live:
     control: Control
     topics: Topics
     watch: Watch
+    derivatives: Derivatives
     findings: Findings
     report: Report
 

@@ -15,10 +15,11 @@ TRADE_CHANNELS = frozenset({None, "", "trades", "market_trades"})
 
 
 class TopicTrades:
-    """The trades of md.trades: those of each product by id, how often each came, and how many each record holds."""
+    """The trades of md.trades: those of each product by id, live ones in order, and how many each record holds."""
 
     def __init__(self, published: Iterable[Published]) -> None:
         self.by_symbol: dict[str, dict[int, Trade]] = defaultdict(dict)
+        self.live: dict[str, list[Trade]] = defaultdict(list)
         self.doubled: list[str] = []
         self.rows: dict[tuple[int, int], int] = {}
         for record in published:
@@ -28,6 +29,8 @@ class TopicTrades:
             if event.trades:
                 self.rows[record.partition, record.offset] = len(event.trades)
             known = self.by_symbol[event.symbol]
+            if event.origin == "live":
+                self.live[event.symbol] += event.trades
             for trade in event.trades:
                 number = int(trade.trade_id)
                 if number in known:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import msgspec
 import pytest
 
-from infra.chaos import books, candles, ledger, trades
+from infra.chaos import bars, books, candles, derivatives, ledger, trades
 from infra.chaos.findings import Findings
 from infra.chaos.ledger import Happened
 from infra.chaos.published import Gap, Published
@@ -15,7 +16,8 @@ from infra.chaos.record import ProductRecord
 from infra.chaos.schedule import Fault
 from infra.chaos.trades import TopicTrades
 from marketdata.clock import SECOND_NS
-from marketdata.events import Book, BookUpdate, Candle, Trade, Trades
+from marketdata.events import Book, BookUpdate, Candle, Metrics, Trade, Trades
+from marketdata.recipes import read_recipes
 
 SYMBOL = "BTC-USD"
 START = 1_700_000_040 * SECOND_NS  # a whole minute
@@ -166,3 +168,76 @@ def test_a_gap_is_explained_by_a_fault_at_its_time(ts_from: int, unexplained: in
     entry = gap(ts_from=ts_from, ts_to=ts_from + SECOND_NS, detected=ts_from)
     ledger.compare([entry], [Happened(Fault(4.0, "kill", "producer"), START, START)], findings)
     assert findings.violations.total() == unexplained
+
+
+TWO = read_recipes({"recipes": {"two": {"trades": 2}}})
+
+
+def bar(number: int, **fields: Any) -> Candle:
+    """Return the right bar of two trades of the record, with some fields changed."""
+    first = 2 * number
+    start, prices = START + first * 10 * SECOND_NS, (f"10{first}", f"10{first + 1}")
+    right = candle(
+        interval="tick:2", recipe="two", number=number, start=start, end=start + 10 * SECOND_NS + 1, open=prices[0],
+        high=prices[1], low=prices[0], close=prices[1], volume="4", buy_volume="4", trades=2,
+        quote_volume=str(2 * sum(map(int, prices))),
+    )  # fmt: skip
+    return msgspec.structs.replace(right, **fields)
+
+
+@pytest.mark.parametrize(
+    ("published", "violations"),
+    [
+        ([bar(0), bar(1)], {}),
+        ([bar(0), bar(0), bar(1)], {"bar_published_twice": 1}),
+        ([bar(0, state="open"), bar(1)], {"bar_missing": 1}),
+        ([bar(0, volume="5"), bar(1)], {"bar_differs_from_topic": 1}),
+        ([bar(0, end=1), bar(1)], {"bar_differs_from_topic": 1}),
+        ([bar(0), bar(1), bar(2)], {"bar_invented": 1}),
+    ],
+)
+def test_a_bar_by_recipe_is_there_once_and_is_its_trades(published: list[Candle], violations: dict[str, int]) -> None:
+    """An open bar counts for nothing yet."""
+    findings = Findings()
+    records = [Published(0, offset, one) for offset, one in enumerate(published)]
+    bars.compare(records, topic([0, 1, 2, 3], record()), TWO, findings)
+    assert findings.violations == violations
+
+
+@pytest.mark.parametrize(
+    ("numbers", "changed", "violations"),
+    [
+        ([0, 1, 2], {}, {}),
+        ([0, 2], {}, {"derivatives_not_as_sent": 1}),
+        ([0, 1, 1, 2], {}, {"derivatives_not_as_sent": 1}),
+        ([1, 0, 2], {}, {"derivatives_not_as_sent": 1}),
+        ([0, 1, 2], {"mark_price": "1"}, {"derivative_wrong": 3}),
+        ([0, 1, 2], {"valid": False, "reason": "gap"}, {"derivative_wrong": 3}),
+    ],
+)
+def test_derivatives_come_once_in_order_as_they_were_sent(
+    numbers: list[int], changed: dict[str, Any], violations: dict[str, int]
+) -> None:
+    """Each event's values depend on its number."""
+    findings, symbol = Findings(), derivatives.SYMBOLS[0]
+    events = [msgspec.structs.replace(derivatives.made(symbol, number, START), **changed) for number in numbers]
+    kept = derivatives.compare([Published(0, at, one) for at, one in enumerate(events)], Counter({symbol: 3}), findings)
+    assert findings.violations == violations
+    assert len(kept) == len(numbers)
+
+
+@pytest.mark.parametrize(("ts_from", "bid", "violations"), [
+    (START, "3", {}), (START + 1, "3", {"metrics_not_consecutive": 1}), (START, "1", {"metrics_valid_and_wrong": 2}),
+])  # fmt: skip
+def test_metrics_are_the_exchanges_book_and_follow_each_other(
+    ts_from: int, bid: str, violations: dict[str, int]
+) -> None:
+    """Their best levels at their sequence; each begins where the one before it ends."""
+    findings = Findings()
+    made = [
+        Metrics(venue="coinbase", symbol=SYMBOL, ts_event=end, ts_recv=START + 1, line="a", sequence=3, valid=True,
+                ts_from=begin, bid="100", bid_size=bid, ask="101", ask_size="1")
+        for begin, end in ((START - 1, START), (ts_from, START + SECOND_NS))
+    ]  # fmt: skip
+    books.compare_metrics([Published(0, at, one) for at, one in enumerate(made)], {SYMBOL: record()}, findings)
+    assert findings.violations == violations

@@ -55,6 +55,10 @@ def test_every_value_is_right_after_kills_and_freezes(tmp_path: Path, engine: st
     assert not found, f"{result['examples']}\n{progress}"
     assert result["trades"]["made"] > 0
     assert result["books"]["book_update"]["compared"] > 0
+    assert result["books"]["metrics"]["compared"] > 0
+    assert result["bars"]["wanted"] > 0
+    assert result["candles"]["by_recipe"] > 0
+    assert result["derivatives"]["sent"] > 0
 
 
 @pytest.mark.timeout(280)

@@ -18,6 +18,7 @@ from marketdata.events import (
     DeadLetter,
     Derivative,
     FeedStatus,
+    Liquidation,
     Quote,
     Trade,
     Trades,
@@ -58,7 +59,9 @@ def inputs(topic: str) -> list[AnyEvent]:
         elif topic.endswith("books"):
             event = _book(common, number, price)
         elif topic.endswith("derivatives"):
-            event = Derivative(**common, sequence=number, mark_price=price, open_interest=str(number % 9))
+            forced = Liquidation(ts_event=ts, side="sell", price=price, size="1", liquidation_id=str(number // 2))
+            event = Derivative(**common, sequence=number, mark_price=price, open_interest=str(number % 9),
+                               liquidations=(forced,) if number % 7 == 0 else ())  # fmt: skip
         elif topic.endswith("candles"):
             event = _history(common, number, price)
         elif topic.endswith("quotes"):
