@@ -22,6 +22,7 @@ from infra.local.services import worker_environment
 from infra.local.settings import StackSettings
 from infra.local.state import Identity, Row
 from infra.local.table import Endpoints
+from infra.simulator.venues.coinbase import VENUE
 from runtime.settings import PREFIX, CommonSettings, load
 
 Report = Callable[[str], None]
@@ -41,7 +42,7 @@ volume = "50"
 value = "100000"
 """
 PRODUCTS = ("BTC-USD", "XRP-USD", "ETH-USD", "ATOM-USD", "SOL-USD", "ADA-USD", "LTC-USD", "LINK-USD")
-VENUE = "coinbase"
+_PRODUCTS = f"{VENUE.upper()}_PRODUCTS"
 JOINED = "joined-worker"
 JOINED_NUMBER = 99
 BURN = "import os, time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
@@ -55,13 +56,13 @@ class Platform:
         """Choose what to start; nothing of the caller's environment reaches the platform, so neither do its servers."""
         folder = HOME / "chaos" / str(port_base)
         self.recipes = folder / "recipes.toml"
-        for name in [name for name in os.environ if name.startswith((PREFIX, "COINBASE_"))]:
+        for name in [name for name in os.environ if name.startswith((PREFIX, f"{VENUE.upper()}_"))]:
             del os.environ[name]
         os.environ |= {
             f"{PREFIX}ENGINE": engine,
             f"{PREFIX}EXCHANGE_RATE": str(rate),
             f"{PREFIX}EXCHANGE_SEED": str(seed),
-            "COINBASE_PRODUCTS": ",".join(PRODUCTS),
+            _PRODUCTS: ",".join(PRODUCTS),
             f"{PREFIX}RECIPES": str(self.recipes),
         }
         self._settings = load(

@@ -11,12 +11,12 @@ from infra.local.servers import python_module
 from infra.local.settings import Ports, StackSettings
 from infra.local.table import Endpoints
 from infra.simulator.market import symbols_of
+from infra.simulator.replay import TCP_VENUES
+from infra.simulator.venues.coinbase import VENUE as SIMULATED
 from runtime.settings import PREFIX
 
 # The steps are quick; a server that answers but is not yet ready for work is the usual reason to try again.
 STEP_TRIES = 5
-# Venues whose streams are carried by plain TCP.
-TCP_VENUES = frozenset({"databento", "fix"})
 
 
 def services(settings: StackSettings, folders: Folders, ports: Ports, where: Endpoints) -> list[Process]:
@@ -127,9 +127,9 @@ def _source(settings: StackSettings, ports: Ports) -> list[Process]:
         options = ("--venue", settings.venue, "--speed", settings.replay_speed)
         behind = ("--behind", str(settings.replay_behind_s)) if settings.replay_behind_s else ()
         command = python_module("infra.simulator.replay.server", *map(str, files), *options, *behind)
-    elif settings.venue != "coinbase":
+    elif settings.venue != SIMULATED:
         raise StackError(
-            f"the simulated exchange uses Coinbase's protocol; for {settings.venue} use "
+            f"the simulated exchange is {SIMULATED}; for {settings.venue} use "
             f"SOURCE=live VENUE={settings.venue}, or SOURCE=replay VENUE={settings.venue} FILE=recording.jsonl.zst"
         )
     return [
@@ -154,7 +154,7 @@ def _producer(settings: StackSettings, ports: Ports) -> dict[str, str]:
         environment[f"{venue}_WS_URL"] = f"{scheme}://127.0.0.1:{ports.exchange}"
         environment[f"{venue}_REST_URL"] = f"http://127.0.0.1:{ports.exchange_control}"
     if settings.source == "sim" and settings.exchange_symbols is not None:
-        environment["COINBASE_PRODUCTS"] = ",".join(symbols_of(settings.exchange_symbols))
+        environment[f"{SIMULATED.upper()}_PRODUCTS"] = ",".join(symbols_of(settings.exchange_symbols))
     return environment
 
 

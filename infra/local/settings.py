@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr
 from infra.local.errors import StackError
 from infra.local.folders import HOME
 from infra.simulator.market import SYMBOLS_MAX
+from infra.simulator.venues.coinbase import VENUE as SIMULATED
 from runtime.settings import PREFIX, CommonSettings
 
 # A worker without a partition has nothing to do, and topics have fewer partitions than this.
@@ -80,7 +81,7 @@ class StackSettings(CommonSettings):
     kafka_ui_port: int | None = Field(default=None, ge=0, le=65535)
 
     source: Literal["sim", "live", "replay"] = Field(default="sim", description="Where prices come from.")
-    venue: str = Field(default="coinbase", description="Venue to read or replay.")
+    venue: str = Field(default=SIMULATED, description="Venue to read or replay.")
     exchange_symbols: int | None = Field(
         default=None, ge=1, le=SYMBOLS_MAX, description="Number of products of the simulated exchange."
     )

@@ -45,6 +45,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from infra.simulator import web
 from infra.simulator.ends import asked_to_stop
 from infra.simulator.outbox import Outbox
+from infra.simulator.replay import TCP_VENUES
 from infra.simulator.replay import fix as fix_replay
 from infra.simulator.replay.databento import Gateway
 from infra.simulator.replay.recording import Contents, RecordedConnection, survey
@@ -412,7 +413,7 @@ def speed_of(text: str) -> float:
 
 def can_play(venue: str, transport: str) -> bool:
     """Return whether a venue's recordings can be played: over WebSocket, or by a server of its own protocol."""
-    return transport == "websocket" or venue in {"databento", "fix"}
+    return transport == "websocket" or venue in TCP_VENUES
 
 
 def player(files: list[Path], *, venue: str, speed: float, loop: bool, behind_ns: int = 0) -> Replay | Gateway:
