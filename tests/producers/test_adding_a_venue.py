@@ -53,11 +53,11 @@ def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
     """The example, found by its folder as every venue is."""
     folder = tmp_path_factory.mktemp("venues") / "acme"
     folder.mkdir()
-    voice: dict[str, Any] = {"__name__": "acme_voice"}
+    fake: dict[str, Any] = {"__name__": "acme_fake"}
     for code in blocks("python"):
         path = code.partition("\n")[0].removeprefix("# ")
-        if path == "tests/producers/conformance/voices/acme.py":
-            exec(compile(code, path, "exec", dont_inherit=True), voice)
+        if path == "tests/producers/conformance/fakes/acme.py":
+            exec(compile(code, path, "exec", dont_inherit=True), fake)
         else:
             assert re.fullmatch(r"producers/venues/acme/\w+\.py", path), "the first line of a block names its file"
             (folder / path.rpartition("/")[2]).write_text(code)
@@ -65,7 +65,7 @@ def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
         patch.setattr(producers.venues, "__path__", [*producers.venues.__path__, str(folder.parent)])
         (found,) = importlib.import_module("producers.venues.acme").VENUES
         patch.setitem(producers.venues.VENUES, "acme", found)
-        patch.setitem(cases.TABLE, "acme", Row(voice["Acme"], (CASE,)))
+        patch.setitem(cases.TABLE, "acme", Row(fake["Acme"], (CASE,)))
         yield found
     for module in [module for module in sys.modules if module.startswith("producers.venues.acme")]:
         del sys.modules[module]
@@ -195,7 +195,7 @@ def test_example_states_its_facts_and_sources() -> None:
     assert len(OF_A_CASE) > 10
     assert len(OF_A_VENUE) > 15
     test_facts.test_venue_and_feed_state_the_same_facts("acme")
-    test_facts.test_theory_names_the_document_that_says_whose_side_a_trade_tells("acme")
+    test_facts.test_theory_names_the_document_that_states_whose_side_a_trade_has("acme")
 
 
 def test_example_stays_within_the_channels_of_a_connection(venue: Venue) -> None:

@@ -16,22 +16,22 @@ from marketdata.codec import Codec
 from marketdata.events import EVENTS
 from runtime import recordings
 from runtime.recordings import Recorded
-from tests.producers.conformance.voice import Voice
-from tests.producers.conformance.voices.alpaca import Alpaca
-from tests.producers.conformance.voices.binance_spot import BinanceSpot
-from tests.producers.conformance.voices.binance_usdm import BinanceUsdm
-from tests.producers.conformance.voices.bitfinex import Bitfinex
-from tests.producers.conformance.voices.bybit import Bybit
-from tests.producers.conformance.voices.coinbase import Coinbase
-from tests.producers.conformance.voices.coinbase_exchange import CoinbaseExchange
-from tests.producers.conformance.voices.databento import Databento
-from tests.producers.conformance.voices.deribit import Deribit
-from tests.producers.conformance.voices.fix import Fix
-from tests.producers.conformance.voices.gemini import Gemini
-from tests.producers.conformance.voices.hyperliquid import Hyperliquid
-from tests.producers.conformance.voices.kraken import Kraken
-from tests.producers.conformance.voices.kraken_futures import KrakenFutures
-from tests.producers.conformance.voices.okx import Okx
+from tests.producers.conformance.fake_venue import FakeVenue
+from tests.producers.conformance.fakes.alpaca import Alpaca
+from tests.producers.conformance.fakes.binance_spot import BinanceSpot
+from tests.producers.conformance.fakes.binance_usdm import BinanceUsdm
+from tests.producers.conformance.fakes.bitfinex import Bitfinex
+from tests.producers.conformance.fakes.bybit import Bybit
+from tests.producers.conformance.fakes.coinbase import Coinbase
+from tests.producers.conformance.fakes.coinbase_exchange import CoinbaseExchange
+from tests.producers.conformance.fakes.databento import Databento
+from tests.producers.conformance.fakes.deribit import Deribit
+from tests.producers.conformance.fakes.fix import Fix
+from tests.producers.conformance.fakes.gemini import Gemini
+from tests.producers.conformance.fakes.hyperliquid import Hyperliquid
+from tests.producers.conformance.fakes.kraken import Kraken
+from tests.producers.conformance.fakes.kraken_futures import KrakenFutures
+from tests.producers.conformance.fakes.okx import Okx
 
 RECORDINGS = Path(__file__).resolve().parents[4] / "shared" / "recordings"
 OWN = Path(__file__).parents[1] / "recordings"  # recordings that may be committed, uncompressed
@@ -73,10 +73,10 @@ def coinbase_short(data: str) -> str:
 
 
 def okx_numbered() -> Callable[[str], str]:
-    """Return what tells recorded books as OKX does since June 2026: numbered, and with 0 for a checksum."""
+    """Return what turns recorded books into those of OKX since June 2026: numbered, and with 0 for a checksum."""
     last: dict[str, int] = {}
 
-    def told(data: str) -> str:
+    def as_today(data: str) -> str:
         values = json.loads(data) if data.startswith("{") else {}
         if values.get("arg", {}).get("channel") != "books" or "data" not in values:
             return data
@@ -87,13 +87,13 @@ def okx_numbered() -> Callable[[str], str]:
             book |= {"seqId": last[name], "prevSeqId": before if values["action"] == "update" else -1, "checksum": 0}
         return json.dumps(values, separators=(",", ":"))
 
-    return told
+    return as_today
 
 
 class Row(NamedTuple):
     """What proves one venue: its side of a connection, and its recordings, where there are any."""
 
-    voice: type[Voice]
+    fake: type[FakeVenue]
     recordings: tuple[Case, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""Drives a feed against a venue's voice, second by second, as the shell does: no socket, no clock, no sleeping."""
+"""Drives a feed against a venue's fake, second by second, as the shell does: no socket, no clock, no sleeping."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from producers.venues import find_venue
 from producers.venues.kit.idle import Idle, proof_of
 from producers.venues.kit.venue import Endpoint, LiveFeed
-from tests.producers.conformance.voice import Asked, Fate, Mark, Voice
+from tests.producers.conformance.fake_venue import Asked, FakeVenue, Fate, Mark
 from tickstream.pipe import Pipeline
 
 E = TypeVar("E", BookUpdate, Derivative, FeedStatus, Quote, Trades)
@@ -29,16 +29,16 @@ class Connection:
     """
 
     def __init__(
-        self, venue: str, voice: Voice, *, endpoint: Endpoint | None = None,
+        self, venue: str, fake: FakeVenue, *, endpoint: Endpoint | None = None,
         fates: Mapping[tuple[str, str], Fate] | None = None, early: bool = False,
         products: tuple[str, ...] | None = None, market: str = "",
     ) -> None:  # fmt: skip
-        self.voice, self.fates, self._early = voice, dict(fates or {}), early and not voice.answers_first
+        self.fake, self.fates, self._early = fake, dict(fates or {}), early and not fake.answers_first
         found = find_venue(venue)
         make = found.make if endpoint is None else endpoint.make
         if market and found.make_of_market is not None:
             make = partial(found.make_of_market, market=market)
-        self.feed: LiveFeed = make(line=f"{venue}/0", products=products or voice.names, token=voice.token)
+        self.feed: LiveFeed = make(line=f"{venue}/0", products=products or fake.names, token=fake.token)
         self.ts = T0
         self.out: list[Output] = []
         self.sent: list[bytes] = []
@@ -51,7 +51,7 @@ class Connection:
     def open(self) -> None:
         """Connect."""
         self._idle.opened(self.ts)
-        self._due.append(self.voice.greeting)
+        self._due.append(self.fake.greeting)
         self._take(self.feed.opened(self.ts))
         self._deliver()
 
@@ -59,11 +59,11 @@ class Connection:
         """Let time pass; at one second everything that is subscribed trades."""
         for second in range(1, seconds + 1):
             self.ts += SECOND
-            self._due.append(self.voice.alive)
+            self._due.append(self.fake.alive)
             self._deliver()
             self._take(self._idle.came(self.ts))  # at the latest by the answer to the shell's ping
             for channel, name in sorted(self.subscribed):
-                if channel == self.voice.trades and second == trade_at:
+                if channel == self.fake.trades and second == trade_at:
                     self._due.append(partial(self._trade, name))
             self._take(self.feed.ticked(self.ts))
             self._deliver()
@@ -72,7 +72,7 @@ class Connection:
         """Let the venue accept from now on what it refused."""
         refused, self.fates = self.fates, {}
         for channel, name in refused:
-            frames = self.voice.accepted_later(name, self._venue_ts)
+            frames = self.fake.accepted_later(name, self._venue_ts)
             if frames:
                 self.subscribed.add((channel, name))
                 self._due.append(lambda _, frames=frames: frames)  # type: ignore[misc]
@@ -81,8 +81,8 @@ class Connection:
     def mark(self, name: str, price: str, mark: Mark) -> None:
         """Let a product trade now, in the way of a mark."""
         self.traded[name] += 1
-        frames = self.voice.marked(name, self.traded[name], self._venue_ts, price, mark)
-        if self.voice.marks_by_rest:
+        frames = self.fake.marked(name, self.traded[name], self._venue_ts, price, mark)
+        if self.fake.marks_by_rest:
             for body in frames:
                 self._take(self.feed.fetched(Fetch("", "trades", name), body, self.ts))
             return
@@ -142,7 +142,7 @@ class Connection:
 
     def _trade(self, name: str, ts: int) -> list[bytes]:
         self.traded[name] += 1
-        return self.voice.trade(name, self.traded[name], ts)
+        return self.fake.trade(name, self.traded[name], ts)
 
     def _take(self, out: list[Output]) -> None:
         self.out += out
@@ -153,7 +153,7 @@ class Connection:
             if isinstance(output, Send):
                 self._answer(output.frame)
             elif isinstance(output, Fetch):
-                body = self.voice.rest(output, self.traded[output.symbol], self._venue_ts)
+                body = self.fake.rest(output, self.traded[output.symbol], self._venue_ts)
                 if body is not None:
                     self._take(self.feed.fetched(output, body, self.ts))
 
@@ -164,12 +164,12 @@ class Connection:
     def _answer(self, message: bytes) -> None:
         self.sent.append(message)
         assert len(self.sent) < MESSAGES_MAX, "the feed sends without an end"
-        asked = self.voice.asked(message)
-        begun = [one for one in self.voice.accepted(asked, self._fate) if one.verb == "subscribe"]
+        asked = self.fake.asked(message)
+        begun = [one for one in self.fake.accepted(asked, self._fate) if one.verb == "subscribe"]
         self.subscribed -= {(one.channel, one.name) for one in asked if one.verb == "unsubscribe"}
         self.subscribed |= {(one.channel, one.name) for one in begun}
-        data = [partial(self.voice.snapshot, one.name) for one in begun if one.channel == self.voice.book]
-        answer = partial(self.voice.answer, message, self._fate)
+        data = [partial(self.fake.snapshot, one.name) for one in begun if one.channel == self.fake.book]
+        answer = partial(self.fake.answer, message, self._fate)
         if self._early:
-            data += [partial(self._trade, one.name) for one in begun if one.channel == self.voice.trades]
+            data += [partial(self._trade, one.name) for one in begun if one.channel == self.fake.trades]
         self._due += [*data, answer] if self._early else [answer, *data]

@@ -30,7 +30,7 @@ WRONG: list[Any] = [
 
 
 class Follower:
-    """Follows what a feed tells, and holds every output to the rules; `is_file`: nobody can be asked."""
+    """Follows what a feed publishes, and checks every output; `is_file`: nothing can be requested."""
 
     def __init__(self, *, is_file: bool = False) -> None:
         self.is_file = is_file
@@ -60,12 +60,12 @@ class Follower:
 
     def _ingested(self, output: Output) -> None:
         if isinstance(output, BookUpdate):
-            _, told = self._books.step(self._books.start(output.key), output)
-            assert not any(isinstance(event, DeadLetter) for event in told)
+            _, published = self._books.step(self._books.start(output.key), output)
+            assert not any(isinstance(event, DeadLetter) for event in published)
         elif isinstance(output, Trades):
-            _, told = self._trades.step(self._trades.start(output.key), output)
+            _, published = self._trades.step(self._trades.start(output.key), output)
             # Behind a trade there is no book that would stay lost.
-            reasons = {event.reason for event in told if isinstance(event, DeadLetter)}
+            reasons = {event.reason for event in published if isinstance(event, DeadLetter)}
             assert reasons <= {"time_out_of_bounds"}
 
     def _follow(self, book: BookUpdate) -> None:

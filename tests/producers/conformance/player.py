@@ -26,7 +26,7 @@ class Player:
 
     def __init__(self, case: Case, watch: Callable[[str, Sides], None] | None = None) -> None:
         self.case = case
-        self.watch = watch  # is told each valid book that is shown
+        self.watch = watch  # is called with each valid book
         self.feed: LiveFeed = make_feed(case.venue)
         self.out: list[Output] = []
         self.books: dict[str, L2Book] = {}
@@ -42,7 +42,7 @@ class Player:
         return self.take(self.feed.opened(ts), ts)
 
     def play(self, line: Recorded) -> list[Output]:
-        """Give the feed one line, with the REST answers that it asks for; return what it said."""
+        """Give the feed one line, with the REST answers that it asks for; return its outputs."""
         if line.t == "http":
             self._unasked.append(line)
             return self._answer(line.ts_recv)

@@ -10,8 +10,8 @@ from marketdata.events import HIGH_LOW, OPEN_CLOSE, VOLUME, Trade
 from producers.venues import VENUES, find_venue
 from tests.producers.conformance.cases import TABLE
 from tests.producers.conformance.connection import Connection
+from tests.producers.conformance.fake_venue import PRICE, FakeVenue, Mark
 from tests.producers.conformance.test_subscriptions import endpoint_of
-from tests.producers.conformance.voice import PRICE, Mark, Voice
 
 EVERY = pytest.mark.parametrize("venue", sorted(VENUES))
 OTHER_PRICES = ("20", "3", "15", "30", "2", "40", "1")  # each marked trade would set a high, a low or the close
@@ -19,9 +19,9 @@ OTHER_PRICES = ("20", "3", "15", "30", "2", "40", "1")  # each marked trade woul
 
 def traded(venue: str, marks: list[Mark]) -> tuple[Connection, str, list[Trade]]:
     """Return a connection on which an ordinary trade, and one with each mark, happened within one minute."""
-    voice = TABLE[venue].voice()
-    connection = Connection(venue, voice, endpoint=endpoint_of(venue, voice.trades))
-    name = voice.names[0]
+    fake = TABLE[venue].fake()
+    connection = Connection(venue, fake, endpoint=endpoint_of(venue, fake.trades))
+    name = fake.names[0]
     connection.open()
     connection.run(2)
     connection.mark(name, PRICE, Mark({}, ()))
@@ -35,21 +35,21 @@ def traded(venue: str, marks: list[Mark]) -> tuple[Connection, str, list[Trade]]
 @EVERY
 def test_facts_say_whether_a_venue_marks_trades(venue: str) -> None:
     """Where the documents mark none, the facts say so, and the trades have no conditions."""
-    assert find_venue(venue).marks_trades == bool(TABLE[venue].voice.marks)
+    assert find_venue(venue).marks_trades == bool(TABLE[venue].fake.marks)
     _, _, trades = traded(venue, [])
-    ordinary = TABLE[venue].voice.ordinary
+    ordinary = TABLE[venue].fake.ordinary
     assert [(Decimal(trade.price), trade.conditions, trade.excluded_from) for trade in trades] == [
         (Decimal(PRICE), ordinary, ())
     ]
 
 
-MARKING = [name for name, row in sorted(TABLE.items()) if row.voice.marks]
+MARKING = [name for name, row in sorted(TABLE.items()) if row.fake.marks]
 
 
 @pytest.mark.parametrize("venue", MARKING)
 def test_trades_have_their_conditions_and_update_what_they_may(venue: str) -> None:
     """Conditions, exclusions and liquidations of each, exactly; the candle has what the exclusions leave."""
-    marks = list(TABLE[venue].voice.marks)
+    marks = list(TABLE[venue].fake.marks)
     connection, name, trades = traded(venue, marks)
     assert [(one.conditions, one.excluded_from, one.liquidation) for one in trades[1:]] == [
         (mark.conditions, mark.excluded, mark.liquidation) for mark in marks
@@ -70,13 +70,13 @@ def check_candle(connection: Connection, name: str, marks: list[Mark]) -> None:
     assert [Decimal(value or "NaN") for value in (candle.open, candle.high, candle.low, candle.close)] == [
         ends[0], max(extremes), min(extremes), ends[-1],
     ]  # fmt: skip
-    assert (Decimal(candle.volume), candle.trades) == (count * Decimal(connection.voice.size), count)
+    assert (Decimal(candle.volume), candle.trades) == (count * Decimal(connection.fake.size), count)
 
 
 @pytest.mark.parametrize("venue", MARKING)
 def test_every_mark_is_told_apart(venue: str) -> None:
     """A table that has one condition twice, or none at all, would prove nothing."""
-    voice: type[Voice] = TABLE[venue].voice
-    conditions = [mark.conditions for mark in voice.marks]
+    fake: type[FakeVenue] = TABLE[venue].fake
+    conditions = [mark.conditions for mark in fake.marks]
     assert len(set(conditions)) == len(conditions)
     assert any(conditions)

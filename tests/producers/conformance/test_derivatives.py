@@ -21,25 +21,25 @@ FIELDS = (
     "predicted_funding_rate", "funding_interval", "delta", "gamma", "vega", "theta", "rho", "bid_iv", "ask_iv",
     "mark_iv", "underlying_price",
 )  # fmt: skip
-HAVING = [name for name, row in sorted(TABLE.items()) if row.voice.derivative]
-MESSAGES = [(name, number) for name in HAVING for number in range(len(TABLE[name].voice.messages))]
+HAVING = [name for name, row in sorted(TABLE.items()) if row.fake.derivative]
+MESSAGES = [(name, number) for name in HAVING for number in range(len(TABLE[name].fake.messages))]
 EACH_MESSAGE = pytest.mark.parametrize(("venue", "number"), MESSAGES, ids=str)
 
 
 def connect(venue: str, channel: str) -> Connection:
     """Return an open connection that is subscribed to a derivative."""
-    voice = TABLE[venue].voice()
-    connection = Connection(venue, voice, endpoint=endpoint_of(venue, channel), products=(voice.derivative,),
-                            market=voice.market)  # fmt: skip
+    fake = TABLE[venue].fake()
+    connection = Connection(venue, fake, endpoint=endpoint_of(venue, channel), products=(fake.derivative,),
+                            market=fake.market)  # fmt: skip
     connection.open()
     assert not [one for one in connection.out if isinstance(one, DeadLetter)]
     return connection
 
 
-def said(venue: str, number: int, change: list[Any] | None = None, value: Any = None) -> list[Output]:
+def out_of(venue: str, number: int, change: list[Any] | None = None, value: Any = None) -> list[Output]:
     """Return what one message becomes, on a connection of its own; the value at the path `change` is another."""
-    connection = connect(venue, TABLE[venue].voice.messages[number])
-    message = connection.voice.derived(connection.ts)[number]
+    connection = connect(venue, TABLE[venue].fake.messages[number])
+    message = connection.fake.derived(connection.ts)[number]
     sent = deepcopy(message.message)
     if change is not None:
         holder = sent
@@ -65,8 +65,8 @@ def events(out: list[Output]) -> list[dict[str, Any]]:
 
 def expected(venue: str, number: int) -> dict[str, Any]:
     """Return the fields that the event of one message must have."""
-    connection = connect(venue, TABLE[venue].voice.messages[number])
-    return connection.voice.derived(connection.ts)[number].values
+    connection = connect(venue, TABLE[venue].fake.messages[number])
+    return connection.fake.derived(connection.ts)[number].values
 
 
 def leaves(value: Any, path: list[Any] | None = None) -> Iterator[list[Any]]:
@@ -82,14 +82,14 @@ def leaves(value: Any, path: list[Any] | None = None) -> Iterator[list[Any]]:
 @pytest.mark.parametrize("venue", sorted(VENUES))
 def test_facts_name_every_field_that_a_venue_sends(venue: str) -> None:
     """Made from the documents' own messages; a venue without derivatives names none."""
-    names = {name for number in range(len(TABLE[venue].voice.messages)) for name in expected(venue, number)}
+    names = {name for number in range(len(TABLE[venue].fake.messages)) for name in expected(venue, number)}
     assert names == set(find_venue(venue).derivatives)
 
 
 @EACH_MESSAGE
 def test_message_is_one_event_with_its_fields_and_no_others(venue: str, number: int) -> None:
     """Digit for digit, with rates as fractions; it is the same behind Avro."""
-    out = said(venue, number)
+    out = out_of(venue, number)
     assert events(out) == [expected(venue, number)]
     assert not [one for one in out if isinstance(one, DeadLetter)]
     for event in out:
@@ -102,12 +102,12 @@ def test_message_is_one_event_with_its_fields_and_no_others(venue: str, number: 
 def test_bad_value_is_a_dead_letter_and_its_neighbours_pass(venue: str, number: int) -> None:
     """Each value in turn is none: no event has a wrong one, and for each field there is one that costs it alone."""
     right = expected(venue, number)
-    connection = connect(venue, TABLE[venue].voice.messages[number])
-    message = connection.voice.derived(connection.ts)[number].message
+    connection = connect(venue, TABLE[venue].fake.messages[number])
+    message = connection.fake.derived(connection.ts)[number].message
     alone: set[str] = set()
     left: list[tuple[Any, ...]] = []
     for path in leaves(message):
-        out = said(venue, number, path, "NaN")
+        out = out_of(venue, number, path, "NaN")
         found = {name: value for event in events(out) for name, value in event.items()}
         if "liquidations" not in right:
             assert found.items() <= right.items()

@@ -44,8 +44,8 @@ def test_each_channel_of_each_product_is_requested_at_one_address_once(venue: st
 @pytest.mark.parametrize("venue", SEVERAL)
 def test_a_symbol_over_several_addresses_has_one_truth(venue: str) -> None:
     """Books come from one of them, trades from another; neither states anything of the other's."""
-    connections = [Connection(venue, TABLE[venue].voice(), endpoint=one) for one in find_venue(venue).endpoints]
-    name = connections[0].voice.names[0]
+    connections = [Connection(venue, TABLE[venue].fake(), endpoint=one) for one in find_venue(venue).endpoints]
+    name = connections[0].fake.names[0]
     for connection in connections:
         connection.open()
         connection.run(RUN_S, trade_at=3)
@@ -63,8 +63,8 @@ def test_a_symbol_over_several_addresses_has_one_truth(venue: str) -> None:
 @pytest.mark.parametrize("carrier", ["book", "trades"])
 def test_an_address_that_is_lost_costs_its_own_channels_alone(venue: str, carrier: str) -> None:
     """The book stays good without the trades, and the trades without the book; each has its own ledger."""
-    connections = [Connection(venue, TABLE[venue].voice(), endpoint=one) for one in find_venue(venue).endpoints]
-    name = connections[0].voice.names[0]
+    connections = [Connection(venue, TABLE[venue].fake(), endpoint=one) for one in find_venue(venue).endpoints]
+    name = connections[0].fake.names[0]
     for connection in connections:
         connection.open()
         connection.run(10, trade_at=3)

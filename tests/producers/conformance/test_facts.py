@@ -42,14 +42,14 @@ def test_venue_and_feed_state_the_same_facts(name: str) -> None:
 
 @EACH_ORDERED
 def test_venue_says_what_proves_its_order(case: Case) -> None:
-    """Where lost frames are noticed, as the tests below hold, the list of venues says by what."""
+    """Where lost frames are noticed, as the tests below hold, the facts state by what."""
     venue = find_venue(case.venue)
     assert venue.sequence != "none" or venue.checksum
     assert venue.checksum or case.proven is None
 
 
 @pytest.mark.parametrize("venue", sorted(VENUES))
-def test_theory_names_the_document_that_says_whose_side_a_trade_tells(venue: str) -> None:
+def test_theory_names_the_document_that_states_whose_side_a_trade_has(venue: str) -> None:
     """Venues differ, and a feed that guesses is right on half of them; that of a family may stand there."""
     make = find_venue(venue).make
     module = import_module(getattr(make, "func", make).__module__)  # of a partial, what it completes
@@ -57,13 +57,13 @@ def test_theory_names_the_document_that_says_whose_side_a_trade_tells(venue: str
     families = [import_module(name) for name in sorted(makers) if name.startswith("producers.venues.")]
     theories = [" ".join((each.__doc__ or "").split()) for each in (module, *families)]
     sentences = [sentence for theory in theories for sentence in re.split(r"(?<=\.) (?=[A-Z`])", theory)]
-    said = [one for one in sentences if re.search(r"(?i)\b(aggressor|taker|maker)", one)]
-    assert any(re.search(r'\((?:DOCS|FIX|")', sentence) for sentence in said), "it cites no document"
+    published = [one for one in sentences if re.search(r"(?i)\b(aggressor|taker|maker)", one)]
+    assert any(re.search(r'\((?:DOCS|FIX|")', sentence) for sentence in published), "it cites no document"
 
 
 @EACH
 def test_venue_says_whether_its_trade_ids_show_what_is_missing(case: Case) -> None:
-    """Those that rise by one: then the gap scan looks for holes among the ids that are stored."""
+    """Those that rise by one: then the gap scan looks for gaps among the ids that are stored."""
     player = Player(case)
     player.open(recorded(case)[0].ts_recv)
     for line in recorded(case):

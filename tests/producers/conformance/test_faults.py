@@ -17,7 +17,7 @@ from tests.producers.conformance.player import Player, disturbed
 @QUICK
 @given(data=st.data())
 def test_lost_connection_leaves_no_book_valid(case: Case, data: st.DataObject) -> None:
-    """Wherever the recording is cut, each book is cleared and each symbol on the ledger; then it begins anew."""
+    """Wherever the recording is cut, each book is cleared and each symbol on the ledger; then it begins again."""
     lines = recorded(case)
     cut = data.draw(st.integers(1, len(lines)))
     player = Player(case)

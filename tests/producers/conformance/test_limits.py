@@ -14,7 +14,7 @@ from producers.venues import VENUES, find_venue
 from producers.venues.kit.limits import Rate
 from tests.producers.conformance.cases import TABLE
 from tests.producers.conformance.connection import Connection
-from tests.producers.conformance.voice import Asked, Fate
+from tests.producers.conformance.fake_venue import Asked, Fate
 
 EVERY = pytest.mark.parametrize("venue", sorted(VENUES))
 MANY = 300
@@ -24,7 +24,7 @@ MESSAGES_MAX = 10_000
 
 def streams_of(venue: str) -> list[Stream]:
     """Return the connections over which 300 products are spread."""
-    products = TABLE[venue].voice().products(MANY)
+    products = TABLE[venue].fake().products(MANY)
     assert len(set(products)) == MANY
     address = find_venue(venue).ws_url or "tls://venue.example:443"
     return ProducerSettings(venue=venue, products=products, ws_url=address).streams_of(find_venue(venue))
@@ -35,7 +35,7 @@ def opened(venue: str) -> list[tuple[Stream, Connection]]:
     """Return these connections when everything was requested and accepted."""
     found = []
     for stream in streams_of(venue):
-        connection = Connection(venue, TABLE[venue].voice(), endpoint=stream.endpoint, products=stream.products)
+        connection = Connection(venue, TABLE[venue].fake(), endpoint=stream.endpoint, products=stream.products)
         connection.open()
         found.append((stream, connection))
     return found
@@ -43,17 +43,17 @@ def opened(venue: str) -> list[tuple[Stream, Connection]]:
 
 def troubled(venue: str, fate: Fate) -> Connection:
     """Return a connection with some of them, on which this becomes of every product's trades."""
-    voice, stream = TABLE[venue].voice(), streams_of(venue)[0]
+    fake, stream = TABLE[venue].fake(), streams_of(venue)[0]
     products = (stream.products or ())[:SOME]
-    connection = Connection(venue, voice, endpoint=stream.endpoint, products=products,
-                            fates={(voice.trades, name): fate for name in products})  # fmt: skip
+    connection = Connection(venue, fake, endpoint=stream.endpoint, products=products,
+                            fates={(fake.trades, name): fate for name in products})  # fmt: skip
     connection.open()
     return connection
 
 
 def asked(connection: Connection, message: bytes) -> list[Asked]:
     """Return what a message subscribes."""
-    return [one for one in connection.voice.asked(message) if one.verb == "subscribe"]
+    return [one for one in connection.fake.asked(message) if one.verb == "subscribe"]
 
 
 def check_pace(rates: Sequence[Rate], times: list[float]) -> None:
@@ -70,7 +70,7 @@ def test_products_are_spread_over_connections_within_the_limits(venue: str) -> N
     assert len({stream.name for stream in streams}) == len(streams)
     for endpoint in find_venue(venue).endpoints or (None,):
         mine = [name for stream in streams if stream.endpoint == endpoint for name in stream.products or ()]
-        assert sorted(mine) == sorted(TABLE[venue].voice().products(MANY))
+        assert sorted(mine) == sorted(TABLE[venue].fake().products(MANY))
     for stream, connection in opened(venue):
         assert limits.products is None or len(stream.products or ()) <= limits.products
         subscriptions = [one for message in connection.sent for one in asked(connection, message)]
@@ -84,8 +84,8 @@ def test_no_message_is_too_long_or_names_too_much(venue: str) -> None:
     arguments = find_venue(venue).limits.arguments or MANY
     for _, connection in opened(venue):
         for message in connection.sent:
-            assert len(message) <= connection.voice.message_bytes
-            assert len({one.name for one in connection.voice.asked(message)}) <= arguments
+            assert len(message) <= connection.fake.message_bytes
+            assert len({one.name for one in connection.fake.asked(message)}) <= arguments
 
 
 @EVERY
@@ -126,7 +126,7 @@ def test_answers_are_due_only_once_a_message_was_sent_at_the_venues_pace(venue: 
     pause = rates[0].seconds / rates[0].most if rates else 0.0
     for place, message in enumerate(connection.sent):
         for one in asked(connection, message):
-            if one.channel == connection.voice.trades:
+            if one.channel == connection.fake.trades:
                 sent[one.name] = round(pause * place)
     connection.run(9)
     assert not [name for name in sent if connection.statuses("unsubscribed", name)]

@@ -44,7 +44,7 @@ RECORDS = {
 @settings(FEW, max_examples=120)
 @given(data=st.data(), kind=st.sampled_from(sorted(RECORDS)), dataset=st.sampled_from(["GLBX.MDP3", "XNAS.ITCH"]),
        is_file=st.booleans())  # fmt: skip
-def test_wrong_bytes_of_databento_tell_nothing_wrong_and_are_repaired(
+def test_wrong_bytes_of_databento_publish_nothing_wrong_and_are_repaired(
     data: st.DataObject, kind: str, dataset: str, *, is_file: bool
 ) -> None:
     """One byte of a record, or eight at once as in a price or a time; a refused record of orders costs the book."""
@@ -66,7 +66,7 @@ def test_wrong_bytes_of_databento_tell_nothing_wrong_and_are_repaired(
         follower.take(feed.received(frame, TS))
     assert follower.valid == dict.fromkeys(["7"] if begin else [], True)
     out = follower.take(feed.received(bytes(record), TS))
-    assert not follower.due, "a book was cleared, and nothing asked for it or says so"
+    assert not follower.due, "a book was cleared, and nothing requested it or stated the loss"
     refused = [output.reason for output in out if isinstance(output, DeadLetter)]
     if begin and kind not in {"status", "system", "error"} and set(refused) - {"bad_trade"}:
         assert not follower.valid["7"]

@@ -55,8 +55,8 @@ class Desk:
         self.begin, self.number, self.follower = begin, 0, Follower()
         self.feed = FixFeed(line="fix/0", products=("B-U",), token=login)
         self.follower.take(self.feed.opened(TS))
-        self.says(self.message("A", [(98, "0"), (108, "10"), (141, "Y"), (1137, "9")]))
-        self.says(self.message(*MESSAGES["whole"]))
+        self.send(self.message("A", [(98, "0"), (108, "10"), (141, "Y"), (1137, "9")]))
+        self.send(self.message(*MESSAGES["whole"]))
         assert self.follower.valid == {"B-U": True}
 
     def message(self, kind: str, fields: Fields, *, again: bool = False) -> Fields:
@@ -66,7 +66,7 @@ class Desk:
         repeat: Fields = [(43, "Y"), (122, utc(TS))] if again else []
         return [(35, kind), (49, "THEM"), (56, "US"), (34, str(number)), (52, utc(TS)), *repeat, *fields]
 
-    def says(self, fields: Fields) -> Sequence[Output]:
+    def send(self, fields: Fields) -> Sequence[Output]:
         """Bring a message, whatever its values are."""
         body = "".join(f"{tag}={value}\x01" for tag, value in fields).encode("latin-1")
         return self.follower.take(self.feed.received(framed(self.begin, body), TS))
@@ -82,32 +82,32 @@ def respelt(fields: Fields, place: int, change: str, text: str) -> Fields:
 @settings(FEW, max_examples=100)
 @given(data=st.data(), begin=st.sampled_from(["FIX.4.4", "FIXT.1.1"]), kind=st.sampled_from(sorted(MESSAGES)),
        missing=st.booleans())  # fmt: skip
-def test_wrong_field_of_fix_tells_nothing_wrong_and_is_repaired(
+def test_wrong_field_of_fix_publishes_nothing_wrong_and_is_repaired(
     data: st.DataObject, begin: str, kind: str, *, missing: bool
 ) -> None:
-    """In order, or sent again behind a message that came too early; what could not be read is asked for anew."""
+    """In order, or sent again behind a message that came too early; what could not be read is requested again."""
     desk = Desk(begin)
     if missing:
         desk.number += 1
-        desk.says(desk.message("0", []))
+        desk.send(desk.message("0", []))
     fields = desk.message(*MESSAGES[kind], again=missing)
     change = data.draw(st.sampled_from(["gone", "twice", "value", "value", "tag"]))
     text = data.draw(st.sampled_from(TEXTS))
-    out = desk.says(respelt(fields, data.draw(st.integers(1, len(fields) - 1)), change, text))
+    out = desk.send(respelt(fields, data.draw(st.integers(1, len(fields) - 1)), change, text))
     assert not desk.follower.due, "a book was cleared and nothing asked for a new one"
     if any(isinstance(output, DeadLetter) for output in out) and kind in {"whole", "new", "changed"}:
         assert any(isinstance(output, Send | Reconnect) for output in out)
         assert not desk.follower.valid["B-U"]
     for _ in range(2):
-        desk.says(desk.message("0", []))
+        desk.send(desk.message("0", []))
     desk.follower.take(desk.feed.ticked(TS + SECOND))
     desk.follower.take(desk.feed.closed("reset", TS + SECOND))
     assert not any(desk.follower.valid.values())
 
 
-def test_desk_of_fix_is_understood() -> None:
+def test_messages_of_the_desk_are_read() -> None:
     """No message of the table is a dead letter by itself."""
     desk = Desk("FIXT.1.1")
     for kind in ("new", "changed", "trade", "status", "security", "alive", "last part"):
-        assert not [o for o in desk.says(desk.message(*MESSAGES[kind])) if isinstance(o, DeadLetter)]
+        assert not [o for o in desk.send(desk.message(*MESSAGES[kind])) if isinstance(o, DeadLetter)]
     assert all(decode(o.frame) for o in desk.follower.take(desk.feed.closed("done", TS)) if isinstance(o, Send))

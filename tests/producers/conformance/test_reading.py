@@ -76,16 +76,16 @@ _SPACED = re.compile(r'("(?:[^"\\]|\\.)*")|([,:])')
 
 @EACH
 def test_spaces_within_a_frame_mean_nothing(case: Case) -> None:
-    """Recorders that read and write JSON put them in; what it says is the same."""
-    said = []
+    """Recorders that read and write JSON put them in; the events are the same."""
+    published = []
     for space in ("", " "):
         player = Player(case)
         player.open(recorded(case)[0].ts_recv)
         for line in recorded(case)[:60]:
             spaced = _SPACED.sub(lambda found, space=space: found[1] or found[2] + space, line.data)  # type: ignore[misc]
             player.play(Recorded(line.t, line.ts_recv, line.conn, spaced))
-        said.append(player.out)
-    assert said[0] == said[1]
+        published.append(player.out)
+    assert published[0] == published[1]
 
 
 @EACH
@@ -93,19 +93,19 @@ def test_products_that_are_named_are_read_as_all_are(case: Case) -> None:
     """Named as the settings give them; the usual ones are names that the venue has."""
     venue, lines = find_venue(case.venue), recorded(case)
     everything, named = Player(case), Player(case)
-    said = []
+    published = []
     for player in (everything, named):
         player.open(lines[0].ts_recv)
         for line in lines:
             player.play(line)
-        # What REST tells of products comes earlier where they are named; each change of it is told by heartbeats.
-        said.append([o for o in player.out if (isinstance(o, BookUpdate) and o.kind != "heartbeat")
+        # The products of REST come earlier where they are named, and each change of one comes with heartbeats.
+        published.append([o for o in player.out if (isinstance(o, BookUpdate) and o.kind != "heartbeat")
                      or isinstance(o, Quote) or (isinstance(o, Trades) and o.trades)])  # fmt: skip
         names = dict.fromkeys(o.venue_symbol for o in player.out if isinstance(o, Instrument))
         settings = ProducerSettings(products=tuple(names))
         make = venue.make_recorded or venue.make
         named.feed = make(line=f"{case.venue}/0", products=settings.products_of(venue), token=None)
-    assert said[0] == said[1]
+    assert published[0] == published[1]
     usual = make_feed(case.venue, products=ProducerSettings().products_of(venue))
     asked = b"".join(output.frame for output in usual.opened(0) if isinstance(output, Send)).decode()
     assert all(name in asked or name.lower() in asked for name in venue.products)

@@ -8,7 +8,7 @@ from producers.venues import VENUES, find_venue
 from producers.venues.kit.venue import Endpoint
 from tests.producers.conformance.cases import TABLE
 from tests.producers.conformance.connection import Connection
-from tests.producers.conformance.voice import Fate
+from tests.producers.conformance.fake_venue import Fate
 
 EVERY = pytest.mark.parametrize("venue", sorted(VENUES))
 CARRIERS = pytest.mark.parametrize("carrier", ["book", "trades"])
@@ -20,10 +20,10 @@ RUN_S = 200  # three minutes and the candles' grace period
 def connect(venue: str, carrier: str, fate: Fate = "accepted", *, early: bool = False) -> tuple[Connection, str, str]:
     """Return an open connection on which this becomes of one product's channel, and the names of both products."""
     assert venue in TABLE, f"{venue} has no row in `cases.TABLE`"
-    voice = TABLE[venue].voice()
-    channel = voice.book if carrier == "book" else voice.trades
-    unlucky, neighbour = voice.names
-    connection = Connection(venue, voice, endpoint=endpoint_of(venue, channel), early=early,
+    fake = TABLE[venue].fake()
+    channel = fake.book if carrier == "book" else fake.trades
+    unlucky, neighbour = fake.names
+    connection = Connection(venue, fake, endpoint=endpoint_of(venue, channel), early=early,
                             fates={(channel, unlucky): fate})  # fmt: skip
     connection.open()
     return connection, unlucky, neighbour
@@ -60,7 +60,7 @@ def check_neighbour(connection: Connection, carrier: str, name: str) -> None:
 
 def check_lost(connection: Connection, carrier: str, name: str) -> None:
     """Check that a channel which is not subscribed is stated, on the ledger, invalid, and vouched for by nothing."""
-    channel = connection.voice.book if carrier == "book" else connection.voice.trades
+    channel = connection.fake.book if carrier == "book" else connection.fake.trades
     # Where answers name no message, one that does not come may cost another channel its answer.
     stated = [one for one in connection.statuses("unsubscribed", name) if one.channel == channel]
     assert {one.reason for one in stated} <= {"refused", "unacknowledged", "no_data"}
@@ -84,7 +84,7 @@ def check_lost(connection: Connection, carrier: str, name: str) -> None:
 def test_acknowledged_channels_are_valid_and_quiet_minutes_are_no_gap(venue: str, carrier: str, *, early: bool) -> None:
     """Requested, answered, then data, or data before the answer: complete, and a minute without trades says so."""
     connection, *names = connect(venue, carrier, early=early)
-    connection.run(RUN_S, trade_at=None if early and not connection.voice.answers_first else 3)
+    connection.run(RUN_S, trade_at=None if early and not connection.fake.answers_first else 3)
     for name in names:
         check_neighbour(connection, carrier, name)
     assert not connection.ends()

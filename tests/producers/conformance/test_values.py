@@ -26,7 +26,7 @@ _TIME = re.compile(r"\b20[12]\d(?=-\d\d-\d\dT)|\b1[4-9](?=\d{8}\.|\d{11}\b|\d{14
 
 @EACH
 def test_time_of_a_far_future_costs_the_ledger_nothing(case: Case) -> None:
-    """Only what that frame itself tells may bear its time: later events would be refused with it, like every gap."""
+    """Only the events of that frame may have its time: later events would be refused with it, like every gap."""
     lines, frames = recorded(case), frames_of(case)
     for place in frames[len(frames) // 3 :: len(frames) // 4]:
         player = Player(case)
@@ -40,9 +40,11 @@ def test_time_of_a_far_future_costs_the_ledger_nothing(case: Case) -> None:
         end = lines[min(place + 39, len(lines) - 1)].ts_recv
         later += player.take(player.feed.closed("reset", end), end)
         # A trade of that time may come again in a list of the last ones.
-        told = [o for o in later if isinstance(o, FeedStatus | BookUpdate) or (isinstance(o, Trades) and not o.trades)]
-        assert any(event.symbol != ALL_SYMBOLS for event in told)
-        for event in [*of_feed, *told]:
+        events = [
+            o for o in later if isinstance(o, FeedStatus | BookUpdate) or (isinstance(o, Trades) and not o.trades)
+        ]
+        assert any(event.symbol != ALL_SYMBOLS for event in events)
+        for event in [*of_feed, *events]:
             assert event.ts_event <= event.ts_recv + AHEAD_NS_MAX
             assert not isinstance(event, FeedStatus) or (event.ts_from or 0) <= event.ts_recv + AHEAD_NS_MAX
 
@@ -69,7 +71,7 @@ JUNK: list[Any] = [
 @QUICK
 @given(data=st.data(), junk=st.sampled_from(JUNK), seed=st.integers(0, 2**32))
 def test_any_value_of_any_frame_may_be_junk(case: Case, data: st.DataObject, junk: Any, seed: int) -> None:
-    """No value anywhere makes the feed raise, break a rule of its events, or say what Avro cannot carry."""
+    """No value anywhere makes the feed raise, break a rule of its events, or publish what Avro cannot hold."""
     place = data.draw(st.sampled_from(frames_of(case)))
     values = json.loads(recorded(case)[place].frame)
     spot = random.Random(seed)
@@ -83,9 +85,9 @@ def test_any_value_of_any_frame_may_be_junk(case: Case, data: st.DataObject, jun
     lines, player = recorded(case), Player(case)
     player.open(lines[0].ts_recv)
     for number, line in enumerate(lines):
-        said = player.play(line) if number != place else player.take(
+        published = player.play(line) if number != place else player.take(
             player.feed.received(spoilt, line.ts_recv), line.ts_recv)  # fmt: skip
-        for event in said if number >= place else ():
+        for event in published if number >= place else ():
             if isinstance(event, EVENTS):
                 assert CODEC.decode(CODEC.encode(event)) == event
 
@@ -120,7 +122,7 @@ def kinds_of(case: Case) -> list[list[int]]:
 @EACH
 @settings(QUICK, max_examples=50)
 @given(data=st.data(), wrong=st.sampled_from(WRONG))
-def test_what_a_feed_tells_is_never_refused_behind_it(case: Case, data: st.DataObject, wrong: Any) -> None:
+def test_what_a_feed_publishes_is_never_refused_by_ingest(case: Case, data: st.DataObject, wrong: Any) -> None:
     """A book or trade that ingest alone finds wrong would never be asked for again: the feed is as strict."""
     lines = recorded(case)
     place = data.draw(st.sampled_from(data.draw(st.sampled_from(kinds_of(case)))))
@@ -136,10 +138,10 @@ def test_what_a_feed_tells_is_never_refused_behind_it(case: Case, data: st.DataO
         player.play(line)
     now = lines[place].ts_recv
     spoilt = json.dumps(values["frame"], separators=(",", ":")).encode()
-    told = player.take(player.feed.received(spoilt, now), now)
+    published = player.take(player.feed.received(spoilt, now), now)
     assert not player.repairs_due, "a book was cleared and nothing asked for a new one"
     ingest = IngestBooks(), IngestTrades()
-    for event in told:
+    for event in published:
         for operator, kind in zip(ingest, (BookUpdate, Trades), strict=True):
             if isinstance(event, kind):
                 _, out = operator.step(operator.start(event.key), event)
@@ -150,7 +152,7 @@ def test_what_a_feed_tells_is_never_refused_behind_it(case: Case, data: st.DataO
 @QUICK
 @given(frame=st.binary(max_size=300))
 def test_any_bytes_are_survived(case: Case, frame: bytes) -> None:
-    """Bytes that no venue sends say nothing but dead letters; a REST answer may be any bytes too."""
+    """Bytes that no venue sends are dead letters; a REST answer may be any bytes too."""
     player = Player(case)
     asked = [output for output in player.open(SECOND) if isinstance(output, Fetch)]
     out = player.feed.received(frame, SECOND)

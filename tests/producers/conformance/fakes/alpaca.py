@@ -8,10 +8,10 @@ from typing import Any
 
 from marketdata.events import EXCLUSIONS, OPEN_CLOSE
 from producers.venues.alpaca.login import KeyPair
-from tests.producers.conformance.voice import PRICE, PRICES, Asked, Fate, Mark, Voice, iso, whole, write
+from tests.producers.conformance.fake_venue import PRICE, PRICES, Asked, FakeVenue, Fate, Mark, iso, whole, write
 
 
-class Alpaca(Voice):
+class Alpaca(FakeVenue):
     """One connection; quotes are the best levels, and there is no book."""
 
     names = ("AAPL", "MSFT")

@@ -46,7 +46,7 @@ class Said(NamedTuple):
     request: Fetch | None = None
 
 
-class Voice(ABC):
+class FakeVenue(ABC):
     """One connection of a venue; `names` are two of its products, `book` and `trades` their channels."""
 
     names: ClassVar[tuple[str, str]]

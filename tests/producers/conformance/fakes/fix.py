@@ -7,10 +7,10 @@ from typing import Any
 
 from marketdata.fix.codec import Fields, decode, encode, utc
 from producers.venues.fix.login import FixLogin
-from tests.producers.conformance.voice import ASKS, BIDS, PRICE, PRICES, SIZE, Asked, Fate, Mark, Voice
+from tests.producers.conformance.fake_venue import ASKS, BIDS, PRICE, PRICES, SIZE, Asked, FakeVenue, Fate, Mark
 
 
-class Fix(Voice):
+class Fix(FakeVenue):
     """One session."""
 
     names = ("EUR/USD", "GBP/USD")

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from marketdata.events import Liquidation
-from tests.producers.conformance.voice import PRICE, PRICES, Asked, Fate, Mark, Said, Voice, ms, whole, write
+from tests.producers.conformance.fake_venue import PRICE, PRICES, Asked, FakeVenue, Fate, Mark, Said, ms, whole, write
 
 
-class KrakenFutures(Voice):
+class KrakenFutures(FakeVenue):
     """One connection."""
 
     names = ("PI_XBTUSD", "PI_ETHUSD")

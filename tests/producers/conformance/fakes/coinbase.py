@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tests.producers.conformance.voice import ASKS, BIDS, PRICE, SIZE, Asked, Fate, Voice, iso, whole, write
+from tests.producers.conformance.fake_venue import ASKS, BIDS, PRICE, SIZE, Asked, FakeVenue, Fate, iso, whole, write
 
 
-class Coinbase(Voice):
+class Coinbase(FakeVenue):
     """One connection."""
 
     names = ("BTC-USD", "ETH-USD")

@@ -9,13 +9,13 @@ import databento_dbn as codec
 
 from marketdata import dbn
 from producers.venues.databento.gateway import Login, Session, read_line
-from tests.producers.conformance.voice import PRICE, Asked, Fate, Mark, Voice
+from tests.producers.conformance.fake_venue import PRICE, Asked, FakeVenue, Fate, Mark
 
 _PRICE = 1_000_000_000
 _FOREVER = 2**64 - 1
 
 
-class Databento(Voice):
+class Databento(FakeVenue):
     """One session with the schema of single orders, which has the trades as well."""
 
     names = ("ESZ6", "NQZ6")

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from marketdata.feed import Fetch
-from tests.producers.conformance.voice import ASKS, BIDS, PRICE, SIZE, Asked, Fate, Voice, ms, whole, write
+from tests.producers.conformance.fake_venue import ASKS, BIDS, PRICE, SIZE, Asked, FakeVenue, Fate, ms, whole, write
 
 
-class BinanceSpot(Voice):
+class BinanceSpot(FakeVenue):
     """One connection."""
 
     names = ("BTCUSDT", "ETHUSDT")

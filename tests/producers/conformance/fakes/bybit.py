@@ -8,24 +8,24 @@ from typing import Any
 
 from marketdata.events import Liquidation
 from marketdata.feed import Fetch
-from tests.producers.conformance.voice import (
+from tests.producers.conformance.fake_venue import (
     ASKS,
     BIDS,
     PRICE,
     PRICES,
     SIZE,
     Asked,
+    FakeVenue,
     Fate,
     Mark,
     Said,
-    Voice,
     ms,
     whole,
     write,
 )
 
 
-class Bybit(Voice):
+class Bybit(FakeVenue):
     """One connection of the spot market."""
 
     names = ("BTCUSDT", "ETHUSDT")

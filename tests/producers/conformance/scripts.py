@@ -34,8 +34,8 @@ class Step(NamedTuple):
     path: str = ""
 
 
-class Talk(NamedTuple):
-    """What a venue says, from the first word on, to a new feed."""
+class Script(NamedTuple):
+    """What a venue sends to a new feed, from the first message on."""
 
     make: Callable[[], LiveFeed]
     steps: list[Step]
@@ -49,7 +49,7 @@ def digits(text: str) -> Any:
 
 
 def kraken2() -> list[Step]:
-    """Return what Kraken says in v2; its checksums are of the digits."""
+    """Return what Kraken sends in v2; its checksums are of the digits."""
     bids, asks = [("100.0", "1.0"), ("99.0", "2.0")], [("101.0", "1.5")]
 
     def book(kind: str, sent: list[tuple[str, str]], all_bids: list[tuple[str, str]]) -> Step:
@@ -71,7 +71,7 @@ def kraken2() -> list[Step]:
 
 
 def exchange() -> list[Step]:
-    """Return what Coinbase Exchange says of single orders, with its book of level 3."""
+    """Return what Coinbase Exchange sends of single orders, with its book of level 3."""
 
     def message(kind: str, sequence: int, **fields: Any) -> Step:
         return Step({"type": kind, "product_id": "BTC-USD", "sequence": sequence, "time": TIME} | fields)
@@ -89,7 +89,7 @@ def exchange() -> list[Step]:
 
 
 def bybit() -> list[Step]:
-    """Return what Bybit says of two markets of one name: their books' fields are in another order."""
+    """Return what Bybit sends of two markets of one name: their books' fields are in another order."""
 
     def book(kind: str, number: int, bids: list[list[str]], *, is_spot: bool) -> Step:
         head = {"ts": MS, "type": kind} if is_spot else {"type": kind, "ts": MS}
@@ -112,7 +112,7 @@ def bybit() -> list[Step]:
 
 
 def deribit() -> list[Step]:
-    """Return what Deribit says of a perpetual: its answers have the numbers of the feed's own requests."""
+    """Return what Deribit sends of a perpetual: its answers have the numbers of the feed's own requests."""
 
     def notify(kind: str, data: Any) -> Step:
         return Step({"jsonrpc": "2.0", "method": "subscription",
@@ -140,7 +140,7 @@ def deribit() -> list[Step]:
 
 
 def hyperliquid() -> list[Step]:
-    """Return what Hyperliquid says of a perpetual."""
+    """Return what Hyperliquid sends of a perpetual."""
 
     def frame(channel: str, data: Any) -> Step:
         return Step({"channel": channel, "data": data})
@@ -157,7 +157,7 @@ def hyperliquid() -> list[Step]:
 
 
 def gemini() -> list[Step]:
-    """Return what Gemini says of one product; its times are nanoseconds."""
+    """Return what Gemini sends of one product; its times are nanoseconds."""
 
     def depth(first: int, last: int, bids: list[list[str]], asks: list[list[str]]) -> Step:
         return Step({"e": "depthUpdate", "E": TS, "s": "btcusd", "U": first, "u": last, "b": bids, "a": asks})
@@ -174,7 +174,7 @@ def gemini() -> list[Step]:
 
 
 def alpaca(time: Any) -> list[Step]:
-    """Return what Alpaca says, with this for a time."""
+    """Return what Alpaca sends, with this for a time."""
     of = {"S": "AAPL", "x": "V", "t": time, "z": "C"}
     return [Step([message]) for message in (
         {"T": "success", "msg": "connected"}, {"T": "success", "msg": "authenticated"},
@@ -191,18 +191,18 @@ def alpaca_feed() -> AlpacaFeed:
     return AlpacaFeed(line="alpaca/0", products=("AAPL",), token=KeyPair("key", "secret"))
 
 
-TALKS = {
-    "kraken v2": Talk(lambda: KrakenFeed(line="kraken/0", products=("BTC/USD",)), kraken2()),
-    "coinbase_exchange full": Talk(
+SCRIPTS = {
+    "kraken v2": Script(lambda: KrakenFeed(line="kraken/0", products=("BTC/USD",)), kraken2()),
+    "coinbase_exchange full": Script(
         lambda: CoinbaseExchangeFeed(line="coinbase_exchange/0", products=("BTC-USD",), depth="full"), exchange(),
         symbol="BTC-USD",
     ),
-    "bybit, two markets": Talk(lambda: MixedFeed(line="bybit/0"), bybit(), symbol="BTCUSDT"),
-    "deribit": Talk(lambda: DeribitFeed(line="deribit/0", products=("BTC-PERPETUAL",)), deribit()),
-    "gemini": Talk(lambda: GeminiFeed(line="gemini/0", products=("BTCUSD",)), gemini(), symbol="BTCUSD"),
-    "hyperliquid": Talk(lambda: HyperliquidFeed(line="hyperliquid/0", products=("BTC",)), hyperliquid()),
-    "alpaca json": Talk(alpaca_feed, alpaca("2026-08-09T21:00:00Z")),
-    "alpaca msgpack": Talk(
+    "bybit, two markets": Script(lambda: MixedFeed(line="bybit/0"), bybit(), symbol="BTCUSDT"),
+    "deribit": Script(lambda: DeribitFeed(line="deribit/0", products=("BTC-PERPETUAL",)), deribit()),
+    "gemini": Script(lambda: GeminiFeed(line="gemini/0", products=("BTCUSD",)), gemini(), symbol="BTCUSD"),
+    "hyperliquid": Script(lambda: HyperliquidFeed(line="hyperliquid/0", products=("BTC",)), hyperliquid()),
+    "alpaca json": Script(alpaca_feed, alpaca("2026-08-09T21:00:00Z")),
+    "alpaca msgpack": Script(
         alpaca_feed, alpaca(msgspec.msgpack.Ext(-1, (TS // SECOND).to_bytes(4, "big"))), packed=True
     ),
 }  # fmt: skip
@@ -210,17 +210,17 @@ _JSON = msgspec.json.Encoder(decimal_format="number")
 _MSGPACK = msgspec.msgpack.Encoder(decimal_format="number")
 
 
-def encoded(talk: Talk, value: Any) -> bytes:
+def encoded(script: Script, value: Any) -> bytes:
     """Return a frame."""
-    return (_MSGPACK if talk.packed else _JSON).encode(value)
+    return (_MSGPACK if script.packed else _JSON).encode(value)
 
 
-def said(talk: Talk, feed: LiveFeed, follower: Follower, step: Step, frame: bytes) -> Sequence[Output]:
+def play_step(script: Script, feed: LiveFeed, follower: Follower, step: Step, frame: bytes) -> Sequence[Output]:
     """Bring a frame, or an answer to what was asked for, or to what nobody asked for."""
     if not step.purpose:
         return follower.take(feed.received(frame, TS))
     asked = [request for request in follower.asked if request.purpose == step.purpose]
-    request = asked[0] if asked else Fetch(step.path, step.purpose, talk.symbol)
+    request = asked[0] if asked else Fetch(step.path, step.purpose, script.symbol)
     if asked:
         follower.asked.remove(request)
     return follower.take(feed.fetched(request, frame, TS))

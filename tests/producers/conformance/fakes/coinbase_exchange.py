@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from marketdata.feed import Fetch
-from tests.producers.conformance.voice import ASKS, BIDS, PRICE, SIZE, Asked, Fate, Voice, iso, whole, write
+from tests.producers.conformance.fake_venue import ASKS, BIDS, PRICE, SIZE, Asked, FakeVenue, Fate, iso, whole, write
 
 
-class CoinbaseExchange(Voice):
+class CoinbaseExchange(FakeVenue):
     """One connection, with books of levels."""
 
     names = ("BTC-USD", "ETH-USD")

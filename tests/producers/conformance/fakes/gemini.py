@@ -7,23 +7,23 @@ from collections.abc import Callable
 from typing import Any
 
 from marketdata.feed import Fetch
-from tests.producers.conformance.voice import (
+from tests.producers.conformance.fake_venue import (
     ASKS,
     BIDS,
     PRICE,
     PRICES,
     SIZE,
     Asked,
+    FakeVenue,
     Fate,
     Mark,
-    Voice,
     ms,
     whole,
     write,
 )
 
 
-class Gemini(Voice):
+class Gemini(FakeVenue):
     """One connection."""
 
     names = ("BTCUSD", "ETHUSD")

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
-from tests.producers.conformance.voice import ASKS, BIDS, PRICE, Asked, Fate, Voice, iso, write
+from tests.producers.conformance.fake_venue import ASKS, BIDS, PRICE, Asked, FakeVenue, Fate, iso, write
 
 
-class Kraken(Voice):
+class Kraken(FakeVenue):
     """One connection."""
 
     names = ("BTC/USD", "ETH/USD")

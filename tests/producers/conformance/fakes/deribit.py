@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from marketdata.feed import Fetch
-from tests.producers.conformance.voice import PRICE, PRICES, Asked, Fate, Mark, Said, Voice, ms, write
+from tests.producers.conformance.fake_venue import PRICE, PRICES, Asked, FakeVenue, Fate, Mark, Said, ms, write
 
 
-class Deribit(Voice):
+class Deribit(FakeVenue):
     """One connection."""
 
     names = ("BTC-PERPETUAL", "ETH-PERPETUAL")

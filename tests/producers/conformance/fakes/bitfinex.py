@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from marketdata.events import Liquidation
-from tests.producers.conformance.voice import PRICE, Asked, Fate, Said, Voice, ms, write
+from tests.producers.conformance.fake_venue import PRICE, Asked, FakeVenue, Fate, Said, ms, write
 
 
-class Bitfinex(Voice):
+class Bitfinex(FakeVenue):
     """One connection."""
 
     names = ("tBTCUSD", "tETHUSD")

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from marketdata.feed import Fetch
-from tests.producers.conformance.voice import ASKS, BIDS, PRICE, SIZE, Asked, Fate, Mark, Voice, ms, write
+from tests.producers.conformance.fake_venue import ASKS, BIDS, PRICE, SIZE, Asked, FakeVenue, Fate, Mark, ms, write
 
 
-class Okx(Voice):
+class Okx(FakeVenue):
     """One connection."""
 
     names = ("BTC-USDT", "ETH-USDT")

@@ -6,8 +6,8 @@ from typing import Any
 
 from marketdata.events import EXCLUSIONS, Liquidation
 from marketdata.feed import Fetch
-from tests.producers.conformance.voice import PRICE, SIZE, Mark, Said, ms, write
-from tests.producers.conformance.voices.binance_spot import BinanceSpot
+from tests.producers.conformance.fake_venue import PRICE, SIZE, Mark, Said, ms, write
+from tests.producers.conformance.fakes.binance_spot import BinanceSpot
 
 
 class BinanceUsdm(BinanceSpot):

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tests.producers.conformance.voice import ASKS, BIDS, PRICE, SIZE, Asked, Fate, Said, Voice, ms, write
+from tests.producers.conformance.fake_venue import ASKS, BIDS, PRICE, SIZE, Asked, FakeVenue, Fate, Said, ms, write
 
 
-class Hyperliquid(Voice):
+class Hyperliquid(FakeVenue):
     """One connection."""
 
     names = ("BTC", "ETH")
