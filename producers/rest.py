@@ -176,10 +176,12 @@ class Client:
             async with (
                 self._places,
                 self._client.stream(
-                    "POST" if request.form else "GET",
+                    "POST" if request.form or request.body else "GET",
                     request.path,
                     params=list(request.query) or None,
                     data=dict(request.form) or None,
+                    content=request.body or None,
+                    headers={"Content-Type": "application/json"} if request.body else None,
                 ) as response,
             ):
                 if self._bucket is not None:

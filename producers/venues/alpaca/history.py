@@ -29,7 +29,7 @@ from marketdata.events import Candle, Instrument, Trade
 from producers.venues.alpaca.conditions import exclusions
 from producers.venues.alpaca.messages import describe, trade_id_of
 from producers.venues.kit.budget import remaining
-from producers.venues.kit.history import Access, Asked, Budget, Page, Request
+from producers.venues.kit.history import Access, Asked, Budget, Page, Request, RestBooks
 from producers.venues.kit.reading import candle, candle_span, decode, read_items, sift
 from producers.venues.kit.values import Number, check_trade, iso_ns, number, numbers
 
@@ -96,6 +96,7 @@ class AlpacaHistory:
     sparse = True
     candle_fields = frozenset({"trades"})
     candles_kept: int | None = None
+    books: RestBooks | str = "it has quotes and no books of stocks"
 
     def __init__(self, access: Access, limit: int = LIMIT) -> None:
         if not (access.key and access.secret):

@@ -13,6 +13,7 @@ of derivatives/usds-margined-futures.
    The first id comes from `aggTrades` by time, which has the first single trade (`f`) of each as well. A search by time
    may cover less than an hour ("Compressed/Aggregate Trades List"), so that empty hours are walked one by one.
 4. `m` and `isBuyerMaker` are true when the buyer was the maker: the seller is the aggressor.
+5. `depth` has the book's `lastUpdateId`, which is the `u` of the stream's change that it ends with, or lies within one.
 """
 
 from __future__ import annotations
@@ -27,21 +28,13 @@ from marketdata.errors import BadEvent
 from marketdata.events import Candle, Instrument, Trade
 from marketdata.intervals import INTERVALS
 from producers.venues.binance.markets import AGG_TRADE, Market
-from producers.venues.binance.messages import AggTrade, RestTrade, read_trade
+from producers.venues.binance.messages import SNAPSHOT, AggTrade, RestTrade, read_trade
 from producers.venues.binance.names import RestProduct, describe, find, rest_fields
 from producers.venues.kit.budget import used_weight
-from producers.venues.kit.history import Access, Asked, Budget, Page, Request
-from producers.venues.kit.reading import (
-    candle,
-    candle_span,
-    decode,
-    read_items,
-    sift,
-    trade_span,
-    whole,
-    without_refused_end,
-)
-from producers.venues.kit.values import Number, Text, check_decimals, ms_ns
+from producers.venues.kit.history import Access, Asked, Budget, Page, Request, RestBook, RestBooks
+from producers.venues.kit.pages import PublicHistory, instruments, next_candles, request, start_of
+from producers.venues.kit.reading import candle, decode, read_items, sift, trade_span, whole, without_refused_end
+from producers.venues.kit.values import Number, Text, check_decimals, ms_ns, pair_columns
 
 CANDLES = 1_000
 TRADES = 1_000
@@ -78,18 +71,16 @@ _PRODUCTS = msgspec.json.Decoder(_Products)
 _PRODUCT = msgspec.json.Decoder(RestProduct)
 
 
-class BinanceHistory:
+class BinanceHistory(PublicHistory):
     """The adapter of one of Binance's markets; see `producers.venues.kit.history`."""
 
     intervals = frozenset(INTERVALS)
-    has_trades = True
     sparse = False
     candle_fields = frozenset({"quote_volume", "buy_volume", "trades"})
-    candles_kept: int | None = None
 
     def __init__(self, market: Market, access: Access, limit: int = TRADES) -> None:
+        super().__init__(access, limit)
         self.venue = market.venue
-        self.rest_url = access.rest_url
         # The live feed takes half of what an address may spend; a quarter for history leaves room for another process.
         self.budget = Budget(
             burst=market.weight_per_minute / 8,
@@ -98,8 +89,8 @@ class BinanceHistory:
         )
         self._market = market
         self._key = access.key
-        self._limit = limit
         self._aggregated = market.trades == AGG_TRADE
+        self.books = RestBooks(by="sequence", request=self._request_book, read=_read_book)
 
     def headers(self) -> Mapping[str, str]:
         """Return the key, where one is set: some markets want one for old trades."""
@@ -122,35 +113,27 @@ class BinanceHistory:
             sent = decode(_PRODUCT, row)
             return msgspec.structs.replace(describe(self._market, sent.symbol), ts_recv=ts, **rest_fields(sent))
 
-        found = sift(read_items(bytes(decode(_PRODUCTS, body).symbols), read), lambda _: (0, 0), 0, 0)
-        return Page(items=found.items, refused=found.refused)
+        return instruments(read_items(bytes(decode(_PRODUCTS, body).symbols), read))
 
     def candles(self, asked: Asked, cursor: str | None) -> Request:
         """Ask for candles from the cursor's start."""
-        start_ms = asked.start // MILLISECOND_NS if cursor is None else whole(cursor, "cursor")
-        query = {"interval": asked.interval, "startTime": start_ms, "endTime": asked.end // MILLISECOND_NS - 1,
-                 "limit": min(CANDLES, self._limit)}  # fmt: skip
-        return self._request("klines", asked, query, self._market.candles_weight)
+        return self._request("klines", asked, self._market.candles_weight, interval=asked.interval,
+                             startTime=start_of(asked, cursor) // MILLISECOND_NS,
+                             endTime=asked.end // MILLISECOND_NS - 1, limit=min(CANDLES, self._limit))  # fmt: skip
 
     def parse_candles(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Candle]:
-        """Read klines; the next page begins where the last good one ends."""
-        start = asked.start if cursor is None else ms_ns(whole(cursor, "cursor"), "cursor")
-        read = without_refused_end(read_items(body, lambda row: _candle(asked, decode(_KLINE, row), ts)))
-        found = sift(read, candle_span, start, asked.end)
-        reached = found.items[-1].end if found.items else asked.end
-        following = None if reached >= asked.end else str(reached // MILLISECOND_NS)
-        return Page(items=found.items, reached=min(reached, asked.end), cursor=following, missing=found.missing,
-                    refused=found.refused)  # fmt: skip
+        """Read klines."""
+        return next_candles(asked, cursor, read_items(body, lambda row: _candle(asked, decode(_KLINE, row), ts)))
 
     def trades(self, asked: Asked, cursor: str | None) -> Request:
         """Search for the first id, or ask for trades from the cursor's id."""
         kind, at, _ = _place(asked, cursor)
         if kind == "time":
             last_ms = min(at + SEARCH_MS, (asked.end - 1) // MILLISECOND_NS)
-            query = {"startTime": at, "endTime": last_ms, "limit": 1}
-            return self._request("aggTrades", asked, query, self._market.agg_trades_weight)
+            weight = self._market.agg_trades_weight
+            return self._request("aggTrades", asked, weight, startTime=at, endTime=last_ms, limit=1)
         path = "aggTrades" if self._aggregated else "historicalTrades"
-        return self._request(path, asked, {"fromId": at, "limit": self._limit}, self._market.old_trades_weight)
+        return self._request(path, asked, self._market.old_trades_weight, fromId=at, limit=self._limit)
 
     def parse_trades(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
         """Read the first id, or trades; the next page begins after the last good id."""
@@ -181,9 +164,12 @@ class BinanceHistory:
         reached = ms_ns(following, "cursor")
         return Page(reached=reached, cursor=None if reached >= asked.end else f"time:{following}")
 
-    def _request(self, path: str, asked: Asked, query: dict[str, Any], weight: float) -> Request:
-        told = (("symbol", asked.instrument.venue_symbol), *((name, str(value)) for name, value in query.items()))
-        return Request(path=f"{self._market.rest}/{path}", query=told, weight=weight)
+    def _request(self, path: str, asked: Asked, weight: float, **query: str | int) -> Request:
+        return request(f"{self._market.rest}/{path}", weight, symbol=asked.instrument.venue_symbol, **query)
+
+    def _request_book(self, instrument: Instrument) -> Request:
+        levels, weight = self._market.depths[-1]
+        return request(f"{self._market.rest}/depth", weight, symbol=instrument.venue_symbol, limit=levels)
 
 
 class _Place(NamedTuple):
@@ -204,6 +190,11 @@ def _place(asked: Asked, cursor: str | None) -> _Place:
     kind, _, rest = cursor.partition(":")
     at, _, since = rest.partition(":")
     return _Place(kind, whole(at, "cursor"), whole(since, "cursor") if since else asked.start)
+
+
+def _read_book(body: bytes) -> RestBook:
+    sent = decode(SNAPSHOT, body)
+    return RestBook(sent.number, pair_columns(sent.bids, sent.asks))
 
 
 def _candle(asked: Asked, row: _Kline, ts: int) -> Candle:

@@ -1,23 +1,21 @@
 """Bitfinex's history: candles and trades of REST API v2.
 
-Theory of operation, with the source of each step. DOCS is Bitfinex's "Candles", "Trades" and "Configs" of REST v2;
-RULES is the project's own list of venue rules.
+Documents, at https://docs.bitfinex.com/reference/: "Candles" (rest-public-candles), "Trades" (rest-public-trades) and
+"Configs" (rest-public-conf).
 
-1. Candles: `candles/trade:1m:tBTCUSD/hist`, `sort=1` for oldest first, at most 10,000 (RULES), `start` and `end` in ms,
-   both inclusive. A row is `[ms, open, close, high, low, volume]`. There is no four-hour candle (DOCS), and none for a
-   minute without a trade (RULES).
+1. Candles: `candles/trade:1m:tBTCUSD/hist`, `sort=1` for oldest first, at most 10,000, `start` and `end` in ms, both
+   inclusive. A row is `[ms, open, close, high, low, volume]`. There is no four-hour candle, and none for a minute
+   without a trade.
 2. Trades: `trades/tBTCUSD/hist`, at most 10,000, rows `[id, ms, amount, price]`, above 0 when the taker bought: ids and
    sides are those of the stream.
-3. Pages go by the millisecond: the next begins with the last one's, whose trades come again. A page that holds but
-   one millisecond is followed by the next; when it was full, the rest of that millisecond cannot be had. Whatever the
-   server's own limit is: only an empty page, or the end of the range, ends a walk.
-4. Candles may be asked for 30 times a minute and trades 15 times (DOCS): a trades page weighs 2.
+3. Pages of trades go by the millisecond (`kit.pages`). Whatever the server's own limit is: only an empty page, or the
+   end of the range, is the last.
+4. Candles may be requested 30 times a minute and trades 15 times: a page of trades weighs 2.
 5. Failures have status 500 with `["error", code, text]`, or `{"error": "ERR_RATE_LIMIT"}`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -28,17 +26,9 @@ from marketdata.events import Candle, Instrument, Trade
 from marketdata.intervals import INTERVALS
 from producers.venues.bitfinex.names import describe, full_name
 from producers.venues.bitfinex.rows import read_trade
-from producers.venues.kit.history import Access, Asked, Budget, Page, Request, Span
-from producers.venues.kit.reading import (
-    candle,
-    candle_span,
-    decode,
-    read_items,
-    sift,
-    trade_span,
-    whole,
-    without_refused_end,
-)
+from producers.venues.kit.history import Access, Asked, Budget, Page, Request, RestBooks
+from producers.venues.kit.pages import PublicHistory, next_candles, next_trades, request, start_of
+from producers.venues.kit.reading import candle, decode, read_items
 from producers.venues.kit.values import ms_ns, number, numbers
 
 LIMIT = 10_000
@@ -50,24 +40,16 @@ _INTERVALS = {"1m": "1m", "5m": "5m", "15m": "15m", "1h": "1h", "1d": "1D"}
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any, float_hook=str)
 
 
-class BitfinexHistory:
+class BitfinexHistory(PublicHistory):
     """Bitfinex's adapter; see `producers.venues.kit.history`."""
 
     venue = "bitfinex"
     budget = Budget(burst=5, per_s=30 / 60)
     intervals = frozenset(_INTERVALS)
-    has_trades = True
-    sparse = True
-    candle_fields: frozenset[str] = frozenset()
-    candles_kept: int | None = None
+    books: RestBooks | str = "REST sends a book without a number or a time"
 
     def __init__(self, access: Access, limit: int = LIMIT) -> None:
-        self.rest_url = access.rest_url
-        self._limit = limit
-
-    def headers(self) -> Mapping[str, str]:
-        """Return none: market data takes no key."""
-        return {}
+        super().__init__(access, limit)
 
     def instrument(self, name: str) -> Instrument:
         """Return the instrument of `BTC-USD`, `DUSK-USD`, `tBTCUSD`, or `BTCUSD`."""
@@ -82,7 +64,7 @@ class BitfinexHistory:
         return Request(path="v2/conf/pub:list:pair:exchange")
 
     def parse_symbols(self, cursor: str | None, body: bytes, ts: int) -> Page[Instrument]:
-        """Read `[["BTCUSD", "DUSK:USD", ...]]`; the venue tells nothing else of a pair here."""
+        """Read `[["BTCUSD", "DUSK:USD", ...]]`: the names only."""
         del cursor
         lists = _rows(body)
         pairs = lists[0] if lists else []
@@ -96,56 +78,27 @@ class BitfinexHistory:
         if asked.interval not in _INTERVALS:
             raise BadEvent("bad_interval", "interval", asked.interval)
         key = f"trade:{_INTERVALS[asked.interval]}:{asked.instrument.venue_symbol}"
-        last = asked.end - INTERVALS[asked.interval]
-        return Request(path=f"v2/candles/{key}/hist", query=self._range(_from(asked, cursor), last // MILLISECOND_NS))
+        return self._range(f"v2/candles/{key}/hist", asked, cursor, asked.end - INTERVALS[asked.interval])
 
     def parse_candles(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Candle]:
-        """Read candles; the next page begins where the last one ends."""
+        """Read candles."""
         _check(body)
-        rows = without_refused_end(read_items(body, lambda row: _candle(asked, decode(_ANY, row), ts)))
-        found = sift(rows, candle_span, _start(asked, cursor), asked.end)
-        end = found.items[-1].end if found.items else asked.end
-        following = None if end >= asked.end else str(end // MILLISECOND_NS)
-        return Page(items=found.items, reached=min(end, asked.end), cursor=following, missing=found.missing,
-                    refused=found.refused)  # fmt: skip
+        return next_candles(asked, cursor, read_items(body, lambda row: _candle(asked, decode(_ANY, row), ts)))
 
     def trades(self, asked: Asked, cursor: str | None) -> Request:
         """Ask for trades from the cursor's millisecond."""
-        last_ms = (asked.end - 1) // MILLISECOND_NS
-        return Request(path=f"v2/trades/{asked.instrument.venue_symbol}/hist",
-                       query=self._range(_from(asked, cursor), last_ms), weight=TRADES_WEIGHT)  # fmt: skip
+        path = f"v2/trades/{asked.instrument.venue_symbol}/hist"
+        return self._range(path, asked, cursor, asked.end - 1, TRADES_WEIGHT)
 
     def parse_trades(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
-        """Read trades; the next page begins with the last millisecond of this one."""
+        """Read trades."""
         del ts
         _check(body)
-        rows = read_items(body, lambda row: read_trade(decode(_ANY, row)))
-        found = sift(without_refused_end(rows), trade_span, _start(asked, cursor), asked.end)
-        missing = found.missing
-        read = sorted(found.items, key=lambda one: (one.ts_event, int(one.trade_id)))
-        if not read:
-            return Page(reached=asked.end, missing=missing, refused=found.refused)
-        first_ms, last_ms = _from(asked, cursor), read[-1].ts_event // MILLISECOND_NS
-        if last_ms <= first_ms:
-            last_ms = first_ms + 1
-            if len(rows) >= self._limit:
-                missing += (Span(ms_ns(first_ms, "cursor"), ms_ns(last_ms, "cursor"), "too_many"),)
-        reached = ms_ns(last_ms, "time")
-        following = None if reached >= asked.end else str(last_ms)
-        return Page(items=tuple(read), reached=reached, cursor=following, missing=missing, refused=found.refused)
+        return next_trades(asked, cursor, read_items(body, lambda row: read_trade(decode(_ANY, row))), self._limit)
 
-    def _range(self, start_ms: int, end_ms: int) -> tuple[tuple[str, str], ...]:
-        return (("sort", "1"), ("limit", str(self._limit)), ("start", str(start_ms)), ("end", str(end_ms)))
-
-
-def _from(asked: Asked, cursor: str | None) -> int:
-    """Return the millisecond that a page begins with; one that began before the range may hold trades of it."""
-    return asked.start // MILLISECOND_NS if cursor is None else whole(cursor, "cursor")
-
-
-def _start(asked: Asked, cursor: str | None) -> int:
-    """Return the time that a page begins with."""
-    return max(asked.start, ms_ns(_from(asked, cursor), "cursor"))
+    def _range(self, path: str, asked: Asked, cursor: str | None, last: int, weight: float = 1) -> Request:
+        return request(path, weight, sort=1, limit=self._limit, start=start_of(asked, cursor) // MILLISECOND_NS,
+                       end=last // MILLISECOND_NS)  # fmt: skip
 
 
 def _check(body: bytes) -> None:

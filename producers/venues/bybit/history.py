@@ -1,8 +1,8 @@
 """Bybit's history: candles of any time, and the most recent trades.
 
 Documents: Bybit API v5, https://bybit-exchange.github.io/docs/v5/: "Get Kline" (/market/kline), "Get Public Recent
-Trading History" (/market/recent-trade), "Get Instruments Info" (/market/instrument), "Rate Limit" (/rate-limit) and
-"Error Codes" (/error).
+Trading History" (/market/recent-trade), "Get Orderbook" (/market/orderbook), "Get Instruments Info"
+(/market/instrument), "Rate Limit" (/rate-limit) and "Error Codes" (/error).
 
 1. Candles: `kline`, newest first, `start` and `end` in ms, both inclusive, at most 1,000 a page. A row is seven texts:
    start in ms, open, high, low, close, volume, turnover; one without trades repeats the last price, and becomes the
@@ -14,27 +14,28 @@ Trading History" (/market/recent-trade), "Get Instruments Info" (/market/instrum
    unless only derivatives have such names.
 4. `retCode` is 0 in a good answer; 10006, 10016 and 10018 mean later, all others that the request is wrong. An address
    may make 600 requests in 5 seconds ("Rate Limit"); a tenth of that is used.
+5. `orderbook` has `cts`, the matching engine's time, as the stream has. Its `u` is that of a stream of one depth, which
+   the document no longer names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
 
-from marketdata.clock import MILLISECOND_NS
+from marketdata.clock import MILLISECOND_NS, SECOND_NS
 from marketdata.decimals import is_zero
 from marketdata.errors import BadEvent, Refused, Unavailable
 from marketdata.events import Candle, Instrument, Trade
 from marketdata.intervals import INTERVALS
 from producers.venues.bybit.messages import LISTED, REST_TRADE, read_rest_trade
 from producers.venues.bybit.names import INVERSE, LINEAR, SPOT, VENUE, describe, find, listed_fields, market_of
-from producers.venues.kit.history import Access, Asked, Budget, Page, RefusedItem, Request, Span
-from producers.venues.kit.reading import candle, candle_span, decode, read_items, sift, trade_span, whole
-from producers.venues.kit.values import Text, check_decimals, ms_ns, ms_text_ns
+from producers.venues.kit.history import Access, Asked, Budget, Page, RefusedItem, Request, RestBook, RestBooks, Span
+from producers.venues.kit.pages import PublicHistory, instruments, request, window, window_candles
+from producers.venues.kit.reading import candle, decode, read_items, sift, trade_span
+from producers.venues.kit.values import Number, Text, check_decimals, levels, ms_ns, ms_text_ns
 
 CANDLES = 1_000
+LEVELS = 50
 TRADES = {SPOT: 60, LINEAR: 1_000, INVERSE: 1_000}
 _MARKETS = (SPOT, LINEAR, INVERSE)
 _INTERVALS = {"1m": "1", "5m": "5", "15m": "15", "1h": "60", "4h": "240", "1d": "D"}
@@ -63,29 +64,33 @@ class _Listing(msgspec.Struct):
     cursor: str | None = msgspec.field(name="nextPageCursor", default=None)
 
 
+class _Book(msgspec.Struct):
+    bids: msgspec.Raw = msgspec.field(name="b")
+    asks: msgspec.Raw = msgspec.field(name="a")
+    ms: Number = msgspec.field(name="cts")
+
+
 _ANSWER = msgspec.json.Decoder(_Answer)
+_BOOK = msgspec.json.Decoder(_Book)
 _LISTING = msgspec.json.Decoder(_Listing)
 _ROW = msgspec.json.Decoder(_Row)
 
 
-class BybitHistory:
+class BybitHistory(PublicHistory):
     """Bybit's adapter; see `producers.venues.kit.history`."""
 
     venue = VENUE
     budget = Budget(burst=60, per_s=12)
     intervals = frozenset(_INTERVALS)
-    has_trades = True
     sparse = False
     candle_fields = frozenset({"quote_volume"})
-    candles_kept: int | None = None
 
     def __init__(self, access: Access, limit: int = CANDLES) -> None:
-        self.rest_url = access.rest_url
-        self._limit = limit
-
-    def headers(self) -> Mapping[str, str]:
-        """Return none: market data takes no key."""
-        return {}
+        super().__init__(access, limit)
+        self.books = RestBooks(
+            by="time", request=lambda instrument: _request("orderbook", instrument, limit=LEVELS), read=_read_book,
+            slack_ns=SECOND_NS,
+        )  # fmt: skip
 
     def instrument(self, name: str) -> Instrument:
         """Return the instrument of `BTC-USDT`, `BTC-USDT-PERP`, `BTCUSDT` or `linear:BTCUSDT`."""
@@ -106,37 +111,29 @@ class BybitHistory:
             sent = decode(LISTED, row)
             return msgspec.structs.replace(describe(sent.symbol, market), ts_recv=ts, **listed_fields(sent))
 
-        found = sift(read_items(bytes(listing.items), read), lambda _: (0, 0), 0, 0)
         following = f"{market}|{listing.cursor}" if listing.cursor else None
         if following is None and market != _MARKETS[-1]:
             following = _MARKETS[_MARKETS.index(market) + 1]
-        return Page(items=found.items, refused=found.refused, cursor=following)
+        return instruments(read_items(bytes(listing.items), read), following)
 
     def candles(self, asked: Asked, cursor: str | None) -> Request:
         """Ask for as many candles from the cursor's start as a page has."""
-        start = asked.start if cursor is None else ms_ns(whole(cursor, "cursor"), "cursor")
-        length = INTERVALS[asked.interval]
-        last = min(asked.end, start + self._limit * length) - length
-        query = {"interval": _INTERVALS[asked.interval], "start": start // MILLISECOND_NS,
-                 "end": last // MILLISECOND_NS, "limit": self._limit}  # fmt: skip
-        return _request("kline", asked, query)
+        start, end = window(asked, cursor, self._limit)
+        return _request("kline", asked.instrument, interval=_INTERVALS[asked.interval], start=start // MILLISECOND_NS,
+                        end=(end - INTERVALS[asked.interval]) // MILLISECOND_NS, limit=self._limit)  # fmt: skip
 
     def parse_candles(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Candle]:
-        """Read klines; the next page begins where this one's time ends."""
-        start = asked.start if cursor is None else ms_ns(whole(cursor, "cursor"), "cursor")
-        end = min(asked.end, start + self._limit * INTERVALS[asked.interval])
+        """Read klines."""
         market = market_of(asked.instrument)
         rows = read_items(
             bytes(_listing(body, market).items), lambda row: _candle(asked, decode(_ROW, row), ts, market)
         )
-        found = sift(reversed(rows), candle_span, start, end)
-        following = None if end >= asked.end else str(end // MILLISECOND_NS)
-        return Page(items=found.items, reached=end, cursor=following, missing=found.missing, refused=found.refused)
+        return window_candles(asked, window(asked, cursor, self._limit), reversed(rows))
 
     def trades(self, asked: Asked, cursor: str | None) -> Request:
         """Ask for the latest trades."""
         del cursor
-        return _request("recent-trade", asked, {"limit": TRADES[market_of(asked.instrument)]})
+        return _request("recent-trade", asked.instrument, limit=TRADES[market_of(asked.instrument)])
 
     def parse_trades(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
         """Read all that there are; what was traded before them is missing."""
@@ -156,18 +153,25 @@ class BybitHistory:
         return Page(items=found.items, reached=asked.end, missing=missing + found.missing, refused=found.refused)
 
 
-def _request(path: str, asked: Asked, query: Mapping[str, Any]) -> Request:
-    instrument = asked.instrument
-    named = {"category": market_of(instrument), "symbol": instrument.venue_symbol, **query}
-    return Request(path=f"v5/market/{path}", query=tuple((name, str(value)) for name, value in named.items()))
+def _request(path: str, instrument: Instrument, **query: str | int) -> Request:
+    return request(f"v5/market/{path}", category=market_of(instrument), symbol=instrument.venue_symbol, **query)
 
 
-def _listing(body: bytes, market: str) -> _Listing:
+def _result(body: bytes) -> bytes:
     answer = decode(_ANSWER, body)
     if answer.code:
         text = f"{VENUE}: {answer.code} {answer.message[:200]}"
         raise Unavailable(text) if answer.code in _LATER else Refused(text)
-    listing = decode(_LISTING, bytes(answer.result))
+    return bytes(answer.result)
+
+
+def _read_book(body: bytes) -> RestBook:
+    sent = decode(_BOOK, _result(body))
+    return RestBook(ms_ns(sent.ms, "cts"), (*levels(sent.bids, "b"), *levels(sent.asks, "a")))
+
+
+def _listing(body: bytes, market: str) -> _Listing:
+    listing = decode(_LISTING, _result(body))
     if listing.category != market:
         raise BadEvent("bad_answer", "category", listing.category)
     return listing

@@ -33,7 +33,7 @@ from marketdata.errors import BadEvent, SettingsError
 from marketdata.events import Candle, CandleHistory, DeadLetter, Instrument, Trade, Trades
 from marketdata.feed import Output
 from producers.venues.databento.feed import DatabentoFeed
-from producers.venues.kit.history import Access, Asked, Budget, Page, RefusedItem, Request, Span
+from producers.venues.kit.history import Access, Asked, Budget, Page, RefusedItem, Request, RestBooks, Span
 from producers.venues.kit.reading import candle, candle_span, check_time, decode, sift, trade_span, whole
 from producers.venues.kit.values import iso_ns
 
@@ -73,6 +73,7 @@ class DatabentoHistory:
     sparse = True
     candle_fields: frozenset[str] = frozenset()
     candles_kept: int | None = None
+    books: RestBooks | str = "REST sends recorded data, and no book of now"
 
     def __init__(self, access: Access, limit: int = LIMIT) -> None:
         if not access.key:

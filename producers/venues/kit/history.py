@@ -11,18 +11,20 @@ Theory of operation.
 3. A page holds what lies in [start, end), oldest first, whatever the venue's own order. Pages may overlap at their
    edges (venues page by the millisecond): the shell leaves out what came before, and it also leaves out candles that
    have not ended yet. A page may be empty and not the last, as where the venue had to be asked first for an id.
-4. `Page.reached` is a time: everything of the range before it has been told. A job that stops there and goes on later
-   with `start=reached` misses nothing, and repeats at most trades of about that moment, which have the same ids. After
-   the last page it is the end of the range, or an earlier time where the venue's history does not reach further yet.
+4. `Page.reached` is a time: everything in the range before it has been read. A job that stops there and resumes with
+   `start=reached` misses nothing, and repeats at most trades of about that moment, which have the same ids. After the
+   last page it is the end of the range, or an earlier time where the venue's history does not reach further yet.
 5. `Page.missing` are spans of the range which the venue no longer has, or cannot send in full. Asking again does not
-   help. A minute without a bar is none of them: see `sparse`.
-   `Page.refused` are single items that no event may be made of. They cost no other item: each is left out with its
+   help. A minute without a bar is not missing: see `sparse`.
+   `Page.refused` are single items that cannot become events. They cost no other item: each is left out with its
    reason, and the time between its neighbours is `missing`, as `bad_item`, so that nothing there counts as complete.
 6. Rows are those of the live feeds: `Candle` with `state="final"` and `origin="backfill"`; `Trade` with the id which
    the live feed gives to the same execution, so that de-duplication joins the two, and with the aggressor's side.
    Numbers are the venue's own digits. What the venue does not send of a candle is null (every venue sends `volume`;
    `quote_volume`, `buy_volume` and `trades` come only from venues whose adapters list them in `candle_fields`). An
    interval for which the venue says that nothing traded is the marker that live candles use: no prices, zero sums.
+7. `books` describes the venue's REST book where it can be compared with the stream's, because it has the number of an
+   update or a time by the same clock. Otherwise it is the reason why not.
 
 Errors. `instrument`, `candles` and `trades` raise BadEvent for a symbol (`bad_symbol`) or an interval
 (`bad_interval`) that the venue does not have. The parsers raise BadEvent that names the field and the value for
@@ -34,18 +36,19 @@ documents its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from marketdata.errors import BadEvent
 from marketdata.events import Candle, Instrument, Trade
+from producers.venues.kit.values import Columns
 
 T = TypeVar("T")
 
 
 class Left(NamedTuple):
-    """What a venue says may still be spent of its weight, and in how many seconds it counts anew."""
+    """How much weight a venue says is left, and after how many seconds it resets its count."""
 
     weight: float
     seconds: float
@@ -54,8 +57,8 @@ class Left(NamedTuple):
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """What a venue lets one address spend: `burst` at once, and `per_s` of new weight each second.
 
-    `left` reads what the venue says of it in the headers of an answer (names in lower case) that came at a time (UTC
-    seconds): others may spend of the same address or account. None where it says nothing.
+    `left` reads it from the headers of an answer (names in lower case) that arrived at a time (UTC seconds), because
+    other processes may use the same address or account. None where the venue sends no such header.
     """
 
     burst: float
@@ -81,12 +84,13 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request: `path` below the venue's REST address, or a whole address where the venue has several; its weight.
 
-    A GET, or a POST of `form` where there is one.
+    A GET, or a POST of `form`, or of the JSON text `body`, where there is one.
     """
 
     path: str
     query: tuple[tuple[str, str], ...] = ()
     form: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
     weight: float = 1
 
 
@@ -111,7 +115,7 @@ class Span(NamedTuple):
 
 
 class RefusedItem(NamedTuple):
-    """An item of an answer that no event may be made of: its bytes, and the error that names its field and value."""
+    """An item of an answer that cannot become an event: its bytes, and the error that names its field and value."""
 
     payload: bytes
     error: BadEvent
@@ -139,6 +143,29 @@ class Chunk(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     refused: tuple[RefusedItem, ...] = ()
 
 
+class RestBook(NamedTuple):
+    """A book as REST sends it. `mark` is its number, or its time in UTC nanoseconds (`RestBooks.by`).
+
+    `columns` are the prices and sizes of bids and of asks, best level first.
+    """
+
+    mark: int
+    columns: Columns
+
+
+class RestBooks(msgspec.Struct, frozen=True, kw_only=True):
+    """How a venue's REST book is compared with the updates of its stream, and how it is requested and read.
+
+    `by` is what both have: the update's number, `BookUpdate.sequence`, or the time, `BookUpdate.ts_event`. For times,
+    `slack_ns` is how far the two may differ for the same book; without slack, only equal times are the same book.
+    """
+
+    by: Literal["sequence", "time"]
+    request: Callable[[Instrument], Request]
+    read: Callable[[bytes], RestBook]
+    slack_ns: int = 0
+
+
 class History(Protocol):
     """One venue's history, pure. Times are integer UTC nanoseconds; `ts` is our clock when the answer came."""
 
@@ -150,19 +177,21 @@ class History(Protocol):
     """Which of INTERVALS its candles have."""
     has_trades: bool
     sparse: bool
-    """Whether an interval without a trade has no candle: then its absence is no gap."""
+    """Whether an interval without a trade has no candle: then a missing candle is no gap."""
     candle_fields: frozenset[str]
     """Which of quote_volume, buy_volume and trades its candles have; the others are null."""
     candles_kept: int | None
-    """How many candles of an interval, counted back from now, the venue tells; None is all that there were."""
+    """How many candles of an interval, counted back from now, the venue keeps; None is all that there were."""
+    books: RestBooks | str
+    """How its REST book is compared with the stream, or why it cannot be."""
 
     def headers(self) -> Mapping[str, str]:
-        """Return what goes with each request, keys among it: never to be logged."""
+        """Return the headers of each request, which may contain keys: never log them."""
 
     def instrument(self, name: str) -> Instrument:
         """Return the instrument of our symbol (`BTC-USD`) or of the venue's own name, without asking the venue.
 
-        Raises BadEvent when it can be neither. Whether the venue trades it only the venue knows.
+        Raises BadEvent when it can be neither. It may be a product that the venue does not trade.
         """
 
     def symbols(self, cursor: str | None) -> Request:

@@ -70,8 +70,14 @@ def read_items(body: bytes, read: Callable[[bytes], T]) -> list[T | RefusedItem]
     Raises BadEvent where the body is no array, or where none of more than `ALL_REFUSED_MAX` items can be read: then the
     format is another one, and no single item is wrong.
     """
+    raws = decode(_ITEMS, body)
+    return read_each(raws, read)
+
+
+def read_each(raws: Iterable[msgspec.Raw], read: Callable[[bytes], T]) -> list[T | RefusedItem]:
+    """Read each of these items by itself, as `read_items` does."""
     found: list[T | RefusedItem] = []
-    for raw in decode(_ITEMS, body):
+    for raw in raws:
         item = bytes(raw)
         try:
             found.append(read(item))
@@ -85,9 +91,10 @@ def read_items(body: bytes, read: Callable[[bytes], T]) -> list[T | RefusedItem]
 def sift(
     read: Iterable[T | RefusedItem], span_of: Callable[[T], tuple[int, int]], start: int, end: int
 ) -> Sifted[T]:  # fmt: skip
-    """Part the items, oldest first, of a page of [start, end); `span_of` returns where an item begins and ends.
+    """Separate the items, oldest first, of a page of [start, end); `span_of` returns where an item begins and ends.
 
-    A refused item lay between its neighbours: from where the one before ends to where the one after begins.
+    A refused item lay between its neighbours: from where the one before ends to where the one after begins. Only what
+    of that is within the page is missing.
     """
     items: list[T] = []
     refused: list[RefusedItem] = []
@@ -105,7 +112,8 @@ def sift(
         since, is_open = last, False
     if is_open:
         missing.append(Span(since, end, "bad_item"))
-    return Sifted(tuple(items), tuple(refused), tuple(span for span in missing if span.start < span.end))
+    within = (Span(max(span.start, start), min(span.end, end), span.reason) for span in missing)
+    return Sifted(tuple(items), tuple(refused), tuple(span for span in within if span.start < span.end))
 
 
 def trade_span(trade: Trade) -> tuple[int, int]:

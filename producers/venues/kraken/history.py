@@ -1,10 +1,10 @@
 """Kraken spot's history: the last 720 candles, and every trade.
 
-Theory of operation, with the source of each step. DOCS is Kraken's REST "Get OHLC Data", "Get Recent Trades", "Get
-Tradable Asset Pairs", its guide "Historical data" and "API rate limits".
+Documents, below https://docs.kraken.com/: "Get OHLC Data", "Get Recent Trades", "Get Order Book" and "Get Tradable
+Asset Pairs" (api/docs/rest-api/), "Historical data" (exchange/guides/general/historical-data), "API rate limits".
 
 1. Candles: `OHLC`, rows `[seconds, open, high, low, close, vwap, volume, trades]`, oldest first, with the one that is
-   not over as the last. Only the last 720 of an interval are told, whatever `since` says: what lies before them is
+   not over as the last. There are only the last 720 of an interval, whatever `since` says: what lies before them is
    `missing` as `too_old`, and can be built from trades. A row without trades becomes the marker without prices.
 2. Trades: `Trades`, 1,000 a page, oldest first from `since` (nanoseconds), back to the first of a pair. A row is
    `[price, volume, seconds, b|s, m|l, misc, id]`; `b` is a buying taker, and the id is that of the stream's v2 (the
@@ -12,13 +12,12 @@ Tradable Asset Pairs", its guide "Historical data" and "API rate limits".
    begins one nanosecond earlier, so that trades of that very nanosecond are not lost.
 3. The id's column came in 2022; a row without it is refused, since a trade without id could come twice.
 4. Pairs: our BTC-USD is XBTUSD here, whose answer may be called XXBTZUSD: the one key that is not `last` is taken.
-5. Failures have status 200 and words in `error`: those of rate limits and of a busy or closed venue mean later, all
-   others that the request is wrong. One request a second is free (DOCS).
+5. Failures have status 200 and texts in `error`: those of rate limits and of a busy or closed venue mean later, all
+   others that the request is wrong. One request a second is free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -27,8 +26,9 @@ from marketdata.clock import MINUTE_NS, SECOND_NS
 from marketdata.errors import BadEvent, Refused, Unavailable
 from marketdata.events import Candle, Instrument, Trade
 from marketdata.intervals import INTERVALS
-from producers.venues.kit.history import Access, Asked, Budget, Page, Request, Span
-from producers.venues.kit.reading import candle, decode, whole
+from producers.venues.kit.history import Access, Asked, Budget, Page, RefusedItem, Request, RestBooks, Span
+from producers.venues.kit.pages import PublicHistory, instruments, request, start_of
+from producers.venues.kit.reading import candle, candle_span, decode, read_each, read_items, sift, trade_span, whole
 from producers.venues.kit.values import Number, Text, check_decimals, in_range, number, seconds_ns
 from producers.venues.kraken.names import PAIRS_PATH, REST_PAIR, describe, legacy, rest_fields, status_of
 
@@ -64,30 +64,24 @@ class _Answer(msgspec.Struct):
 
 
 _ANSWER = msgspec.json.Decoder(_Answer)
-_ROWS = msgspec.json.Decoder(list[_Row])
-_TRADES = msgspec.json.Decoder(list[_Trade], float_hook=str)
+_ROW = msgspec.json.Decoder(_Row)
+_TRADE = msgspec.json.Decoder(_Trade, float_hook=str)
 _TEXT = msgspec.json.Decoder(str)
 
 
-class KrakenHistory:
+class KrakenHistory(PublicHistory):
     """Kraken's adapter; see `producers.venues.kit.history`."""
 
     venue = "kraken"
     budget = Budget(burst=3, per_s=1)
     intervals = frozenset(INTERVALS)
-    has_trades = True
     sparse = False
     candle_fields = frozenset({"trades"})
     candles_kept: int | None = KEPT
+    books: RestBooks | str = "REST sends a book without a number or a time; the stream has checksums"
 
-    def __init__(self, access: Access, limit: int = LIMIT, kept: int = KEPT) -> None:
-        self.rest_url = access.rest_url
-        self._limit = limit
-        self._kept = kept
-
-    def headers(self) -> Mapping[str, str]:
-        """Return none: market data takes no key."""
-        return {}
+    def __init__(self, access: Access, limit: int = LIMIT) -> None:
+        super().__init__(access, limit)
 
     def instrument(self, name: str) -> Instrument:
         """Return the instrument of `BTC-USD`, `BTC/USD` or `XBT/USD`, by the name of the stream's v2."""
@@ -101,61 +95,62 @@ class KrakenHistory:
     def parse_symbols(self, cursor: str | None, body: bytes, ts: int) -> Page[Instrument]:
         """Read pairs; those without a name of the stream are dark pools."""
         del cursor
-        pairs = (decode(REST_PAIR, bytes(raw)) for raw in _result(body).values())
-        return Page(
-            items=tuple(
-                msgspec.structs.replace(_modern(pair.wsname), ts_recv=ts, **rest_fields(pair),
-                                        status=status_of(pair.status) if pair.status else "unknown")
-                for pair in pairs
-                if pair.wsname
-            )
-        )  # fmt: skip
+
+        def read(raw: bytes) -> Instrument | None:
+            pair = decode(REST_PAIR, raw)
+            if not pair.wsname:
+                return None
+            status = status_of(pair.status) if pair.status else "unknown"
+            return msgspec.structs.replace(_modern(pair.wsname), ts_recv=ts, status=status, **rest_fields(pair))
+
+        return instruments(one for one in read_each(_result(body).values(), read) if one is not None)
 
     def candles(self, asked: Asked, cursor: str | None) -> Request:
         """Ask for the candles from the range's start on; `since` may be exclusive."""
         del cursor
-        query = {"pair": _pair(asked.instrument), "interval": INTERVALS[asked.interval] // MINUTE_NS,
-                 "since": asked.start // SECOND_NS - 1}  # fmt: skip
-        return Request(path="0/public/OHLC", query=tuple((name, str(value)) for name, value in query.items()))
+        return request("0/public/OHLC", pair=_pair(asked.instrument), since=asked.start // SECOND_NS - 1,
+                       interval=INTERVALS[asked.interval] // MINUTE_NS)  # fmt: skip
 
     def parse_candles(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Candle]:
         """Read all that there is: there is one page."""
         del cursor
-        rows = decode(_ROWS, _series(_result(body)))
-        read = sorted((_candle(asked, row, ts) for row in rows), key=lambda one: one.start)
-        first = read[0].start if read else asked.end
-        # A pair that is younger than the range has no candles before its first either: that is nothing missing.
-        told_from = ts - (self._kept - 1) * INTERVALS[asked.interval]
+        rows = read_items(_series(_result(body)), lambda row: _candle(asked, decode(_ROW, row), ts))
+        first = next((one.start for one in rows if not isinstance(one, RefusedItem)), asked.end)
+        # A pair that is younger than the range has no candles before its first either: nothing is missing then.
+        kept_from = ts - (KEPT - 1) * INTERVALS[asked.interval]
         missing: tuple[Span, ...] = ()
-        if asked.start < first and asked.start < told_from:
+        if asked.start < first and asked.start < kept_from:
             missing = (Span(asked.start, min(first, asked.end), "too_old"),)
-        inside = tuple(one for one in read if asked.start <= one.start < asked.end)
-        return Page(items=inside, reached=asked.end, missing=missing)
+        found = sift(rows, candle_span, max(asked.start, first if missing else asked.start), asked.end)
+        inside = tuple(one for one in found.items if asked.start <= one.start < asked.end)
+        return Page(items=inside, reached=asked.end, missing=missing + found.missing, refused=found.refused)
 
     def trades(self, asked: Asked, cursor: str | None) -> Request:
         """Ask for a page of trades; `since` may be exclusive."""
-        since = asked.start if cursor is None else whole(cursor, "cursor")
-        query = {"pair": _pair(asked.instrument), "since": max(0, since - 1), "count": self._limit}
-        return Request(path="0/public/Trades", query=tuple((name, str(value)) for name, value in query.items()))
+        since = max(0, start_of(asked, cursor) - 1)
+        return request("0/public/Trades", pair=_pair(asked.instrument), since=since, count=self._limit)
 
     def parse_trades(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
         """Read a page; the next one begins with the last trade of this one."""
         del ts
         result = _result(body)
         last = whole(decode(_TEXT, bytes(result.get("last", b'""'))), "last")
-        sent = decode(_TRADES, _series(result))
-        sent.sort(key=lambda one: one.number)
-        read = tuple(_read(one) for one in sent)
-        since = asked.start if cursor is None else whole(cursor, "cursor")
-        if read and abs(last - read[-1].ts_event) > SECOND_NS:  # it is when the last trade was made
+        rows = read_items(_series(result), lambda row: _read(decode(_TRADE, row)))
+        since = start_of(asked, cursor)
+        newest = rows[-1] if rows else None
+        if isinstance(newest, Trade) and abs(last - newest.ts_event) > SECOND_NS:  # it is when the last trade was made
             raise BadEvent("bad_answer", "last", last)
-        if not read or read[-1].ts_event >= asked.end or last >= asked.end:
-            return Page(items=read, reached=asked.end)
+        is_end = not rows or last >= asked.end or (isinstance(newest, Trade) and newest.ts_event >= asked.end)
+        found = sift(rows, trade_span, max(since, asked.start), asked.end if is_end else last + 1)
+        page = Page(items=tuple(sorted(found.items, key=lambda one: int(one.trade_id))), reached=asked.end,
+                    missing=found.missing, refused=found.refused)  # fmt: skip
+        if is_end:
+            return page
         if last > since:
-            return Page(items=read, reached=last, cursor=str(last))
-        # One nanosecond filled the page: go on behind it, whether that was all of it or not.
-        hidden = (Span(since, since + 1, "too_many"),) if len(read) >= self._limit else ()
-        return Page(items=read, reached=since + 1, cursor=str(since + 1), missing=hidden)
+            return msgspec.structs.replace(page, reached=last, cursor=str(last))
+        # One nanosecond filled the page: continue after it, whether that was all of it or not.
+        hidden = (Span(since, since + 1, "too_many"),) if len(rows) >= self._limit else ()
+        return msgspec.structs.replace(page, reached=since + 1, cursor=str(since + 1), missing=page.missing + hidden)
 
 
 def _modern(name: str) -> Instrument:
@@ -170,15 +165,15 @@ def _pair(instrument: Instrument) -> str:
 def _result(body: bytes) -> dict[str, msgspec.Raw]:
     answer = decode(_ANSWER, body)
     if answer.error:
-        words = "; ".join(answer.error)[:200]
-        if any(word in words for word in _LATER):
-            raise Unavailable(f"kraken: {words}")
-        raise Refused(f"kraken: {words}")
+        errors = "; ".join(answer.error)[:200]
+        if any(text in errors for text in _LATER):
+            raise Unavailable(f"kraken: {errors}")
+        raise Refused(f"kraken: {errors}")
     return answer.result
 
 
 def _series(result: dict[str, msgspec.Raw]) -> bytes:
-    """Return the rows of the one pair that was asked for."""
+    """Return the rows of the one requested pair."""
     names = [name for name in result if name != "last"]
     if len(names) != 1:
         raise BadEvent("bad_answer", "result", ", ".join(names)[:200])

@@ -1,4 +1,4 @@
-"""One bad item of a page is left out with its reason, and costs no other item: Bitfinex, Alpaca and Databento."""
+"""One bad item of a page is left out with its reason, and costs no other item."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from marketdata import dbn
 from marketdata.clock import MINUTE_NS, SECOND_NS, format_rfc3339
+from producers.history.rest import checked_trades
 from producers.venues.kit.history import Asked, History, Span
 from tests.producers.history.test_venues import EMPTY_DBN, START, TS, adapter, asked, body
 
@@ -37,17 +38,48 @@ def alpaca(prices: list[Any], *, candles: bool) -> bytes:
     return body({"trades": rows, "next_page_token": None})
 
 
-ANSWERS = {"bitfinex": bitfinex, "alpaca": alpaca}
-NAMES = {"bitfinex": "BTC-USD", "alpaca": "AAPL"}
+def coinbase(prices: list[Any], *, candles: bool) -> bytes:
+    """Return an answer with one item a second, or a minute, newest first."""
+    rows: list[Any] = []
+    for at, price in enumerate(prices):
+        if candles:
+            rows.append({"start": str(START + at * 60), "open": price, "high": "1", "low": "1", "close": "1",
+                         "volume": "5"})  # fmt: skip
+        else:
+            rows.append({"trade_id": str(10 + at), "product_id": "BTC-USD", "price": price, "size": "5",
+                         "time": format_rfc3339(START_NS + at * SECOND_NS), "side": "BUY"})  # fmt: skip
+    return body({"candles" if candles else "trades": rows[::-1]})
 
 
-@pytest.mark.parametrize("bad", [0, "x", None])
+def kraken(prices: list[Any], *, candles: bool) -> bytes:
+    """Return an answer with one item a second, or a minute."""
+    if candles:
+        rows: list[Any] = [[START + at * 60, price, "1", "1", "1", "1", "5", 3] for at, price in enumerate(prices)]
+        return body({"error": [], "result": {"XXBTZUSD": rows, "last": START}})
+    rows = [[price, "5", START + at, "b", "m", "", 10 + at] for at, price in enumerate(prices)]
+    last = START_NS + (len(prices) - 1) * SECOND_NS
+    return body({"error": [], "result": {"XXBTZUSD": rows, "last": str(last)}})
+
+
+ANSWERS = {"bitfinex": bitfinex, "alpaca": alpaca, "coinbase": coinbase, "kraken": kraken}
+NAMES = {"alpaca": "AAPL"}
+CURSORS = {"coinbase": f"{START}:60:0"}
+ONE: dict[str, Any] = {"coinbase": "1", "kraken": "1"}  # a price as the venue writes it
+
+
+def asked_of(venue: str) -> tuple[History, Asked, Any]:
+    """Return a venue's adapter, a range, and a price as the venue writes it."""
+    history = adapter(venue)
+    return history, asked(history, NAMES.get(venue, "BTC-USD")), ONE.get(venue, 1)
+
+
+@pytest.mark.parametrize("bad", [0, "0", "x", None])
 @pytest.mark.parametrize("venue", sorted(ANSWERS))
 def test_a_bad_trade_costs_no_other(venue: str, bad: Any) -> None:
     """A price of zero, or that is none; the time between its neighbours is missing."""
-    history = adapter(venue)
-    where = asked(history, NAMES[venue])
-    page = history.parse_trades(where, None, ANSWERS[venue]([1, 1, bad, 1], candles=False), TS)
+    history, where, one = asked_of(venue)
+    answer = ANSWERS[venue]([one, one, bad, one], candles=False)
+    page = checked_trades(history, where, CURSORS.get(venue), answer, TS)
     assert [trade.ts_event for trade in page.items] == [START_NS + at * SECOND_NS for at in (0, 1, 3)]
     assert len(page.refused) == 1
     assert page.missing == (Span(START_NS + SECOND_NS, START_NS + 3 * SECOND_NS + 1, "bad_item"),)
@@ -57,12 +89,26 @@ def test_a_bad_trade_costs_no_other(venue: str, bad: Any) -> None:
 @pytest.mark.parametrize("venue", sorted(ANSWERS))
 def test_a_bad_candle_costs_no_other(venue: str, bad: Any) -> None:
     """An open that is no price; the minute is missing."""
-    history = adapter(venue)
-    where = asked(history, NAMES[venue])
-    page = history.parse_candles(where, None, ANSWERS[venue]([1, bad, 1], candles=True), TS)
-    assert [one.start for one in page.items] == [START_NS, START_NS + 2 * MINUTE_NS]
+    history, where, one = asked_of(venue)
+    page = history.parse_candles(where, None, ANSWERS[venue]([one, bad, one], candles=True), TS)
+    assert [found.start for found in page.items] == [START_NS, START_NS + 2 * MINUTE_NS]
     assert len(page.refused) == 1
     assert page.missing == (Span(START_NS + MINUTE_NS, START_NS + 2 * MINUTE_NS, "bad_item"),)
+
+
+@pytest.mark.parametrize("venue", sorted(ANSWERS))
+def test_a_bad_trade_at_the_end_of_a_page_is_missing_until_the_next(venue: str) -> None:
+    """What came before it is returned, and the next page, or the end of the range, ends the span."""
+    history, where, one = asked_of(venue)
+    answer = ANSWERS[venue]([one, "x"], candles=False)
+    page = checked_trades(history, where, CURSORS.get(venue), answer, TS)
+    assert [trade.ts_event for trade in page.items] == [START_NS]
+    if page.refused:
+        ((start, end, reason),) = page.missing
+        assert (start, reason) == (START_NS, "bad_item")
+        assert START_NS + SECOND_NS < end <= where.end
+    else:  # it begins the next page
+        assert page.reached <= START_NS + SECOND_NS
 
 
 def databento(history: History) -> tuple[Asked, bytes]:
