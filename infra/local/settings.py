@@ -38,6 +38,7 @@ class Ports:
     sink: int = 19103
     api: int = 8080
     kafka_ui: int = 8082
+    history_metrics: int = 19104
 
     @classmethod
     def from_base(cls, base: int) -> Ports:
@@ -79,6 +80,7 @@ class StackSettings(CommonSettings):
     sink_port: int | None = Field(default=None, ge=0, le=65535)
     api_port: int | None = Field(default=None, ge=0, le=65535)
     kafka_ui_port: int | None = Field(default=None, ge=0, le=65535)
+    history_metrics_port: int | None = Field(default=None, ge=0, le=65535)
 
     source: Literal["sim", "live", "replay"] = Field(default="sim", description="Where prices come from.")
     venue: str = Field(default=SIMULATED, description="Venue to read or replay.")

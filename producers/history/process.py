@@ -26,6 +26,7 @@ from producers.history.backfill import DAY_NS, Backfill
 from producers.history.reconcile import Reconciliation
 from producers.history.repair import Keeper
 from producers.history.settings import (
+    DEPENDENCIES,
     HistoryServices,
     HistorySettings,
     check_history,
@@ -90,7 +91,9 @@ async def scan(
               candles_recomputed=rolled, compared=len(scores))  # fmt: skip
 
 
-async def keep(settings: HistorySettings, venue: str, products: list[str]) -> None:
+async def keep(
+    settings: HistorySettings, venue: str, products: list[str], readiness: Readiness | None = None
+) -> None:  # fmt: skip
     """Backfill once, then scan periodically; retry when a service does not respond."""
     to_fill = products if settings.backfill_days else []
     minutes = settings.gap_scan_minutes or 0
@@ -98,7 +101,7 @@ async def keep(settings: HistorySettings, venue: str, products: list[str]) -> No
     while to_fill or minutes:
         wait_s = minutes * 60.0
         try:
-            async with open_history_services(settings) as services:
+            async with open_history_services(settings, readiness) as services:
                 if to_fill:
                     to_fill = await backfill(settings, services, venue, to_fill)
                 if minutes:
@@ -134,7 +137,7 @@ def _running(command: list[str]) -> Iterator[None]:
 def main() -> int:
     """Run until done or stopped; return the exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # When the producer is killed, nobody else would end this process (Linux; elsewhere it finishes its work).
+    # When the producer is killed, nothing else would end this process (Linux; elsewhere it finishes its work).
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     arguments = sys.argv[1:]
@@ -151,11 +154,10 @@ def main() -> int:
         return 2
     log.configure("history", settings.log_level)
     try:
-        with contextlib.ExitStack() as stack:
-            if settings.history_metrics_port is not None:
-                readiness = Readiness()
-                stack.enter_context(HealthServer(settings.host, settings.history_metrics_port, readiness))
-            uvloop.run(keep(settings, venue, products))
+        readiness = Readiness(*DEPENDENCIES)
+        with HealthServer(settings.host, settings.history_metrics_port, readiness) as health:
+            _LOG.info("starting", venue=venue, port=health.port)
+            uvloop.run(keep(settings, venue, products, readiness))
     except KeyboardInterrupt:
         _LOG.info("stopped", pid=os.getpid())
     except SettingsError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Literal, NamedTuple
 
 from pydantic import Field, SecretStr
 
-from marketdata.errors import SettingsError, Unavailable
+from marketdata.codec import Codec
+from marketdata.errors import SettingsError, TickstreamError, Unavailable
 from producers.history.jobs import Database
 from producers.history.rest import Rest
 from producers.live.publisher import Publisher
@@ -21,11 +22,12 @@ from runtime.settings import PREFIX, DatabaseSettings, load
 from runtime.tracing import Tracing
 
 CLIENT = "history"
+KAFKA, REGISTRY, DATABASE = DEPENDENCIES = ("kafka", "registry", "database")
 SCAN_MINUTES = 60
 
 
 class HistorySettings(DatabaseSettings):
-    """What backfill and repair need beside what every service does."""
+    """What backfill and repair need besides what every service does."""
 
     history_database_url: SecretStr | None = Field(
         default=None, description="PostgreSQL address of the role of backfill and repair; the common one if not given."
@@ -43,12 +45,12 @@ class HistorySettings(DatabaseSettings):
     )
     source: Literal["sim", "live", "replay"] = Field(default="live", description="Where live prices come from.")
     backfill_days: int = Field(
-        default=0, ge=0, le=3_650, description="Days of history that the producer brings when it starts; 0 for none."
+        default=0, ge=0, le=3_650, description="Days of history that the producer backfills at its start; 0 for none."
     )
     backfill_interval: str = Field(
-        default="1m", pattern=r"^(1m|5m|15m|1h|4h|1d)$", description="Interval of the candles that it asks for."
+        default="1m", pattern=r"^(1m|5m|15m|1h|4h|1d)$", description="Interval of the candles that it requests."
     )
-    backfill_trades: bool = Field(default=False, description="Whether it brings the trades of those days as well.")
+    backfill_trades: bool = Field(default=False, description="Whether it backfills the trades of those days too.")
     gap_scan_minutes: int | None = Field(
         default=None,
         ge=0,
@@ -56,8 +58,11 @@ class HistorySettings(DatabaseSettings):
         description="Minutes between two scans for gaps, 0 for none. If not set, 60 if prices are live, the "
         "history process has its own database URL and the venue's history needs no further key.",
     )
-    history_metrics_port: int | None = Field(
-        default=None, ge=0, le=65535, description="Port of /metrics of the history process; not served if not given."
+    history_metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port of /metrics, /healthz and /readyz of the history process; 0 takes a free one and logs it.",
     )
     gap_scan_hours: float = Field(default=48.0, gt=0, le=87_600, description="How far back a scan looks.")
 
@@ -72,26 +77,45 @@ class HistoryServices(NamedTuple):
 
     database: Database
     publisher: Publisher
+    codec: Codec
 
 
 @asynccontextmanager
-async def open_history_services(settings: HistorySettings) -> AsyncIterator[HistoryServices]:
-    """Open the database and the publisher to Kafka.
+async def open_history_services(
+    settings: HistorySettings, readiness: Readiness | None = None
+) -> AsyncIterator[HistoryServices]:
+    """Open the database and the publisher to Kafka; `readiness` shows which of `DEPENDENCIES` respond.
 
     Raises Unavailable or UnknownSchema when one of them does not respond or is not set up.
     """
+    health = readiness or Readiness(*DEPENDENCIES)
     registry = Registry(settings.registry_url, timeout_s=5)
     try:
-        codec = await asyncio.to_thread(registry.codec)
+        with _noted(health, REGISTRY):
+            codec = await asyncio.to_thread(registry.codec)
     finally:
         registry.close()
     with Tracing(CLIENT, settings.otlp_endpoint) as tracing:
-        publisher = Publisher(settings, codec, tracing, Readiness("kafka"), name=CLIENT)
-        missing = await publisher.missing_topics()
-        if missing:
-            raise Unavailable(f"these topics do not exist, run `tickstream topics apply`: {', '.join(missing)}")
-        async with Database(settings.dsn, settings.database_schema) as database:
-            yield HistoryServices(database, publisher)
+        publisher = Publisher(settings, codec, tracing, health, name=CLIENT)
+        with _noted(health, KAFKA):
+            missing = await publisher.missing_topics()
+            if missing:
+                raise Unavailable(f"these topics do not exist, run `tickstream topics apply`: {', '.join(missing)}")
+        async with AsyncExitStack() as stack:
+            with _noted(health, DATABASE):
+                database = await stack.enter_async_context(Database(settings.dsn, settings.database_schema))
+            yield HistoryServices(database, publisher, codec)
+
+
+@contextmanager
+def _noted(readiness: Readiness, dependency: str) -> Iterator[None]:
+    """Report whether a dependency responds."""
+    try:
+        yield
+    except TickstreamError as error:
+        readiness.down(dependency, str(error))
+        raise
+    readiness.up(dependency)
 
 
 def find_history(settings: HistorySettings, venue: str) -> Rest:
@@ -136,12 +160,12 @@ def _can_scan(settings: HistorySettings, venue: str) -> bool:
 
 
 def check_history(settings: HistorySettings, venue: str) -> None:
-    """Raise SettingsError when a venue's history cannot be asked for at all, or is that of another market."""
+    """Raise SettingsError when a venue has no history here, or has the history of another market."""
     if settings.source != "live" and settings.history_venue in {"", venue} and not settings.history_url:
         raise SettingsError(
             f"the prices of {venue} here are not live ({PREFIX}SOURCE={settings.source}), and the venue's history is "
-            f"not theirs; give the address of one that is (--rest-url, {PREFIX}HISTORY_URL), or ask for no backfill "
-            f"and no scan ({PREFIX}BACKFILL_DAYS, {PREFIX}GAP_SCAN_MINUTES)"
+            f"not theirs; set the address of one that is (--rest-url, {PREFIX}HISTORY_URL), or disable backfill and "
+            f"scan ({PREFIX}BACKFILL_DAYS, {PREFIX}GAP_SCAN_MINUTES)"
         )
     if venue not in HISTORIES:
         raise SettingsError(f"there is no history of {venue!r}; there is of: {', '.join(sorted(HISTORIES))}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import httpx
 import pytest
 
+from infra.local.settings import free_port
 from marketdata.errors import Refused, Unavailable
 from producers.history import process as history_process
 from producers.history.settings import HistorySettings, load_history_process
@@ -51,6 +53,26 @@ def test_a_product_without_a_response_is_backfilled_later(monkeypatch: pytest.Mo
     Bringing.failures = {"A": [Unavailable("away"), Unavailable("still away")], "B": [Refused("what is that?")]}
     asyncio.run(asyncio.wait_for(history_process.keep(HistorySettings(backfill_days=1), "v", ["A", "B", "C"]), 10))
     assert Bringing.done == ["C", "A"]
+
+
+def test_the_process_serves_its_health_and_metrics(road: Any, venue: Any, wait_for: Callable[..., Any]) -> None:
+    """Ready once Kafka, registry and database respond; its requests to the venue are among its metrics."""
+    port = free_port()
+    road.env |= {"TICKSTREAM_GAP_SCAN_MINUTES": "60", "TICKSTREAM_HISTORY_URL": venue.url,
+                 "TICKSTREAM_HISTORY_METRICS_PORT": str(port)}  # fmt: skip
+    road.start("producers.history.process", "coinbase", "BTC-USD")
+
+    def answer(path: str) -> httpx.Response | None:
+        with suppress(httpx.TransportError):
+            return httpx.get(f"http://127.0.0.1:{port}{path}")
+        return None
+
+    ready = wait_for("readiness", lambda: (found := answer("/readyz")) and found.is_success and found)
+    assert set(ready.json()["checks"]) == {"kafka", "registry", "database"}
+    metrics = answer("/metrics")
+    assert metrics is not None
+    assert 'tickstream_dependency_up{dependency="database"} 1.0' in metrics.text
+    assert "tickstream_history_rows_total" in metrics.text
 
 
 @pytest.mark.parametrize(

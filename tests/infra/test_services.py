@@ -101,8 +101,8 @@ def test_a_stack_that_another_version_started_is_not_taken_for_ours() -> None:
     assert not stack.is_of_this_version(State(None, True, "", [], ours))
 
 
-def test_the_upkeep_gets_the_role_of_history_and_nobody_the_owners() -> None:
-    """Only where it is configured; the producer that it runs beside has no database of its own."""
+def test_the_history_process_gets_its_own_role_and_port_and_never_the_owners_role() -> None:
+    """Only where it is configured; the producer that starts it has no database of its own."""
     history = "postgresql://history"
     for process, wanted in (
         (started(gap_scan_minutes=60), history),
@@ -114,6 +114,8 @@ def test_the_upkeep_gets_the_role_of_history_and_nobody_the_owners() -> None:
         environment = process["producer"].environment
         assert environment["TICKSTREAM_HISTORY_DATABASE_URL"] == wanted
         assert environment["TICKSTREAM_DATABASE_URL"] == ""
+        assert environment.get("TICKSTREAM_HISTORY_METRICS_PORT", "") == (wanted and "19104")
+        assert (19104 in process["producer"].ports.values()) == bool(wanted)
 
 
 def test_each_stream_worker_has_a_name_and_a_port_of_its_own() -> None:
