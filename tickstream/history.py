@@ -207,10 +207,10 @@ def reconcile(
     at: Annotated[str, typer.Option("--at", help="Compare the full hour before this time, RFC 3339 with zone.")] = "",
     rest_url: Annotated[str, typer.Option("--rest-url", help="REST address instead of the venue's own.")] = "",
 ) -> None:
-    """Compare stored minute candles and trades of one hour with the venue's own history.
+    """Compare stored candles and trades of one hour with the venue's own, and the published book with its REST book.
 
     Exits with 1 when something differs. The result is also an event of md.status, kind `reconciled`. A running producer
-    does the same each hour.
+    does the same each hour. Books are compared as they are now, so not with --at.
 
     Example: `tickstream reconcile coinbase BTC-USD ETH-USD`
 
@@ -225,16 +225,19 @@ def reconcile(
 
 async def _reconcile(settings: HistorySettings, venue: str, names: list[str], now: int | None) -> None:
     from producers.history.reconcile import Reconciliation
+    from producers.history.reconcile_books import BookReconciliation
     from producers.history.settings import find_history, open_history_services
 
     async with find_history(settings, venue) as rest, open_history_services(settings) as services:
         symbols = [rest.history.instrument(name).symbol for name in names]
-        found = await Reconciliation(rest, services.database, services.publisher, set()).last_hour(symbols, now)
+        books = BookReconciliation(rest, settings, services.codec) if now is None else None
+        work = Reconciliation(rest, services.database, services.publisher, set(), books)
+        found = await work.last_hour(symbols, now)
     for symbol in symbols:
         if symbol not in found:
             console.print(f"[yellow]-[/] {symbol}: nothing of that hour is stored, or the venue has none of it")
         for score in found.get(symbol, ()):
-            mark = "[green]✓[/]" if score.equal == score.compared else "[red]✗[/]"
+            mark = "[yellow]-[/]" if score.reason else "[green]✓[/]" if score.equal == score.compared else "[red]✗[/]"
             console.print(f"{mark} {symbol}: {score}")
     if any(score.equal != score.compared for scores in found.values() for score in scores):
         sys.exit(1)

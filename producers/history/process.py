@@ -24,6 +24,7 @@ from marketdata.clock import SECOND_NS
 from marketdata.errors import SettingsError, TickstreamError, Unavailable
 from producers.history.backfill import DAY_NS, Backfill
 from producers.history.reconcile import Reconciliation
+from producers.history.reconcile_books import BookReconciliation
 from producers.history.repair import Keeper
 from producers.history.settings import (
     DEPENDENCIES,
@@ -85,7 +86,8 @@ async def scan(
         outcomes = await keeper.repair(found, patient=True)
         rolled = await keeper.roll_up(since)
         symbols = [rest.history.instrument(product).symbol for product in products]
-        scores = await Reconciliation(rest, services.database, services.publisher, done).last_hour(symbols)
+        books = BookReconciliation(rest, settings, services.codec)
+        scores = await Reconciliation(rest, services.database, services.publisher, done, books).last_hour(symbols)
     repaired = sum(bool(outcome.by) for outcome in outcomes)
     _LOG.info("scan complete", venue=venue, found=len(found), repaired=repaired, open=len(outcomes) - repaired,
               candles_recomputed=rolled, compared=len(scores))  # fmt: skip

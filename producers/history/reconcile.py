@@ -1,4 +1,4 @@
-"""Compares what is stored with what the venue itself says over REST: one score per symbol and hour.
+"""Compares what we have with the venue's own data over REST: one score per symbol and hour.
 
 Theory of operation.
 
@@ -7,10 +7,12 @@ Theory of operation.
    venue does not send, and a minute that the venue leaves out and that had no trades here.
 2. Of each hour, the trades of one span of `TRADES_NS` are compared by id, where the venue's history has trades: those
    that only the venue has, and those that only we have.
-3. The result is a status `reconciled` of the symbol, with `equal` or `different` as its reason and the figures in its
-   detail, and the metric `tickstream_reconciliation_ratio`: the share that is equal, by what was compared.
+3. Once an hour the published book is compared with the REST book at the same number or time (`reconcile_books`).
+4. The result is a status `reconciled` of the symbol, with `equal` or `different` as its reason and the figures in its
+   detail, and the metric `tickstream_reconciliation_ratio`: the share that is equal, by what was compared. What could
+   not be compared has its reason in the detail.
 
-Requests are paid from the venue's REST budget like all others, three or four a symbol and hour.
+Requests count towards the venue's REST budget like all others, four or five a symbol and hour.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import NamedTuple
 
 from prometheus_client import Counter, Gauge
 
@@ -28,43 +29,26 @@ from producers.history.backfill import publish
 from producers.history.candles import Stored
 from producers.history.jobs import Database
 from producers.history.queries import Tables
+from producers.history.reconcile_books import BookReconciliation
 from producers.history.rest import Rest
+from producers.history.score import EXAMPLES_MAX, Score
 from producers.live.publisher import Publisher
 
 HOUR_NS = 60 * MINUTE_NS
 # Late trades and the sink need a moment, and venues revise their newest candles.
 SETTLED_NS = 5 * MINUTE_NS
 TRADES_NS = 10 * MINUTE_NS
-EXAMPLES_MAX = 3
 
 FIELDS = ("open", "high", "low", "close", "volume")
 
 _RATIO = Gauge(
-    "tickstream_reconciliation_ratio", "Share of the last hour that equals the venue's own history.",
+    "tickstream_reconciliation_ratio", "Share of the last hour, or of the book, that equals the venue's own data.",
     ["venue", "symbol", "what"],
 )  # fmt: skip
 _DIFFERENT = Counter(
-    "tickstream_reconciliation_differences_total", "Candles and trades that differ from the venue's own history.",
+    "tickstream_reconciliation_differences_total", "Candles, trades and book levels that differ from the venue's own.",
     ["venue", "what"],
 )  # fmt: skip
-
-
-class Score(NamedTuple):
-    """What was compared, how much of it is equal, and a few examples of what is not."""
-
-    what: str
-    compared: int
-    equal: int
-    examples: tuple[str, ...] = ()
-
-    @property
-    def ratio(self) -> float | None:
-        """The equal share; None when nothing could be compared."""
-        return self.equal / self.compared if self.compared else None
-
-    def __str__(self) -> str:
-        text = f"{self.what} {self.equal} of {self.compared} equal"
-        return f"{text} ({'; '.join(self.examples)})" if self.examples else text
 
 
 def compare_candles(ours: Iterable[Stored], theirs: Iterable[Candle]) -> Score:
@@ -106,33 +90,45 @@ def compare_trades(ours: set[str], theirs: Iterable[Trade]) -> Score:
 
 
 class Reconciliation:
-    """Compares full hours of one venue; remembers which were compared in this process."""
+    """Compares full hours of one venue, and its books if `books` is given.
 
-    def __init__(self, rest: Rest, database: Database, publisher: Publisher, done: set[tuple[str, int]]) -> None:
+    `done` are the symbols and hours that were compared in this process.
+    """
+
+    def __init__(
+        self, rest: Rest, database: Database, publisher: Publisher, done: set[tuple[str, int]],
+        books: BookReconciliation | None = None,
+    ) -> None:  # fmt: skip
         self.venue = rest.history.venue
+        self._books = books
         self._rest = rest
         self._tables = Tables(database)
         self._publisher = publisher
         self._done = done
 
     async def last_hour(self, symbols: Iterable[str], now: int | None = None) -> dict[str, list[Score]]:
-        """Compare the newest full hour of each symbol that was not compared yet; return the scores by symbol.
+        """Compare the newest full hour of each symbol that was not compared yet, and its book of now.
+
+        Returns the scores by symbol, and nothing of a symbol of which nothing was there to compare.
 
         Raises as `Rest` does, and Unavailable when the database or Kafka does not respond.
         """
         now = time.time_ns() if now is None else now
         start = (now - SETTLED_NS) // HOUR_NS * HOUR_NS - HOUR_NS
+        due = [symbol for symbol in symbols if (symbol, start) not in self._done]
+        books = await self._books.compare(due) if self._books is not None else {}
         found: dict[str, list[Score]] = {}
-        for symbol in symbols:
-            if (symbol, start) in self._done:
-                continue
+        for symbol in due:
             scores = [await self._candles(symbol, start)]
             if self._rest.history.has_trades:
                 scores.append(await self._trades(symbol, start))
+            if symbol in books:
+                scores.append(books[symbol])
             self._done.add((symbol, start))
             if any(score.compared for score in scores):
-                found[symbol] = scores
                 await self._publish(symbol, start, scores)
+            if any(score.compared or score.reason for score in scores):
+                found[symbol] = scores
         self._done -= {one for one in self._done if one[1] < start}
         return found
 
@@ -166,7 +162,7 @@ class Reconciliation:
             _DIFFERENT.labels(self.venue, score.what).inc(score.compared - score.equal)
             if score.ratio is not None:
                 _RATIO.labels(self.venue, symbol, score.what).set(score.ratio)
-        detail = "; ".join(str(score) for score in scores if score.compared)[:1_000]
+        detail = "; ".join(str(score) for score in scores if score.compared or score.reason)[:1_000]
         status = FeedStatus(
             venue=self.venue, symbol=symbol, ts_event=now, ts_recv=now, line=f"{self.venue}/reconcile",
             kind="reconciled", reason="equal" if same else "different", detail=detail, ts_from=start,

@@ -1,4 +1,4 @@
-"""The shell of the venues' histories: walks an adapter's pages over REST and hands out what they brought.
+"""The shell of the venues' histories: requests an adapter's pages over REST and returns their contents.
 
 Theory of operation.
 
@@ -7,8 +7,8 @@ Theory of operation.
 2. Pages are requested one after the other until there is no next cursor. What a page repeats of the one before is left
    out; rows outside of the range are left out; a cursor that does not change is BadEvent.
 3. Candles that end less than `settle_ns` ago are not requested: the venue may not have finished them.
-4. An item that cannot be read, or a trade that no candle may be made of, is left out of its page: `Chunk.refused` has
-   it with its reason, and `Chunk.missing` the time between its neighbours.
+4. An item that cannot be read, or a trade that no candle may be built from, is left out of its page: `Chunk.refused`
+   has it with its reason, and `Chunk.missing` the time between its neighbours.
 
 Errors: those of `producers.rest`.
 """
@@ -30,7 +30,7 @@ from marketdata.errors import BadEvent
 from marketdata.events import Candle, Instrument, Trade, Trades
 from marketdata.intervals import INTERVALS
 from producers import rest
-from producers.venues.kit.history import Asked, Chunk, History, Page, RefusedItem, Request
+from producers.venues.kit.history import Asked, Chunk, History, Page, RefusedItem, Request, RestBook, RestBooks
 from producers.venues.kit.reading import check_time, sift, trade_span
 from producers.venues.kit.trades import check as check_trade
 
@@ -73,7 +73,7 @@ class Rest:
         """Close the connections."""
         await self._client.close()
 
-    # --- What callers ask for ---
+    # --- What callers request ---
 
     async def get_symbols(self) -> list[Instrument]:
         """Return what the venue trades. Raises as the module says."""
@@ -113,20 +113,26 @@ class Rest:
         """Yield the trades in [start, end), oldest first, each once, at most `TRADES_A_BATCH` an event.
 
         `name` is our symbol or the venue's. Raises as the module says, and BadEvent for a symbol that the venue does
-        not have, or when it tells no trades (`has_trades`).
+        not have, or when it has no trades of the past (`has_trades`).
         """
         if not self.history.has_trades:
             raise BadEvent("no_trades", "venue", self.history.venue)
         asked = Asked(instrument=self.history.instrument(name), start=start, end=min(end, time.time_ns()))
-        told: set[tuple[str, str]] = set()
+        returned: set[tuple[str, str]] = set()
         async for page, ts in self._pages(asked, self.history.trades, partial(checked_trades, self.history)):
             inside = [trade for trade in page.items if asked.start <= trade.ts_event < asked.end]
-            fresh = [trade for trade in inside if (trade.action, trade.trade_id) not in told]
-            # Pages overlap at their edges only: what the last page that had rows told is enough to remember.
-            told = {(trade.action, trade.trade_id) for trade in inside} or told
+            fresh = [trade for trade in inside if (trade.action, trade.trade_id) not in returned]
+            # Pages overlap at their edges only: the last page that had rows is enough to remember.
+            returned = {(trade.action, trade.trade_id) for trade in inside} or returned
             _ROWS.labels(self.history.venue, "trades").inc(len(fresh))
             yield Chunk(events=_batches(asked.instrument, fresh, ts), reached=_reached(asked, page),
                         missing=page.missing, refused=page.refused)  # fmt: skip
+
+    async def fetch_book(self, rule: RestBooks, name: str) -> RestBook:
+        """Return the book of a symbol, ours or the venue's, as it is now. Raises as the module says."""
+        request = rule.request(self.history.instrument(name))
+        found, _ = await self._client.ask(request, lambda body, _: rule.read(body), purpose="reconcile")
+        return found
 
     # --- Pages ---
 
@@ -152,7 +158,7 @@ class Rest:
 
 
 def checked_trades(history: History, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
-    """Read a page of trades, and leave out those that no candle may be made of. Raises BadEvent as parsers do."""
+    """Read a page of trades, and leave out those that no candle may be built from. Raises BadEvent as parsers do."""
     page = history.parse_trades(asked, cursor, body, ts)
     checked = [_checked(asked.instrument, trade, ts) for trade in page.items]
     if not any(isinstance(one, RefusedItem) for one in checked):
@@ -179,7 +185,7 @@ def _moved(cursor: str | None, following: str) -> str:
 
 
 def _reached(asked: Asked, page: Page[T]) -> int:
-    """Return the time before which all is told."""
+    """Return the time before which everything was read."""
     return max(asked.start, min(page.reached, asked.end))
 
 

@@ -1,0 +1,109 @@
+"""Published books against REST books on the real Kafka, through stream apps and command: equal, different, waiting."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.local.settings import free_port
+from infra.simulator.venues.history import Answer
+from marketdata.events import BookUpdate, Instrument
+from producers.history.reconcile_books import TRIES_MAX
+
+BINANCE: dict[str, Any] = {"venue": "binance_spot", "symbol": "BTC-USDT"}
+COMMAND = ("reconcile", "binance_spot", "BTC-USDT")
+
+
+def produce(road: Any, kind: str, number: int, bids: dict[str, str], asks: dict[str, str]) -> None:
+    """Publish an update as the feed does."""
+    now = time.time_ns()
+    road.produce(BookUpdate(
+        **BINANCE, ts_event=now, ts_recv=now, line="binance_spot/0", sequence=number, kind=kind,
+        bid_prices=list(bids), bid_sizes=list(bids.values()), ask_prices=list(asks), ask_sizes=list(asks.values()),
+    ))  # fmt: skip
+
+
+def depth(number: int, bids: dict[str, str], asks: dict[str, str]) -> Answer:
+    """Return the venue's documented answer."""
+    book = {"lastUpdateId": number, "bids": list(map(list, bids.items())), "asks": list(map(list, asks.items()))}
+    return Answer(200, json.dumps(book).encode())
+
+
+@pytest.fixture
+def book(road: Any, wait_for: Callable[..., Any]) -> Any:
+    """The stream apps, with a book of two updates after its snapshot: numbers 100, 102 and 105."""
+    road.produce(Instrument(**BINANCE, ts_recv=time.time_ns(), venue_symbol="BTCUSDT", base_currency="BTC",
+                            quote_currency="USDT", status="online"))  # fmt: skip
+    produce(road, "snapshot", 100, {"99.0": "5", "98.0": "7"}, {"101.0": "3", "102.0": "4"})
+    produce(road, "update", 102, {"99.0": "6"}, {})
+    produce(road, "update", 105, {"99.5": "1"}, {"101.0": "0"})
+    query = "SELECT 1 FROM quotes WHERE venue = 'binance_spot' AND source = 'book' AND bid = 99.5"
+    wait_for("the published book", lambda: road.rows(query))
+    return road
+
+
+def test_a_right_book_is_equal_a_wrong_level_is_named_and_an_old_book_is_not_compared(
+    book: Any, venue: Any, wait_for: Callable[..., Any]
+) -> None:
+    """The command prints it, exits with 1 only for a difference, and publishes it as a status."""
+    bids, asks = {"99.5": "1.0", "99.0": "6", "98.0": "7.00"}, {"102.0": "4"}
+    venue.histories.fail(depth(105, bids, asks))
+    assert "book levels 4 of 4 equal" in book.command(*COMMAND, "--rest-url", venue.url)
+    (request,) = venue.histories.asked
+    assert request.query["symbol"] == "BTCUSDT"
+    venue.histories.fail(depth(105, bids, {"102.0": "9"}))
+    printed = book.command(*COMMAND, "--rest-url", venue.url, exits=1)
+    assert "book levels 3 of 4 equal (ask 102.0: 4 here, 9 there)" in printed, printed
+    query = "SELECT detail FROM feed_status WHERE kind = 'reconciled' AND reason = %s"
+    for reason, text in (("equal", "4 of 4 equal"), ("different", "ask 102.0: 4 here, 9 there")):
+        ((detail,),) = wait_for(reason, lambda reason=reason: book.rows(query, reason))
+        assert text in detail
+    venue.histories.fail(*[depth(99, bids, asks)] * TRIES_MAX)
+    printed = book.command(*COMMAND, "--rest-url", venue.url)
+    assert "book levels not compared: the REST book is older than the published book" in printed, printed
+
+
+def test_a_number_that_is_not_published_yet_is_waited_for(
+    book: Any, venue: Any, wait_for: Callable[..., Any]
+) -> None:  # fmt: skip
+    """The venue is asked once; then the update with its number comes, and is compared."""
+    venue.histories.fail(depth(107, {"99.5": "1", "99.0": "6", "98.0": "7"}, {"102.0": "4", "103.0": "8"}))
+    running = book.start("tickstream", *COMMAND, "--rest-url", venue.url)
+    wait_for("the request of the REST book", lambda: venue.histories.asked)
+    assert running.poll() is None
+    produce(book, "update", 107, {}, {"103.0": "8"})
+    assert running.wait(60) == 0
+    assert "book levels 4 of 4 equal" in Path(book.folder, "tickstream.log").read_text()
+
+
+def test_a_venue_whose_books_cannot_be_compared_says_why(book: Any, venue: Any) -> None:
+    """Without a request, and without a difference."""
+    printed = book.command("reconcile", "kraken", "BTC-USD", "--rest-url", venue.url)
+    assert "not compared: REST sends a book without a number or a time" in " ".join(printed.split())
+    assert not venue.histories.asked
+
+
+def test_books_of_the_simulated_exchange_are_equal_while_it_trades(road: Any, wait_for: Callable[..., Any]) -> None:
+    """Live producer, stream apps and REST; levels that change meanwhile are left out, all others are equal."""
+    stream, rest = free_port(), free_port()
+    road.env |= {
+        "TICKSTREAM_EXCHANGE_PORT": str(stream), "TICKSTREAM_EXCHANGE_CONTROL_PORT": str(rest),
+        "TICKSTREAM_EXCHANGE_RATE": "20", "COINBASE_WS_URL": f"ws://127.0.0.1:{stream}",
+        "COINBASE_REST_URL": f"http://127.0.0.1:{rest}", "COINBASE_PRODUCTS": "BTC-USD,ETH-USD",
+        "TICKSTREAM_VENUE": "coinbase", "TICKSTREAM_SOURCE": "sim",
+    }  # fmt: skip
+    road.start("infra.simulator")
+    road.start("producers.live")
+    quotes = "SELECT count(DISTINCT symbol) FROM quotes WHERE source = 'book' AND valid"
+    wait_for("both books", lambda: road.rows(quotes)[0][0] == 2)
+    printed = road.command("reconcile", "coinbase", "BTC-USD", "ETH-USD", "--rest-url", f"http://127.0.0.1:{rest}")
+    for symbol in ("BTC-USD", "ETH-USD"):
+        (line,) = [line for line in printed.splitlines() if f"{symbol}: book levels" in line]
+        figures = [int(word) for word in line.split() if word.isdigit()]
+        assert len(figures) == 2, line
+        assert figures[0] == figures[1] > 10, line
