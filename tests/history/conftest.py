@@ -19,7 +19,8 @@ import uvicorn
 from confluent_kafka import Producer
 
 from infra.local.table import Endpoints
-from infra.simulator.venues.history import Answer, Histories, create_app
+from infra.simulator.venues.answers import Answer
+from infra.simulator.venues.history import Histories, create_app
 from infra.simulator.venues.tape import MINUTE_NS
 from marketdata.codec import Codec
 from marketdata.events import EVENTS, AnyEvent, Instrument

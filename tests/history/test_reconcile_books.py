@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from infra.local.settings import free_port
-from infra.simulator.venues.history import Answer
+from infra.simulator.venues.answers import Answer
 from marketdata.events import BookUpdate, Instrument
 from producers.history.reconcile_books import TRIES_MAX
 

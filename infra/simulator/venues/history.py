@@ -1,9 +1,9 @@
 """`python -m infra.simulator.venues.history`: the venues' REST histories in their documented formats, all simulated.
 
 Every symbol has the same history (`infra.simulator.venues.tape`). Paths do not collide, so that one server simulates
-Bitfinex, Coinbase, Binance spot and USD-M, Bybit, Kraken, Alpaca and Databento at once. Each returns at most its
-documented number of rows, or `rows_max` if that is less. `fail` queues responses that replace the next ones, such as a
-429.
+all venues at once: Bitfinex, Coinbase, Binance spot and USD-M, Bybit, Kraken, Alpaca and Databento here, the others in
+`more_histories`. Each returns at most its documented number of rows, or `rows_max` if that is less. `fail` queues
+responses that replace the next ones, such as a 429.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import itertools
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import databento_dbn
-import msgspec
 import structlog
 import uvloop
 from fastapi import FastAPI, Request, Response
@@ -26,6 +25,8 @@ from pydantic import Field
 
 from infra.simulator import web
 from infra.simulator.ends import asked_to_stop
+from infra.simulator.venues.answers import Answer, Asked, json, raw
+from infra.simulator.venues.more_histories import MORE
 from infra.simulator.venues.tape import MILLISECOND_NS, MINUTE_NS, SECOND_NS, Tape, TapeCandle, TapeTrade
 from marketdata.clock import format_rfc3339, parse_rfc3339
 from marketdata.errors import SettingsError
@@ -46,22 +47,6 @@ dbn: Any = databento_dbn  # its stubs have no constructors for records
 _KRAKEN_NAMES = {"XBTUSD": "XXBTZUSD", "ETHUSD": "XETHZUSD"}
 
 
-class Answer(NamedTuple):
-    """A venue's response: status, headers and body."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = {}
-
-
-class Asked(NamedTuple):
-    """A request; `query` also contains the fields of a form."""
-
-    path: str
-    query: dict[str, str]
-    headers: dict[str, str]
-
-
 class _Days(NamedTuple):
     """An interval of a symbol mapping, as Databento's codec expects it."""
 
@@ -75,16 +60,6 @@ class _Mapping(NamedTuple):
 
     raw_symbol: str
     intervals: list[_Days]
-
-
-def json(value: Any, status: int = 200) -> Answer:
-    """Return a JSON answer."""
-    return Answer(status, msgspec.json.encode(value), {"content-type": "application/json"})
-
-
-def raw(text: str) -> msgspec.Raw:
-    """Return a JSON number with just these digits."""
-    return msgspec.Raw(text.encode())
 
 
 class Histories:
@@ -112,7 +87,7 @@ class Histories:
         self.asked.append(asked)
         if self._failures:
             return self._failures.popleft()
-        for prefix, venue in _VENUES.items():
+        for prefix, venue in sorted(_VENUES.items(), reverse=True):  # the longest first
             if asked.path.startswith(prefix):
                 return venue(self, asked.path.removeprefix(prefix), asked)
         return json({"message": "not found"}, 404)
@@ -441,7 +416,8 @@ def _scaled(price: str) -> int:
 
 
 _VENUES: dict[str, Callable[[Histories, str, Asked], Answer]] = {
-    "/v2/candles/": lambda venue, path, asked: _bitfinex(venue, f"candles/{path}", asked),
+    **MORE,
+    "/v2/candles/trade:": lambda venue, path, asked: _bitfinex(venue, f"candles/trade:{path}", asked),
     "/v2/trades/": lambda venue, path, asked: _bitfinex(venue, f"trades/{path}", asked),
     "/v2/conf/": lambda venue, path, asked: _bitfinex(venue, f"conf/{path}", asked),
     "/api/v3/brokerage/market/products": _coinbase,
@@ -460,7 +436,9 @@ def create_app(venue: Histories) -> FastAPI:
 
     @app.api_route("/{path:path}", methods=["GET", "POST"])
     async def any_path(path: str, request: Request) -> Response:
-        form = dict(parse_qsl((await request.body()).decode()))
+        body = await request.body()
+        is_json = request.headers.get("content-type") == "application/json"
+        form = {"body": body.decode()} if is_json else dict(parse_qsl(body.decode()))
         asked = Asked(f"/{path}", dict(request.query_params) | form, dict(request.headers))
         answer = venue.answer(asked)
         return Response(answer.body, answer.status, dict(answer.headers))

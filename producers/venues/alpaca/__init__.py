@@ -8,7 +8,7 @@ over connections, and the venue refuses them with code 405.
 from __future__ import annotations
 
 from producers.venues.alpaca.feed import AlpacaFeed
-from producers.venues.alpaca.history import make as make_history
+from producers.venues.alpaca.history import AlpacaHistory
 from producers.venues.alpaca.login import AlpacaSettings, handshake, login
 from producers.venues.kit.backoff import Policy
 from producers.venues.kit.venue import Venue
@@ -29,7 +29,7 @@ VENUES = (
         ping_s=20.0,
         backoff=Policy(base_s=5.0, cap_s=300.0, least_s=5.0, tries_max=10),
         marks_trades=True,
-        history=make_history,
+        history=AlpacaHistory,
         channels=AlpacaFeed.channels,
         mute_s=None,
         settings=AlpacaSettings,

@@ -205,8 +205,3 @@ def _read(sent: _Trade) -> tuple[int, Trade | None]:
                   excluded_from=exclusions(sent.c or (), sent.z, ts))  # fmt: skip
     check_trade(trade.price, trade.size, ("p", "s"))
     return ts, trade
-
-
-def make(access: Access) -> AlpacaHistory:
-    """Return the adapter."""
-    return AlpacaHistory(access)

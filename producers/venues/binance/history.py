@@ -75,11 +75,12 @@ class BinanceHistory(PublicHistory):
     """The adapter of one of Binance's markets; see `producers.venues.kit.history`."""
 
     intervals = frozenset(INTERVALS)
+    rows_max = TRADES
     sparse = False
     candle_fields = frozenset({"quote_volume", "buy_volume", "trades"})
 
-    def __init__(self, market: Market, access: Access, limit: int = TRADES) -> None:
-        super().__init__(access, limit)
+    def __init__(self, market: Market, access: Access) -> None:
+        super().__init__(access)
         self.venue = market.venue
         # The live feed takes half of what an address may spend; a quarter for history leaves room for another process.
         self.budget = Budget(

@@ -7,7 +7,7 @@ connections a minute.
 from __future__ import annotations
 
 from producers.venues.bitfinex.feed import BitfinexFeed
-from producers.venues.bitfinex.history import make as make_history
+from producers.venues.bitfinex.history import BitfinexHistory
 from producers.venues.kit.venue import Venue
 
 VENUES = (
@@ -32,6 +32,6 @@ VENUES = (
             "funding_interval",
             "liquidations",
         ),
-        history=make_history,
+        history=BitfinexHistory,
     ),
 )

@@ -26,7 +26,7 @@ from marketdata.events import Candle, Instrument, Trade
 from marketdata.intervals import INTERVALS
 from producers.venues.bitfinex.names import describe, full_name
 from producers.venues.bitfinex.rows import read_trade
-from producers.venues.kit.history import Access, Asked, Budget, Page, Request, RestBooks
+from producers.venues.kit.history import Asked, Budget, Page, Request, RestBooks
 from producers.venues.kit.pages import PublicHistory, next_candles, next_trades, request, start_of
 from producers.venues.kit.reading import candle, decode, read_items
 from producers.venues.kit.values import ms_ns, number, numbers
@@ -46,10 +46,8 @@ class BitfinexHistory(PublicHistory):
     venue = "bitfinex"
     budget = Budget(burst=5, per_s=30 / 60)
     intervals = frozenset(_INTERVALS)
+    rows_max = LIMIT
     books: RestBooks | str = "REST sends a book without a number or a time"
-
-    def __init__(self, access: Access, limit: int = LIMIT) -> None:
-        super().__init__(access, limit)
 
     def instrument(self, name: str) -> Instrument:
         """Return the instrument of `BTC-USD`, `DUSK-USD`, `tBTCUSD`, or `BTCUSD`."""
@@ -123,8 +121,3 @@ def _candle(asked: Asked, row: Any, ts: int) -> Candle:
         raise BadEvent("bad_answer", "candle", str(row)[:200])
     opened, closed, high, low = numbers(row[1:5], "price")
     return candle(asked, ms_ns(row[0], "time"), ts, (opened, high, low, closed), number(row[5], "volume"))
-
-
-def make(access: Access) -> BitfinexHistory:
-    """Return the adapter."""
-    return BitfinexHistory(access)

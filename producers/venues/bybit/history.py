@@ -82,11 +82,12 @@ class BybitHistory(PublicHistory):
     venue = VENUE
     budget = Budget(burst=60, per_s=12)
     intervals = frozenset(_INTERVALS)
+    rows_max = CANDLES
     sparse = False
     candle_fields = frozenset({"quote_volume"})
 
-    def __init__(self, access: Access, limit: int = CANDLES) -> None:
-        super().__init__(access, limit)
+    def __init__(self, access: Access, rows_max: int | None = None) -> None:
+        super().__init__(access, rows_max)
         self.books = RestBooks(
             by="time", request=lambda instrument: _request("orderbook", instrument, limit=LEVELS), read=_read_book,
             slack_ns=SECOND_NS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from producers.venues.coinbase.feed import LIMITS, CoinbaseFeed
-from producers.venues.coinbase.history import make as make_history
+from producers.venues.coinbase.history import CoinbaseHistory
 from producers.venues.coinbase.login import CoinbaseSettings, login
 from producers.venues.kit.venue import Venue
 
@@ -20,7 +20,7 @@ VENUES = (
         channels=CoinbaseFeed.channels,
         limits=LIMITS,
         key="optional",
-        history=make_history,
+        history=CoinbaseHistory,
         settings=CoinbaseSettings,
         login=login,
     ),

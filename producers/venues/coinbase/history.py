@@ -123,9 +123,10 @@ class CoinbaseHistory(PublicHistory):
     venue = "coinbase"
     budget = Budget(burst=10, per_s=5)
     intervals = frozenset(_GRANULARITIES)
+    rows_max = LIMIT
 
-    def __init__(self, access: Access, limit: int = LIMIT, buckets: int = BUCKETS) -> None:
-        super().__init__(access, limit)
+    def __init__(self, access: Access, rows_max: int | None = None, buckets: int = BUCKETS) -> None:
+        super().__init__(access, rows_max)
         self._buckets = buckets
         self.books = RestBooks(by="time", request=_request_book, read=_read_book, slack_ns=BOOK_SLACK_NS)
 
@@ -233,8 +234,3 @@ def _candle(asked: Asked, sent: _Candle, ts: int) -> Candle:
     prices = (sent.open, sent.high, sent.low, sent.close)
     check_decimals([*prices, sent.volume], "candle")
     return candle(asked, seconds_ns(sent.start, "start"), ts, prices, sent.volume)
-
-
-def make(access: Access) -> CoinbaseHistory:
-    """Return the adapter."""
-    return CoinbaseHistory(access)

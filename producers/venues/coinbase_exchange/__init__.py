@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from producers.venues.coinbase_exchange.feed import LIMITS, CoinbaseExchangeFeed
+from producers.venues.coinbase_exchange.history import CoinbaseExchangeHistory
 from producers.venues.coinbase_exchange.login import ExchangeSettings, login
 from producers.venues.kit.history import Budget
 from producers.venues.kit.venue import Venue
@@ -14,6 +15,7 @@ VENUES = (
         rest_url="https://api.exchange.coinbase.com",
         trades_channel="matches",
         make=CoinbaseExchangeFeed,
+        history=CoinbaseExchangeHistory,
         products=("BTC-USD", "ETH-USD"),
         sequence="product",
         sequence_scope=CoinbaseExchangeFeed.sequence_scope,

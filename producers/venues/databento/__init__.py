@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from producers.venues.databento import gateway
 from producers.venues.databento.feed import DatabentoFeed
-from producers.venues.databento.history import make as make_history
+from producers.venues.databento.history import DatabentoHistory
 from producers.venues.databento.login import DatabentoSettings, login
 from producers.venues.kit.venue import Venue
 
@@ -27,7 +27,7 @@ VENUES = (
         transport="tcp",
         splitter=gateway.Splitter,
         marks_trades=True,
-        history=make_history,
+        history=DatabentoHistory,
         mute_s=None,
         settings=DatabentoSettings,
         login=login,

@@ -228,8 +228,3 @@ def _received(body: bytes, now: int) -> Iterator[int]:
         check_time(ts, now, "ts_recv")
         yield ts
         at += body[at] * dbn.WORD
-
-
-def make(access: Access) -> DatabentoHistory:
-    """Return the adapter."""
-    return DatabentoHistory(access)

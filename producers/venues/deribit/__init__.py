@@ -1,8 +1,9 @@
-"""Deribit: its addresses and limits, and what makes its feed."""
+"""Deribit: its addresses and limits, and what makes its feed and its history."""
 
 from __future__ import annotations
 
 from producers.venues.deribit.feed import DeribitFeed
+from producers.venues.deribit.history import DeribitHistory
 from producers.venues.kit.history import Budget
 from producers.venues.kit.venue import Venue
 
@@ -12,6 +13,7 @@ VENUES = (
         ws_url="wss://www.deribit.com/ws/api/v2",
         rest_url="https://www.deribit.com/api/v2",
         make=DeribitFeed,
+        history=DeribitHistory,
         channels=DeribitFeed.channels,
         limits=DeribitFeed.limits,
         products=("BTC-PERPETUAL", "ETH-PERPETUAL"),

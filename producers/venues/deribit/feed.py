@@ -141,9 +141,9 @@ class _TradeAnswer(msgspec.Struct):
 
 _FRAME = msgspec.json.Decoder(_Frame, float_hook=str)
 _BOOK_OF = msgspec.json.Decoder(_Book, float_hook=str)
-_TRADE_OF = msgspec.json.Decoder(_Trade, float_hook=str)
+TRADE = msgspec.json.Decoder(_Trade, float_hook=str)
 _TICKER_OF = msgspec.json.Decoder(_Ticker, float_hook=str)
-_LISTED_OF = msgspec.json.Decoder(_Listed, float_hook=str)
+LISTED = msgspec.json.Decoder(_Listed, float_hook=str)
 _RAWS = msgspec.json.Decoder(list[msgspec.Raw])
 _LIST = msgspec.json.Decoder(_List)
 _TRADE_ANSWER = msgspec.json.Decoder(_TradeAnswer)
@@ -292,8 +292,8 @@ class DeribitFeed(VenueFeed):
         """Take trades of the channel, or REST's last trades of one product."""
 
         def read(raw: msgspec.Raw) -> tuple[str, Numbered]:
-            sent = _TRADE_OF.decode(raw)
-            trade = _read_trade(sent)
+            sent = TRADE.decode(raw)
+            trade = read_trade(sent)
             self._advance(call, trade.ts_event)
             return sent.name, (sent.number, trade)
 
@@ -342,19 +342,12 @@ class DeribitFeed(VenueFeed):
         return describe(name)
 
     def _learn_products(self, call: Call) -> None:
-        learn_each(call, _LIST.decode(call.payload).result, _LISTED_OF, self._learn)
+        learn_each(call, _LIST.decode(call.payload).result, LISTED, self._learn)
 
     def _learn(self, call: Call, sent: _Listed) -> None:
         if not self._products.accepts(sent.name):
             return  # most of the thousands that are listed
-        size = _size(sent.min_trade_amount, "min_trade_amount")
-        self._products.know(
-            call, sent.name, tick_size=_price(sent.tick_size, "tick_size"), size_increment=size, min_order_size=size,
-            status="unknown" if sent.is_active is None else "online" if sent.is_active else "halted",
-            contract_multiplier=_size(sent.contract_size, "contract_size"),
-            settlement_currency=sent.settlement_currency,
-            inverse=sent.instrument_type == "reversed" if sent.instrument_type else None,
-        )  # fmt: skip
+        self._products.know(call, sent.name, **listed_fields(sent))
 
 
 # --- Reading values ---
@@ -369,7 +362,22 @@ def _columns(sent: _Book) -> Columns:
     return (*sides[0], *sides[1])
 
 
-def _read_trade(sent: _Trade) -> Trade:
+def listed_fields(sent: _Listed) -> dict[str, Any]:
+    """Return a listed instrument as fields of Instrument. Raises BadEvent."""
+    size = _size(sent.min_trade_amount, "min_trade_amount")
+    return {
+        "tick_size": _price(sent.tick_size, "tick_size"),
+        "size_increment": size,
+        "min_order_size": size,
+        "status": "unknown" if sent.is_active is None else "online" if sent.is_active else "halted",
+        "contract_multiplier": _size(sent.contract_size, "contract_size"),
+        "settlement_currency": sent.settlement_currency,
+        "inverse": sent.instrument_type == "reversed" if sent.instrument_type else None,
+    }
+
+
+def read_trade(sent: _Trade) -> Trade:
+    """Return a trade of the stream or of REST. Raises BadEvent."""
     traded_price, size = number(sent.price, "price"), number(sent.amount, "amount")
     check_trade(traded_price, size, ("price", "amount"))
     is_block = sent.block is not None

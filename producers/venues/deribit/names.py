@@ -42,6 +42,16 @@ def describe(name: str) -> Instrument:
     )  # fmt: skip
 
 
+def find(name: str) -> Instrument:
+    """Return the instrument of the venue's name or of our symbol. Raises BadEvent for what is neither."""
+    base, *rest = name.split("-")
+    if len(rest) > 1 and rest[0] == "USD":
+        return describe("-".join((base, *rest[1:])))
+    if rest and _NAME.fullmatch(name) is None:
+        return describe("-".join((f"{base}_{rest[0]}", *rest[1:])))
+    return describe(name)
+
+
 def _expiry(text: str, name: str) -> int:
     day, month, year = text[:-5], text[-5:-2], text[-2:]
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from producers.venues.gemini.feed import GeminiFeed
 from producers.venues.gemini.feed_v2 import GeminiFeedV2
+from producers.venues.gemini.history import GeminiHistory
 from producers.venues.kit.history import Budget
 from producers.venues.kit.venue import Venue
 
@@ -19,6 +20,7 @@ VENUES = (
         rest_url="https://api.gemini.com",
         trades_channel="trade",
         make=GeminiFeed,
+        history=GeminiHistory,
         make_recorded=GeminiFeedV2,
         channels=GeminiFeed.channels,
         limits=GeminiFeed.limits,

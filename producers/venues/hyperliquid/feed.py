@@ -14,9 +14,6 @@ with the pages "Subscriptions", "Timeouts and heartbeats", "Notation" and "Rate 
    which leaves more of the address's subscriptions. `activeAssetCtx` has what belongs to a perpetual: mark and
    oracle price, the funding rate of the current hour and open interest in coins (DOCS).
 6. Limits of one address: 1,000 subscriptions, 100 connections, 2,000 messages a minute (DOCS).
-
-Names: a perpetual is its coin (`BTC`, `kPEPE`), settled in USDC; a spot pair is `PURR/USDC`. Pairs by number (`@107`)
-and perpetuals of other builders (`dex:COIN`) do not show what they are, and are refused.
 """
 
 from __future__ import annotations
@@ -28,9 +25,9 @@ from typing import Literal
 import msgspec
 
 from marketdata.clock import SECOND_NS
-from marketdata.errors import BadEvent
 from marketdata.events import Instrument, Trade
 from marketdata.feed import Output, Send
+from producers.venues.hyperliquid.names import VENUE, describe
 from producers.venues.kit import derivatives, listed_trades, quotes
 from producers.venues.kit.calls import Call
 from producers.venues.kit.feed import VenueFeed
@@ -41,8 +38,6 @@ from producers.venues.kit.venue import Signer
 
 FUNDING_INTERVAL_S = 3_600
 _BOOK, _TRADES, _BEST, _CONTEXT = "l2Book", "trades", "bbo", "activeAssetCtx"
-_PERPETUAL = re.compile(r"[A-Za-z0-9]{1,20}", re.ASCII)
-_SPOT = re.compile(r"([A-Za-z0-9]{1,20})/([A-Za-z0-9]{1,20})", re.ASCII)
 _SIDES = {"A": "sell", "B": "buy"}
 _HEAD = re.compile(rb'"channel"\s*:\s*"(\w+)"')
 _COIN = re.compile(rb'"coin"\s*:\s*"([^"\\]{1,60})"')
@@ -105,7 +100,7 @@ class _Response(msgspec.Struct):
 
 
 _FRAME = msgspec.json.Decoder(_Frame)
-_BOOK_OF = msgspec.json.Decoder(_Book)
+BOOK = msgspec.json.Decoder(_Book)
 _BEST_OF = msgspec.json.Decoder(_Best)
 _TRADE_OF = msgspec.json.Decoder(_Trade)
 _CONTEXT_OF = msgspec.json.Decoder(_Context)
@@ -117,7 +112,7 @@ _RAWS = msgspec.json.Decoder(list[msgspec.Raw])
 class HyperliquidFeed(VenueFeed):
     """One line of Hyperliquid; products are coins. `heartbeats` counts pongs."""
 
-    venue = "hyperliquid"
+    venue = VENUE
     book_channel = _BOOK
     trades_channel = _TRADES
     channels = (_BOOK, _TRADES, _CONTEXT)
@@ -153,7 +148,7 @@ class HyperliquidFeed(VenueFeed):
     def _read(self, call: Call) -> None:
         frame = _FRAME.decode(call.payload)
         if frame.channel == _BOOK:
-            self._book(call, _BOOK_OF.decode(frame.data))
+            self._book(call, BOOK.decode(frame.data))
         elif frame.channel == _TRADES:
             self._take_trades(call, _RAWS.decode(frame.data))
         elif frame.channel == _BEST:
@@ -194,7 +189,7 @@ class HyperliquidFeed(VenueFeed):
         product = self._products.find(call, sent.coin)
         if product is None:
             return
-        columns = _columns(sent)
+        columns = columns_of(sent)
         ts_event = self._event_time(call, sent.time, ms_ns, "time")
         if ts_event < self._ts_books.get(sent.coin, 0):
             self.counts["duplicates"] += 1
@@ -255,18 +250,10 @@ class HyperliquidFeed(VenueFeed):
     # --- Products ---
 
     def _describe(self, name: str) -> Instrument:
-        pair = _SPOT.fullmatch(name)
-        if pair is not None:
-            base, quote = pair.groups()
-            return Instrument(venue=self.venue, symbol=f"{base}-{quote}", ts_recv=0, venue_symbol=name,
-                              base_currency=base, quote_currency=quote)  # fmt: skip
-        if _PERPETUAL.fullmatch(name) is None:
-            raise BadEvent("bad_symbol", "coin", name[:200])
-        return Instrument(venue=self.venue, symbol=f"{name}-USD-PERPETUAL", ts_recv=0, venue_symbol=name,
-                          base_currency=name, quote_currency="USD", kind="perpetual", settlement_currency="USDC",
-                          inverse=False)  # fmt: skip
+        return describe(name)
 
 
-def _columns(sent: _Book) -> Columns:
+def columns_of(sent: _Book) -> Columns:
+    """Return a book of the stream or of REST, best levels first. Raises BadEvent."""
     bids, asks = ([(level.px, level.sz) for level in side] for side in sent.levels)
     return pair_columns(bids, asks, "levels")

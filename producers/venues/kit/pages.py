@@ -17,25 +17,34 @@ from producers.venues.kit.reading import candle_span, sift, trade_span, whole, w
 class PublicHistory:
     """What most adapters have in common: no key, and candles of all times that have prices and volume only.
 
-    `limit` is how many rows a page has at most.
+    `rows_max` is how many rows a page has at most; tests use less.
     """
 
     venue: str
     budget: Budget
     intervals: frozenset[str]
+    rows_max: int
     has_trades = True
     sparse = True
     candle_fields: frozenset[str] = frozenset()
     candles_kept: int | None = None
     books: RestBooks | str
 
-    def __init__(self, access: Access, limit: int) -> None:
+    def __init__(self, access: Access, rows_max: int | None = None) -> None:
         self.rest_url = access.rest_url
-        self._limit = limit
+        self._limit = self.rows_max if rows_max is None else rows_max
 
     def headers(self) -> Mapping[str, str]:
         """Return none: market data takes no key."""
         return {}
+
+    def trades(self, asked: Asked, cursor: str | None) -> Request:
+        """Replace this where `has_trades`."""
+        raise NotImplementedError
+
+    def parse_trades(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
+        """Replace this where `has_trades`."""
+        raise NotImplementedError
 
 
 def request(path: str, weight: float = 1, /, **query: str | int) -> Request:
@@ -78,6 +87,24 @@ def next_candles(asked: Asked, cursor: str | None, read: list[Candle | RefusedIt
     following = None if reached >= asked.end else str(reached)
     return Page(items=found.items, reached=min(reached, asked.end), cursor=following, missing=found.missing,
                 refused=found.refused)  # fmt: skip
+
+
+def kept_candles(
+    asked: Asked, read: list[Candle | RefusedItem], ts: int, kept: int
+) -> Page[Candle]:  # fmt: skip
+    """Return the candles of a venue that has only the last ones, read oldest first, on one page.
+
+    It keeps at least `kept` of them, so that none is missing after that. Before its first candle a range is missing as
+    `too_old`, unless it begins within those that are kept: a young product has no candles either.
+    """
+    first = next((one.start for one in read if not isinstance(one, RefusedItem)), asked.end)
+    kept_from = ts - (kept - 1) * INTERVALS[asked.interval]
+    missing: tuple[Span, ...] = ()
+    if asked.start < first and asked.start < kept_from:
+        missing = (Span(asked.start, min(first, asked.end), "too_old"),)
+    found = sift(read, candle_span, first if missing else asked.start, asked.end)
+    inside = tuple(one for one in found.items if asked.start <= one.start < asked.end)
+    return Page(items=inside, reached=asked.end, missing=missing + found.missing, refused=found.refused)
 
 
 def next_trades(asked: Asked, cursor: str | None, read: list[Trade | RefusedItem], limit: int) -> Page[Trade]:

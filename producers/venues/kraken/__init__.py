@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from producers.venues.kit.venue import Venue
 from producers.venues.kraken.feed import LIMITS, KrakenFeed
-from producers.venues.kraken.history import make as make_history
+from producers.venues.kraken.history import KrakenHistory
 from producers.venues.kraken.recorded import RecordedKraken
 
 VENUES = (
@@ -21,6 +21,6 @@ VENUES = (
         checksum=True,
         channels=KrakenFeed.channels,
         limits=LIMITS,
-        history=make_history,
+        history=KrakenHistory,
     ),
 )

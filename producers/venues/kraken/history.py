@@ -26,9 +26,9 @@ from marketdata.clock import MINUTE_NS, SECOND_NS
 from marketdata.errors import BadEvent, Refused, Unavailable
 from marketdata.events import Candle, Instrument, Trade
 from marketdata.intervals import INTERVALS
-from producers.venues.kit.history import Access, Asked, Budget, Page, RefusedItem, Request, RestBooks, Span
-from producers.venues.kit.pages import PublicHistory, instruments, request, start_of
-from producers.venues.kit.reading import candle, candle_span, decode, read_each, read_items, sift, trade_span, whole
+from producers.venues.kit.history import Asked, Budget, Page, Request, RestBooks, Span
+from producers.venues.kit.pages import PublicHistory, instruments, kept_candles, request, start_of
+from producers.venues.kit.reading import candle, decode, read_each, read_items, sift, trade_span, whole
 from producers.venues.kit.values import Number, Text, check_decimals, in_range, number, seconds_ns
 from producers.venues.kraken.names import PAIRS_PATH, REST_PAIR, describe, legacy, rest_fields, status_of
 
@@ -75,13 +75,11 @@ class KrakenHistory(PublicHistory):
     venue = "kraken"
     budget = Budget(burst=3, per_s=1)
     intervals = frozenset(INTERVALS)
+    rows_max = LIMIT
     sparse = False
     candle_fields = frozenset({"trades"})
     candles_kept: int | None = KEPT
     books: RestBooks | str = "REST sends a book without a number or a time; the stream has checksums"
-
-    def __init__(self, access: Access, limit: int = LIMIT) -> None:
-        super().__init__(access, limit)
 
     def instrument(self, name: str) -> Instrument:
         """Return the instrument of `BTC-USD`, `BTC/USD` or `XBT/USD`, by the name of the stream's v2."""
@@ -115,15 +113,7 @@ class KrakenHistory(PublicHistory):
         """Read all that there is: there is one page."""
         del cursor
         rows = read_items(_series(_result(body)), lambda row: _candle(asked, decode(_ROW, row), ts))
-        first = next((one.start for one in rows if not isinstance(one, RefusedItem)), asked.end)
-        # A pair that is younger than the range has no candles before its first either: nothing is missing then.
-        kept_from = ts - (KEPT - 1) * INTERVALS[asked.interval]
-        missing: tuple[Span, ...] = ()
-        if asked.start < first and asked.start < kept_from:
-            missing = (Span(asked.start, min(first, asked.end), "too_old"),)
-        found = sift(rows, candle_span, max(asked.start, first if missing else asked.start), asked.end)
-        inside = tuple(one for one in found.items if asked.start <= one.start < asked.end)
-        return Page(items=inside, reached=asked.end, missing=missing + found.missing, refused=found.refused)
+        return kept_candles(asked, rows, ts, KEPT)
 
     def trades(self, asked: Asked, cursor: str | None) -> Request:
         """Ask for a page of trades; `since` may be exclusive."""
@@ -191,8 +181,3 @@ def _read(sent: _Trade) -> Trade:
     check_decimals([sent.price, sent.volume], "trade")
     return Trade(trade_id=str(sent.number), ts_event=seconds_ns(number(sent.seconds, "time"), "time"),
                  price=sent.price, size=sent.volume, side="buy" if sent.side == "b" else "sell")  # fmt: skip
-
-
-def make(access: Access) -> KrakenHistory:
-    """Return the adapter."""
-    return KrakenHistory(access)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from producers.venues.kit.venue import Venue
 from producers.venues.kraken_futures.feed import LIMITS, KrakenFuturesFeed
+from producers.venues.kraken_futures.history import KrakenFuturesHistory
 
 VENUES = (
     Venue(
@@ -12,6 +13,7 @@ VENUES = (
         rest_url="https://futures.kraken.com",
         trades_channel="trade",
         make=KrakenFuturesFeed,
+        history=KrakenFuturesHistory,
         products=("PI_XBTUSD", "PI_ETHUSD"),
         marks_trades=True,
         derivatives=(

@@ -181,6 +181,15 @@ _OBJECT = msgspec.json.Decoder(_Object)
 _CHANGE_PREFIX = b'{"feed":"book",'
 
 
+def make_trade(uid: str, ts_event: int, values: tuple[Any, Any], side: str, kind: str) -> Trade:
+    """Return a trade of the stream or of REST, of price and size; `kind` is the venue's `type`. Raises BadEvent."""
+    traded_price, traded_size = number(values[0], "price"), number(values[1], "qty")
+    check_trade(traded_price, traded_size, ("price", "qty"))
+    return Trade(trade_id=uid, ts_event=ts_event, price=traded_price, size=traded_size, side=side,
+                 liquidation=kind == "liquidation", conditions=() if kind == "fill" else (kind,),
+                 excluded_from=CONDITIONS.get(kind, ()))  # fmt: skip
+
+
 class KrakenFuturesFeed(VenueFeed):
     """One line of Kraken Futures; contracts may be named in small letters, as REST does."""
 
@@ -367,14 +376,8 @@ class KrakenFuturesFeed(VenueFeed):
     @staticmethod
     def _read_trade(call: Call, raw: bytes | msgspec.Raw) -> tuple[str, Numbered]:
         sent = _TRADE.decode(raw)
-        traded_price, size = number(sent.price, "price"), number(sent.qty, "qty")
-        check_trade(traded_price, size, ("price", "qty"))
-        is_fill = sent.type == "fill"
-        return sent.product_id, (sent.seq, Trade(
-            trade_id=sent.uid, ts_event=call.venue_time(ms_ns(sent.time, "time"), "time"), price=traded_price,
-            size=size, side=sent.side, liquidation=sent.type == "liquidation",
-            conditions=() if is_fill else (sent.type,), excluded_from=CONDITIONS.get(sent.type, ()),
-        ))  # fmt: skip
+        ts_event = call.venue_time(ms_ns(sent.time, "time"), "time")
+        return sent.product_id, (sent.seq, make_trade(sent.uid, ts_event, (sent.price, sent.qty), sent.side, sent.type))
 
     @staticmethod
     def _publish_liquidations(call: Call, product: Product) -> None:

@@ -24,6 +24,7 @@ INSTRUMENTS_PATH = "derivatives/api/v3/instruments"
 
 _CONTRACT = re.compile(r"([A-Z]{2})_([A-Z0-9]{2,15}?)(USDT|USDC|USD|EUR|GBP|XBT)(?:_([0-9A-Z]{1,10}))?", re.ASCII)
 _MODERN = {"XBT": "BTC", "XDG": "DOGE"}
+_LEGACY = {modern: legacy for legacy, modern in _MODERN.items()}
 _IS_INVERSE = {"PI": True, "FI": True, "PF": False, "FF": False}
 
 
@@ -67,6 +68,15 @@ def describe(name: str) -> Instrument:
         base_currency=base, quote_currency=quote, kind="future" if maturity else "perpetual", inverse=is_inverse,
         settlement_currency=base if is_inverse else None,
     )  # fmt: skip
+
+
+def find(name: str) -> Instrument:
+    """Return the instrument of a contract's name or of our symbol. Raises BadEvent for what is neither."""
+    base, *rest = name.upper().split("-")
+    if len(rest) < len(("quote", "contract")):
+        return describe(name.upper())
+    quote, contract, *maturity = rest
+    return describe("_".join((contract, _LEGACY.get(base, base) + _LEGACY.get(quote, quote), *maturity)))
 
 
 def rest_fields(sent: Contract) -> dict[str, Any]:

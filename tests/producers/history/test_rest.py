@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.simulator.venues.history import Answer
+from infra.simulator.venues.answers import Answer
 from infra.simulator.venues.tape import MINUTE_NS
 from marketdata.errors import BadEvent, Refused, SettingsError, TickstreamError, Unavailable
 from marketdata.events import Candle

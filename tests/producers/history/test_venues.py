@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import zstandard
 
-from infra.simulator.venues.history import Answer
+from infra.simulator.venues.answers import Answer
 from infra.simulator.venues.tape import MINUTE_NS, SECOND_NS
 from marketdata import dbn
 from marketdata.errors import BadEvent, Refused, SettingsError, Unavailable
@@ -445,7 +445,7 @@ def test_what_kraken_no_longer_has_is_missing(served: Served) -> None:
 
 def test_more_trades_than_a_page_in_one_second_are_missing(served: Served) -> None:
     """Coinbase tells the newest of a second: the others are a span, and the rest of the range is told."""
-    history = CoinbaseHistory(served.access(), limit=1)
+    history = CoinbaseHistory(served.access(), rows_max=1)
     history.budget = served.history("coinbase").budget
     start, end = served.minute(898), served.minute(899)  # a minute with twins
     found, missing = served.trades(history, start, end)
@@ -462,7 +462,7 @@ def test_more_trades_than_a_page_in_one_second_are_missing(served: Served) -> No
 def test_a_server_that_hides_trades_is_found_out_by_the_ids(served: Served) -> None:
     """Coinbase's pages that are shorter than was asked for cost requests, and no trade, the first ones neither."""
     served.venue.rows_max = 4
-    history = CoinbaseHistory(served.access(), limit=1_000)
+    history = CoinbaseHistory(served.access(), rows_max=1_000)
     history.budget = served.history("coinbase").budget
     start, end = served.minute(896), served.minute(940)
     found, missing = served.trades(history, start, end)
