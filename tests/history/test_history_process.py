@@ -83,7 +83,7 @@ def test_the_process_serves_its_health_and_metrics(road: Any, venue: Any, wait_f
         ("coinbase", {"GAP_SCAN_MINUTES": "0"}, 0),
         ("coinbase", {"SOURCE": "sim"}, 0),
         ("coinbase", {"HISTORY_DATABASE_URL": ""}, 0),
-        ("gemini", {}, 0),  # its history is not supported
+        ("fix", {}, 0),  # it has no history
         ("alpaca", {}, 0),  # needs a key
         ("alpaca", {"HISTORY_KEY": "k", "HISTORY_SECRET": "s"}, 60),
     ],

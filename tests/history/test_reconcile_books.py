@@ -101,9 +101,13 @@ def test_books_of_the_simulated_exchange_are_equal_while_it_trades(road: Any, wa
     road.start("producers.live")
     quotes = "SELECT count(DISTINCT symbol) FROM quotes WHERE source = 'book' AND valid"
     wait_for("both books", lambda: road.rows(quotes)[0][0] == 2)
-    printed = road.command("reconcile", "coinbase", "BTC-USD", "ETH-USD", "--rest-url", f"http://127.0.0.1:{rest}")
+
+    def compared() -> str | None:
+        printed = road.command("reconcile", "coinbase", "BTC-USD", "ETH-USD", "--rest-url", f"http://127.0.0.1:{rest}")
+        return printed if "not compared" not in printed else None
+
+    printed = wait_for("a comparison of both", compared)
     for symbol in ("BTC-USD", "ETH-USD"):
         (line,) = [line for line in printed.splitlines() if f"{symbol}: book levels" in line]
-        figures = [int(word) for word in line.split() if word.isdigit()]
-        assert len(figures) == 2, line
-        assert figures[0] == figures[1] > 10, line
+        compared_levels, equal = (int(word) for word in line.split() if word.isdigit())
+        assert compared_levels == equal > 10, line

@@ -61,10 +61,63 @@ def kraken(prices: list[Any], *, candles: bool) -> bytes:
     return body({"error": [], "result": {"XXBTZUSD": rows, "last": str(last)}})
 
 
-ANSWERS = {"bitfinex": bitfinex, "alpaca": alpaca, "coinbase": coinbase, "kraken": kraken}
-NAMES = {"alpaca": "AAPL"}
-CURSORS = {"coinbase": f"{START}:60:0"}
-ONE: dict[str, Any] = {"coinbase": "1", "kraken": "1"}  # a price as the venue writes it
+def gemini(prices: list[Any], *, candles: bool) -> bytes:
+    """Return an answer with one item a second, or a minute, newest first."""
+    if candles:
+        return body([[MS + at * 60_000, price, 1, 1, 1, 5] for at, price in enumerate(prices)][::-1])
+    rows = [{"tid": 10 + at, "timestampms": MS + at * 1_000, "price": price, "amount": "5", "type": "buy"}
+            for at, price in enumerate(prices)]  # fmt: skip
+    return body(rows[::-1])
+
+
+def kraken_futures(prices: list[Any], *, candles: bool) -> bytes:
+    """Return an answer with one item a second, or a minute; trades newest first."""
+    if candles:
+        rows: list[Any] = [{"time": MS + at * 60_000, "open": price, "high": 1, "low": 1, "close": 1, "volume": 5}
+                           for at, price in enumerate(prices)]  # fmt: skip
+        return body({"candles": rows})
+    rows = [{"uid": str(at), "time": format_rfc3339(START_NS + at * SECOND_NS), "price": price, "size": 5,
+             "side": "buy", "type": "fill"} for at, price in enumerate(prices)]  # fmt: skip
+    return body({"history": rows[::-1]})
+
+
+def coinbase_exchange(prices: list[Any], *, candles: bool) -> bytes:
+    """Return an answer with one item a second, or a minute, newest first."""
+    if candles:
+        return body([[START + at * 60, 1, 1, price, 1, 5] for at, price in enumerate(prices)][::-1])
+    rows = [{"trade_id": 10 + at, "time": format_rfc3339(START_NS + at * SECOND_NS), "price": price, "size": "5",
+             "side": "buy"} for at, price in enumerate(prices)]  # fmt: skip
+    return body(rows[::-1])
+
+
+def deribit(prices: list[Any], *, candles: bool) -> bytes:
+    """Return an answer with one item a second, or a minute."""
+    if candles:
+        other = {name: [1] * len(prices) for name in ("high", "low", "close", "volume", "cost")}
+        return body({"result": {"ticks": [MS + at * 60_000 for at in range(len(prices))], "open": prices, **other}})
+    return body({"result": {"trades": [
+        {"instrument_name": "BTC-PERPETUAL", "trade_seq": at, "trade_id": str(at), "timestamp": MS + at * 1_000,
+         "price": price, "amount": 5, "direction": "buy"} for at, price in enumerate(prices)
+    ]}})  # fmt: skip
+
+
+def hyperliquid(prices: list[Any], *, candles: bool) -> bytes:
+    """Return an answer with one candle a minute."""
+    assert candles
+    return body([{"t": MS + at * 60_000, "o": price, "h": "1", "l": "1", "c": "1", "v": "5", "n": 2}
+                 for at, price in enumerate(prices)])  # fmt: skip
+
+
+ANSWERS = {
+    "bitfinex": bitfinex, "alpaca": alpaca, "coinbase": coinbase, "kraken": kraken, "gemini": gemini,
+    "kraken_futures": kraken_futures, "coinbase_exchange": coinbase_exchange, "deribit": deribit,
+    "hyperliquid": hyperliquid,
+}  # fmt: skip
+TRADES = sorted(set(ANSWERS) - {"hyperliquid"})
+NAMES = {"alpaca": "AAPL", "kraken_futures": "PI_XBTUSD", "deribit": "BTC-PERPETUAL", "hyperliquid": "BTC"}
+CURSORS = {"coinbase": f"{START}:60:0", "coinbase_exchange": "10"}
+# A price as the venue writes it, where that is a text.
+ONE: dict[str, Any] = dict.fromkeys(("coinbase", "kraken", "gemini", "coinbase_exchange", "hyperliquid"), "1")
 
 
 def asked_of(venue: str) -> tuple[History, Asked, Any]:
@@ -74,7 +127,7 @@ def asked_of(venue: str) -> tuple[History, Asked, Any]:
 
 
 @pytest.mark.parametrize("bad", [0, "0", "x", None])
-@pytest.mark.parametrize("venue", sorted(ANSWERS))
+@pytest.mark.parametrize("venue", TRADES)
 def test_a_bad_trade_costs_no_other(venue: str, bad: Any) -> None:
     """A price of zero, or that is none; the time between its neighbours is missing."""
     history, where, one = asked_of(venue)
@@ -96,7 +149,7 @@ def test_a_bad_candle_costs_no_other(venue: str, bad: Any) -> None:
     assert page.missing == (Span(START_NS + MINUTE_NS, START_NS + 2 * MINUTE_NS, "bad_item"),)
 
 
-@pytest.mark.parametrize("venue", sorted(ANSWERS))
+@pytest.mark.parametrize("venue", TRADES)
 def test_a_bad_trade_at_the_end_of_a_page_is_missing_until_the_next(venue: str) -> None:
     """What came before it is returned, and the next page, or the end of the range, ends the span."""
     history, where, one = asked_of(venue)

@@ -92,6 +92,38 @@ CANDLES["bybit"] = (
      "quote_volume": "55512.340"},
 )  # fmt: skip
 
+CANDLES |= {
+    "gemini": (
+        "BTC-USD",
+        f"[[{MS},37000.10,37020.50,36990,37010.0,1.50000000]]",
+        {"open": "37000.10", "close": "37010.0", "high": "37020.50", "low": "36990", "volume": "1.50000000"},
+    ),
+    "kraken_futures": (
+        "BTC-USD-PI",
+        {"candles": [{"time": MS, "open": "37000.10", "high": "37020.50", "low": "36990", "close": "37010.0",
+                      "volume": "1500"}], "more_candles": False},
+        {"open": "37000.10", "close": "37010.0", "high": "37020.50", "low": "36990", "volume": "1500"},
+    ),
+    "coinbase_exchange": (
+        "BTC-USD",
+        f"[[{START},36990,37020.50,37000.10,37010.0,1.50000000]]",
+        {"open": "37000.10", "close": "37010.0", "high": "37020.50", "low": "36990", "volume": "1.50000000"},
+    ),
+    "deribit": (
+        "BTC-USD-PERPETUAL",
+        (f'{{"result":{{"status":"ok","ticks":[{MS}],"open":[37000.50],"high":[37020.5],"low":[36990],'
+        '"close":[37010.0],"volume":[0.04054],"cost":[1500.0]}}'),
+        {"open": "37000.50", "close": "37010.0", "high": "37020.5", "low": "36990", "volume": "1500.0"},
+    ),
+    "hyperliquid": (
+        "BTC-USD-PERPETUAL",
+        [{"t": MS, "T": MS + 59_999, "s": "BTC", "i": "1m", "o": "37000.10", "h": "37020.50", "l": "36990",
+          "c": "37010.0", "v": "1.50000", "n": 189}],
+        {"open": "37000.10", "close": "37010.0", "high": "37020.50", "low": "36990", "volume": "1.50000",
+         "trades": 189},
+    ),
+}  # fmt: skip
+
 
 def body(value: Any) -> bytes:
     """Return an answer; text stands for itself."""
@@ -181,6 +213,42 @@ SAME: dict[str, tuple[str, list[Any], Any, str | None]] = {
         "BTC/USD",
         [KRAKEN_FRAME],
         KRAKEN_TRADES,
+        None,
+    ),
+}  # fmt: skip
+
+SAME |= {
+    "gemini": (
+        "BTCUSD",
+        [{"E": MS * 1_000_000, "s": "btcusd", "t": 1234, "p": "37000.10", "q": "0.50", "m": True}],
+        [{"timestamp": START, "timestampms": MS, "tid": 1234, "price": "37000.10", "amount": "0.50",
+          "exchange": "gemini", "type": "sell"}],
+        None,
+    ),
+    "kraken_futures": (
+        "PI_XBTUSD",
+        [('{"feed":"trade","product_id":"PI_XBTUSD","uid":"45ee9737-1877","side":"sell","type":"fill","seq":5,'
+         f'"time":{MS},"qty":15000,"price":37000.50}}')],
+        ('{"result":"success","history":[{"time":"2023-11-14T22:14:00.000Z","trade_id":81,"price":37000.50,'
+        '"size":15000,"side":"sell","type":"fill","uid":"45ee9737-1877"}]}'),
+        None,
+    ),
+    "coinbase_exchange": (
+        "BTC-USD",
+        [{"type": "match", "product_id": "BTC-USD", "trade_id": 34, "time": "2023-11-14T22:14:00.123456Z",
+          "side": "buy", "price": "37000.10", "size": "0.50", "sequence": 9, "maker_order_id": "a",
+          "taker_order_id": "b"}],
+        [{"trade_id": 34, "time": "2023-11-14T22:14:00.123456Z", "side": "buy", "price": "37000.10",
+          "size": "0.50"}],
+        "34",
+    ),
+    "deribit": (
+        "BTC-PERPETUAL",
+        [('{"jsonrpc":"2.0","method":"subscription","params":{"channel":"trades.BTC-PERPETUAL.100ms","data":['
+         f'{{"trade_seq":7,"trade_id":"48077291","timestamp":{MS},"price":37000.50,"instrument_name":"BTC-PERPETUAL",'
+         '"direction":"sell","amount":10.0,"liquidation":"T"}]}}')],
+        (f'{{"result":{{"trades":[{{"trade_seq":7,"trade_id":"48077291","timestamp":{MS},"price":37000.50,'
+        '"instrument_name":"BTC-PERPETUAL","direction":"sell","amount":10.0,"liquidation":"T"}],"has_more":false}}'),
         None,
     ),
 }  # fmt: skip
@@ -508,6 +576,107 @@ def test_every_venue_says_what_it_can(served: Served) -> None:
         assert history.budget.per_s > 0
         assert "1m" in history.intervals
         assert isinstance(history.sparse, bool)
+
+
+# --- Books ---
+
+# The venue's own levels: a body of REST, the number or time, and prices and sizes of bids and of asks.
+BOOKS: dict[str, tuple[str, Any, int]] = {
+    "binance_spot": ("BTC-USDT", {"lastUpdateId": 1027024, "bids": [["4.00", "431.0"]], "asks": [["4.2", "12"]]},
+                     1027024),
+    "binance_usdm": ("BTC-USDT", {"lastUpdateId": 1027024, "E": MS, "T": MS, "bids": [["4.00", "431.0"]],
+                                  "asks": [["4.2", "12"]]}, 1027024),
+    "bybit": ("BTC-USDT", {"retCode": 0, "result": {"s": "BTCUSDT", "b": [["4.00", "431.0"]], "a": [["4.2", "12"]],
+                                                    "ts": MS + 20, "u": 230704, "seq": 1432604333, "cts": MS}},
+              MS * 1_000_000),
+    "coinbase": ("BTC-USD", {"pricebook": {"product_id": "BTC-USD", "bids": [{"price": "4.00", "size": "431.0"}],
+                                           "asks": [{"price": "4.2", "size": "12"}],
+                                           "time": "2023-11-14T22:14:00.000Z"}}, MS * 1_000_000),
+    "coinbase_exchange": ("BTC-USD", {"sequence": 13051505638, "bids": [["4.00", "431.0", 2]],
+                                      "asks": [["4.2", "12", 1]], "time": "2023-11-14T22:14:00Z"}, 13051505638),
+    "deribit": ("BTC-PERPETUAL", ('{"result":{"timestamp":1,"change_id":474988,"bids":[[4.00,431.0]],'
+                '"asks":[[4.2,12]]}}'), 474988),
+    "hyperliquid": ("BTC", {"coin": "BTC", "time": MS, "levels": [[{"px": "4.00", "sz": "431.0", "n": 1}],
+                                                                  [{"px": "4.2", "sz": "12", "n": 2}]]},
+                    MS * 1_000_000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("venue", sorted(HISTORIES))
+def test_a_documented_book_is_read_to_the_last_digit_or_the_reason_is_given(venue: str) -> None:
+    """With the number or the time that the stream's updates have."""
+    history = adapter(venue)
+    if isinstance(history.books, str):
+        assert venue not in BOOKS
+        return
+    name, answer, mark = BOOKS[venue]
+    found = history.books.read(body(answer))
+    assert (found.mark, found.columns) == (mark, (["4.00"], ["431.0"], ["4.2"], ["12"]))
+    request = history.books.request(history.instrument(name))
+    asked_for = json.loads(request.body) if request.body else dict(request.query)
+    assert history.instrument(name).venue_symbol in (request.path, *asked_for.values(), request.path.split("/")[1:2][0]
+                                                     if "/" in request.path else "")  # fmt: skip
+    with pytest.raises((BadEvent, Refused)):
+        history.books.read(body({"error": "no such product"}))
+
+
+# --- Kraken Futures, Coinbase Exchange, Deribit ---
+
+
+def test_what_kraken_futures_hides_or_no_longer_has_is_missing() -> None:
+    """A millisecond that fills a page, and the time before the first trade of a page that is not full."""
+    history = adapter("kraken_futures")
+    where = asked(history, "PI_XBTUSD")
+    row = {"time": "2023-11-14T22:14:00.000Z", "price": 1, "size": 1, "side": "buy", "type": "fill"}
+    full = body({"history": [row | {"uid": str(at)} for at in range(100)]})
+    half = history.parse_trades(where, f"{where.start}:8000000", full, TS)
+    assert (half.items, half.cursor) == ((), f"{where.start}:4000000")
+    last = history.parse_trades(where, f"{where.start}:1000000", full, TS)
+    assert len(last.items) == 100
+    assert last.missing == (Span(where.start, where.start + 1_000_000, "too_many"),)
+    late = body({"history": [row | {"uid": "1", "time": "2023-11-14T22:15:00.000Z"}]})
+    page = history.parse_trades(where, None, late, TS)
+    assert page.missing == (Span(where.start, where.start + MINUTE_NS, "too_old"),)
+
+
+def test_coinbase_exchange_finds_the_first_trade_of_a_range_by_halving_its_ids(served: Served) -> None:
+    """As many requests as the newest id has binary digits, and one page."""
+    history = served.history("coinbase_exchange")
+    found, _ = served.trades(history, served.minute(896), served.minute(904))
+    assert [one.trade_id for one in found] == [
+        str(one.number) for one in served.venue.trades(served.minute(896), served.minute(904))
+    ]
+    newest = served.venue.tape.first_at(time.time_ns())
+    assert len(served.venue.asked) <= newest.bit_length() + 3
+
+
+@pytest.mark.parametrize(
+    ("venue", "name", "symbol", "venue_symbol"),
+    [
+        ("deribit", "SOL-USDC-PERPETUAL", "SOL-USDC-PERPETUAL", "SOL_USDC-PERPETUAL"),
+        ("deribit", "BTC-USD-29MAR24-50000-C", "BTC-USD-29MAR24-50000-C", "BTC-29MAR24-50000-C"),
+        ("deribit", "BTC-USDC", "BTC-USDC", "BTC_USDC"),
+        ("kraken_futures", "DOGE-USD-PF", "DOGE-USD-PF", "PF_XDGUSD"),
+        ("kraken_futures", "ETH-USD-FI-211231", "ETH-USD-FI-211231", "FI_ETHUSD_211231"),
+        ("hyperliquid", "kPEPE-USD-PERPETUAL", "kPEPE-USD-PERPETUAL", "kPEPE"),
+        ("hyperliquid", "PURR-USDC", "PURR-USDC", "PURR/USDC"),
+        ("gemini", "BTC-GUSD-PERP", "BTC-GUSD-PERP", "BTCGUSDPERP"),
+    ],
+)
+def test_our_symbol_leads_to_the_venues_name(venue: str, name: str, symbol: str, venue_symbol: str) -> None:
+    """And back."""
+    history = adapter(venue)
+    for either in (name, venue_symbol):
+        found = history.instrument(either)
+        assert (found.symbol, found.venue_symbol) == (symbol, venue_symbol)
+
+
+def test_deribits_linear_contracts_count_in_the_base_currency() -> None:
+    """Their trades do as well; those of inverse contracts count in US dollars, which is `cost`."""
+    history = adapter("deribit")
+    answer = body(CANDLES["deribit"][1])
+    (one,) = history.parse_candles(asked(history, "SOL_USDC-PERPETUAL"), None, answer, TS).items
+    assert one.volume == "0.04054"
 
 
 # --- Bybit ---
