@@ -1,4 +1,4 @@
-"""More REST histories for `history`: Gemini, Kraken Futures, Coinbase Exchange, Deribit and Hyperliquid."""
+"""More REST histories for `history`: Gemini, Kraken Futures, Coinbase Exchange, Deribit, Hyperliquid and OKX."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HYPERLIQUID_KEPT = 5_000
 GEMINI_KEPT = 1_440
 EXCHANGE_CANDLES_MAX = 300
 KRAKEN_TRADES_MAX = 100
-_MINUTES = {"1m": 1, "5m": 5, "15m": 15, "1h": 60, "1hr": 60, "4h": 240, "1d": 1440}
+_MINUTES = {"1H": 60, "4H": 240, "1Dutc": 1440, "1m": 1, "5m": 5, "15m": 15, "1h": 60, "1hr": 60, "4h": 240, "1d": 1440}
 
 
 def _newest(venue: Histories, limit: int, end: int, start: int = 0) -> list[TapeTrade]:
@@ -163,6 +163,26 @@ def _hyperliquid(venue: Histories, path: str, asked: Asked) -> Answer:
     ])  # fmt: skip
 
 
+# --- OKX ---
+
+
+def _okx(venue: Histories, path: str, asked: Asked) -> Answer:
+    query = asked.query
+    if path == "public/instruments":
+        names = {"SPOT": ["BTC-USDT", "ETH-USDT"], "SWAP": ["BTC-USD-SWAP"], "FUTURES": ["BTC-USD-270326"]}
+        return json({"code": "0", "msg": "", "data": [
+            {"instId": name, "tickSz": "0.1", "lotSz": "0.0001", "minSz": "0.0001", "state": "live"}
+            for name in names[query["instType"]]
+        ]})  # fmt: skip
+    length = _MINUTES[query["bar"]] * MINUTE_NS
+    start, end = int(query["before"]) * MILLISECOND_NS + 1, int(query["after"]) * MILLISECOND_NS
+    made = venue.candles(length, start, end, sparse=False)[-int(query["limit"]) :]
+    return json({"code": "0", "msg": "", "data": [
+        [str(one.start // MILLISECOND_NS), one.open, one.high, one.low, one.close, one.volume, one.volume,
+         one.quote_volume, "1"] for one in reversed(made)
+    ]})  # fmt: skip
+
+
 MORE: dict[str, Callable[[Histories, str, Asked], Answer]] = {
     "/v1/symbols": lambda *_: json(["btcusd", "ethusd", "btcgusdperp"]),
     "/v1/trades/": _gemini_trades,
@@ -172,5 +192,6 @@ MORE: dict[str, Callable[[Histories, str, Asked], Answer]] = {
     "/products": _exchange,
     "/public/": _deribit,
     "/info": _hyperliquid,
+    "/api/v5/": _okx,
 }
 """By the beginning of the path."""

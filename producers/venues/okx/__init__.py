@@ -5,6 +5,7 @@ from __future__ import annotations
 from producers.venues.kit.venue import Venue
 from producers.venues.okx.feed import OkxFeed
 from producers.venues.okx.feed_2022 import OkxFeed2022
+from producers.venues.okx.history import OkxHistory
 
 VENUES = (
     Venue(
@@ -12,6 +13,7 @@ VENUES = (
         ws_url="wss://ws.okx.com:8443/ws/v5/public",
         rest_url="https://www.okx.com",
         make=OkxFeed,
+        history=OkxHistory,
         make_recorded=OkxFeed2022,
         channels=OkxFeed.channels,
         limits=OkxFeed.limits,

@@ -28,7 +28,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from operator import itemgetter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zlib import crc32
 
 import msgspec
@@ -164,7 +164,7 @@ class _Answer(msgspec.Struct):
 _FRAME = msgspec.json.Decoder(_Frame)
 _TRADE = msgspec.json.Decoder(_Trade)
 _TICKER = msgspec.json.Decoder(_Ticker)
-_LISTED = msgspec.json.Decoder(_Listed)
+LISTED = msgspec.json.Decoder(_Listed)
 _ANSWER = msgspec.json.Decoder(_Answer)
 
 
@@ -411,20 +411,13 @@ class OkxFeed(VenueFeed):
     # --- Products ---
 
     def _describe(self, name: str) -> Instrument:
-        return _describe(name)
+        return describe(name)
 
     def _learn_products(self, call: Call) -> None:
-        learn_each(call, _ANSWER.decode(call.payload).data, _LISTED, self._learn)
+        learn_each(call, _ANSWER.decode(call.payload).data, LISTED, self._learn)
 
     def _learn(self, call: Call, sent: _Listed) -> None:
-        self._products.know(
-            call, sent.name, tick_size=price(sent.tick_size, "tickSz"),
-            size_increment=price(sent.size_increment, "lotSz"), min_order_size=price(sent.min_size, "minSz"),
-            status=_STATES.get(sent.state, "unknown"), expiry=expiry_ns(sent.expires_ms, "expTime"),
-            strike=given(sent.strike, "stk"), contract_multiplier=_multiplier(sent),
-            settlement_currency=sent.settled_in or None,
-            inverse=sent.contract == "inverse" if sent.contract else None,
-        )  # fmt: skip
+        self._products.know(call, sent.name, **listed_fields(sent))
 
 
 # --- Reading and writing values ---
@@ -485,7 +478,23 @@ def _multiplier(sent: _Listed) -> str | None:
     return plain(EXACT.multiply(Decimal(value), Decimal(multiplier)))
 
 
-def _describe(name: str) -> Instrument:
+def listed_fields(sent: _Listed) -> dict[str, Any]:
+    """Return a listed product as fields of Instrument. Raises BadEvent."""
+    return {
+        "tick_size": price(sent.tick_size, "tickSz"),
+        "size_increment": price(sent.size_increment, "lotSz"),
+        "min_order_size": price(sent.min_size, "minSz"),
+        "status": _STATES.get(sent.state, "unknown"),
+        "expiry": expiry_ns(sent.expires_ms, "expTime"),
+        "strike": given(sent.strike, "stk"),
+        "contract_multiplier": _multiplier(sent),
+        "settlement_currency": sent.settled_in or None,
+        "inverse": sent.contract == "inverse" if sent.contract else None,
+    }
+
+
+def describe(name: str) -> Instrument:
+    """Return the instrument of an `instId`, which is our symbol too. Raises BadEvent."""
     if _INST_ID.fullmatch(name) is None:
         raise BadEvent("bad_symbol", "instId", name[:200])
     base, quote = name.split("-")[:2]

@@ -108,16 +108,23 @@ def hyperliquid(prices: list[Any], *, candles: bool) -> bytes:
                  for at, price in enumerate(prices)])  # fmt: skip
 
 
+def okx(prices: list[Any], *, candles: bool) -> bytes:
+    """Return an answer with one candle a minute, newest first."""
+    assert candles
+    rows = [[str(MS + at * 60_000), price, "1", "1", "1", "5", "5", "5", "1"] for at, price in enumerate(prices)]
+    return body({"code": "0", "data": rows[::-1]})
+
+
 ANSWERS = {
     "bitfinex": bitfinex, "alpaca": alpaca, "coinbase": coinbase, "kraken": kraken, "gemini": gemini,
     "kraken_futures": kraken_futures, "coinbase_exchange": coinbase_exchange, "deribit": deribit,
-    "hyperliquid": hyperliquid,
+    "hyperliquid": hyperliquid, "okx": okx,
 }  # fmt: skip
-TRADES = sorted(set(ANSWERS) - {"hyperliquid"})
+TRADES = sorted(set(ANSWERS) - {"hyperliquid", "okx"})
 NAMES = {"alpaca": "AAPL", "kraken_futures": "PI_XBTUSD", "deribit": "BTC-PERPETUAL", "hyperliquid": "BTC"}
 CURSORS = {"coinbase": f"{START}:60:0", "coinbase_exchange": "10"}
 # A price as the venue writes it, where that is a text.
-ONE: dict[str, Any] = dict.fromkeys(("coinbase", "kraken", "gemini", "coinbase_exchange", "hyperliquid"), "1")
+ONE: dict[str, Any] = dict.fromkeys(("coinbase", "kraken", "gemini", "coinbase_exchange", "hyperliquid", "okx"), "1")
 
 
 def asked_of(venue: str) -> tuple[History, Asked, Any]:

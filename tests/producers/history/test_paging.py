@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 Row = tuple[str | int | None, ...]
 
-# Those that have trades of any time here: Bybit has only the latest.
-TRADES = sorted(HISTORIES - {"bybit", "hyperliquid"})
+# Those whose trades of any time are read: Bybit has only the latest.
+TRADES = sorted(HISTORIES - {"bybit", "hyperliquid", "okx"})
 RECENT = 900  # minutes since the past began: Kraken keeps 720 of the 1,000
 
 

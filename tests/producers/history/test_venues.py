@@ -115,6 +115,12 @@ CANDLES |= {
         '"close":[37010.0],"volume":[0.04054],"cost":[1500.0]}}'),
         {"open": "37000.50", "close": "37010.0", "high": "37020.5", "low": "36990", "volume": "1500.0"},
     ),
+    "okx": (
+        "BTC-USDT",
+        {"code": "0", "msg": "", "data": [[str(MS), "37000.10", "37020.50", "36990", "37010.0", "1.50000000",
+                                           "55512.3", "55512.3", "1"]]},
+        {"open": "37000.10", "close": "37010.0", "high": "37020.50", "low": "36990", "volume": "1.50000000"},
+    ),
     "hyperliquid": (
         "BTC-USD-PERPETUAL",
         [{"t": MS, "T": MS + 59_999, "s": "BTC", "i": "1m", "o": "37000.10", "h": "37020.50", "l": "36990",
@@ -596,6 +602,9 @@ BOOKS: dict[str, tuple[str, Any, int]] = {
                                       "asks": [["4.2", "12", 1]], "time": "2023-11-14T22:14:00Z"}, 13051505638),
     "deribit": ("BTC-PERPETUAL", ('{"result":{"timestamp":1,"change_id":474988,"bids":[[4.00,431.0]],'
                 '"asks":[[4.2,12]]}}'), 474988),
+    "okx": ("BTC-USDT", {"code": "0", "msg": "", "data": [{"bids": [["4.00", "431.0", "0", "4"]],
+                                                          "asks": [["4.2", "12", "0", "1"]], "ts": str(MS)}]},
+            MS * 1_000_000),
     "hyperliquid": ("BTC", {"coin": "BTC", "time": MS, "levels": [[{"px": "4.00", "sz": "431.0", "n": 1}],
                                                                   [{"px": "4.2", "sz": "12", "n": 2}]]},
                     MS * 1_000_000),
@@ -726,6 +735,14 @@ def test_bybit_has_only_its_latest_trades(served: Served) -> None:
     assert end == found[0].ts_event + 1_000_000
     last = found[-1].ts_event - 1
     assert served.trades(history, last, now) == ([found[-1]], [])
+
+
+def test_okxs_failures_are_later_or_final() -> None:
+    """A rate limit is tried again, a wrong name is not."""
+    history = adapter("okx")
+    for code, error in (("50011", Unavailable), ("51001", Refused)):
+        with pytest.raises(error, match=f"{code} why"):
+            history.parse_candles(asked(history, "BTC-USDT"), None, body({"code": code, "msg": "why"}), TS)
 
 
 def test_bybits_failures_are_later_or_final() -> None:
