@@ -37,7 +37,7 @@ class _Shown:
         self._began: dict[str, tuple[int, int]] = {}
         self._last: dict[str, str] = {}
 
-    def told(self, job: Job) -> None:
+    def report(self, job: Job) -> None:
         """Show how far a job is."""
         bar = self._bars.get(job.job_id)
         if bar is None:
@@ -72,17 +72,17 @@ def backfill(
     *,
     days: Annotated[int, typer.Option("--days", min=1, max=3_650, help="Days back from now.")] = 365,
     interval: Annotated[
-        str, typer.Option("--interval", help="Candles to ask for; longer ones are made of them: 1m 5m 15m 1h 4h 1d.")
+        str, typer.Option("--interval", help="Candles to request; longer ones are made of them: 1m 5m 15m 1h 4h 1d.")
     ] = "1m",
     start: Annotated[str, typer.Option("--start", help="Begin, RFC 3339 with zone, instead of --days.")] = "",
     end: Annotated[str, typer.Option("--end", help="End (exclusive), RFC 3339 with zone; now if not given.")] = "",
-    trades: Annotated[bool, typer.Option("--trades", help="Bring the trades too: much more to fetch.")] = False,
-    candles: Annotated[bool, typer.Option("--candles/--no-candles", help="Bring the candles.")] = True,
+    trades: Annotated[bool, typer.Option("--trades", help="Backfill the trades too: much more to fetch.")] = False,
+    candles: Annotated[bool, typer.Option("--candles/--no-candles", help="Backfill the candles.")] = True,
     rest_url: Annotated[str, typer.Option("--rest-url", help="REST address instead of the venue's own.")] = "",
 ) -> None:
-    """Bring a venue's history onto the same topics as live data, with `origin` backfill, and so into the database.
+    """Publish a venue's history to the topics of live data, with `origin` backfill, and so into the database.
 
-    It keeps the venue's rate limits and goes on where it stopped: after Ctrl-C, a crash or an error run the same
+    It keeps the venue's rate limits and resumes where it stopped: after Ctrl-C, a crash or an error run the same
     command again. What is there already is not stored twice, and live candles that are valid stay as they are.
     Needs Kafka, the registry, the database, the stream apps and the sink: those of the platform that runs here, or
     TICKSTREAM_KAFKA_BROKERS, TICKSTREAM_REGISTRY_URL and TICKSTREAM_DATABASE_URL.
@@ -103,7 +103,7 @@ def backfill(
         raise typer.BadParameter("the range is empty: --start must come before --end", param_hint="--start")
     wanted = {kind: interval for kind, yes in (("candles", candles), ("trades", trades)) if yes}
     if not wanted:
-        raise typer.BadParameter("without candles there is only --trades to bring", param_hint="--no-candles")
+        raise typer.BadParameter("without candles, --trades is required", param_hint="--no-candles")
     settings = load_here(HistorySettings, **_given(rest_url))
     _run(_backfill(settings, venue, symbols, wanted, (since, until)))
 
@@ -116,9 +116,9 @@ async def _backfill(
 
     with _progress() as progress:
         async with find_history(settings, venue) as rest, open_history_services(settings) as services:
-            work = Backfill(rest, services.database, services.publisher, told=_Shown(progress).told)
+            work = Backfill(rest, services.database, services.publisher, report=_Shown(progress).report)
             if "trades" in wanted and not work.has_trades:
-                raise Refused(f"{venue} tells no trades of the past; leave --trades out")
+                raise Refused(f"{venue} has no trades of the past; leave --trades out")
             for name in symbols:
                 symbol = await work.listed(name)
                 if "candles" in wanted:
@@ -137,7 +137,7 @@ def _run(work: Any) -> None:
     try:
         uvloop.run(work)
     except KeyboardInterrupt:
-        console.print("[yellow]stopped[/]; the same command goes on from here")
+        console.print("[yellow]stopped[/]; the same command resumes here")
         sys.exit(INTERRUPTED)
 
 
@@ -149,9 +149,9 @@ def scan(
     repair: Annotated[bool, typer.Option("--repair/--no-repair", help="Repair what the venue's history has.")] = True,
     rest_url: Annotated[str, typer.Option("--rest-url", help="REST address instead of the venue's own.")] = "",
 ) -> None:
-    """Look for holes in stored candles and trade ids, enter them in the ledger, and repair what can be.
+    """Look for gaps in stored candles and trade ids, enter them in the ledger, and repair what can be.
 
-    Exits with 1 when something stays open. A minute without trades is no hole, and neither is a halt.
+    Exits with 1 when something stays open. A minute without trades is no gap, and neither is a halt.
 
     Example: `tickstream gaps scan`
 
@@ -195,7 +195,7 @@ async def _scan(settings: HistorySettings, only: tuple[str | None, str | None], 
         outcomes = await keeper.repair(found, _print_outcome)
         made = await keeper.roll_up(since)
     left = [outcome for outcome in outcomes if not outcome.by]
-    console.print(f"{len(outcomes) - len(left)} repaired, {len(left)} open, {made} longer candles made anew")
+    console.print(f"{len(outcomes) - len(left)} repaired, {len(left)} open, {made} longer candles recalculated")
     if left:
         sys.exit(1)
 

@@ -45,7 +45,7 @@ ACKNOWLEDGED_WITHIN_S = 60.0
 STORED_WITHIN_S = 15.0
 LOOK_S = 0.1
 
-Told = Callable[[Job], None]
+Report = Callable[[Job], None]
 
 
 async def publish(publisher: Publisher, line: str, events: Iterable[AnyEvent]) -> None:
@@ -54,11 +54,11 @@ async def publish(publisher: Publisher, line: str, events: Iterable[AnyEvent]) -
     await publisher.write(line, events, time.time_ns())
     left = await publisher.close(ACKNOWLEDGED_WITHIN_S)
     if left or publisher.failures != failures:
-        raise Unavailable(f"Kafka did not take {left or 'some'} records; the job goes on from its last step")
+        raise Unavailable(f"Kafka did not take {left or 'some'} records; the job resumes at its last step")
 
 
 class Backfill:
-    """One venue's history on its way to Kafka. `told` is called with a job each time that it has advanced."""
+    """Publishes one venue's history to Kafka. `report` is called with a job each time it has advanced."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Backfill:
         database: Database,
         publisher: Publisher,
         *,
-        told: Told = lambda _: None,
+        report: Report = lambda _: None,
         origin: str = "backfill",
     ) -> None:
         self.venue = rest.history.venue
@@ -76,12 +76,12 @@ class Backfill:
         self.origin = origin
         self._rest = rest
         self._publisher = publisher
-        self._told = told
+        self._report = report
         self.line = f"{self.venue}/history"
         self._on_ledger: set[tuple[str, str, Span]] = set()
 
     async def listed(self, name: str) -> str:
-        """Return our symbol of a name, ours or the venue's; publish the instrument if nobody has.
+        """Return our symbol of a name, ours or the venue's; publish the instrument if it is unknown.
 
         Raises Refused when the venue does not list it.
         """
@@ -111,7 +111,7 @@ class Backfill:
             await self.jobs.fail(job, str(error))
             raise
         await self.jobs.finish(job)
-        self._told(job)
+        self._report(job)
 
     # --- Candles ---
 
@@ -122,7 +122,7 @@ class Backfill:
             at = reached = job.cursor_ns
             waiting: dict[int, Candle] = {}
             missing: list[Span] = []
-            told: list[Candle] = []
+            published: list[Candle] = []
             async for chunk in self._rest.fetch_candles(symbol, interval, at, job.end_ns):
                 await self._publish_refused(symbol, chunk.refused)
                 waiting |= {candle.start: candle for candle in chunk.events}
@@ -130,11 +130,11 @@ class Backfill:
                 reached = chunk.reached
                 if reached - at >= DAY_NS:
                     until = reached - reached % DAY_NS
-                    told = await self._take_candles(job, waiting, at, until, missing) or told
+                    published = await self._take_candles(job, waiting, at, until, missing) or published
                     at = until
-            told = await self._take_candles(job, waiting, at, reached, missing) or told
-            if told:  # a scan that looks right after it must not take for a hole what is on its way
-                await self.stored(symbol, max(told, key=lambda one: (one.interval, one.start)))
+            published = await self._take_candles(job, waiting, at, reached, missing) or published
+            if published:  # a scan right after this must find what is still on its way to the database
+                await self.stored(symbol, max(published, key=lambda one: (one.interval, one.start)))
         return job
 
     async def _take_candles(
@@ -149,16 +149,16 @@ class Backfill:
             since = max(start, job.first_ns - job.first_ns % DAY_NS)  # nothing is known of the time before
             name = Name(self.venue, job.symbol, self.origin)
             sparse = self._rest.history.sparse
-            told = filled(name, job.interval, found, (since, end), missing) if sparse else found
-            made = list(told.values())
+            base = filled(name, job.interval, found, (since, end), missing) if sparse else found
+            made = list(base.values())
             for longer, length in INTERVALS.items():
                 if length > INTERVALS[job.interval]:
-                    made += roll_up(told, job.interval, longer).values()
+                    made += roll_up(base, job.interval, longer).values()
             chosen = await self.settle(job.symbol, made)
         await self.tell_missing(job.symbol, "candles", missing)
         # A day that is not over is published again by the job's next run, which then has all of it.
         await self.jobs.advance(job, end - end % DAY_NS, len(found), len(chosen))
-        self._told(job)
+        self._report(job)
         return chosen
 
     async def take_minutes(self, job: Job) -> list[Span]:
@@ -172,8 +172,8 @@ class Backfill:
             missing += chunk.missing
             reached = chunk.reached
         name = Name(self.venue, job.symbol, self.origin)
-        told = filled(name, "1m", found, (job.start_ns, reached), missing) if self._rest.history.sparse else found
-        chosen = await self.settle(job.symbol, told.values())
+        minutes = filled(name, "1m", found, (job.start_ns, reached), missing) if self._rest.history.sparse else found
+        chosen = await self.settle(job.symbol, minutes.values())
         await self.jobs.advance(job, reached, len(found), len(chosen))
         if chosen:
             await self.stored(job.symbol, chosen[-1])
@@ -279,7 +279,7 @@ class Backfill:
             at = max(at, until)
             await self.tell_missing(job.symbol, "trades", missing)
             await self.jobs.advance(job, at, fetched, published)
-            self._told(job)
+            self._report(job)
         if at > begin and job.first_ns is not None:
             await self.publish([self._complete(job, max([begin, job.first_ns, *(span.end for span in missing)]), at)])
         if last is not None:
@@ -346,7 +346,7 @@ class Backfill:
                 origin=self.origin,
                 kind="gap",
                 reason=span.reason,
-                detail=f"{self.venue}'s history does not tell its {channel} of this time",
+                detail=f"{self.venue}'s history has no {channel} of this time",
                 channel=channel,
                 gap_id=f"{self.line}|{symbol}|{channel}|{span.start}|{span.end}",
                 ts_from=span.start,

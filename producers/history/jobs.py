@@ -1,4 +1,4 @@
-"""Ingestion jobs: one row in the database per range of a venue's history, so that a job goes on where it stopped.
+"""Ingestion jobs: one row in the database per range of a venue's history, so that a job resumes where it stopped.
 
 Theory of operation.
 
@@ -37,7 +37,7 @@ _FIELDS = (
 
 
 class What(NamedTuple):
-    """What a job brings: candles (of an interval), trades, or the repair (of a channel)."""
+    """What a job fetches: candles (of an interval), trades, or the repair (of a channel)."""
 
     venue: str
     symbol: str
@@ -175,7 +175,7 @@ class Jobs:
         await self._save(job, "paused", job.last_error)
 
     async def fail(self, job: Job, error: str) -> None:
-        """Note why the job cannot go on for now."""
+        """Note why the job cannot continue for now."""
         await self._save(job, "failed", error[:ERROR_CHARS_MAX])
 
     async def _save(self, job: Job, state: str, error: str | None) -> None:

@@ -1,4 +1,4 @@
-"""What the database holds of one symbol: candles, trade ids, holes. One function a question, parameterised SQL."""
+"""What the database holds of one symbol: candles, trade ids, gaps. One function a question, parameterised SQL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AMENDMENTS_MAX = 10_000
 CORRECTIONS_MAX = 10  # of one trade, one after the other
 
 
-class Hole(NamedTuple):
+class MinuteGap(NamedTuple):
     """Candles of [start, end) that are missing, or may not be trusted."""
 
     start: int
@@ -39,7 +39,7 @@ class SkippedIds(NamedTuple):
 
 
 class OpenGap(msgspec.Struct, frozen=True, kw_only=True):
-    """An open entry of the ledger; `attempts` to repair it were made in vain, the last at `tried_at_s` (UTC)."""
+    """An open entry of the ledger; `attempts` to repair it failed, the last at `tried_at_s` (UTC)."""
 
     gap_id: str
     venue: str
@@ -186,12 +186,12 @@ class Tables:
         changes = await self.changes(venue, symbol, start, end)
         return [(row["start_ns"], row["good"] and changes.get(row["start_ns"], 0) <= row["ts_recv_ns"]) for row in rows]
 
-    async def holes(self, venue: str, symbol: str, start: int, end: int) -> list[Hole]:
+    async def minute_gaps(self, venue: str, symbol: str, start: int, end: int) -> list[MinuteGap]:
         """Return where minutes between the first and the last of [start, end) are missing, not valid or not right.
 
         A minute without trades that is marked so is none, nor is one of a halt.
         """
-        found: list[Hole] = []
+        found: list[MinuteGap] = []
         expected: int | None = None
         for label, good in await self._minutes(venue, symbol, start, end):
             if expected is not None and label > expected:
@@ -269,11 +269,11 @@ class Tables:
         return [msgspec.convert(row, OpenGap) for row in rows]
 
 
-def _widen(found: list[Hole], start: int, end: int) -> None:
+def _widen(found: list[MinuteGap], start: int, end: int) -> None:
     if found and found[-1].end == start:
-        found[-1] = Hole(found[-1].start, end)
+        found[-1] = MinuteGap(found[-1].start, end)
     else:
-        found.append(Hole(start, end))
+        found.append(MinuteGap(start, end))
 
 
 def as_values(row: Stored) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""The gap ledger's keeper: finds holes in what is stored, repairs them over REST, and closes what is whole again.
+"""The gap ledger's keeper: finds gaps in what is stored, repairs them over REST, and closes what is complete again.
 
 Theory of operation.
 
 1. `scan` looks at what the database holds: minutes that are missing, not valid or older than an amendment of one of
    their trades, and numbers that are missing between trades where a venue numbers them one by one. What no open entry
-   speaks of yet becomes one. A minute that is marked as without trades is not missing, and neither is a halt.
+   covers yet becomes one. A minute that is marked as without trades is not missing, and neither is a halt.
 2. `repair` asks the venue for each open entry of trades or candles: for the trades of that time, or where it has
    none for its candles. They use the same topics as a backfill, with `origin` repair. Where trades are complete that is
    published, which makes the candles that the stream app still keeps valid; older ones are made here.
@@ -25,16 +25,16 @@ from marketdata.errors import Refused, TickstreamError
 from marketdata.events import GAP, FeedStatus
 from producers.history.backfill import DAY_NS, Backfill, publish, wait_for
 from producers.history.jobs import Database, Job, What
-from producers.history.queries import Hole, OpenGap, Tables
+from producers.history.queries import MinuteGap, OpenGap, Tables
 from producers.live.publisher import Publisher
 from producers.venues import TRADES, VENUES, find_venue, is_of_trades
 
-# Younger holes may fill by themselves: candles are final two seconds after their end, and the sink takes a moment.
+# Younger gaps may fill by themselves: candles are final two seconds after their end, and the sink takes a moment.
 SETTLED_NS = 2 * MINUTE_NS
-# A longer hole is filled with the venue's candles rather than with all of its trades.
+# A longer gap is filled with the venue's candles rather than with all of its trades.
 TRADES_NS_MAX = DAY_NS
 
-# Less time than this between two holes is no reason for two requests.
+# Gaps with less time than this between them share one request.
 APART_NS = 10 * MINUTE_NS
 # What the venue does not have now it will hardly have later; it is asked again all the same, ever more rarely.
 RETRY_HOURS_MAX = 24
@@ -43,7 +43,7 @@ CANDLES = "candles"
 
 
 class Outcome(NamedTuple):
-    """What became of one entry: `by` is what repaired it, empty when it stays, and then `why` says why."""
+    """What became of one entry: `by` is what repaired it, empty when it stays, and `why` it stays."""
 
     gap: OpenGap
     by: str
@@ -61,7 +61,7 @@ class Keeper:
         self._publisher = publisher
         self._history = history
         self._only = (venue, symbol)
-        self._brought: list[tuple[OpenGap, Hole, str]] = []
+        self._filled: list[tuple[OpenGap, MinuteGap, str]] = []
 
     # --- Finding ---
 
@@ -81,16 +81,16 @@ class Keeper:
         name = f"scan|{venue}:{symbol}"
         common: dict[str, Any] = {"venue": venue, "symbol": symbol, "line": f"{venue}/scan", "reason": GAP}
         found = [
-            OpenGap(**common, gap_id=f"{name}|{CANDLES}|{hole.start}|{now}", channel=CANDLES, ts_from_ns=hole.start,
-                    ts_to_ns=hole.end, expected=None, received=None)
-            for hole in _beside(_joined(await self._tables.holes(venue, symbol, *span)), known)
+            OpenGap(**common, gap_id=f"{name}|{CANDLES}|{one.start}|{now}", channel=CANDLES, ts_from_ns=one.start,
+                    ts_to_ns=one.end, expected=None, received=None)
+            for one in _beside(_joined(await self._tables.minute_gaps(venue, symbol, *span)), known)
         ]  # fmt: skip
         if venue in VENUES and find_venue(venue).numbers_trades:
             found += [
                 OpenGap(**common, gap_id=f"{name}|{TRADES}|{ids.first}|{ids.end}", channel=TRADES,
                         ts_from_ns=ids.ts_from, ts_to_ns=ids.ts_to, expected=ids.first, received=ids.end)
                 for ids in await self._tables.skipped_ids(venue, symbol, *span)
-                if not any(_speaks_of(gap, ids.first, ids.end) for gap in known)
+                if not any(_covers(gap, ids.first, ids.end) for gap in known)
             ]  # fmt: skip
         if found:
             await publish(self._publisher, f"{venue}/scan", [_opened(gap, now) for gap in found])
@@ -99,17 +99,17 @@ class Keeper:
     # --- Repairing ---
 
     async def repair(
-        self, new: Iterable[OpenGap] = (), told: Callable[[Outcome], None] = lambda _: None, *, patient: bool = False
+        self, new: Iterable[OpenGap] = (), report: Callable[[Outcome], None] = lambda _: None, *, patient: bool = False
     ) -> list[Outcome]:
         """Try every open entry, and the new ones that the ledger may not have yet; return what became of each.
 
-        `patient` asks no venue for what was tried in vain not long ago: two hours, then four, at most a day. Such an
+        `patient` does not repeat a request that failed recently: two hours, then four, at most a day. Such an
         entry is only closed when it was filled meanwhile, and is not in the answer otherwise.
         """
         entries = {gap.gap_id: gap for gap in await self._tables.open_gaps(*self._only)}
         entries |= {gap.gap_id: gap for gap in new}
         outcomes = []
-        # Trades bring candles, not the other way round.
+        # Trades make candles, not the other way round.
         for gap in sorted(entries.values(), key=lambda one: one.channel == CANDLES):
             asks = not patient or _is_due(gap, time.time())
             try:
@@ -121,7 +121,7 @@ class Keeper:
             if outcome.by:
                 await publish(self._publisher, gap.line or f"{gap.venue}/scan", [_closed(gap, outcome.by)])
             outcomes.append(outcome)
-            told(outcome)
+            report(outcome)
         return outcomes
 
     async def roll_up(self, since: int) -> int:
@@ -138,7 +138,7 @@ class Keeper:
         span = await self._span(gap)
         numbered = gap.expected is not None and gap.received is not None
         if (gap.channel == CANDLES or numbered) and await self._is_whole(gap, span):
-            return self._brought_by(gap, span)
+            return self._filled_by(gap, span)
         if not asks:
             return ""
         history = self._history(gap.venue)
@@ -149,27 +149,27 @@ class Keeper:
         job.first_ns = job.start_ns  # an empty minute at the start gets its marker as well: what was before is known
         async with history.working(job):
             before = job.fetched
-            by, complete = await self._bring(history, job, gap)
-            told = job.fetched - before
-            self._brought.append((gap, span, by))
+            by, complete = await self._fetch(history, job, gap)
+            fetched = job.fetched - before
+            self._filled.append((gap, span, by))
 
             async def look() -> bool:
-                return await self._is_whole(gap, span, told)
+                return await self._is_whole(gap, span, fetched)
 
             if not (complete and await wait_for(look)):
                 raise Refused(_why(history, gap, complete=complete))
         return by
 
-    def _brought_by(self, gap: OpenGap, span: Hole) -> str:
-        """Return what filled an entry that is whole already: another entry's repair, or data that came late."""
-        for other, filled, by in self._brought:
+    def _filled_by(self, gap: OpenGap, span: MinuteGap) -> str:
+        """Return what filled an entry that is complete already: another entry's repair, or data that came late."""
+        for other, filled, by in self._filled:
             same = (other.venue, other.symbol) == (gap.venue, gap.symbol)
             if same and filled.start < span.end and span.start < filled.end:
                 return by
         return "late_data"
 
-    async def _bring(self, history: Backfill, job: Job, gap: OpenGap) -> tuple[str, bool]:
-        """Bring what the venue has of a gap; return what it was, and whether it was all."""
+    async def _fetch(self, history: Backfill, job: Job, gap: OpenGap) -> tuple[str, bool]:
+        """Fetch what the venue has of a gap; return what it was, and whether it was all."""
         if history.has_trades and (gap.channel != CANDLES or job.end_ns - job.start_ns <= TRADES_NS_MAX):
             missing = await history.take_trades(job)
             if gap.expected is not None and gap.received is not None:
@@ -180,8 +180,8 @@ class Keeper:
         missing = await history.take_minutes(job)
         return "rest_candles", not missing
 
-    async def _span(self, gap: OpenGap) -> Hole:
-        """Return the whole minutes that an entry is about. Raises Refused when nothing can be asked of them."""
+    async def _span(self, gap: OpenGap) -> MinuteGap:
+        """Return the whole minutes that an entry is about. Raises Refused when they cannot be requested."""
         if gap.channel != CANDLES and not is_of_trades(gap.venue, gap.channel):
             raise Refused(f"{gap.channel or 'a connection'} has no history to repair it from")
         start, end = gap.ts_from_ns, gap.ts_to_ns
@@ -191,14 +191,14 @@ class Keeper:
             )
             start, end = around or (start, end)
         if start is None or end is None:
-            raise Refused("nobody can tell from when to when it is")
+            raise Refused("its time is unknown")
         end += 1 if gap.channel != CANDLES else 0  # the trade at the end itself is a neighbour that is there
         if end > time.time_ns() - SETTLED_NS:
             raise Refused("it is too young, and may fill by itself")
-        return Hole(start - start % MINUTE_NS, -(-end // MINUTE_NS) * MINUTE_NS)
+        return MinuteGap(start - start % MINUTE_NS, -(-end // MINUTE_NS) * MINUTE_NS)
 
-    async def _is_whole(self, gap: OpenGap, span: Hole, told: int = 0) -> bool:
-        """Return whether nothing is missing now; `told` is how many trades the venue has just sent of that time."""
+    async def _is_whole(self, gap: OpenGap, span: MinuteGap, fetched: int = 0) -> bool:
+        """Return whether nothing is missing now; `fetched` is how many trades the venue has just sent of that time."""
         if gap.channel == CANDLES:
             good = await self._tables.good_minutes(gap.venue, gap.symbol, span.start, span.end)
             return good >= (span.end - span.start) // MINUTE_NS
@@ -206,7 +206,7 @@ class Keeper:
             found = await self._tables.count_ids(gap.venue, gap.symbol, gap.expected, gap.received, span)
             return found >= gap.received - gap.expected
         # Without numbers, every trade that the venue sent of that time must be stored; more cannot be proven.
-        return await self._tables.count_trades(gap.venue, gap.symbol, span.start, span.end) >= told
+        return await self._tables.count_trades(gap.venue, gap.symbol, span.start, span.end) >= fetched
 
 
 def _is_due(gap: OpenGap, now_s: float) -> bool:
@@ -216,38 +216,38 @@ def _is_due(gap: OpenGap, now_s: float) -> bool:
 
 def _why(history: Backfill, gap: OpenGap, *, complete: bool) -> str:
     if not complete:
-        return f"{gap.venue}'s history does not tell all of it"
+        return f"{gap.venue}'s history does not have all of it"
     if gap.channel == CANDLES and not history.has_trades:
         return "its candles may still be revised by the stream app; a later scan replaces them"
-    return "what the venue's history tells did not fill it"
+    return "what the venue's history has did not fill it"
 
 
-def _joined(holes: list[Hole]) -> list[Hole]:
-    """Return holes with those that have little between them as one: an entry, and a request to the venue, for all."""
-    joined: list[Hole] = []
-    for hole in holes:
-        if joined and hole.start - joined[-1].end <= APART_NS:
-            joined[-1] = Hole(joined[-1].start, hole.end)
+def _joined(gaps: list[MinuteGap]) -> list[MinuteGap]:
+    """Return gaps with those that have little time between them joined: one entry and one request for all."""
+    joined: list[MinuteGap] = []
+    for one in gaps:
+        if joined and one.start - joined[-1].end <= APART_NS:
+            joined[-1] = MinuteGap(joined[-1].start, one.end)
         else:
-            joined.append(hole)
+            joined.append(one)
     return joined
 
 
-def _beside(holes: list[Hole], known: list[OpenGap]) -> list[Hole]:
-    """Return what is left of holes without what open entries speak of."""
-    left = holes
+def _beside(gaps: list[MinuteGap], known: list[OpenGap]) -> list[MinuteGap]:
+    """Return what is left of gaps without what open entries cover."""
+    left = gaps
     for gap in known:
         if gap.channel != CANDLES or gap.ts_from_ns is None or gap.ts_to_ns is None:
             continue
         parts = []
-        for hole in left:
-            parts.append(Hole(hole.start, min(hole.end, gap.ts_from_ns)))
-            parts.append(Hole(max(hole.start, gap.ts_to_ns), hole.end))
+        for one in left:
+            parts.append(MinuteGap(one.start, min(one.end, gap.ts_from_ns)))
+            parts.append(MinuteGap(max(one.start, gap.ts_to_ns), one.end))
         left = [part for part in dict.fromkeys(parts) if part.start < part.end]
     return left
 
 
-def _speaks_of(gap: OpenGap, first: int, end: int) -> bool:
+def _covers(gap: OpenGap, first: int, end: int) -> bool:
     if not is_of_trades(gap.venue, gap.channel) or gap.expected is None or gap.received is None:
         return False
     return gap.expected <= first and end <= gap.received

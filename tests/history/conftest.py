@@ -1,4 +1,4 @@
-"""The road of history on the real Kafka, registry and TimescaleDB: stream apps, sink, and a venue over real HTTP."""
+"""History on the real Kafka, registry and TimescaleDB: stream apps, sink, and a venue over real HTTP."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Venue:
         self.delay_s = 0.0
         self.without: frozenset[int] = frozenset()
         self._trades = self.histories.trades
-        self.histories.trades = self._told  # type: ignore[method-assign]
+        self.histories.trades = self._visible_trades  # type: ignore[method-assign]
         answer = self.histories.answer
 
         def slowly(asked: Any) -> Answer:
@@ -59,7 +59,7 @@ class Venue:
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._thread.start()
 
-    def _told(self, start: int, end: int, most: int | None = None) -> list[Any]:
+    def _visible_trades(self, start: int, end: int, most: int | None = None) -> list[Any]:
         return [one for one in self._trades(start, end, most) if one.number not in self.without]
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class Venue:
         self._thread.join(10)
 
 
-class Road:
+class Pipeline:
     """Topics, tables, stream apps and sink of one test."""
 
     def __init__(self, endpoints: Endpoints, prefix: str, schema: str, folder: Path) -> None:
@@ -147,11 +147,11 @@ def venue() -> Iterator[Venue]:
 
 
 @pytest.fixture
-def road(
+def pipeline(
     endpoints: Endpoints, topic_prefix: str, database_schema: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[Road]:
-    """The road, its processes running; their logs are printed when the test failed."""
-    made = Road(endpoints, topic_prefix, database_schema, tmp_path)
+) -> Iterator[Pipeline]:
+    """The pipeline, with its processes running; their logs are printed when the test failed."""
+    made = Pipeline(endpoints, topic_prefix, database_schema, tmp_path)
     failed_before = request.session.testsfailed
     made.start("stream_apps")
     made.start("sink")

@@ -71,7 +71,7 @@ def one_of(name: str, at_s: int, price: str, action: str = "new", original: str 
 
 
 def test_corrections_and_cancels_change_the_minute_of_the_trade_that_they_amend() -> None:
-    """Whichever comes first, also one after the other, whenever they were told themselves."""
+    """Whichever comes first, also one after the other, whenever they arrived themselves."""
     trades = [one_of("a", 1, "5"), one_of("b", 2, "6"), one_of("c", 3, "7")]
     assert made_of(*trades) == [("5", "7", "6", 3), (None, None, "0", 0)]
     cancel, correct = one_of("c", 70, "7", "cancel"), one_of("d", 80, "4", "correct", "a")
@@ -96,14 +96,14 @@ def test_an_amendment_of_a_minute_that_was_taken_changes_no_other() -> None:
 
 
 def test_what_is_missing_is_no_marker_and_makes_no_longer_candle(minutes: dict[int, Candle]) -> None:
-    """A span that the venue cannot tell stays a hole, in the hour too."""
+    """A span that the venue does not have stays missing, in the hour too."""
     gone = Span(START + 61 * MINUTE_NS, START + 62 * MINUTE_NS, "too_old")
     kept = {start: candle for start, candle in minutes.items() if candle.open is not None and start != gone.start}
-    told = filled(NAME, "1m", kept, (START, START + 180 * MINUTE_NS), [gone])
-    assert sorted(told) == [
+    minutes = filled(NAME, "1m", kept, (START, START + 180 * MINUTE_NS), [gone])
+    assert sorted(minutes) == [
         start for start in sorted(minutes) if start < START + 180 * MINUTE_NS and start != gone.start
     ]
-    assert sorted(roll_up(told, "1m", "1h")) == [START, START + 120 * MINUTE_NS]
+    assert sorted(roll_up(minutes, "1m", "1h")) == [START, START + 120 * MINUTE_NS]
 
 
 def test_neighbours_share_a_record_and_revisions_do_not(minutes: dict[int, Candle]) -> None:

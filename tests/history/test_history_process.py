@@ -55,12 +55,12 @@ def test_a_product_without_a_response_is_backfilled_later(monkeypatch: pytest.Mo
     assert Bringing.done == ["C", "A"]
 
 
-def test_the_process_serves_its_health_and_metrics(road: Any, venue: Any, wait_for: Callable[..., Any]) -> None:
+def test_the_process_serves_its_health_and_metrics(pipeline: Any, venue: Any, wait_for: Callable[..., Any]) -> None:
     """Ready once Kafka, registry and database respond; its requests to the venue are among its metrics."""
     port = free_port()
-    road.env |= {"TICKSTREAM_GAP_SCAN_MINUTES": "60", "TICKSTREAM_HISTORY_URL": venue.url,
+    pipeline.env |= {"TICKSTREAM_GAP_SCAN_MINUTES": "60", "TICKSTREAM_HISTORY_URL": venue.url,
                  "TICKSTREAM_HISTORY_METRICS_PORT": str(port)}  # fmt: skip
-    road.start("producers.history.process", "coinbase", "BTC-USD")
+    pipeline.start("producers.history.process", "coinbase", "BTC-USD")
 
     def answer(path: str) -> httpx.Response | None:
         with suppress(httpx.TransportError):

@@ -14,7 +14,7 @@ from marketdata.clock import format_rfc3339
 from marketdata.events import Candle, Instrument, Trade
 from producers.history.candles import Stored
 from producers.history.reconcile import TRADES_NS, compare_candles, compare_trades
-from tests.history.test_road import COINBASE, HOUR_NS, live
+from tests.history.test_pipeline import COINBASE, HOUR_NS, live
 
 START = 1_790_000_000_000_000_000 // HOUR_NS * HOUR_NS
 
@@ -67,7 +67,7 @@ def test_trades_are_compared_by_their_ids(ours: set[int], theirs: set[int]) -> N
 
 
 def test_an_hour_equals_the_venue_until_a_trade_is_missing_there(
-    road: Any, venue: Any, wait_for: Callable[..., Any]
+    pipeline: Any, venue: Any, wait_for: Callable[..., Any]
 ) -> None:
     """Through Kafka, stream apps and database; the status says what differs, and the command exits with 1."""
     end = time.time_ns() // MINUTE_NS * MINUTE_NS - 6 * MINUTE_NS
@@ -77,19 +77,19 @@ def test_an_hour_equals_the_venue_until_a_trade_is_missing_there(
     instrument = Instrument(
         **COINBASE, ts_recv=start, venue_symbol="BTC-USD", base_currency="BTC", quote_currency="USD", status="online"
     )
-    road.produce(instrument, *live(tape, start, end))
+    pipeline.produce(instrument, *live(tape, start, end))
     closed = "SELECT count(*) FROM candles WHERE venue = 'coinbase' AND interval = '1m' AND start_ns >= %s"
-    wait_for("the last candle", lambda: road.rows(closed, end - MINUTE_NS)[0][0])
+    wait_for("the last candle", lambda: pipeline.rows(closed, end - MINUTE_NS)[0][0])
     at = format_rfc3339(hour + HOUR_NS + 10 * MINUTE_NS)
     arguments = ("reconcile", "coinbase", "BTC-USD", "--at", at, "--rest-url", venue.url)
-    printed = road.command(*arguments)
+    printed = pipeline.command(*arguments)
     traded = len({one.ts // MINUTE_NS for one in tape if hour <= one.ts < hour + HOUR_NS})
     compared = sum(hour <= one.ts < hour + TRADES_NS for one in tape)
     assert traded > 10
     assert compared > 1
     assert f"candles {traded} of {traded} equal" in printed, printed
     assert f"trades {compared} of {compared} equal" in printed, printed
-    wait_for("the status", lambda: road.rows("SELECT reason FROM feed_status WHERE kind = 'reconciled'"))
+    wait_for("the status", lambda: pipeline.rows("SELECT reason FROM feed_status WHERE kind = 'reconciled'"))
     venue.without = frozenset({next(one.number for one in tape if one.ts >= hour)})
-    different = road.command(*arguments, exits=1)
+    different = pipeline.command(*arguments, exits=1)
     assert "only here" in different, different

@@ -19,10 +19,10 @@ BINANCE: dict[str, Any] = {"venue": "binance_spot", "symbol": "BTC-USDT"}
 COMMAND = ("reconcile", "binance_spot", "BTC-USDT")
 
 
-def produce(road: Any, kind: str, number: int, bids: dict[str, str], asks: dict[str, str]) -> None:
+def produce(pipeline: Any, kind: str, number: int, bids: dict[str, str], asks: dict[str, str]) -> None:
     """Publish an update as the feed does."""
     now = time.time_ns()
-    road.produce(BookUpdate(
+    pipeline.produce(BookUpdate(
         **BINANCE, ts_event=now, ts_recv=now, line="binance_spot/0", sequence=number, kind=kind,
         bid_prices=list(bids), bid_sizes=list(bids.values()), ask_prices=list(asks), ask_sizes=list(asks.values()),
     ))  # fmt: skip
@@ -35,16 +35,16 @@ def depth(number: int, bids: dict[str, str], asks: dict[str, str]) -> Answer:
 
 
 @pytest.fixture
-def book(road: Any, wait_for: Callable[..., Any]) -> Any:
+def book(pipeline: Any, wait_for: Callable[..., Any]) -> Any:
     """The stream apps, with a book of two updates after its snapshot: numbers 100, 102 and 105."""
-    road.produce(Instrument(**BINANCE, ts_recv=time.time_ns(), venue_symbol="BTCUSDT", base_currency="BTC",
+    pipeline.produce(Instrument(**BINANCE, ts_recv=time.time_ns(), venue_symbol="BTCUSDT", base_currency="BTC",
                             quote_currency="USDT", status="online"))  # fmt: skip
-    produce(road, "snapshot", 100, {"99.0": "5", "98.0": "7"}, {"101.0": "3", "102.0": "4"})
-    produce(road, "update", 102, {"99.0": "6"}, {})
-    produce(road, "update", 105, {"99.5": "1"}, {"101.0": "0"})
+    produce(pipeline, "snapshot", 100, {"99.0": "5", "98.0": "7"}, {"101.0": "3", "102.0": "4"})
+    produce(pipeline, "update", 102, {"99.0": "6"}, {})
+    produce(pipeline, "update", 105, {"99.5": "1"}, {"101.0": "0"})
     query = "SELECT 1 FROM quotes WHERE venue = 'binance_spot' AND source = 'book' AND bid = 99.5"
-    wait_for("the published book", lambda: road.rows(query))
-    return road
+    wait_for("the published book", lambda: pipeline.rows(query))
+    return pipeline
 
 
 def test_a_right_book_is_equal_a_wrong_level_is_named_and_an_old_book_is_not_compared(
@@ -88,22 +88,24 @@ def test_a_venue_whose_books_cannot_be_compared_says_why(book: Any, venue: Any) 
     assert not venue.histories.asked
 
 
-def test_books_of_the_simulated_exchange_are_equal_while_it_trades(road: Any, wait_for: Callable[..., Any]) -> None:
+def test_books_of_the_simulated_exchange_are_equal_while_it_trades(pipeline: Any, wait_for: Callable[..., Any]) -> None:
     """Live producer, stream apps and REST; levels that change meanwhile are left out, all others are equal."""
     stream, rest = free_port(), free_port()
-    road.env |= {
+    pipeline.env |= {
         "TICKSTREAM_EXCHANGE_PORT": str(stream), "TICKSTREAM_EXCHANGE_CONTROL_PORT": str(rest),
         "TICKSTREAM_EXCHANGE_RATE": "20", "COINBASE_WS_URL": f"ws://127.0.0.1:{stream}",
         "COINBASE_REST_URL": f"http://127.0.0.1:{rest}", "COINBASE_PRODUCTS": "BTC-USD,ETH-USD",
         "TICKSTREAM_VENUE": "coinbase", "TICKSTREAM_SOURCE": "sim",
     }  # fmt: skip
-    road.start("infra.simulator")
-    road.start("producers.live")
+    pipeline.start("infra.simulator")
+    pipeline.start("producers.live")
     quotes = "SELECT count(DISTINCT symbol) FROM quotes WHERE source = 'book' AND valid"
-    wait_for("both books", lambda: road.rows(quotes)[0][0] == 2)
+    wait_for("both books", lambda: pipeline.rows(quotes)[0][0] == 2)
 
     def compared() -> str | None:
-        printed = road.command("reconcile", "coinbase", "BTC-USD", "ETH-USD", "--rest-url", f"http://127.0.0.1:{rest}")
+        printed = pipeline.command(
+            "reconcile", "coinbase", "BTC-USD", "ETH-USD", "--rest-url", f"http://127.0.0.1:{rest}"
+        )
         return printed if "not compared" not in printed else None
 
     printed = wait_for("a comparison of both", compared)

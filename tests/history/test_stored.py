@@ -14,7 +14,7 @@ from infra.local.table import Endpoints
 from infra.simulator.venues.tape import MINUTE_NS, SECOND_NS
 from producers.history import repair as repair_module
 from producers.history.jobs import Database, Job, Jobs
-from producers.history.queries import Hole, Tables, moment
+from producers.history.queries import MinuteGap, Tables, moment
 from producers.history.repair import Keeper
 from producers.venues.kit.history import Span
 from sink import migrations
@@ -71,14 +71,14 @@ class Rows:
         """Return the database as seen by the history role."""
         return Database(self._endpoints.history_database_url, self._schema)
 
-    def holes(self) -> list[tuple[int, int]]:
+    def gaps(self) -> list[tuple[int, int]]:
         """Return the gaps of the first ten minutes as minutes, as seen by the history role."""
 
-        async def ask() -> list[Hole]:
+        async def ask() -> list[MinuteGap]:
             async with self.database() as database:
-                return await Tables(database).holes(*ALPACA, START, START + 10 * MINUTE_NS)
+                return await Tables(database).minute_gaps(*ALPACA, START, START + 10 * MINUTE_NS)
 
-        return [((hole.start - START) // MINUTE_NS, (hole.end - START) // MINUTE_NS) for hole in asyncio.run(ask())]
+        return [((gap.start - START) // MINUTE_NS, (gap.end - START) // MINUTE_NS) for gap in asyncio.run(ask())]
 
     def close(self) -> None:
         """Disconnect."""
@@ -98,30 +98,30 @@ def rows(endpoints: Endpoints, database_schema: str) -> Iterator[Rows]:
 
 def test_a_minute_that_is_older_than_an_amendment_of_its_trade_is_a_hole(rows: Rows) -> None:
     """Until a newer revision is there; of a chain of amendments the first trade's minute, of others' trades none."""
-    assert rows.holes() == []
+    assert rows.gaps() == []
     rows.trade("1", 400, 400, "cancel")
-    assert rows.holes() == [(1, 2)]
+    assert rows.gaps() == [(1, 2)]
     rows.candle(1, 400, revision=1)  # as the stream app does, at the cancel itself
-    assert rows.holes() == []
+    assert rows.gaps() == []
     rows.trade("c", 410, 410, "correct", "3")
     rows.trade("d", 420, 420, "correct", "c")
     rows.candle(3, 410, revision=1)
-    assert rows.holes() == [(3, 4)]
+    assert rows.gaps() == [(3, 4)]
     rows.candle(3, 430, revision=2)
     rows.trade("nobody's", 440, 440, "cancel")
-    assert rows.holes() == []
+    assert rows.gaps() == []
 
 
 def test_every_later_trade_changes_a_minute_that_was_left_to_history(rows: Rows) -> None:
-    """The stream app tells no more of it; of other minutes it tells all that comes."""
+    """The stream app publishes nothing more of it, and everything of other minutes."""
     rows.candle(2, 400, revision=1, reason="amended")
-    assert rows.holes() == [(2, 3)]
+    assert rows.gaps() == [(2, 3)]
     rows.candle(2, 500, revision=2)
     rows.trade("late", 130, 450)
     rows.trade("also late", 70, 700)
-    assert rows.holes() == []
+    assert rows.gaps() == []
     rows.trade("too late", 131, 501)
-    assert rows.holes() == [(2, 3)]
+    assert rows.gaps() == [(2, 3)]
 
 
 class Told:
@@ -166,8 +166,8 @@ def test_an_entry_that_was_filled_meanwhile_is_closed_before_the_venue_is_asked_
     assert [(one.kind, one.gap_id, one.reason) for one in publisher.events] == [("resynced", "filled", "late_data")]
 
 
-class Teller:
-    """A venue's history that tells so many trades of any time, whatever becomes of them."""
+class Sender:
+    """A venue's history that sends so many trades of any time, whatever becomes of them."""
 
     has_trades = True
 
@@ -188,11 +188,11 @@ class Teller:
         return []
 
 
-@pytest.mark.parametrize(("told", "by"), [(2, "rest_trades"), (3, "")])
+@pytest.mark.parametrize(("sent", "by"), [(2, "rest_trades"), (3, "")])
 def test_trades_without_numbers_are_repaired_only_when_all_that_was_told_is_stored(
-    rows: Rows, monkeypatch: pytest.MonkeyPatch, told: int, by: str
+    rows: Rows, monkeypatch: pytest.MonkeyPatch, sent: int, by: str
 ) -> None:
-    """Two of that time are: a third that was told did not pass, as with an id that was used before."""
+    """Two of that time are: a third that was sent did not pass, as with an id that was used before."""
 
     async def looked(look: Callable[[], Awaitable[bool]]) -> bool:
         return await look()
@@ -206,8 +206,8 @@ def test_trades_without_numbers_are_repaired_only_when_all_that_was_told_is_stor
 
     async def repair() -> list[str]:
         async with rows.database() as database:
-            teller = cast("Backfill", Teller(database, told))
-            keeper = Keeper(database, cast("Publisher", Told()), lambda _: teller)
+            sender = cast("Backfill", Sender(database, sent))
+            keeper = Keeper(database, cast("Publisher", Told()), lambda _: sender)
             return [one.by for one in await keeper.repair()] + [one.by for one in await keeper.repair()]
 
     assert asyncio.run(repair()) == [by, by]

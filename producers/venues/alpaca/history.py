@@ -1,18 +1,19 @@
 """Alpaca's history of US equities: bars and trades of the data API v2.
 
-Theory of operation, with the source of each step. DOCS is Alpaca's "Historical API", "Bars", "Trades" and "Assets".
+Documents, below https://docs.alpaca.markets/: "Historical API" (docs/historical-api), "Bars" (reference/stockbars),
+"Trades" (reference/stocktrades) and "Assets" (reference/get-v2-assets-1).
 
 1. Bars: `v2/stocks/AAPL/bars`, trades: `v2/stocks/AAPL/trades`; `sort=asc`, at most 10,000 a page, `start` and `end`
-   inclusive. The next page has the `next_page_token` of this one, which is opaque and exact; none ends the walk. A
-   page without rows says `null` where the list would be.
-2. Bars are those of the stream, unadjusted. An interval without a trade that counts has none (DOCS). Days begin at
+   inclusive. The next page has the `next_page_token` of this one, which is opaque and exact; the last page has none. A
+   page without rows has `null` in place of the list.
+2. Bars are those of the stream, unadjusted. An interval without a trade that counts has none. Days begin at
    midnight in New York, so that they are not ours; hours and below are. `vw` times `v` is rounded: no quote volume.
-3. Trades have an exchange's own ids, which begin anew each day: the feed's id is made of day, exchange and number. The
-   venue does not tell the aggressor. Trades that were canceled, or replaced by a corrected one, say so in `u` and are
-   left out (DOCS, "Trades": `canceled`, `incorrect`).
-4. A free plan may not ask for the last 15 minutes of `sip` (DOCS): that is refused by the venue, in words.
+3. Trades have an exchange's own ids, which restart each day: the feed's id is made of day, exchange and number. The
+   venue does not send the aggressor. Trades that were canceled, or replaced by a corrected one, say so in `u` and are
+   left out ("Trades": `canceled`, `incorrect`).
+4. A free plan may not request the last 15 minutes of `sip`: the venue refuses that with a message.
 5. Keys go into two headers. What is listed comes from the trading API, which has an address of its own. 200 requests a
-   minute are free (DOCS).
+   minute are free.
 6. Numbers are JSON numbers; they stay the venue's digits.
 """
 
@@ -191,7 +192,7 @@ def _candle(asked: Asked, bar: _Bar, ts: int) -> Candle:
 
 
 def _list(raw: msgspec.Raw) -> bytes:
-    """Return a list as it was sent; a page without rows says `null` in its place."""
+    """Return a list as it was sent; a page without rows has `null` in its place."""
     return b"[]" if bytes(raw) == b"null" else bytes(raw)
 
 

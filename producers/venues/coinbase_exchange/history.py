@@ -7,7 +7,7 @@ https://docs.cdp.coinbase.com/exchange/rest-api/pagination; and "REST Rate Limit
 1. Candles: rows `[seconds, low, high, open, close, volume]`, newest first, at most 300, `start` and `end` in UTC
    seconds; some of them may precede `start`. There is none for an interval without trades, and no four-hour candle.
 2. Trades: newest first, at most 1,000; `after` has those with lower ids. Ids rise by one per product (held on a
-   recording), and no time can be asked for: the first id of the range is found by halving [0, newest id], with single
+   recording), and times cannot be requested: the first id of the range is found by halving [0, newest id], with single
    trades; then pages go upwards by ids. `side` is the maker's, as in the stream.
 3. The book of level 2 has the `sequence` that the messages of the channel `full` have; books of `level2_batch` have no
    number, and are not compared.

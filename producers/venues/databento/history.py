@@ -1,19 +1,19 @@
 """Databento's history: bars and trades of one symbol in its binary encoding (DBN), read as the live feed reads them.
 
-Theory of operation, with the source of each step. DOCS is Databento's "API reference - Historical (HTTP)":
-"timeseries.get_range", "metadata.get_dataset_range", "symbology.resolve", "Authentication".
+Documents: "API reference - Historical (HTTP)", https://databento.com/docs/api-reference-historical, with
+"timeseries.get_range", "metadata.get_dataset_range", "symbology.resolve" and "Authentication".
 
-1. Every call is a POST of a form, with the key as the user name of HTTP basic authentication and no password (DOCS).
-2. A range that ends after the data do is refused (DOCS), and the data end some time ago where no live licence is. So a
-   walk begins with `metadata.get_dataset_range`, and goes no further than it says; `reached` is that time then.
-3. Bars: schemas `ohlcv-1m`, `-1h`, `-1d`, labelled by their start; an interval without trades has none (DOCS). The
-   next page begins behind the last bar.
-4. Trades: `start` and `end` select by `ts_recv` (DOCS, "Filters on ts_recv if it exists in the schema"), which is a
-   moment later than `ts_event`. The range is therefore asked for with some time behind it, and rows outside of it are
+1. Every call is a POST of a form, with the key as the user name of HTTP basic authentication and no password.
+2. A range that ends after the data do is refused, and without a live licence the data end some time ago. So the
+   first request is `metadata.get_dataset_range`, and no page goes beyond its answer; `reached` is that time then.
+3. Bars: schemas `ohlcv-1m`, `-1h`, `-1d`, labelled by their start; an interval without trades has none. The
+   next page begins after the last bar.
+4. Trades: `start` and `end` select by `ts_recv` ("Filters on ts_recv if it exists in the schema"), which is a
+   moment later than `ts_event`. The range is therefore requested with some time after it, and rows outside of it are
    left out. The next page begins with the last record's `ts_recv`, so that the trades of one moment come together: the
    feed's ids count the trades that share time and sequence.
-5. `feed` makes the rows, from the same bytes as of a file: ids, sides, symbols and prices are its.
-   What it would put into a dead letter is left out, with its reason.
+5. `feed` reads the rows as it reads those of a file, with the same ids, sides, symbols and prices. What would become a
+   dead letter there is left out, with its reason.
 6. The dataset is `Access.feed`, such as GLBX.MDP3. Where a dataset has several venues, `AAPL@XCIS` names one.
 7. What is fetched is paid for by its size. A page asks for `LIMIT` records.
 """
@@ -201,7 +201,7 @@ def _bounds(cursor: str) -> tuple[int, int]:
 def _events(asked: Asked, body: bytes, ts: int) -> Iterator[Output | RefusedItem]:
     """Yield what the feed makes of these records, and each record that it cannot read.
 
-    Raises BadEvent for an answer that is no sequence of records, and for a symbol that was not asked for.
+    Raises BadEvent for an answer that is no sequence of records, and for a symbol that was not requested.
     """
     if body[: len(dbn.MAGIC)] != dbn.MAGIC:
         raise BadEvent("bad_answer", "body", body[:200].decode("utf-8", "replace"))

@@ -6,10 +6,10 @@ Theory of operation.
    `producers.history.rest.Rest` performs them, under the adapter's `budget`.
 2. A range is walked upwards in time, page by page. `candles(asked, cursor)` is the request of one page, with `cursor`
    None for the first; `parse_candles(asked, cursor, body, ts)` reads its answer into a `Page`, whose `cursor` is that
-   of the next page, or None after the last. A cursor is the adapter's own text: nobody else reads it. Trades and
+   of the next page, or None after the last. A cursor is the adapter's own text, which nothing else reads. Trades and
    symbols go the same way.
 3. A page holds what lies in [start, end), oldest first, whatever the venue's own order. Pages may overlap at their
-   edges (venues page by the millisecond): the shell leaves out what came before, and it also leaves out candles that
+   edges (venues page by the millisecond): the shell leaves out repeated rows, and candles that
    have not ended yet. A page may be empty and not the last, as where the venue had to be asked first for an id.
 4. `Page.reached` is a time: everything in the range before it has been read. A job that stops there and resumes with
    `start=reached` misses nothing, and repeats at most trades of about that moment, which have the same ids. After the
@@ -22,7 +22,7 @@ Theory of operation.
    the live feed gives to the same execution, so that de-duplication joins the two, and with the aggressor's side.
    Numbers are the venue's own digits. What the venue does not send of a candle is null (every venue sends `volume`;
    `quote_volume`, `buy_volume` and `trades` come only from venues whose adapters list them in `candle_fields`). An
-   interval for which the venue says that nothing traded is the marker that live candles use: no prices, zero sums.
+   interval without trades is the marker that live candles use: no prices, zero sums.
 7. `books` describes the venue's REST book where it can be compared with the stream's, because it has the number of an
    update or a time by the same clock. Otherwise it is the reason why not.
 

@@ -51,7 +51,8 @@ class Served:
     def symbol(self, venue: str) -> str:
         """Return a symbol that the venue trades, as we write it."""
         names = {"alpaca": "AAPL", "databento": "ESU4", "bybit": "BTC-USDT", "okx": "BTC-USDT",
-                 "kraken_futures": "BTC-USD-PI", "deribit": "BTC-USD-PERPETUAL", "hyperliquid": "BTC-USD-PERPETUAL"}  # fmt: skip
+                 "kraken_futures": "BTC-USD-PI", "deribit": "BTC-USD-PERPETUAL",
+                 "hyperliquid": "BTC-USD-PERPETUAL"}  # fmt: skip
         return names.get(venue, "BTC-USDT" if "binance" in venue else "BTC-USD")
 
     def candles(

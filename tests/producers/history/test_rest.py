@@ -51,7 +51,7 @@ def test_what_may_pass_is_tried_again(served: Served, venue: str, status: int) -
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 301])
 def test_what_will_not_pass_is_refused_at_once(served: Served, status: int) -> None:
-    """A wrong request or key is told with the venue's words, and asked once."""
+    """A wrong request or key is reported with the venue's message, and sent once."""
     served.venue.fail(Answer(status, b'{"msg":"no such symbol"}'))
     with pytest.raises(Refused, match=f"status {status} .*no such symbol"):
         served.candles(served.history("binance_spot"), *span(served))
@@ -89,7 +89,7 @@ def test_retry_after_holds_every_request_of_the_venue(served: Served) -> None:
                 return time.monotonic() - began
 
             first = asyncio.create_task(one())
-            while rest._client._not_before_s == 0:  # noqa: ASYNC110 - the shell tells nobody that it pauses
+            while rest._client._not_before_s == 0:  # noqa: ASYNC110 - nothing reports that it pauses
                 await asyncio.sleep(0.001)
             return list(await asyncio.gather(first, one()))
 
@@ -98,7 +98,7 @@ def test_retry_after_holds_every_request_of_the_venue(served: Served) -> None:
 
 
 def test_a_ban_of_hours_is_not_waited_for(served: Served) -> None:
-    """A job that goes on later costs less than a task that sleeps."""
+    """A job that resumes later costs less than a task that sleeps."""
     served.venue.fail(Answer(418, b"banned", {"retry-after": "7200"}))
     with pytest.raises(Unavailable, match="status 418 banned"):
         served.candles(served.history("binance_spot"), *span(served))
@@ -180,8 +180,8 @@ def test_any_other_bytes_are_an_error_of_ours(served: Served, venue: str, body: 
             fetch(served.history(venue), *span(served))
 
 
-def test_candles_that_are_not_over_are_not_told(served: Served) -> None:
-    """The venue tells the one that is under way; history is what has settled."""
+def test_candles_that_are_not_over_are_left_out(served: Served) -> None:
+    """The venue sends the one that is not over; history is what has settled."""
     now = time.time_ns()
     for venue in ("kraken", "binance_spot"):
         found, _ = served.candles(

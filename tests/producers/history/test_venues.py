@@ -1,4 +1,4 @@
-"""Each venue's documented answers, read to the last digit; the ids of the stream; what a venue cannot tell."""
+"""Each venue's documented answers, read to the last digit; the ids of the stream; what a venue does not have."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_documented_candle_is_read_to_the_last_digit(venue: str) -> None:
 
 
 def test_an_interval_without_trades_is_a_marker() -> None:
-    """Binance and Kraken repeat the last price; we tell that there was none."""
+    """Binance and Kraken repeat the last price; we publish that there was none."""
     for venue, row in (
         ("binance_spot", [[MS, "7", "7", "7", "7", "0.00000000", MS + 59_999, "0.0", 0, "0.0", "0.0", "0"]]),
         ("kraken", {"result": {"XXBTZUSD": [[START, "7", "7", "7", "7", "0.0", "0.00000000", 0]], "last": START}}),
@@ -261,7 +261,7 @@ SAME |= {
 
 
 def test_alpacas_trades_have_the_streams_ids_and_not_those_taken_back() -> None:
-    """A canceled trade, and one that was replaced by a corrected one, are not told."""
+    """A canceled trade, and one that was replaced by a corrected one, are left out."""
     rows = [
         {"t": "2023-11-14T22:14:00.123456789Z", "x": "V", "p": 178.26, "s": 100, "c": ["@"], "i": 5, "z": "C"},
         {"t": "2023-11-14T22:14:01Z", "x": "V", "p": 178.26, "s": 100, "c": ["@"], "i": 6, "z": "C", "u": "canceled"},
@@ -285,7 +285,7 @@ def test_alpacas_trades_have_the_streams_ids_and_not_those_taken_back() -> None:
 
 
 def test_databentos_trades_are_those_of_its_files() -> None:
-    """A recorded file as an answer gives the trades that the feed tells of it."""
+    """A recorded file as an answer gives the trades that the feed reads from it."""
     path = RECORDINGS / "cme_esu4_trades.dbn.zst"
     if not path.exists():
         pytest.skip(f"the recordings are absent: no {path}")
@@ -359,7 +359,7 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
 def test_wrong_value_of_any_answer_is_an_error_that_names_it_or_rows_that_may_be(wrong: Any) -> None:
-    """Whatever the value: nothing else is raised, and no trade of which no candle may be made is told."""
+    """Whatever the value: nothing else is raised, and no trade is returned that no candle may be built from."""
     read: list[tuple[str, str, str | None, Any, bool]] = [(v, n, None, a, False) for v, (n, a, _) in CANDLES.items()]
     read += [(v, n, cursor, a, True) for v, (n, _, a, cursor) in SAME.items()]
     for venue, name, cursor, answer, is_trades in read:
@@ -409,7 +409,7 @@ def test_a_bad_trade_costs_no_other_one_of_its_page(bad: dict[str, Any], place: 
     rows[place] |= bad
     page = checked_trades(history, where, "id:10", body(rows), TS)
     pages = [page]
-    if place == 3:  # the next page tells what came after it
+    if place == 3:  # the next page has what came after it
         assert page.cursor == f"id:13:{(MS + 2) * 1_000_000}"
         rest = [rows[3], BINANCE_ROW | {"id": 14, "time": MS + 4}]
         pages.append(checked_trades(history, where, page.cursor, body(rest), TS))
@@ -506,7 +506,7 @@ def test_candles_between_the_intervals_are_refused() -> None:
 
 
 def test_what_kraken_no_longer_has_is_missing(served: Served) -> None:
-    """Its last 720 candles are told; those before are a span, which trades can fill."""
+    """Its last 720 candles are returned; those before are a span, which trades can fill."""
     start, end = served.minute(10), served.minute(990)
     found, missing = served.candles(served.history("kraken"), start, end)
     (span,) = missing
@@ -518,7 +518,7 @@ def test_what_kraken_no_longer_has_is_missing(served: Served) -> None:
 
 
 def test_more_trades_than_a_page_in_one_second_are_missing(served: Served) -> None:
-    """Coinbase tells the newest of a second: the others are a span, and the rest of the range is told."""
+    """Coinbase sends the newest of a second: the others are a span, and the rest of the range is returned."""
     history = CoinbaseHistory(served.access(), rows_max=1)
     history.budget = served.history("coinbase").budget
     start, end = served.minute(898), served.minute(899)  # a minute with twins
@@ -544,7 +544,7 @@ def test_a_server_that_hides_trades_is_found_out_by_the_ids(served: Served) -> N
     assert not missing
 
 
-def test_a_full_millisecond_is_missing_and_the_walk_goes_on() -> None:
+def test_a_full_millisecond_is_missing_and_the_next_one_follows() -> None:
     """Bitfinex pages by the millisecond: what one hides behind a full page cannot be asked for."""
     history = adapter("bitfinex")
     history._limit = 2  # type: ignore[attr-defined]
@@ -562,7 +562,7 @@ def test_a_cursor_that_does_not_move_ends_the_walk(served: Served) -> None:
         served.symbols(served.history("coinbase"))
 
 
-def test_products_are_told_as_the_feeds_tell_them(served: Served) -> None:
+def test_products_are_read_as_the_feeds_read_them(served: Served) -> None:
     """Increments, states and currencies come from the same fields."""
     (coinbase, *_) = served.symbols(served.history("coinbase"))
     assert (coinbase.tick_size, coinbase.size_increment, coinbase.status) == ("0.01", "0.0001", "online")
@@ -574,7 +574,7 @@ def test_products_are_told_as_the_feeds_tell_them(served: Served) -> None:
 
 
 def test_every_venue_says_what_it_can(served: Served) -> None:
-    """Each adapter has a budget that lets something through, minutes, and says whether it tells empty ones."""
+    """Each adapter has a budget that lets something through, minutes, and says whether it has empty ones."""
     for venue in sorted(HISTORIES):
         history = make_history(venue, served.access())
         assert history.venue == venue

@@ -1,4 +1,4 @@
-"""History and holes on the real road: backfill resumed after a crash, an outage repaired, nothing there twice."""
+"""History and gaps on the real pipeline: backfill resumed after a crash, an outage repaired, nothing there twice."""
 
 from __future__ import annotations
 
@@ -26,53 +26,54 @@ def expected_candles(venue: Any, interval: str, start: int, end: int) -> list[tu
     return [row(one) for one in venue.histories.tape.candles(INTERVALS[interval] * MINUTE_NS, start, end)]
 
 
-def stored_candles(road: Any, interval: str) -> list[tuple[Any, ...]]:
+def stored_candles(pipeline: Any, interval: str) -> list[tuple[Any, ...]]:
     """Return the rows of an interval, every revision."""
     query = (
         f"SELECT start_ns, open, high, low, close, volume FROM candles WHERE {BINANCE} AND interval = %s "
         "ORDER BY ts, revision"
     )
-    return list(road.rows(query, interval))
+    return list(pipeline.rows(query, interval))
 
 
-def test_a_backfill_killed_in_the_middle_goes_on_and_every_row_is_there_once(
-    road: Any, venue: Any, wait_for: Callable[..., Any]
+def test_a_backfill_killed_in_the_middle_resumes_and_every_row_is_there_once(
+    pipeline: Any, venue: Any, wait_for: Callable[..., Any]
 ) -> None:
     """Candles of all intervals and all trades equal the venue's past, though the job was killed while it ran."""
     start = venue.histories.tape.begins + DAY_NS
     end = start + DAY_NS
     span = ("--start", format_rfc3339(start), "--end", format_rfc3339(end), "--rest-url", venue.url)
     venue.delay_s, venue.histories.rows_max = 0.02, 300
-    job = road.start("tickstream", "backfill", "binance_spot", "BTC-USDT", "--trades", *span)
+    job = pipeline.start("tickstream", "backfill", "binance_spot", "BTC-USDT", "--trades", *span)
     cursor = "SELECT 1 FROM ingestion_jobs WHERE kind = 'trades' AND cursor_ns > start_ns AND state = 'running'"
-    wait_for("a job in the middle of its trades", lambda: road.rows(cursor))
+    wait_for("a job in the middle of its trades", lambda: pipeline.rows(cursor))
     job.kill()
     job.wait(10)
     venue.delay_s, venue.histories.rows_max = 0.0, 10_000
     venue.histories.asked.clear()
-    assert road.rows(cursor), "it was over before it was killed"
-    road.command("backfill", "binance_spot", "BTC-USDT", "--trades", *span)
+    assert pipeline.rows(cursor), "it was over before it was killed"
+    pipeline.command("backfill", "binance_spot", "BTC-USDT", "--trades", *span)
     trades = list(venue.histories.tape.between(start, end))
-    wait_for("all trades", lambda: road.rows(f"SELECT count(*) FROM trades WHERE {BINANCE}")[0][0] >= len(trades))
-    assert road.rows(
+    wait_for("all trades", lambda: pipeline.rows(f"SELECT count(*) FROM trades WHERE {BINANCE}")[0][0] >= len(trades))
+    assert pipeline.rows(
         "SELECT trade_id, ts_event_ns, price::text, size::text, side, origin FROM trades "
         f"WHERE {BINANCE} ORDER BY trade_id::bigint"
     ) == [(str(t.number), t.ts, t.price, t.size, "buy" if t.bought else "sell", "backfill") for t in trades]
     for interval in INTERVALS:
         wanted = expected_candles(venue, interval, start, end)
         wait_for(
-            f"{interval} candles", lambda wanted=wanted, name=interval: len(stored_candles(road, name)) >= len(wanted)
+            f"{interval} candles",
+            lambda wanted=wanted, name=interval: len(stored_candles(pipeline, name)) >= len(wanted),
         )
-        assert stored_candles(road, interval) == wanted
+        assert stored_candles(pipeline, interval) == wanted
     jobs = (
         "SELECT kind, state, attempts, cursor_ns, fetched >= %s, last_error, completed_at IS NULL FROM ingestion_jobs"
     )
-    assert sorted(road.rows(f"{jobs} WHERE {BINANCE}", len(trades))) == [
+    assert sorted(pipeline.rows(f"{jobs} WHERE {BINANCE}", len(trades))) == [
         ("candles", "done", 2, end, False, None, False),
         ("trades", "done", 2, end, True, None, False),
     ]
-    assert road.rows("SELECT * FROM dead_letters") == []
-    assert not any("klines" in request.path for request in venue.histories.asked), "the candles were all told before"
+    assert pipeline.rows("SELECT * FROM dead_letters") == []
+    assert not any("klines" in request.path for request in venue.histories.asked), "the candles were all fetched before"
 
 
 BINANCE, OURS = "venue = 'binance_spot'", "venue = 'coinbase'"
@@ -81,21 +82,23 @@ COINBASE: dict[str, Any] = {"venue": "coinbase", "symbol": "BTC-USD"}
 
 
 def live(trades: list[TapeTrade], start: int, end: int, without: frozenset[int] = frozenset()) -> list[Trades]:
-    """Return what a feed tells of [start, end): trades one by one between heartbeats, some of them lost."""
-    told: list[tuple[int, tuple[Trade, ...]]] = [(ts, ()) for ts in range(start, end + HEARTBEAT_NS + 1, HEARTBEAT_NS)]
+    """Return what a feed publishes of [start, end): trades one by one between heartbeats, some of them lost."""
+    published: list[tuple[int, tuple[Trade, ...]]] = [
+        (ts, ()) for ts in range(start, end + HEARTBEAT_NS + 1, HEARTBEAT_NS)
+    ]
     for one in trades:
         if start <= one.ts < end and one.number not in without:
             side = "buy" if one.bought else "sell"
             trade = Trade(trade_id=str(one.number), ts_event=one.ts, price=one.price, size=one.size, side=side)
-            told.append((one.ts, (trade,)))
+            published.append((one.ts, (trade,)))
     return [
         Trades(**COINBASE, ts_event=ts, ts_recv=ts, line="coinbase/0", trades=batch)
-        for ts, batch in sorted(told, key=lambda each: each[0])
+        for ts, batch in sorted(published, key=lambda each: each[0])
     ]
 
 
 def test_an_outage_is_found_repaired_and_closed_and_what_the_venue_lacks_stays_open(
-    road: Any, venue: Any, wait_for: Callable[..., Any]
+    pipeline: Any, venue: Any, wait_for: Callable[..., Any]
 ) -> None:
     """Lost hours and a lost minute come back as repairs, candles are revised; trades nobody has stay on the ledger."""
     now = time.time_ns() // MINUTE_NS * MINUTE_NS
@@ -107,18 +110,18 @@ def test_an_outage_is_found_repaired_and_closed_and_what_the_venue_lacks_stays_o
     instrument = Instrument(
         **COINBASE, ts_recv=first, venue_symbol="BTC-USD", base_currency="BTC", quote_currency="USD", status="online"
     )
-    road.produce(instrument, *live(tape, first, first + 10 * MINUTE_NS))
-    road.produce(*live(tape, second, end, frozenset({quiet, hidden})))
+    pipeline.produce(instrument, *live(tape, first, first + 10 * MINUTE_NS))
+    pipeline.produce(*live(tape, second, end, frozenset({quiet, hidden})))
     closed = "SELECT count(*) FROM candles WHERE venue = 'coinbase' AND interval = '1m' AND start_ns >= %s"
-    wait_for("the last live candle", lambda: road.rows(closed, end - MINUTE_NS)[0][0])
-    printed = road.command("gaps", "scan", "--venue", "coinbase", "--rest-url", venue.url, exits=1)
+    wait_for("the last live candle", lambda: pipeline.rows(closed, end - MINUTE_NS)[0][0])
+    printed = pipeline.command("gaps", "scan", "--venue", "coinbase", "--rest-url", venue.url, exits=1)
     assert "3 repaired, 1 open" in printed, printed
 
     scanned = "SELECT channel, state, repaired_by, expected, received FROM gaps WHERE found_by = 'scan' ORDER BY 1, 4"
-    wait_for("the ledger", lambda: len(road.rows(scanned)) == 4)
+    wait_for("the ledger", lambda: len(pipeline.rows(scanned)) == 4)
     lost = next(one.number for one in tape if one.ts >= first + 10 * MINUTE_NS)
     found = next(one.number for one in tape if one.ts >= second)
-    assert road.rows(scanned) == [
+    assert pipeline.rows(scanned) == [
         ("candles", "repaired", "rest_trades", None, None),
         ("trades", "repaired", "rest_trades", lost, found),
         ("trades", "repaired", "rest_trades", quiet, quiet + 1),
@@ -126,10 +129,10 @@ def test_an_outage_is_found_repaired_and_closed_and_what_the_venue_lacks_stays_o
     ]
     wanted = [one for one in tape if one.number != hidden]
     query = "SELECT trade_id::bigint, price, size FROM trades WHERE venue = 'coinbase' ORDER BY 1"
-    assert road.rows(query) == [(one.number, Decimal(one.price), Decimal(one.size)) for one in wanted]
+    assert pipeline.rows(query) == [(one.number, Decimal(one.price), Decimal(one.size)) for one in wanted]
 
     minutes = f"SELECT start_ns, valid, volume, trades FROM candles_latest WHERE {OURS} AND interval = '1m' ORDER BY ts"
-    assert road.rows(minutes) == [summed(wanted, start, MINUTE_NS) for start in range(first, end, MINUTE_NS)]
+    assert pipeline.rows(minutes) == [summed(wanted, start, MINUTE_NS) for start in range(first, end, MINUTE_NS)]
     longer = (
         f"SELECT start_ns, valid, volume, trades FROM candles_latest WHERE {OURS} AND interval = '15m' "
         "AND ts >= to_timestamp(%s) AND ts < to_timestamp(%s) ORDER BY ts"
@@ -137,13 +140,13 @@ def test_an_outage_is_found_repaired_and_closed_and_what_the_venue_lacks_stays_o
     quarter = 15 * MINUTE_NS
     whole = range(-(-first // quarter) * quarter, (now - 130 * MINUTE_NS) // quarter * quarter, quarter)
     times = [f"{start // SECOND_NS}" for start in (whole.start, whole.stop)]
-    wait_for("longer candles", lambda: all(row[1] for row in road.rows(longer, *times)))
-    assert road.rows(longer, *times) == [summed(wanted, start, quarter) for start in whole]
+    wait_for("longer candles", lambda: all(row[1] for row in pipeline.rows(longer, *times)))
+    assert pipeline.rows(longer, *times) == [summed(wanted, start, quarter) for start in whole]
 
-    listed = " ".join(road.command("gaps", "list").split())
+    listed = " ".join(pipeline.command("gaps", "list").split())
     assert "coinbase BTC-USD trades" in listed.replace("│ ", "").replace("┃ ", "")
-    assert "does not tell all of it" in listed
-    again = road.command("gaps", "scan", "--venue", "coinbase", "--rest-url", venue.url, exits=1)
+    assert "does not have all of it" in listed
+    again = pipeline.command("gaps", "scan", "--venue", "coinbase", "--rest-url", venue.url, exits=1)
     assert "0 new gaps" in again
     assert "0 repaired, 1 open, 0 longer" in again
 
@@ -152,16 +155,16 @@ def test_an_outage_is_found_repaired_and_closed_and_what_the_venue_lacks_stays_o
     venue.without |= {canceled.number}
     back = Trade(trade_id=str(canceled.number), ts_event=end, price=canceled.price, size=canceled.size, side="unknown",
                  action="cancel")  # fmt: skip
-    road.produce(Trades(**COINBASE, ts_event=end, ts_recv=end, line="coinbase/0", trades=(back,)))
+    pipeline.produce(Trades(**COINBASE, ts_event=end, ts_recv=end, line="coinbase/0", trades=(back,)))
     spoilt = f"SELECT count(*) FROM candles_latest WHERE {OURS} AND reason = 'amended' AND state <> 'open' "
-    wait_for("candles that are given up", lambda: road.rows(f"{spoilt} AND interval = '15m'")[0][0] > 5)
-    mended = road.command("gaps", "scan", "--venue", "coinbase", "--rest-url", venue.url, exits=1)
+    wait_for("candles that are given up", lambda: pipeline.rows(f"{spoilt} AND interval = '15m'")[0][0] > 5)
+    mended = pipeline.command("gaps", "scan", "--venue", "coinbase", "--rest-url", venue.url, exits=1)
     # There are minutes without trades between them, which stay as they are.
     assert "1 new gaps" in mended, mended
     assert "1 repaired, 1 open" in mended, mended
     stand = [one for one in wanted if one is not canceled]
-    assert road.rows(minutes) == [summed(stand, start, MINUTE_NS) for start in range(first, end, MINUTE_NS)]
-    wait_for("the longer ones", lambda: road.rows(f"{spoilt} AND interval IN ('5m', '15m')")[0][0] <= 2)
+    assert pipeline.rows(minutes) == [summed(stand, start, MINUTE_NS) for start in range(first, end, MINUTE_NS)]
+    wait_for("the longer ones", lambda: pipeline.rows(f"{spoilt} AND interval IN ('5m', '15m')")[0][0] <= 2)
 
 
 def summed(trades: list[TapeTrade], start: int, length: int) -> tuple[Any, ...]:
