@@ -2,8 +2,9 @@
 
 Theory of operation.
 
-1. The newest record of md.books of each symbol, of the last `RESTORE_S` seconds, has the best levels of its book. If
-   nothing was published for so long, not even that the book is unchanged, it is not restored.
+1. The first valid record of md.books of each symbol, of the last `RESTORE_S` seconds, has the best levels of its book:
+   the older it is, the older may be the REST book, whose time is that of its last change at some venues. If nothing was
+   published for so long, not even that the book is unchanged, it is not restored.
 2. md.book_updates is read from the same time on. Each record of both topics states the input that it was made from
    (header `hops`): updates of inputs up to that of the symbol's book are in it already, and are left out.
 """
@@ -54,19 +55,20 @@ class PublishedBooks:
         self._consumer.close()
 
     def restore(self) -> None:
-        """Read the newest published books, and begin with the updates after them."""
+        """Read the first published books, and begin with the updates after them."""
         since_ms = int(time.time() * 1_000) - RESTORE_S * 1_000
         try:
             updates = self._since(topics.BOOK_UPDATES, since_ms)
-            newest = {_key(message): message for message in self._to_end(self._since(topics.BOOKS, since_ms))}
+            for message in self._to_end(self._since(topics.BOOKS, since_ms)):
+                key, position = _key(message), _position(message)
+                if position is not None and not self._states[key].is_valid:
+                    book = self._decode(message)
+                    if isinstance(book, Book):
+                        self._states[key].restore(book)
+                        self._restored[key] = position
             self._consumer.assign(updates)
         except KafkaException as error:
             raise _unavailable(error) from error
-        for key, message in newest.items():
-            book, position = self._decode(message), _position(message)
-            if isinstance(book, Book) and position is not None:
-                self._states[key].restore(book)
-                self._restored[key] = position
 
     def follow(self, wait_s: float) -> None:
         """Take the updates that have arrived; wait so long for the first."""

@@ -4,8 +4,8 @@ Theory of operation.
 
 1. A few symbols at a time: their published books are restored (`published_books`), their REST books requested within
    the venue's budget, and the updates followed until each book has reached the mark of its REST book.
-2. A REST book that is too old, or between two whole books, is requested once more, and so is one that differs where
-   levels are not known for each moment: a wrong level differs again, a level that was changing does not.
+2. A REST book that is too old, or between two whole books, is requested again a little later, and so is one that
+   differs where levels are not known for each moment: a wrong level differs again, a level that was changing does not.
 3. What cannot be compared has a reason instead of a score (`book_states`), and is no difference.
 """
 
@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping
 
+from marketdata.clock import SECOND_NS
 from marketdata.codec import Codec
 from marketdata.errors import BadEvent, Refused
 from producers.history.book_states import BETWEEN, TOO_OLD, WHAT, BookStates, Result
@@ -28,6 +29,7 @@ TRIES_MAX = 4
 SYMBOLS_AT_ONCE = 20
 REACHED_WITHIN_S = 20.0
 POLL_S = 0.2
+AGAIN_AFTER_S = 0.5
 
 NOT_REACHED = "the published book did not reach the REST book"
 
@@ -58,7 +60,9 @@ class BookReconciliation:
         with PublishedBooks(self._settings, self._codec, keys) as books:
             await asyncio.to_thread(books.restore)
             left = symbols
-            for _ in range(TRIES_MAX):
+            for tries in range(TRIES_MAX):
+                if tries:
+                    await asyncio.sleep(AGAIN_AFTER_S + rule.slack_ns / SECOND_NS)
                 fetched: dict[str, RestBook] = {}
                 for symbol in left:
                     try:
