@@ -18,11 +18,11 @@ from producers.history.settings import HistorySettings, load_history_process
 
 @asynccontextmanager
 async def ready(*_: object) -> AsyncIterator[Any]:
-    """Stand for what is connected to."""
+    """Stand for the open services."""
     yield type("HistoryServices", (), {"database": None, "publisher": None})
 
 
-class Bringing:
+class FailingBackfill:
     """A backfill whose products fail as `failures` says, each time one of them; what was done is in `done`."""
 
     has_trades = False
@@ -37,7 +37,7 @@ class Bringing:
         return product
 
     async def candles(self, symbol: str, *_: object) -> None:
-        """Fail, or bring them."""
+        """Fail, or note the symbol."""
         if self.failures.get(symbol):
             raise self.failures[symbol].pop(0)
         self.done.append(symbol)
@@ -48,11 +48,11 @@ def test_a_product_without_a_response_is_backfilled_later(monkeypatch: pytest.Mo
     monkeypatch.setattr(history_process, "RETRY_S", 0.0)
     monkeypatch.setattr(history_process, "open_history_services", ready)
     monkeypatch.setattr(history_process, "find_history", ready)
-    monkeypatch.setattr(history_process, "Backfill", Bringing)
-    Bringing.done = []
-    Bringing.failures = {"A": [Unavailable("away"), Unavailable("still away")], "B": [Refused("what is that?")]}
+    monkeypatch.setattr(history_process, "Backfill", FailingBackfill)
+    FailingBackfill.done = []
+    FailingBackfill.failures = {"A": [Unavailable("away"), Unavailable("still away")], "B": [Refused("what is that?")]}
     asyncio.run(asyncio.wait_for(history_process.keep(HistorySettings(backfill_days=1), "v", ["A", "B", "C"]), 10))
-    assert Bringing.done == ["C", "A"]
+    assert FailingBackfill.done == ["C", "A"]
 
 
 def test_the_process_serves_its_health_and_metrics(pipeline: Any, venue: Any, wait_for: Callable[..., Any]) -> None:
