@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,10 +14,14 @@ import pytest
 from infra.local.settings import free_port
 from infra.simulator.venues.answers import Answer
 from marketdata.events import BookUpdate, Instrument
-from producers.history.reconcile_books import TRIES_MAX
+from producers.history.reconcile_books import TRIES_MAX, BookReconciliation
+from producers.history.rest import Rest
+from producers.history.score import Score
+from producers.venues import make_history
+from producers.venues.kit.history import Access
+from tests.waiting import WAIT_S
 
 BINANCE: dict[str, Any] = {"venue": "binance_spot", "symbol": "BTC-USDT"}
-COMMAND = ("reconcile", "binance_spot", "BTC-USDT")
 
 
 def produce(pipeline: Any, kind: str, number: int, bids: dict[str, str], asks: dict[str, str]) -> None:
@@ -47,25 +52,35 @@ def book(pipeline: Any, wait_for: Callable[..., Any]) -> Any:
     return pipeline
 
 
-def test_a_right_book_is_equal_a_wrong_level_is_named_and_an_old_book_is_not_compared(
+def compare(pipeline: Any, venue: str, url: str, *symbols: str) -> dict[str, Score]:
+    """Compare these books as the history process does."""
+
+    async def compared() -> dict[str, Score]:
+        async with Rest(make_history(venue, Access(rest_url=url))) as rest:
+            return await BookReconciliation(rest, pipeline.kafka, pipeline.codec).compare(symbols)
+
+    return asyncio.run(compared())
+
+
+def test_a_wrong_level_is_named_and_an_old_book_is_not_compared(
     book: Any, venue: Any, wait_for: Callable[..., Any]
-) -> None:
-    """The command prints it, exits with 1 only for a difference, and publishes it as a status."""
+) -> None:  # fmt: skip
+    """The command prints the level, exits with 1 and publishes a status; a right book is equal in each level."""
     bids, asks = {"99.5": "1.0", "99.0": "6", "98.0": "7.00"}, {"102.0": "4"}
     venue.histories.fail(depth(105, bids, asks))
-    assert "book levels 4 of 4 equal" in book.command(*COMMAND, "--rest-url", venue.url)
+    assert str(compare(book, "binance_spot", venue.url, "BTC-USDT")["BTC-USDT"]) == "book levels 4 of 4 equal"
     (request,) = venue.histories.asked
     assert request.query["symbol"] == "BTCUSDT"
-    venue.histories.fail(depth(105, bids, {"102.0": "9"}))
-    printed = book.command(*COMMAND, "--rest-url", venue.url, exits=1)
-    assert "book levels 3 of 4 equal (ask 102.0: 4 here, 9 there)" in printed, printed
-    query = "SELECT detail FROM feed_status WHERE kind = 'reconciled' AND reason = %s"
-    for reason, text in (("equal", "4 of 4 equal"), ("different", "ask 102.0: 4 here, 9 there")):
-        ((detail,),) = wait_for(reason, lambda reason=reason: book.rows(query, reason))
-        assert text in detail
     venue.histories.fail(*[depth(99, bids, asks)] * TRIES_MAX)
-    printed = book.command(*COMMAND, "--rest-url", venue.url)
-    assert "book levels not compared: the REST book is older than the published book" in printed, printed
+    old = compare(book, "binance_spot", venue.url, "BTC-USDT")["BTC-USDT"]
+    assert str(old) == "book levels not compared: the REST book is older than the published book"
+    venue.histories.fail(depth(105, bids, {"102.0": "9"}))
+    printed = book.command("reconcile", "binance_spot", "BTC-USDT", "--rest-url", venue.url, exits=1)
+    text = "book levels 3 of 4 equal (ask 102.0: 4 here, 9 there)"
+    assert text in printed, printed
+    query = "SELECT detail FROM feed_status WHERE kind = 'reconciled' AND reason = 'different'"
+    ((detail,),) = wait_for("the status", lambda: book.rows(query))
+    assert text in detail
 
 
 def test_a_number_that_is_not_published_yet_is_waited_for(
@@ -73,19 +88,20 @@ def test_a_number_that_is_not_published_yet_is_waited_for(
 ) -> None:  # fmt: skip
     """The venue is asked once; then the update with its number comes, and is compared."""
     venue.histories.fail(depth(107, {"99.5": "1", "99.0": "6", "98.0": "7"}, {"102.0": "4", "103.0": "8"}))
-    running = book.start("tickstream", *COMMAND, "--rest-url", venue.url)
-    wait_for("the request of the REST book", lambda: venue.histories.asked)
-    assert running.poll() is None
-    produce(book, "update", 107, {}, {"103.0": "8"})
-    assert running.wait(60) == 0
-    assert "book levels 4 of 4 equal" in Path(book.folder, "tickstream.log").read_text()
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(compare, book, "binance_spot", venue.url, "BTC-USDT")
+        wait_for("the request of the REST book", lambda: venue.histories.asked)
+        assert not running.done()
+        produce(book, "update", 107, {}, {"103.0": "8"})
+        assert str(running.result(WAIT_S)["BTC-USDT"]) == "book levels 4 of 4 equal"
+    assert len(venue.histories.asked) == 1
 
 
-def test_a_venue_whose_books_cannot_be_compared_says_why(book: Any, venue: Any) -> None:
+def test_a_venue_whose_books_cannot_be_compared_says_why(pipeline: Any, venue: Any) -> None:
     """Without a request, and without a difference."""
-    printed = book.command("reconcile", "kraken", "BTC-USD", "--rest-url", venue.url)
-    assert "not compared: REST sends a book without a number or a time" in " ".join(printed.split())
-    assert not venue.histories.asked
+    score = compare(pipeline, "kraken", venue.url, "BTC-USD")["BTC-USD"]
+    assert "not compared: REST sends a book without a number or a time" in str(score)
+    assert (score.ratio, list(venue.histories.asked)) == (None, [])
 
 
 def test_books_of_the_simulated_exchange_are_equal_while_it_trades(pipeline: Any, wait_for: Callable[..., Any]) -> None:
@@ -101,9 +117,5 @@ def test_books_of_the_simulated_exchange_are_equal_while_it_trades(pipeline: Any
     pipeline.start("producers.live")
     quotes = "SELECT count(DISTINCT symbol) FROM quotes WHERE source = 'book' AND valid"
     wait_for("both books", lambda: pipeline.rows(quotes)[0][0] == 2)
-
-    printed = pipeline.command("reconcile", "coinbase", "BTC-USD", "ETH-USD", "--rest-url", f"http://127.0.0.1:{rest}")
-    for symbol in ("BTC-USD", "ETH-USD"):
-        (line,) = [line for line in printed.splitlines() if f"{symbol}: book levels" in line]
-        compared_levels, equal = (int(word) for word in line.split() if word.isdigit())
-        assert compared_levels == equal > 10, line
+    for symbol, score in compare(pipeline, "coinbase", f"http://127.0.0.1:{rest}", "BTC-USD", "ETH-USD").items():
+        assert score.compared == score.equal > 10, (symbol, score)
