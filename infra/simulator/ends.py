@@ -1,4 +1,4 @@
-"""How a server of this package ends: on a signal, or after a failure; and how it resets a connection."""
+"""How a server of this package ends: on a signal, or after a failure; how it resets a connection, and refuses one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import signal
 import socket
 import struct
 from contextlib import suppress
+from http import HTTPStatus
+
+from picows import WSUpgradeResponse, WSUpgradeResponseWithListener
 
 
 def asked_to_stop() -> asyncio.Event:
@@ -30,3 +33,9 @@ def reset(transport: asyncio.Transport) -> None:
     with suppress(OSError):
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
+
+
+def too_many_connections() -> WSUpgradeResponseWithListener:
+    """Return the answer to an attempt to connect beyond the venue's limit."""
+    refusal = WSUpgradeResponse.create_error_response(HTTPStatus.TOO_MANY_REQUESTS, b"too many connections")
+    return WSUpgradeResponseWithListener(refusal, None)

@@ -6,6 +6,7 @@ Every frame uses a sequence number, even if it is not sent, so that a client can
 - `corrupt`: it is corrupted, by the given variant or each in turn: `truncated` (half of the bytes), `type` (an object
   instead of a decimal), `number` (`NaN` instead of a decimal), `side` (an unknown side).
 - `mute`: the socket stays open and nothing is sent for `seconds`.
+- `refuse`: a subscription of the channel and symbol is refused in the venue's own way.
 - `disconnect`: the connection is reset, without a close frame.
 - `halt` and `resume`: a product stops and resumes trading.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
@@ -24,23 +25,23 @@ import orjson
 
 from marketdata.clock import SECOND_NS
 
-Kind = Literal["drop", "duplicate", "reorder", "corrupt", "mute", "disconnect", "halt", "resume"]
+Kind = Literal["drop", "duplicate", "reorder", "corrupt", "mute", "refuse", "disconnect", "halt", "resume"]
 Variant = Literal["truncated", "type", "number", "side"]
 
-FRAME_FAULTS: tuple[Kind, ...] = ("drop", "duplicate", "reorder", "corrupt", "mute")
+# Faults that stay active until they are complete; the others are over at once.
+LASTING: frozenset[Kind] = frozenset({"drop", "duplicate", "reorder", "corrupt", "mute", "refuse"})
 VARIANTS: tuple[Variant, ...] = ("truncated", "type", "number", "side")
 HITS_MAX = 10_000
 KEPT_MAX = 200
 
-_CHANNELS = {"level2": "l2_data"}
 _DECIMALS = ("new_quantity", "size", "price", "best_bid", "volume")
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A fault to inject. Empty `channel`, `symbol` and `connection` mean any.
 
-    `count` frames are affected, each with `probability`; with a `count` of 0 it stays active until it is removed.
-    `seconds` is the duration of a mute, and the time after which a halt ends (0: when resumed).
+    `count` frames or subscriptions are affected, each with `probability`; with a `count` of 0 it stays active until
+    it is removed. `seconds` is the duration of a mute, and the time after which a halt ends (0: when resumed).
     """
 
     kind: Kind
@@ -54,7 +55,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """One affected frame, or for other kinds the connection and the last sequence sent on it."""
+    """One affected frame or subscription, or for other kinds the connection and the last sequence sent on it."""
 
     connection: int
     sequence: int
@@ -103,7 +104,7 @@ class Injector:
     def add(self, fault: Fault, ts: int) -> Injection:
         """Activate a fault; the caller performs `disconnect`, `halt` and `resume`, which complete at once."""
         injection = Injection(next(self._ids), fault, ts)
-        if fault.kind in FRAME_FAULTS:
+        if fault.kind in LASTING:
             self.active.append(injection)
         else:
             injection.end()
@@ -139,17 +140,37 @@ class Injector:
             out.append(held)
         return out
 
+    def refuses(self, asked: Hit) -> bool:
+        """Return whether a subscription is refused; `asked` describes it."""
+        injection = self._matching(asked, refused=True) if self.active else None
+        if injection is None:
+            return False
+        injection.hit(asked)
+        self._tidy()
+        return True
+
+    def is_mute(self, connection: int, ts: int) -> bool:
+        """Return whether nothing at all is sent on a connection now."""
+        return any(
+            one.fault.kind == "mute"
+            and (one.fault.channel, one.fault.symbol) == (None, None)
+            and one.fault.connection in {None, connection}
+            and ts < one.ts + int(one.fault.seconds * SECOND_NS)
+            for one in self.active
+        )
+
     def forget(self, connection: int) -> None:
         """Discard frames held for a closed connection."""
         self._held.pop(connection, None)
 
-    def _matching(self, sent: Hit) -> Injection | None:
+    def _matching(self, sent: Hit, *, refused: bool = False) -> Injection | None:
         for injection in self.active:
             fault = injection.fault
             if fault.kind == "mute" and sent.ts >= injection.ts + int(fault.seconds * SECOND_NS):
                 injection.end()
             elif (
-                (fault.channel is None or _CHANNELS.get(fault.channel, fault.channel) == sent.channel)
+                (fault.kind == "refuse") == refused
+                and fault.channel in {None, sent.channel}
                 and fault.symbol in {None, sent.symbol}
                 and fault.connection in {None, sent.connection}
                 and not (fault.kind == "reorder" and sent.connection in self._held)
@@ -169,6 +190,16 @@ class Injector:
             variant = VARIANTS[self._spoilt % len(VARIANTS)]
             self._spoilt += 1
         return spoil(frame, variant)
+
+
+def check(fault: Fault, symbols: Collection[str], connections: Collection[int]) -> None:
+    """Raise ValueError when a fault names a symbol or a connection that does not exist, or a mute without an end."""
+    if fault.symbol is not None and fault.symbol not in symbols:
+        raise ValueError(f"{fault.symbol} is not listed here: {', '.join(list(symbols)[:20])} are")
+    if fault.connection is not None and fault.connection not in connections:
+        raise ValueError(f"connection {fault.connection} is not open: {sorted(connections)} are")
+    if fault.kind == "mute" and fault.seconds <= 0:
+        raise ValueError("a mute takes `seconds`")
 
 
 def spoil(frame: bytes, variant: Variant) -> bytes:

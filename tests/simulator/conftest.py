@@ -14,6 +14,7 @@ import pytest
 import websockets
 
 from infra.simulator import web
+from infra.simulator.limits import Limits
 from infra.simulator.venues.coinbase.control import create_app
 from infra.simulator.venues.coinbase.server import Exchange
 
@@ -102,7 +103,7 @@ class Venue:
 
 @asynccontextmanager
 async def _venue(**options: Any) -> AsyncIterator[Venue]:
-    exchange = Exchange(options.pop("symbols", ("BTC-USD", "ETH-USD")), **options)
+    exchange = Exchange(options.pop("symbols", ("BTC-USD", "ETH-USD")), **{"limits": Limits()} | options)
     async with (
         exchange.serve("127.0.0.1", 0),
         web.serve(create_app(exchange), "127.0.0.1", 0) as port,

@@ -13,12 +13,13 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from infra.simulator.limits import Window
 from infra.simulator.venues.streams.__main__ import SESSIONS
 from infra.simulator.venues.streams.bitfinex import BitfinexSession
 from infra.simulator.venues.streams.bybit import BybitSession
 from infra.simulator.venues.streams.market import Market
 from infra.simulator.venues.streams.okx import OkxSession
-from infra.simulator.venues.streams.server import Streams, Window
+from infra.simulator.venues.streams.server import Streams
 from infra.simulator.venues.streams.session import Ended, Session
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Trades
@@ -28,7 +29,7 @@ from producers.venues.kit.venue import LiveFeed
 
 TS = 1_780_000_000_000_000_000
 SECOND = 1_000_000_000
-PATHS = {"bybit": "/v5/public/spot"}
+PATHS = {"bybit": "/v5/public/spot", "gemini": "/?snapshot=-1"}
 STEPS = 30
 
 
@@ -53,7 +54,7 @@ class Played:
         self.ts += SECOND
         steps = {name: market.step(self.ts) for name, market in self.markets.items()}
         for frame in self.session.stepped(steps, self.ts):
-            self._take(self.feed.received(frame, self.ts))
+            self._take(self.feed.received(frame.payload, self.ts))
         self._take(self.feed.ticked(self.ts))
 
     def _take(self, outputs: list[Output]) -> None:
@@ -141,10 +142,10 @@ def test_bybit_spot_refuses_eleven_args_at_once() -> None:
 def test_okx_refuses_an_instrument_that_does_not_exist_and_takes_its_neighbour() -> None:
     """One argument never costs another."""
     session = OkxSession(markets(OkxSession), "/ws/v5/public")
-    args = [{"channel": "trades", "instId": name} for name in ("NO-USDT", "C001-USDT")]
+    args = [{"channel": "trades", "instId": name} for name in ("NO-USDT", "ETH-USDT")]
     answers = ask(session, {"op": "subscribe", "args": args})
     assert [answer["event"] for answer in answers if isinstance(answer, dict)] == ["error", "subscribe"]
-    assert list(session.subscribed) == [("trades", "C001-USDT")]
+    assert list(session.subscribed) == [("trades", "ETH-USDT")]
 
 
 def test_futures_of_binance_send_each_class_on_its_own_path_only() -> None:
@@ -154,10 +155,10 @@ def test_futures_of_binance_send_each_class_on_its_own_path_only() -> None:
     for path in ("/public/stream", "/market/stream"):
         listed = markets(kind, 1)
         session = kind(listed, path)
-        streams = ["c000usdt@depth@100ms", "c000usdt@aggTrade", "c000usdt@bookTicker", "c000usdt@markPrice@1s"]
+        streams = ["btcusdt@depth@100ms", "btcusdt@aggTrade", "btcusdt@bookTicker", "btcusdt@markPrice@1s"]
         assert ask(session, {"method": "SUBSCRIBE", "params": streams, "id": 7}) == [{"result": None, "id": 7}]
         frames = session.stepped({name: market.step(TS) for name, market in listed.items()}, TS)
-        sent[path] = [msgspec.json.decode(frame)["stream"].partition("@")[2] for frame in frames]
+        sent[path] = [msgspec.json.decode(frame.payload)["stream"].partition("@")[2] for frame in frames]
     assert sent == {"/public/stream": ["depth@100ms", "bookTicker"], "/market/stream": ["aggTrade", "markPrice@1s"]}
 
 
@@ -170,7 +171,7 @@ def test_a_window_counts_only_its_last_seconds() -> None:
 async def _closed(streams: Streams, messages: int) -> tuple[int, str]:
     async with connect(f"ws://127.0.0.1:{streams.port}/stream") as socket:
         for number in range(messages):
-            await socket.send(msgspec.json.encode({"method": "SUBSCRIBE", "params": ["c000usdt@trade"], "id": number}))
+            await socket.send(msgspec.json.encode({"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": number}))
         with suppress(ConnectionClosed):
             async for _ in socket:
                 pass

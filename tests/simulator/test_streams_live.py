@@ -21,7 +21,7 @@ from runtime.health import Readiness
 LIMIT_S = 120.0
 # Where the venue's limits of connections or messages make more symbols a matter of minutes, fewer are enough.
 SYMBOLS = {"binance_usdm": 40, "bitfinex": 40, "deribit": 120, "hyperliquid": 120}
-PATHS = {"bybit": "/v5/public/spot", "kraken": "/v2"}
+PATHS = {"bybit": "/v5/public/spot", "gemini": "/?snapshot=-1", "kraken": "/v2"}
 
 
 @dataclass

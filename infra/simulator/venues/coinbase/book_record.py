@@ -7,7 +7,7 @@ from typing import Any
 
 from infra.simulator.market import Market
 from infra.simulator.matching import ASK, BID
-from infra.simulator.venues.coinbase.server import Connection
+from infra.simulator.venues.coinbase.connection import Connection
 
 _SIDES = {BID: "bid", ASK: "ask"}
 

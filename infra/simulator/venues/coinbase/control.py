@@ -18,7 +18,8 @@ from infra.simulator.matching import ASK, BID
 from infra.simulator.settings import RATE_MAX
 from infra.simulator.venues.coinbase import frames
 from infra.simulator.venues.coinbase.book_record import book_record
-from infra.simulator.venues.coinbase.server import Connection, Exchange
+from infra.simulator.venues.coinbase.connection import Connection
+from infra.simulator.venues.coinbase.server import Exchange
 from marketdata.clock import SECOND_NS
 
 MARKET = "/api/v3/brokerage/market"

@@ -5,9 +5,6 @@ at once when its last frame is `book_batch_ms` old, else when it is: a recorded 
 and tickers wait for the batch, as on the venue; products take turns within it, so that the frames are spread over time.
 A connection numbers every frame with one `sequence_num` and remembers which version of each book a number stands for,
 so that the book can be asked for as it was at that number.
-
-1. A client has five seconds to subscribe, with one message per channel; snapshots come first, then `subscriptions`.
-2. A client that reads too slowly is disconnected when its buffer is full; nothing waits for it.
 """
 
 from __future__ import annotations
@@ -17,9 +14,7 @@ import heapq
 import math
 import random
 import time
-from array import array
-from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -27,35 +22,33 @@ from typing import Any
 
 import msgspec
 import structlog
-from picows import (
-    WSCloseCode,
-    WSFrame,
-    WSListener,
-    WSMsgType,
-    WSTransport,
-    WSUpgradeRequest,
-    ws_create_server,
-)
-from prometheus_client import Counter, Gauge
+from picows import WSCloseCode, WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener, ws_create_server
+from prometheus_client import Counter as Metric
+from prometheus_client import Gauge
 
-from infra.simulator.ends import reset
-from infra.simulator.faults import Fault, Hit, Injection, Injector
+from infra.simulator.ends import too_many_connections
+from infra.simulator.faults import Fault, Hit, Injection, Injector, check
+from infra.simulator.limits import Limits, Window
 from infra.simulator.market import TRADES_KEPT, VERSIONS_KEPT, HistoryGone, Market, Step, product
 from infra.simulator.matching import ASK, BID
-from infra.simulator.outbox import Outbox
 from infra.simulator.record import Trade
 from infra.simulator.venues.coinbase import frames
+from infra.simulator.venues.coinbase.connection import (
+    BOOK,
+    CANDLES,
+    HEARTBEATS,
+    LIMITS,
+    STATUS,
+    TICKER,
+    TICKER_BATCH,
+    TRADES,
+    WIRE,
+    Connection,
+)
 from marketdata.clock import SECOND_NS
-
-BOOK, TRADES, TICKER, TICKER_BATCH = "level2", "market_trades", "ticker", "ticker_batch"
-HEARTBEATS, STATUS, CANDLES = "heartbeats", "status", "candles"
-CHANNELS = (BOOK, TRADES, TICKER, TICKER_BATCH, HEARTBEATS, STATUS, CANDLES)
-PRIVATE_CHANNELS = ("user", "futures_balance_summary")
-WIRE = {BOOK: "l2_data"}
 
 SUBSCRIBE_TIMEOUT_S = 5.0
 WRITE_BUFFER_BYTES_MAX = 64 * 1024 * 1024
-REQUEST_BYTES_MAX = 64 * 1024
 CONNECTIONS_MAX = 256
 CONNECTIONS_KEPT = 32
 # What is remembered over all products: trades, book versions, and which version each book frame of a connection led to.
@@ -73,198 +66,11 @@ STATUS_EVERY_S = 10
 TICKER_BATCH_EVERY_S = 5
 
 _LOG = structlog.get_logger()
-_FRAMES = Counter("tickstream_exchange_frames_total", "Frames that the simulated exchange made.", ["channel"])
-_FRAMES_OF = {
-    wire: _FRAMES.labels(wire) for wire in (*(WIRE.get(channel, channel) for channel in CHANNELS), "subscriptions")
-}
-_ORDERS = Counter("tickstream_exchange_orders_total", "Orders that the simulated exchange's markets entered.")
-_CHANGES = Counter("tickstream_exchange_book_changes_total", "Levels that changed in the simulated exchange's books.")
-_TRADES = Counter("tickstream_exchange_trades_total", "Trades of the simulated exchange.")
-_BEHIND = Counter("tickstream_exchange_skipped_seconds_total", "Seconds of the order flow that were skipped for time.")
+_ORDERS = Metric("tickstream_exchange_orders_total", "Orders that the simulated exchange's markets entered.")
+_CHANGES = Metric("tickstream_exchange_book_changes_total", "Levels that changed in the simulated exchange's books.")
+_TRADES = Metric("tickstream_exchange_trades_total", "Trades of the simulated exchange.")
+_BEHIND = Metric("tickstream_exchange_skipped_seconds_total", "Seconds of the order flow that were skipped for time.")
 _CLIENTS = Gauge("tickstream_exchange_connections", "Open connections of the simulated exchange.")
-_CUT_OFF = Counter("tickstream_exchange_cut_off_total", "Connections that the simulated exchange ended.", ["reason"])
-
-
-class Request(msgspec.Struct, frozen=True):
-    """What a client may send; a `jwt` is not looked at, since every channel here is public."""
-
-    type: str
-    channel: str
-    product_ids: list[str] | None = None
-
-
-_REQUEST = msgspec.json.Decoder(Request)
-
-
-class BookFrames:
-    """Which version of one book each frame of a connection led to, newest last; at most twice `kept` frames."""
-
-    def __init__(self, kept: int) -> None:
-        self._kept = kept
-        self._sequences = array("q")
-        self._versions = array("q")
-
-    def add(self, sequence: int, version: int) -> None:
-        """Add the next frame."""
-        if len(self._sequences) >= 2 * self._kept:
-            del self._sequences[: self._kept]
-            del self._versions[: self._kept]
-        self._sequences.append(sequence)
-        self._versions.append(version)
-
-    def last(self, sequence: int | None) -> tuple[int, int] | None:
-        """Return (sequence, version) of the last frame up to a sequence; None when there was none."""
-        place = len(self._sequences) if sequence is None else bisect_right(self._sequences, sequence)
-        return (self._sequences[place - 1], self._versions[place - 1]) if place else None
-
-    def all(self) -> list[tuple[int, int]]:
-        """Return (sequence, version) of each frame, oldest first."""
-        return list(zip(self._sequences, self._versions, strict=True))
-
-
-class Connection(WSListener):
-    """One client: its subscriptions, its numbering, and which book each number stands for."""
-
-    def __init__(self, exchange: Exchange, number: int) -> None:
-        super().__init__()
-        self._exchange = exchange
-        self._transport: WSTransport | None = None
-        self._outbox: Outbox | None = None
-        self.id = number
-        self.sequence = 0
-        self.channels: dict[str, dict[str, None]] = {}
-        self.opened = exchange.clock()
-        self.closed: int | None = None
-        self.peer = ""
-        self._books: dict[str, BookFrames] = {}
-        self._deadline: asyncio.TimerHandle | None = None
-
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        """Begin; the client now has its time to subscribe."""
-        self._transport, self._outbox = transport, Outbox(transport)
-        host, port, *_ = transport.underlying_transport.get_extra_info("peername") or ("?", 0)
-        self.peer = f"{host}:{port}"
-        self._exchange.joined(self)
-        self._deadline = asyncio.get_running_loop().call_later(
-            self._exchange.subscribe_timeout_s, self.end, "no_subscribe", WSCloseCode.POLICY_VIOLATION
-        )
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Answer one message of the client."""
-        if frame.msg_type == WSMsgType.CLOSE:
-            if self._outbox is not None:
-                self._outbox.flush()
-            transport.send_close(frame.get_close_code(), frame.get_close_message())
-            transport.disconnect()
-        elif frame.msg_type in {WSMsgType.TEXT, WSMsgType.BINARY}:
-            payload = frame.get_payload_as_bytes()
-            problem = self._request(payload)
-            if problem:
-                self._write(frames.error(problem))
-
-    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows calls it with the transport
-        """Forget the client, but keep what a test may ask about it."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self.closed = self._exchange.clock()
-        self._transport = self._outbox = None
-        self._exchange.left(self)
-
-    def _request(self, payload: bytes) -> str | None:
-        """Perform a request; return what is wrong with it, if anything."""
-        try:
-            message = _REQUEST.decode(payload)
-        except msgspec.MsgspecError as error:
-            return f"malformed message: {error}"
-        problem = self._refusal(message)
-        if problem is None:
-            (self._subscribe if message.type == "subscribe" else self._unsubscribe)(
-                message.channel, message.product_ids or []
-            )
-        return problem
-
-    def _refusal(self, message: Request) -> str | None:
-        if message.type not in {"subscribe", "unsubscribe"}:
-            return f"unknown message type {message.type!r}: there are subscribe and unsubscribe"
-        if message.channel in PRIVATE_CHANNELS:
-            return "authentication failure"
-        if message.channel not in CHANNELS:
-            return f"unknown channel {message.channel!r}: there are {', '.join(CHANNELS)}"
-        unknown = [symbol for symbol in message.product_ids or () if symbol not in self._exchange.markets]
-        if unknown and message.channel != HEARTBEATS:
-            return f"{', '.join(unknown)} is not a valid product"
-        return None
-
-    def _subscribe(self, channel: str, wanted: list[str]) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        symbols = [HEARTBEATS] if channel == HEARTBEATS else list(dict.fromkeys(wanted)) or list(self._exchange.markets)
-        self._exchange.send_snapshots(self, channel, symbols)
-        self.channels.setdefault(channel, {}).update(dict.fromkeys(symbols))
-        self.send("subscriptions", "", frames.subscriptions(self.channels))
-
-    def _unsubscribe(self, channel: str, wanted: list[str]) -> None:
-        left = [symbol for symbol in self.channels.get(channel, ()) if wanted and symbol not in wanted]
-        if left and channel != HEARTBEATS:
-            self.channels[channel] = dict.fromkeys(left)
-        else:
-            self.channels.pop(channel, None)
-        self.send("subscriptions", "", frames.subscriptions(self.channels))
-
-    def wants(self, channel: str, symbol: str) -> bool:
-        """Return whether the client subscribed to a product's channel."""
-        return symbol in self.channels.get(channel, ())
-
-    def send(self, channel: str, symbol: str, events: bytes, version: int | None = None) -> None:
-        """Number a frame and send it, or what the faults make of it; `version` is the book that it leads to."""
-        sequence, now = self.sequence, self._exchange.clock()
-        self.sequence += 1
-        if version is not None:
-            if symbol not in self._books:
-                self._books[symbol] = BookFrames(self._exchange.frames_kept)
-            self._books[symbol].add(sequence, version)
-        wire = WIRE.get(channel, channel)
-        _FRAMES_OF[wire].inc()
-        frame = frames.frame(wire, now, sequence, events)
-        for data in self._exchange.injector.frames(Hit(self.id, sequence, wire, symbol, now), frame):
-            self._write(data)
-
-    def was_sent(self, symbol: str) -> bool:
-        """Return whether the client was ever sent a product's book."""
-        return symbol in self._books
-
-    def book_frames(self, symbol: str) -> list[tuple[int, int]]:
-        """Return the (sequence, version) of each book frame that was sent, oldest first."""
-        return self._books[symbol].all() if symbol in self._books else []
-
-    def version_at(self, symbol: str, sequence: int | None) -> tuple[int, int] | None:
-        """Return the (sequence, version) of the last book frame up to a sequence; None when there was none."""
-        return self._books[symbol].last(sequence) if symbol in self._books else None
-
-    def end(self, reason: str, code: WSCloseCode) -> None:
-        """Close the connection from our side."""
-        if self._transport is None or self._outbox is None:
-            return
-        _CUT_OFF.labels(reason).inc()
-        _LOG.info("connection ended", connection=self.id, reason=reason)
-        self._outbox.close(code, reason.encode())
-        self._transport.disconnect()
-
-    def reset(self) -> None:
-        """Break the connection without a close frame: TCP reset."""
-        if self._transport is not None:
-            reset(self._transport.underlying_transport)
-
-    def _write(self, data: bytes) -> None:
-        outbox = self._outbox
-        if outbox is None:
-            return
-        outbox.send(WSMsgType.TEXT, data)
-        if outbox.buffered_bytes > self._exchange.write_buffer_bytes_max:
-            _CUT_OFF.labels("slow").inc()
-            _LOG.warning("client reads too slowly, connection reset", connection=self.id, peer=self.peer)
-            self.reset()
 
 
 class Exchange:
@@ -281,12 +87,18 @@ class Exchange:
         faults: Iterable[Fault] = (),
         subscribe_timeout_s: float = SUBSCRIBE_TIMEOUT_S,
         write_buffer_bytes_max: int = WRITE_BUFFER_BYTES_MAX,
+        limits: Limits = LIMITS,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.clock = clock
         self.started = clock()
         self.subscribe_timeout_s = subscribe_timeout_s
         self.write_buffer_bytes_max = write_buffer_bytes_max
+        self.limits = limits
+        self.messages = Window(limits.address_messages)
+        self._attempts = Window(limits.attempts)
+        self.refused: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
         # Ten microseconds a trade since 1970: a restart continues above every id that an earlier run has used.
         first_id = self.started // 10_000
         symbols = list(symbols)
@@ -332,7 +144,7 @@ class Exchange:
     async def serve(self, host: str, port: int) -> AsyncIterator[Exchange]:
         """Serve on a port (0 takes a free one, see `port`) and trade, until the context ends."""
         server = await ws_create_server(
-            self._accept, host, port, max_frame_size=REQUEST_BYTES_MAX, enable_auto_pong=True
+            self._accept, host, port, max_frame_size=self.limits.message_bytes, enable_auto_pong=False
         )
         self.port = server.sockets[0].getsockname()[1]
         tasks = [
@@ -358,11 +170,13 @@ class Exchange:
             self.broken.set()
             _LOG.error("the exchange is broken", task=task.get_name(), exc_info=error)
 
-    def _accept(self, request: WSUpgradeRequest) -> Connection | None:  # noqa: ARG002 - picows' signature
-        if len(self.connections) >= CONNECTIONS_MAX:
-            return None
+    def _accept(self, request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:  # noqa: ARG002 - picows' signature
+        if len(self.connections) >= CONNECTIONS_MAX or not self._attempts.takes(time.monotonic()):
+            self.refused["attempts"] += 1
+            return too_many_connections()
         self._next_connection += 1
-        return Connection(self, self._next_connection - 1)
+        connection = Connection(self, self._next_connection - 1)
+        return WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(), connection)
 
     def joined(self, connection: Connection) -> None:
         """Take a new connection in."""
@@ -548,14 +362,10 @@ class Exchange:
     def inject(self, fault: Fault) -> Injection:
         """Put a fault to work.
 
-        Raises ValueError when it names a product or connection that is not there.
+        Raises ValueError when it names a product or connection that does not exist.
         """
-        if fault.symbol is not None and fault.symbol not in self.markets:
-            raise ValueError(f"{fault.symbol} is not a product: there are {', '.join(self.markets)}")
-        if fault.connection is not None and fault.connection not in self.connections:
-            raise ValueError(f"connection {fault.connection} is not open: {sorted(self.connections)} are")
-        if fault.kind == "mute" and fault.seconds <= 0:
-            raise ValueError("a mute takes `seconds`")
+        check(fault, self.markets, self.connections)
+        fault = msgspec.structs.replace(fault, channel=WIRE.get(fault.channel or "", fault.channel))
         now = self.clock()
         injection = self.injector.add(fault, now)
         if fault.kind == "disconnect":
@@ -589,6 +399,10 @@ class Exchange:
                 self.inject(Fault(kind="resume", symbol=symbol))
 
     # --- what can be asked
+
+    def view(self) -> dict[str, Any]:
+        """Return what was refused and ended so far, by reason."""
+        return {"symbols": len(self.markets), "refused": dict(self.refused), "ended": dict(self.ended)}
 
     def connection(self, number: int | None, at: int | None, symbol: str) -> Connection | None:
         """Return a connection by its number, or else the last that was sent a product's book.

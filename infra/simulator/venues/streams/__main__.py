@@ -15,11 +15,13 @@ from infra.simulator.venues.streams.bitfinex import BitfinexSession
 from infra.simulator.venues.streams.bybit import BybitSession
 from infra.simulator.venues.streams.coinbase_exchange import CoinbaseExchangeSession
 from infra.simulator.venues.streams.deribit import DeribitSession
+from infra.simulator.venues.streams.gemini import GeminiSession
 from infra.simulator.venues.streams.hyperliquid import HyperliquidSession
 from infra.simulator.venues.streams.kraken import KrakenSession
 from infra.simulator.venues.streams.kraken_futures import KrakenFuturesSession
+from infra.simulator.venues.streams.market import SYMBOLS_MAX
 from infra.simulator.venues.streams.okx import OkxSession
-from infra.simulator.venues.streams.server import SYMBOLS_MAX, Streams, serve
+from infra.simulator.venues.streams.server import Streams, serve
 from infra.simulator.venues.streams.session import Session
 from marketdata.errors import SettingsError
 from runtime import log
@@ -31,6 +33,7 @@ SESSIONS: dict[str, type[Session]] = {
     "bybit": BybitSession,
     "coinbase_exchange": CoinbaseExchangeSession,
     "deribit": DeribitSession,
+    "gemini": GeminiSession,
     "hyperliquid": HyperliquidSession,
     "kraken": KrakenSession,
     "kraken_futures": KrakenFuturesSession,

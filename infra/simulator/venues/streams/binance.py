@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 
+from infra.simulator.limits import Limits
 from infra.simulator.venues.streams.market import Market, Step
-from infra.simulator.venues.streams.session import Ended, Limits, Session, read, write
+from infra.simulator.venues.streams.session import Ended, Session, read, write
 
 PUBLIC = ("depth", "bookTicker", "trade")
 
@@ -33,6 +34,11 @@ class SpotSession(Session):
     limits = Limits(streams=1_024, messages=(5, 1), attempts=(300, 300))
     rest = "/api/v3"
 
+    @classmethod
+    def name_of(cls, coin: str) -> str:
+        """Return a pair with Tether."""
+        return f"{coin}USDT"
+
     def received(self, message: bytes, ts: int) -> list[bytes]:  # noqa: ARG002 - a snapshot comes over REST
         """Answer `SUBSCRIBE` and `UNSUBSCRIBE`; an unknown symbol is acknowledged and never sends anything."""
         request = read(message, _Request)
@@ -48,18 +54,13 @@ class SpotSession(Session):
             self.refuse("streams")
             raise Ended(1008, "Too many streams")
         else:
-            self.subscribed |= dict.fromkeys(wanted)
+            self.subscribed |= dict.fromkeys(one for one in wanted if self.lists(*one))
         return [write({"result": None, "id": number})]
 
-    def stepped(self, steps: Mapping[str, Step], ts: int) -> list[bytes]:
+    def changed(self, channel: str, name: str, step: Step, ts: int) -> list[bytes]:
         """Send diffs, trades and the best levels of what this address carries."""
-        frames = []
-        for channel, name in self.subscribed:
-            if name in steps and self._carries(channel):
-                data = self._event(channel, name, steps[name], ts)
-                if data is not None:
-                    frames.append(write({"stream": f"{name.lower()}@{channel}", "data": data}))
-        return frames
+        data = self._event(channel, name, step, ts) if self._carries(channel) else None
+        return [] if data is None else [write({"stream": f"{name.lower()}@{channel}", "data": data})]
 
     def _carries(self, channel: str) -> bool:  # noqa: ARG002 - spot has one address
         return True

@@ -7,14 +7,14 @@ channels. "Flags": 65536 numbers every frame, 131072 sends a checksum of each bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 from zlib import crc32
 
 import msgspec
 
+from infra.simulator.limits import Limits
 from infra.simulator.venues.streams.market import Market, Step
-from infra.simulator.venues.streams.session import Limits, Session, read, write
+from infra.simulator.venues.streams.session import Session, read, write
 
 NUMBERED = 65_536
 CHECKED = 131_072
@@ -38,18 +38,17 @@ class BitfinexSession(Session):
 
     limits = Limits(streams=25, attempts=(20, 60))
 
-    def __init__(self, markets: Mapping[str, Market], path: str) -> None:
-        super().__init__(markets, path)
+    def __init__(self, *connection: Any) -> None:
+        super().__init__(*connection)
         self._ids: dict[tuple[str, str], int] = {}
         self._last_id = 0
         self._flags = 0
         self._sequence = 0
 
     @classmethod
-    def names(cls, count: int) -> list[str]:
-        """Return trading pairs: two names of three letters."""
-        letters = "ABCDEFGHIJ"
-        return [f"t{letters[n // 100]}{letters[n // 10 % 10]}{letters[n % 10]}USD" for n in range(count)]
+    def name_of(cls, coin: str) -> str:
+        """Return a trading pair."""
+        return f"t{coin}USD"
 
     def opened(self, ts: int) -> list[bytes]:  # noqa: ARG002 - it has no time
         """Greet the client."""
@@ -98,31 +97,28 @@ class BitfinexSession(Session):
     def _refusal(self, channel: str, name: str) -> tuple[int, str] | None:
         if channel not in {"book", "trades", "ticker", "status"}:
             return 10302, "channel: unknown"
-        if name not in self.markets:
+        if not self.lists(channel, name):
             return 10300, "symbol: invalid"
         if (channel, name) in self.subscribed:
             return 10301, "subscribe: dup"
         return (10305, "channel: limit") if self.is_full([(channel, name)]) else None
 
-    def stepped(self, steps: Mapping[str, Step], ts: int) -> list[bytes]:
+    def changed(self, channel: str, name: str, step: Step, ts: int) -> list[bytes]:
         """Send each change of a level, the checksum after it, trades and tickers."""
-        frames = []
-        for (channel, name), number in self._ids.items():
-            step, market = steps[name], self.markets[name]
-            if channel == "book":
-                frames += [self._frame(number, _level(level, 1), ts) for level in step.bids]
-                frames += [self._frame(number, _level(level, -1), ts) for level in step.asks]
-                if self._flags & CHECKED:
-                    frames.append(self._frame(number, checksum(market), ts, "cs"))
-            elif channel == "trades":
-                frames += [self._frame(number, _trade(step.trade), ts, kind) for kind in ("te", "tu")]
-            elif channel == "ticker":
-                bids, asks = market.book()
-                last = float(step.trade.price)
-                row = [float(bids[0][0]), float(bids[0][1]), float(asks[0][0]), float(asks[0][1]), 0, 0, last, 1, last,
-                       last]  # fmt: skip
-                frames.append(self._frame(number, row, ts))
-        return frames
+        number, market = self._ids[channel, name], self.markets[name]
+        if channel == "book":
+            frames = [self._frame(number, _level(level, 1), ts) for level in step.bids]
+            frames += [self._frame(number, _level(level, -1), ts) for level in step.asks]
+            return [*frames, self._frame(number, checksum(market), ts, "cs")] if self._flags & CHECKED else frames
+        if channel == "trades":
+            return [self._frame(number, _trade(step.trade), ts, kind) for kind in ("te", "tu")]
+        if channel == "ticker":
+            bids, asks = market.book()
+            last = float(step.trade.price)
+            row = [float(bids[0][0]), float(bids[0][1]), float(asks[0][0]), float(asks[0][1]), 0, 0, last, 1, last,
+                   last]  # fmt: skip
+            return [self._frame(number, row, ts)]
+        return []
 
     def _frame(self, number: int, payload: Any, ts: int, kind: str = "") -> bytes:
         frame = [number, kind, payload] if kind else [number, payload]

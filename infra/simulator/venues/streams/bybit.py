@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from infra.simulator.limits import Limits
 from infra.simulator.venues.streams.market import Market, Step
-from infra.simulator.venues.streams.session import Limits, Session, read, write
+from infra.simulator.venues.streams.session import Session, read, write
 
 ARGS_MAX = 10
 ARGS_CHARACTERS_MAX = 21_000
@@ -29,6 +30,11 @@ class BybitSession(Session):
     """One connection of one market; the path's last part names it (`/v5/public/spot`)."""
 
     limits = Limits(attempts=(500, 300))
+
+    @classmethod
+    def name_of(cls, coin: str) -> str:
+        """Return a pair with Tether."""
+        return f"{coin}USDT"
 
     def received(self, message: bytes, ts: int) -> list[bytes]:
         """Answer `subscribe`, `unsubscribe` and `ping`."""
@@ -55,7 +61,8 @@ class BybitSession(Session):
             return f"error:unknown op {op}"
         if self.path.endswith("/spot") and len(args) > ARGS_MAX:
             return f"error:args size >{ARGS_MAX}"
-        unknown = [topic for topic in args if topic.rpartition(".")[2] not in self.markets]
+        split = [(topic, *topic.rpartition(".")[::2]) for topic in args]
+        unknown = [topic for topic, channel, name in split if not self.lists(channel, name)]
         if unknown:
             return f"error:handler not found,topic:{unknown[0]}"
         if op == "subscribe":
@@ -71,27 +78,25 @@ class BybitSession(Session):
         data = {"s": name, "b": bids[:depth], "a": asks[:depth], "u": market.version, "seq": market.version}
         return write(_frame(f"{channel}.{name}", "snapshot", data, ts))
 
-    def stepped(self, steps: Mapping[str, Step], ts: int) -> list[bytes]:
+    def changed(self, channel: str, name: str, step: Step, ts: int) -> list[bytes]:
         """Send the changes of books, the trades and the tickers."""
-        frames = []
-        for channel, name in self.subscribed:
-            step, topic = steps[name], f"{channel}.{name}"
-            if channel == "publicTrade":
-                trade = step.trade
-                rows = [{"T": ts // 1_000_000, "s": name, "S": trade.side.capitalize(), "v": trade.size,
-                         "p": trade.price, "i": str(trade.number), "BT": False, "seq": step.version}]  # fmt: skip
-                frames.append(write(_frame(topic, "snapshot", rows, ts)))
-            elif channel == "orderbook.1":
-                frames.append(self._book(channel, name, ts))
-            elif channel.startswith("orderbook"):
-                data = {"s": name, "b": step.bids, "a": step.asks, "u": step.version, "seq": step.version}
-                frames.append(write(_frame(topic, "delta", data, ts)))
-            elif channel == "tickers":
-                bids, asks = self.markets[name].book()
-                data = {"symbol": name, "lastPrice": step.trade.price, "bid1Price": bids[0][0], "bid1Size": bids[0][1],
-                        "ask1Price": asks[0][0], "ask1Size": asks[0][1]}  # fmt: skip
-                frames.append(write(_frame(topic, "snapshot", data, ts)))
-        return frames
+        topic = f"{channel}.{name}"
+        if channel == "publicTrade":
+            trade = step.trade
+            rows = [{"T": ts // 1_000_000, "s": name, "S": trade.side.capitalize(), "v": trade.size,
+                     "p": trade.price, "i": str(trade.number), "BT": False, "seq": step.version}]  # fmt: skip
+            return [write(_frame(topic, "snapshot", rows, ts))]
+        if channel == "orderbook.1":
+            return [self._book(channel, name, ts)]
+        if channel.startswith("orderbook"):
+            delta = {"s": name, "b": step.bids, "a": step.asks, "u": step.version, "seq": step.version}
+            return [write(_frame(topic, "delta", delta, ts))]
+        if channel == "tickers":
+            bids, asks = self.markets[name].book()
+            data = {"symbol": name, "lastPrice": step.trade.price, "bid1Price": bids[0][0], "bid1Size": bids[0][1],
+                    "ask1Price": asks[0][0], "ask1Size": asks[0][1]}  # fmt: skip
+            return [write(_frame(topic, "snapshot", data, ts))]
+        return []
 
     @classmethod
     def answer(cls, markets: Mapping[str, Market], path: str, query: Mapping[str, str]) -> Any:

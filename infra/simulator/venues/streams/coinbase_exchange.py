@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
+from infra.simulator.limits import Limits
 from infra.simulator.venues.streams.market import Market, Step
-from infra.simulator.venues.streams.session import Limits, Session, read, write
+from infra.simulator.venues.streams.session import Session, read, write
 
 BOOKS = ("level2_batch", "level2")
 CHANNELS = (*BOOKS, "matches", "ticker", "ticker_batch", "heartbeat")
@@ -37,9 +38,9 @@ class CoinbaseExchangeSession(Session):
     limits = Limits(messages=(100, 1), attempts=(20, 1))
 
     @classmethod
-    def names(cls, count: int) -> list[str]:
-        """Return products."""
-        return [f"C{number:03d}-USD" for number in range(count)]
+    def name_of(cls, coin: str) -> str:
+        """Return a product."""
+        return f"{coin}-USD"
 
     def received(self, message: bytes, ts: int) -> list[bytes]:
         """Answer `subscribe` and `unsubscribe`, then send snapshots."""
@@ -48,7 +49,7 @@ class CoinbaseExchangeSession(Session):
         channels = [_Channel(one) if isinstance(one, str) else one for one in request.channels]
         wanted = [(one.name, product) for one in channels for product in one.product_ids or request.product_ids]
         reason = next((f"{name} is not a valid channel" for name, _ in wanted if name not in CHANNELS), "") or next(
-            (f"{product} is not a valid product" for _, product in wanted if product not in self.markets), ""
+            (f"{product} is not a valid product" for name, product in wanted if not self.lists(name, product)), ""
         )
         if reason or kind not in {"subscribe", "unsubscribe"}:
             self.refuse(reason or f"unknown type {kind}")
@@ -71,29 +72,23 @@ class CoinbaseExchangeSession(Session):
         bids, asks = self.markets[name].book()
         return write({"type": "snapshot", "product_id": name, "bids": bids, "asks": asks, "time": _time(ts)})
 
-    def stepped(self, steps: Mapping[str, Step], ts: int) -> list[bytes]:
+    def changed(self, channel: str, name: str, step: Step, ts: int) -> list[bytes]:
         """Send changes of books, matches with the maker's side, tickers and heartbeats."""
-        frames = []
-        for channel, name in self.subscribed:
-            step = steps[name]
-            trade, common = step.trade, {"product_id": name, "time": _time(ts), "sequence": step.version}
+        trade, common = step.trade, {"product_id": name, "time": _time(ts), "sequence": step.version}
+        if channel in BOOKS:
+            changes = [("buy", *level) for level in step.bids] + [("sell", *level) for level in step.asks]
+            return [write({"type": "l2update", "product_id": name, "changes": changes, "time": _time(ts)})]
+        if channel == "matches":
             maker = "sell" if trade.side == "buy" else "buy"
-            if channel in BOOKS:
-                changes = [("buy", *level) for level in step.bids] + [("sell", *level) for level in step.asks]
-                frames.append(write({"type": "l2update", "product_id": name, "changes": changes, "time": _time(ts)}))
-            elif channel == "matches":
-                frames.append(write({"type": "match", **common, "trade_id": trade.number, "maker_order_id": "m",
-                                     "taker_order_id": "t", "side": maker, "size": trade.size,
-                                     "price": trade.price}))  # fmt: skip
-            elif channel == "heartbeat":
-                frames.append(write({"type": "heartbeat", **common, "last_trade_id": trade.number}))
-            else:
-                bids, asks = self.markets[name].book()
-                frames.append(write({"type": "ticker", **common, "trade_id": trade.number, "price": trade.price,
-                                     "last_size": trade.size, "side": trade.side, "best_bid": bids[0][0],
-                                     "best_bid_size": bids[0][1], "best_ask": asks[0][0],
-                                     "best_ask_size": asks[0][1]}))  # fmt: skip
-        return frames
+            return [write({"type": "match", **common, "trade_id": trade.number, "maker_order_id": "m",
+                           "taker_order_id": "t", "side": maker, "size": trade.size,
+                           "price": trade.price})]  # fmt: skip
+        if channel == "heartbeat":
+            return [write({"type": "heartbeat", **common, "last_trade_id": trade.number})]
+        bids, asks = self.markets[name].book()
+        return [write({"type": "ticker", **common, "trade_id": trade.number, "price": trade.price,
+                       "last_size": trade.size, "side": trade.side, "best_bid": bids[0][0],
+                       "best_bid_size": bids[0][1], "best_ask": asks[0][0], "best_ask_size": asks[0][1]})]  # fmt: skip
 
     @classmethod
     def answer(cls, markets: Mapping[str, Market], path: str, query: Mapping[str, str]) -> Any:  # noqa: ARG003 - no pages

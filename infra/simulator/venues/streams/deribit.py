@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from infra.simulator.limits import Limits
 from infra.simulator.venues.streams.market import Market, Step, Trade
-from infra.simulator.venues.streams.session import Limits, Session, read, write
+from infra.simulator.venues.streams.session import Session, read, write
 
 
 class _Params(msgspec.Struct):
@@ -32,9 +33,9 @@ class DeribitSession(Session):
     limits = Limits(streams=500, messages=(20, 1), attempts=(32, 60))
 
     @classmethod
-    def names(cls, count: int) -> list[str]:
-        """Return perpetuals."""
-        return [f"C{number:03d}-PERPETUAL" for number in range(count)]
+    def name_of(cls, coin: str) -> str:
+        """Return a perpetual."""
+        return f"{coin}-PERPETUAL"
 
     def received(self, message: bytes, ts: int) -> list[bytes]:
         """Answer a request, then send the snapshots of books."""
@@ -46,9 +47,9 @@ class DeribitSession(Session):
             self.refuse(request.method)
             return [write({**reply, "error": {"code": -32601, "message": "Method not found"}})]
         wanted = [(channel, _split(channel)) for channel in request.params.channels]
-        known = [(channel, one) for channel, one in wanted if one[1] in self.markets]
-        for channel, one in wanted:
-            if one[1] not in self.markets:
+        known = [(channel, one) for channel, one in wanted if self.lists(*one)]
+        for channel, _ in wanted:
+            if channel not in dict(known):
                 self.refuse(channel)
         if request.method == "public/unsubscribe":
             for _, one in known:
@@ -71,28 +72,26 @@ class DeribitSession(Session):
             "bids": [["new", float(price), float(size)] for price, size in bids],
             "asks": [["new", float(price), float(size)] for price, size in asks]})  # fmt: skip
 
-    def stepped(self, steps: Mapping[str, Step], ts: int) -> list[bytes]:
+    def changed(self, channel: str, name: str, step: Step, ts: int) -> list[bytes]:
         """Send the changes of books, the trades and the tickers."""
-        frames = []
-        for kind, name in self.subscribed:
-            step, ms = steps[name], ts // 1_000_000
-            if kind == "book":
-                frames.append(_notify(kind, name, {
-                    "type": "change", "timestamp": ms, "instrument_name": name, "change_id": step.version,
-                    "prev_change_id": step.version - 1, "bids": _changes(step.bids),
-                    "asks": _changes(step.asks)}))  # fmt: skip
-            elif kind == "trades":
-                frames.append(_notify(kind, name, [_trade(name, step.trade)]))
-            elif kind == "ticker":
-                bids, asks = self.markets[name].book()
-                frames.append(_notify(kind, name, {
-                    "timestamp": ms, "instrument_name": name, "state": "open", "best_bid_price": float(bids[0][0]),
-                    "best_bid_amount": float(bids[0][1]), "best_ask_price": float(asks[0][0]),
-                    "best_ask_amount": float(asks[0][1]), "last_price": float(step.trade.price),
-                    "mark_price": float(step.trade.price), "index_price": float(step.trade.price),
-                    "open_interest": 100.5, "current_funding": 0.0001, "funding_8h": 0.0001,
-                    "stats": {"volume": 1.5, "high": 2000.0, "low": 900.0, "price_change": 0.5}}))  # fmt: skip
-        return frames
+        ms = ts // 1_000_000
+        if channel == "book":
+            return [_notify(channel, name, {
+                "type": "change", "timestamp": ms, "instrument_name": name, "change_id": step.version,
+                "prev_change_id": step.version - 1, "bids": _changes(step.bids),
+                "asks": _changes(step.asks)})]  # fmt: skip
+        if channel == "trades":
+            return [_notify(channel, name, [_trade(name, step.trade)])]
+        if channel != "ticker":
+            return []
+        bids, asks = self.markets[name].book()
+        return [_notify(channel, name, {
+            "timestamp": ms, "instrument_name": name, "state": "open", "best_bid_price": float(bids[0][0]),
+            "best_bid_amount": float(bids[0][1]), "best_ask_price": float(asks[0][0]),
+            "best_ask_amount": float(asks[0][1]), "last_price": float(step.trade.price),
+            "mark_price": float(step.trade.price), "index_price": float(step.trade.price),
+            "open_interest": 100.5, "current_funding": 0.0001, "funding_8h": 0.0001,
+            "stats": {"volume": 1.5, "high": 2000.0, "low": 900.0, "price_change": 0.5}})]  # fmt: skip
 
     @classmethod
     def answer(cls, markets: Mapping[str, Market], path: str, query: Mapping[str, str]) -> Any:

@@ -6,13 +6,13 @@ one subscription a message, 1,000 subscriptions, 2,000 messages a minute and 100
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from infra.simulator.limits import Limits
 from infra.simulator.venues.streams.market import Step, Trade
-from infra.simulator.venues.streams.session import Limits, Session, read, write
+from infra.simulator.venues.streams.session import Session, read, write
 
 CHANNELS = frozenset({"l2Book", "trades", "bbo", "activeAssetCtx"})
 
@@ -30,12 +30,12 @@ class _Request(msgspec.Struct):
 class HyperliquidSession(Session):
     """One connection."""
 
-    limits = Limits(streams=1_000, messages=(2_000, 60), attempts=(100, 60))
+    limits = Limits(streams=1_000, address_messages=(2_000, 60), attempts=(100, 60))
 
     @classmethod
-    def names(cls, count: int) -> list[str]:
-        """Return coins."""
-        return [f"C{number:03d}" for number in range(count)]
+    def name_of(cls, coin: str) -> str:
+        """Return the coin itself."""
+        return coin
 
     def received(self, message: bytes, ts: int) -> list[bytes]:
         """Answer a subscription, then send its first data."""
@@ -45,7 +45,7 @@ class HyperliquidSession(Session):
         wanted = (request.subscription.type, request.subscription.coin)
         subscription = {"type": wanted[0], "coin": wanted[1]}
         named = msgspec.json.encode({"method": request.method, "subscription": subscription}).decode()
-        if wanted[0] not in CHANNELS or wanted[1] not in self.markets or self.is_full([wanted]):
+        if wanted[0] not in CHANNELS or not self.lists(*wanted) or self.is_full([wanted]):
             self.refuse(named)
             return [write({"channel": "error", "data": f"Invalid subscription {named}"})]
         answers = [write({"channel": "subscriptionResponse",
@@ -66,25 +66,21 @@ class HyperliquidSession(Session):
         levels = [[{"px": price, "sz": size, "n": 1} for price, size in side] for side in (bids, asks)]
         return write({"channel": "l2Book", "data": {"coin": name, "time": ts // 1_000_000, "levels": levels}})
 
-    def stepped(self, steps: Mapping[str, Step], ts: int) -> list[bytes]:
+    def changed(self, channel: str, name: str, step: Step, ts: int) -> list[bytes]:
         """Send whole books, the trades, the best levels and what belongs to the perpetuals."""
-        frames = []
-        for channel, name in self.subscribed:
-            data: Any
-            if channel == "l2Book":
-                frames.append(self._book(name, ts))
-                continue
-            if channel == "trades":
-                data = [_trade(name, steps[name].trade)]
-            elif channel == "bbo":
-                best = [{"px": side[0][0], "sz": side[0][1], "n": 1} for side in self.markets[name].book()]
-                data = {"coin": name, "time": ts // 1_000_000, "bbo": best}
-            else:
-                price = steps[name].trade.price
-                data = {"coin": name, "ctx": {"funding": "0.0000125", "openInterest": "10.5", "markPx": price,
-                                              "oraclePx": price, "midPx": price}}  # fmt: skip
-            frames.append(write({"channel": channel, "data": data}))
-        return frames
+        data: Any
+        if channel == "l2Book":
+            return [self._book(name, ts)]
+        if channel == "trades":
+            data = [_trade(name, step.trade)]
+        elif channel == "bbo":
+            best = [{"px": side[0][0], "sz": side[0][1], "n": 1} for side in self.markets[name].book()]
+            data = {"coin": name, "time": ts // 1_000_000, "bbo": best}
+        else:
+            price = step.trade.price
+            data = {"coin": name, "ctx": {"funding": "0.0000125", "openInterest": "10.5", "markPx": price,
+                                          "oraclePx": price, "midPx": price}}  # fmt: skip
+        return [write({"channel": channel, "data": data})]
 
 
 def _trade(name: str, trade: Trade) -> dict[str, Any]:

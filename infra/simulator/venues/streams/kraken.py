@@ -15,8 +15,9 @@ from zlib import crc32
 
 import msgspec
 
+from infra.simulator.limits import Limits
 from infra.simulator.venues.streams.market import LEVELS, Market, Step
-from infra.simulator.venues.streams.session import Limits, Session, read, write
+from infra.simulator.venues.streams.session import Session, read, write
 
 
 class _Params(msgspec.Struct):
@@ -36,9 +37,9 @@ class KrakenSession(Session):
     limits = Limits(attempts=(150, 600))
 
     @classmethod
-    def names(cls, count: int) -> list[str]:
-        """Return pairs as v2 writes them."""
-        return [f"C{number:03d}/USD" for number in range(count)]
+    def name_of(cls, coin: str) -> str:
+        """Return a pair as v2 writes it."""
+        return f"{coin}/USD"
 
     def opened(self, ts: int) -> list[bytes]:  # noqa: ARG002 - it has no time
         """Report the system's state."""
@@ -69,7 +70,7 @@ class KrakenSession(Session):
 
     def _one(self, method: str, channel: str, name: str, ts: int) -> list[bytes]:
         times = {"time_in": _time(ts), "time_out": _time(ts)}
-        if name not in self.markets or channel not in {"book", "trade", "ticker"}:
+        if channel not in {"book", "trade", "ticker"} or not self.lists(channel, name):
             self.refuse(f"{channel} {name}")
             error = f"Currency pair not supported {name}" if channel in {"book", "trade", "ticker"} else "No channel"
             return [write({"method": method, "error": error, "success": False, "symbol": name, **times})]
@@ -90,26 +91,24 @@ class KrakenSession(Session):
             return [said, write({"channel": "trade", "type": "snapshot", "data": rows})] if rows else [said]
         return [said]
 
-    def stepped(self, steps: Mapping[str, Step], ts: int) -> list[bytes]:
+    def changed(self, channel: str, name: str, step: Step, ts: int) -> list[bytes]:
         """Send the changes of books, the trades and the tickers."""
-        frames = []
-        for channel, name in self.subscribed:
-            if channel == "instrument":
-                continue
-            step, market = steps[name], self.markets[name]
-            if channel == "book":
-                data: dict[str, Any] = {"symbol": name, "bids": _levels(step.bids), "asks": _levels(step.asks),
-                                        "checksum": checksum(market), "timestamp": _time(ts)}  # fmt: skip
-            elif channel == "trade":
-                data = _trade(name, step.trade)
-            else:
-                bids, asks = market.book()
-                data = {"symbol": name, "bid": _number(bids[0][0]), "bid_qty": _number(bids[0][1]),
-                        "ask": _number(asks[0][0]), "ask_qty": _number(asks[0][1]), "last": _number(step.trade.price),
-                        "volume": 1, "vwap": 1, "low": 1, "high": 1, "change": 0, "change_pct": 0}  # fmt: skip
-            frames.append(write({"channel": channel, "type": "update", "data": [data]}))
-        frames.append(write({"channel": "heartbeat"}))
-        return frames
+        market = self.markets[name]
+        if channel == "book":
+            data: dict[str, Any] = {"symbol": name, "bids": _levels(step.bids), "asks": _levels(step.asks),
+                                    "checksum": checksum(market), "timestamp": _time(ts)}  # fmt: skip
+        elif channel == "trade":
+            data = _trade(name, step.trade)
+        else:
+            bids, asks = market.book()
+            data = {"symbol": name, "bid": _number(bids[0][0]), "bid_qty": _number(bids[0][1]),
+                    "ask": _number(asks[0][0]), "ask_qty": _number(asks[0][1]), "last": _number(step.trade.price),
+                    "volume": 1, "vwap": 1, "low": 1, "high": 1, "change": 0, "change_pct": 0}  # fmt: skip
+        return [write({"channel": channel, "type": "update", "data": [data]})]
+
+    def beats(self, ts: int) -> list[bytes]:  # noqa: ARG002 - it has no time
+        """Send a heartbeat."""
+        return [write({"channel": "heartbeat"})]
 
     @classmethod
     def answer(cls, markets: Mapping[str, Market], path: str, query: Mapping[str, str]) -> Any:

@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from infra.simulator.limits import Limits
 from infra.simulator.venues.streams.market import Market, Step
-from infra.simulator.venues.streams.session import Limits, Session, read, write
+from infra.simulator.venues.streams.session import Session, read, write
 
 
 class _Request(msgspec.Struct):
@@ -28,9 +29,9 @@ class KrakenFuturesSession(Session):
     limits = Limits(messages=(100, 1), attempts=(100, 60))
 
     @classmethod
-    def names(cls, count: int) -> list[str]:
-        """Return linear perpetuals."""
-        return [f"PF_C{number:03d}USD" for number in range(count)]
+    def name_of(cls, coin: str) -> str:
+        """Return a linear perpetual."""
+        return f"PF_{coin}USD"
 
     def opened(self, ts: int) -> list[bytes]:  # noqa: ARG002 - it has no time
         """Greet the client."""
@@ -45,7 +46,7 @@ class KrakenFuturesSession(Session):
         if event not in {"subscribe", "unsubscribe"} or feed not in {"book", "trade", "ticker", "heartbeat"}:
             self.refuse(f"{event} {feed}")
             return [write({"event": "error", "message": "Invalid feed"})]
-        unknown = [name for name in names if name not in self.markets]
+        unknown = [name for name in names if not self.lists(feed, name)]
         if unknown:
             self.refuse(f"{feed} {unknown[0]}")
             return [write({"event": "error", "message": "Invalid product id"})]
@@ -70,23 +71,22 @@ class KrakenFuturesSession(Session):
                 answers.append(write({"feed": "trade_snapshot", "product_id": name, "trades": rows}))
         return answers
 
-    def stepped(self, steps: Mapping[str, Step], ts: int) -> list[bytes]:
+    def changed(self, channel: str, name: str, step: Step, ts: int) -> list[bytes]:
         """Send each change of a level by itself, the trades and the tickers."""
-        frames = []
-        for feed, name in self.subscribed:
-            if feed == "heartbeat":
-                frames.append(write({"feed": "heartbeat", "time": ts // 1_000_000}))
-            elif feed == "book":
-                frames += _changes(name, steps[name], ts)
-            elif feed == "trade":
-                frames.append(write({"feed": "trade", **_trade(name, steps[name].trade)}))
-            else:
-                bids, asks = self.markets[name].book()
-                frames.append(write({"feed": "ticker", "product_id": name, "time": ts // 1_000_000,
-                                     "bid": float(bids[0][0]), "bid_size": float(bids[0][1]),
-                                     "ask": float(asks[0][0]), "ask_size": float(asks[0][1]),
-                                     "last": float(steps[name].trade.price)}))  # fmt: skip
-        return frames
+        if channel == "book":
+            return _changes(name, step, ts)
+        if channel == "trade":
+            return [write({"feed": "trade", **_trade(name, step.trade)})]
+        bids, asks = self.markets[name].book()
+        return [write({"feed": "ticker", "product_id": name, "time": ts // 1_000_000,
+                       "bid": float(bids[0][0]), "bid_size": float(bids[0][1]),
+                       "ask": float(asks[0][0]), "ask_size": float(asks[0][1]),
+                       "last": float(step.trade.price)})]  # fmt: skip
+
+    def beats(self, ts: int) -> list[bytes]:
+        """Send a heartbeat to whoever subscribed to them."""
+        is_wanted = ("heartbeat", "") in self.subscribed
+        return [write({"feed": "heartbeat", "time": ts // 1_000_000})] if is_wanted else []
 
     @classmethod
     def answer(cls, markets: Mapping[str, Market], path: str, query: Mapping[str, str]) -> Any:  # noqa: ARG003 - one list

@@ -8,7 +8,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 LEVELS = 10
+SYMBOLS_MAX = 1_000
 Level = tuple[str, str]
+
+
+def coins(count: int) -> list[str]:
+    """Return this many names of three letters: BTC and ETH first."""
+    letters = "ABCDEFGHIJ"
+    made = (letters[n // 100] + letters[n // 10 % 10] + letters[n % 10] for n in range(count))
+    return ["BTC", "ETH", *made][:count]
 
 
 class Trade(NamedTuple):

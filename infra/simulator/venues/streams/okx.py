@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from infra.simulator.limits import Limits
 from infra.simulator.venues.streams.market import Market, Step
-from infra.simulator.venues.streams.session import Ended, Limits, Session, read, write
+from infra.simulator.venues.streams.session import Ended, Session, read, write
 
 
 class _Arg(msgspec.Struct):
@@ -32,9 +33,9 @@ class OkxSession(Session):
     limits = Limits(attempts=(3, 1), messages=(480, 3_600))
 
     @classmethod
-    def names(cls, count: int) -> list[str]:
-        """Return instruments of the spot market."""
-        return [f"C{number:03d}-USDT" for number in range(count)]
+    def name_of(cls, coin: str) -> str:
+        """Return an instrument of the spot market."""
+        return f"{coin}-USDT"
 
     def received(self, message: bytes, ts: int) -> list[bytes]:
         """Answer each argument of a request; the text `ping` is answered with `pong`."""
@@ -47,7 +48,7 @@ class OkxSession(Session):
         answers = []
         for arg in request.args:
             channel, name = arg.channel, arg.name
-            if name not in self.markets:
+            if not self.lists(channel, name):
                 self.refuse(f"60018 {name}")
                 msg = f"Wrong URL or channel:{channel},instId:{name} doesn't exist. Please use the correct URL."
                 answers.append(write({"event": "error", "code": "60018", "msg": msg, "connId": "sim"}))
@@ -64,23 +65,20 @@ class OkxSession(Session):
                 answers.append(_frame(channel, name, [book], action="snapshot"))
         return answers
 
-    def stepped(self, steps: Mapping[str, Step], ts: int) -> list[bytes]:
+    def changed(self, channel: str, name: str, step: Step, ts: int) -> list[bytes]:
         """Send the changes of books, the trades and the tickers."""
-        frames = []
-        for channel, name in self.subscribed:
-            step = steps[name]
-            if channel.startswith("books"):
-                book = {"bids": _levels(step.bids), "asks": _levels(step.asks), "ts": _ms(ts), "checksum": 0,
-                        "prevSeqId": step.version - 1, "seqId": step.version}  # fmt: skip
-                frames.append(_frame(channel, name, [book], action="update"))
-            elif channel == "trades":
-                frames.append(_frame(channel, name, [_trade(name, step)]))
-            elif channel == "tickers":
-                bids, asks = self.markets[name].book()
-                row = {"instId": name, "ts": _ms(ts), "last": step.trade.price, "bidPx": bids[0][0],
-                       "bidSz": bids[0][1], "askPx": asks[0][0], "askSz": asks[0][1]}  # fmt: skip
-                frames.append(_frame(channel, name, [row]))
-        return frames
+        if channel.startswith("books"):
+            book = {"bids": _levels(step.bids), "asks": _levels(step.asks), "ts": _ms(ts), "checksum": 0,
+                    "prevSeqId": step.version - 1, "seqId": step.version}  # fmt: skip
+            return [_frame(channel, name, [book], action="update")]
+        if channel == "trades":
+            return [_frame(channel, name, [_trade(name, step)])]
+        if channel == "tickers":
+            bids, asks = self.markets[name].book()
+            row = {"instId": name, "ts": _ms(ts), "last": step.trade.price, "bidPx": bids[0][0],
+                   "bidSz": bids[0][1], "askPx": asks[0][0], "askSz": asks[0][1]}  # fmt: skip
+            return [_frame(channel, name, [row])]
+        return []
 
     @classmethod
     def answer(cls, markets: Mapping[str, Market], path: str, query: Mapping[str, str]) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import msgspec
 
-from infra.simulator.venues.streams.market import Market, Step
+from infra.simulator.limits import Limits
+from infra.simulator.venues.streams.market import Market, Step, coins
 
 R = TypeVar("R")
 Subscription = tuple[str, str]
@@ -24,28 +25,32 @@ class Ended(Exception):  # noqa: N818 - it is no error of ours
         self.reason = reason
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a venue documents of one connection and one address; None is no limit.
+class Frame(NamedTuple):
+    """What the venue sends; `channel` and `symbol` are empty where it belongs to none."""
 
-    `streams`: subscriptions of one connection. `messages`: (count, seconds) of a client's messages; beyond it the
-    venue closes the connection. `attempts`: (count, seconds) of connections of one address; beyond it the venue
-    answers 429. `message_bytes`: the longest message.
-    """
-
-    streams: int | None = None
-    messages: tuple[int, float] | None = None
-    attempts: tuple[int, float] | None = None
-    message_bytes: int = 65_536
+    channel: str
+    symbol: str
+    payload: bytes
 
 
 class Session(ABC):
-    """The venue's side of one connection; `markets` has the symbols that the venue lists, by its own names."""
+    """The venue's side of one connection; `markets` has the symbols that the venue lists, by its own names.
+
+    `path` is that of the address, with its query. `is_refused` takes a channel and a symbol, and returns whether a
+    fault refuses that subscription.
+    """
 
     limits: ClassVar[Limits] = Limits()
 
-    def __init__(self, markets: Mapping[str, Market], path: str) -> None:
+    def __init__(
+        self,
+        markets: Mapping[str, Market],
+        path: str,
+        is_refused: Callable[[str, str], bool] = lambda _channel, _symbol: False,
+    ) -> None:
         self.markets = markets
-        self.path = path
+        self.path, _, self.query = path.partition("?")
+        self._is_refused = is_refused
         self.subscribed: dict[Subscription, None] = {}
         self.refused: list[str] = []
 
@@ -57,9 +62,23 @@ class Session(ABC):
     def received(self, message: bytes, ts: int) -> list[bytes]:
         """Answer one message of the client. Raises Ended."""
 
-    @abstractmethod
-    def stepped(self, steps: Mapping[str, Step], ts: int) -> list[bytes]:
+    def stepped(self, steps: Mapping[str, Step], ts: int) -> list[Frame]:
         """Return the frames of what changed, for what is subscribed."""
+        frames = [
+            Frame(channel, name, payload)
+            for channel, name in self.subscribed
+            if name in steps
+            for payload in self.changed(channel, name, steps[name], ts)
+        ]
+        return frames + [Frame("", "", payload) for payload in self.beats(ts)]
+
+    @abstractmethod
+    def changed(self, channel: str, name: str, step: Step, ts: int) -> list[bytes]:
+        """Return the frames of what changed in one channel of one symbol."""
+
+    def beats(self, ts: int) -> list[bytes]:  # noqa: ARG002 - most venues send none
+        """Return the heartbeats that come with every change of the markets."""
+        return []
 
     @classmethod
     def answer(cls, markets: Mapping[str, Market], path: str, query: Mapping[str, str]) -> Any:  # noqa: ARG003 - a venue without REST knows no path
@@ -69,7 +88,16 @@ class Session(ABC):
     @classmethod
     def names(cls, count: int) -> list[str]:
         """Return this many symbols, by the venue's own names."""
-        return [f"C{number:03d}USDT" for number in range(count)]
+        return [cls.name_of(coin) for coin in coins(count)]
+
+    @classmethod
+    @abstractmethod
+    def name_of(cls, coin: str) -> str:
+        """Return the venue's name of what a coin is traded as, for dollars."""
+
+    def lists(self, channel: str, name: str) -> bool:
+        """Return whether a channel of a symbol can be subscribed to."""
+        return name in self.markets and not self._is_refused(channel, name)
 
     def is_full(self, wanted: Iterable[Subscription]) -> bool:
         """Return whether the connection may not have these subscriptions as well."""
