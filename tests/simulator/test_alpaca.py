@@ -269,7 +269,7 @@ def test_plan_without_the_source_or_for_fewer_symbols_is_final() -> None:
             await until(lambda: "refused" in kept.statuses())
             assert kept.of(FeedStatus)[-1].reason == reason
 
-    uvloop.run(scenario("symbol_limit", symbols_max=2))
+    uvloop.run(scenario("symbol_limit", free_keys=KEYS, symbols_max=2))
     uvloop.run(scenario("insufficient_subscription", closed_channels=("trades",)))
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 from typing import cast
 
+import msgspec
 import pytest
 import uvloop
 
-from infra.simulator.venues.fix.server import FixVenue, serve
+from infra.simulator.faults import Fault
+from infra.simulator.venues.fix.server import FixExchange, FixVenue
 from marketdata.book import L2Book
 from marketdata.events import AnyEvent, BookUpdate, FeedStatus, RawFrame
 from marketdata.fix.steps import Identity
@@ -61,7 +62,7 @@ def test_line_follows_the_venue_through_faults(begin: str, monkeypatch: pytest.M
     async def scenario() -> None:
         venue = FixVenue(Identity(sender="THEM", target="US", begin=begin, heartbeat_s=1), ["BTC-USD"], by="id")
         sink = Kept()
-        async with serve(venue) as line:
+        async with FixExchange(venue).serve("127.0.0.1", 0) as line:
             monkeypatch.setenv("FIX_URL", f"tcp://127.0.0.1:{line.port}")
             # The producer's own lines, as it makes them from the environment; only Kafka is not there.
             (ours,) = connections(
@@ -70,7 +71,6 @@ def test_line_follows_the_venue_through_faults(begin: str, monkeypatch: pytest.M
             task = asyncio.create_task(ours.run())
 
             def same() -> bool:
-                line.send(venue.ticked(time.time_ns()))
                 bids, asks = venue.markets["BTC-USD"].levels()
                 book = sink.book
                 return sink.valid and (book.bids.top(None), book.asks.top(None)) == (
@@ -79,15 +79,15 @@ def test_line_follows_the_venue_through_faults(begin: str, monkeypatch: pytest.M
                 )
 
             await until(same)
-            for fault in (lambda frame: (), lambda frame: (frame[:-9] + frame[-8:],), lambda frame: (frame[5:], frame)):
-                line.fault = fault
-                line.send(venue.move(time.time_ns(), 3))
-                line.fault = lambda frame: (frame,)
+            for fault in (Fault(kind="drop"), Fault(kind="corrupt", variant="truncated"), Fault(kind="reorder")):
+                injected = line.inject(msgspec.structs.replace(fault, channel="X"))
+                line.move(3)
+                assert [hit.channel for hit in injected.hits] == ["X"]
                 for _ in range(20):
-                    line.send(venue.move(time.time_ns(), 2))
+                    line.move(2)
                 await until(same)
             assert sink.kinds.count("gap") == sink.kinds.count("resynced") == 3
-            line.hang_up()
+            line.inject(Fault(kind="disconnect"))
             await until(lambda: line.connections == 2)
             await until(same)
             ours.stop()

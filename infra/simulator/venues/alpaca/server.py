@@ -1,9 +1,14 @@
 """The simulated Alpaca stream: clients, subscriptions and faults behind a real socket.
 
-Theory of operation. A client receives a welcome message, has ten seconds to log in, and may have one session per key.
-Then it subscribes by channel and symbol, `*` for all symbols; corrections and cancels are sent with the trades. Frames
-are JSON, or msgpack if the handshake's Content-Type requests it. Market events are sent in frames of a few messages,
-through the faults, to each client by its subscriptions. The clock is the real one, or a simulated one driven by `play`.
+Theory of operation. A client receives a welcome message, has ten seconds to log in (404), and may have one session per
+key (406). Then it subscribes by channel and symbol, `*` for all symbols; corrections and cancels are sent with the
+trades. The account's plan limits the symbols of trades and quotes (405): 30 on the free one. Frames are JSON, or
+msgpack if the handshake's Content-Type requests it. Market events are sent in frames of a few messages, through the
+faults, to each client by its subscriptions. A symbol that a fault refuses is missing from the list that answers the
+subscription. The clock is the real one, or a simulated one driven by `play`.
+
+Sources: "Real-time Stock Data", https://docs.alpaca.markets/docs/real-time-stock-pricing-data, and "WebSocket Stream",
+https://docs.alpaca.markets/docs/streaming-market-data ("Connection limit", "Authentication", "Errors").
 """
 
 from __future__ import annotations
@@ -13,7 +18,8 @@ import random
 import re
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,12 +28,14 @@ import structlog
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
 
 from infra.simulator.ends import reset
-from infra.simulator.faults import Fault, Hit, Injection, Injector, Variant
+from infra.simulator.faults import Fault, Hit, Injection, Injector, Variant, check
 from infra.simulator.venues.alpaca.market import Market, Message, time_text
 from marketdata.clock import SECOND_NS
 
-# A default key pair, valid only on this server.
-DEMO_KEYS = {"PKSIMULATED": "simulated-secret"}
+# Default key pairs, valid only on this server: of an account with the paid plan, and of one with the free plan.
+DEMO_KEYS = {"PKSIMULATED": "simulated-secret", "PKSIMULATEDFREE": "simulated-secret"}
+FREE_KEYS = frozenset({"PKSIMULATEDFREE"})
+FREE_SYMBOLS_MAX = 30
 
 AUTH_TIMEOUT_S = 10.0
 REQUEST_BYTES_MAX = 1024 * 1024
@@ -123,6 +131,8 @@ class Client(WSListener):
                 payload = b"".join(self._parts)
                 self._parts.clear()
                 self._take(payload)
+        elif frame.msg_type == WSMsgType.PING and not self._is_mute():
+            transport.send_pong(frame.get_payload_as_bytes())
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows calls it with the transport
         """Forget the client."""
@@ -172,7 +182,8 @@ class Client(WSListener):
         if code is not None:
             self._refuse(code)
             return
-        for channel, symbols in request.items():
+        for channel, asked in request.items():
+            symbols = [symbol for symbol in asked if not (add and self._is_refused(channel, symbol))]
             had = self.channels[channel]
             kept = [symbol for symbol in had if symbol not in symbols]
             self.channels[channel] = list(dict.fromkeys([*had, *symbols])) if add else kept
@@ -180,12 +191,16 @@ class Client(WSListener):
             self.channels[channel] = self.channels["trades"]
         self.write([{"T": "subscription", **self.channels}])
 
+    def _is_refused(self, channel: str, symbol: str) -> bool:
+        return self._exchange.injector.refuses(Hit(self.id, self.sent, channel, symbol, self._exchange.clock()))
+
     def wants(self, message: Message) -> bool:
         """Return whether the client subscribed to this message."""
         symbols = self.channels[CHANNELS[message["T"]]]
         return "*" in symbols or message["S"] in symbols
 
     def _refuse(self, code: int) -> None:
+        self._exchange.refused[ERRORS[code]] += 1
         self.write([{"T": "error", "code": code, "msg": ERRORS[code]}])
 
     def tell(self, messages: list[Message]) -> None:
@@ -202,12 +217,15 @@ class Client(WSListener):
 
     def _send(self, data: bytes) -> None:
         transport = self._transport
-        if transport is None or transport.is_close_frame_sent:
+        if transport is None or transport.is_close_frame_sent or self._is_mute():
             return
         transport.send(WSMsgType.BINARY if self.packed else WSMsgType.TEXT, data)
         if transport.underlying_transport.get_write_buffer_size() > WRITE_BUFFER_BYTES_MAX:
             _LOG.warning("client reads too slowly, connection reset", connection=self.id)
             self.reset()
+
+    def _is_mute(self) -> bool:
+        return self._exchange.injector.is_mute(self.id, self._exchange.clock())
 
     def end(self, reason: str) -> None:
         """Close the connection from our side."""
@@ -222,7 +240,10 @@ class Client(WSListener):
 
 
 class AlpacaExchange:
-    """The whole venue. `rate` is events per second; with 0 only `play` causes events."""
+    """The whole venue. `rate` is events per second; with 0 only `play` causes events.
+
+    Accounts of `free_keys` may have `symbols_max` symbols of trades and quotes; the others any number.
+    """
 
     def __init__(
         self,
@@ -232,7 +253,8 @@ class AlpacaExchange:
         seed: int = 1,
         rate: float = 0.0,
         faults: Iterable[Fault] = (),
-        symbols_max: int | None = None,
+        free_keys: Collection[str] = FREE_KEYS,
+        symbols_max: int = FREE_SYMBOLS_MAX,
         closed_channels: Iterable[str] = (),
         auth_timeout_s: float = AUTH_TIMEOUT_S,
         clock: Callable[[], int] = time.time_ns,
@@ -247,7 +269,9 @@ class AlpacaExchange:
         self.port = 0
         self.broken = asyncio.Event()
         self.told: list[Message] = []
+        self.refused: Counter[str] = Counter()
         self._keep = not rate
+        self._free_keys = frozenset(free_keys)
         self._symbols_max = symbols_max
         self._closed_channels = frozenset(closed_channels)
         self._random = random.Random(seed)
@@ -259,7 +283,7 @@ class AlpacaExchange:
     async def serve(self, host: str, port: int) -> AsyncIterator[AlpacaExchange]:
         """Serve on a port (0 selects a free one, see `port`) until the context ends."""
         server = await ws_create_server(
-            self._accept, host, port, max_frame_size=REQUEST_BYTES_MAX, enable_auto_pong=True
+            self._accept, host, port, max_frame_size=REQUEST_BYTES_MAX, enable_auto_pong=False
         )
         self.port = server.sockets[0].getsockname()[1]
         task = asyncio.create_task(self._live(), name="market")
@@ -322,19 +346,18 @@ class AlpacaExchange:
         if not all(isinstance(symbols, list) and all(map(_is_symbol, symbols)) for symbols in lists):
             return 400
         asked = {symbol for name in ("trades", "quotes") for symbol in (*request.get(name, ()), *client.channels[name])}
-        return 405 if self._symbols_max is not None and len(asked) > self._symbols_max else None
+        return 405 if client.key in self._free_keys and len(asked) > self._symbols_max else None
+
+    def view(self) -> dict[str, Any]:
+        """Return what was refused so far, by reason."""
+        return {"symbols": len(self.market.stocks), "refused": dict(self.refused), "ended": {}}
 
     def inject(self, fault: Fault) -> Injection:
         """Activate a fault.
 
         Raises ValueError when its symbol or connection does not exist.
         """
-        if fault.symbol is not None and fault.symbol not in self.market.stocks:
-            raise ValueError(f"{fault.symbol} is not traded here: {', '.join(self.market.stocks)} are")
-        if fault.connection is not None and fault.connection not in self.clients:
-            raise ValueError(f"connection {fault.connection} is not open: {sorted(self.clients)} are")
-        if fault.kind == "mute" and fault.seconds <= 0:
-            raise ValueError("a mute takes `seconds`")
+        check(fault, self.market.stocks, self.clients)
         if fault.kind == "disconnect":
             for client in list(self.clients.values()):
                 if fault.connection in {None, client.id}:

@@ -1,144 +1,62 @@
-"""A simulated FIX market-data venue: random markets over FIX 4.4 or 5.0SP2, with injectable faults on the line.
+"""A simulated FIX market-data venue: random markets over FIX 4.4 or 5.0SP2, with limits, refusals and faults.
 
 The venue itself is pure: frames and the time in, frames out. It remembers every book by the number of the message that
-led to it. `serve` puts it behind a real socket.
+led to it. `FixExchange` puts it behind a real socket.
+
+1. A session takes one connection at a time; another one is closed at once. The first message is a Logon, within ten
+   seconds, with the names, username and password that were agreed upon; otherwise a Logout with the reason ends it.
+2. A MarketDataRequest is rejected with MarketDataRequestReject (Y) and MDReqRejReason (281): 0 an unknown symbol, 1 a
+   duplicate MDReqID, 2 too many subscriptions, 3 no permission (a fault), 4 to 6 an unsupported
+   SubscriptionRequestType, MarketDepth or MDUpdateType.
+
+Sources: "FIX Session Layer", https://www.fixtrading.org/standards/fix-session-layer-online/, and FIX 4.4 volume 3,
+"Market Data". The standard leaves the limits to the two parties.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
-from decimal import Decimal
-from itertools import count
-from typing import Literal
+from typing import Any
 
-from marketdata.fix.codec import Fields, Message, utc
-from marketdata.fix.session import Session
+import structlog
+
+from infra.simulator.faults import Fault, Hit, Injection, Injector, check
+from infra.simulator.venues.fix.market import TICK, By, Levels, Market
+from marketdata.fix.codec import Fields, Garbled, Message, decode, encode, utc
+from marketdata.fix.session import LOGON, LOGOUT, Session
 from marketdata.fix.split import FixSplitter
 from marketdata.fix.steps import Identity, Received, Sent, Step
 
-SIDES = ("0", "1")
-TICK = Decimal("0.50")
-LEVELS_MAX = 20
+REQUESTS_MAX = 1_000
 READ_BYTES = 64 * 1024
 MOVE_NS = 10_000_000
+TICK_S = 0.05
 
-# What a fault sends in place of a frame: the frame, nothing, the frame twice, or other bytes.
-Fault = Callable[[bytes], Iterable[bytes]]
-# How entries are identified: by price, by id, or by the number of their level.
-By = Literal["price", "id", "number"]
-Levels = tuple[dict[Decimal, Decimal], dict[Decimal, Decimal]]
+# What a request must have: the tag, its only value, and the MDReqRejReason of another.
+_SUPPORTED = (
+    (263, "1", "4", "SubscriptionRequestType"),
+    (264, "0", "5", "MarketDepth"),
+    (265, "1", "6", "MDUpdateType"),
+)
 
-
-class Market:
-    """One symbol: entries by id, several of which may share a price unless levels are sent."""
-
-    def __init__(self, symbol: str, chance: random.Random) -> None:
-        self.symbol = symbol
-        self._chance = chance
-        self._ids = count(1)
-        self.entries: tuple[dict[str, tuple[Decimal, Decimal]], dict[str, tuple[Decimal, Decimal]]] = ({}, {})
-        for side in (0, 1):
-            for depth in range(5):
-                self.entries[side][self._id()] = (self._price(side, depth), self._size())
-
-    def levels(self) -> Levels:
-        """Return the sizes by price, of both sides."""
-        sides: Levels = ({}, {})
-        for levels, entries in zip(sides, self.entries, strict=True):
-            for price, size in entries.values():
-                levels[price] = levels.get(price, Decimal(0)) + size
-        return sides
-
-    def move(self, by: By) -> Fields:
-        """Change one entry, or trade; return the message entry of the change."""
-        if by == "number":
-            return self.move_level()
-        side = self._chance.randrange(2)
-        entries = self.entries[side]
-        action = self._chance.choice("0001112") if len(entries) > 2 else "0"
-        if len(entries) >= LEVELS_MAX:
-            action = "2"
-        if self._chance.random() < 0.3:
-            return self.trade()
-        if action == "0":
-            entry = self._id()
-            taken = {price for price, _ in entries.values()}
-            free = [self._price(side, depth) for depth in range(LEVELS_MAX + 1)]
-            price = self._chance.choice([price for price in free if by == "id" or price not in taken])
-        else:
-            entry = self._chance.choice(sorted(entries))
-            price = entries[entry][0]
-        entries[entry] = (price, self._size())
-        fields: Fields = [(279, action), (269, SIDES[side]), (278, entry), (55, self.symbol), (270, f"{price}")]
-        if action == "2":
-            del entries[entry]
-        else:
-            fields.append((271, f"{entries[entry][1]}"))
-        return [field for field in fields if by == "id" or field[0] != 278]
-
-    def move_level(self) -> Fields:
-        """Change levels by their number from the best, or trade; return the message entry of the change."""
-        if self._chance.random() < 0.3:
-            return self.trade()
-        side = self._chance.randrange(2)
-        entries = self.entries[side]
-        order = sorted(entries, key=lambda entry: entries[entry][0], reverse=side == 0)
-        action = "4" if len(order) >= LEVELS_MAX else self._chance.choice("00112345") if len(order) > 4 else "0"
-        number = self._chance.randrange(1, 3 if action == "3" else len(order) + 1)
-        if action == "4":
-            number = len(order) - self._chance.randrange(2)
-        first, last = {"0": (0, 0), "3": (0, number), "4": (number - 1, len(order))}.get(action, (number - 1, number))
-        gone = [entries.pop(entry)[0] for entry in order[first:last]]
-        fields: Fields = [(279, action), (269, SIDES[side]), (55, self.symbol)]
-        if action in "015":
-            price = gone[0] if action == "1" else self._new_price(side, action, gone, number)
-            size = self._size()
-            entries[self._id()] = (price, size)
-            fields += [] if action == "1" else [(270, f"{price}")]
-            fields.append((271, f"{size}"))
-            number = 1 + sum((at > price) if side == 0 else (at < price) for at, _ in entries.values())
-        return [*fields, (1023, str(number))]
-
-    def _new_price(self, side: int, action: str, gone: list[Decimal], number: int) -> Decimal:
-        """Return an unused price; for a replacement, one that keeps the level's number."""
-        taken = sorted((price for price, _ in self.entries[side].values()), reverse=side == 0)
-        free = {self._price(side, depth) for depth in range(LEVELS_MAX + 1)} - set(taken)
-        if action == "5":
-            free = {at for at in free if sorted((*taken, at), reverse=side == 0)[number - 1] == at}
-        return self._chance.choice(sorted(free | set(gone)))
-
-    def trade(self) -> Fields:
-        """Return the entry of a trade."""
-        return [(279, "0"), (269, "2"), (278, self._id()), (55, self.symbol), (270, f"{self._price(1, 0)}"),
-                (271, f"{self._size()}"), (2446, self._chance.choice("12"))]  # fmt: skip
-
-    def snapshot(self, by: By) -> list[Fields]:
-        """Return the entries of the whole book."""
-        return [
-            [(269, side), *([(278, entry)] if by == "id" else []), (270, f"{price}"), (271, f"{size}")]
-            for side, entries in zip(SIDES, self.entries, strict=True)
-            for entry, (price, size) in entries.items()
-        ]
-
-    def _id(self) -> str:
-        return f"{self.symbol}.{next(self._ids)}"
-
-    def _price(self, side: int, depth: int) -> Decimal:
-        return Decimal("1000.00") + (depth + 1) * (TICK if side else -TICK)
-
-    def _size(self) -> Decimal:
-        return Decimal(self._chance.randrange(1, 9_999)).scaleb(-2)
+_KIND = re.compile(rb"\x0135=([^\x01]*)\x01")
+_NUMBER = re.compile(rb"\x0134=(\d+)\x01")
+_SYMBOL = re.compile(rb"\x0155=([^\x01]*)\x01")
+_LOG = structlog.get_logger()
 
 
 class FixVenue:
     """The venue's side of one client. Without `resends` it answers every ResendRequest with GapFill, as many venues do.
 
     With a `fragment`, snapshots are sent in parts of that many entries, which state their number or which is the last.
-    `states` has every book after each message, by its number; `trades` has the trades sent.
+    With `remembers`, `states` has every book after each message, by its number, `trades` the trades sent, and `got` the
+    client's messages. `is_refused` takes a symbol, and returns whether a fault refuses its subscription.
     """
 
     def __init__(
@@ -150,6 +68,8 @@ class FixVenue:
         by: By = "price",
         resends: bool = True,
         fragment: int = 0,
+        requests_max: int = REQUESTS_MAX,
+        remembers: bool = True,
     ) -> None:
         self.session = Session(identity, acceptor=True)
         self._chance = random.Random(seed)
@@ -157,7 +77,10 @@ class FixVenue:
         self.by = by
         self.fragment = fragment
         self.resends = resends
-        self.password = identity.password
+        self.requests_max = requests_max
+        self.is_refused: Callable[[str], bool] = lambda _symbol: False
+        self.refused: Counter[str] = Counter()
+        self._remembers = remembers
         self.requests: dict[str, str] = {}
         self.states: dict[int, dict[str, Levels]] = {}
         self.trades: list[str] = []
@@ -170,6 +93,11 @@ class FixVenue:
 
     def received(self, frame: bytes, ts: int) -> list[bytes]:
         """Answer one frame of the client."""
+        refusal = self._logon_refusal(frame, ts) if self.session.state == "waiting" else None
+        if refusal is not None:
+            self.refused["logon"] += 1
+            self.session.closed()
+            return [refusal]
         return self._frames(self.session.received(frame, ts), ts)
 
     def ticked(self, ts: int) -> list[bytes]:
@@ -183,7 +111,8 @@ class FixVenue:
             return []
         entries = [self.markets[self._chance.choice(symbols)].move(self.by) for _ in range(moves)]
         fields: Fields = [(268, str(moves)), *(field for entry in entries for field in entry)]
-        self.trades += [dict(entry)[278] for entry in entries if (269, "2") in entry]
+        if self._remembers:
+            self.trades += [dict(entry)[278] for entry in entries if (269, "2") in entry]
         return self.tell("X", fields, ts)
 
     def tell(self, kind: str, fields: Fields, ts: int) -> list[bytes]:
@@ -192,6 +121,8 @@ class FixVenue:
         frames = self._frames(self.session.send(kind, fields, ts), ts)
         if not self.resends:
             self.session.forget_sent()
+        if not self._remembers:
+            return frames
         if number <= next(reversed(self.states), 0):  # the sequence was reset
             self.states.clear()
         self.states[number] = {symbol: market.levels() for symbol, market in self.markets.items()}
@@ -203,7 +134,8 @@ class FixVenue:
             if isinstance(step, Sent):
                 frames.append(step.frame)
             elif isinstance(step, Received):
-                self.got.append(step.message)
+                if self._remembers:
+                    self.got.append(step.message)
                 frames += self._answer(step.message, ts)
         return frames
 
@@ -220,10 +152,44 @@ class FixVenue:
         if message.get(263) == "2":
             self.requests.pop(number, None)
             return []
-        if symbol not in self.markets:
-            return self.tell("Y", [(262, number), (281, "0"), (58, f"no such symbol: {symbol}")], ts)
+        reason = self._refusal(message)
+        if reason is not None:
+            code, text = reason
+            self.refused[f"{code} {text}"] += 1
+            return self.tell("Y", [(262, number), (281, code), (58, text)], ts)
         self.requests[number] = symbol
         return self._snapshot(number, symbol, ts)
+
+    def _logon_refusal(self, frame: bytes, ts: int) -> bytes | None:
+        """Return the Logout that answers a Logon with a wrong name or password, or None."""
+        identity = self.session.identity
+        try:
+            message = decode(frame)
+        except Garbled:
+            return None
+        if identity is None or not identity.username or message.kind != LOGON:
+            return None
+        if (message.get(553), message.get(554)) == (identity.username, identity.password):
+            return None
+        fields = [(35, LOGOUT), (49, identity.sender), (56, identity.target), (34, "1"), (52, utc(ts)),
+                  (1409, "5"), (58, "invalid username or password")]  # fmt: skip
+        return encode(identity.begin, fields)
+
+    def _refusal(self, message: Message) -> tuple[str, str] | None:
+        """Return the MDReqRejReason (281) of a request, with a text, or None."""
+        symbol = message.get(55)
+        if symbol not in self.markets:
+            return "0", f"no such symbol: {symbol}"
+        if message.get(262) in self.requests:
+            return "1", "duplicate MDReqID"
+        if len(self.requests) >= self.requests_max:
+            return "2", f"at most {self.requests_max} subscriptions a session"
+        if self.is_refused(symbol):
+            return "3", f"no permission for {symbol}"
+        unsupported = [
+            (code, f"{name} is not {only}") for tag, only, code, name in _SUPPORTED if message.get(tag) != only
+        ]
+        return unsupported[0] if unsupported else None
 
     def _snapshot(self, request: str, symbol: str, ts: int) -> list[bytes]:
         """Send a whole book, in as many messages as necessary."""
@@ -260,53 +226,127 @@ def recorded(venue: FixVenue, moves: int, ts: int) -> Iterator[tuple[int, bytes]
             told = []
         if not number:
             for symbol in venue.markets:
-                said += client.send("V", [(262, f"r-{symbol}"), (263, "1"), (146, "1"), (55, symbol)], ts)
+                said += client.send(
+                    "V", [(262, f"r-{symbol}"), (263, "1"), (264, "0"), (265, "1"), (146, "1"), (55, symbol)], ts
+                )
         ts += MOVE_NS
         told = venue.move(ts)
 
 
-class FaultyConnection:
-    """The venue behind a socket. `fault` is applied to each frame; `hang_up` breaks the current connection."""
+class FixExchange:
+    """The venue behind a socket. Each `every_s` the markets make `moves` moves; with 0 only `move` causes them.
 
-    def __init__(self, venue: FixVenue) -> None:
+    A fault's channel is a MsgType, such as X for the changes of books or V for a request; its symbol applies to
+    messages of that symbol alone.
+    """
+
+    def __init__(
+        self,
+        venue: FixVenue,
+        *,
+        every_s: float = 0.0,
+        moves: int = 1,
+        faults: Iterable[Fault] = (),
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
         self.venue = venue
+        self.clock = clock
+        self.injector = Injector()
+        self.broken = asyncio.Event()
         self.port = 0
-        self.fault: Fault = lambda frame: (frame,)
         self.connections = 0
+        self._every_s = every_s
+        self._moves = moves
         self._writer: asyncio.StreamWriter | None = None
+        venue.is_refused = self._is_refused
+        for fault in faults:
+            self.inject(fault)
 
-    def send(self, frames: Iterable[bytes]) -> None:
-        """Send the venue's frames through the fault."""
-        if self._writer is not None and not self._writer.is_closing():
-            for frame in frames:
-                self._writer.writelines(self.fault(frame))
+    @asynccontextmanager
+    async def serve(self, host: str, port: int) -> AsyncIterator[FixExchange]:
+        """Serve on a port (0 takes a free one, see `port`), one client at a time, until the context ends."""
+        server = await asyncio.start_server(self._attend, host, port)
+        self.port = server.sockets[0].getsockname()[1]
+        task = asyncio.create_task(self._live(), name="market")
+        task.add_done_callback(self._done)
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            server.close()
+            self._hang_up()
 
-    def hang_up(self) -> None:
+    def move(self, moves: int = 1) -> None:
+        """Change the markets, and send it."""
+        self._send(self.venue.move(self.clock(), moves))
+
+    def inject(self, fault: Fault) -> Injection:
+        """Activate a fault.
+
+        Raises ValueError when its symbol or connection does not exist, and for halts, which these markets lack.
+        """
+        check(fault, self.venue.markets, () if self._writer is None else (self.connections,))
+        if fault.kind in {"halt", "resume"}:
+            raise ValueError("these markets have no halts")
+        injection = self.injector.add(fault, self.clock())
+        if fault.kind == "disconnect":
+            injection.hit(Hit(self.connections, self.venue.session.next_out - 1, "", "", self.clock()))
+            self._hang_up()
+        return injection
+
+    def view(self) -> dict[str, Any]:
+        """Return what was refused so far, by reason."""
+        return {"symbols": len(self.venue.markets), "refused": dict(self.venue.refused), "ended": {}}
+
+    def _is_refused(self, symbol: str) -> bool:
+        hit = Hit(self.connections, self.venue.session.next_out, "V", symbol, self.clock())
+        return self.injector.refuses(hit)
+
+    def _send(self, frames: Iterable[bytes]) -> None:
+        """Send the venue's frames, or what the faults make of them."""
+        writer = self._writer
+        if writer is None or writer.is_closing():
+            return
+        now = self.clock()
+        for frame in frames:
+            kind, number, symbols = _KIND.search(frame), _NUMBER.search(frame), set(_SYMBOL.findall(frame))
+            symbol = symbols.pop().decode() if len(symbols) == 1 else ""
+            hit = Hit(self.connections, int(number[1]) if number else 0, kind[1].decode() if kind else "", symbol, now)
+            writer.writelines(self.injector.frames(hit, frame))
+
+    def _hang_up(self) -> None:
         """Break the connection without a close message."""
         if self._writer is not None:
             self._writer.transport.abort()
 
-    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _live(self) -> None:
+        due = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._send(self.venue.ticked(self.clock()))
+            if self._every_s and time.monotonic() >= due:
+                due = time.monotonic() + self._every_s
+                self.move(self._moves)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.broken.set()
+            _LOG.error("the venue is broken", exc_info=error)
+
+    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client until it disconnects."""
+        if self._writer is not None:
+            self.venue.refused["connection"] += 1
+            writer.close()
+            return
         self.connections += 1
         self._writer, splitter = writer, FixSplitter()
-        self.send(self.venue.opened(time.time_ns()))
+        self._send(self.venue.opened(self.clock()))
         with suppress(OSError):
             while self.venue.session.state != "closed" and (data := await reader.read(READ_BYTES)):
                 for frame in splitter.split(data):
-                    self.send(self.venue.received(frame, time.time_ns()))
+                    self._send(self.venue.received(frame, self.clock()))
         self.venue.session.closed()
         writer.close()
-
-
-@asynccontextmanager
-async def serve(venue: FixVenue, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[FaultyConnection]:
-    """Serve on a port (0 takes a free one, see `port`), one client at a time, until the context ends."""
-    line = FaultyConnection(venue)
-    server = await asyncio.start_server(line.take, host, port)
-    line.port = server.sockets[0].getsockname()[1]
-    try:
-        yield line
-    finally:
-        server.close()
-        line.hang_up()
+        self._writer = None
