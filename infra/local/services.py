@@ -10,9 +10,8 @@ from infra.local.process import Answers, Process
 from infra.local.servers import python_module
 from infra.local.settings import Ports, StackSettings
 from infra.local.table import Endpoints
-from infra.simulator.market import symbols_of
-from infra.simulator.replay import TCP_VENUES
-from infra.simulator.venues.coinbase import VENUE as SIMULATED
+from infra.simulator.venues import facts
+from marketdata.errors import SettingsError
 from runtime.settings import PREFIX
 
 # The steps are quick; a server that answers but is not yet ready for work is the usual reason to try again.
@@ -55,16 +54,6 @@ def services(settings: StackSettings, folders: Folders, ports: Ports, where: End
         # The ports of further workers have no settings of their own; they follow this one.
         return made if number == 1 else replace(made, ports={f"{PREFIX}PORT_BASE": port})
 
-    history = _history(settings, ports, where)
-    producer = service(
-        "producer",
-        ports.producer,
-        "source",
-        environment={**common, **_producer(settings, ports), **history},
-        module="producers.live",
-    )
-    if history:
-        producer = replace(producer, ports={**producer.ports, f"{PREFIX}HISTORY_METRICS_PORT": ports.history_metrics})
     rows = [
         step("topics", "topics", "apply", after="kafka", environment=common),
         step("schemas", "schemas", "register", after="registry", environment=common),
@@ -88,7 +77,13 @@ def services(settings: StackSettings, folders: Folders, ports: Ports, where: End
             },
         ),
         *_source(settings, ports),
-        producer,
+        service(
+            "producer",
+            ports.producer,
+            "source",
+            environment={**common, **_producer(settings, ports), **_history(settings, where)},
+            module="producers.live",
+        ),
     ]
     if settings.kafka_ui and settings.stack == "embedded":
         rows.append(_kafka_ui(folders, ports, where))
@@ -117,7 +112,7 @@ def _common(where: Endpoints) -> dict[str, str]:
 
 
 def _source(settings: StackSettings, ports: Ports) -> list[Process]:
-    """Return the process that prices come from, unless they are live: the simulated exchange or a replay."""
+    """Return the process that prices come from, unless they are live: a simulated venue or a replay."""
     if settings.source == "live":
         return []
     command = python_module("infra.simulator")
@@ -131,16 +126,14 @@ def _source(settings: StackSettings, ports: Ports) -> list[Process]:
         options = ("--venue", settings.venue, "--speed", settings.replay_speed)
         behind = ("--behind", str(settings.replay_behind_s)) if settings.replay_behind_s else ()
         command = python_module("infra.simulator.replay.server", *map(str, files), *options, *behind)
-    elif settings.venue != SIMULATED:
-        raise StackError(
-            f"the simulated exchange is {SIMULATED}; for {settings.venue} use "
-            f"SOURCE=live VENUE={settings.venue}, or SOURCE=replay VENUE={settings.venue} FILE=recording.jsonl.zst"
-        )
+    else:
+        _simulated(settings)
     return [
         Process(
             name="source",
             command=command,
             environment={
+                f"{PREFIX}VENUE": settings.venue,
                 f"{PREFIX}EXCHANGE_PORT": str(ports.exchange),
                 f"{PREFIX}EXCHANGE_CONTROL_PORT": str(ports.exchange_control),
             },
@@ -150,15 +143,26 @@ def _source(settings: StackSettings, ports: Ports) -> list[Process]:
     ]
 
 
+def _simulated(settings: StackSettings) -> facts.Facts:
+    try:
+        return facts.find(settings.venue)
+    except SettingsError as error:
+        raise StackError(str(error)) from None
+
+
 def _producer(settings: StackSettings, ports: Ports) -> dict[str, str]:
     """Return the producer's settings: the addresses of our own server in place of the venue's, unless it is live."""
     environment = {f"{PREFIX}SOURCE": settings.source, f"{PREFIX}VENUE": settings.venue}
-    if settings.source != "live":
-        venue, scheme = settings.venue.upper(), "tcp" if settings.venue in TCP_VENUES else "ws"
-        environment[f"{venue}_WS_URL"] = f"{scheme}://127.0.0.1:{ports.exchange}"
-        environment[f"{venue}_REST_URL"] = f"http://127.0.0.1:{ports.exchange_control}"
-    if settings.source == "sim" and settings.exchange_symbols is not None:
-        environment[f"{SIMULATED.upper()}_PRODUCTS"] = ",".join(symbols_of(settings.exchange_symbols))
+    if settings.source == "live":
+        return environment
+    prefix, here = settings.venue.upper(), facts.VENUES.get(settings.venue, facts.UNKNOWN)
+    path = here.path if settings.source == "sim" else ""
+    environment[f"{prefix}_WS_URL"] = f"{here.scheme}://127.0.0.1:{ports.exchange}{path}"
+    environment[f"{prefix}_REST_URL"] = f"http://127.0.0.1:{ports.exchange_control}"
+    if settings.source == "sim":
+        environment |= here.environment
+        if settings.exchange_symbols is not None or not here.is_usual:
+            environment[f"{prefix}_PRODUCTS"] = ",".join(here.names(settings.exchange_symbols or facts.PRODUCTS))
     return environment
 
 
@@ -166,21 +170,17 @@ def source_addresses(settings: StackSettings, ports: Ports) -> dict[str, str]:
     """Return the settings of history commands: the source of prices, and the address and venue of its REST history."""
     if settings.source == "live":
         return {"source": "live"}
-    serves = settings.source == "sim"  # a recording has no history besides itself
+    # A recording has no history besides itself.
+    serves = settings.source == "sim" and _simulated(settings).has_history
     url = f"http://127.0.0.1:{ports.exchange_control}" if serves else ""
     return {"source": settings.source, "history_venue": settings.venue, "history_url": url}
 
 
-def _history(settings: StackSettings, ports: Ports, where: Endpoints) -> dict[str, str]:
-    """Return the database of the producer's history process and the port of its metrics; nothing when none runs."""
+def _history(settings: StackSettings, where: Endpoints) -> dict[str, str]:
+    """Return the address of the database in which the producer scans for gaps; nothing when it does not scan."""
     scans = settings.source == "live" if settings.gap_scan_minutes is None else settings.gap_scan_minutes > 0
     wanted = scans or settings.backfill_days
-    if not wanted:
-        return {}
-    return {
-        f"{PREFIX}HISTORY_DATABASE_URL": where.history_database_url,
-        f"{PREFIX}HISTORY_METRICS_PORT": str(ports.history_metrics),
-    }
+    return {f"{PREFIX}HISTORY_DATABASE_URL": where.history_database_url} if wanted else {}
 
 
 def _kafka_ui(folders: Folders, ports: Ports, where: Endpoints) -> Process:

@@ -134,6 +134,8 @@ class Injector:
                 case "reorder":
                     self._held[sent.connection] = frame
                     return []
+                case "drop":
+                    return self._dropped(sent)
                 case _:
                     return []
         if self._held and (held := self._held.pop(sent.connection, None)) is not None:
@@ -184,6 +186,10 @@ class Injector:
         if any(injection.done for injection in self.active):
             self.past.extend(injection for injection in self.active if injection.done)
             self.active = [injection for injection in self.active if not injection.done]
+
+    def _dropped(self, sent: Hit) -> list[bytes]:  # noqa: ARG002 - a number is missing, as a rule
+        """Return what the venue sends where it reports a loss."""
+        return []
 
     def _spoil(self, frame: bytes, variant: Variant | None) -> bytes:
         if variant is None:

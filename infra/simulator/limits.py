@@ -36,9 +36,14 @@ class Window:
         """Note an event, and return whether it is within the limit."""
         if not self._count:
             return True
-        while self._times and self._times[0] <= now - self._seconds:
-            self._times.popleft()
-        if len(self._times) >= self._count:
+        if self.wait_s(now) > 0:
             return False
         self._times.append(now)
         return True
+
+    def wait_s(self, now: float) -> float:
+        """Return in how many seconds another event is within the limit."""
+        while self._times and self._times[0] <= now - self._seconds:
+            self._times.popleft()
+        is_full = self._count and len(self._times) >= self._count
+        return self._times[0] + self._seconds - now if is_full else 0.0

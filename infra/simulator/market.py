@@ -37,7 +37,7 @@ TRADES_KEPT = 100_000
 VERSIONS_KEPT = 50_000
 
 # Events before the start, within the minute before it, so that a new client finds recent trades.
-_WARM_EVENTS = 2_500
+WARM_EVENTS = 2_500
 _WARM_NS = MINUTE_S * SECOND_NS
 
 # Of the price, per step: 0.0003 % makes 0.02 % a minute at 50 steps a second, like a calm hour of BTC-USD.
@@ -175,6 +175,7 @@ class Market:
         *,
         trades_kept: int = TRADES_KEPT,
         versions_kept: int = VERSIONS_KEPT,
+        warm_events: int = WARM_EVENTS,
     ) -> None:
         self.product = product
         self.price = Increment(product.tick)
@@ -198,8 +199,8 @@ class Market:
         for place in range(ORDERS_TARGET):
             self._enter_limit(BID if place % 2 else ASK)
         self.book.take_changes()
-        for place in range(_WARM_EVENTS):
-            self.step(ts - _WARM_NS + place * _WARM_NS // _WARM_EVENTS)
+        for place in range(warm_events):
+            self.step(ts - _WARM_NS + place * _WARM_NS // warm_events)
 
     @property
     def next_trade_id(self) -> int:

@@ -1,20 +1,35 @@
-"""Settings of the simulated exchange."""
+"""Settings of a simulated venue."""
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import msgspec
-from pydantic import Field
+from pydantic import AliasChoices, BeforeValidator, Field, create_model
+from pydantic_settings import NoDecode
 
 from infra.simulator.faults import Fault
-from infra.simulator.market import SYMBOLS_MAX, symbols_of
+from infra.simulator.market import SYMBOLS_MAX
+from infra.simulator.venues.facts import PRODUCTS, find
 from marketdata.errors import SettingsError
-from runtime.settings import CommonSettings
+from runtime.settings import CommonSettings, load
 
 RATE_MAX = 100_000
 
 
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
 class ExchangeSettings(CommonSettings):
-    """The settings of the simulated exchange."""
+    """The settings of a simulated venue.
+
+    `products` is read from a variable that begins with the venue's name, such as `COINBASE_PRODUCTS`; see
+    `load_for_venue`.
+    """
 
     exchange_port: int = Field(default=18765, ge=0, le=65535, description="Port of the WebSocket; 0 takes a free one.")
     exchange_control_port: int = Field(
@@ -37,40 +52,24 @@ class ExchangeSettings(CommonSettings):
         default=None,
         ge=1,
         le=SYMBOLS_MAX,
-        description="Number of products, in place of those that COINBASE_PRODUCTS lists.",
+        description="Number of products, in place of those that are listed by name.",
     )
     exchange_faults: str = Field(default="[]", description="JSON array of initial faults, as in POST /faults.")
-    products: str = Field(
-        default="BTC-USD,ETH-USD", validation_alias="COINBASE_PRODUCTS", description="Products, separated by commas."
+    venue: str = Field(default="coinbase", description="Venue to simulate.")
+    products: Names | None = Field(
+        default=None, description="Products by the venue's names, by comma; two of the venue's when not given."
     )
-
-    alpaca_symbols: str = Field(
-        default="AAPL,MSFT,SPY", validation_alias="ALPACA_SYMBOLS", description="Alpaca's tickers, separated by commas."
-    )
-
-    @property
-    def tickers(self) -> tuple[str, ...]:
-        """Return the tickers of the simulated Alpaca, each once.
-
-        Raises SettingsError when there are none.
-        """
-        tickers = tuple(dict.fromkeys(part.strip().upper() for part in self.alpaca_symbols.split(",") if part.strip()))
-        if not tickers:
-            raise SettingsError("ALPACA_SYMBOLS: name at least one ticker, such as AAPL")
-        return tickers
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """Return the products' symbols, each once.
+        """Return the products, each once.
 
-        Raises SettingsError when there are none.
+        Raises SettingsError for a venue that is not simulated.
         """
-        if self.exchange_symbols is not None:
-            return symbols_of(self.exchange_symbols)
-        symbols = tuple(dict.fromkeys(part.strip() for part in self.products.split(",") if part.strip()))
-        if not symbols:
-            raise SettingsError("COINBASE_PRODUCTS: name at least one product, such as BTC-USD")
-        return symbols
+        facts = find(self.venue)
+        if self.exchange_symbols is not None or self.products is None:
+            return tuple(facts.names(self.exchange_symbols or PRODUCTS))
+        return tuple(dict.fromkeys(self.products))
 
     @property
     def faults(self) -> list[Fault]:
@@ -82,3 +81,15 @@ class ExchangeSettings(CommonSettings):
             return msgspec.json.decode(self.exchange_faults.encode(), type=list[Fault])
         except msgspec.MsgspecError as error:
             raise SettingsError(f"TICKSTREAM_EXCHANGE_FAULTS: {error}") from None
+
+
+def load_for_venue(**overrides: Any) -> ExchangeSettings:
+    """Return the settings from the environment, the products from the variable of the venue that they choose.
+
+    Raises SettingsError that names each variable at fault and what it takes.
+    """
+    prefix = f"{load(ExchangeSettings, **overrides).venue}_".upper()
+    field = ExchangeSettings.model_fields["products"]
+    alias = AliasChoices(f"{prefix}PRODUCTS", f"{prefix}SYMBOLS")
+    own: Any = {"products": (field.annotation, field.merge_field_infos(field, validation_alias=alias))}
+    return load(create_model("VenueSettings", __base__=ExchangeSettings, **own), **overrides)

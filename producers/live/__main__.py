@@ -24,7 +24,7 @@ from producers.history import process as history_process
 from producers.live.connection import Connection, Options, Sink
 from producers.live.handover import Handover
 from producers.live.orphaned_gaps import ClosingSink, OrphanedGaps
-from producers.live.pacing import Gate
+from producers.live.pacing import Gate, Pacer
 from producers.live.previous_run import read_previous_run
 from producers.live.publisher import Publisher
 from producers.live.settings import ProducerSettings, Stream, find_handshake, find_tokens, load_for_venue
@@ -116,6 +116,7 @@ def connections(
         mute_s=venue.mute_s,
         limits=limits,
         connects=Gate(limits.connects),
+        sends=Pacer(limits.address_messages),
         binary=handshake.binary,
         headers=handshake.headers,
         redact=tokens.redact if tokens is not None else bytes,

@@ -39,7 +39,7 @@ from marketdata.events import ALL_SYMBOLS, AnyEvent, BookUpdate, FeedStatus, Raw
 from marketdata.feed import Fetch, Output, Reconnect, Refused, Send
 from producers.live import tcp, websocket
 from producers.live.inbox import Inbox, Item, Wire
-from producers.live.pacing import Gate, Outgoing
+from producers.live.pacing import Gate, Outgoing, Pacer
 from producers.live.silence import DataSilence
 from producers.live.websocket import END_REASON
 from producers.rest import Client
@@ -113,6 +113,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How quickly messages may be sent; a replay has none."""
     connects: Gate | None = None
     """How quickly connections may be attempted: shared by all lines of the venue."""
+    sends: Pacer | None = None
+    """How quickly messages may be sent by all lines of the venue together."""
     proof: Proof = "none"
     """What shows after a silence in a recording that no trade is missing."""
     redact: Callable[[bytes], bytes] = bytes
@@ -253,7 +255,7 @@ class Connection:
         """Open one connection, run it, and return why it ended."""
         self._frames_here = self._frames_counted = self._number = 0
         self._reconnect = None
-        self._outgoing = Outgoing(self._options.limits.messages, OUTGOING_MAX)
+        self._outgoing = Outgoing(self._options.limits.messages, OUTGOING_MAX, self._options.sends)
         if self._options.connects is not None:
             await self._options.connects.turn()
         self._breaker.attempted()

@@ -39,10 +39,13 @@ class Pacer:
 
 
 class Outgoing:
-    """The messages that wait for the venue's rate, first come first sent; at most `most` of them."""
+    """The messages that wait for the venue's rate, first come first sent; at most `most` of them.
 
-    def __init__(self, rates: Sequence[Rate], most: int) -> None:
-        self._pacer = Pacer(rates)
+    `shared` is the pacer of all connections of our address.
+    """
+
+    def __init__(self, rates: Sequence[Rate], most: int, shared: Pacer | None = None) -> None:
+        self._pacers = (Pacer(rates),) if shared is None else (Pacer(rates), shared)
         self._most = most
         self._waiting: deque[bytes] = deque()
 
@@ -58,14 +61,15 @@ class Outgoing:
 
     def take(self, now: float) -> bytes | None:
         """Return the next message if it may be sent now."""
-        if not self._waiting or self._pacer.wait_s(now) > 0:
+        if not self._waiting or self.wait_s(now) > 0:
             return None
-        self._pacer.went(now)
+        for pacer in self._pacers:
+            pacer.went(now)
         return self._waiting.popleft()
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds the next message may be sent; infinite without one."""
-        return self._pacer.wait_s(now) if self._waiting else float("inf")
+        return max(pacer.wait_s(now) for pacer in self._pacers) if self._waiting else float("inf")
 
 
 class Gate:

@@ -16,6 +16,11 @@ from infra.local.settings import Ports, StackSettings
 from infra.local.state import State
 from infra.local.table import Endpoints
 from infra.simulator.settings import ExchangeSettings
+from infra.simulator.settings import load_for_venue as load_exchange
+from infra.simulator.venues import facts
+from infra.simulator.venues.table import Setup, make
+from producers.live.settings import find_tokens, load_for_venue
+from producers.venues import VENUES
 
 WHERE = Endpoints(
     kafka_brokers="kafka:1",
@@ -78,19 +83,38 @@ def test_recording_that_is_not_there_is_told(tmp_path: Path) -> None:
         started(source="replay")
 
 
-def test_simulated_exchange_is_not_taken_for_another_venue() -> None:
-    """It speaks one protocol; the message says what to choose instead."""
-    with pytest.raises(StackError, match="SOURCE=live VENUE=kraken"):
-        started(source="sim", venue="kraken")
+def test_a_venue_that_is_not_simulated_is_named() -> None:
+    """The message lists those that are."""
+    with pytest.raises(StackError, match="nyse is not simulated; there are alpaca, binance_spot"):
+        started(source="sim", venue="nyse")
 
 
-def test_a_number_of_simulated_products_is_what_the_producer_subscribes() -> None:
-    """The exchange lists the same products, because it reads the same variable."""
-    environment = started(source="sim", exchange_symbols=100)["producer"].environment
-    symbols = ExchangeSettings(exchange_symbols=100).symbols
+@pytest.mark.parametrize("name", sorted(VENUES))
+def test_every_venue_can_be_simulated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The producer reaches the simulated venue by its settings, logs in, and subscribes to what is listed there."""
+    found = started(source="sim", venue=name)
+    for process in ("source", "producer"):
+        for variable, value in found[process].environment.items():
+            monkeypatch.setenv(variable, value)
+    listed = load_exchange().symbols
+    settings, venue = load_for_venue()
+    assert settings.products_of(venue) == listed
+    assert {stream.url.partition("/stream")[0] for stream in settings.streams_of(venue)} <= {
+        f"{facts.VENUES[name].scheme}://127.0.0.1:{Ports().exchange}{path}"
+        for path in (facts.VENUES[name].path, "/public", "/market")
+    }
+    find_tokens(settings, venue)
+    make(name, Setup(symbols=listed, rate=0))
+
+
+@pytest.mark.parametrize(("name", "variable"), [("coinbase", "COINBASE_PRODUCTS"), ("okx", "OKX_PRODUCTS")])
+def test_a_number_of_simulated_products_is_what_the_producer_subscribes(name: str, variable: str) -> None:
+    """The venue lists the same products, because it reads the same settings."""
+    environment = started(source="sim", venue=name, exchange_symbols=100)["producer"].environment
+    symbols = ExchangeSettings(venue=name, exchange_symbols=100).symbols
     assert len(symbols) == 100
-    assert environment["COINBASE_PRODUCTS"] == ",".join(symbols)
-    assert "COINBASE_PRODUCTS" not in started(source="sim")["producer"].environment
+    assert environment[variable] == ",".join(symbols)
+    assert variable not in started(source="sim", venue=name)["producer"].environment
 
 
 def test_a_stack_that_another_version_started_is_not_taken_for_ours() -> None:

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 import uvloop
 
-from infra.simulator.venues.streams.__main__ import SESSIONS
-from infra.simulator.venues.streams.server import Streams, serve
+from infra.simulator.venues.streams.server import Streams, create_app
+from infra.simulator.venues.streams.sessions import SESSIONS
+from infra.simulator.venues.table import serve
 from marketdata.events import AnyEvent, BookUpdate, DeadLetter, Derivative, FeedStatus, Quote, RawFrame, Trades
 from producers.live.__main__ import LineStates, Recorded, connections
 from producers.live.settings import load_for_venue
@@ -65,7 +66,7 @@ def test_one_symbol_over_two_connections_is_whole(monkeypatch: pytest.MonkeyPatc
 
     async def scenario() -> None:
         streams = Streams(SESSIONS["binance_usdm"], symbols, every_s=0.2)
-        async with serve(streams, "127.0.0.1", 0, 0) as rest:
+        async with serve(streams, create_app(streams), "127.0.0.1", 0, 0) as rest:
             monkeypatch.setenv("BINANCE_USDM_PRODUCTS", ",".join(streams.markets))
             monkeypatch.setenv("BINANCE_USDM_REST_URL", f"http://127.0.0.1:{rest}")
             settings, venue = load_for_venue()
@@ -84,6 +85,7 @@ def test_one_symbol_over_two_connections_is_whole(monkeypatch: pytest.MonkeyPatc
                     )
                 )
                 view = streams.view()
+                clients = streams.connections()
             finally:
                 for line in lines:
                     line.stop()
@@ -91,7 +93,7 @@ def test_one_symbol_over_two_connections_is_whole(monkeypatch: pytest.MonkeyPatc
                     await asyncio.gather(*tasks)
         assert not view["refused"]
         assert not view["ended"]
-        assert {one["path"]: one["streams"] for one in view["connections"]} == {
+        assert {one["path"]: one["streams"] for one in clients} == {
             "/public/stream": 2 * symbols, "/market/stream": 3 * symbols}  # fmt: skip
         assert sink.symbols(PUBLIC, Trades) == sink.symbols(PUBLIC, Derivative) == set()
         assert sink.symbols(MARKET, BookUpdate) == sink.symbols(MARKET, Quote) == set()

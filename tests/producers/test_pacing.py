@@ -47,6 +47,21 @@ def test_messages_go_in_order_and_no_quicker_than_the_rate() -> None:
     assert outgoing.wait_s(10.34) == float("inf")
 
 
+def test_lines_of_a_venue_share_what_their_address_may_send() -> None:
+    """Where the venue counts the messages of an address, what one line sends makes the others wait."""
+    shared = Pacer((Rate(2, 1.0),))
+    lines = [Outgoing((), 2, shared), Outgoing((Rate(1, 5.0),), 2, shared)]
+    for line in lines:
+        assert line.put(b"1")
+        assert line.put(b"2")
+    assert lines[0].take(10.0) == b"1"
+    assert lines[1].take(10.4) is None
+    assert lines[1].wait_s(10.4) == pytest.approx(0.1)
+    assert lines[1].take(10.5) == b"1"
+    assert lines[0].take(11.0) == b"2"
+    assert lines[1].wait_s(11.0) == pytest.approx(4.5), "its own rate, too"
+
+
 def test_lines_of_a_venue_share_its_connection_attempts() -> None:
     """However many ask at once, they go one after the other at the address's rate."""
 

@@ -222,7 +222,7 @@ def test_a_wrong_key_is_refused_once_and_for_good(tmp_path: Path) -> None:
     """One attempt, one word that says what to do, and nothing of the key in what is stored."""
     gateway = Gateway(file(tmp_path, market()), speed=float("inf"), keys=["db-another-key"])
     memory, _, states = asyncio.run(listen(gateway, schemas=("mbo",)))
-    assert gateway.refused == 1
+    assert gateway.refused == {"Authentication failed.": 1}
     assert "DATABENTO_API_KEY" in states[-1]
     assert memory.statuses("refused")
     stored = b"".join(frame.data for frame in memory.raw)

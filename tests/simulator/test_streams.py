@@ -14,13 +14,13 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from infra.simulator.limits import Window
-from infra.simulator.venues.streams.__main__ import SESSIONS
 from infra.simulator.venues.streams.bitfinex import BitfinexSession
 from infra.simulator.venues.streams.bybit import BybitSession
 from infra.simulator.venues.streams.market import Market
 from infra.simulator.venues.streams.okx import OkxSession
 from infra.simulator.venues.streams.server import Streams
 from infra.simulator.venues.streams.session import Ended, Session
+from infra.simulator.venues.streams.sessions import SESSIONS
 from marketdata.book import L2Book
 from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Trades
 from marketdata.feed import Fetch, Output, Send

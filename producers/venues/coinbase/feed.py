@@ -80,7 +80,9 @@ from producers.venues.kit.venue import Signer
 # "WebSocket Rate Limits": 8 connections and 8 unauthenticated messages a second of one address. That a connection
 # carries 16 books at most is not documented: "too many L2 streams requested in a single session" came at 32, and 16
 # worked (https://github.com/JKorf/Coinbase.Net/issues/19).
-LIMITS = Limits(products=16, messages=(Rate(8, 1),), connects=(Rate(8, 1),))
+# 8 messages and 8 connections a second of one address ("WebSocket Rate Limits"). A connection sends five messages, the
+# first of them within 5 s, so that not more than one is opened a second.
+LIMITS = Limits(products=16, address_messages=(Rate(6, 1),), connects=(Rate(1, 1),))
 
 # Channels that Coinbase has and this feed has no use for; a frame of theirs only counts in the sequence.
 _UNUSED_CHANNELS = frozenset({"candles", "ticker_batch", "user", "futures_balance_summary"})

@@ -28,14 +28,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The documented limits of one venue; None or nothing is no limit.
 
     `products`: products on one connection. `subscriptions`: pairs of channel and product on one connection.
-    `arguments`: products in one message. `messages`: what we may send on one connection, the shortest span first.
-    `connects`: attempts of one address to connect, the shortest span first.
+    `arguments`: products in one message. `messages`: what we may send on one connection, the shortest span first;
+    `address_messages`: the same on all connections of one address. `connects`: attempts of one address to connect.
     """
 
     products: int | None = None
     subscriptions: int | None = None
     arguments: int | None = None
     messages: tuple[Rate, ...] = ()
+    address_messages: tuple[Rate, ...] = ()
     connects: tuple[Rate, ...] = ()
 
     def products_max(self, channels: int) -> int | None:

@@ -22,6 +22,7 @@ LATE_NS = 2 * SECOND_NS
 UPDATED_NS = 30 * SECOND_NS
 KEPT_MAX = 100_000
 _RECENT = 20
+_NEVER = 2**63
 
 TAPES = ("C", "A", "B")
 _EXCHANGES = "QVDPZ"
@@ -41,6 +42,14 @@ class Bar:
         self.trades: list[tuple[int, Decimal, int]] = []
         self.told = False
         self.changed = False
+
+    @property
+    def due(self) -> int | None:
+        """When the bar is to be published, or published again; None where nothing is new."""
+        end = self.start + MINUTE_NS
+        if not self.told:
+            return end
+        return end + UPDATED_NS if self.changed else None
 
     def message(self, kind: str, symbol: str) -> Message:
         """Return the bar as the venue publishes it: a late trade counts at its own time."""
@@ -79,6 +88,7 @@ class Market:
 
     def __init__(self, symbols: tuple[str, ...], seed: int = 1) -> None:
         self._random = random.Random(seed)
+        self._due = _NEVER
         self.stocks = {
             symbol: Stock(symbol, TAPES[place % len(TAPES)], self._random.randrange(2_000, 40_000))
             for place, symbol in enumerate(symbols)
@@ -106,16 +116,18 @@ class Market:
 
     def tick(self, ts: int) -> list[Message]:
         """Return the bars that are due at this time."""
+        if ts < self._due:
+            return []
         told = []
         for stock in self.stocks.values():
             for bar in stock.bars:
-                end = bar.start + MINUTE_NS
-                if not bar.told and ts >= end:
-                    bar.told, bar.changed = True, False
-                    told.append(self._told(stock, bar, "b"))
-                elif bar.changed and ts >= end + UPDATED_NS:
-                    bar.changed = False
-                    told.append(self._told(stock, bar, "u"))
+                if bar.due is None or ts < bar.due:
+                    continue
+                kind = "u" if bar.told else "b"
+                bar.told, bar.changed = True, False
+                told.append(self._told(stock, bar, kind))
+        dues = (bar.due for stock in self.stocks.values() for bar in stock.bars)
+        self._due = min((due for due in dues if due is not None), default=_NEVER)
         return told
 
     def halt(self, stock: Stock, ts: int) -> list[Message]:
@@ -169,6 +181,8 @@ class Market:
             stock.bars.append(bar)
         bar.trades.append((trade["t"], trade["p"], trade["s"]))
         bar.changed = True
+        if bar.due is not None:
+            self._due = min(self._due, bar.due)
 
     def _told(self, stock: Stock, bar: Bar, kind: str) -> Message:
         message = bar.message(kind, stock.symbol)

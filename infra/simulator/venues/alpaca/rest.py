@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from fastapi import FastAPI, Header, HTTPException, Query, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
-from infra.simulator.fault_routes import add_faults
+from infra.simulator import control
 from infra.simulator.venues.alpaca.market import Message, Stock, time_text
 from infra.simulator.venues.alpaca.server import AlpacaExchange
 from marketdata.clock import parse_rfc3339
@@ -39,23 +38,8 @@ class Asked(BaseModel):
 
 def create_app(exchange: AlpacaExchange) -> FastAPI:
     """Return the application over one exchange."""
-    app = FastAPI(title="Simulated Alpaca market data", docs_url="/docs", redoc_url=None)
+    app = control.create_app(exchange, "Simulated Alpaca market data")
     _add_history(app, exchange)
-    add_faults(app, exchange)
-
-    @app.get("/healthz")
-    @app.get("/readyz")
-    async def health(response: Response) -> dict[str, Any]:
-        """Whether the exchange is running."""
-        healthy = not exchange.broken.is_set()
-        response.status_code = 200 if healthy else 503
-        return {"status": "alive" if healthy else "broken", "connections": len(exchange.clients)}
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        """Prometheus metrics."""
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
     return app
 
 

@@ -30,11 +30,12 @@ from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, WSU
 from infra.simulator.ends import reset
 from infra.simulator.faults import Fault, Hit, Injection, Injector, Variant, check
 from infra.simulator.venues.alpaca.market import Market, Message, time_text
+from infra.simulator.venues.facts import ALPACA_FREE_KEY, ALPACA_KEY, ALPACA_SECRET
 from marketdata.clock import SECOND_NS
 
 # Default key pairs, valid only on this server: of an account with the paid plan, and of one with the free plan.
-DEMO_KEYS = {"PKSIMULATED": "simulated-secret", "PKSIMULATEDFREE": "simulated-secret"}
-FREE_KEYS = frozenset({"PKSIMULATEDFREE"})
+DEMO_KEYS = dict.fromkeys((ALPACA_KEY, ALPACA_FREE_KEY), ALPACA_SECRET)
+FREE_KEYS = frozenset({ALPACA_FREE_KEY})
 FREE_SYMBOLS_MAX = 30
 
 AUTH_TIMEOUT_S = 10.0

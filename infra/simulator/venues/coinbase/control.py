@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import FastAPI, HTTPException, Query, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
-from infra.simulator.fault_routes import add_faults
+from infra.simulator import control
 from infra.simulator.market import HistoryGone, Market
 from infra.simulator.matching import ASK, BID
 from infra.simulator.settings import RATE_MAX
@@ -72,11 +71,10 @@ def _market(exchange: Exchange, symbol: str) -> Market:
 
 def create_app(exchange: Exchange) -> FastAPI:
     """Return the application over one exchange."""
-    app = FastAPI(title="Simulated Coinbase Advanced Trade", docs_url="/docs", redoc_url=None)
+    app = control.create_app(exchange, "Simulated Coinbase Advanced Trade")
     _add_rest(app, exchange)
     _add_control(app, exchange)
     _add_record(app, exchange)
-    add_faults(app, exchange)
     return app
 
 
@@ -129,19 +127,6 @@ def _add_rest(app: FastAPI, exchange: Exchange) -> None:
 
 
 def _add_control(app: FastAPI, exchange: Exchange) -> None:
-    @app.get("/healthz")
-    @app.get("/readyz")
-    async def health(response: Response) -> dict[str, Any]:
-        """Whether the exchange is running."""
-        healthy = not exchange.broken.is_set()
-        response.status_code = 200 if healthy else 503
-        return {"status": "alive" if healthy else "broken", "connections": len(exchange.connections)}
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        """Prometheus metrics."""
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
     @app.get("/connections")
     async def connections() -> list[dict[str, Any]]:
         """Open connections and the last closed ones; times in UTC nanoseconds."""

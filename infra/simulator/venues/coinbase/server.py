@@ -29,7 +29,7 @@ from prometheus_client import Gauge
 from infra.simulator.ends import too_many_connections
 from infra.simulator.faults import Fault, Hit, Injection, Injector, check
 from infra.simulator.limits import Limits, Window
-from infra.simulator.market import TRADES_KEPT, VERSIONS_KEPT, HistoryGone, Market, Step, product
+from infra.simulator.market import TRADES_KEPT, VERSIONS_KEPT, WARM_EVENTS, HistoryGone, Market, Step, product
 from infra.simulator.matching import ASK, BID
 from infra.simulator.record import Trade
 from infra.simulator.venues.coinbase import frames
@@ -55,6 +55,7 @@ CONNECTIONS_KEPT = 32
 TRADES_KEPT_ALL = 4_000_000
 VERSIONS_KEPT_ALL = 2_000_000
 FRAMES_KEPT_ALL = 1_000_000
+WARM_EVENTS_ALL = 250_000  # a quick start matters more than how much happened before it
 STEPS_AT_ONCE_MAX = 1_000
 BEHIND_S_MAX = 1.0
 RATE_NOTICED_S = 0.1
@@ -105,6 +106,7 @@ class Exchange:
         kept = {
             "trades_kept": min(TRADES_KEPT, TRADES_KEPT_ALL // max(1, len(symbols))),
             "versions_kept": min(VERSIONS_KEPT, VERSIONS_KEPT_ALL // max(1, len(symbols))),
+            "warm_events": min(WARM_EVENTS, WARM_EVENTS_ALL // max(1, len(symbols))),
         }
         self.frames_kept = min(VERSIONS_KEPT, FRAMES_KEPT_ALL // max(1, len(symbols)))
         self.markets = {symbol: Market(product(symbol), seed, self.started, first_id, **kept) for symbol in symbols}

@@ -16,6 +16,8 @@ from infra.simulator.limits import Limits
 from infra.simulator.venues.streams.market import Market, Step
 from infra.simulator.venues.streams.session import Session, read, write
 
+_TYPES = {"PF_": "flexible_futures", "PI_": "futures_inverse"}
+
 
 class _Request(msgspec.Struct):
     event: str
@@ -30,8 +32,8 @@ class KrakenFuturesSession(Session):
 
     @classmethod
     def name_of(cls, coin: str) -> str:
-        """Return a linear perpetual."""
-        return f"PF_{coin}USD"
+        """Return a perpetual: an inverse one of the two best known, a linear one of the others."""
+        return {"BTC": "PI_XBTUSD", "ETH": "PI_ETHUSD"}.get(coin, f"PF_{coin}USD")
 
     def opened(self, ts: int) -> list[bytes]:  # noqa: ARG002 - it has no time
         """Greet the client."""
@@ -92,7 +94,7 @@ class KrakenFuturesSession(Session):
     def answer(cls, markets: Mapping[str, Market], path: str, query: Mapping[str, str]) -> Any:  # noqa: ARG003 - one list
         """Answer the list of instruments."""
         if path.endswith("/instruments"):
-            listed = [{"symbol": name, "type": "flexible_futures", "tradeable": True, "tickSize": 0.1,
+            listed = [{"symbol": name, "type": _TYPES[name[:3]], "tradeable": True, "tickSize": 0.1,
                        "contractValueTradePrecision": 3, "contractSize": 1, "base": name[3:-3], "quote": "USD",
                        "pair": f"{name[3:-3]}:USD"} for name in markets]  # fmt: skip
             return {"result": "success", "instruments": listed}

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 LEVELS = 10
-SYMBOLS_MAX = 1_000
 Level = tuple[str, str]
 
 

@@ -27,15 +27,14 @@ from picows import (
     WSUpgradeResponseWithListener,
     ws_create_server,
 )
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from infra.simulator import web
+from infra.simulator import control
 from infra.simulator.ends import reset, too_many_connections
-from infra.simulator.fault_routes import add_faults
 from infra.simulator.faults import Fault, Hit, Injection, Injector, check
 from infra.simulator.limits import Window
+from infra.simulator.market import SYMBOLS_MAX
 from infra.simulator.outbox import Outbox
-from infra.simulator.venues.streams.market import SYMBOLS_MAX, Market
+from infra.simulator.venues.streams.market import Market
 from infra.simulator.venues.streams.session import Ended, Frame, Session, write
 from marketdata.errors import SettingsError
 
@@ -220,41 +219,28 @@ class Streams:
             client.send(client.session.stepped(steps, ts))
 
     def view(self) -> dict[str, Any]:
-        """Return what each client subscribed, and what was refused so far."""
-        clients = list(self.clients.values())
-        refused = self.refused + Counter(reason for client in clients for reason in client.session.refused)
-        return {
-            "symbols": len(self.markets),
-            "connections": [
-                {"connection": one.id, "path": one.session.path, "streams": len(one.session.subscribed)}
-                for one in clients
-            ],
-            "refused": dict(refused),
-            "ended": dict(self.ended),
-        }
+        """Return what was refused and ended so far, by reason."""
+        refused = self.refused + Counter(
+            reason for client in self.clients.values() for reason in client.session.refused
+        )
+        return {"symbols": len(self.markets), "refused": dict(refused), "ended": dict(self.ended)}
+
+    def connections(self) -> list[dict[str, Any]]:
+        """Return the clients, with the number of their subscriptions."""
+        return [
+            {"connection": one.id, "path": one.session.path, "streams": len(one.session.subscribed)}
+            for one in self.clients.values()
+        ]
 
 
 def create_app(venue: Streams) -> FastAPI:
-    """Return the venue's REST interface, with `/connections`, `/faults`, `/healthz` and `/metrics` of our own."""
-    app = FastAPI(title="Simulated streams", docs_url=None, redoc_url=None)
-    add_faults(app, venue)
+    """Return the venue's REST interface, with `/connections` and what every simulated venue has."""
+    app = control.create_app(venue, "Simulated streams")
 
     @app.get("/connections")
-    async def connections() -> dict[str, Any]:
-        """What each client subscribed, and what was refused."""
-        return venue.view()
-
-    @app.get("/healthz")
-    @app.get("/readyz")
-    async def health(response: Response) -> dict[str, str]:
-        """Whether the venue runs."""
-        response.status_code = 503 if venue.broken.is_set() else 200
-        return {"status": "broken" if venue.broken.is_set() else "alive"}
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        """Prometheus metrics."""
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    async def connections() -> list[dict[str, Any]]:
+        """What each client subscribed."""
+        return venue.connections()
 
     @app.get("/{path:path}")
     async def rest(path: str, request: Request) -> Response:
@@ -272,10 +258,3 @@ def _answer(venue: Streams, path: str, query: Mapping[str, str]) -> Any:
         return venue.session.answer(venue.markets, path, query)
     except KeyError as error:
         raise HTTPException(400, f"invalid or missing {error}") from None
-
-
-@asynccontextmanager
-async def serve(venue: Streams, host: str, port: int, rest_port: int) -> AsyncIterator[int]:
-    """Serve a venue's WebSocket and REST; give the port of REST."""
-    async with venue.serve(host, port), web.serve(create_app(venue), host, rest_port) as found:
-        yield found
