@@ -482,7 +482,7 @@ def test_history_needs_a_key_a_symbol_and_a_page_that_exists() -> None:
 
 
 def test_process_serves_until_it_is_told_to_stop() -> None:
-    """`python -m infra.simulator.venues.alpaca` trades alone, takes faults, and ends with 0."""
+    """`python -m infra.simulator alpaca` trades alone, takes faults, and ends with 0."""
 
     async def scenario() -> None:
         with socket.socket() as one, socket.socket() as other:
@@ -492,7 +492,7 @@ def test_process_serves_until_it_is_told_to_stop() -> None:
         environment = os.environ | {"TICKSTREAM_EXCHANGE_PORT": str(port), "TICKSTREAM_EXCHANGE_CONTROL_PORT":
                                     str(control), "ALPACA_SYMBOLS": "AAPL"}  # fmt: skip
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "infra.simulator.venues.alpaca", env=environment
+            sys.executable, "-m", "infra.simulator", "alpaca", env=environment
         )
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{control}", trust_env=False) as rest:

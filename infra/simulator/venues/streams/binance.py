@@ -40,9 +40,14 @@ class SpotSession(Session):
         return f"{coin}USDT"
 
     def received(self, message: bytes, ts: int) -> list[bytes]:  # noqa: ARG002 - a snapshot comes over REST
-        """Answer `SUBSCRIBE` and `UNSUBSCRIBE`; an unknown symbol is acknowledged and never sends anything."""
+        """Answer `SUBSCRIBE`, `UNSUBSCRIBE` and `LIST_SUBSCRIPTIONS`.
+
+        An unknown symbol is acknowledged, is not listed, and never sends anything.
+        """
         request = read(message, _Request)
         method, number = request.method, request.id
+        if method == "LIST_SUBSCRIPTIONS":
+            return [write({"result": [f"{name.lower()}@{channel}" for channel, name in self.subscribed], "id": number})]
         if method not in {"SUBSCRIBE", "UNSUBSCRIBE"}:
             self.refuse(f"unknown method {method}")
             return [write({"error": {"code": 2, "msg": "Invalid request: unknown variant"}, "id": number})]
