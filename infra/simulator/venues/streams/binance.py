@@ -58,8 +58,11 @@ class SpotSession(Session):
         elif self.is_full(wanted):
             self.refuse("streams")
             raise Ended(1008, "Too many streams")
+        elif any(name in self.markets and not self.lists(channel, name) for channel, name in wanted):
+            self.refuse("streams of a message")
+            return [write({"error": {"code": 2, "msg": "Invalid request: unknown stream"}, "id": number})]
         else:
-            self.subscribed |= dict.fromkeys(one for one in wanted if self.lists(*one))
+            self.subscribed |= dict.fromkeys(one for one in wanted if one[1] in self.markets)
         return [write({"result": None, "id": number})]
 
     def changed(self, channel: str, name: str, step: Step, ts: int) -> list[bytes]:
