@@ -83,7 +83,7 @@ class StackSettings(CommonSettings):
     history_metrics_port: int | None = Field(default=None, ge=0, le=65535)
 
     source: Literal["sim", "live", "replay"] = Field(default="sim", description="Where prices come from.")
-    venue: str = Field(default=SIMULATED, description="Venue to read or replay.")
+    venue: str = Field(default=SIMULATED, description="Venue to simulate, read or replay.")
     exchange_symbols: int | None = Field(
         default=None, ge=1, le=SYMBOLS_MAX, description="Number of products of the simulated exchange."
     )
