@@ -37,7 +37,8 @@ class Names(NamedTuple):
     """A venue's names of what the faults affect: the frames of books, and what is refused, where it differs.
 
     `is_lost`: a lost frame of books is noticed. `speed` is that of the wall clock: no more than that many seconds of
-    silence may mean a dead connection there. `asks_again`: a refused symbol is requested again on the same connection.
+    silence may mean a dead connection there. `asks_again`: a refused symbol is requested
+    again on the same connection; a session of Databento subscribes once, at its start.
     """
 
     book: str
@@ -49,7 +50,7 @@ class Names(NamedTuple):
 
 # Alpaca's quotes and Hyperliquid's books are whole in each frame and not numbered; Coinbase Exchange guarantees level2.
 NAMES = {
-    "alpaca": Names("quotes", is_lost=False, asks_again=False),
+    "alpaca": Names("quotes", is_lost=False),
     "binance_spot": Names("depth@100ms"),
     "binance_usdm": Names("depth@100ms"),
     "bitfinex": Names("book"),
@@ -58,7 +59,7 @@ NAMES = {
     "coinbase_exchange": Names("matches", refused="level2_batch", speed=5),
     "databento": Names("mbo", asks_again=False),
     "deribit": Names("book"),
-    "fix": Names("X", refused="V", asks_again=False),
+    "fix": Names("X", refused="V"),
     "gemini": Names("depth@100ms"),
     "hyperliquid": Names("l2Book", is_lost=False),
     "kraken": Names("book", speed=5),
@@ -208,12 +209,9 @@ async def cut_connection(line: Line) -> None:
 async def refused_symbol(line: Line) -> None:
     """A channel of one symbol that the venue refuses is stated, and on the ledger; it is requested again."""
     sink = line.sink
-    if line.names.asks_again:
-        # Where the line was slow to start, the symbols have a gap before.
-        await line.until(lambda: sink.has("unsubscribed") and bool(sink.gaps("unsubscribed", "stale", "disconnected")))
-    else:
-        await line.until(lambda: sink.has("unsubscribed") or bool(sink.dead))
-        assert not sink.is_healthy()
+    # Where the line was slow to start, the symbols have a gap before.
+    await line.until(lambda: sink.has("unsubscribed") and bool(sink.gaps("unsubscribed", "stale", "disconnected")))
+    if not line.names.asks_again:
         line.venue.injector.clear()
         line.venue.inject(Fault(kind="disconnect"))
     await line.recovered()

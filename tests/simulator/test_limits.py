@@ -23,8 +23,8 @@ from infra.simulator.venues.databento.server import DatabentoExchange
 from infra.simulator.venues.facts import ALPACA_FREE_KEY, ALPACA_KEY, ALPACA_SECRET, DATABENTO_KEY, VENUES
 from infra.simulator.venues.fix.server import FixExchange, FixVenue
 from marketdata.fix.codec import Fields, Message, decode, encode, utc
-from marketdata.fix.session import Identity
 from marketdata.fix.split import FixSplitter
+from marketdata.fix.steps import Identity
 
 Bounded = Callable[[Awaitable[None]], None]
 TS = 1_780_000_000_000_000_000

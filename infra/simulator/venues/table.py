@@ -24,7 +24,7 @@ from infra.simulator.venues.fix.server import FixExchange, FixVenue
 from infra.simulator.venues.streams import server as streams
 from infra.simulator.venues.streams.server import Streams
 from infra.simulator.venues.streams.sessions import SESSIONS
-from marketdata.fix.session import Identity
+from marketdata.fix.steps import Identity
 
 FIX_MOVE_S = 0.1
 STEP_S_MIN = 0.02

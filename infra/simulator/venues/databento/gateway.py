@@ -3,8 +3,8 @@
 1. The gateway greets with its version and a challenge, each a line of text. The client answers with a digest of the
    challenge and its key, and the dataset. The answer is `success=1` with a session id, or `success=0` with an error.
 2. The client subscribes, a line for each schema and list of symbols, and sends `start_session`. Then records follow:
-   metadata, the mapping of each instrument, an error record for each symbol that does not resolve (code 4), and a system
-   record that acknowledges each schema.
+   metadata, the mapping of each instrument, an error record for each symbol that does not resolve (code 4), and a
+   system record that acknowledges each schema.
 3. A team has 10 sessions of a dataset at a time; a further one is answered with an error record (code 3) and closed. A
    sixth connection of one address within a second is closed at once. More than ten subscriptions a second are delayed.
 

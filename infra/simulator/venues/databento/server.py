@@ -32,6 +32,7 @@ from infra.simulator.venues.databento.gateway import (
     Client,
     GatewayServer,
     error,
+    metadata,
     snapshot_records,
     system,
     wanted,
@@ -253,14 +254,15 @@ class DatabentoExchange(GatewayServer):
     async def play(self, client: Client) -> None:
         """Send what was subscribed, from the requested start or from a snapshot on."""
         kinds, starts = wanted(client.subscriptions)
-        numbers = await self.begin(client, self.symbols, is_refused=lambda name: self._is_refused(client, name))
         refusal = self._invalid(kinds, starts)
         if refusal is not None:
             code, text = refusal
             self.refused[text] += 1
+            await client.send(metadata(self.dataset, self.began))
             await client.send(error(self.clock(), text, code))
             await client.flush()
             return
+        numbers = await self.begin(client, self.symbols, is_refused=lambda name: self._is_refused(client, name))
         # Nothing may happen in the markets between the head of the stream and what follows it.
         stream = self._streams[client.id] = Stream(kinds, numbers, self._head(kinds, numbers, starts))
         try:

@@ -29,7 +29,8 @@ import structlog
 from infra.simulator.faults import Fault, Hit, Injection, Injector, check
 from infra.simulator.venues.fix.market import TICK, By, Levels, Market
 from marketdata.fix.codec import Fields, Garbled, Message, decode, encode, utc
-from marketdata.fix.session import LOGON, LOGOUT, Session
+from marketdata.fix.outgoing import LOGON, LOGOUT
+from marketdata.fix.session import Session
 from marketdata.fix.split import FixSplitter
 from marketdata.fix.steps import Identity, Received, Sent, Step
 
