@@ -54,6 +54,16 @@ def services(settings: StackSettings, folders: Folders, ports: Ports, where: End
         # The ports of further workers have no settings of their own; they follow this one.
         return made if number == 1 else replace(made, ports={f"{PREFIX}PORT_BASE": port})
 
+    history = _history(settings, ports, where)
+    producer = service(
+        "producer",
+        ports.producer,
+        "source",
+        environment={**common, **_producer(settings, ports), **history},
+        module="producers.live",
+    )
+    if history:
+        producer = replace(producer, ports={**producer.ports, f"{PREFIX}HISTORY_METRICS_PORT": ports.history_metrics})
     rows = [
         step("topics", "topics", "apply", after="kafka", environment=common),
         step("schemas", "schemas", "register", after="registry", environment=common),
@@ -77,13 +87,7 @@ def services(settings: StackSettings, folders: Folders, ports: Ports, where: End
             },
         ),
         *_source(settings, ports),
-        service(
-            "producer",
-            ports.producer,
-            "source",
-            environment={**common, **_producer(settings, ports), **_history(settings, where)},
-            module="producers.live",
-        ),
+        producer,
     ]
     if settings.kafka_ui and settings.stack == "embedded":
         rows.append(_kafka_ui(folders, ports, where))
@@ -176,11 +180,16 @@ def source_addresses(settings: StackSettings, ports: Ports) -> dict[str, str]:
     return {"source": settings.source, "history_venue": settings.venue, "history_url": url}
 
 
-def _history(settings: StackSettings, where: Endpoints) -> dict[str, str]:
-    """Return the address of the database in which the producer scans for gaps; nothing when it does not scan."""
+def _history(settings: StackSettings, ports: Ports, where: Endpoints) -> dict[str, str]:
+    """Return the database of the producer's history process and the port of its metrics; nothing when none runs."""
     scans = settings.source == "live" if settings.gap_scan_minutes is None else settings.gap_scan_minutes > 0
     wanted = scans or settings.backfill_days
-    return {f"{PREFIX}HISTORY_DATABASE_URL": where.history_database_url} if wanted else {}
+    if not wanted:
+        return {}
+    return {
+        f"{PREFIX}HISTORY_DATABASE_URL": where.history_database_url,
+        f"{PREFIX}HISTORY_METRICS_PORT": str(ports.history_metrics),
+    }
 
 
 def _kafka_ui(folders: Folders, ports: Ports, where: Endpoints) -> Process:
