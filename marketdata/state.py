@@ -7,7 +7,7 @@ value, which behaves identically afterwards. A book packs into four columns.
 
 from __future__ import annotations
 
-from functools import lru_cache
+import threading
 from typing import Any, TypeVar
 
 import msgspec
@@ -44,9 +44,21 @@ def dec_hook(kind: Any, value: Any) -> Any:
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=enc_hook)
 
 
-@lru_cache(maxsize=64)
+_DECODERS: dict[type[msgspec.Struct], msgspec.msgpack.Decoder[Any]] = {}  # one for each operator's state
+_MAKING = threading.Lock()
+
+
 def _decoder(kind: type[msgspec.Struct]) -> msgspec.msgpack.Decoder[Any]:
-    return msgspec.msgpack.Decoder(kind, dec_hook=dec_hook)
+    """Return the decoder of a class, made by one thread at a time.
+
+    While msgspec reads a class, another thread that needs the same class takes what is only half read, and crashes the
+    process. Partitions recover in threads of their own.
+    """
+    found = _DECODERS.get(kind)
+    if found is None:
+        with _MAKING:
+            found = _DECODERS[kind] = msgspec.msgpack.Decoder(kind, dec_hook=dec_hook)
+    return found
 
 
 def pack_state(state: msgspec.Struct) -> bytes:
