@@ -236,7 +236,7 @@ def test_trades_lost_in_a_gap_come_back_with_the_trade_snapshot(feed: CoinbaseFe
     assert "BTC-USD trades 5 gap" in story(feed.received(frames.trades(5), T0))
     feed.received(frames.snapshot(), T0)
     out = feed.received(frames.trades(1, 2, 3, 4, 5, 6, kind="snapshot"), T0)
-    assert story(out) == ["BTC-USD trades 3,4,6", "BTC-USD resynced"]
+    assert story(out) == ["BTC-USD trades 3,4,6", "BTC-USD trades", "BTC-USD complete", "BTC-USD resynced"]
     assert isinstance(out[0], Trades)
     assert out[0].origin == "repair"
 
@@ -253,7 +253,8 @@ def test_trades_that_no_snapshot_reaches_stay_on_the_ledger(feed: CoinbaseFeed, 
     assert isinstance(request, Fetch)
     listed = json.loads(type(frames)().trades(7, 8, 9))["events"][0]["trades"]
     out = feed.fetched(request, json.dumps({"trades": listed}).encode(), T0)
-    assert story(out) == ["BTC-USD trades 7 gap", "BTC-USD gap gap", "BTC-USD trades gap", "BTC-USD resynced"]
+    assert story(out) == ["BTC-USD trades 7 gap", "BTC-USD gap gap", "BTC-USD trades gap", "BTC-USD trades",
+                          "BTC-USD resynced"]  # fmt: skip
     assert story(feed.received(frames.trades(10), T0))[0] == "BTC-USD trades 10", "valid again"
     gap, mark = out[1:3]
     assert isinstance(gap, FeedStatus)
@@ -273,16 +274,17 @@ def test_skipped_trade_id_is_a_gap_of_the_trades_alone(feed: CoinbaseFeed, frame
     ]  # fmt: skip
     assert story(feed.received(frames.update(), T0)) == ["BTC-USD update"]
     out = feed.received(frames.trades(1, 2, 3, 4, kind="snapshot"), T0)
-    assert story(out) == ["BTC-USD trades 3", "BTC-USD resynced"]
-    assert isinstance(out[1], FeedStatus)
-    assert out[1].channel == "market_trades"
+    assert story(out) == ["BTC-USD trades 3", "BTC-USD trades", "BTC-USD complete", "BTC-USD resynced"]
+    assert isinstance(out[-1], FeedStatus)
+    assert out[-1].channel == "market_trades"
 
 
 def test_id_that_the_snapshot_spans_without_it_was_never_a_trade(feed: CoinbaseFeed, frames: Frames) -> None:
     """The gap closes: the venue has no such trade."""
     feed.received(frames.trades(1, 2), T0)
     feed.received(frames.trades(4), T0)
-    assert story(feed.received(frames.trades(2, 4, kind="snapshot"), T0)) == ["BTC-USD resynced"]
+    out = feed.received(frames.trades(2, 4, kind="snapshot"), T0)
+    assert story(out) == ["BTC-USD trades", "BTC-USD complete", "BTC-USD resynced"]
 
 
 def test_old_frame_is_dropped_and_counted(feed: CoinbaseFeed, frames: Frames) -> None:

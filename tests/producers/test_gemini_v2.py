@@ -207,7 +207,7 @@ def test_answer_that_does_not_reach_back_before_the_loss_leaves_it_on_the_ledger
     listed = [{"tid": tid, "timestampms": MS + tid, "price": "10", "amount": "1", "type": "sell"} for tid in (5, 4)]
     out = feed.fetched(request, json.dumps(listed).encode(), T0)
     assert [(e.valid, [(t.trade_id, t.side) for t in e.trades]) for e in out if isinstance(e, Trades)] == [
-        (False, [("4", "sell")]), (False, [])]  # fmt: skip
+        (False, [("4", "sell")]), (False, []), (True, []), (True, [])]  # fmt: skip
     opened, closed = [o for o in out if isinstance(o, FeedStatus)]
     assert (opened.kind, opened.ts_from, closed.kind) == ("gap", (MS + 2) * 1_000_000, "resynced")
     assert opened.gap_id != closed.gap_id

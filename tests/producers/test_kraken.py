@@ -528,7 +528,7 @@ def test_skipped_trade_id_is_asked_for_and_filled(feed: KrakenFeed) -> None:
     orders = [json.loads(o.frame) for o in out if isinstance(o, Send)]
     assert [(o["method"], o["params"]["channel"]) for o in orders] == [("unsubscribe", "trade"), ("subscribe", "trade")]
     out = feed.received(trade2(1, 2, 3, 4, kind="snapshot"), T0)
-    assert story(out) == ["trades 3", "BTC-USD resynced"]
+    assert story(out) == ["trades 3", "trades", "trades", "BTC-USD resynced"]
     assert isinstance(out[0], Trades)
     assert (out[0].origin, out[0].trades[0].side) == ("repair", "sell")
 

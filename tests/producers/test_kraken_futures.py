@@ -285,7 +285,9 @@ def test_skipped_trade_is_asked_for_and_filled(feed: KrakenFuturesFeed) -> None:
         "trades  gap", "trades uid-4 gap", "BTC-USD-PI gap gap", "unsubscribe trade PI_XBTUSD",
         "subscribe trade PI_XBTUSD", "BTC-USD-PI resync trade_hole",
     ]  # fmt: skip
-    (repair, _) = feed.received(trades(1, 2, 3, 4), T0)
+    out = feed.received(trades(1, 2, 3, 4), T0)
+    assert story(out) == ["trades uid-3", "trades", "trades", "BTC-USD-PI resynced"]
+    repair = out[0]
     assert isinstance(repair, Trades)
     assert (repair.origin, [t.trade_id for t in repair.trades]) == ("repair", ["uid-3"])
     assert repair.trades[0].side == "sell"
