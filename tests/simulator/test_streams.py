@@ -22,7 +22,7 @@ from infra.simulator.venues.streams.server import Streams
 from infra.simulator.venues.streams.session import Ended, Session
 from infra.simulator.venues.streams.sessions import SESSIONS
 from marketdata.book import L2Book
-from marketdata.events import BookUpdate, DeadLetter, FeedStatus, Trades
+from marketdata.events import BookUpdate, DeadLetter, Derivative, FeedStatus, Trades
 from marketdata.feed import Fetch, Output, Send
 from producers.venues import find_venue
 from producers.venues.kit.venue import LiveFeed
@@ -36,13 +36,15 @@ STEPS = 30
 class Played:
     """A feed and the venue's session, joined without a socket; keeps the books that the feed publishes."""
 
-    def __init__(self, venue: str, symbols: int, path: str = "") -> None:
+    def __init__(self, venue: str, symbols: int, path: str = "", *, products: tuple[str, ...] | None = None) -> None:
         kind: type[Session] = SESSIONS[venue]
         self.markets = {name: Market(number) for number, name in enumerate(kind.names(symbols))}
         self.session = kind(self.markets, path or PATHS.get(venue, "/"))
-        self.feed: LiveFeed = find_venue(venue).make(line=f"{venue}/0", products=tuple(self.markets), token=None)
+        products = tuple(self.markets) if products is None else products
+        self.feed: LiveFeed = find_venue(venue).make(line=f"{venue}/0", products=products, token=None)
         self.books: dict[str, L2Book] = {}
         self.trades: dict[str, list[str]] = {}
+        self.derivatives: list[Derivative] = []
         self.problems: list[Output] = []
         self.ts = TS
         for frame in self.session.opened(TS):
@@ -79,6 +81,8 @@ class Played:
             change(output.ask_prices, output.ask_sizes)
         elif isinstance(output, Trades):
             self.trades.setdefault(output.symbol, []).extend(trade.trade_id for trade in output.trades)
+        elif isinstance(output, Derivative):
+            self.derivatives.append(output)
         elif isinstance(output, DeadLetter) or (isinstance(output, FeedStatus) and output.kind == "gap"):
             self.problems.append(output)
 
@@ -146,6 +150,36 @@ def test_okx_refuses_an_instrument_that_does_not_exist_and_takes_its_neighbour()
     answers = ask(session, {"op": "subscribe", "args": args})
     assert [answer["event"] for answer in answers if isinstance(answer, dict)] == ["error", "subscribe"]
     assert list(session.subscribed) == [("trades", "ETH-USDT")]
+
+
+def test_contracts_of_okx_bring_what_their_market_has_and_their_pair_brings_none_of_it() -> None:
+    """Funding, prices and open interest with each step, a liquidation with each third trade, each of them valid."""
+    played = Played("okx", 2, products=("BTC-USDT", "BTC-USDT-SWAP"))
+    for _ in range(STEPS):
+        played.step()
+    assert (played.problems, played.session.refused) == ([], [])
+    assert {event.symbol for event in played.derivatives} == {"BTC-USDT-SWAP"}
+    assert all(event.valid for event in played.derivatives)
+    fields = ("mark_price", "index_price", "open_interest", "funding_rate")
+    had = {field: [event for event in played.derivatives if getattr(event, field) is not None] for field in fields}
+    assert {field: len(events) for field, events in had.items()} == dict.fromkeys(fields, STEPS)
+    assert {(one.funding_interval, one.next_funding_ts % (28_800 * SECOND)) for one in had["funding_rate"]
+            if one.next_funding_ts is not None} == {(28_800, 0)}  # fmt: skip
+    liquidated = [one for event in played.derivatives for one in event.liquidations]
+    assert len(liquidated) == STEPS // 3
+    assert {(one.side, one.size) for one in liquidated} == {("buy", "0.125"), ("sell", "0.125")}
+    assert played.trades["BTC-USDT-SWAP"] == played.trades["BTC-USDT"]
+
+
+def test_okx_refuses_channels_that_a_pair_does_not_have() -> None:
+    """A pair pays no funding, and liquidations know types only; the index of a pair can be subscribed."""
+    session = OkxSession(markets(OkxSession, 2), "/ws/v5/public")
+    args = [{"channel": "funding-rate", "instId": "BTC-USDT"},
+            {"channel": "liquidation-orders", "instId": "BTC-USDT-SWAP"},
+            {"channel": "index-tickers", "instId": "BTC-USDT-SWAP"}, {"channel": "index-tickers", "instId": "BTC-USDT"},
+            {"channel": "liquidation-orders", "instType": "FUTURES"}]  # fmt: skip
+    answers = ask(session, {"op": "subscribe", "args": args})
+    assert [answer["event"] for answer in answers if isinstance(answer, dict)] == ["error"] * 3 + ["subscribe"] * 2
 
 
 def test_futures_of_binance_send_each_class_on_its_own_path_only() -> None:

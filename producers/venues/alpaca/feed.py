@@ -140,7 +140,7 @@ class AlpacaFeed(VenueFeed):
 
     def _lose_subscription(self, call: Call, channel: str, name: str, reason: str, detail: str) -> None:
         super()._lose_subscription(call, channel, name, reason, detail)
-        for product in self._products_of(call, name) if channel == _QUOTES else ():
+        for product in self._products_of(call, channel, name) if channel == _QUOTES else ():
             self._invalidate_quote(call, product)
 
     def _memory(self, product: Product) -> _Memory:

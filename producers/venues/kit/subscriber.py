@@ -153,9 +153,8 @@ class Subscriber(ABC):
     def _lose_subscription(self, call: Call, channel: str, name: str, reason: str, detail: str) -> None:
         """State that a channel is not subscribed, in the status, on the ledger and in the stream of trades."""
         self.counts["unsubscribed"] += 1
-        products = self._products_of(call, name)
-        symbol = products[0].symbol if len(products) == 1 and not self._takes_all else ALL_SYMBOLS
-        call.status(symbol, "unsubscribed", reason=reason, channel=channel, detail=detail)
+        products = self._products_of(call, channel, name)
+        call.status(self._symbol_of(products), "unsubscribed", reason=reason, channel=channel, detail=detail)
         lost = [one for one, carrier in zip((self.book_channel, self.trades_channel), self._carriers, strict=True)
                 if carrier == channel]  # fmt: skip
         for product in products:
@@ -167,8 +166,9 @@ class Subscriber(ABC):
             if self.trades_channel in lost:
                 trades.interrupted(call, product)
 
-    def _products_of(self, call: Call, name: str) -> list[Product]:
+    def _products_of(self, call: Call, channel: str, name: str) -> list[Product]:
         """Return the products that a subscription of this name brings, as far as they are known or ours."""
+        del channel  # where a name means the same on every channel
         if self._takes_all:
             return list(self._products)
         is_ours = self._wanted is not None and self._products.accepts(name)
@@ -177,8 +177,12 @@ class Subscriber(ABC):
 
     def _recovered(self, call: Call, channel: str, name: str) -> None:
         """State that a channel that was refused is subscribed now."""
-        known = self._products.get(name)
-        call.status(ALL_SYMBOLS if known is None else known.symbol, "subscribed", channel=channel)
-        for product in self._products if self._takes_all else filter(None, (known,)):
+        products = self._products_of(call, channel, name)
+        call.status(self._symbol_of(products), "subscribed", channel=channel)
+        for product in products:
             if channel == self._carriers[1] and self._ledger.is_pending(product, self.trades_channel):
                 self._recover_trades(call, product)
+
+    def _symbol_of(self, products: list[Product]) -> str:
+        """Return the symbol that a status about the subscription of these products has."""
+        return products[0].symbol if len(products) == 1 and not self._takes_all else ALL_SYMBOLS

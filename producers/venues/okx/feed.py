@@ -18,24 +18,22 @@ channel", "Trades channel", "Tickers channel". "Recorded" is what was checked on
    instrument (recorded); with `count` above 1 a trade stands for so many, and has the id of the last. A skipped id is a
    gap, which REST's last 500 trades fill.
 
-Names: an `instId` is BASE-QUOTE already, with the kind of contract behind it (`BTC-USD-SWAP`, `BTC-USD-220527`,
-`BTC-USD-210924-66000-C`), and is our symbol. Books without numbers, as in captures of before 2023: `feed_2022`.
+Names: `names`. What only contracts have, such as funding: `derivatives`. Books without numbers, as in captures of
+before 2023: `feed_2022`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from decimal import Decimal
 from operator import itemgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from zlib import crc32
 
 import msgspec
 
 from marketdata.book import L2Book, levels_in_turn
 from marketdata.clock import SECOND_NS
-from marketdata.decimals import EXACT, plain
 from marketdata.errors import BadEvent
 from marketdata.events import GAP, SYMBOL, Instrument, Trade
 from marketdata.feed import Fetch, Output, Reconnect, Send
@@ -53,7 +51,6 @@ from producers.venues.kit.values import (
     Columns,
     Text,
     check_trade,
-    expiry_ns,
     given,
     integer,
     levels,
@@ -61,6 +58,8 @@ from producers.venues.kit.values import (
     price,
 )
 from producers.venues.kit.venue import Signer
+from producers.venues.okx.derivatives import CHANNELS, Derivatives, argument
+from producers.venues.okx.names import LISTED, VENUE, Listed, describe, listed_as, listed_fields
 
 CHECKED_LEVELS = 25
 
@@ -71,10 +70,9 @@ _BEST = "bbo-tbt"
 _BOOKS = _INCREMENTAL | {_ALWAYS_WHOLE, _BEST}
 _TRADE_CHANNELS = frozenset({"trades", "trades-all"})
 
-_INST_ID = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9_]{1,20}(-[A-Za-z0-9.]{1,20}){0,3}", re.ASCII)
-_NAMED = re.compile(r"channel:([a-z0-9-]+),instId:([A-Za-z0-9._-]+) ")
-_HEAD = re.compile(rb'\s*\{\s*"arg":\s*\{\s*"channel":\s*"([a-z0-9-]+)",\s*"instId":\s*"([A-Za-z0-9._-]+)"')
-_STATES = {"live": "online", "suspend": "halted", "preopen": "halted", "test": "online"}
+_NAMED = re.compile(r"channel:([a-z0-9-]+), ?inst(?:Id|Type):([A-Za-z0-9._-]+) ")
+_HEAD = re.compile(rb'\s*\{\s*"arg":\s*\{\s*"channel":\s*"([a-z0-9-]+)",\s*"inst(?:Id|Type)":\s*"([A-Za-z0-9._-]+)"')
+
 
 # --- What the venue sends. Fields that are not used are not named, and are skipped without being built. ---
 
@@ -86,6 +84,10 @@ SeqId = Annotated[int, msgspec.Meta(ge=-INT64_MAX, le=INT64_MAX)]
 class _Arg(msgspec.Struct, gc=False):
     channel: str
     name: str = msgspec.field(name="instId", default="")
+
+
+class _EventArg(_Arg, gc=False):
+    type: str = msgspec.field(name="instType", default="")
 
 
 class Book(msgspec.Struct):
@@ -108,7 +110,7 @@ class BookFrame(msgspec.Struct):
 
 
 class _Frame(msgspec.Struct):
-    arg: _Arg | None = None
+    arg: _EventArg | None = None
     event: str = ""
     code: str = ""
     msg: str = ""
@@ -143,20 +145,6 @@ class _Ticker(msgspec.Struct):
     low24h: str = ""
 
 
-class _Listed(msgspec.Struct):
-    name: str = msgspec.field(name="instId")
-    tick_size: str = msgspec.field(name="tickSz", default="")
-    size_increment: str = msgspec.field(name="lotSz", default="")
-    min_size: str = msgspec.field(name="minSz", default="")
-    state: str = ""
-    contract: str = msgspec.field(name="ctType", default="")
-    value: str = msgspec.field(name="ctVal", default="")
-    multiplier: str = msgspec.field(name="ctMult", default="")
-    settled_in: str = msgspec.field(name="settleCcy", default="")
-    expires_ms: str = msgspec.field(name="expTime", default="")
-    strike: str = msgspec.field(name="stk", default="")
-
-
 class _Answer(msgspec.Struct):
     data: list[msgspec.Raw]
 
@@ -164,7 +152,6 @@ class _Answer(msgspec.Struct):
 _FRAME = msgspec.json.Decoder(_Frame)
 _TRADE = msgspec.json.Decoder(_Trade)
 _TICKER = msgspec.json.Decoder(_Ticker)
-LISTED = msgspec.json.Decoder(_Listed)
 _ANSWER = msgspec.json.Decoder(_Answer)
 
 
@@ -184,7 +171,7 @@ class State:
 class OkxFeed(VenueFeed):
     """One line of OKX; products are instIds. `heartbeats` counts pongs."""
 
-    venue = "okx"
+    venue = VENUE
     book_channel = _BOOK
     trades_channel = _TRADES
     silence_ns = 30 * SECOND_NS
@@ -198,6 +185,7 @@ class OkxFeed(VenueFeed):
     def __init__(self, *, line: str, products: tuple[str, ...] | None = None, token: Signer | None = None) -> None:
         super().__init__(line=line, products=products, token=token)
         self._states: dict[str, State] = {}
+        self._derivatives = Derivatives(self._products, products, self._event_time)
 
     def kept_book(self, name: str) -> L2Book | None:
         """Return the book that is kept to check it, by the venue's name; None without one."""
@@ -206,11 +194,15 @@ class OkxFeed(VenueFeed):
 
     # --- What is sent to the venue ---
 
+    def _subscribe(self, call: Call) -> None:
+        super()._subscribe(call)
+        for channel, names in self._derivatives.subscriptions().items():
+            call.out += self._request(call, channel, names)
+
     def _order(self, call: Call, verb: str, channel: str, names: Collection[str]) -> list[Output]:
         del call
         primary = self._states if channel == _BOOK else {}
-        args = [{"channel": primary[name].channel or _BOOK if name in primary else channel, "instId": name}
-                for name in names]  # fmt: skip
+        args = [argument(primary[name].channel or _BOOK if name in primary else channel, name) for name in names]
         return [Send(msgspec.json.encode({"op": verb, "args": args}))]
 
     def _again(self, call: Call, channel: str, names: Collection[str]) -> Iterable[Output]:
@@ -220,7 +212,7 @@ class OkxFeed(VenueFeed):
         call.out.append(_fetch_trades(product.name))
 
     def _fetch_products(self) -> list[Fetch]:
-        kinds = ("SPOT", "SWAP", "FUTURES") if self._wanted is None else sorted({*map(_listed_as, self._wanted)})
+        kinds = ("SPOT", "SWAP", "FUTURES") if self._wanted is None else sorted({*map(listed_as, self._wanted)})
         return [Fetch(f"api/v5/public/instruments?instType={kind}", "products") for kind in kinds if kind]
 
     # --- Frames ---
@@ -249,26 +241,32 @@ class OkxFeed(VenueFeed):
         elif channel == _TICKERS:
             call.each(sent.data, lambda raw: self._ticker(call, _TICKER.decode(raw)))
         elif channel:
-            self.counts["ignored"] += 1
+            self._derivatives.take(call, channel, sent.data)
         else:
             raise BadEvent("unknown_frame", "arg", frame[:100].decode(errors="replace"))
 
     def _event(self, call: Call, frame: _Frame) -> None:
-        arg = frame.arg or _Arg("")
-        channel, name = arg.channel, arg.name
+        arg = frame.arg or _EventArg("")
+        channel, name = arg.channel, arg.name or arg.type
         if frame.event == "error" and (named := _NAMED.search(frame.msg)) is not None:
             channel, name = named.groups()
         channel = _BOOK if channel in _INCREMENTAL else _TRADES if channel in _TRADE_CHANNELS else channel
-        if frame.event == "subscribe" and self._products.accepts(name):
+        is_ours = self._products.accepts(name) or self._subscriptions.state(channel, name) is not None
+        if frame.event == "subscribe" and is_ours:
             self._acknowledged(call, channel, name)
         elif frame.event == "notice":  # the venue closes this connection soon, for an upgrade (DOCS)
             call.out.append(Reconnect("notice"))
         elif frame.event in {"error", "channel-conn-count-error"}:
             call.dead("venue_error", f"{frame.code} {frame.msg}", field="event", value=frame.event[:200])
-            if channel and self._products.accepts(name):
+            if channel and is_ours:
                 self._refused(call, channel, name, detail=f"{frame.code} {frame.msg}")
         else:
             self.counts["ignored"] += 1
+
+    def _products_of(self, call: Call, channel: str, name: str) -> list[Product]:
+        if channel in CHANNELS:
+            return self._derivatives.products_of(call, channel, name)
+        return super()._products_of(call, channel, name)
 
     def _concerned(self, payload: bytes) -> tuple[Collection[str] | None, Collection[str]]:
         """Return books only: a trade that is missing shows by the ids."""
@@ -416,7 +414,7 @@ class OkxFeed(VenueFeed):
     def _learn_products(self, call: Call) -> None:
         learn_each(call, _ANSWER.decode(call.payload).data, LISTED, self._learn)
 
-    def _learn(self, call: Call, sent: _Listed) -> None:
+    def _learn(self, call: Call, sent: Listed) -> None:
         self._products.know(call, sent.name, **listed_fields(sent))
 
 
@@ -455,48 +453,3 @@ def _read_trade(sent: _Trade) -> tuple[int, int, Trade]:
 
 def _fetch_trades(name: str) -> Fetch:
     return Fetch(path=f"api/v5/market/trades?instId={name}&limit=500", purpose="trades", symbol=name)
-
-
-def _listed_as(name: str) -> str:
-    return {"spot": "SPOT", "perpetual": "SWAP", "future": "FUTURES"}.get(_kind(name), "")
-
-
-def _kind(name: str) -> str:
-    parts = name.split("-")
-    if len(parts) == 2:
-        return "spot"
-    if len(parts) == 3:
-        return "perpetual" if parts[2] == "SWAP" else "future"
-    return "option"
-
-
-def _multiplier(sent: _Listed) -> str | None:
-    """Return the face value of a contract: ctVal times ctMult, in the currency ctValCcy. Raises BadEvent."""
-    value, multiplier = given(sent.value, "ctVal"), given(sent.multiplier, "ctMult")
-    if value is None or multiplier is None or multiplier == "1":
-        return value
-    return plain(EXACT.multiply(Decimal(value), Decimal(multiplier)))
-
-
-def listed_fields(sent: _Listed) -> dict[str, Any]:
-    """Return a listed product as fields of Instrument. Raises BadEvent."""
-    return {
-        "tick_size": price(sent.tick_size, "tickSz"),
-        "size_increment": price(sent.size_increment, "lotSz"),
-        "min_order_size": price(sent.min_size, "minSz"),
-        "status": _STATES.get(sent.state, "unknown"),
-        "expiry": expiry_ns(sent.expires_ms, "expTime"),
-        "strike": given(sent.strike, "stk"),
-        "contract_multiplier": _multiplier(sent),
-        "settlement_currency": sent.settled_in or None,
-        "inverse": sent.contract == "inverse" if sent.contract else None,
-    }
-
-
-def describe(name: str) -> Instrument:
-    """Return the instrument of an `instId`, which is our symbol too. Raises BadEvent."""
-    if _INST_ID.fullmatch(name) is None:
-        raise BadEvent("bad_symbol", "instId", name[:200])
-    base, quote = name.split("-")[:2]
-    return Instrument(venue=OkxFeed.venue, symbol=name, ts_recv=0, venue_symbol=name, base_currency=base,
-                      quote_currency=quote, kind=_kind(name))  # fmt: skip

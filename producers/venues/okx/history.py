@@ -25,7 +25,8 @@ from producers.venues.kit.history import Access, Asked, Budget, Page, Request, R
 from producers.venues.kit.pages import PublicHistory, instruments, request, window, window_candles
 from producers.venues.kit.reading import candle, decode, read_each
 from producers.venues.kit.values import Text, check_decimals, levels, ms_text_ns
-from producers.venues.okx.feed import LISTED, OkxFeed, describe, listed_fields
+from producers.venues.okx.feed import OkxFeed
+from producers.venues.okx.names import LISTED, describe, listed_fields
 
 CANDLES = 100
 LEVELS = 50
