@@ -226,14 +226,14 @@ def test_only_followed_products_of_a_type_have_liquidations() -> None:
     assert (event.symbol, len(event.liquidations)) == (SWAP, 1)
 
 
-def test_side_of_a_liquidation_is_that_of_the_order() -> None:
+def test_side_of_a_liquidation_is_that_of_the_order_and_the_oldest_is_first() -> None:
     """A short position is closed by a purchase ("Liquidation orders channel": `side` is the order side)."""
     feed, _ = opened(SWAP)
     sent = [detail("buy", "13", MS - 2_000), detail("sell", "0.1", MS - 7_000)]
     (event,) = of(feed.received(liquidations(SWAP, *sent), T0))
     assert event.liquidations == (
-        Liquidation(ts_event=(MS - 2_000) * 1_000_000, side="buy", price="0.5", size="13"),
         Liquidation(ts_event=(MS - 7_000) * 1_000_000, side="sell", price="0.5", size="0.1"),
+        Liquidation(ts_event=(MS - 2_000) * 1_000_000, side="buy", price="0.5", size="13"),
     )
     assert event.ts_event == (MS - 2_000) * 1_000_000
 

@@ -2,7 +2,7 @@
 
 Theory of operation. DOCS is "OKX API guide", https://www.okx.com/docs-v5/en/, sections "Funding rate channel"
 (#public-data-websocket-funding-rate-channel), "Mark price channel", "Index tickers channel", "Open interest channel"
-and "Liquidation orders channel" (anchors of the same form). "Recorded" is what was checked on captured frames.
+and "Liquidation orders channel" (anchors of the same form).
 
 1. Swaps and futures are subscribed, with the arguments, and pushed as often, as DOCS says:
 
@@ -21,7 +21,8 @@ and "Liquidation orders channel" (anchors of the same form). "Recorded" is what 
 3. `oi` is in contracts, as the size of a trade is. `oiUsd` is in US dollars: it is the value in the quote currency, and
    is published, where that is USD; elsewhere the value is unknown.
 4. `side` of a liquidation is that of the liquidated order: `sell` closes a `posSide` `long`. `bkPx` is its price, `sz`
-   its size in contracts, `ts` its own time. They come in no order of time, not all are sent (DOCS), and none has an id.
+   its size in contracts, `ts` its own time. Those of a message are put in the order of time, which they need not
+   have; not all are sent (DOCS), and none has an id.
 5. A price update may come twice with one time; the later one counts (DOCS), as in the events.
 
 Options have none of these here: their greeks and volatilities (`opt-summary`) come for a whole family at once, some
@@ -32,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
@@ -96,7 +98,7 @@ class Derivatives:
         self._is_recorded = wanted is None
         self._sharing: dict[tuple[str, str], list[str]] = {}  # the products of each channel and name to subscribe
         self._known = 0
-        self._know(wanted or ())
+        self._know(dict.fromkeys(wanted or ()))
 
     def subscriptions(self) -> dict[str, list[str]]:
         """Return what is to be subscribed, by channel: instIds, indices, and types."""
@@ -138,10 +140,17 @@ class Derivatives:
 
     def _liquidated(self, call: Call, channel: str, raw: msgspec.Raw) -> None:
         sent = _LIQUIDATED.decode(raw)
-        found: list[Liquidation | None] = []
+        found: list[Liquidation] = []
+
+        def take(detail: msgspec.Raw) -> None:
+            one = _liquidation(call, detail)
+            if one is not None:
+                found.append(one)
+
         for product in self._of_item(call, channel, sent.name):
-            call.each(sent.details, lambda detail: found.append(_liquidation(call, detail)), "bad_liquidation")
-            ts_event = max((one.ts_event for one in found if one is not None), default=call.now)
+            call.each(sent.details, take, "bad_liquidation")
+            found.sort(key=attrgetter("ts_event"))
+            ts_event = found[-1].ts_event if found else call.now
             derivatives.send(call, product, ts_event, liquidations=found)
 
     def _of_item(self, call: Call, channel: str, name: str) -> list[Product]:

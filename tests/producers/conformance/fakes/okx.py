@@ -100,7 +100,7 @@ class Okx(FakeVenue):
                 "open_interest": "0"}),
             Said(self._values(LIQUIDATIONS, "SWAP", [other, forced]), {"liquidations": tuple(
                 Liquidation(ts_event=int(one["ts"]) * 1_000_000, side=one["side"], price=one["bkPx"], size=one["sz"])
-                for one in details)}),
+                for one in reversed(details))}),
         ]  # fmt: skip
 
     def alive(self, ts: int) -> list[bytes]:
