@@ -70,8 +70,12 @@ NAMES = {
 
 @dataclass
 class Followed:
-    """A sink that keeps whether each symbol is valid, and everything that was reported."""
+    """A sink that keeps whether each symbol is valid, and everything that was reported.
 
+    A venue without books is judged by its quotes. Elsewhere they do not count: they are valid before the book is here.
+    """
+
+    has_books: bool = True
     statuses: list[FeedStatus] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     books: dict[str, bool] = field(default_factory=dict)
@@ -85,8 +89,10 @@ class Followed:
         del line, t_recv, raw
         for event in events:
             if isinstance(event, BookUpdate | Trades | Quote):
-                valid = self.trades if isinstance(event, Trades) else self.books
-                valid[event.symbol] = event.valid
+                if isinstance(event, Trades):
+                    self.trades[event.symbol] = event.valid
+                elif isinstance(event, BookUpdate) == self.has_books:
+                    self.books[event.symbol] = event.valid
                 self.updates += 1
                 if not event.valid:
                     self.were_invalid.add(event.symbol)
@@ -150,7 +156,7 @@ async def run(name: str, scenario: Callable[[Line], Awaitable[None]], venue: Sim
     """Run a producer's connections to a simulated venue, and a scenario beside them."""
     here = facts.VENUES[name]
     symbols = tuple(here.names(2))
-    sink = Followed()
+    sink = Followed(has_books=name != "alpaca")
     async with asyncio.timeout(LIMIT_S), serve(venue, app, "127.0.0.1", 0, 0) as rest:
         settings, ours = load_for_venue(
             venue=name, source="live", ws_url=f"{here.scheme}://127.0.0.1:{venue.port}{here.path}",
