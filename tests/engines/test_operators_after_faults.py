@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,10 @@ def written(lab: Any, names: set[str]) -> Lines:
             source = next(each.name for each in topics.TOPICS if each.physical(lab.prefix) == one.input)
             if source in NAMES:
                 lines.setdefault((name, source, one.partition), []).append((one.key, one.position, one.value))
+        if name == topics.VENUE_PRICES.name:  # those of one input are in several partitions
+            for (of, _, _), prices in lines.items():
+                if of == name:
+                    prices.sort(key=itemgetter(1))
     return lines
 
 
