@@ -1,6 +1,6 @@
 """What both players of the feeds' benchmark are given, and what they give back; needs nothing but Python itself.
 
-A player is a function that plays frames from a new start and tells, after each frame, which books it published.
+A player is a function that plays frames from a new start and states, after each frame, which books it published.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Task:
 class Played:
     """What came of one pass. `books` are published books, of which `one_sided` have an empty side.
 
-    `sides` tells each trade's side by its id, `given_up` how often a frame ended in an exception.
+    `sides` is each trade's side by its id, `given_up` how often a frame ended in an exception.
     """
 
     events: int = 0
@@ -60,7 +60,7 @@ Play = Callable[[Task, int | None, Watch | None], Played]
 
 
 def measure(task: Task, play: Play) -> dict[str, Any]:
-    """Return the seconds of processor time of the quickest pass, and what it told."""
+    """Return the seconds of processor time of the quickest pass, and what it published."""
     seconds: list[float] = []
     played = Played()
     while len(seconds) < PASSES or sum(seconds) < MEASURED_S:

@@ -148,7 +148,7 @@ def report(case: Case, task: Task, folder: Path) -> list[str]:
     both = ours["sides"].keys() & theirs["sides"].keys()
     differ = sum(ours["sides"][number] != theirs["sides"][number] for number in both)
     if differ:
-        notes.append(f"{case.name}: cryptofeed tells the other side of {differ:,} of {len(both):,} trades")
+        notes.append(f"{case.name}: cryptofeed publishes the other side of {differ:,} of {len(both):,} trades")
     return notes
 
 

@@ -51,7 +51,7 @@ class Refused(msgspec.Struct, frozen=True):
     """The venue refuses us permanently: a retry is useless until the settings or the account change.
 
     The connection is closed and not reopened. The process keeps running and its health reports why. `reason` is a short
-    word, used as a metric label (for example `auth_failed`); `advice` tells the operator what to do.
+    word, used as a metric label (for example `auth_failed`); `advice` states for the operator what to do.
     """
 
     reason: str

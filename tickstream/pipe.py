@@ -53,8 +53,8 @@ def answers(request: Fetch, url: str) -> bool:
 class Connections:
     """One feed per recorded connection; gives each what its connection received, and REST answers to who asked.
 
-    `ends` names the line of a file at which each connection was heard last (see `survey`): one that had ended before
-    another began, which then goes on with the same books, was succeeded by it. `notes` tells a person what of the
+    `ends` names the line of a file with the last frame of each connection (see `survey`): one that had ended before
+    another began, which then continues the same books, was succeeded by it. `notes` states for a person what of the
     recording could not be used, `damaged` counts its damaged lines.
     """
 
@@ -181,7 +181,7 @@ class Connections:
                 yield output
 
     def _answered(self, record: Recorded) -> Iterator[AnyEvent]:
-        """Give an answer to who asked; it is not heard before what was played already, wherever it was recorded."""
+        """Give an answer to who asked; it never comes before what was played already, wherever it was recorded."""
         for asked in self._asked:
             feed, request = asked
             if answers(request, record.conn or ""):
@@ -315,12 +315,12 @@ class Summary:
 
 
 def _key(line: str, record: Recorded) -> str:
-    """Return what tells a connection from others; `line` names its file's place among redundant lines."""
+    """Return what identifies a connection; `line` names its file's place among redundant lines."""
     return f"{line}{record.conn or 0}"
 
 
 def survey(files: list[Path], venue: str) -> dict[str, int]:
-    """Return for each connection of recordings at which line of its file it was heard last, by reading them once.
+    """Return the line of a file with the last frame of each connection of recordings, by reading them once.
 
     Raises SettingsError, before it reads, when there is no such venue.
     """

@@ -36,7 +36,7 @@ def up(
     from producers.venues import find_venue
 
     settings = load(StackSettings)
-    find_venue(settings.venue)  # a mistyped name is told before anything starts
+    find_venue(settings.venue)  # a mistyped name is an error before anything starts
     report = _report
     if settings.source == "replay" and not settings.replay_behind_s:
         settings = settings.model_copy(update={"replay_behind_s": replay_behind_s(settings)})

@@ -26,7 +26,7 @@ _TIMEOUT_S = 10.0
 
 
 class Reader:
-    """A consumer of one topic without a group: it reads what it is told and commits nothing."""
+    """A consumer of one topic without a group: it reads what it is asked for and commits nothing."""
 
     def __init__(self, settings: CommonSettings, topic: Topic) -> None:
         self._consumer = Consumer(consumer_config(settings, "cli"))
@@ -75,7 +75,7 @@ class Reader:
             message = self._consumer.poll(0.5)
             if message is None:
                 if left is not None and stop is not None:
-                    # Transaction markers and compacted records leave holes: the position tells, not the records.
+                    # Transaction markers and compacted records leave gaps: the position shows it, not the records.
                     left -= {
                         one.partition
                         for one in self._consumer.position([TopicPartition(self.topic, p) for p in left])

@@ -1,4 +1,4 @@
-"""How far a recorder's clock was behind the venue's, told by the first frames of a recording.
+"""How far a recorder's clock was behind the venue's, as the first frames of a recording show.
 
 Behind a running platform a venue's time far ahead of ours is refused, since it would close candles that are open. A
 recording is over: where its recorder's clock was wrong, but the venue's times are right, nothing must be lost.
@@ -36,9 +36,9 @@ def behind_ns(path: Path, venue: str) -> int:
         if feed is None:
             feed = feeds[record.conn] = make_feed(venue)
             feed.opened(later)
-        # Where a frame tells no time, its events have that of their receipt.
-        told = [event.ts_event for event in feed.received(record.frame, later) if isinstance(event, _TIMED)]
-        ahead += [max(told) - record.ts_recv] if told and max(told) < later - _LATER_NS // 2 else []
+        # Where a frame has no time, its events have that of their receipt.
+        times = [event.ts_event for event in feed.received(record.frame, later) if isinstance(event, _TIMED)]
+        ahead += [max(times) - record.ts_recv] if times and max(times) < later - _LATER_NS // 2 else []
     furthest = nlargest(_WITNESSES, ahead)
     behind = furthest[-1] if len(furthest) == _WITNESSES else 0
     # A clock that is behind by a little less than the limit loses only what came quickest, which is worse to notice.

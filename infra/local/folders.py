@@ -43,7 +43,7 @@ class Folders:
 
     @property
     def name(self) -> str:
-        """What tells this stack's data apart inside the shared Debian root."""
+        """What identifies this stack's data inside the shared Debian root."""
         if self.stack == self.home:
             return "platform"
         return "stack-" + hashlib.sha256(str(self.stack.resolve()).encode()).hexdigest()[:12]

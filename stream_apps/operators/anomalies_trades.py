@@ -2,7 +2,7 @@
 
 A cancelled trade is not the price that the next trade is compared with, and is not in the minute's volume. An anomaly
 that it caused is not withdrawn. Neither is a trade that is excluded from open_close or from volume; but any trade ends
-a silence. Silence counts only while heartbeats continue, so that a symbol without trades is told apart from one without
+a silence. Silence counts only while heartbeats continue, so that a symbol without trades differs from one without
 data; in a halt nothing is expected to trade.
 """
 

@@ -146,7 +146,7 @@ def _content(event: Derivative) -> str:
 
 
 def _name(one: Liquidation) -> str:
-    """Return what tells a liquidation from others."""
+    """Return what identifies a liquidation."""
     if one.liquidation_id is not None:
         return f"id\0{one.liquidation_id}"
     return f"{one.ts_event}\0{one.side}\0{one.price}\0{one.size}"

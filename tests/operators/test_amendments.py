@@ -357,7 +357,7 @@ def test_a_day_of_the_simulated_exchange_equals_that_of_its_amended_trades(make:
     feed, ingest, candles = AlpacaFeed(line="alpaca/0", products=("AAPL",)), IngestTrades(), Candles()
     passed, counted, truth = ingest.start("k"), candles.start("k"), Truth()
     newest: dict[str, Candle] = {}
-    for event in feed.received(encode(exchange.told, packed=False), make.ts(3600)):
+    for event in feed.received(encode(exchange.published, packed=False), make.ts(3600)):
         if isinstance(event, Trades):
             truth.take(event)
             for good in ingest.step(passed, event)[1]:

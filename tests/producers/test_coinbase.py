@@ -270,7 +270,7 @@ def test_skipped_trade_id_is_a_gap_of_the_trades_alone(feed: CoinbaseFeed, frame
     out = feed.received(frames.trades(4), T0)
     assert story(out) == [
         "BTC-USD trades gap", "BTC-USD trades 4 gap", "BTC-USD gap gap",
-        "send unsubscribe market_trades BTC-USD", "send subscribe market_trades BTC-USD", "BTC-USD resync trade_hole",
+        "send unsubscribe market_trades BTC-USD", "send subscribe market_trades BTC-USD", "BTC-USD resync trade_gap",
     ]  # fmt: skip
     assert story(feed.received(frames.update(), T0)) == ["BTC-USD update"]
     out = feed.received(frames.trades(1, 2, 3, 4, kind="snapshot"), T0)
@@ -431,7 +431,7 @@ def test_bad_trade_does_not_cost_its_neighbours_and_leaves_a_hole(feed: Coinbase
     frame = frames.trades(2, 3, 4).replace(b'"trade_id":"3","price":"100.5"', b'"trade_id":"3","price":"NaN"')
     assert story(feed.received(frame, T0)) == [
         "DeadLetter", "BTC-USD trades gap", "BTC-USD trades 2,4 gap", "BTC-USD gap gap",
-        "send unsubscribe market_trades BTC-USD", "send subscribe market_trades BTC-USD", "BTC-USD resync trade_hole",
+        "send unsubscribe market_trades BTC-USD", "send subscribe market_trades BTC-USD", "BTC-USD resync trade_gap",
     ]  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def test_every_trade_is_sent_once_or_on_the_ledger(make_frames: type[Frames], sc
     assert len(sent) == len(set(sent)), "a trade was sent twice"
     missing = set(range(1, max(sent))) - set(sent)
     ids = feed._products["BTC-USD"].trade_ids
-    assert missing == {number for first, last in ids.holes for number in range(first, last + 1)}
+    assert missing == {number for first, last in ids.skipped for number in range(first, last + 1)}
     opened = {o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "gap"}
     closed = {o.gap_id for o in out if isinstance(o, FeedStatus) and o.kind == "resynced"}
     assert closed <= opened

@@ -283,7 +283,7 @@ def test_skipped_trade_is_asked_for_and_filled(feed: KrakenFuturesFeed) -> None:
     out = feed.received(json.dumps(trade(4)).encode(), T0)
     assert story(out) == [
         "trades  gap", "trades uid-4 gap", "BTC-USD-PI gap gap", "unsubscribe trade PI_XBTUSD",
-        "subscribe trade PI_XBTUSD", "BTC-USD-PI resync trade_hole",
+        "subscribe trade PI_XBTUSD", "BTC-USD-PI resync trade_gap",
     ]  # fmt: skip
     out = feed.received(trades(1, 2, 3, 4), T0)
     assert story(out) == ["trades uid-3", "trades", "trades", "BTC-USD-PI resynced"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from marketdata.events import Trade
-from producers.venues.kit.trade_ids import HOLES_MAX, RECENT_MAX, Recent, TradeIds
+from producers.venues.kit.trade_ids import RECENT_MAX, SKIPPED_MAX, Recent, TradeIds
 
 
 def trade(number: int) -> tuple[int, Trade]:
@@ -14,11 +14,11 @@ def trade(number: int) -> tuple[int, Trade]:
 def test_many_holes_become_one_and_none_is_forgotten() -> None:
     """A venue that skips every other number costs no memory; a trade of an old hole is still new."""
     ids = TradeIds()
-    for number in range(0, 4 * HOLES_MAX, 2):
+    for number in range(0, 4 * SKIPPED_MAX, 2):
         assert ids.unsent([trade(number)])
-        assert len(ids.holes) <= HOLES_MAX
-    assert ids.holes[0][0] == 1
-    assert ids.holes[-1] == (4 * HOLES_MAX - 3, 4 * HOLES_MAX - 3)
+        assert len(ids.skipped) <= SKIPPED_MAX
+    assert ids.skipped[0][0] == 1
+    assert ids.skipped[-1] == (4 * SKIPPED_MAX - 3, 4 * SKIPPED_MAX - 3)
     assert ids.unsent([trade(1)])
     assert not ids.unsent([trade(1)])
 
@@ -27,13 +27,13 @@ def test_numbers_that_are_known_from_elsewhere_cost_no_memory_either() -> None:
     """A heartbeat names the last trade each second, whether any trade comes or not."""
     ids = TradeIds()
     ids.unsent([trade(1)])
-    for number in range(3, 4 * HOLES_MAX):
+    for number in range(3, 4 * SKIPPED_MAX):
         ids.skip_to(number)
-    assert len(ids.holes) == HOLES_MAX
-    assert (ids.holes[0][0], ids.holes[-1]) == (2, (4 * HOLES_MAX - 1, 4 * HOLES_MAX - 1))
-    for number in range(3, 3 * HOLES_MAX, 2):
+    assert len(ids.skipped) == SKIPPED_MAX
+    assert (ids.skipped[0][0], ids.skipped[-1]) == (2, (4 * SKIPPED_MAX - 1, 4 * SKIPPED_MAX - 1))
+    for number in range(3, 3 * SKIPPED_MAX, 2):
         assert ids.unsent([trade(number)])  # each makes two holes of one
-        assert len(ids.holes) <= HOLES_MAX
+        assert len(ids.skipped) <= SKIPPED_MAX
 
 
 def test_ids_without_an_order_are_remembered_up_to_a_limit() -> None:

@@ -193,7 +193,7 @@ def test_our_feed_hears_what_alpacas_own_client_hears() -> None:
         ):
             await until(lambda: subscribed(exchange) == 3)
             exchange.play(3_000, since=SINCE, every=EVERY)
-            told = [message["T"] for message in exchange.told]
+            told = [message["T"] for message in exchange.published]
             await until(lambda: sum(map(len, heard.values())) == len(told))
             await until(lambda: all(sum(map(len, ours(one).values())) == len(told) - _quotation_only(exchange)
                                     for one in (kept, packed)))  # fmt: skip
@@ -215,7 +215,7 @@ def test_our_feed_hears_what_alpacas_own_client_hears() -> None:
 
 def _quotation_only(exchange: AlpacaExchange) -> int:
     """Return how many statuses let quotes resume, but no trading: they change nothing that is told as a status."""
-    return sum(message["T"] == "s" and message["sc"] == "Q" for message in exchange.told)
+    return sum(message["T"] == "s" and message["sc"] == "Q" for message in exchange.published)
 
 
 def test_json_keeps_every_digit_and_msgpack_means_the_same_number() -> None:
@@ -229,7 +229,7 @@ def test_json_keeps_every_digit_and_msgpack_means_the_same_number() -> None:
         ):
             await until(lambda: subscribed(exchange) == 2)
             exchange.play(300, since=SINCE, every=EVERY)
-            sent = [str(message["p"]) for message in exchange.told if message["T"] == "t"]
+            sent = [str(message["p"]) for message in exchange.published if message["T"] == "t"]
             for one in (kept, packed):
                 await until(lambda one=one: sum(len(e.trades) for e in one.of(Trades)) >= len(sent))  # type: ignore[misc]
 
@@ -409,7 +409,7 @@ def amended(exchange: AlpacaExchange, symbol: str, ts: int) -> dict[str, tuple[s
     """Return by id the price and size of what still stands of the stream, as our feed hears it at `ts`."""
     feed = find_venue("alpaca").make(line="alpaca/0", products=(symbol,), token=None)
     stands: dict[str, tuple[str, str]] = {}
-    for event in feed.received(encode(exchange.told, packed=False), ts):
+    for event in feed.received(encode(exchange.published, packed=False), ts):
         for t in event.trades if isinstance(event, Trades) else ():
             stands.pop(t.original_id or t.trade_id, None)
             if t.action != "cancel":
@@ -442,7 +442,7 @@ def test_history_is_the_stream_after_its_corrections_and_cancels() -> None:
             assert pages > 2
             assert {t.trade_id: (t.price, t.size) for t in trades} == amended(exchange, "AAPL", end)
             assert len(trades) == len({t.trade_id for t in trades})
-            last = {m["t"]: str(m["v"]) for m in exchange.told if m["T"] in "bu" and m["S"] == "AAPL"}
+            last = {m["t"]: str(m["v"]) for m in exchange.published if m["T"] in "bu" and m["S"] == "AAPL"}
             assert {c.start: c.volume for c in (await walk("candles"))[0]} == last
 
     uvloop.run(scenario())

@@ -162,10 +162,10 @@ class Acceptor:
     def _again(self, first: int, last: int) -> Iterator[bytes]:
         """Yield the requested frames again; a gap, and everything before it, is skipped."""
         last = min(last or self._due - 1, self._due - 1)
-        hole = next((n for n in range(last, first - 1, -1) if n not in self._sent and n not in self.later), 0)
-        if hole:
-            yield self._say(RESET, b"43=Y\x01123=Y\x0136=%d\x01" % (hole + 1), number=first)
-        for number in range(max(first, hole + 1), last + 1):
+        missing = next((n for n in range(last, first - 1, -1) if n not in self._sent and n not in self.later), 0)
+        if missing:
+            yield self._say(RESET, b"43=Y\x01123=Y\x0136=%d\x01" % (missing + 1), number=first)
+        for number in range(max(first, missing + 1), last + 1):
             if number in self._sent:
                 yield self._marked(self._sent[number])
 

@@ -189,7 +189,7 @@ class BinanceFeed(VenueFeed):
         path, weight = f"{market.rest}/trades?symbol={name}&limit=1000", market.trades_weight
         ids = state.product.trade_ids
         if (state.trades or market.trades) == AGG_TRADE:
-            first = ids.holes[0][0] if ids.holes else None if ids.last is None else ids.last + 1
+            first = ids.skipped[0][0] if ids.skipped else None if ids.last is None else ids.last + 1
             since = "" if first is None else f"&fromId={first}"
             path = f"{market.rest}/aggTrades?symbol={name}{since}&limit=1000"
             weight = market.agg_trades_weight
@@ -441,7 +441,7 @@ class BinanceFeed(VenueFeed):
         product = state.product
         skipped = numbered_trades.take(call, product, self._ledger, batch, snapshot=listed, whole=whole)
         self.counts["gaps"] += skipped
-        is_missing = product.trade_ids.holes or product.unproven
+        is_missing = product.trade_ids.skipped or product.unproven
         if not listed and is_missing and (skipped or self._ledger.is_pending(product, _TRADES)):
             self._ask_trades(state)
 
@@ -461,7 +461,7 @@ class BinanceFeed(VenueFeed):
             return
         if batch:
             self._trades(call, state, batch, listed=True, whole=whole)
-        elif whole and not state.product.unproven and not state.product.trade_ids.holes:  # none since the last
+        elif whole and not state.product.unproven and not state.product.trade_ids.skipped:  # none since the last
             self._ledger.account(call, state.product, _TRADES, call.now)
 
     # --- Quotes and derivatives ---

@@ -8,7 +8,7 @@ https://docs.bitfinex.com/docs/ws-public, and a page of each channel; see `book`
    each product, to `status` of derivatives, and once to the liquidations of all. The answer `subscribed` has the
    channel's id, an `error` its code and what was asked for; every frame of data is `[id, ...]`. A channel whose answer
    did not come is left alone, and reported once: nothing in its frames names the product.
-2. The number and the time follow the payload; numbers are small and times are in ms, which tells them apart. Numbers
+2. The number and the time follow the payload; numbers are small and times are in ms, which distinguishes them. Numbers
    rise by one over all channels of the connection, heartbeats too (checked on a recording). A skipped one means that
    any book may have missed a change: all are cleared and subscribed again. An old number is dropped.
 3. Trades: `te` when executed, `tu` 1 to 2 s later with the same id: the first to arrive is published. The amount has

@@ -139,7 +139,7 @@ class BybitFeed(VenueFeed):
         self._ts_ping = self._ts_opened = 0
         self._pages = 0
 
-    def heard(self, ts: int) -> None:
+    def keep_alive(self, ts: int) -> None:
         """Note that the connection is alive: a frame of another market came on it."""
         self._liveness.ts_heard = ts
 

@@ -84,7 +84,7 @@ class MixedFeed:
         out = feed.received(frame, ts)
         for other in self._feeds.values():
             if other is not feed:
-                other.heard(ts)
+                other.keep_alive(ts)
                 if market is None and self.counts["dead_letters"] != refused:
                     out += other.missed(ts)
         self.ts_venue = feed.ts_venue or self.ts_venue

@@ -340,7 +340,7 @@ class CoinbaseFeed(VenueFeed):
             call.out.append(Fetch(f"{PRODUCTS_PATH}/{product.name}/ticker?limit={LISTED_MAX}", _TRADES, product.name))
         elif skipped and (_TRADES, product.name) not in self._repairs:
             self.counts["gaps"] += 1
-            self._repairs.lost(call, (product.name,), (_TRADES,), "trade_hole")
+            self._repairs.lost(call, (product.name,), (_TRADES,), "trade_gap")
 
     def _answered(self, call: Call, request: Fetch) -> bool:
         if request.purpose != _TRADES:

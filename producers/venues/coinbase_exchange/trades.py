@@ -47,13 +47,13 @@ class TradeNumbers:
         """Publish a trade, and request those that are missing."""
         skipped = numbered_trades.take(call, product, self._ledger, [(int(trade.trade_id), trade)])
         self._counts["gaps"] += skipped
-        is_missing = product.trade_ids.holes or product.unproven
+        is_missing = product.trade_ids.skipped or product.unproven
         if is_missing and (skipped or self._ledger.is_pending(product, self._ledger.trades)):
             self._request(product.name)
 
     def account(self, call: Call, product: Product) -> None:
         """Close the gap of trades where none is missing."""
-        if not product.trade_ids.holes and not product.unproven:
+        if not product.trade_ids.skipped and not product.unproven:
             self._ledger.account(call, product, self._ledger.trades, call.now)
 
     def take_rest(self, call: Call, request: Fetch, product: Product | None) -> None:

@@ -78,7 +78,7 @@ class State(IntEnum):
 
 
 class Breaker:
-    """Opens after `failures_max` failures in a row. Methods return the FeedStatus kind that is to be told, or None."""
+    """Opens after `failures_max` failures in a row. Methods return the FeedStatus kind to publish, or None."""
 
     def __init__(self, failures_max: int = FAILURES_MAX) -> None:
         self._failures_max = failures_max
@@ -95,13 +95,13 @@ class Breaker:
         self.failures += 1
         if self.state is State.CLOSED and self.failures < self._failures_max:
             return None
-        told = self.state is State.CLOSED
+        is_news = self.state is State.CLOSED
         self.state = State.OPEN
-        return "breaker_open" if told else None
+        return "breaker_open" if is_news else None
 
     def succeeded(self) -> str | None:
         """Note a success."""
-        told = self.state is not State.CLOSED
+        is_news = self.state is not State.CLOSED
         self.failures = 0
         self.state = State.CLOSED
-        return "breaker_closed" if told else None
+        return "breaker_closed" if is_news else None

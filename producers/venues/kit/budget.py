@@ -45,7 +45,7 @@ class Bucket:
 
 
 def used_weight(limit: float) -> Callable[[Mapping[str, str], float], Left | None]:
-    """Return how Binance tells the weight that an address has used of `limit` in this minute of the clock.
+    """Return how Binance states the weight that an address has used of `limit` in this minute of the clock.
 
     Binance API documents, "Limits": `X-MBX-USED-WEIGHT-1M`; "Rate limits": an interval starts each minute.
     """

@@ -66,8 +66,8 @@ class Call:
             raise BadEvent("time_out_of_bounds", field, ts)
         return ts
 
-    def heard(self, ts: int, before: int | None) -> int:
-        """Return the venue's clock, which was `before` and never runs back, having heard a time. Raises BadEvent."""
+    def advanced(self, ts: int, before: int | None) -> int:
+        """Return the venue's clock after a time that it sent; it was `before` and never runs back. Raises BadEvent."""
         self.venue_time(ts, "ts_event")
         if before is not None and ts <= before:
             return before

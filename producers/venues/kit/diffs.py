@@ -7,7 +7,7 @@ change before it (`previous`), that is the chain, else the ids themselves are.
    from before the gap could be of use any more.
 2. A snapshot of update id N: what ends at or before N is in it and is dropped. The first change kept must reach back
    to it (`first` <= N + 1, or `previous` <= N), else the snapshot is too old and another one is needed. None kept is
-   fine unless a change after N was heard: the next change will show whether it joins.
+   fine unless a change after N has arrived: the next change will show whether it joins.
 3. Afterwards each change must follow the one before it. One that ends at or before the last is old; one that begins
    later is a loss, and waits for the next snapshot. Old ones that follow one another and nothing else mean that the
    venue reset its numbers: that is a loss as well, or the book would stand still for ever and seem good.

@@ -282,7 +282,7 @@ class VenueFeed(Subscriber):
 
     def _advance(self, call: Call, ts: int) -> None:
         """Note a time of the venue's, in UTC nanoseconds; its clock never runs back. Raises BadEvent."""
-        self.ts_venue = call.heard(ts, self.ts_venue)
+        self.ts_venue = call.advanced(ts, self.ts_venue)
 
     def _event_time(self, call: Call, value: T, read: Callable[[T, str], int], field: str) -> int:
         """Return the venue's time of a message, which is noted.

@@ -78,7 +78,7 @@ class Ledger:
     def note_skipped(self, call: Call, product: Product) -> None:
         """Open a gap for trade ids that were skipped and are in none yet."""
         noted = product.trade_gaps[-1].last if product.trade_gaps else -1
-        skipped = [hole for hole in product.trade_ids.holes if hole[1] > noted]
+        skipped = [ids for ids in product.trade_ids.skipped if ids[1] > noted]
         if skipped:
             gap = self._open(call, product, product.ts_trades_whole, {self.trades})
             gap.first, gap.last = max(skipped[0][0], noted + 1), skipped[-1][1]
@@ -99,12 +99,14 @@ class Ledger:
 
     def close_filled(self, call: Call, product: Product) -> None:
         """Close the gaps of skipped trade ids of which none is missing any more."""
-        holes = product.trade_ids.holes
-        filled = [g for g in product.trade_gaps if not any(h[0] <= g.last and g.first <= h[1] for h in holes)]
+        skipped = product.trade_ids.skipped
+        filled = [
+            g for g in product.trade_gaps if not any(first <= g.last and g.first <= last for first, last in skipped)
+        ]
         if not filled:
             return
         product.trade_gaps = [gap for gap in product.trade_gaps if gap not in filled]
-        if not holes and not self.is_pending(product, self.trades):
+        if not skipped and not self.is_pending(product, self.trades):
             trades.found(product)
             trades.found_late(product)
             trades.state_found(call, product)

@@ -38,7 +38,7 @@ def take(
     if snapshot and whole and batch:
         _rule_out(product, batch)
     was_pending = ledger.is_pending(product, ledger.trades)
-    skips = before is not None and bool(ids.holes) and ids.holes[-1][0] > before
+    skips = before is not None and bool(ids.skipped) and ids.skipped[-1][0] > before
     if skips:
         trades.doubt(product)
         trades.lose(call, product)
@@ -73,7 +73,7 @@ def _send(call: Call, product: Product, fresh: list[Numbered], before: int | Non
 
 
 def _is_missing(product: Product) -> bool:
-    return bool(product.trade_ids.holes) or product.unproven
+    return bool(product.trade_ids.skipped) or product.unproven
 
 
 def _rule_out(product: Product, batch: list[Numbered]) -> None:
@@ -98,7 +98,7 @@ def give_up(call: Call, product: Product, ledger: Ledger, *, answered: bool = Tr
 
     Where the venue has not `answered`, nothing shows that none is missing.
     """
-    if product.trade_ids.holes:
+    if product.trade_ids.skipped:
         ledger.note_skipped(call, product)
         trades.missing(call, product)
     elif product.trades_lost and (product.unproven or not answered):

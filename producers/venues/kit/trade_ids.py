@@ -8,25 +8,25 @@ from collections.abc import Hashable, Iterable
 from marketdata.events import Trade
 from producers.venues.kit.sequence import OLD_RUN_MAX
 
-HOLES_MAX = 100
+SKIPPED_MAX = 100
 RECENT_MAX = 10_000
 
 
 class TradeIds:
-    """Numbers of one product's trades that rise by one: `holes` are the skipped ones until their trades come."""
+    """Numbers of one product's trades that rise by one: `skipped` are the ranges left out until their trades come."""
 
-    __slots__ = ("_old", "first", "holes", "is_open_below", "last")
+    __slots__ = ("_old", "first", "is_open_below", "last", "skipped")
 
     def __init__(self) -> None:
         self.last: int | None = None
         self.first = 0
         self.is_open_below = False
-        self.holes: list[tuple[int, int]] = []
+        self.skipped: list[tuple[int, int]] = []
         self._old: list[tuple[int, Trade]] = []
 
     def resume(self, last: int, later: Iterable[int]) -> None:
         """Begin after `last`; of the numbers above it only those of `later` were sent."""
-        self.last, self.holes = last, []
+        self.last, self.skipped = last, []
         for number in sorted(later):
             if number > self.last + 1:
                 self.skip_to(number - 1)
@@ -54,15 +54,15 @@ class TradeIds:
             fresh.append((number, trade))
         if below:
             if below[-1] < self.first - 1:
-                self.holes.insert(0, (below[-1] + 1, self.first - 1))
+                self.skipped.insert(0, (below[-1] + 1, self.first - 1))
             self.first = below[0]
-        self._bound()  # to fill a hole may have made two of it
+        self._bound()  # to fill a range may have made two of it
         return fresh
 
     def skip_to(self, number: int) -> None:
         """Note that the numbers after the last, up to this one, were trades that did not come."""
         if self.last is not None:
-            self.holes.append((self.last + 1, number))
+            self.skipped.append((self.last + 1, number))
         self.last = number
         self._bound()
 
@@ -72,8 +72,8 @@ class TradeIds:
             self.last = number
 
     def rule_out(self, first: int, final: int) -> None:
-        """Forget the holes in [first, final]: the venue listed all of its trades there, so these ids never were any."""
-        self.holes = [hole for hole in self.holes if not (first <= hole[0] and hole[1] <= final)]
+        """Forget the skipped ids in [first, final]: the venue listed all its trades there, and these were none."""
+        self.skipped = [ids for ids in self.skipped if not (first <= ids[0] and ids[1] <= final)]
 
     def after_reset(self, batch: Iterable[tuple[int, Trade]], ts_last: int) -> list[tuple[int, Trade]]:
         """Return the trades that show that the venue reset its numbers, once there are enough; `batch` is all old.
@@ -89,16 +89,16 @@ class TradeIds:
         return self._old if len(self._old) >= OLD_RUN_MAX else []
 
     def _bound(self) -> None:
-        """Join the first holes where there are too many."""
-        while len(self.holes) > HOLES_MAX:
-            self.holes[:2] = [(self.holes[0][0], self.holes[1][1])]
+        """Join the first ranges where there are too many."""
+        while len(self.skipped) > SKIPPED_MAX:
+            self.skipped[:2] = [(self.skipped[0][0], self.skipped[1][1])]
 
     def _fill(self, number: int) -> bool:
-        """Take an id out of the holes; return False when it is in none, as one that was sent before."""
-        for place, (first, last) in enumerate(self.holes):
+        """Take an id out of the skipped ones; return False when it is in none, as one that was sent before."""
+        for place, (first, last) in enumerate(self.skipped):
             if first <= number <= last:
-                self.holes[place : place + 1] = [
-                    hole for hole in ((first, number - 1), (number + 1, last)) if hole[0] <= hole[1]
+                self.skipped[place : place + 1] = [
+                    ids for ids in ((first, number - 1), (number + 1, last)) if ids[0] <= ids[1]
                 ]
                 return True
         return False

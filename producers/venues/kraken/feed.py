@@ -386,7 +386,7 @@ class KrakenFeed(VenueFeed):
                                            whole=whole)  # fmt: skip
             if skipped and (_TRADES, pair) not in self._repairs:
                 self.counts["gaps"] += 1
-                self._repairs.lost(call, (pair,), (_TRADES,), "trade_hole")
+                self._repairs.lost(call, (pair,), (_TRADES,), "trade_gap")
 
     def _ticker(self, call: Call, ticker: _Ticker) -> None:
         product = self._products.find(call, ticker.symbol)

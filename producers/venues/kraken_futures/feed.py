@@ -355,7 +355,7 @@ class KrakenFuturesFeed(VenueFeed):
         self._publish_liquidations(call, product)
         if skipped and (_TRADES, name) not in self._repairs:
             self.counts["gaps"] += 1
-            self._repairs.lost(call, (name,), (_TRADES,), "trade_hole")
+            self._repairs.lost(call, (name,), (_TRADES,), "trade_gap")
 
     def _take_trades(self, call: Call, sent: _TradeList) -> None:
         product = self._products.find(call, sent.product_id)
@@ -422,7 +422,7 @@ class KrakenFuturesFeed(VenueFeed):
 
         The funding rates that are published are the relative ones: a fraction of the spot price, for the period that
         ends at the next funding time. `funding_rate` is an amount in the contract's own units, so that it compares with
-        no other venue's. A rate of zero is left out ("Ticker": if zero, the field is not populated), which is told from
+        no other venue's. A rate of zero is left out ("Ticker": if zero, the field is not populated), which differs from
         an unknown one by the time of the next funding.
         """
         rate, predicted = sent.relative_funding_rate, sent.relative_funding_rate_prediction

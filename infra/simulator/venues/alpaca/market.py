@@ -40,14 +40,14 @@ class Bar:
     def __init__(self, start: int) -> None:
         self.start = start
         self.trades: list[tuple[int, Decimal, int]] = []
-        self.told = False
+        self.is_published = False
         self.changed = False
 
     @property
     def due(self) -> int | None:
         """When the bar is to be published, or published again; None where nothing is new."""
         end = self.start + MINUTE_NS
-        if not self.told:
+        if not self.is_published:
             return end
         return end + UPDATED_NS if self.changed else None
 
@@ -97,38 +97,38 @@ class Market:
     def step(self, ts: int) -> list[Message]:
         """Cause one event at this time, after the events due by the clock; return the messages."""
         stock = self._random.choice(list(self.stocks.values()))
-        told = self.tick(ts)
+        messages = self.tick(ts)
         chance = self._random.random()
         if stock.halted:
-            return [*told, *(self.resume(stock, ts) if chance < 0.2 else ())]
+            return [*messages, *(self.resume(stock, ts) if chance < 0.2 else ())]
         stock.cents = max(100, stock.cents + self._random.choice((-2, -1, 0, 0, 1, 2)))
         if chance < 0.55:
-            told.append(self._quote(stock, ts))
+            messages.append(self._quote(stock, ts))
         elif chance < 0.95:
-            told.append(self._trade(stock, ts))
+            messages.append(self._trade(stock, ts))
         elif chance < 0.965 and stock.recent:
-            told.append(self._correction(stock, ts))
+            messages.append(self._correction(stock, ts))
         elif chance < 0.98 and stock.recent:
-            told.append(self._cancel(stock, ts))
+            messages.append(self._cancel(stock, ts))
         elif chance > 0.99:
-            told += self.halt(stock, ts)
-        return told
+            messages += self.halt(stock, ts)
+        return messages
 
     def tick(self, ts: int) -> list[Message]:
         """Return the bars that are due at this time."""
         if ts < self._due:
             return []
-        told = []
+        messages = []
         for stock in self.stocks.values():
             for bar in stock.bars:
                 if bar.due is None or ts < bar.due:
                     continue
-                kind = "u" if bar.told else "b"
-                bar.told, bar.changed = True, False
-                told.append(self._told(stock, bar, kind))
+                kind = "u" if bar.is_published else "b"
+                bar.is_published, bar.changed = True, False
+                messages.append(self._message(stock, bar, kind))
         dues = (bar.due for stock in self.stocks.values() for bar in stock.bars)
         self._due = min((due for due in dues if due is not None), default=_NEVER)
-        return told
+        return messages
 
     def halt(self, stock: Stock, ts: int) -> list[Message]:
         """Stop the trading of a symbol."""
@@ -138,10 +138,12 @@ class Market:
     def resume(self, stock: Stock, ts: int) -> list[Message]:
         """Let a symbol trade again; on tape C quotes come back first."""
         stock.halted = False
-        told = [self._status(stock, ts, _RESUME.get(stock.tape, _CTA_RESUME))]
+        messages = [self._status(stock, ts, _RESUME.get(stock.tape, _CTA_RESUME))]
         if stock.tape == "C":
-            told.insert(0, self._status(stock, ts, ("Q", "Quotation Resumption", "T3", "News and Resumption Times")))
-        return told
+            messages.insert(
+                0, self._status(stock, ts, ("Q", "Quotation Resumption", "T3", "News and Resumption Times"))
+            )
+        return messages
 
     def _quote(self, stock: Stock, ts: int) -> Message:
         spread = Decimal(self._random.randrange(1, 4)) / 100
@@ -184,7 +186,7 @@ class Market:
         if bar.due is not None:
             self._due = min(self._due, bar.due)
 
-    def _told(self, stock: Stock, bar: Bar, kind: str) -> Message:
+    def _message(self, stock: Stock, bar: Bar, kind: str) -> Message:
         message = bar.message(kind, stock.symbol)
         stock.minutes[bar.start] = message
         return message

@@ -88,9 +88,9 @@ def _page(name: Name, stocks: list[Stock], asked: Asked) -> tuple[list[tuple[str
         raise HTTPException(400, "invalid page_token") from None
     following = place + asked.limit
     token = base64.urlsafe_b64encode(b"%d" % following).decode() if following < len(rows) else None
-    told = [(symbol, {field: row[field] for field in _FIELDS[name] if field in row} | {"t": time_text(row["t"])})
+    page = [(symbol, {field: row[field] for field in _FIELDS[name] if field in row} | {"t": time_text(row["t"])})
             for symbol, row in rows[place:following]]  # fmt: skip
-    return told, token
+    return page, token
 
 
 def _time(text: str, name: str) -> int:

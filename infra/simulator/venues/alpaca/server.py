@@ -269,7 +269,7 @@ class AlpacaExchange:
         self.rate = rate
         self.port = 0
         self.broken = asyncio.Event()
-        self.told: list[Message] = []
+        self.published: list[Message] = []
         self.refused: Counter[str] = Counter()
         self._keep = not rate
         self._free_keys = frozenset(free_keys)
@@ -328,7 +328,7 @@ class AlpacaExchange:
         """Send messages in their order, one or a few in a frame."""
         messages = [message for step in steps for message in step]
         if self._keep:
-            self.told += messages
+            self.published += messages
         while messages:
             size = self._random.randint(1, MESSAGES_MAX)
             frame, messages = messages[:size], messages[size:]

@@ -214,24 +214,24 @@ def recorded(venue: FixVenue, moves: int, ts: int) -> Iterator[tuple[int, bytes]
     if theirs is None:
         return
     client = Session(Identity(sender=theirs.target, target=theirs.sender, begin=theirs.begin))
-    told = venue.opened(ts)
+    sent = venue.opened(ts)
     said = client.opened(ts)
     for number in range(moves + 1):
-        while told or said:
+        while sent or said:
             for step in said:
-                told += venue.received(step.frame, ts) if isinstance(step, Sent) else []
+                sent += venue.received(step.frame, ts) if isinstance(step, Sent) else []
             said = []
-            for frame in told:
+            for frame in sent:
                 yield ts, frame
                 said += client.received(frame, ts)
-            told = []
+            sent = []
         if not number:
             for symbol in venue.markets:
                 said += client.send(
                     "V", [(262, f"r-{symbol}"), (263, "1"), (264, "0"), (265, "1"), (146, "1"), (55, symbol)], ts
                 )
         ts += MOVE_NS
-        told = venue.move(ts)
+        sent = venue.move(ts)
 
 
 class FixExchange:
