@@ -135,8 +135,16 @@ class StackSettings(CommonSettings):
         return (ports.stream_apps, *(MORE_WORKERS_PORT + number for number in more))
 
 
+# Ports that were given out here: what is to listen on one may not do so yet, and the system may choose it again.
+_GIVEN: set[int] = set()
+
+
 def free_port() -> int:
-    """Return a loopback port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a loopback port that nothing listens on now, another one at each call of this process."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _GIVEN:
+            _GIVEN.add(port)
+            return port

@@ -12,7 +12,7 @@ from infra.local.errors import StackError
 from infra.local.folders import Folders
 from infra.local.process import Process
 from infra.local.services import services
-from infra.local.settings import Ports, StackSettings
+from infra.local.settings import Ports, StackSettings, free_port
 from infra.local.state import State
 from infra.local.table import Endpoints
 from infra.simulator.settings import ExchangeSettings
@@ -157,3 +157,9 @@ def test_ports_of_more_workers_come_after_those_of_the_stack() -> None:
     settings = StackSettings(port_base=30_000, workers=3)
     ports = settings.ports()
     assert settings.worker_ports(ports) == (ports.stream_apps, *(max(vars(ports).values()) + at for at in (1, 2)))
+
+
+def test_a_free_port_is_given_once() -> None:
+    """The system may choose a port again before anything listens on it; two services with one port never start."""
+    ports = [free_port() for _ in range(2_000)]
+    assert len(set(ports)) == len(ports)

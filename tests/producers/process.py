@@ -16,6 +16,7 @@ from urllib.error import HTTPError
 import pytest
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
+from infra.local.settings import free_port
 from marketdata.codec import Codec
 from marketdata.topics import INGEST, PARTITIONS
 from producers.live.publisher import Publisher
@@ -71,16 +72,6 @@ async def publishing(settings: CommonSettings, codec: Codec) -> AsyncIterator[Pu
         publisher = Publisher(settings, codec, tracing, Readiness("kafka"))
         yield publisher
         assert await publisher.close(LIMIT_S) == 0
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    import socket  # noqa: PLC0415 - only here
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 class Process:

@@ -17,11 +17,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from infra.local.settings import free_port
 from infra.local.table import Endpoints
 from marketdata.codec import Codec
 from marketdata.events import FeedStatus, Trades
 from runtime.settings import CommonSettings
-from tests.producers.process import Process, all_messages, free_port
+from tests.producers.process import Process, all_messages
 from tests.waiting import WAIT_S, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
