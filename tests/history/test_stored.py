@@ -124,7 +124,7 @@ def test_every_later_trade_changes_a_minute_that_was_left_to_history(rows: Rows)
     assert rows.gaps() == [(2, 3)]
 
 
-class Told:
+class Kept:
     """A publisher that keeps what it is given."""
 
     failures = 0
@@ -155,7 +155,7 @@ def test_an_entry_that_was_filled_meanwhile_is_closed_before_the_venue_is_asked_
             "ingestion_jobs", job_id=f"repair|{name}", venue=ALPACA[0], symbol=ALPACA[1], kind="repair",
             interval="candles", state="failed", start_ns=start, end_ns=end, cursor_ns=start,
         )  # fmt: skip
-    publisher = Told()
+    publisher = Kept()
 
     async def repair() -> list[tuple[str, str]]:
         async with rows.database() as database:
@@ -207,7 +207,7 @@ def test_trades_without_numbers_are_repaired_only_when_all_that_was_told_is_stor
     async def repair() -> list[str]:
         async with rows.database() as database:
             sender = cast("Backfill", Sender(database, sent))
-            keeper = Keeper(database, cast("Publisher", Told()), lambda _: sender)
+            keeper = Keeper(database, cast("Publisher", Kept()), lambda _: sender)
             return [one.by for one in await keeper.repair()] + [one.by for one in await keeper.repair()]
 
     assert asyncio.run(repair()) == [by, by]

@@ -55,7 +55,7 @@ def answers(*refused: str) -> list[Message]:
     return sent
 
 
-def told(feed: AlpacaFeed, *messages: Message, packed: bool = False, ts: int = T0 + SECOND) -> list[Output]:
+def outputs_of(feed: AlpacaFeed, *messages: Message, packed: bool = False, ts: int = T0 + SECOND) -> list[Output]:
     """Return what a frame of these messages brings."""
     return feed.received(encode(list(messages), packed=packed), ts)
 
@@ -100,9 +100,9 @@ def test_logs_in_when_greeted_and_subscribes_when_let_in(*, packed: bool) -> Non
     """It answers in the encoding that it is greeted in, with a message for each channel."""
     feed = feed_of()
     assert sent(feed.opened(T0)) == []
-    out = told(feed, {"T": "success", "msg": "connected"}, packed=packed)
+    out = outputs_of(feed, {"T": "success", "msg": "connected"}, packed=packed)
     assert sent(out, packed=packed) == [{"action": "auth", "key": "PK", "secret": "secret"}]
-    out = told(feed, {"T": "success", "msg": "authenticated"}, packed=packed)
+    out = outputs_of(feed, {"T": "success", "msg": "authenticated"}, packed=packed)
     names = list(SYMBOLS)
     assert sent(out, packed=packed) == [
         {"action": "subscribe", "trades": names, "bars": names, "updatedBars": names},
@@ -115,7 +115,7 @@ def test_login_that_does_not_get_on_is_tried_again_and_silence_after_it_is_not()
     """Ten seconds for all of it; then hours without a word are normal."""
     feed = feed_of()
     feed.opened(T0)
-    told(feed, {"T": "success", "msg": "connected"})
+    outputs_of(feed, {"T": "success", "msg": "connected"})
     assert feed.ticked(T0 + 9 * SECOND) == []
     assert feed.ticked(T0 + 10 * SECOND) == [Reconnect("no_login")]
     assert logged_in().ticked(T0 + 10_000 * SECOND) == []
@@ -126,7 +126,7 @@ def test_what_only_other_settings_can_end_is_final(code: int) -> None:
     """A wrong key, a plan, too many symbols: the reason is a word, and the advice names a variable."""
     feed = feed_of()
     feed.opened(T0)
-    refused = only(told(feed, {"T": "error", "code": code, "msg": "no"}), Refused)
+    refused = only(outputs_of(feed, {"T": "error", "code": code, "msg": "no"}), Refused)
     assert refused.reason.replace("_", "").isalpha()
     assert "A_" in refused.advice.upper()
 
@@ -136,20 +136,20 @@ def test_what_passes_is_tried_again(code: int) -> None:
     """Another session, time that was too short, a line that was too slow."""
     feed = feed_of()
     feed.opened(T0)
-    assert not only(told(feed, {"T": "error", "code": code, "msg": "no"}), Reconnect).reason.isdigit()
+    assert not only(outputs_of(feed, {"T": "error", "code": code, "msg": "no"}), Reconnect).reason.isdigit()
 
 
 @ENCODINGS
 def test_product_that_the_venue_leaves_out_is_on_the_ledger(*, packed: bool) -> None:
     """WebSocket Stream: `subscription` lists every subscription there is; a later one may have it again."""
     feed = logged_in()
-    out = told(feed, {"T": "subscription", "trades": ["BRK.B", "SPY"], "quotes": list(SYMBOLS)}, packed=packed)
+    out = outputs_of(feed, {"T": "subscription", "trades": ["BRK.B", "SPY"], "quotes": list(SYMBOLS)}, packed=packed)
     statuses = [(o.kind, o.symbol, o.channel, o.reason) for o in out if isinstance(o, FeedStatus)]
     assert statuses == [("unsubscribed", "AAPL", "trades", "refused"), ("gap", "AAPL", "trades", "unsubscribed")]
     assert [(o.symbol, o.valid) for o in out if isinstance(o, Trades)] == [("AAPL", False)]
     later = feed.time_passed(T0 + 120 * SECOND, T0 + 100 * SECOND)
     assert "AAPL" not in {o.symbol for o in later if isinstance(o, Trades) and o.valid}
-    out = told(feed, {"T": "subscription", "trades": list(SYMBOLS), "quotes": list(SYMBOLS)}, packed=packed)
+    out = outputs_of(feed, {"T": "subscription", "trades": list(SYMBOLS), "quotes": list(SYMBOLS)}, packed=packed)
     kinds = [(o.kind, o.symbol, o.reason) for o in out if isinstance(o, FeedStatus)]
     # What was traded meanwhile is a gap of its own, which stays open for history.
     assert kinds == [("subscribed", "AAPL", ""), ("gap", "AAPL", "gap"), ("resynced", "AAPL", "")]
@@ -160,12 +160,12 @@ def test_channel_that_a_plan_lacks_costs_no_other() -> None:
     feed = feed_of()
     feed.opened(T0)
     for message in ({"T": "success", "msg": "connected"}, {"T": "success", "msg": "authenticated"}, *answers()[:2]):
-        told(feed, message)
-    out = told(feed, {"T": "error", "code": 409, "msg": "insufficient subscription"})
+        outputs_of(feed, message)
+    out = outputs_of(feed, {"T": "error", "code": 409, "msg": "insufficient subscription"})
     statuses = [(o.kind, o.symbol, o.channel) for o in out if isinstance(o, FeedStatus)]
     assert statuses == [("unsubscribed", symbol, "statuses") for symbol in SYMBOLS]
     assert not any(isinstance(output, Refused | Reconnect | Trades) for output in out)
-    told(feed, trade(1))
+    outputs_of(feed, trade(1))
     later = feed.time_passed(T0 + 120 * SECOND, T0 + 100 * SECOND)
     assert [(event.symbol, event.valid) for event in later if isinstance(event, Trades)] == [("AAPL", True)]
 
@@ -174,8 +174,8 @@ def test_channel_that_is_not_answered_is_on_the_ledger_and_requested_again() -> 
     """Ten seconds for the answer; then trades are invalid, and nothing vouches for them until it comes."""
     feed = feed_of("AAPL")
     feed.opened(T0)
-    told(feed, {"T": "success", "msg": "connected"}, ts=T0)
-    told(feed, {"T": "success", "msg": "authenticated"}, ts=T0)
+    outputs_of(feed, {"T": "success", "msg": "connected"}, ts=T0)
+    outputs_of(feed, {"T": "success", "msg": "authenticated"}, ts=T0)
     out = feed.ticked(T0 + 10 * SECOND)
     statuses = [(o.kind, o.symbol, o.channel, o.reason) for o in out if isinstance(o, FeedStatus)]
     assert ("unsubscribed", "AAPL", "trades", "unacknowledged") in statuses
@@ -188,7 +188,7 @@ def test_channel_that_is_not_answered_is_on_the_ledger_and_requested_again() -> 
 @pytest.mark.parametrize("code", [403, 405, 409, 410, 999])
 def test_error_of_a_stream_that_runs_stops_nothing(code: int) -> None:
     """It is kept as a dead letter, and the stream goes on."""
-    out = told(logged_in(), {"T": "error", "code": code, "msg": "no"})
+    out = outputs_of(logged_in(), {"T": "error", "code": code, "msg": "no"})
     assert only(out, DeadLetter).value == str(code)
     assert not any(isinstance(output, Refused | Reconnect) for output in out)
 
@@ -198,9 +198,9 @@ def test_pipe_and_replay_have_no_key_and_ask_for_nothing() -> None:
     feed = AlpacaFeed(line="alpaca/0")
     feed.opened(T0)
     for message in ({"T": "success", "msg": "connected"}, {"T": "success", "msg": "authenticated"}):
-        assert told(feed, message) == []
+        assert outputs_of(feed, message) == []
     assert feed.ticked(T0 + 100 * SECOND) == []
-    assert only(told(feed, trade()), Trades).trades
+    assert only(outputs_of(feed, trade()), Trades).trades
 
 
 def test_live_line_without_a_key_is_refused_at_the_start() -> None:
@@ -214,7 +214,7 @@ def test_live_line_without_a_key_is_refused_at_the_start() -> None:
 @ENCODINGS
 def test_trade_is_told_with_an_id_of_its_day_and_exchange(*, packed: bool) -> None:
     """The venue begins its ids anew each day and on each exchange, and does not tell the aggressor."""
-    out = told(logged_in(), trade(7), packed=packed)
+    out = outputs_of(logged_in(), trade(7), packed=packed)
     event = only(out, Trades)
     assert event.trades == (
         Trade(trade_id="20260810-V-7", ts_event=T0, price="150.25", size="100", side="unknown", conditions=("@",)),
@@ -225,7 +225,7 @@ def test_trade_is_told_with_an_id_of_its_day_and_exchange(*, packed: bool) -> No
 
 def test_evening_of_new_york_is_the_same_day_though_it_is_tomorrow_in_utc() -> None:
     """At 19:30 in winter, 00:30 UTC, an id is still of the day that it was counted on."""
-    ids = [only(told(logged_in(), trade(7, t=at)), Trades).trades[0].trade_id
+    ids = [only(outputs_of(logged_in(), trade(7, t=at)), Trades).trades[0].trade_id
            for at in (1_767_744_000 * SECOND, 1_767_744_000 * SECOND + 5 * 1_800 * SECOND)]  # fmt: skip
     assert ids == ["20260106-V-7", "20260106-V-7"]
 
@@ -237,13 +237,13 @@ def test_correction_names_what_it_replaces_and_a_cancel_what_it_takes_back(*, pa
                   "cs": 90, "cc": [], "t": T0, "z": "C"}  # fmt: skip
     cancel = {"T": "x", "S": "AAPL", "i": 9, "x": "V", "p": 150.5, "s": 90, "a": "C", "t": T0, "z": "C"}
     feed = logged_in()
-    trades = only(told(feed, trade(7), correction, cancel, packed=packed), Trades).trades
+    trades = only(outputs_of(feed, trade(7), correction, cancel, packed=packed), Trades).trades
     assert [(t.action, t.trade_id, t.original_id, t.price, t.size) for t in trades] == [
         ("new", "20260810-V-7", "", "150.25", "100"),
         ("correct", "20260810-V-9", "20260810-V-7", "150.5", "90"),
         ("cancel", "20260810-V-9", "", "150.5", "90"),
     ]
-    assert told(feed, trade(7), correction, cancel, packed=packed) == []
+    assert outputs_of(feed, trade(7), correction, cancel, packed=packed) == []
     assert (feed.counts["duplicates"], feed.counts["corrections"], feed.counts["cancels"]) == (3, 1, 1)
 
 
@@ -278,58 +278,58 @@ def test_msgpack_times_of_every_length_are_read_to_the_nanosecond(seconds: int, 
 def test_bar_is_the_venues_candle_and_an_updated_one_its_next_revision(*, packed: bool) -> None:
     """Final first, then revised, as often as it is told again."""
     feed = logged_in()
-    first = only(told(feed, bar(), packed=packed), Candle)
+    first = only(outputs_of(feed, bar(), packed=packed), Candle)
     assert (first.interval, first.start, first.end) == ("1m", T0, T0 + 60 * SECOND)
     assert (first.open, first.high, first.low, first.close, first.volume) == ("150", "151", "149.5", "150.5", "1200")
     assert (first.trades, first.quote_volume, first.state, first.revision) == (17, "180300", "final", 0)
     for revision in (1, 2):
-        again = only(told(feed, bar("u", v=1300), packed=packed), Candle)
+        again = only(outputs_of(feed, bar("u", v=1300), packed=packed), Candle)
         assert (again.state, again.revision, again.volume, again.key) == ("revised", revision, "1300", first.key)
-    assert only(told(feed, bar(h=100)), DeadLetter).reason == "not_a_candle"
+    assert only(outputs_of(feed, bar(h=100)), DeadLetter).reason == "not_a_candle"
 
 
 @pytest.mark.parametrize(("tape", "codes"), [("C", "HQT"), ("O", "PQT"), ("A", "2-3"), ("B", "2-3")])
 def test_halt_and_resume_are_told_in_each_stream(tape: str, codes: str) -> None:
     """Whatever is said of a symbol that is halted is marked so; on tape C quotes alone are no trading yet."""
     feed = logged_in()
-    told(feed, trade(1), quote())
-    out = told(feed, status(codes[0], tape))
+    outputs_of(feed, trade(1), quote())
+    out = outputs_of(feed, status(codes[0], tape))
     halted = only(out, FeedStatus)
     assert (halted.kind, halted.detail) == ("halted", f"{codes[0]} Message; T1 Reason")
     assert (only(out, Trades).valid, only(out, Trades).reason) == (False, "halted")
-    assert only(told(feed, quote(bp=1)), Quote).reason == "halted"
+    assert only(outputs_of(feed, quote(bp=1)), Quote).reason == "halted"
     if codes[1] == "Q":
-        assert only(told(feed, status("Q", tape)), Instrument).status == "auction"
-        assert only(told(feed, quote(bp=2)), Quote).reason == "halted"
-    out = told(feed, status(codes[2], tape))
+        assert only(outputs_of(feed, status("Q", tape)), Instrument).status == "auction"
+        assert only(outputs_of(feed, quote(bp=2)), Quote).reason == "halted"
+    out = outputs_of(feed, status(codes[2], tape))
     assert only(out, FeedStatus).kind == "resumed"
-    assert only(told(feed, quote(bp=3)), Quote).valid
+    assert only(outputs_of(feed, quote(bp=3)), Quote).valid
 
 
 def test_statuses_of_other_things_change_nothing_and_unknown_ones_are_kept() -> None:
     """An imbalance is no halt; a code that no document knows is a dead letter, also on a tape that has no such code."""
     feed = logged_in()
-    told(feed, quote())
-    assert told(feed, status("7", "A")) == []
-    assert only(told(feed, status("2", "C")), DeadLetter).reason == "unknown_status"
-    assert only(told(feed, status("2", "?")), DeadLetter).reason == "unknown_tape"
+    outputs_of(feed, quote())
+    assert outputs_of(feed, status("7", "A")) == []
+    assert only(outputs_of(feed, status("2", "C")), DeadLetter).reason == "unknown_status"
+    assert only(outputs_of(feed, status("2", "?")), DeadLetter).reason == "unknown_tape"
 
 
 def test_symbols_and_messages_that_nobody_asked_for_are_counted_and_left_out() -> None:
     """The venue may add message types at any time; channels that exist are known, others become dead letters."""
     feed = logged_in("AAPL")
-    assert told(feed, trade(S="MSFT")) == []
-    assert told(feed, {"T": "l", "S": "AAPL", "u": 3.2, "d": 2.6, "i": "B", "t": T0, "z": "C"}) == []
+    assert outputs_of(feed, trade(S="MSFT")) == []
+    assert outputs_of(feed, {"T": "l", "S": "AAPL", "u": 3.2, "d": 2.6, "i": "B", "t": T0, "z": "C"}) == []
     assert feed.counts["ignored"] == 2
-    assert only(told(feed, {"T": "z", "S": "AAPL"}), DeadLetter).reason == "unknown_frame"
-    assert only(told(AlpacaFeed(line="x"), trade(S="<script>")), DeadLetter).reason == "bad_symbol"
+    assert only(outputs_of(feed, {"T": "z", "S": "AAPL"}), DeadLetter).reason == "unknown_frame"
+    assert only(outputs_of(AlpacaFeed(line="x"), trade(S="<script>")), DeadLetter).reason == "bad_symbol"
 
 
 def test_one_bad_message_does_not_cost_its_neighbours() -> None:
     """The trade between two others is missing: that is told in their stream and on the ledger."""
     feed = logged_in()
-    told(feed, trade(1))
-    out = told(feed, trade(2), trade(3, p="NaN"), trade(4))
+    outputs_of(feed, trade(1))
+    out = outputs_of(feed, trade(2), trade(3, p="NaN"), trade(4))
     assert [[t.trade_id[-1] for t in event.trades] for event in out if isinstance(event, Trades)] == [["2"], [], ["4"]]
     assert only(out, DeadLetter).field == "p"
     gap = only(out, FeedStatus)
@@ -347,9 +347,9 @@ def test_value_that_consumers_would_refuse_is_a_dead_letter(
 ) -> None:
     """Nothing is told of the message, and where it was a trade its stream says that one is missing."""
     feed = logged_in()
-    told(feed, trade(1))
+    outputs_of(feed, trade(1))
     message = {"trade": trade(2), "quote": quote(), "bar": bar()}[kind] | {field: value}
-    out = told(feed, message, packed=packed)
+    out = outputs_of(feed, message, packed=packed)
     assert only(out, DeadLetter).field == named
     assert not any(isinstance(output, Quote | Candle) for output in out)
     assert [event.trades for event in out if isinstance(event, Trades)] == ([()] if kind == "trade" else [])
@@ -358,17 +358,17 @@ def test_value_that_consumers_would_refuse_is_a_dead_letter(
 def test_lost_connection_makes_quotes_old_and_leaves_a_hole_in_the_trades() -> None:
     """The quote is told again as not valid; after the next subscription trades go on, and the ledger has the hole."""
     feed = logged_in()
-    told(feed, trade(1), quote())
+    outputs_of(feed, trade(1), quote())
     out = feed.closed("reset", T0 + 5 * SECOND)
     assert (only(out, Quote).valid, only(out, Quote).reason, only(out, Quote).bid) == (False, "disconnected", "150.2")
     assert [event.kind for event in out if isinstance(event, FeedStatus)] == ["disconnected", "gap"]
     feed.opened(T0 + 6 * SECOND)
-    out = told(feed, {"T": "subscription", "trades": list(SYMBOLS)}, ts=T0 + 7 * SECOND)
+    out = outputs_of(feed, {"T": "subscription", "trades": list(SYMBOLS)}, ts=T0 + 7 * SECOND)
     assert (only(out, Trades).valid, only(out, Trades).reason) == (False, "gap")
     hole = only(out, FeedStatus)
     assert (hole.kind, hole.channel, hole.ts_from, hole.ts_to) == ("gap", "trades", T0, T0 + 7 * SECOND)
-    assert only(told(feed, quote(bp=150.22)), FeedStatus).kind == "resynced"
-    later = told(feed, trade(2, t=T0 + 8 * SECOND), trade(3, t=T0 + 9 * SECOND), ts=T0 + 9 * SECOND)
+    assert only(outputs_of(feed, quote(bp=150.22)), FeedStatus).kind == "resynced"
+    later = outputs_of(feed, trade(2, t=T0 + 8 * SECOND), trade(3, t=T0 + 9 * SECOND), ts=T0 + 9 * SECOND)
     claims = [event.complete_from for event in later if isinstance(event, Trades)]
     assert all(since is None or since >= T0 + 7 * SECOND for since in claims), "what was missed is not complete"
 
@@ -376,12 +376,12 @@ def test_lost_connection_makes_quotes_old_and_leaves_a_hole_in_the_trades() -> N
 def test_halt_that_may_have_ended_meanwhile_is_forgotten() -> None:
     """Nobody tells after a new connection whether a symbol trades again: it is unknown, which spoils no value."""
     feed = logged_in()
-    told(feed, quote(), status("H"))
+    outputs_of(feed, quote(), status("H"))
     feed.closed("reset", T0 + 5 * SECOND)
     feed.opened(T0 + 6 * SECOND)
-    out = told(feed, {"T": "subscription", "trades": list(SYMBOLS)})
+    out = outputs_of(feed, {"T": "subscription", "trades": list(SYMBOLS)})
     assert (only(out, Instrument).status, only(out, FeedStatus).kind) == ("unknown", "resumed")
-    assert only(told(feed, quote(bp=150.1)), Quote).valid
+    assert only(outputs_of(feed, quote(bp=150.1)), Quote).valid
 
 
 # --- Whatever happens to a frame ---

@@ -279,13 +279,18 @@ def test_quotes_that_are_numbered_anew_are_told_again() -> None:
     feed = make(line="binance_spot/0")
     feed.opened(T0)
 
-    def told(number: int) -> bool:
+    def is_published(number: int) -> bool:
         ticker = {"u": number, "s": "BTCUSDT", "b": "9", "B": "1", "a": "11", "A": "1"}
         frame = json.dumps({"stream": "btcusdt@bookTicker", "data": ticker}).encode()
         return any(isinstance(o, Quote) for o in feed.received(frame, T0))
 
-    assert [told(1_000), told(999), told(1_000), told(1_001)] == [True, False, False, True]
-    assert [told(number) for number in range(1, OLD_RUN_MAX + 3)] == [False] * OLD_RUN_MAX + [True] * 2
+    assert [is_published(1_000), is_published(999), is_published(1_000), is_published(1_001)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert [is_published(number) for number in range(1, OLD_RUN_MAX + 3)] == [False] * OLD_RUN_MAX + [True] * 2
 
 
 def partial(number: int, price: str = "100") -> bytes:

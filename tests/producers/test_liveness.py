@@ -24,7 +24,7 @@ class Feed:
         return Call(self.line, ts, None)
 
 
-def told(out: list[Output]) -> list[tuple[str, str]]:
+def statuses_of(out: list[Output]) -> list[tuple[str, str]]:
     """Return what was told and asked for, with its reason."""
     return [(each.kind, each.reason) if isinstance(each, FeedStatus) else ("?", str(each)) for each in out]
 
@@ -37,7 +37,7 @@ def test_silence_longer_than_the_limit_gives_the_connection_up_once() -> None:
     late = feed.call(SILENCE + 7 * MS)
     assert not feed.liveness.ticked(late)
     assert feed.lost == [(STALE, "no frame for 5007 ms")]
-    assert told(late.out[:1]) == [("heartbeat_missed", STALE)]
+    assert statuses_of(late.out[:1]) == [("heartbeat_missed", STALE)]
     assert late.out[1:] == [Reconnect("heartbeat_missed")]
     assert not feed.liveness.ticked(feed.call(3 * SILENCE))
     feed.liveness.opened(feed.call(4 * SILENCE))
@@ -52,7 +52,7 @@ def test_end_of_a_connection_loses_every_book_whether_it_was_silent_or_not() -> 
     feed.liveness.ticked(feed.call(2 * SILENCE))
     gone = feed.call(2 * SILENCE)
     feed.liveness.closed(gone, "1006")
-    assert told(gone.out) == [("disconnected", "1006")]
+    assert statuses_of(gone.out) == [("disconnected", "1006")]
     assert feed.lost[1:] == [(DISCONNECTED, "1006")]
     assert not feed.liveness.ticked(feed.call(2 * SILENCE))
 

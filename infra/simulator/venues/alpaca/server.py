@@ -204,7 +204,7 @@ class Client(WSListener):
         self._exchange.refused[ERRORS[code]] += 1
         self.write([{"T": "error", "code": code, "msg": ERRORS[code]}])
 
-    def tell(self, messages: list[Message]) -> None:
+    def deliver(self, messages: list[Message]) -> None:
         """Send a frame of market data through the faults."""
         frame = encode(messages, packed=self.packed)
         self.sent += 1
@@ -335,7 +335,7 @@ class AlpacaExchange:
             for client in list(self.clients.values()):
                 wanted = [message for message in frame if client.wants(message)]
                 if wanted:
-                    client.tell(wanted)
+                    client.deliver(wanted)
 
     def refusal(self, client: Client, request: Mapping[str, Any]) -> int | None:
         """Return the error code of an invalid subscription, or None."""

@@ -114,9 +114,9 @@ class FixVenue:
         fields: Fields = [(268, str(moves)), *(field for entry in entries for field in entry)]
         if self._remembers:
             self.trades += [dict(entry)[278] for entry in entries if (269, "2") in entry]
-        return self.tell("X", fields, ts)
+        return self.publish("X", fields, ts)
 
-    def tell(self, kind: str, fields: Fields, ts: int) -> list[bytes]:
+    def publish(self, kind: str, fields: Fields, ts: int) -> list[bytes]:
         """Send a message."""
         number = self.session.next_out
         frames = self._frames(self.session.send(kind, fields, ts), ts)
@@ -143,11 +143,11 @@ class FixVenue:
     def _answer(self, message: Message, ts: int) -> list[bytes]:
         symbol, number = message.get(55), message.get(262)
         if message.kind == "x" and symbol in self.markets:
-            return self.tell("y", [(320, message.get(320)), (322, "1"), (560, "0"), (146, "1"), (55, symbol),
+            return self.publish("y", [(320, message.get(320)), (322, "1"), (560, "0"), (146, "1"), (55, symbol),
                                    (15, "USD"), (120, "USD"), (541, "20301220"), (231, "50"), (969, f"{TICK}"),
                                    (562, "0.01")], ts)  # fmt: skip
         if message.kind == "e" and symbol in self.markets:
-            return self.tell("f", [(324, message.get(324)), (55, symbol), (326, "17"), (60, utc(ts))], ts)
+            return self.publish("f", [(324, message.get(324)), (55, symbol), (326, "17"), (60, utc(ts))], ts)
         if message.kind != "V":
             return []
         if message.get(263) == "2":
@@ -157,7 +157,7 @@ class FixVenue:
         if reason is not None:
             code, text = reason
             self.refused[f"{code} {text}"] += 1
-            return self.tell("Y", [(262, number), (281, code), (58, text)], ts)
+            return self.publish("Y", [(262, number), (281, code), (58, text)], ts)
         self.requests[number] = symbol
         return self._snapshot(number, symbol, ts)
 
@@ -204,7 +204,7 @@ class FixVenue:
             if self.fragment:
                 fields.append((911, str(len(parts))) if counted else (893, "NY"[number == len(parts)]))
             fields += [(268, str(len(part))), *(field for entry in part for field in entry)]
-            frames += self.tell("W", fields, ts)
+            frames += self.publish("W", fields, ts)
         return frames
 
 
