@@ -12,7 +12,7 @@ from rich.table import Table
 from infra.simulator.replay.server import can_play
 from marketdata.errors import SettingsError
 from producers.venues import HISTORIES, VENUES, find_venue, make_history
-from producers.venues.kit.history import Access
+from producers.venues.kit.history import Access, TradeHistory
 
 # Some histories cannot be made without a key; nothing is asked with this one.
 _NO_KEY = Access(key="none", secret="none")  # noqa: S106 - it is no secret
@@ -66,7 +66,7 @@ def _history(name: str) -> dict[str, Any] | None:
         history = make_history(name, _NO_KEY)
     except SettingsError:
         return {"intervals": [], "trades": False}
-    return {"intervals": sorted(history.intervals), "trades": history.has_trades}
+    return {"intervals": sorted(history.intervals), "trades": isinstance(history, TradeHistory)}
 
 
 def print_table() -> None:

@@ -35,7 +35,7 @@ from producers.history.queries import Tables, as_values
 from producers.history.rest import Rest
 from producers.live.publisher import Publisher
 from producers.venues import VENUES
-from producers.venues.kit.history import RefusedItem, Span
+from producers.venues.kit.history import RefusedItem, Span, TradeHistory
 from producers.venues.kit.values import escaped
 
 DAY_NS = INTERVALS["1d"]
@@ -70,7 +70,7 @@ class Backfill:
         origin: str = "backfill",
     ) -> None:
         self.venue = rest.history.venue
-        self.has_trades = rest.history.has_trades
+        self.has_trades = isinstance(rest.history, TradeHistory)
         self.tables = Tables(database)
         self.jobs = Jobs(database)
         self.origin = origin

@@ -33,6 +33,7 @@ from producers.history.reconcile_books import BookReconciliation
 from producers.history.rest import Rest
 from producers.history.score import EXAMPLES_MAX, Score
 from producers.live.publisher import Publisher
+from producers.venues.kit.history import TradeHistory
 
 HOUR_NS = 60 * MINUTE_NS
 # Late trades and the sink need a moment, and venues revise their newest candles.
@@ -120,7 +121,7 @@ class Reconciliation:
         found: dict[str, list[Score]] = {}
         for symbol in due:
             scores = [await self._candles(symbol, start)]
-            if self._rest.history.has_trades:
+            if isinstance(self._rest.history, TradeHistory):
                 scores.append(await self._trades(symbol, start))
             if symbol in books:
                 scores.append(books[symbol])

@@ -30,7 +30,17 @@ from marketdata.errors import BadEvent
 from marketdata.events import Candle, Instrument, Trade, Trades
 from marketdata.intervals import INTERVALS
 from producers import rest
-from producers.venues.kit.history import Asked, Chunk, History, Page, RefusedItem, Request, RestBook, RestBooks
+from producers.venues.kit.history import (
+    Asked,
+    Chunk,
+    History,
+    Page,
+    RefusedItem,
+    Request,
+    RestBook,
+    RestBooks,
+    TradeHistory,
+)
 from producers.venues.kit.reading import check_time, sift, trade_span
 from producers.venues.kit.trades import check as check_trade
 
@@ -113,18 +123,19 @@ class Rest:
         """Yield the trades in [start, end), oldest first, each once, at most `TRADES_A_BATCH` an event.
 
         `name` is our symbol or the venue's. Raises as the module says, and BadEvent for a symbol that the venue does
-        not have, or when it has no trades of the past (`has_trades`).
+        not have, or when it has no trades of the past.
         """
-        if not self.history.has_trades:
-            raise BadEvent("no_trades", "venue", self.history.venue)
-        asked = Asked(instrument=self.history.instrument(name), start=start, end=min(end, time.time_ns()))
+        history = self.history
+        if not isinstance(history, TradeHistory):
+            raise BadEvent("no_trades", "venue", history.venue)
+        asked = Asked(instrument=history.instrument(name), start=start, end=min(end, time.time_ns()))
         returned: set[tuple[str, str]] = set()
-        async for page, ts in self._pages(asked, self.history.trades, partial(checked_trades, self.history)):
+        async for page, ts in self._pages(asked, history.trades, partial(checked_trades, history)):
             inside = [trade for trade in page.items if asked.start <= trade.ts_event < asked.end]
             fresh = [trade for trade in inside if (trade.action, trade.trade_id) not in returned]
             # Pages overlap at their edges only: the last page that had rows is enough to remember.
             returned = {(trade.action, trade.trade_id) for trade in inside} or returned
-            _ROWS.labels(self.history.venue, "trades").inc(len(fresh))
+            _ROWS.labels(history.venue, "trades").inc(len(fresh))
             yield Chunk(events=_batches(asked.instrument, fresh, ts), reached=_reached(asked, page),
                         missing=page.missing, refused=page.refused)  # fmt: skip
 
@@ -157,7 +168,7 @@ class Rest:
         raise BadEvent("too_many_pages", "cursor", cursor)
 
 
-def checked_trades(history: History, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
+def checked_trades(history: TradeHistory, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
     """Read a page of trades, and leave out those that no candle may be built from. Raises BadEvent as parsers do."""
     page = history.parse_trades(asked, cursor, body, ts)
     checked = [_checked(asked.instrument, trade, ts) for trade in page.items]

@@ -39,6 +39,10 @@ def _text(time: Time) -> str | None:
     return time
 
 
+def _path(symbol: str, what: str) -> str:
+    return f"/api/v1/market/{quote(symbol, safe='')}/{what}"
+
+
 def _series(interval: str, recipe: str | None) -> dict[str, str | None]:
     return {"interval": interval} if recipe is None else {"recipe": recipe}
 
@@ -90,8 +94,7 @@ class MarketDataClient:
         self, symbol: str, *, start: Time = None, end: Time = None, limit: int = 100, venue: str | None = None
     ) -> list[Json]:
         """Return up to `limit` trades, newest first, reading as many pages as that takes."""
-        path = f"/api/v1/market/{quote(symbol, safe='')}/trades"
-        return await self._pages(path, limit, venue=venue, start=_text(start), end=_text(end))
+        return await self._market_pages(symbol, "trades", limit, start, end, venue=venue)
 
     async def get_candles(
         self,
@@ -110,9 +113,9 @@ class MarketDataClient:
         `source` is `trades` (made of the venue's trades, unless given) or `venue` (as the venue itself sends them).
         `recipe` is the name of bars by recipe, in place of `interval`.
         """
-        path = f"/api/v1/market/{quote(symbol, safe='')}/candles"
-        query = {"start": _text(start), "end": _text(end), "source": source} | _series(interval, recipe)
-        return await self._pages(path, limit, venue=venue, **query)
+        return await self._market_pages(
+            symbol, "candles", limit, start, end, venue=venue, source=source, **_series(interval, recipe)
+        )
 
     async def get_candle_revisions(
         self,
@@ -127,9 +130,9 @@ class MarketDataClient:
         recipe: str | None = None,
     ) -> list[Json]:
         """Return up to `limit` revisions of closed candles that start in [start, end), newest first."""
-        path = f"/api/v1/market/{quote(symbol, safe='')}/candles/revisions"
-        query = {"start": _text(start), "end": _text(end), "source": source} | _series(interval, recipe)
-        return await self._pages(path, limit, venue=venue, **query)
+        return await self._market_pages(
+            symbol, "candles/revisions", limit, start, end, venue=venue, source=source, **_series(interval, recipe)
+        )
 
     async def explain_candle(
         self,
@@ -154,8 +157,7 @@ class MarketDataClient:
         self, symbol: str, *, start: Time = None, end: Time = None, limit: int = 100, venue: str | None = None
     ) -> list[Json]:
         """Return up to `limit` metrics of a book (spread, depth, imbalance, order flow), newest first."""
-        path = f"/api/v1/market/{quote(symbol, safe='')}/metrics"
-        return await self._pages(path, limit, venue=venue, start=_text(start), end=_text(end))
+        return await self._market_pages(symbol, "metrics", limit, start, end, venue=venue)
 
     async def get_consolidated(self, symbol: str, *, kind: str | None = None) -> Json:
         """Return the best bid and offer over all venues; `kind` where the symbol means several instruments."""
@@ -168,8 +170,7 @@ class MarketDataClient:
 
         An item has only the fields that one message of the venue had; the others are None.
         """
-        path = f"/api/v1/market/{quote(symbol, safe='')}/derivatives"
-        return await self._pages(path, limit, venue=venue, start=_text(start), end=_text(end))
+        return await self._market_pages(symbol, "derivatives", limit, start, end, venue=venue)
 
     async def get_derivative(self, symbol: str, *, venue: str | None = None) -> Json:
         """Return the newest value of each field of a derivative in `latest`, with validity around it."""
@@ -192,7 +193,12 @@ class MarketDataClient:
         return await self._get("/api/v1/status", venue=venue)
 
     async def _market(self, symbol: str, what: str, **query: str | int | None) -> Json:
-        return await self._get(f"/api/v1/market/{quote(symbol, safe='')}/{what}", **query)
+        return await self._get(_path(symbol, what), **query)
+
+    async def _market_pages(
+        self, symbol: str, what: str, limit: int, start: Time, end: Time, **query: str | None
+    ) -> list[Json]:
+        return await self._pages(_path(symbol, what), limit, start=_text(start), end=_text(end), **query)
 
     async def _pages(self, path: str, limit: int, **query: str | int | None) -> list[Json]:
         items: list[Json] = []

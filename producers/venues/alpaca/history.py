@@ -93,7 +93,6 @@ class AlpacaHistory:
     venue = "alpaca"
     budget = Budget(burst=20, per_s=3, left=remaining)
     intervals = frozenset(_TIMEFRAMES)
-    has_trades = True
     sparse = True
     candle_fields = frozenset({"trades"})
     candles_kept: int | None = None

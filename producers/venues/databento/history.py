@@ -69,7 +69,6 @@ class DatabentoHistory:
     venue = "databento"
     budget = Budget(burst=10, per_s=10)
     intervals = frozenset(_SCHEMAS)
-    has_trades = True
     sparse = True
     candle_fields: frozenset[str] = frozenset()
     candles_kept: int | None = None

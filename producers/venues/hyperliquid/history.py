@@ -64,7 +64,6 @@ class HyperliquidHistory(PublicHistory):
     budget = Budget(burst=200, per_s=10)
     intervals = frozenset(INTERVALS)
     rows_max = KEPT
-    has_trades = False
     candle_fields = frozenset({"trades"})
     candles_kept: int | None = KEPT
 

@@ -6,8 +6,8 @@ Theory of operation.
    `producers.history.rest.Rest` performs them, under the adapter's `budget`.
 2. A range is walked upwards in time, page by page. `candles(asked, cursor)` is the request of one page, with `cursor`
    None for the first; `parse_candles(asked, cursor, body, ts)` reads its answer into a `Page`, whose `cursor` is that
-   of the next page, or None after the last. A cursor is the adapter's own text, which nothing else reads. Trades and
-   symbols go the same way.
+   of the next page, or None after the last. A cursor is the adapter's own text, which nothing else reads. Symbols go
+   the same way, and so do trades of a venue that has them (`TradeHistory`).
 3. A page holds what lies in [start, end), oldest first, whatever the venue's own order. Pages may overlap at their
    edges (venues page by the millisecond): the shell leaves out repeated rows, and candles that
    have not ended yet. A page may be empty and not the last, as where the venue had to be asked first for an id.
@@ -36,7 +36,7 @@ documents its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -175,7 +175,6 @@ class History(Protocol):
     budget: Budget
     intervals: frozenset[str]
     """Which of INTERVALS its candles have."""
-    has_trades: bool
     sparse: bool
     """Whether an interval without a trade has no candle: then a missing candle is no gap."""
     candle_fields: frozenset[str]
@@ -205,6 +204,11 @@ class History(Protocol):
 
     def parse_candles(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Candle]:
         """Read that page. Raises BadEvent."""
+
+
+@runtime_checkable
+class TradeHistory(History, Protocol):
+    """The history of a venue that also has trades of the past. `isinstance` distinguishes it from one without."""
 
     def trades(self, asked: Asked, cursor: str | None) -> Request:
         """Return the request of one page of trades."""

@@ -24,7 +24,6 @@ class PublicHistory:
     budget: Budget
     intervals: frozenset[str]
     rows_max: int
-    has_trades = True
     sparse = True
     candle_fields: frozenset[str] = frozenset()
     candles_kept: int | None = None
@@ -37,14 +36,6 @@ class PublicHistory:
     def headers(self) -> Mapping[str, str]:
         """Return none: market data takes no key."""
         return {}
-
-    def trades(self, asked: Asked, cursor: str | None) -> Request:
-        """Replace this where `has_trades`."""
-        raise NotImplementedError
-
-    def parse_trades(self, asked: Asked, cursor: str | None, body: bytes, ts: int) -> Page[Trade]:
-        """Replace this where `has_trades`."""
-        raise NotImplementedError
 
 
 def request(path: str, weight: float = 1, /, **query: str | int) -> Request:

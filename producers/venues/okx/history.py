@@ -68,7 +68,6 @@ class OkxHistory(PublicHistory):
     budget = Budget(burst=10, per_s=5)
     intervals = frozenset(_BARS)
     rows_max = CANDLES
-    has_trades = False
     sparse = False
 
     def __init__(self, access: Access, rows_max: int | None = None) -> None:

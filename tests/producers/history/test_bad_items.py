@@ -11,8 +11,8 @@ import pytest
 from marketdata import dbn
 from marketdata.clock import MINUTE_NS, SECOND_NS, format_rfc3339
 from producers.history.rest import checked_trades
-from producers.venues.kit.history import Asked, History, Span
-from tests.producers.history.test_venues import EMPTY_DBN, START, TS, adapter, asked, body
+from producers.venues.kit.history import Asked, History, Span, TradeHistory
+from tests.producers.history.test_venues import EMPTY_DBN, START, TS, adapter, asked, body, trade_adapter
 
 START_NS = START * SECOND_NS
 MS = START * 1_000
@@ -139,6 +139,7 @@ def test_a_bad_trade_costs_no_other(venue: str, bad: Any) -> None:
     """A price of zero, or that is none; the time between its neighbours is missing."""
     history, where, one = asked_of(venue)
     answer = ANSWERS[venue]([one, one, bad, one], candles=False)
+    assert isinstance(history, TradeHistory)
     page = checked_trades(history, where, CURSORS.get(venue), answer, TS)
     assert [trade.ts_event for trade in page.items] == [START_NS + at * SECOND_NS for at in (0, 1, 3)]
     assert len(page.refused) == 1
@@ -161,6 +162,7 @@ def test_a_bad_trade_at_the_end_of_a_page_is_missing_until_the_next(venue: str) 
     """What came before it is returned, and the next page, or the end of the range, ends the span."""
     history, where, one = asked_of(venue)
     answer = ANSWERS[venue]([one, "x"], candles=False)
+    assert isinstance(history, TradeHistory)
     page = checked_trades(history, where, CURSORS.get(venue), answer, TS)
     assert [trade.ts_event for trade in page.items] == [START_NS]
     if page.refused:
@@ -181,7 +183,7 @@ def databento(history: History) -> tuple[Asked, bytes]:
 
 def test_a_bad_record_costs_no_other() -> None:
     """Of Databento: a trade whose side is none, and a bar that is none."""
-    history = adapter("databento")
+    history = trade_adapter("databento")
     where, head = databento(history)
     rows = [
         dbn.TRADE_BODY.pack(
@@ -201,7 +203,7 @@ def test_a_bad_record_costs_no_other() -> None:
 
 def test_a_page_of_another_format_is_refused() -> None:
     """More bad items than a venue ever sends, and no good one."""
-    history = adapter("bitfinex")
+    history = trade_adapter("bitfinex")
     rows = msgspec.json.decode(bitfinex(["x"] * 20, candles=False))
     with pytest.raises(Exception, match="price"):
         history.parse_trades(asked(history, "BTC-USD"), None, body(rows), TS)

@@ -17,7 +17,7 @@ from marketdata.intervals import INTERVALS
 from producers.venues import HISTORIES
 from producers.venues.alpaca.messages import trade_id_of
 from producers.venues.coinbase.history import CoinbaseHistory
-from producers.venues.kit.history import History
+from producers.venues.kit.history import History, TradeHistory
 
 if TYPE_CHECKING:
     from tests.producers.history.conftest import Served
@@ -137,7 +137,7 @@ def test_a_range_without_a_whole_interval_asks_nothing(served: Served, venue: st
     history = served.history(venue)
     start = served.minute(100.2)
     assert served.candles(history, start, start + MINUTE_NS // 2) == ([], [])
-    if history.has_trades:
+    if isinstance(history, TradeHistory):
         assert served.trades(history, start, start) == ([], [])
     assert not served.venue.asked
 

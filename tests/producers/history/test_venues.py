@@ -24,7 +24,7 @@ from marketdata.events import Candle, Trade, Trades
 from producers.history.rest import checked_trades
 from producers.venues import HISTORIES, make_feed, make_history
 from producers.venues.coinbase.history import CoinbaseHistory
-from producers.venues.kit.history import Access, Asked, History, Span
+from producers.venues.kit.history import Access, Asked, History, Span, TradeHistory
 
 if TYPE_CHECKING:
     from tests.producers.history.conftest import Served
@@ -41,6 +41,13 @@ EMPTY_DBN = bytes(
 def adapter(venue: str) -> History:
     """Return an adapter that asks nobody."""
     return make_history(venue, Access(key="key", secret="secret"))
+
+
+def trade_adapter(venue: str) -> TradeHistory:
+    """Return an adapter that asks nobody, of a venue that has trades of the past."""
+    history = adapter(venue)
+    assert isinstance(history, TradeHistory)
+    return history
 
 
 def asked(history: History, name: str, interval: str = "1m", minutes: float = 10) -> Asked:
@@ -277,7 +284,7 @@ def test_alpacas_trades_have_the_streams_ids_and_not_those_taken_back() -> None:
         if isinstance(event, Trades)
         for trade in event.trades
     ]
-    history = adapter("alpaca")
+    history = trade_adapter("alpaca")
     answer = body({"trades": rows, "symbol": "AAPL", "next_page_token": None})
     page = history.parse_trades(asked(history, "AAPL"), None, answer, TS)
     assert list(page.items) == streamed
@@ -296,7 +303,7 @@ def test_databentos_trades_are_those_of_its_files() -> None:
         if isinstance(event, Trades)
         for trade in event.trades
     ]
-    history = adapter("databento")
+    history = trade_adapter("databento")
     start, end = 1719878280 * SECOND_NS, 1719878520 * SECOND_NS
     where = Asked(instrument=history.instrument("ESU4"), start=start, end=end)
     page = history.parse_trades(where, f"{start}:{end}", data, TS)
@@ -317,7 +324,7 @@ def test_databento_goes_no_further_than_the_dataset(served: Served) -> None:
         msgspec.structs.replace(where, interval="1m"), None, body({"start": "", "end": available}), TS
     )
     assert first.cursor == f"{START * SECOND_NS}:{(START + 360) * SECOND_NS}"
-    last = history.parse_trades(where, f"{START}:{START + 1}", EMPTY_DBN, TS)
+    last = trade_adapter("databento").parse_trades(where, f"{START}:{START + 1}", EMPTY_DBN, TS)
     assert (last.cursor, last.reached) == (None, START + 1)
 
 
@@ -339,7 +346,7 @@ def test_the_same_execution_is_the_same_trade_in_stream_and_history(venue: str) 
         for event in feed.received(body(frame), TS):
             if isinstance(event, Trades):
                 streamed += event.trades
-    history = adapter(venue)
+    history = trade_adapter(venue)
     page = history.parse_trades(asked(history, product), cursor, body(answer), TS)
     assert list(page.items) == streamed
     assert [trade.side for trade in streamed] == ["sell"]
@@ -375,6 +382,7 @@ def test_wrong_value_of_any_answer_is_an_error_that_names_it_or_rows_that_may_be
                 holder[at] = wrong
             with suppress(BadEvent, Refused, Unavailable):  # which name what is wrong
                 if is_trades:
+                    assert isinstance(history, TradeHistory)
                     for trade in checked_trades(history, where, cursor, body(spoilt), TS).items:
                         assert Decimal(trade.price) > 0
                         assert Decimal(trade.size) > 0
@@ -403,7 +411,7 @@ BINANCE_ROW = {"id": 0, "price": "37000.10", "qty": "0.50", "quoteQty": "1", "ti
 @pytest.mark.parametrize("place", range(4))
 def test_a_bad_trade_costs_no_other_one_of_its_page(bad: dict[str, Any], place: int) -> None:
     """It is left out with its bytes and reason, and the time between its neighbours is missing, wherever it is."""
-    history = adapter("binance_spot")
+    history = trade_adapter("binance_spot")
     where = asked(history, "BTC-USDT")
     rows = [BINANCE_ROW | {"id": 10 + at, "time": MS + at} for at in range(4)]
     rows[place] |= bad
@@ -438,7 +446,7 @@ def test_a_bad_candle_costs_no_other_one_of_its_page() -> None:
 
 def test_a_page_of_nothing_but_bad_items_is_another_format() -> None:
     """A venue that renames its fields is no sequence of bad trades: the page is refused, and the job says so."""
-    history = adapter("binance_spot")
+    history = trade_adapter("binance_spot")
     rows = [BINANCE_ROW | {"id": 10 + at, "price": None} for at in range(20)]
     with pytest.raises(BadEvent, match="price"):
         history.parse_trades(asked(history, "BTC-USDT"), "id:10", body(rows), TS)
@@ -446,7 +454,7 @@ def test_a_page_of_nothing_but_bad_items_is_another_format() -> None:
 
 def test_a_bad_trade_at_the_end_of_history_leaves_the_rest_of_the_range_missing() -> None:
     """Nothing shows when it was made, but that it came after the one before it."""
-    history = adapter("binance_spot")
+    history = trade_adapter("binance_spot")
     where = asked(history, "BTC-USDT")
     page = history.parse_trades(where, f"id:13:{MS * 1_000_000}", body([BINANCE_ROW | {"id": 13, "qty": "-1"}]), TS)
     assert (page.items, page.cursor, page.reached) == ((), None, where.end)
@@ -455,7 +463,7 @@ def test_a_bad_trade_at_the_end_of_history_leaves_the_rest_of_the_range_missing(
 
 def test_trades_that_cannot_be_make_no_candles() -> None:
     """The shell holds every venue to it: candles are made of trades before the stream app sees them."""
-    history = adapter("kraken")
+    history = trade_adapter("kraken")
     where = asked(history, "BTC-USD")
     assert checked_trades(history, where, None, KRAKEN_TRADES.encode(), TS).items
     for field, right, wrong in (
@@ -470,7 +478,7 @@ def test_trades_that_cannot_be_make_no_candles() -> None:
 
 def test_krakens_next_page_is_where_its_last_trade_was() -> None:
     """A place far beyond it would end the walk as if there were no more trades."""
-    history = adapter("kraken")
+    history = trade_adapter("kraken")
     wrong = KRAKEN_TRADES.replace(f'"last":"{START}', '"last":"4000000000')
     with pytest.raises(BadEvent, match="bad_answer: last = '4000000000123456000'"):
         history.parse_trades(asked(history, "BTC-USD"), None, wrong.encode(), TS)
@@ -478,7 +486,7 @@ def test_krakens_next_page_is_where_its_last_trade_was() -> None:
 
 def test_databento_refuses_what_is_of_another_symbol_or_of_no_time() -> None:
     """It would be left out as if there had been nothing."""
-    history = adapter("databento")
+    history = trade_adapter("databento")
     where = asked(history, "ESU4")
     cursor = f"{where.start}:{where.end}"
 
@@ -546,7 +554,7 @@ def test_a_server_that_hides_trades_is_found_out_by_the_ids(served: Served) -> N
 
 def test_a_full_millisecond_is_missing_and_the_next_one_follows() -> None:
     """Bitfinex pages by the millisecond: what one hides behind a full page cannot be asked for."""
-    history = adapter("bitfinex")
+    history = trade_adapter("bitfinex")
     history._limit = 2  # type: ignore[attr-defined]
     where = asked(history, "BTC-USD")
     page = history.parse_trades(where, str(MS * 1_000_000), f"[[1,{MS},1,1],[2,{MS},1,1]]".encode(), TS)
@@ -634,7 +642,7 @@ def test_a_documented_book_is_read_to_the_last_digit_or_the_reason_is_given(venu
 
 def test_what_kraken_futures_hides_or_no_longer_has_is_missing() -> None:
     """A millisecond that fills a page, and the time before the first trade of a page that is not full."""
-    history = adapter("kraken_futures")
+    history = trade_adapter("kraken_futures")
     where = asked(history, "PI_XBTUSD")
     row = {"time": "2023-11-14T22:14:00.000Z", "price": 1, "size": 1, "side": "buy", "type": "fill"}
     full = body({"history": [row | {"uid": str(at)} for at in range(100)]})
@@ -710,7 +718,7 @@ def test_deribits_linear_contracts_count_in_the_base_currency() -> None:
 )
 def test_bybits_market_is_in_our_symbol(name: str, symbol: str, venue_symbol: str, category: str) -> None:
     """One name is several products: the request has the market of the one that is meant."""
-    history = adapter("bybit")
+    history = trade_adapter("bybit")
     found = history.instrument(name)
     assert (found.symbol, found.venue_symbol) == (symbol, venue_symbol)
     for request in (history.candles(asked(history, name), None), history.trades(asked(history, name), None)):
