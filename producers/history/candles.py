@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from marketdata.bar_candle import candle_of
 from marketdata.clock import MINUTE_NS
 from marketdata.decimals import EXACT, plain
 from marketdata.events import HALTED, Candle, CandleHistory, Trade
@@ -99,22 +100,7 @@ class Minutes:
         self._amend()
         bars, made = self._bars(), {}
         for minute in range(start, end, MINUTE_NS):
-            bar = bars.get(minute)
-            candle = empty(self._name, "1m", minute)
-            if bar is not None:
-                opened, high, low, close, volume, quote_volume, buy_volume = bar.figures()
-                candle = msgspec.structs.replace(
-                    candle,
-                    open=opened,
-                    high=high,
-                    low=low,
-                    close=close,
-                    volume=volume,
-                    quote_volume=quote_volume,
-                    buy_volume=buy_volume,
-                    trades=bar.trades,
-                )
-            made[minute] = candle
+            made[minute] = final_candle(self._name, "1m", minute, bars.get(minute))
         self._trades = [trade for trade in self._trades if trade is not None and trade.ts_event >= end]
         self._places = {trade.trade_id: place for place, trade in enumerate(self._trades) if trade is not None}
         # Trades come by time, so that what an older amendment is of was taken already.
@@ -130,25 +116,6 @@ class Name(NamedTuple):
     origin: str
 
 
-def empty(name: Name, interval: str, start: int) -> Candle:
-    """Return the marker of an interval without trades."""
-    end = start + INTERVALS[interval]
-    return Candle(
-        venue=name.venue,
-        symbol=name.symbol,
-        origin=name.origin,
-        interval=interval,
-        start=start,
-        end=end,
-        ts_event=end,
-        ts_recv=end,
-        state="final",
-        quote_volume="0",
-        buy_volume="0",
-        trades=0,
-    )
-
-
 def filled(
     name: Name, interval: str, candles: Mapping[int, Candle], span: tuple[int, int], missing: Collection[Span] = ()
 ) -> dict[int, Candle]:
@@ -159,7 +126,7 @@ def filled(
         candle = candles.get(label)
         if candle is None and any(gone.start < label + length and label < gone.end for gone in missing):
             continue
-        found[label] = candle or empty(name, interval, label)
+        found[label] = candle or final_candle(name, interval, label)
     return found
 
 
@@ -175,9 +142,25 @@ def roll_up(parts: Mapping[int, Candle], of: str, to: str) -> dict[int, Candle]:
     return made
 
 
+def final_candle(name: Name, interval: str, start: int, bar: Bar | None = None) -> Candle:
+    """Return the final candle of a bar; without one, the marker of an interval without trades."""
+    end = start + INTERVALS[interval]
+    return candle_of(
+        bar,
+        venue=name.venue,
+        symbol=name.symbol,
+        origin=name.origin,
+        interval=interval,
+        start=start,
+        end=end,
+        ts_event=end,
+        ts_recv=end,
+    )
+
+
 def _joined(parts: list[Candle], interval: str, start: int) -> Candle:
     first = parts[0]
-    candle = empty(Name(first.venue, first.symbol, first.origin), interval, start)
+    candle = final_candle(Name(first.venue, first.symbol, first.origin), interval, start)
     traded = [part for part in parts if part.open is not None or part.high is not None or Decimal(part.volume)]
     if not traded:
         return candle

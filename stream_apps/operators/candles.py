@@ -30,12 +30,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import cast
 
+from marketdata.bar_candle import candle_of, of_recipe
 from marketdata.clock import format_rfc3339
 from marketdata.errors import BadEvent
 from marketdata.events import AMENDED, GAP, AnyEvent, Candle, FeedStatus, Trade, Trades
 from marketdata.sided_bar import SidedBar
 from stream_apps.operators.amendments import TradeMemory
-from stream_apps.operators.bar_fields import candle_of, of_recipe
 from stream_apps.operators.candle_amendments import amend
 from stream_apps.operators.candle_state import (
     CANDLES,
@@ -326,13 +326,17 @@ def _forget(state: CandlesState, step: Step) -> None:
 def _candle(state: CandlesState, step: Step, at: int, start: int, kept: Kept) -> Candle:
     bar, layout = kept.bar, step.layout
     length = layout.lengths[at]
+    event = step.event
     candle = candle_of(
-        step.event,
         bar,
+        venue=event.venue,
+        symbol=event.symbol,
+        origin=event.origin,
         interval=layout.names[at] or "",
         start=start,
         end=start + length,
-        now=state.now,
+        ts_event=state.now,
+        ts_recv=event.ts_recv,
         revision=kept.revision,
         reason=reason_of(state, start, length, kept),
     )

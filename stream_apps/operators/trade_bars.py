@@ -27,6 +27,7 @@ from decimal import Decimal
 
 import msgspec
 
+from marketdata.bar_candle import candle_of, of_recipe
 from marketdata.clock import MINUTE_NS, SECOND_NS
 from marketdata.decimals import EXACT
 from marketdata.errors import BadEvent
@@ -34,7 +35,6 @@ from marketdata.events import AMENDED, GAP, HALTED, VOLUME, AnyEvent, Candle, Tr
 from marketdata.recipes import Recipe
 from marketdata.sided_bar import SidedBar
 from stream_apps.operators.amendments import TradeMemory, amended
-from stream_apps.operators.bar_fields import candle_of, of_recipe
 from stream_apps.operators.candle_amendments import are_inner
 from stream_apps.operators.validation import letter, part
 
@@ -340,13 +340,17 @@ def _publish_change(step: _Step, one: Chosen, made: TradeBar) -> None:
 
 def _candle(step: _Step, one: Chosen, made: TradeBar) -> Candle:
     recipe, bar = one[0], made.bar
+    event = step.event
     candle = candle_of(
-        step.event,
         bar,
+        venue=event.venue,
+        symbol=event.symbol,
+        origin=event.origin,
         interval=recipe.interval,
         start=made.start,
         end=made.end,
-        now=step.state.now,
+        ts_event=step.state.now,
+        ts_recv=event.ts_recv,
         revision=made.revision,
         reason=made.reason or (AMENDED if bar is not None and bar.amended else ""),
         number=made.number,

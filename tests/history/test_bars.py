@@ -15,8 +15,8 @@ from producers.history.candles import (
     Minutes,
     Name,
     Stored,
-    empty,
     filled,
+    final_candle,
     next_revision,
     records,
     roll_up,
@@ -119,9 +119,9 @@ def test_neighbours_share_a_record_and_revisions_do_not(minutes: dict[int, Candl
 def test_a_sum_with_an_unknown_part_is_unknown() -> None:
     """Unknown is null, zero is zero: a minute without trades adds nothing, one without a count hides the sum."""
     known = msgspec.structs.replace(
-        empty(NAME, "1m", START), open="1", high="1", low="1", close="1", volume="5", quote_volume="5", trades=2
+        final_candle(NAME, "1m", START), open="1", high="1", low="1", close="1", volume="5", quote_volume="5", trades=2
     )
-    parts = {START + place * MINUTE_NS: empty(NAME, "1m", START + place * MINUTE_NS) for place in range(5)}
+    parts = {START + place * MINUTE_NS: final_candle(NAME, "1m", START + place * MINUTE_NS) for place in range(5)}
     (counted,) = roll_up(parts | {START: known}, "1m", "5m").values()
     assert (counted.volume, counted.quote_volume, counted.buy_volume, counted.trades) == ("5", "5", "0", 2)
     uncounted = msgspec.structs.replace(known, start=START + MINUTE_NS, buy_volume=None, trades=None)
@@ -140,7 +140,7 @@ def stored(**changes: Any) -> Stored:
 
 
 CANDLE = msgspec.structs.replace(
-    empty(NAME, "1m", START), open="1.0", high="2", low="1", close="2", volume="5", trades=2
+    final_candle(NAME, "1m", START), open="1.0", high="2", low="1", close="2", volume="5", trades=2
 )
 MORE = msgspec.structs.replace(CANDLE, volume="7", trades=3)
 
@@ -153,9 +153,9 @@ MORE = msgspec.structs.replace(CANDLE, volume="7", trades=3)
         (MORE, stored(), 4),  # a trade that was missed
         (CANDLE, stored(volume="7", trades=3), None),  # the venue knows less than we do
         (msgspec.structs.replace(MORE, trades=0), stored(), None),  # the venue's own candle, uncounted
-        (empty(NAME, "1m", START), stored(), None),
+        (final_candle(NAME, "1m", START), stored(), None),
         (CANDLE, stored(valid=False, reason="gap"), 4),
-        (empty(NAME, "1m", START), stored(valid=False, reason="gap", trades=0), 4),
+        (final_candle(NAME, "1m", START), stored(valid=False, reason="gap", trades=0), 4),
         (CANDLE, stored(valid=False, reason="halted", trades=0), None),
         (CANDLE, stored(state="open", valid=False, reason="gap"), None),
         (CANDLE, stored(valid=False, reason="amended", trades=3), 4),
@@ -168,7 +168,7 @@ def test_history_replaces_only_what_is_missing_invalid_or_poorer(
     assert next_revision(candle, known) == revision
 
 
-@pytest.mark.parametrize("candle", [CANDLE, empty(NAME, "1m", START)])
+@pytest.mark.parametrize("candle", [CANDLE, final_candle(NAME, "1m", START)])
 def test_a_candle_whose_trades_were_amended_later_is_replaced_by_fewer_or_none(candle: Candle) -> None:
     """Even by the same numbers, so that it is newer than the amendment; never a halt, nor one that is open."""
     assert next_revision(candle, stored(volume="7", trades=3), changed=True) == 4

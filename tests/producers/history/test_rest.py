@@ -22,7 +22,7 @@ from producers.history.rest import Options, Rest
 from producers.rest import retry_after_s
 from producers.venues import HISTORIES, make_history
 from producers.venues.kit.budget import Bucket, remaining, used_weight
-from producers.venues.kit.history import Access, Budget, Chunk, Span
+from producers.venues.kit.history import Access, Budget, Chunk, Span, TradeHistory
 
 if TYPE_CHECKING:
     from tests.producers.history.conftest import Served
@@ -264,4 +264,14 @@ def test_names_that_no_venue_has_are_told_before_a_request(served: Served) -> No
     for venue in sorted(HISTORIES):
         with pytest.raises(BadEvent, match="bad_symbol"):
             served.history(venue).instrument("no such/thing?&x=1")
+    assert not served.venue.asked
+
+
+@pytest.mark.parametrize("venue", ["hyperliquid", "okx"])
+def test_a_venue_without_trades_of_the_past_refuses_before_a_request(served: Served, venue: str) -> None:
+    """Its history is no `TradeHistory`, which all callers look at."""
+    history = served.history(venue)
+    assert not isinstance(history, TradeHistory)
+    with pytest.raises(BadEvent, match="no_trades"):
+        served.trades(history, *span(served))
     assert not served.venue.asked

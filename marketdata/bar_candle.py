@@ -1,10 +1,10 @@
-"""A candle event of a bar: the fields of every candle, and those that only bars by recipe have."""
+"""The candle event of a bar, of live trades or of history: every candle's fields, and those of bars by recipe."""
 
 from __future__ import annotations
 
 import msgspec
 
-from marketdata.events import Candle, Trades
+from marketdata.events import Candle
 from marketdata.ohlcv import Bar
 from marketdata.recipes import Recipe
 from marketdata.sided_bar import BySide, SidedBar, vwap
@@ -13,18 +13,21 @@ _NO_TRADES = BySide(0, 0, "0")
 
 
 def candle_of(
-    event: Trades,
     bar: Bar | SidedBar | None,
     *,
+    venue: str,
+    symbol: str,
+    origin: str,
     interval: str,
     start: int,
     end: int,
-    now: int,
-    revision: int,
-    reason: str,
+    ts_event: int,
+    ts_recv: int,
+    revision: int = 0,
+    reason: str = "",
     number: int | None = None,
 ) -> Candle:
-    """Return the candle of a bar (None without trades) at `now`; `revision` is -1 while it is open."""
+    """Return the candle of a bar (None without trades) as of `ts_event`; `revision` is -1 while it is open."""
     opened: str | None = None
     high: str | None = None
     low: str | None = None
@@ -33,13 +36,13 @@ def candle_of(
     if bar is not None:
         opened, high, low, close, volume, quote_volume, buy_volume = bar.figures()
     return Candle(
-        venue=event.venue,
-        symbol=event.symbol,
+        venue=venue,
+        symbol=symbol,
         interval=interval,
         start=start,
         end=end,
-        ts_event=now,
-        ts_recv=event.ts_recv,
+        ts_event=ts_event,
+        ts_recv=ts_recv,
         open=opened,
         high=high,
         low=low,
@@ -50,7 +53,7 @@ def candle_of(
         trades=0 if bar is None else bar.trades,
         state="open" if revision < 0 else "revised" if revision else "final",
         revision=max(revision, 0),
-        origin=event.origin,
+        origin=origin,
         valid=not reason,
         reason=reason,
         number=number,
