@@ -37,10 +37,13 @@ TABLES: dict[str, Topic] = {
     "metrics": METRICS,
     "derivatives": DERIVATIVES,
 }
+TOPICS = (*TABLES.values(), BOOK_UPDATES, DEAD_LETTERS)
 
 
-def compare(live: Live, records: Mapping[str, ProductRecord], happened: list[Happened], sink_limit_s: float) -> None:
-    """Compare; the tables are waited for until they hold what the topics held when they were read."""
+def compare(
+    live: Live, records: Mapping[str, ProductRecord], happened: list[Happened], settled_ns: int, sink_limit_s: float
+) -> None:
+    """Compare what there was at `settled_ns`; the tables are waited for until they hold what the topics held then."""
     findings, url = live.findings, live.platform.endpoints.database_url
     topic_trades, kept = _compare_topics(live, records)
     books.compare_shown(live.watch.shown, records, findings)
@@ -52,7 +55,7 @@ def compare(live: Live, records: Mapping[str, ProductRecord], happened: list[Hap
     for symbol, number, count in twice:
         findings.add("trade_doubled_in_table", f"{symbol} {number}: {count} rows")
     findings.set("trades", doubled_table=len(twice))
-    gaps = read_ledger(url)
+    gaps = [gap for gap in read_ledger(url) if gap.detected <= settled_ns]
     trades.compare(topic_trades, records, gaps, findings)
     ledger.compare(gaps, happened, findings)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import psycopg
@@ -22,6 +22,8 @@ TIMEOUT_SECONDS = 10.0
 
 # Rows by (partition, offset) of the record that they come from.
 Places = dict[tuple[int, int], int]
+# The first offset and the end of each partition.
+Ends = dict[int, tuple[int, int]]
 
 
 class Published(NamedTuple):
@@ -57,13 +59,22 @@ class Topics:
         self._consumer = Consumer(consumer_config(settings, "chaos") | {"enable.partition.eof": True})
         self._registry = Registry(settings.registry_url)
         self._codec = self._registry.codec()
+        self._held: dict[Topic, Ends] = {}
 
     def close(self) -> None:
         """Leave Kafka and the registry."""
         close(self._consumer)
         self._registry.close()
 
-    def ends(self, topic: Topic) -> dict[int, tuple[int, int]]:
+    def hold(self, topics: Iterable[Topic]) -> None:
+        """Read these topics up to their ends as they are now, whatever comes later.
+
+        A record of the exchange that is fetched afterwards contains all that they hold, so that a venue that reconnects
+        meanwhile is not compared with it. Raises Unavailable when Kafka does not answer.
+        """
+        self._held = {topic: self.ends(topic) for topic in topics}
+
+    def ends(self, topic: Topic) -> Ends:
         """Return partition -> (first offset, end); raises Unavailable when Kafka does not answer."""
         name = topic.physical(self._settings.topic_prefix)
         try:
@@ -76,12 +87,12 @@ class Topics:
             raise Unavailable(f"Kafka does not answer: {error.args[0]}") from error
 
     def read(self, topic: Topic) -> Iterator[Published]:
-        """Yield every committed record up to the end as it is now, each partition in order.
+        """Yield every committed record up to the end, as it is now or as it is held, each partition in order.
 
         Raises TickstreamError when it takes too long, as where a transaction stays open, or for unreadable bytes.
         """
         name = topic.physical(self._settings.topic_prefix)
-        ends = self.ends(topic)
+        ends = self._held.get(topic) or self.ends(topic)
         left = {number for number, (low, high) in ends.items() if low < high}
         self._consumer.assign([TopicPartition(name, number, ends[number][0]) for number in left])
         deadline = time.monotonic() + READ_SECONDS_MAX

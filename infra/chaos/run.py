@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from infra.chaos.compare import compare
+from infra.chaos.compare import TOPICS, compare
 from infra.chaos.derivatives import Derivatives
 from infra.chaos.findings import Findings
 from infra.chaos.ledger import Happened
@@ -72,9 +72,11 @@ def run(options: Options, report: Report) -> dict[str, Any]:
             settled_s = settle(live, last_ns, options.settle_s)
         happened = [_recovered(one, watch) for one in happened]
         report(f"settled after {settled_s} s; comparing")
-        records = {symbol: control.fetch(symbol) for symbol in PRODUCTS}
         try:
-            compare(live, records, happened, options.settle_s)
+            topics.hold(TOPICS)
+            settled_ns = time.time_ns()
+            records = {symbol: control.fetch(symbol) for symbol in PRODUCTS}
+            compare(live, records, happened, settled_ns, options.settle_s)
         except (TickstreamError, psycopg.Error) as error:
             # Bytes that are no record, a transaction that stays open, a server that does not return.
             findings.add("not_comparable", str(error))
