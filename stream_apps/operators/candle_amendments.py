@@ -18,7 +18,7 @@ from marketdata.ohlcv import Bar
 from marketdata.sided_bar import SidedBar
 from stream_apps.operators.amendments import Counted, TradeMemory, amended
 from stream_apps.operators.candle_state import CandlesState, Step
-from stream_apps.operators.candle_validity import closed_reasons, revise
+from stream_apps.operators.candle_validity import published_reasons, revise
 
 Add = Callable[[CandlesState, Step, Trade], None]
 
@@ -57,12 +57,9 @@ def _invalidate_uncertain(state: CandlesState, step: Step, memory: TradeMemory) 
     """Invalidate the candles that may contain an evicted trade; True when no trade was evicted."""
     until = memory.forgotten + 1 if memory.forgotten else 0
     if until > memory.uncertain_until:
-        before = closed_reasons(state, step, 0, until)
+        before = published_reasons(state, step, 0, until)
         memory.uncertain_until = until
         revise(state, step, before)
-        for interval in state.intervals:
-            open_ones = [label for label in interval.candles if interval.next <= label < until]
-            interval.changed += [label for label in open_ones if label not in interval.changed]
     return not until
 
 

@@ -8,6 +8,8 @@
 3. A candle without a bar is valid where heartbeats show that there were no trades, or where a trade arrived that does
    not count: its conditions exclude it from everything, or it was cancelled.
 4. A repair that is complete for a span of time removes the interruptions within it.
+5. A candle whose reason changes after it was published is published again at once, the open one too: nothing else may
+   come that publishes it while trades are missing.
 """
 
 from __future__ import annotations
@@ -46,13 +48,13 @@ def judge(state: CandlesState, step: Step) -> None:
         # Missing trades may be a little older than the newest event, but not older than the last heartbeat.
         complete = max(state.heartbeat_ts or 0, state.now - limits.grace_ns)
         since = event.ts_event if event.reason == HALTED else min(complete, event.ts_event)
-        before = closed_reasons(state, step, since, state.now)
+        before = published_reasons(state, step, since, state.now)
         state.bad_since = since
         revise(state, step, before)
 
 
-def closed_reasons(state: CandlesState, step: Step, start: int, end: int) -> Reasons:
-    """Return the published reasons of the closed candles that overlap [start, end)."""
+def published_reasons(state: CandlesState, step: Step, start: int, end: int) -> Reasons:
+    """Return the published reasons of the closed candles that overlap [start, end), and of open ones."""
     start = max(start, state.first or 0, kept_from(state, step))
     reasons = {}
     for at, (interval, length) in enumerate(zip(state.intervals, step.layout.lengths, strict=True)):
@@ -60,17 +62,27 @@ def closed_reasons(state: CandlesState, step: Step, start: int, end: int) -> Rea
             kept = interval.candles.get(label)
             if kept is None or not kept.left_to_history:
                 reasons[at, label] = reason_of(state, label, length, kept)
+        for label, kept in interval.candles.items():
+            if kept.shown and label >= interval.next and label + length > start:
+                reasons[at, label] = reason_of(state, label, length, kept)
     return reasons
 
 
 def revise(state: CandlesState, step: Step, before: Reasons) -> None:
-    """Mark the closed candles whose reason differs from `before`."""
+    """Mark the candles whose reason differs from `before`, so that they are published again."""
     for (at, label), reason in before.items():
-        kept = state.intervals[at].candles.get(label)
-        if reason_of(state, label, step.layout.lengths[at], kept) != reason:
+        interval = state.intervals[at]
+        kept = interval.candles.get(label)
+        if reason_of(state, label, step.layout.lengths[at], kept) == reason:
+            continue
+        if label < interval.next:
             if kept is None:
-                state.intervals[at].candles[label] = Kept(None, revision=0, shown=True)
+                interval.candles[label] = Kept(None, revision=0, shown=True)
             step.revised.add((at, label))
+        elif kept is not None:
+            kept.shown, state.flushed = False, 0  # due at once
+            if label not in interval.changed:
+                interval.changed.append(label)
 
 
 def reason_of(state: CandlesState, start: int, length: int, kept: Kept | None) -> str:
@@ -97,7 +109,7 @@ def reason_of(state: CandlesState, start: int, length: int, kept: Kept | None) -
 
 
 def _interrupt(state: CandlesState, step: Step, one: Interruption) -> None:
-    before = closed_reasons(state, step, one.start, one.end)
+    before = published_reasons(state, step, one.start, one.end)
     state.interruptions.append(one)
     if len(state.interruptions) > INTERRUPTIONS_MAX:
         older, newer = state.interruptions[1:3]  # the first covers the time before the first event, while it is kept
@@ -108,7 +120,7 @@ def _interrupt(state: CandlesState, step: Step, one: Interruption) -> None:
 
 def _complete(state: CandlesState, step: Step, start: int, end: int) -> None:
     """Remove [start, end) from the interruptions, except from halts."""
-    before = closed_reasons(state, step, start, end)
+    before = published_reasons(state, step, start, end)
     left: list[Interruption] = []
     for one in state.interruptions:
         if one.reason == HALTED or one.end <= start or end <= one.start:

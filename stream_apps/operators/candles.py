@@ -2,8 +2,9 @@
 
 1. A candle covers [start, end) in UTC and is labelled by its start. Time is the newest `ts_event` of trades and
    heartbeats; the watermark is this time minus a grace period.
-2. A candle is `open` until the watermark reaches its end: it is published when it starts and then at most once per
-   `open_ns` of event time. Then it becomes `final`, and `revised` with each later change.
+2. A candle is `open` until the watermark reaches its end: it is published when it starts, then at most once per
+   `open_ns` of event time, and at once when it becomes invalid. Then it becomes `final`, and `revised` with each later
+   change.
 3. A late trade changes high, low and volume. It changes the open only when it is first in event order, and the close
    only when it is last. Event order is time, then trade id where ids are numbers, then arrival. A trade does not change
    what it is excluded from (`Trade.excluded_from`): a candle may have a volume and no prices, or one pair of them.
@@ -47,7 +48,7 @@ from stream_apps.operators.candle_state import (
     Step,
     kept_from,
 )
-from stream_apps.operators.candle_validity import closed_reasons, judge, reason_of, revise
+from stream_apps.operators.candle_validity import judge, published_reasons, reason_of, revise
 from stream_apps.operators.losses import passed_over
 from stream_apps.operators.validation import letter, part
 
@@ -242,7 +243,7 @@ def _note_uncounted(state: CandlesState, step: Step, ts: int) -> None:
     """Note in the candles of a time that a trade arrived which does not count, where no heartbeat proves the stream."""
     if state.heartbeat_ts is not None or not step.event.valid or ts < (state.first or 0):
         return
-    before = closed_reasons(state, step, ts, ts + 1)
+    before = published_reasons(state, step, ts, ts + 1)
     for interval, length in zip(state.intervals, step.layout.lengths, strict=True):
         label = ts - ts % length
         kept = interval.candles.get(label)

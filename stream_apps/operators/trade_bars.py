@@ -216,8 +216,8 @@ def _judge(step: _Step, chosen: list[Chosen]) -> None:
     if state.reason:
         for _, bars in chosen:
             bars.reason = bars.reason or state.reason
-            if bars.open is not None:
-                bars.open.reason, bars.changed = bars.reason, True
+            if bars.open is not None and not bars.open.reason:
+                bars.open.reason, bars.changed, bars.published = bars.reason, True, 0  # due at once
 
 
 def _add(step: _Step, one: Chosen, trade: Trade) -> None:

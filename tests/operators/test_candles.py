@@ -360,6 +360,25 @@ def test_a_gap_that_is_found_after_a_final_revises_it(run: Run, make: Any) -> No
     ]
 
 
+@pytest.mark.parametrize(("reason", "shown"), [("gap", ["gap"]), ("disconnected", ["disconnected"]), ("halted", [])])
+def test_an_open_candle_that_becomes_invalid_is_published_at_once(
+    run: Run, make: Any, reason: str, shown: list[str]
+) -> None:
+    """Nothing else may come that publishes it; a halt does not invalidate a candle with trades."""
+    published = run(
+        Candles,
+        [
+            *(make.heartbeat(second) for second in range(61)),
+            make.trades(make.trade(1, 62)),
+            make.trades(make.trade(2, 62.1)),
+            make.heartbeat(62.1, valid=False, reason=reason),
+            make.heartbeat(62.1, valid=False, reason=reason),
+        ],
+    )
+    assert [(c.reason, c.trades) for c in candles(published[:-2], state="open")] == [("", 1)]
+    assert [(c.reason, c.trades) for c in candles(published[-2:], state="open")] == [(one, 2) for one in shown]
+
+
 def test_a_halted_minute_without_trades_is_marked_halted(run: Run, make: Any) -> None:
     """A halted minute without trades is marked; one with trades is an ordinary candle."""
     published = run(

@@ -131,6 +131,17 @@ def test_an_open_bar_is_published_at_most_once_a_second(run: Run, make: Any) -> 
     assert all(isinstance(one, Candle) and one.state == "open" for outputs in published for one in outputs)
 
 
+def test_an_open_bar_that_becomes_invalid_is_published_at_once(run: Run, make: Any) -> None:
+    """Nothing else may come that publishes it; once it is invalid, it is published as any other."""
+    events = [
+        make.trades(make.trade(1, 1)),
+        make.heartbeat(1.1, valid=False, reason="gap"),
+        make.heartbeat(1.2, valid=False, reason="gap"),
+    ]
+    published = run(lambda: TradeBars(recipes(trades=100)), events)
+    assert [[one.reason for one in outputs if isinstance(one, Candle)] for outputs in published] == [[""], ["gap"], []]
+
+
 def test_a_recipe_may_cover_only_some_symbols(run: Run, make: Any) -> None:
     """For others, nothing is computed."""
     document = {"recipes": {"one": {"trades": 1, "symbols": ["kraken:BTC-USD"]}, "two": {"trades": 2}}}
