@@ -9,7 +9,9 @@ from pathlib import Path
 import databento_dbn
 import pytest
 
+from infra.simulator import faults
 from infra.simulator.replay.databento import Fault, Gateway
+from infra.simulator.venues.databento.server import DatabentoExchange
 from marketdata import dbn
 from marketdata.book import L2Book
 from marketdata.errors import CodecError
@@ -256,3 +258,51 @@ def test_a_recording_of_another_kind_is_refused(tmp_path: Path) -> None:
     recordings.write(file, [recordings.Recorded("recv", 1, None, '{"event":"heartbeat"}')])
     with pytest.raises(CodecError, match="not a file of Databento's"):
         Gateway(file)
+
+
+class Resolving(Memory):
+    """Keeps what a line wrote until the book of ESU4 is there and changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resolved = asyncio.Event()
+
+    async def write(self, line: str, events: Iterable[AnyEvent], t_recv: int, raw: RawFrame | None = None) -> None:
+        """Keep it, unless the book is there."""
+        if not self.resolved.is_set():
+            await super().write(line, events, t_recv, raw)
+            if any(event.valid and event.kind == "update" for event in self.books("ESU4")):
+                self.resolved.set()
+
+    def books(self, symbol: str) -> list[BookUpdate]:
+        """Return the updates of a symbol's book."""
+        return [event for event in self.events if isinstance(event, BookUpdate) and event.symbol == symbol]
+
+
+def test_a_symbol_that_resolves_later_comes_in_the_same_session() -> None:
+    """The gateway maps it by itself: it is requested once, invalid until then, and its book begins with a snapshot."""
+    memory = Resolving()
+    refused = faults.Fault(kind="refuse", channel="mbo", symbol="ESU4", count=3)
+
+    async def run() -> None:
+        login = Login(KEY, Session(schemas=("mbo",)))
+        feed = DatabentoFeed(line="databento/0", products=("ESM4", "ESU4"), token=login)
+        exchange = DatabentoExchange(["ESM4", "ESU4"], keys=(KEY,), every_s=0.05, faults=(refused,))
+        async with exchange.serve("127.0.0.1", 0), asyncio.timeout(60):
+            options = Options(ws_url=f"tcp://127.0.0.1:{exchange.port}", rest_url="http://127.0.0.1:1",
+                              splitter=Splitter, tick_s=0.02, redact=login.redact)  # fmt: skip
+            line = Connection(feed, "databento/0", memory, options)
+            task = asyncio.create_task(line.run())
+            await memory.resolved.wait()
+            line.stop()
+            await task
+
+    asyncio.run(run())
+    (gap,) = memory.statuses("gap")
+    assert (gap.symbol, gap.reason) == ("ESU4", "unsubscribed")
+    assert [(one.symbol, one.reason) for one in memory.statuses("unsubscribed")] == [("ESU4", "refused")]
+    assert [one.symbol for one in memory.statuses("subscribed")] == ["ESU4"]
+    assert len(memory.statuses("connected")) == 1
+    assert gap.gap_id in {one.gap_id for one in memory.statuses("resynced")}
+    assert next(event.kind for event in memory.books("ESU4") if event.valid) == "snapshot"
+    assert all(event.valid for event in memory.books("ESM4"))

@@ -37,15 +37,13 @@ class Names(NamedTuple):
     """A venue's names of what the faults affect: the frames of books, and what is refused, where it differs.
 
     `is_lost`: a lost frame of books is noticed. `speed` is that of the wall clock: a venue that is given up after a few
-    seconds of silence needs a slower one. `asks_again`: a refused symbol is requested again on the same connection; a
-    session of Databento subscribes once, at its start.
+    seconds of silence needs a slower one.
     """
 
     book: str
     is_lost: bool = True
     refused: str = ""
     speed: int = 20
-    asks_again: bool = True
 
 
 # Alpaca's quotes and Hyperliquid's books are whole in each frame and not numbered; Coinbase Exchange guarantees level2.
@@ -57,7 +55,7 @@ NAMES = {
     "bybit": Names("orderbook.200"),
     "coinbase": Names("level2", speed=3),
     "coinbase_exchange": Names("matches", refused="level2_batch", speed=5),
-    "databento": Names("mbo", asks_again=False),
+    "databento": Names("mbo"),
     "deribit": Names("book"),
     "fix": Names("X", refused="V"),
     "gemini": Names("depth@100ms"),
@@ -214,13 +212,10 @@ async def cut_connection(line: Line) -> None:
 
 
 async def refused_symbol(line: Line) -> None:
-    """A channel of one symbol that the venue refuses is stated, and on the ledger; it is requested again."""
+    """A channel of one symbol that the venue refuses is stated, and on the ledger; it comes later."""
     sink = line.sink
     # Where the line was slow to start, the symbols have a gap before.
     await line.until(lambda: sink.has("unsubscribed") and bool(sink.gaps("unsubscribed", "stale", "disconnected")))
-    if not line.names.asks_again:
-        line.venue.injector.clear()
-        line.venue.inject(Fault(kind="disconnect"))
     await line.recovered()
 
 

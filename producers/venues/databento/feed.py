@@ -13,7 +13,8 @@ Live"); CHECKED is what recordings of CME and NASDAQ showed.
 4. Live (`gateway` has the messages): each schema is subscribed for all products at once, and acknowledged by a message
    that names it: "Subscription request N for <schema> data succeeded" (DOCS, "System messages"; the text is that of
    https://github.com/nautechsystems/nautilus_trader/pull/3337). An error names each symbol that did not resolve, and
-   the others go on (DOCS, "Symbology", https://databento.com/docs/api-live/basics/symbology).
+   the others go on. It is not requested again: once it resolves, the gateway maps it and sends its data in the same
+   session (DOCS, "Symbology", https://databento.com/docs/api-live/basics/symbology).
 5. A heartbeat comes when nothing else did for ten seconds; 25 seconds of silence are a dead connection. After a
    disconnect the records since are requested, and those read before are left out, so that orders, books and trades go
    on as if there had been none; a book is published again as soon as the records have reached the place where they

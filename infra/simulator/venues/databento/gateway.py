@@ -241,13 +241,9 @@ class GatewayServer(ABC):
         is_refused: Callable[[str], bool] = lambda _name: False,
     ) -> set[int]:
         """Send what a session begins with; return the subscribed instruments."""
-        asked = {name for one in client.subscriptions for name in one.get("symbols", "").split(",")}
+        asked = _asked(client.subscriptions)
         refused = {name for name in sorted(asked) if is_refused(name)}
-        numbers = {
-            number
-            for number, name in names.items()
-            if name not in refused and (ALL_SYMBOLS in asked or name in asked or str(number) in asked)
-        }
+        numbers = {number for number in subscribed(client.subscriptions, names) if names[number] not in refused}
         await client.send(metadata(self.dataset, self.began, schema))
         for number in sorted(numbers):
             await client.send(mapping(number, names[number], self.began))
@@ -261,6 +257,16 @@ class GatewayServer(ABC):
             await client.send(system(self.began, text, ACKNOWLEDGED))
         await client.flush()
         return numbers
+
+
+def _asked(subscriptions: Iterable[Mapping[str, str]]) -> set[str]:
+    return {name for one in subscriptions for name in one.get("symbols", "").split(",")}
+
+
+def subscribed(subscriptions: Iterable[Mapping[str, str]], names: Mapping[int, str]) -> set[int]:
+    """Return which of these instruments are subscribed, by their symbols, their numbers or as all."""
+    asked = _asked(subscriptions)
+    return {n for n, name in names.items() if ALL_SYMBOLS in asked or name in asked or str(n) in asked}
 
 
 def wanted(subscriptions: Iterable[Mapping[str, str]]) -> tuple[set[int], dict[int, int]]:

@@ -4,7 +4,10 @@
    other schema is an invalid subscription (code 5).
 2. A subscription without `start` begins with a snapshot of each book: a clear, then every order. With `start` the
    records since come first, and a system record ends them. What is no longer kept has aged out (code 8).
-3. A heartbeat is sent when nothing else was for the client's interval. A client that reads too slowly misses records,
+3. A symbol that did not resolve is tried again at each change of the markets. Once it resolves, its mapping and data
+   follow in the same session ("Symbology", https://databento.com/docs/api-live/basics/symbology). That its book begins
+   with a snapshot, as requested, is our reading.
+4. A heartbeat is sent when nothing else was for the client's interval. A client that reads too slowly misses records,
    and is sent an error (code 7); so is one from which a fault drops a record.
 """
 
@@ -32,8 +35,10 @@ from infra.simulator.venues.databento.gateway import (
     Client,
     GatewayServer,
     error,
+    mapping,
     metadata,
     snapshot_records,
+    subscribed,
     system,
     wanted,
 )
@@ -143,11 +148,17 @@ class Instrument:
 
 
 class Stream:
-    """What one client subscribed, and the records on their way to it; at most `RECORDS_WAITING_MAX` of them."""
+    """What one client subscribed, and the records on their way to it; at most `RECORDS_WAITING_MAX` of them.
 
-    def __init__(self, kinds: Collection[int], numbers: Collection[int], head: Iterable[bytes]) -> None:
+    `unresolved` are the instruments that it subscribed and whose symbols did not resolve yet.
+    """
+
+    def __init__(
+        self, kinds: Collection[int], numbers: set[int], unresolved: set[int], head: Iterable[bytes]
+    ) -> None:  # fmt: skip
         self.kinds = kinds
         self.numbers = numbers
+        self.unresolved = unresolved
         self.filled = asyncio.Event()
         self.filled.set()
         self._waiting = deque(head)
@@ -223,6 +234,8 @@ class DatabentoExchange(GatewayServer):
         """Change every market once, and send it to whoever subscribed."""
         now = self.clock()
         self._sequence += 1
+        for client, stream in self._streams.items():
+            self._resolve(self.clients[client], stream, now)
         for number, instrument in self._instruments.items():
             for event in instrument.step(now, self._sequence):
                 self._past.append(event)
@@ -263,8 +276,10 @@ class DatabentoExchange(GatewayServer):
             await client.flush()
             return
         numbers = await self.begin(client, self.symbols, is_refused=lambda name: self._is_refused(client, name))
+        unresolved = subscribed(client.subscriptions, self.symbols) - numbers
         # Nothing may happen in the markets between the head of the stream and what follows it.
-        stream = self._streams[client.id] = Stream(kinds, numbers, self._head(kinds, numbers, starts))
+        stream = Stream(kinds, numbers, unresolved, self._head(kinds, numbers, starts))
+        self._streams[client.id] = stream
         try:
             while True:
                 await self._forward(client, stream)
@@ -311,6 +326,17 @@ class DatabentoExchange(GatewayServer):
             if not stream.put(records):
                 stream.take()
                 stream.put(error(event.ts, "Skipped records after slow reading", SKIPPED))
+
+    def _resolve(self, client: Client, stream: Stream, now: int) -> None:
+        """Map the symbols that resolve now, and begin their books."""
+        for number in sorted(stream.unresolved):
+            name = self.symbols[number]
+            if not self._is_refused(client, name):
+                stream.unresolved.remove(number)
+                stream.numbers.add(number)
+                stream.put(mapping(number, name, now))
+                if dbn.MBO in stream.kinds:
+                    stream.put(self._instruments[number].snapshot(now))
 
     def _is_refused(self, client: Client, name: str) -> bool:
         return any(
