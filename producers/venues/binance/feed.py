@@ -80,7 +80,7 @@ from producers.venues.kit.orders import Orders
 from producers.venues.kit.products import Product
 from producers.venues.kit.requests import Requests
 from producers.venues.kit.sequence import OLD_RUN_MAX
-from producers.venues.kit.values import UNREADABLE, check_decimals, pair_columns, sent_ms_ns
+from producers.venues.kit.values import UNREADABLE, check_decimals, sent_ms_ns
 from producers.venues.kit.venue import Signer
 
 UNDER_WAY_MAX = 4
@@ -360,7 +360,7 @@ class BinanceFeed(VenueFeed):
         call.sequence = message.final
         matched = message.matched_ms  # the engine's time, which only futures have
         ts = self._event_time(call, matched or message.ms, time_ns, "T" if matched else "E")
-        columns = pair_columns(message.bids, message.asks)
+        columns = message.columns()
         if (message.previous is not None) != self._market.names_previous:
             raise BadEvent("wrong_market", "pu", message.previous)
         diffs, last = state.diffs, state.diffs.last
@@ -384,7 +384,7 @@ class BinanceFeed(VenueFeed):
 
     def _rest_snapshot(self, call: Call, request: Fetch) -> None:
         snapshot = SNAPSHOT.decode(call.payload)
-        columns = pair_columns(snapshot.bids, snapshot.asks)
+        columns = snapshot.columns()
         matched = time_ns(snapshot.matched_ms, "T") if snapshot.matched_ms else None
         state = self._state(call, request.symbol)
         if state is not None:
@@ -476,17 +476,14 @@ class BinanceFeed(VenueFeed):
             return
         bid, bid_size, ask, ask_size = message.bid, message.bid_size, message.ask, message.ask_size
         check_decimals([bid, bid_size, ask, ask_size], "bookTicker")
-        if bid < "1" or ask < "1":
-            _check_price(bid, bid_size, "b")
-            _check_price(ask, ask_size, "a")
+        best_bid = bid if bid >= "1" else _offered(bid, bid_size, "b")
+        best_ask = ask if ask >= "1" else _offered(ask, ask_size, "a")
         if message.ms:
             self._event_time(call, message.ms, time_ns, "E")
         ts = self._event_time(call, message.matched_ms, time_ns, "T") if message.matched_ms else call.now
         state.quote, state.old_quotes = message.number, 0
         call.sequence = message.number
-        # A side without orders has price and size 0.
-        quotes.send(call, state.product, ts, bid=None if is_zero(bid) else bid, bid_size=bid_size,
-                    ask=None if is_zero(ask) else ask, ask_size=ask_size)  # fmt: skip
+        quotes.send(call, state.product, ts, bid=best_bid, bid_size=bid_size, ask=best_ask, ask_size=ask_size)
 
     def _mark_price(self, call: Call, sent: MarkPrice) -> None:
         state = self._state(call, sent.name)
@@ -554,7 +551,9 @@ class BinanceFeed(VenueFeed):
         return describe(self._market, name)
 
 
-def _check_price(price: str, size: str, field: str) -> None:
-    """Raise BadEvent for a price of bookTicker that is not above zero, unless nothing is offered at it."""
-    if price[0] == "-" or (is_zero(price) and not is_zero(size)):
+def _offered(price: str, size: str, field: str) -> str | None:
+    """Return a price of bookTicker, None for a side without orders, which has price and size 0. Raises BadEvent."""
+    is_absent = is_zero(price)
+    if price[0] == "-" or (is_absent and not is_zero(size)):
         raise BadEvent("not_positive", field, price)
+    return None if is_absent else price

@@ -34,7 +34,7 @@ from producers.venues.kit.budget import used_weight
 from producers.venues.kit.history import Access, Asked, Budget, Page, Request, RestBook, RestBooks
 from producers.venues.kit.pages import PublicHistory, instruments, next_candles, request, start_of
 from producers.venues.kit.reading import candle, decode, read_items, sift, trade_span, whole, without_refused_end
-from producers.venues.kit.values import Number, Text, check_decimals, ms_ns, pair_columns
+from producers.venues.kit.values import Number, Text, check_decimals, ms_ns
 
 CANDLES = 1_000
 TRADES = 1_000
@@ -195,7 +195,7 @@ def _place(asked: Asked, cursor: str | None) -> _Place:
 
 def _read_book(body: bytes) -> RestBook:
     sent = decode(SNAPSHOT, body)
-    return RestBook(sent.number, pair_columns(sent.bids, sent.asks))
+    return RestBook(sent.number, sent.columns())
 
 
 def _candle(asked: Asked, row: _Kline, ts: int) -> Candle:

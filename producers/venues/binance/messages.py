@@ -11,9 +11,7 @@ import msgspec
 
 from marketdata.events import EXCLUSIONS, Trade
 from producers.venues.binance.names import time_ns
-from producers.venues.kit.values import Number, Text, check_trade
-
-_Levels = list[tuple[Text, Text]]
+from producers.venues.kit.values import Columns, Number, Text, check_trade, levels
 
 # What `X` says of an execution that is no market trade: candles leave it out, as Binance's own do, and neither
 # `aggTrade` nor REST has it. ADL and INSURANCE_FUND close positions of liquidated accounts.
@@ -26,11 +24,15 @@ class Depth(msgspec.Struct, gc=False):
     name: str = msgspec.field(name="s")
     first: Number = msgspec.field(name="U")
     final: Number = msgspec.field(name="u")
-    bids: _Levels = msgspec.field(name="b")
-    asks: _Levels = msgspec.field(name="a")
+    bids: msgspec.Raw = msgspec.field(name="b")
+    asks: msgspec.Raw = msgspec.field(name="a")
     ms: int = msgspec.field(name="E")
     matched_ms: int = msgspec.field(name="T", default=0)
     previous: Number | None = msgspec.field(name="pu", default=None)
+
+    def columns(self) -> Columns:
+        """Return the levels. Raises BadEvent."""
+        return (*levels(self.bids, "b"), *levels(self.asks, "a"))
 
 
 class Ticker(msgspec.Struct, gc=False):
@@ -124,9 +126,13 @@ class Snapshot(msgspec.Struct):
     """A whole book of REST."""
 
     number: Number = msgspec.field(name="lastUpdateId")
-    bids: _Levels
-    asks: _Levels
+    bids: msgspec.Raw
+    asks: msgspec.Raw
     matched_ms: int = msgspec.field(name="T", default=0)
+
+    def columns(self) -> Columns:
+        """Return the levels. Raises BadEvent."""
+        return (*levels(self.bids, "bids"), *levels(self.asks, "asks"))
 
 
 class Products(msgspec.Struct):

@@ -22,7 +22,6 @@ from producers.venues.binance.names import time_ns
 from producers.venues.kit import books
 from producers.venues.kit.calls import Call
 from producers.venues.kit.sequence import OLD_RUN_MAX
-from producers.venues.kit.values import pair_columns
 from producers.venues.kit.venue import Signer
 
 _PARTIAL = re.compile(r"depth\d+\b")
@@ -69,10 +68,10 @@ class RecordedFeed(BinanceFeed):
             return
         if self._market.names_previous:
             diff: Depth = BARE["depthUpdate"].decode(data)
-            number, matched_ms, columns = diff.final, diff.matched_ms or diff.ms, pair_columns(diff.bids, diff.asks)
+            number, matched_ms, columns = diff.final, diff.matched_ms or diff.ms, diff.columns()
         else:
             book = SNAPSHOT.decode(data)
-            number, matched_ms, columns = book.number, 0, pair_columns(book.bids, book.asks)
+            number, matched_ms, columns = book.number, 0, book.columns()
         last, olds = self._partials.get(name, (-1, 0))
         if number <= last and olds < OLD_RUN_MAX:
             self._partials[name] = (last, olds + 1)

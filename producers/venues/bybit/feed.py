@@ -30,7 +30,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
-from typing import Any
 
 import msgspec
 
@@ -364,8 +363,7 @@ class BybitFeed(VenueFeed):
         state.best_last = None if is_lost else number
         for side, level in zip(("bid", "ask"), state.best.best(), strict=True):
             state.ticker[side], state.ticker[f"{side}_size"] = level or (None, None)
-        validity: dict[str, Any] = {"valid": False, "reason": GAP} if is_lost else {}
-        quotes.send(call, product, ts_event, **state.ticker, **validity)
+        quotes.send(call, product, ts_event, **state.ticker, reason=GAP if is_lost else None)
 
     # --- Trades ---
 

@@ -69,23 +69,27 @@ def update(call: Call, product: Product, ts_event: int, columns: Columns, *, eve
 
 
 def _count_off_tick(call: Call, product: Product, columns: Columns) -> None:
-    if product.instrument.tick_size is not None:
-        off_tick = product.count_off_tick(columns[0]) + product.count_off_tick(columns[2])
-        if off_tick:
-            call.line.counts["off_tick"] += off_tick
+    if off_tick := product.count_off_tick(columns[0] + columns[2]):
+        call.line.counts["off_tick"] += off_tick
 
 
 def check(call: Call, product: Product, ts_event: int, columns: Columns) -> None:
     """Raise BadEvent for a time or a level that no book may have; values are known to be decimals."""
     call.venue_time(ts_event, "ts_event")
-    for side, prices, sizes in (("bid", columns[0], columns[1]), ("ask", columns[2], columns[3])):
-        if not prices or not _has_below(prices, sizes):
-            continue
-        if product.instrument.kind in POSITIVE_KINDS and min(map(float, prices)) <= 0:
-            raise BadEvent("not_positive", f"{side}_prices", min(prices, key=float))
-        smallest = min(sizes)
-        if smallest[0] == "-":
-            raise BadEvent("negative", f"{side}_sizes", smallest)
+    bid_prices, bid_sizes, ask_prices, ask_sizes = columns
+    if bid_prices and _has_below(bid_prices, bid_sizes):
+        _check_side(product, "bid", bid_prices, bid_sizes)
+    if ask_prices and _has_below(ask_prices, ask_sizes):
+        _check_side(product, "ask", ask_prices, ask_sizes)
+
+
+def _check_side(product: Product, side: str, prices: list[str], sizes: list[str]) -> None:
+    """Raise BadEvent where a level is below zero, or not above it and should be."""
+    if product.instrument.kind in POSITIVE_KINDS and min(map(float, prices)) <= 0:
+        raise BadEvent("not_positive", f"{side}_prices", min(prices, key=float))
+    smallest = min(sizes)
+    if smallest[0] == "-":
+        raise BadEvent("negative", f"{side}_sizes", smallest)
 
 
 def _look_below(prices: list[str], sizes: list[str]) -> bool:
@@ -117,11 +121,11 @@ def heartbeat(call: Call, product: Product, ts_event: int) -> None:
 
 def _event(call: Call, product: Product, kind: str, ts_event: int, columns: Columns) -> BookUpdate:
     bid_prices, bid_sizes, ask_prices, ask_sizes = columns
-    validity = product.validity
+    line, validity = call.line, product.validity
     # Named one by one: to merge `**validity` in costs more than all the rest, on every change of every book.
     return BookUpdate(
-        venue=call.line.venue, symbol=product.symbol, ts_event=ts_event, ts_recv=call.ts, line=call.line.name,
-        sequence=call.sequence, sequence_scope=call.line.sequence_scope, kind=kind, bid_prices=bid_prices,
+        venue=line.venue, symbol=product.symbol, ts_event=ts_event, ts_recv=call.ts, line=line.name,
+        sequence=call.sequence, sequence_scope=line.sequence_scope, kind=kind, bid_prices=bid_prices,
         bid_sizes=bid_sizes, ask_prices=ask_prices, ask_sizes=ask_sizes, valid=validity["valid"],
         reason=validity["reason"],
     )  # fmt: skip

@@ -68,7 +68,8 @@ class Call:
 
     def advanced(self, ts: int, before: int | None) -> int:
         """Return the venue's clock after a time that it sent; it was `before` and never runs back. Raises BadEvent."""
-        self.venue_time(ts, "ts_event")
+        if not TS_MIN <= ts <= self.ts + AHEAD_NS_MAX:
+            raise BadEvent("time_out_of_bounds", "ts_event", ts)
         if before is not None and ts <= before:
             return before
         self.now = ts

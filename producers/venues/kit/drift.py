@@ -125,14 +125,15 @@ class _Pace:
 
 
 class _Kind:
-    __slots__ = ("_runs", "_samples", "_seen", "_since", "known", "pace")
+    __slots__ = ("_always", "_runs", "_samples", "_seen", "_since", "known", "pace")
 
     def __init__(self, ts: int) -> None:
         self._since = ts
         self._samples = 0
         self._seen: dict[Field, int] = {}
         self._runs: dict[Field, _Run] = {}
-        self.known: dict[Field, bool] | None = None  # whether each sample had it; None while the kind is learned
+        self.known: set[Field] | None = None  # None while the kind is learned
+        self._always: set[Field] = set()  # those of the known fields that each sample had
         self.pace = _Pace()
 
     def take(self, fields: set[Field], ts: int) -> Iterator[tuple[str, Field]]:
@@ -141,18 +142,18 @@ class _Kind:
         if known is None:
             self._learn(fields, ts)
             return
-        for field in fields:
-            if field in known:
-                self._runs.pop(field, None)
-            elif self._is_long(field, ts):
-                known[field] = True
-                yield "field_appeared", field
-        for field in [field for field, always in known.items() if always and field not in fields]:
-            if self._is_long(field, ts):
-                known[field] = False
-                yield "field_vanished", field
-        for field in [field for field in self._runs if field not in known and field not in fields]:
+        new, gone = fields - known, self._always - fields
+        for field in self._runs.keys() - new - gone:
             del self._runs[field]
+        for field in sorted(new):
+            if self._is_long(field, ts):
+                known.add(field)
+                self._always.add(field)
+                yield "field_appeared", field
+        for field in sorted(gone):
+            if self._is_long(field, ts):
+                self._always.remove(field)
+                yield "field_vanished", field
 
     def _learn(self, fields: set[Field], ts: int) -> None:
         self._samples += 1
@@ -160,7 +161,8 @@ class _Kind:
             if field in self._seen or len(self._seen) < FIELDS_MAX:
                 self._seen[field] = self._seen.get(field, 0) + 1
         if self._samples >= LEARNED_MIN and ts - self._since >= LEARNED_NS:
-            self.known = {field: count == self._samples for field, count in self._seen.items()}
+            self.known = set(self._seen)
+            self._always = {field for field, count in self._seen.items() if count == self._samples}
             self._seen = {}
             self.pace.learned()
 
@@ -222,11 +224,8 @@ def _kind_of(value: Any) -> str:
         return "/".join(["[]", *names, nested] if nested else ["[]", *names])
     if not isinstance(value, dict):
         return type(value).__name__
-    found = []
-    for name in _NAMING:
-        text = value.get(name)
-        if isinstance(text, str) and len(text) <= _NAME_LENGTH_MAX:
-            found.append(f"{name}={text}")
+    found = [f"{name}={value[name]}" for name in _NAMING
+             if name in value and isinstance(value[name], str) and len(value[name]) <= _NAME_LENGTH_MAX]  # fmt: skip
     inner = value.get("data")
     if isinstance(inner, dict):
         found += [f"data.{name}={inner[name]}" for name in ("e", "type") if isinstance(inner.get(name), str)]
@@ -245,7 +244,11 @@ def _collect(found: set[Field], path: str, value: Any, depth: int) -> None:
     kind = type(value)
     if depth and kind is dict:
         for name, inner in value.items():
-            _collect(found, _below(path, name), inner, depth - 1)
+            below, inner_kind = _below(path, name), type(inner)
+            if inner_kind is dict or inner_kind is list:
+                _collect(found, below, inner, depth - 1)
+            else:
+                found.add((below, _TYPES[inner_kind, not inner]))
     elif depth and kind is list:
         below = f"{path}[]"
         for inner in value[:ITEMS_MAX]:

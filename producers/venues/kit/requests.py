@@ -29,14 +29,14 @@ PAUSE_NS_MAX = 30 * SECOND_NS
 
 
 class Requests:
-    """The requests of one line. A limit of None is no limit, as where a recording answers."""
+    """The requests of one line; `waiting` are those in the queue. A limit of None is no limit, as for a recording."""
 
-    __slots__ = ("_paused", "_queue", "_spent", "_tries", "_under_way", "_under_way_max", "_weight_per_minute")
+    __slots__ = ("_paused", "_spent", "_tries", "_under_way", "_under_way_max", "_weight_per_minute", "waiting")
 
     def __init__(self, *, under_way_max: int | None, weight_per_minute: int | None) -> None:
         self._under_way_max = under_way_max
         self._weight_per_minute = weight_per_minute
-        self._queue: dict[tuple[str, str], Fetch] = {}
+        self.waiting: dict[tuple[str, str], Fetch] = {}
         self._under_way: dict[tuple[str, str], tuple[Fetch, int]] = {}  # with the deadline
         self._tries: dict[tuple[str, str], int] = {}
         self._paused: dict[tuple[str, str], tuple[int, int]] = {}  # until when, for how long
@@ -44,18 +44,13 @@ class Requests:
 
     def __contains__(self, what: tuple[str, str]) -> bool:
         """Return whether a request of this purpose and symbol waits or is under way."""
-        return what in self._queue or what in self._under_way
-
-    @property
-    def waiting(self) -> bool:
-        """Whether requests are in the queue."""
-        return bool(self._queue)
+        return what in self.waiting or what in self._under_way
 
     def ask(self, request: Fetch) -> None:
         """Queue a request, unless the same one waits or is under way."""
         what = (request.purpose, request.symbol)
         if what not in self:
-            self._queue[what] = request
+            self.waiting[what] = request
 
     def again(self, request: Fetch, ts: int) -> None:
         """Queue a request whose answer was of no use; it waits the longer, the more often that was so of late."""
@@ -69,13 +64,13 @@ class Requests:
     def came(self, request: Fetch) -> None:
         """End a request: its answer is here, and could be used."""
         what = (request.purpose, request.symbol)
-        self._queue.pop(what, None)
+        self.waiting.pop(what, None)
         self._under_way.pop(what, None)
         self._tries.pop(what, None)
 
     def forget(self) -> None:
         """Drop every request: the connection that asked is gone."""
-        self._queue.clear()
+        self.waiting.clear()
         self._under_way.clear()
         self._tries.clear()
         self._paused.clear()
@@ -88,7 +83,7 @@ class Requests:
         budget = self._weight_per_minute
         spent = sum(weight for _, weight in self._spent) if budget is not None else 0
         made: list[Fetch] = []
-        for what, request in list(self._queue.items()):
+        for what, request in list(self.waiting.items()):
             if what in self._paused and ts < self._paused[what][0]:
                 continue
             if self._under_way_max is not None and len(self._under_way) >= self._under_way_max:
@@ -96,7 +91,7 @@ class Requests:
             # One that weighs more than the whole budget is made when nothing else was, or it never would be.
             if budget is not None and spent and spent + request.weight > budget:
                 break
-            del self._queue[what]
+            del self.waiting[what]
             self._under_way[what] = (request, ts + (ANSWER_NS << self._tries.get(what, 0)))
             if budget is not None:
                 self._spent.append((ts, request.weight))
@@ -111,6 +106,6 @@ class Requests:
             del self._under_way[what]
             tries = self._tries[what] = self._tries.get(what, 0) + 1
             if tries < TRIES_MAX:
-                self._queue[what] = request
+                self.waiting[what] = request
             else:
                 del self._tries[what]
