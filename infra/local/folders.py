@@ -14,7 +14,8 @@ HOME = PROJECT / ".local"
 class Folders:
     """One stack's folder (`stack`), the downloads that all stacks share (`home`), and where its prices come from.
 
-    Each source has data of its own: simulated prices never mix with real ones under the same name.
+    Each source has data of its own, and so has each simulated venue: simulated prices never mix with real ones under
+    the same name, and no symbols remain of a venue that is not simulated any more.
     """
 
     stack: Path = HOME

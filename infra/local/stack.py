@@ -53,8 +53,9 @@ class Shown:
 
 
 def folders_of(settings: StackSettings) -> Folders:
-    """Return the folders that the settings ask for."""
-    return Folders(stack=settings.folder.resolve(), source=settings.source)
+    """Return the folders that the settings ask for; of each simulated venue the data are separate."""
+    source = f"sim-{settings.venue}" if settings.source == "sim" else settings.source
+    return Folders(stack=settings.folder.resolve(), source=source)
 
 
 def prepare(settings: StackSettings, *, services: bool, report: Report) -> tuple[list[Process], dict[str, str]]:

@@ -57,6 +57,19 @@ def test_replay_sends_the_producer_to_the_replay_server(tmp_path: Path, venue: s
     assert told[f"{venue}_REST_URL".upper()] == f"http://127.0.0.1:{Ports().exchange_control}"
 
 
+def test_each_simulated_venue_has_data_of_its_own_and_live_ones_share_theirs(tmp_path: Path) -> None:
+    """After another venue was simulated, its symbols are not listed; those that were live are real at any time."""
+
+    def data(source: str, venue: str) -> tuple[Path, str]:
+        folders = stack.folders_of(StackSettings.model_validate({"folder": tmp_path, "source": source, "venue": venue}))
+        return folders.data, folders.rooted_data
+
+    simulated = [data("sim", venue) for venue in sorted(facts.VENUES)]
+    assert len({folder for folder, _ in simulated}) == len({rooted for _, rooted in simulated}) == len(facts.VENUES)
+    assert data("live", "kraken") == data("live", "okx")
+    assert data("live", "kraken") not in simulated
+
+
 def test_several_recordings_are_played_as_lines_of_one_feed(tmp_path: Path) -> None:
     """FILE takes a list by comma."""
     files = [tmp_path / f"line{number}.jsonl.zst" for number in range(3)]
