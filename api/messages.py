@@ -20,8 +20,8 @@ from marketdata.sided_bar import vwap
 Json = dict[str, Any]
 
 
-def envelope(kind: str, state: SymbolState, ts: int, trust: Trust, data: Any) -> Json:
-    """Return what every answer has, around its data."""
+def envelope(kind: str, state: SymbolState, ts: int, trust: Trust, data: Any, **more: Any) -> Json:
+    """Return what every answer has, around its data; `more` is what only this one has."""
     return {
         "type": kind,
         "venue": state.venue,
@@ -30,7 +30,7 @@ def envelope(kind: str, state: SymbolState, ts: int, trust: Trust, data: Any) ->
         "valid": trust.valid,
         "reason": trust.reason,
         "data": data,
-    }
+    } | more
 
 
 def numbered(kind: str, state: SymbolState, ts: int, trust: Trust, *, sequence: int, data: Any) -> Json:

@@ -118,7 +118,7 @@ async def candles(
             if page.holds(place[0], place)
         }
     data, next_cursor = page.cut(newest_first(rows))
-    return json_answer(request, _answer(service, series, source, data) | {"next_cursor": next_cursor})
+    return json_answer(request, _answer(service, series, source, data, next_cursor))
 
 
 @router.get(
@@ -142,7 +142,7 @@ async def revisions(
     data, next_cursor = page.cut(
         [((row["start_ns"], row["revision"], row["kafka_offset"]), _stored_candle(row)) for row in rows]
     )
-    return json_answer(request, _answer(service, series, source, data) | {"next_cursor": next_cursor})
+    return json_answer(request, _answer(service, series, source, data, next_cursor))
 
 
 @router.get(
@@ -200,9 +200,12 @@ def _stored_candle(row: Row) -> messages.Json:
     return messages.candle(candle_of(row))
 
 
-def _answer(service: Service, series: Series, source: Source, data: list[messages.Json]) -> messages.Json:
+def _answer(
+    service: Service, series: Series, source: Source, data: list[messages.Json], next_cursor: str | None
+) -> messages.Json:
     state = series.state
     trust = service.fresh(state.trades_trust, state.venue, state.trades_ts_recv) if state.trades_ts_recv else TRUSTED
-    answer = messages.envelope("candles", state, state.trades_ts_event or service.clock(), trust, data)
-    answer["interval"], answer["source"] = series.interval, source
-    return answer
+    ts = state.trades_ts_event or service.clock()
+    return messages.envelope(
+        "candles", state, ts, trust, data, interval=series.interval, source=source, next_cursor=next_cursor
+    )

@@ -80,15 +80,15 @@ def _query_parameters(dependant: Dependant) -> Iterator[str]:
         yield from _query_parameters(each)
 
 
-def ledger(kind: str, now: int, data: Any) -> dict[str, Any]:
-    """Return an answer that is about no single symbol."""
+def ledger(kind: str, now: int, data: Any, **more: Any) -> dict[str, Any]:
+    """Return an answer that is about no single symbol; `more` is what only this one has."""
     return {
         "type": kind,
         "timestamp": format_rfc3339(now),
         "valid": TRUSTED.valid,
         "reason": TRUSTED.reason,
         "data": data,
-    }
+    } | more
 
 
 def service_of(request: Request) -> Service:

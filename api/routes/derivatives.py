@@ -63,9 +63,9 @@ async def derivatives(
         known.ts_event if known is not None and known.ts_event else service.clock(),
         _trust(service, state.venue, known),
         data,
+        latest=(known or DerivativeState()).latest(),
+        next_cursor=next_cursor,
     )
-    answer["latest"] = (known or DerivativeState()).latest()
-    answer["next_cursor"] = next_cursor
     return json_answer(request, answer)
 
 

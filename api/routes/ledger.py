@@ -40,9 +40,7 @@ async def gaps(
     service = service_of(request)
     rows = await service.history.gaps(filters, page.span, page.before, page.limit + 1)
     data, next_cursor = page.cut([((microseconds(row["detected_at"]), row["gap_id"]), _gap(row)) for row in rows])
-    answer = ledger("gaps", service.clock(), data)
-    answer["next_cursor"] = next_cursor
-    return json_answer(request, answer)
+    return json_answer(request, ledger("gaps", service.clock(), data, next_cursor=next_cursor))
 
 
 @router.get("/jobs", response_model=JobsAnswer, responses=problems(422, 503), summary="Jobs of backfill and repair")
@@ -64,9 +62,7 @@ async def jobs(
     service = service_of(request)
     rows = await service.history.jobs(filters, page.span, page.before, page.limit + 1)
     data, next_cursor = page.cut([((microseconds(row["updated_at"]), row["job_id"]), _job(row)) for row in rows])
-    answer = ledger("jobs", service.clock(), data)
-    answer["next_cursor"] = next_cursor
-    return json_answer(request, answer)
+    return json_answer(request, ledger("jobs", service.clock(), data, next_cursor=next_cursor))
 
 
 @router.get("/anomalies", response_model=AnomaliesAnswer, responses=problems(422, 503), summary="Anomalies")
@@ -88,9 +84,7 @@ async def anomalies(
     service = service_of(request)
     rows = await service.history.anomalies(filters, page.span, page.before, page.limit + 1)
     data, next_cursor = page.cut([((microseconds(row["ts"]), row["anomaly_id"]), _anomaly(row)) for row in rows])
-    answer = ledger("anomalies", service.clock(), data)
-    answer["next_cursor"] = next_cursor
-    return json_answer(request, answer)
+    return json_answer(request, ledger("anomalies", service.clock(), data, next_cursor=next_cursor))
 
 
 @router.get("/status", response_model=StatusAnswer, responses=problems(422), summary="The health of all data")

@@ -106,8 +106,8 @@ async def trades(
         state.trades_ts_event or service.clock(),
         service.fresh(state.trades_trust, state.venue, state.trades_ts_recv),
         data,
+        next_cursor=next_cursor,
     )
-    answer["next_cursor"] = next_cursor
     return json_answer(request, answer)
 
 
@@ -126,10 +126,8 @@ def book_body(service: Service, state: SymbolState, depth: int) -> bytes:
     book = state.book
     sides = messages.levels(book.book.bids.top(depth), book.book.asks.top(depth))
     trust = service.fresh(book.trust, state.venue, book.ts_recv)
-    answer = messages.envelope("l2_snapshot", state, book.ts_event or service.clock(), trust, sides)
-    answer["depth"] = depth
-    answer["sequence"] = book.sequence
-    return orjson.dumps(answer)
+    ts = book.ts_event or service.clock()
+    return orjson.dumps(messages.envelope("l2_snapshot", state, ts, trust, sides, depth=depth, sequence=book.sequence))
 
 
 _TICKER_FIELDS = (

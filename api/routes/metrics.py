@@ -58,9 +58,7 @@ async def metrics(
     trust = Trust(last.metrics.valid, last.metrics.reason) if last is not None else UNKNOWN
     trust = service.fresh(trust, state.venue, last.metrics.ts_recv if last is not None else 0)
     ts = last.metrics.ts_event if last is not None else service.clock()
-    answer = messages.envelope("metrics", state, ts, trust, data)
-    answer["next_cursor"] = next_cursor
-    return json_answer(request, answer)
+    return json_answer(request, messages.envelope("metrics", state, ts, trust, data, next_cursor=next_cursor))
 
 
 @router.get(

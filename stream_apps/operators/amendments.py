@@ -8,6 +8,7 @@ minutes are kept, up to a limit. An amendment may arrive before its trade, on a 
 from __future__ import annotations
 
 from itertools import islice
+from typing import NamedTuple
 
 import msgspec
 
@@ -39,6 +40,14 @@ class Counted(msgspec.Struct, array_like=True, frozen=True, gc=False):
             trade_id=identity, ts_event=self.ts, price=self.price, size=self.size, side=self.side,
             excluded_from=self.excluded_from,
         )  # fmt: skip
+
+
+class Replaced(NamedTuple):
+    """A counted trade that was amended: as it was, and as it is; None when it does not count any more."""
+
+    counted: Counted
+    old: Trade
+    new: Trade | None
 
 
 class Waiting(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -94,7 +103,27 @@ class TradeMemory(msgspec.Struct):
             for oldest in list(islice(self.trades, 1 + limit // 8)):
                 self.forgotten = max(self.forgotten, self.trades.pop(oldest).ts)
 
-    def wait(self, original: str, ts: int, correction: Trade | None) -> None:
+    def amend(self, amendment: Trade, now: int) -> Replaced | None:
+        """Apply a correction or a cancel; None when its trade is not remembered, which it then waits for."""
+        original = amendment.original_id or amendment.trade_id
+        correction = amendment if amendment.action == "correct" else None
+        counted = self.trades.get(original)
+        if counted is None:
+            self._wait(original, max(amendment.ts_event, now), correction)
+            return None
+        old = counted.trade(original)
+        new = None if correction is None else self.standing(amended(old, correction), original)
+        self._settle(original, counted, new)
+        return Replaced(counted, old, new)
+
+    def forget(self, since: int) -> None:
+        """Evict everything older than the oldest kept minute."""
+        for identity in [identity for identity, counted in self.trades.items() if counted.ts < since]:
+            self.forgotten = max(self.forgotten, self.trades.pop(identity).ts)
+        self.settled = {identity: ts for identity, ts in self.settled.items() if ts >= since}
+        self.waiting = {identity: one for identity, one in self.waiting.items() if one.ts >= since}
+
+    def _wait(self, original: str, ts: int, correction: Trade | None) -> None:
         """Remember an amendment that arrived at `ts` until its trade arrives; None is a cancel."""
         before = self.waiting.get(original)
         if correction is not None and before is not None and before.trade is not None:
@@ -103,7 +132,7 @@ class TradeMemory(msgspec.Struct):
         if len(self.waiting) > WAITING_MAX:
             del self.waiting[next(iter(self.waiting))]
 
-    def settle(self, original: str, counted: Counted, new: Trade | None) -> None:
+    def _settle(self, original: str, counted: Counted, new: Trade | None) -> None:
         """Replace a counted trade by its correction, or remove it."""
         del self.trades[original]
         self.settled[original] = counted.ts
@@ -114,13 +143,6 @@ class TradeMemory(msgspec.Struct):
             )
         while len(self.settled) > WAITING_MAX:
             del self.settled[next(iter(self.settled))]
-
-    def forget(self, since: int) -> None:
-        """Evict everything older than the oldest kept minute."""
-        for identity in [identity for identity, counted in self.trades.items() if counted.ts < since]:
-            self.forgotten = max(self.forgotten, self.trades.pop(identity).ts)
-        self.settled = {identity: ts for identity, ts in self.settled.items() if ts >= since}
-        self.waiting = {identity: one for identity, one in self.waiting.items() if one.ts >= since}
 
 
 def amended(trade: Trade, correction: Trade) -> Trade:

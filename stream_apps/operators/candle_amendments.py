@@ -16,7 +16,7 @@ from collections.abc import Callable
 from marketdata.events import HIGH_LOW, OPEN_CLOSE, Trade
 from marketdata.ohlcv import Bar
 from marketdata.sided_bar import SidedBar
-from stream_apps.operators.amendments import Counted, TradeMemory, amended
+from stream_apps.operators.amendments import Counted, TradeMemory
 from stream_apps.operators.candle_state import CandlesState, Step
 from stream_apps.operators.candle_validity import published_reasons, revise
 
@@ -31,20 +31,14 @@ def amend(state: CandlesState, step: Step, amendment: Trade, counts: Counter[str
     memory = state.memory
     if memory is None:  # the venue's first amendment: earlier trades were not remembered
         memory = state.memory = TradeMemory(forgotten=state.now)
-    original = amendment.original_id or amendment.trade_id
-    correction = amendment if amendment.action == "correct" else None
-    counted = memory.trades.get(original)
-    if counted is None:
-        memory.wait(original, max(amendment.ts_event, state.now), correction)
+    replaced = memory.amend(amendment, state.now)
+    if replaced is None:
         return _invalidate_uncertain(state, step, memory)
     counts["amended"] += 1
-    old = counted.trade(original)
-    new = None if correction is None else memory.standing(amended(old, correction), original)
-    memory.settle(original, counted, new)
-    if not old.updates_nothing:
-        _replace(state, step, counted, old, new)
-    elif new is not None:
-        add(state, step, new)
+    if not replaced.old.updates_nothing:
+        _replace(state, step, *replaced)
+    elif replaced.new is not None:
+        add(state, step, replaced.new)
     return True
 
 

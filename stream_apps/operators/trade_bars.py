@@ -34,7 +34,7 @@ from marketdata.errors import BadEvent
 from marketdata.events import AMENDED, GAP, HALTED, VOLUME, AnyEvent, Candle, Trade, Trades
 from marketdata.recipes import Recipe
 from marketdata.sided_bar import SidedBar
-from stream_apps.operators.amendments import TradeMemory, amended
+from stream_apps.operators.amendments import TradeMemory
 from stream_apps.operators.candle_amendments import are_inner
 from stream_apps.operators.validation import letter, part
 
@@ -179,23 +179,18 @@ class TradeBars:
         memory = state.memory
         if memory is None:  # the venue's first amendment: earlier trades were not remembered
             memory = state.memory = TradeMemory(forgotten=state.now)
-        original = amendment.original_id or amendment.trade_id
-        correction = amendment if amendment.action == "correct" else None
-        counted = memory.trades.get(original)
-        if counted is None:
-            memory.wait(original, max(amendment.ts_event, state.now), correction)
+        replaced = memory.amend(amendment, state.now)
+        if replaced is None:
             if not memory.forgotten:  # nothing was evicted: the trade has not arrived yet
                 return True
             for one in chosen:
                 _distrust(step, one, memory.forgotten)
             return False
         self.counts["amended"] += 1
-        old = counted.trade(original)
-        new = None if correction is None else memory.standing(amended(old, correction), original)
-        memory.settle(original, counted, new)
+        counted, old, new = replaced
         # Every recipe replaces the trade, also after one whose bar is not kept.
-        replaced = [_replace(step, one, counted.item, old, new) for one in chosen]
-        return all(replaced)
+        are_kept = [_replace(step, one, counted.item, old, new) for one in chosen]
+        return all(are_kept)
 
 
 class _Step:
