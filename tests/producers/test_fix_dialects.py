@@ -11,7 +11,7 @@ from marketdata.feed import Output, Send
 from marketdata.fix.codec import Fields, decode, encode, utc
 from producers.venues import make_feed
 from producers.venues.fix.login import FixLogin
-from tests.producers.test_fix import START, Desk, Reader, books_of, level, named
+from tests.producers.fix_messages import START, Desk, Reader, books_of, level, named
 
 
 def opens(out: list[Output]) -> list[tuple[str, str]]:
