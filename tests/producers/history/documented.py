@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import databento_dbn
 
@@ -11,10 +11,6 @@ from infra.simulator.venues.tape import MINUTE_NS, SECOND_NS
 from marketdata import dbn
 from producers.venues import make_history
 from producers.venues.kit.history import Access, Asked, History, TradeHistory
-
-if TYPE_CHECKING:
-    pass
-
 
 TS = 2_000_000_000 * SECOND_NS
 START = 1_700_000_040  # a whole minute, in seconds

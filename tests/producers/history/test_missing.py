@@ -12,10 +12,10 @@ from infra.simulator.venues.tape import MINUTE_NS, SECOND_NS
 from marketdata.errors import BadEvent
 from producers.venues.coinbase.history import CoinbaseHistory
 from producers.venues.kit.history import Span
+from tests.producers.history.documented import BINANCE_ROW, KRAKEN_TRADES, MS, START, TS, asked, body, trade_adapter
 
 if TYPE_CHECKING:
     from tests.producers.history.conftest import Served
-from tests.producers.history.documented import BINANCE_ROW, KRAKEN_TRADES, MS, START, TS, asked, body, trade_adapter
 
 
 def test_a_bad_trade_at_the_end_of_history_leaves_the_rest_of_the_range_missing() -> None:

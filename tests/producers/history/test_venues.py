@@ -16,9 +16,6 @@ from marketdata.errors import BadEvent, Refused, SettingsError
 from marketdata.events import Candle, Trade, Trades
 from producers.venues import HISTORIES, make_feed, make_history
 from producers.venues.kit.history import Asked
-
-if TYPE_CHECKING:
-    from tests.producers.history.conftest import Served
 from tests.producers.history.documented import (
     BOOKS,
     CANDLES,
@@ -32,6 +29,10 @@ from tests.producers.history.documented import (
     body,
     trade_adapter,
 )
+
+if TYPE_CHECKING:
+    from tests.producers.history.conftest import Served
+
 
 RECORDINGS = Path(__file__).resolve().parents[4] / "shared" / "recordings"
 
