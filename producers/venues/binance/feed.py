@@ -47,6 +47,7 @@ from marketdata.decimals import is_zero
 from marketdata.errors import BadEvent
 from marketdata.events import GAP, SYMBOL, Instrument
 from marketdata.feed import Fetch, Output, Reconnect, Send
+from producers.venues.binance import requests
 from producers.venues.binance.markets import AGG_TRADE, DEPTH, MARK_PRICE, Market
 from producers.venues.binance.messages import (
     BARE,
@@ -139,13 +140,15 @@ class BinanceFeed(VenueFeed):
         )
         self._quiet: set[str] = set()
         self._unlisted: frozenset[str] = frozenset()
-        self._ts_opened = self._ts_interest = self._interests = 0
+        self._interest = requests.InterestTurns(market)
+        self._ts_opened = 0
 
     # --- What is sent to the venue ---
 
     def opened(self, ts: int) -> list[Output]:
         """Subscribe to every stream and ask for the products' increments."""
-        self._ts_opened = self._ts_interest = ts
+        self._ts_opened = ts
+        self._interest.begin(ts)
         self._quiet = set(self._wanted or ()) if DEPTH in self.channels else set()
         return super().opened(ts) + self._requests.due(ts)
 
@@ -166,16 +169,11 @@ class BinanceFeed(VenueFeed):
         return []
 
     def _fetch_products(self) -> list[Fetch]:
-        market = self._market
-        self._requests.ask(Fetch(f"{market.rest}/exchangeInfo", "products", weight=market.products_weight))
+        self._requests.ask(requests.products(self._market))
         return []
 
-    def _book_request(self, name: str) -> Fetch:
-        levels, weight = self._market.snapshot(len(self._wanted or ()))
-        return Fetch(f"{self._market.rest}/depth?symbol={name}&limit={levels}", "snapshot", name, weight)
-
     def _ask_book(self, name: str) -> None:
-        self._requests.ask(self._book_request(name))
+        self._requests.ask(requests.book(self._market, name, len(self._wanted or ())))
 
     def _recover_trades(self, call: Call, product: Product) -> None:
         state = self._state(call, product.name)
@@ -186,14 +184,7 @@ class BinanceFeed(VenueFeed):
         market, name = self._market, state.product.name
         if self._subscriptions.state(market.trades, name) == "refused":
             return  # they would show nothing of the time after them
-        path, weight = f"{market.rest}/trades?symbol={name}&limit=1000", market.trades_weight
-        ids = state.product.trade_ids
-        if (state.trades or market.trades) == AGG_TRADE:
-            first = ids.skipped[0][0] if ids.skipped else None if ids.last is None else ids.last + 1
-            since = "" if first is None else f"&fromId={first}"
-            path = f"{market.rest}/aggTrades?symbol={name}{since}&limit=1000"
-            weight = market.agg_trades_weight
-        self._requests.ask(Fetch(path, "trades", name, weight))
+        self._requests.ask(requests.trades(market, name, state.trades or market.trades, state.product.trade_ids))
 
     def _tick(self, call: Call) -> None:
         if call.ts - self._ts_opened > AGE_NS_MAX:
@@ -207,20 +198,9 @@ class BinanceFeed(VenueFeed):
                 self._ask_book(name)
             self._quiet -= live
         if self._wanted and self._market.interest_weight and MARK_PRICE in self.channels:
-            self._ask_interest(call.ts, self._wanted)
+            for request in self._interest.due(call.ts, self._wanted):
+                self._requests.ask(request)
         call.out += self._requests.due(call.ts)
-
-    def _ask_interest(self, ts: int, names: tuple[str, ...]) -> None:
-        """Request the open interest of those products whose turn has come: each once a minute."""
-        pause = MINUTE_NS // len(names)
-        due = min((ts - self._ts_interest) // pause, len(names))
-        for _ in range(due):
-            name = names[self._interests % len(names)]
-            path = f"{self._market.rest}/openInterest?symbol={name}"
-            self._requests.ask(Fetch(path, "interest", name, self._market.interest_weight))
-            self._interests += 1
-        if due:
-            self._ts_interest = max(self._ts_interest + due * pause, ts - pause)
 
     # --- Frames ---
 

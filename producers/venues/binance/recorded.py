@@ -15,6 +15,7 @@ import re
 import msgspec
 
 from marketdata.errors import BadEvent
+from producers.venues.binance import requests
 from producers.venues.binance.feed import BinanceFeed
 from producers.venues.binance.markets import Market
 from producers.venues.binance.messages import BARE, COMBINED, HEAD, SNAPSHOT, Depth, Head
@@ -88,4 +89,4 @@ class RecordedFeed(BinanceFeed):
             call.dead("no_symbol", "a whole book that is not in a combined stream names no symbol")
             return
         (name,) = self._states
-        self._rest_snapshot(call, self._book_request(name))
+        self._rest_snapshot(call, requests.book(self._market, name, len(self._wanted or ())))

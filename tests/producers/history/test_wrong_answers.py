@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from copy import deepcopy
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import databento_dbn
 import pytest
@@ -17,9 +17,6 @@ from marketdata import dbn
 from marketdata.errors import BadEvent, Refused, Unavailable
 from producers.history.rest import checked_trades
 from producers.venues.kit.history import Span, TradeHistory
-
-if TYPE_CHECKING:
-    pass
 from tests.producers.history.documented import (
     BINANCE_ROW,
     CANDLES,
