@@ -206,6 +206,12 @@ def test_whatever_happens_each_candle_has_one_final_and_its_revisions_count_up(
         else:
             frames.append(make.heartbeat(at, valid=False, reason=kind))
     published = run(Candles, frames)
+    shown: dict[str, Candle] = {}
+    for event, outputs in zip(frames, published, strict=True):
+        shown |= {one.key: one for one in outputs if isinstance(one, Candle)}
+        if isinstance(event, Trades) and event.reason in {"gap", "disconnected"}:
+            cut = [one for one in shown.values() if one.state == "open" and one.end > event.ts_event]
+            assert not any(one.valid for one in cut)  # each at once, though no trade may follow
     revisions: dict[str, int] = {}
     for candle in flat(published):
         if isinstance(candle, Candle):
