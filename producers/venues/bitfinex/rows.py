@@ -26,7 +26,7 @@ from marketdata.events import Trade
 from producers.venues.kit import derivatives, quotes
 from producers.venues.kit.calls import Call
 from producers.venues.kit.products import Product
-from producers.venues.kit.values import INT64_MAX, check_trade, in_range, ms_ns, number
+from producers.venues.kit.values import INT64_MAX, check_trade, in_range, ms_ns, number, sent_ms_ns
 
 FUNDING_S = 8 * 3_600
 _TICKER_FIELDS = 10
@@ -38,15 +38,16 @@ _NEXT_FUNDING = 7
 
 def read_trade(row: Any) -> Trade:
     """Return a trade from `[id, ms, amount, price]`, as the stream and REST write it. Raises BadEvent."""
-    if not isinstance(row, list) or len(row) != 4 or not all(type(v) is int and 0 <= v <= INT64_MAX for v in row[:2]):
+    if not isinstance(row, list) or len(row) != 4 or type(row[0]) is not int or not 0 <= row[0] <= INT64_MAX:
         raise BadEvent("bad_frame", "trade", str(row)[:200])
     amount, price = number(row[2], "amount"), number(row[3], "price")
-    check_trade(price, amount.lstrip("-"), ("price", "amount"))
+    size = amount.lstrip("-")
+    check_trade(price, size, ("price", "amount"))
     return Trade(
         trade_id=str(row[0]),
-        ts_event=ms_ns(row[1], "time"),
+        ts_event=sent_ms_ns(row[1], "time"),
         price=price,
-        size=amount.lstrip("-"),
+        size=size,
         side="sell" if amount[0] == "-" else "buy",
     )
 

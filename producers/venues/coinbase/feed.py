@@ -260,7 +260,7 @@ class CoinbaseFeed(VenueFeed):
             if product is None:
                 return
             levels = event.updates
-            columns: Columns = side_columns([level.side == "bid" for level in levels],
+            columns: Columns = side_columns([level.side for level in levels], "bid",
                                             [level.price_level for level in levels],
                                             [level.new_quantity for level in levels])  # fmt: skip
             ts_event = self._book_time(call, data)

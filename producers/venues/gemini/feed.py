@@ -200,10 +200,11 @@ class GeminiFeed(VenueFeed):
 
     def _find(self, call: Call, name: str) -> Product | None:
         """Return a product; ask for its details on first sight, unless that was done on connecting."""
-        is_new = name not in self._products
-        product = self._products.find(call, name)
-        if product is not None and is_new and self._wanted is None:
-            call.out.append(fetch_details(name))
+        product = self._products.get(name)
+        if product is None:
+            product = self._products.find(call, name)
+            if product is not None and self._wanted is None:
+                call.out.append(fetch_details(name))
         return product
 
     # --- Books ---

@@ -46,21 +46,17 @@ class _Trade(msgspec.Struct, gc=False):
     event: Number | None = msgspec.field(name="event_id", default=None)
 
 
-class _Book(msgspec.Struct):
-    symbol: str
-    changes: list[_Level]
-    trades: list[msgspec.Raw] | None = None
-
-
-class _Kind(msgspec.Struct):
+class _Frame(msgspec.Struct):
     type: str = ""
+    symbol: str = ""
+    changes: list[_Level] | None = None
+    trades: list[msgspec.Raw] | None = None
     result: str = ""
     reason: str = ""
     timestamp: Number = 0
 
 
-_KIND = msgspec.json.Decoder(_Kind)
-_BOOK = msgspec.json.Decoder(_Book)
+_FRAME = msgspec.json.Decoder(_Frame)
 _TRADE = msgspec.json.Decoder(_Trade)
 
 
@@ -76,11 +72,11 @@ class GeminiFeedV2(GeminiFeed):
         return self._books.get(name)
 
     def _read(self, call: Call) -> None:
-        sent = _KIND.decode(call.payload)
+        sent = _FRAME.decode(call.payload)
         if not sent.type and not sent.result:
             super()._read(call)
         elif sent.type == "l2_updates":
-            self._book(call, _BOOK.decode(call.payload))
+            self._book(call, sent)
         elif sent.type == "trade":
             self._trade_v2(call, _TRADE.decode(call.payload))
         elif sent.type == "heartbeat":
@@ -103,7 +99,9 @@ class GeminiFeedV2(GeminiFeed):
         ts = call.venue_time(ms_ns(ms, "timestamp"), "timestamp")
         self._vouch(call, ts - VOUCH_NS)
 
-    def _book(self, call: Call, sent: _Book) -> None:
+    def _book(self, call: Call, sent: _Frame) -> None:
+        if sent.changes is None:
+            raise BadEvent("bad_frame", "changes", "")
         columns = _columns(sent.changes)
         product = self._find(call, sent.symbol)
         if product is None:
@@ -141,8 +139,8 @@ class GeminiFeedV2(GeminiFeed):
 
 
 def _columns(changes: list[_Level]) -> Columns:
-    are_bids = [level.side == "buy" for level in changes]
-    return side_columns(are_bids, [level.price for level in changes], [level.size for level in changes], "changes")
+    sides, prices = [level.side for level in changes], [level.price for level in changes]
+    return side_columns(sides, "buy", prices, [level.size for level in changes], "changes")
 
 
 def _read_trade(sent: _Trade) -> Trade:

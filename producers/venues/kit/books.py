@@ -69,7 +69,7 @@ def update(call: Call, product: Product, ts_event: int, columns: Columns, *, eve
 
 
 def _count_off_tick(call: Call, product: Product, columns: Columns) -> None:
-    if off_tick := product.count_off_tick(columns[0] + columns[2]):
+    if product.instrument.tick_size is not None and (off_tick := product.count_off_tick(columns[0] + columns[2])):
         call.line.counts["off_tick"] += off_tick
 
 

@@ -332,8 +332,11 @@ class VenueFeed(Subscriber):
 
         def take(item: T) -> None:
             name, value = read(item)
-            if self._products.find(call, name) is not None:
-                batches.setdefault(name, []).append(value)
+            batch = batches.get(name)
+            if batch is not None:
+                batch.append(value)
+            elif self._products.find(call, name) is not None:
+                batches[name] = [value]
 
         whole = call.each(items, take)
         return batches, whole

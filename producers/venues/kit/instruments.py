@@ -159,7 +159,7 @@ class Listing:
         before = product.instrument
         if all(getattr(before, field) == value for field, value in learned.items()):
             return
-        product.instrument = msgspec.structs.replace(before, ts_recv=call.ts, **learned)
+        product.learn(msgspec.structs.replace(before, ts_recv=call.ts, **learned))
         call.out.append(product.instrument)
         tick = product.instrument.tick_size
         if (

@@ -51,6 +51,7 @@ class Product:
     `unproven`: no trade id from before the loss is known. `complete_from` is to be published with the next valid event.
     `missing_since` is the `ts_whole` of trades that are on the ledger and may still come.
 
+    `validity` has the fields `valid` and `reason` of what the product sends now, but for a loss of trades.
     `is_played`: the product comes from a recording, so that nobody answers what is asked.
     """
 
@@ -58,13 +59,13 @@ class Product:
         "_tick", "book_seen", "book_valid", "complete_from", "gap", "instrument", "is_played", "missing_since", "name",
         "off_tick", "sent_ids", "symbol", "trade_gaps", "trade_ids", "trades_lost", "ts_back", "ts_book",
         "ts_book_vouched", "ts_lost", "ts_passed", "ts_trade", "ts_trade_before", "ts_trades_numbered",
-        "ts_trades_vouched", "ts_vouched_before", "ts_whole", "unproven",
+        "ts_trades_vouched", "ts_vouched_before", "ts_whole", "unproven", "validity",
     )  # fmt: skip
 
     def __init__(self, instrument: Instrument) -> None:
         self.name = instrument.venue_symbol
         self.symbol = instrument.symbol
-        self.instrument = instrument
+        self.learn(instrument)
         self.book_valid = False
         self.book_seen = False
         self.ts_book: int | None = None
@@ -99,10 +100,10 @@ class Product:
             self._tick = Tick(text)
         return self._tick.count_off(prices)
 
-    @property
-    def validity(self) -> dict[str, Any]:
-        """The fields `valid` and `reason` of what this product sends now, but for a loss."""
-        return _VALID if self.instrument.status in MATCHING else _HALTED
+    def learn(self, instrument: Instrument) -> None:
+        """Take what is known of the product now."""
+        self.instrument = instrument
+        self.validity = _VALID if instrument.status in MATCHING else _HALTED
 
     @property
     def ts_trades_whole(self) -> int | None:

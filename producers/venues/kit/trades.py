@@ -63,7 +63,7 @@ def accepted(call: Call, batch: Sequence[Trade]) -> list[Trade]:
             TS_MIN <= trade.ts_event <= latest
             and 0 < len(trade.trade_id) <= TRADE_ID_LENGTH_MAX
             and is_clean(trade.trade_id)
-            and is_clean(trade.original_id)
+            and (not trade.original_id or is_clean(trade.original_id))
             and (not trade.conditions or _are_conditions(trade.conditions))
         ):
             good.append(trade)

@@ -70,6 +70,9 @@ def check_decimals(values: list[str], field: str) -> None:
 
 def check_trade(price: str, size: str, fields: tuple[str, str] = ("price", "size")) -> None:
     """Raise BadEvent unless a trade may have this price and size, which both are above zero."""
+    # Without zeros and points at its ends, only a plain decimal above zero begins with a digit.
+    if _are_plain_decimals([price, size]) and price.strip("0.") > "0" and size.strip("0.") > "0":
+        return
     for value, field in zip((price, size), fields, strict=True):
         if decimal(value, field) <= 0:
             raise BadEvent("not_positive", field, value)
@@ -119,19 +122,24 @@ def pair_columns(bids: Sequence[tuple[str, str]], asks: Sequence[tuple[str, str]
     return columns
 
 
-def side_columns(are_bids: Sequence[bool], prices: list[str], sizes: list[str], field: str = "level") -> Columns:
-    """Return the columns of a list of levels that each name their side, all checked to be decimals. Raises BadEvent."""
+def side_columns(
+    sides: Sequence[str], bid: str, prices: list[str], sizes: list[str], field: str = "level"
+) -> Columns:  # fmt: skip
+    """Return the columns of a list of levels that each name their side, all checked to be decimals. Raises BadEvent.
+
+    `bid` is the venue's name of that side.
+    """
     check_decimals(prices, field)
     check_decimals(sizes, field)
-    bids = sum(are_bids)
-    if all(are_bids[:bids]):  # bids first, as most venues send them
+    bids = sides.count(bid)
+    if sides[:bids].count(bid) == bids:  # bids first, as most venues send them
         return prices[:bids], sizes[:bids], prices[bids:], sizes[bids:]
-    levels = list(zip(are_bids, prices, sizes, strict=True))
+    levels = list(zip(sides, prices, sizes, strict=True))
     return (
-        [price for is_bid, price, _ in levels if is_bid],
-        [size for is_bid, _, size in levels if is_bid],
-        [price for is_bid, price, _ in levels if not is_bid],
-        [size for is_bid, _, size in levels if not is_bid],
+        [price for side, price, _ in levels if side == bid],
+        [size for side, _, size in levels if side == bid],
+        [price for side, price, _ in levels if side != bid],
+        [size for side, _, size in levels if side != bid],
     )
 
 

@@ -199,7 +199,7 @@ class KrakenFeed(VenueFeed):
         self._books.pop(product.name, None)
 
     def _advance(self, call: Call, ts: int) -> None:
-        super()._advance(call, ts)
+        self.ts_venue = call.advanced(ts, self.ts_venue)
         if ts == self.ts_venue:
             self._ts_heard = call.ts
 

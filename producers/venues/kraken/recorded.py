@@ -21,16 +21,20 @@ _HEAD = msgspec.json.Decoder(_Head | list[msgspec.Raw])
 
 
 class RecordedKraken(KrakenV1Feed):
-    """One recorded connection, which becomes a feed of the version that its first readable frame shows."""
+    """One recorded connection of v1, which becomes a feed of v2 where its first readable frame shows that."""
+
+    _is_known = False
 
     def received(self, frame: bytes, ts: int) -> list[Output]:
         """Return the outputs of one frame."""
-        version = version_of(frame)
-        if version is None:
-            return super().received(frame, ts)
-        # Neither version has state that the other one lacks, and nothing of a version was used before this frame.
-        self.__class__ = version  # type: ignore[assignment]
-        return self.received(frame, ts)
+        if not self._is_known:
+            version = version_of(frame)
+            self._is_known = version is not None
+            if version is KrakenFeed:
+                # v2 needs no state that v1 lacks, and nothing of a version was used before this frame.
+                self.__class__ = version  # type: ignore[assignment]
+                return self.received(frame, ts)
+        return super().received(frame, ts)
 
     def _rest_names(self, name: str) -> tuple[str, ...]:
         # REST may answer before the first frame.
