@@ -327,7 +327,7 @@ class KrakenFeed(VenueFeed):
 
         A snapshot that comes again is old where the book goes on from it, and good where a new one is waited for.
         """
-        begun = () if snapshot else [self._begun[name] for name in names]
+        begun = () if snapshot else map(self._begun.__getitem__, names)
         if self._frames_seen.is_new(hash((*begun, call.payload))):
             return False
         known = [product for name in names if (product := self._products.get(name)) is not None]

@@ -7,12 +7,12 @@ from typing import Any
 import databento_dbn
 import msgspec
 import pytest
-from tests.producers.history.documented import EMPTY_DBN, START, TS, adapter, asked, body, trade_adapter
 
 from marketdata import dbn
 from marketdata.clock import MINUTE_NS, SECOND_NS, format_rfc3339
 from producers.history.rest import checked_trades
 from producers.venues.kit.history import Asked, History, Span, TradeHistory
+from tests.producers.history.documented import EMPTY_DBN, START, TS, adapter, asked, body, trade_adapter
 
 START_NS = START * SECOND_NS
 MS = START * 1_000
