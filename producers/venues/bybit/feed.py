@@ -30,6 +30,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
+from typing import Any
 
 import msgspec
 
@@ -46,17 +47,13 @@ from producers.venues.bybit.messages import (
     ITEMS,
     LIQUIDATION,
     LISTED,
-    QUOTED,
     REST_TRADE,
     TICKER,
     TRADE,
     BookFrame,
     Frame,
-    read_fields,
-    read_hours,
+    read_quoted,
     read_rest_trade,
-    read_text,
-    read_time,
     read_trade,
 )  # fmt: skip
 from producers.venues.bybit.names import SPOT, VENUE, Listed, describe, listed_fields
@@ -69,11 +66,7 @@ from producers.venues.kit.orders import Orders
 from producers.venues.kit.outstanding import ASKED_NS
 from producers.venues.kit.products import Product
 from producers.venues.kit.trade_ids import Recent
-from producers.venues.kit.values import (
-    Columns,
-    ms_ns,
-    pair_columns,
-)
+from producers.venues.kit.values import Columns, levels, ms_ns
 from producers.venues.kit.venue import Signer
 
 PING_NS = 20 * SECOND_NS
@@ -87,7 +80,7 @@ LIMITS = Limits(products=150, arguments=10, connects=(Rate(500, 300),))
 _BOOK, _TRADES, _TICKERS, _LIQUIDATIONS = "orderbook", "publicTrade", "tickers", "allLiquidation"
 _DEPTH = "orderbook.200"
 _HEAD_BYTES = 200  # a frame's topic, type and time
-_BOOK_TOPIC = re.compile(rb'"topic":"orderbook\.\d')
+_BOOK_START = re.compile(rb'{"topic":"orderbook\.\d')
 _HEAD = re.compile(rb'"topic":\s*"(\w+)(?:\.[A-Za-z0-9]+)?\.([A-Za-z0-9.-]+)"')
 
 
@@ -203,7 +196,7 @@ class BybitFeed(VenueFeed):
     # --- Frames ---
 
     def _read(self, call: Call) -> None:
-        if _BOOK_TOPIC.search(call.payload, 0, _HEAD_BYTES) is not None:
+        if _BOOK_START.match(call.payload) is not None:
             self._book(call, BOOK_FRAME.decode(call.payload))
             return
         frame = FRAME.decode(call.payload)
@@ -215,7 +208,7 @@ class BybitFeed(VenueFeed):
             self._ticker(call, name, frame)
         elif topic == _LIQUIDATIONS:
             self._liquidations(call, name, frame)
-        elif topic.startswith(_BOOK) and topic[len(_BOOK) + 1 :].isdigit():  # with spaces in the JSON
+        elif topic.startswith(_BOOK) and topic[len(_BOOK) + 1 :].isdigit():  # written another way
             self._book(call, BOOK_FRAME.decode(call.payload))
         elif frame.topic:
             self.counts["ignored"] += 1
@@ -305,7 +298,7 @@ class BybitFeed(VenueFeed):
             return
         state = self._states.get(sent.name) or self._state(sent.name)
         ts_sent = self._event_time(call, frame.ts, ms_ns, "ts")
-        columns = pair_columns(sent.bids, sent.asks)
+        columns = (*levels(sent.bids, "b"), *levels(sent.asks, "a"))
         topic = frame.topic.rpartition(".")[0]
         if topic == "orderbook.1":
             self._best(call, product, state, frame, columns)
@@ -405,15 +398,16 @@ class BybitFeed(VenueFeed):
         state = self._state(name)
         if frame.type == "snapshot":
             state.ticker = {}
-        state.ticker |= read_fields(sent, QUOTED)  # raises before anything is kept
+        state.ticker |= read_quoted(sent)  # raises before anything is kept
         quotes.send(call, product, call.now, **state.ticker)
         if self._market != SPOT:
-            derivatives.send(
-                call, product, call.now,
-                **derivatives.read(call, read_text, **{ours: sent.get(theirs) for ours, theirs in DERIVED.items()}),
-                **derivatives.read(call, read_time, next_funding_ts=sent.get("nextFundingTime")),
-                **derivatives.read(call, read_hours, funding_interval=sent.get("fundingIntervalHour")),
-            )  # fmt: skip
+            derived: dict[str, Any] = {}
+            for key, value in sent.items():
+                if key in DERIVED:
+                    field, read = DERIVED[key]
+                    derived |= derivatives.read(call, read, **{field: value})
+            if derived:
+                derivatives.send(call, product, call.now, **derived)
 
     def _liquidations(self, call: Call, name: str, frame: Frame) -> None:
         product = self._products.find(call, name)

@@ -80,7 +80,7 @@ class MixedFeed:
         feed = self._feeds[market or SPOT]
         if len(self._signs) == 1 and topic.startswith(_TOPIC):
             self._books[topic] = feed
-        refused = self.counts["dead_letters"]
+        refused = self.counts["dead_letters"] if market is None else 0
         out = feed.received(frame, ts)
         for other in self._feeds.values():
             if other is not feed:
@@ -111,19 +111,16 @@ class MixedFeed:
 
     def _market(self, frame: bytes) -> str | None:
         """Return the market that a frame is from, None if it does not show that."""
-        is_spot = self._is_spot(frame)
+        head = _HEAD.search(frame, 0, _HEAD_BYTES)
+        kind, name = (b"", b"") if head is None else (head[1], head[2])
+        is_spot = self._is_spot(frame, kind)
         if is_spot is None:
             return None
         if is_spot:
-            market = SPOT
-        else:
-            head = _HEAD.search(frame, 0, _HEAD_BYTES)
-            market = INVERSE if head is not None and is_inverse(head[2].decode()) else LINEAR
-        return market
+            return SPOT
+        return INVERSE if is_inverse(name.decode()) else LINEAR
 
-    def _is_spot(self, frame: bytes) -> bool | None:
-        head = _HEAD.search(frame, 0, _HEAD_BYTES)
-        kind = b"" if head is None else head[1]
+    def _is_spot(self, frame: bytes, kind: bytes) -> bool | None:
         if kind == b"orderbook":
             if len(self._signs) == 1:
                 return next(iter(self._signs))

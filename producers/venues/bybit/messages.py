@@ -16,15 +16,13 @@ from marketdata.events import HIGH_LOW, OPEN_CLOSE, Trade
 from producers.venues.bybit.names import Listed
 from producers.venues.kit.values import Number, Text, check_trade, given, integer, ms_text_ns, price
 
-_Levels = list[tuple[Text, Text]]
-
 
 class Book(msgspec.Struct, gc=False):
     """Levels of one product, with absolute sizes."""
 
     name: str = msgspec.field(name="s")
-    bids: _Levels = msgspec.field(name="b")
-    asks: _Levels = msgspec.field(name="a")
+    bids: msgspec.Raw = msgspec.field(name="b")
+    asks: msgspec.Raw = msgspec.field(name="a")
     update: Number = msgspec.field(name="u")
     cross: int = msgspec.field(name="seq", default=0)
 
@@ -134,25 +132,28 @@ def read_hours(value: Any, field: str) -> int | None:
     return integer(text, field) * 3_600 if text else None
 
 
-_Fields = Mapping[str, tuple[str, Callable[[str, str], Any]]]
+_Reader = Callable[[str, str], Any]
 
-QUOTED: _Fields = {
+QUOTED: Mapping[str, tuple[str, _Reader]] = {
     "bid1Price": ("bid", price), "bid1Size": ("bid_size", given), "ask1Price": ("ask", price),
     "ask1Size": ("ask_size", given), "lastPrice": ("last", price), "volume24h": ("volume_24h", given),
     "highPrice24h": ("high_24h", price), "lowPrice24h": ("low_24h", price), "price24hPcnt": ("change_24h", _percent),
 }  # fmt: skip
-DERIVED = {
-    "mark_price": "markPrice", "index_price": "indexPrice", "open_interest": "openInterest",
-    "open_interest_value": "openInterestValue", "funding_rate": "fundingRate",
+DERIVED: Mapping[str, tuple[str, _Reader]] = {
+    "markPrice": ("mark_price", read_text), "indexPrice": ("index_price", read_text),
+    "openInterest": ("open_interest", read_text), "openInterestValue": ("open_interest_value", read_text),
+    "fundingRate": ("funding_rate", read_text), "nextFundingTime": ("next_funding_ts", read_time),
+    "fundingIntervalHour": ("funding_interval", read_hours),
 }  # fmt: skip
 
 
-def read_fields(sent: Mapping[str, Any], fields: _Fields) -> dict[str, Any]:
-    """Return those of a ticker's fields that it has, by our names. Raises BadEvent."""
-    found: dict[str, Any] = {}
-    for key, (field, read) in fields.items():
-        if key in sent:
-            found[field] = read(read_text(sent[key], key), key)
+def read_quoted(sent: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return those of a ticker's fields that a quote has, by our names. Raises BadEvent."""
+    found: dict[str, str | None] = {}
+    for key, value in sent.items():
+        if key in QUOTED:
+            field, read = QUOTED[key]
+            found[field] = read(read_text(value, key), key)
     return found
 
 

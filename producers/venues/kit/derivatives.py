@@ -38,7 +38,14 @@ def send(
     """
     call.venue_time(ts_event, "ts_event")
     validity = {name: fields.pop(name) for name in ("valid", "reason") if name in fields}
-    known = {name: value for name, value in fields.items() if _is_known(call, name, value)}
+    known: dict[str, Any] = {}
+    for name, value in fields.items():
+        if value is not None and value != "":
+            try:
+                if _is_known(call, name, value):
+                    known[name] = value
+            except BadEvent as error:
+                call.dead_value(error)
     forced = tuple(one for one in liquidations if one is not None)
     if not known and not forced:
         return
@@ -97,16 +104,13 @@ def from_percent(text: str, field: str) -> str:
 
 
 def _is_known(call: Call, name: str, value: Any) -> bool:
-    """Return whether the venue sent a value that an event may hold; another value becomes a dead letter."""
-    if value is None or value == "":
-        return False
+    """Return whether a value that the venue sent says anything. Raises BadEvent for one that no event may hold."""
     check = _INTEGERS.get(name)
-    with call.refusing("bad_derivative") as checking:
-        if check is not None:
-            return check(call, value)
-        if decimal(value, name) < 0 and name in _NOT_NEGATIVE:
-            raise BadEvent("negative", name, value)
-    return not checking.failed
+    if check is not None:
+        return check(call, value)
+    if decimal(value, name) < 0 and name in _NOT_NEGATIVE:
+        raise BadEvent("negative", name, value)
+    return True
 
 
 def _is_funding_time(call: Call, value: int) -> bool:

@@ -25,9 +25,9 @@ def send(
         for price in prices:
             if price < "1" and (price[0] == "-" or is_zero(price)):
                 raise BadEvent("not_positive", "quote", price)
-    if bid is None or (bid_size is not None and is_zero(bid_size)):
+    if bid is None or (bid_size is not None and bid_size < "1" and is_zero(bid_size)):
         bid = bid_size = None
-    if ask is None or (ask_size is not None and is_zero(ask_size)):
+    if ask is None or (ask_size is not None and ask_size < "1" and is_zero(ask_size)):
         ask = ask_size = None
     line = call.line
     line.counts["quotes"] += 1

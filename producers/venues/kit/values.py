@@ -164,7 +164,7 @@ def given(text: str, field: str) -> str | None:
     """Return a decimal string, or None where the venue left it empty."""
     if not text:
         return None
-    decimal(text, field)
+    check_decimals([text], field)
     return text
 
 
@@ -208,7 +208,8 @@ def iso_ns(text: str, field: str) -> int:
 
 def ms_ns(value: int, field: str) -> int:
     """Return UTC nanoseconds of a time in milliseconds. Raises BadEvent for one that no event can hold."""
-    return in_range(value * MILLISECOND_NS, value, field)
+    ns = value * MILLISECOND_NS
+    return ns if 0 <= ns <= INT64_MAX else in_range(ns, value, field)
 
 
 def sent_ms_ns(value: Any, field: str) -> int:
