@@ -19,6 +19,7 @@ from producers.venues.kit.values import (
     Columns,
     best_first,
     check_decimals,
+    check_trade,
     clean,
     escaped,
     is_clean,
@@ -26,6 +27,7 @@ from producers.venues.kit.values import (
     ms_ns,
     number,
     seconds_ns,
+    side_columns,
 )
 
 NOW = 1_800_000_000 * SECOND_NS
@@ -52,6 +54,34 @@ def test_many_decimals_are_refused_when_one_would_be(plain: list[str], others: l
     else:
         with pytest.raises(BadEvent):
             check_decimals(values, "value")
+
+
+SIGNED = st.one_of(
+    ANY, PLAIN.map(lambda text: f"-{text}"), st.sampled_from(["0.000", "-0.0", "00.10", "1e-400", "0e5"])
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(price=SIGNED, size=SIGNED)
+def test_price_and_size_of_a_trade_are_decimals_above_zero(price: str, size: str) -> None:
+    """The quick look at their text says what their exact values do."""
+    if is_decimal(price) and is_decimal(size) and decimal(price, "price") > 0 and decimal(size, "size") > 0:
+        check_trade(price, size)
+    else:
+        with pytest.raises(BadEvent):
+            check_trade(price, size)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["bid", "offer"]), PLAIN, PLAIN), max_size=8))
+def test_levels_that_name_their_side_keep_their_order_within_it(levels: list[tuple[str, str, str]]) -> None:
+    """Whether one side comes after the other or both are mixed."""
+    sides, prices, sizes = ([level[at] for level in levels] for at in range(3))
+    bids = [level for level in levels if level[0] == "bid"]
+    offers = [level for level in levels if level[0] == "offer"]
+    assert side_columns(sides, "bid", prices, sizes) == (
+        [price for _, price, _ in bids], [size for _, _, size in bids],
+        [price for _, price, _ in offers], [size for _, _, size in offers],
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("read", [

@@ -39,7 +39,8 @@ def snapshot(call: Call, product: Product, ts_event: int, columns: Columns) -> N
     product.book_valid = product.book_seen = True
     product.ts_book = ts_event
     call.line.counts["snapshots"] += 1
-    _count_off_tick(call, product, columns)
+    if product.instrument.tick_size is not None:
+        _count_off_tick(call, product, columns)
     call.out.append(_event(call, product, "snapshot", ts_event, (bid_prices, bid_sizes, ask_prices, ask_sizes)))
 
 
@@ -57,7 +58,8 @@ def update(call: Call, product: Product, ts_event: int, columns: Columns, *, eve
     check(call, product, ts_event, columns)
     call.line.counts["book_updates"] += 1
     product.ts_book = ts_event
-    _count_off_tick(call, product, columns)
+    if product.instrument.tick_size is not None:
+        _count_off_tick(call, product, columns)
     event = _event(call, product, "update", ts_event, columns)
     if call.out:
         last = call.out[-1]
@@ -69,7 +71,7 @@ def update(call: Call, product: Product, ts_event: int, columns: Columns, *, eve
 
 
 def _count_off_tick(call: Call, product: Product, columns: Columns) -> None:
-    if product.instrument.tick_size is not None and (off_tick := product.count_off_tick(columns[0] + columns[2])):
+    if off_tick := product.count_off_tick(columns[0] + columns[2]):
         call.line.counts["off_tick"] += off_tick
 
 
