@@ -61,6 +61,11 @@ class WorkerProcess:
         """Return whether it runs."""
         return self._process.poll() is None
 
+    def how(self) -> str:
+        """Return whether it runs, or how it ended: a crash leaves no other trace."""
+        code = self._process.poll()
+        return "running" if code is None else f"ended with {code}"
+
     def kill(self) -> None:
         """End it without a chance to do anything."""
         self._process.kill()
@@ -89,7 +94,7 @@ class Lab:
         self.prefix = prefix
         self.codec = codec
         self.folder = folder
-        self._workers: list[WorkerProcess] = []
+        self.workers: list[WorkerProcess] = []
         self.producer = Producer(
             {"bootstrap.servers": endpoints.kafka_brokers, "message.max.bytes": 32 << 20, "enable.idempotence": True}
         )
@@ -109,7 +114,7 @@ class Lab:
 
     def close(self) -> None:
         """End what is left."""
-        for worker in self._workers:
+        for worker in self.workers:
             if worker.alive():
                 worker.kill()
         self._consumer.close()
@@ -184,8 +189,8 @@ class Lab:
         }
         environment |= {f"TICKSTREAM_{name.upper()}": value for name, value in env.items()}
         command = [sys.executable, *([str(script)] if script else ["-m", "stream_apps"]), *args]
-        started = WorkerProcess(command, environment, self.folder / f"worker-{len(self._workers)}.log")
-        self._workers.append(started)
+        started = WorkerProcess(command, environment, self.folder / f"worker-{len(self.workers)}.log")
+        self.workers.append(started)
         return started
 
     def written(self, name: str) -> list[Written]:
@@ -262,10 +267,10 @@ def lab(endpoints: Endpoints, topic_prefix: str, codec: Codec, tmp_path: Path) -
     try:
         yield made
     finally:
+        for worker in made.workers:
+            with suppress(OSError):
+                sys.stdout.write(f"--- {worker.log.name}, {worker.how()}\n{worker.log.read_text()[-6000:]}\n")
         made.close()
-        with suppress(OSError):
-            for log in sorted(tmp_path.glob("worker-*.log")):
-                sys.stdout.write(f"--- {log.name}\n{log.read_text()[-6000:]}\n")
 
 
 @pytest.fixture
