@@ -44,18 +44,23 @@ FLAGS = (
 
 
 class Browser:
-    """One headless Chromium with one page; what the page logs is kept."""
+    """One page of a headless Chromium, with cookies and storage of its own; what the page logs is kept."""
 
     def __init__(self, tools: ClientConnection) -> None:
         self._socket = tools
         self._ids = itertools.count(1)
         self._session: str | None = None
         self.complaints: list[str] = []
-        targets = self._call("Target.getTargets")["targetInfos"]
-        page = next(each["targetId"] for each in targets if each["type"] == "page")
-        self._session = self._call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        self._context = self._call("Target.createBrowserContext")["browserContextId"]
+        page = self._call("Target.createTarget", url="about:blank", browserContextId=self._context, newWindow=True)
+        self._session = self._call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self._call(f"{domain}.enable")
+
+    def close(self) -> None:
+        """Close the page and forget what it stored."""
+        self._session = None
+        self._call("Target.disposeBrowserContext", browserContextId=self._context)
 
     def _call(self, method: str, **params: Any) -> dict[str, Any]:
         number = next(self._ids)
@@ -72,6 +77,8 @@ class Browser:
                 return result
 
     def _listen(self, event: dict[str, Any]) -> None:
+        if event.get("sessionId") != self._session:
+            return  # of a page that is closed
         params = event.get("params", {})
         if event.get("method") == "Runtime.exceptionThrown":
             details = params["exceptionDetails"]
@@ -127,22 +134,31 @@ def tools_of(process: subprocess.Popen[bytes], profile: Path) -> str:
     raise AssertionError("chromium did not start")
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    """A Chromium with an empty profile."""
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClientConnection]:
+    """The DevTools of a Chromium with an empty profile."""
     program = next((path for path in map(shutil.which, BROWSERS) if path), None)
     assert program, "the tests look at the dashboard in a real browser: run `make test`, or install chromium"
-    profile = tmp_path / "profile"
-    with (tmp_path / "chromium.log").open("wb") as log:
+    folder = tmp_path_factory.mktemp("chromium")
+    profile = folder / "profile"
+    with (folder / "chromium.log").open("wb") as log:
         process = subprocess.Popen(
             [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"], stdout=log, stderr=log
         )
     try:
         with connect(tools_of(process, profile), max_size=None, open_timeout=WAIT_S) as tools:
-            yield Browser(tools)
+            yield tools
     finally:
         process.terminate()
         process.wait(15)
+
+
+@pytest.fixture
+def browser(chromium: ClientConnection) -> Iterator[Browser]:
+    """A page that knows nothing of the other tests' pages."""
+    page = Browser(chromium)
+    yield page
+    page.close()
 
 
 def shown(test_id: str) -> str:
@@ -237,19 +253,6 @@ def test_the_venues_and_metrics_are_those_of_the_api(page: Browser) -> None:
     })()"""
     page.wait("the metrics to be the API's", script)
     assert page.run("document.querySelectorAll('#metrics-depths tr').length") >= 1
-
-
-def test_a_candle_is_explained(page: Browser) -> None:
-    """The trades that made a closed candle are counted, and the verdict is that of the API."""
-    page.wait("a closed candle", "fetch('/api/v1/market/BTC-USD/candles').then(answer => answer.json())"
-              ".then(({data}) => data.some(({state, valid}) => state !== 'open' && valid))", 150)  # fmt: skip
-    page.open(page.run("location.href"))
-    page.wait("a valid book", BOOK_IS_VALID)
-    page.press("e")
-    page.wait("the verdict", f"/equal to its trades/i.test({shown('explain')})")
-    assert page.run(f"/counted\\s*[1-9][0-9]*/i.test({shown('explain')})")
-    page.screenshot("dashboard-explain")
-    assert page.complaints == []
 
 
 def test_derivative_data_and_liquidations_are_shown(platform: Any, page: Browser) -> None:
@@ -372,3 +375,17 @@ def test_nothing_is_cut_off_at_usual_sizes(page: Browser, width: int, height: in
     assert page.run("document.documentElement.scrollWidth <= innerWidth")
     wide = "[...document.querySelectorAll('.scroll')].filter(body => body.scrollWidth > body.clientWidth).length"
     assert page.run(wide) == 0
+
+
+def test_a_candle_is_explained(page: Browser) -> None:
+    """The trades that made a closed candle are counted, and the verdict is that of the API."""
+    # Last in this file: whole minutes have passed since the platform started.
+    page.wait("a closed candle", "fetch('/api/v1/market/BTC-USD/candles').then(answer => answer.json())"
+              ".then(({data}) => data.some(({state, valid}) => state !== 'open' && valid))", 150)  # fmt: skip
+    page.open(page.run("location.href"))
+    page.wait("a valid book", BOOK_IS_VALID)
+    page.press("e")
+    page.wait("the verdict", f"/equal to its trades/i.test({shown('explain')})")
+    assert page.run(f"/counted\\s*[1-9][0-9]*/i.test({shown('explain')})")
+    page.screenshot("dashboard-explain")
+    assert page.complaints == []

@@ -34,6 +34,13 @@ STUBBORN = (
 )
 
 
+def ignores_sigterm(pid: int) -> bool:
+    """Return whether a process has come so far that it ignores SIGTERM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    ignored = next(line for line in status.splitlines() if line.startswith("SigIgn:"))
+    return bool(int(ignored.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> Folders:
     """Return the folders of a stack of this test only."""
@@ -151,6 +158,7 @@ def test_stop_goes_in_reverse_and_leaves_nothing(folders: Folders, eventually: C
         supervisor.wait_ready()
         pids = [pid(supervisor, name) for name in ("database", "sink", "screen")]
         child = eventually(lambda: psutil.Process(pids[0]).children())[0]
+        eventually(lambda: ignores_sigterm(pids[1]))
     assert [line.split(":")[0] for line in lines if "after" in line and "ready after" not in line] == [
         "screen",
         "sink",

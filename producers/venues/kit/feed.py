@@ -145,7 +145,7 @@ class VenueFeed(Subscriber):
         """Return the outputs of one frame."""
         self.counts["frames"] += 1
         self._liveness.ts_heard = ts
-        call = Call(self._line, ts, self.ts_venue, frame)
+        call = self._call(ts, frame)
         try:
             self._read(call)
         except REFUSED as error:
