@@ -58,7 +58,7 @@ down: ## Stop what `make up` started
 	@if [ -x $(BIN)/tickstream ]; then $(BIN)/tickstream down; fi
 
 test: setup $(STAMPS)/chromium ## Run all tests against a separate stack; ARGS='-k books' selects some
-	@exec $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@exec $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## Check style, formatting, types and import rules
 	@$(BIN)/ruff check .

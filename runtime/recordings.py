@@ -27,6 +27,7 @@ import re
 from base64 import b64decode
 from collections.abc import Iterable, Iterator
 from decimal import Decimal, DecimalException
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -330,6 +331,7 @@ def write(path: Path | str, lines: Iterable[Recorded]) -> int:
     return count
 
 
+@lru_cache(maxsize=10_000)  # the few requests of a recording are compared with its answers again and again
 def answers(asked: str, recorded: str) -> bool:
     """Return whether a REST response recorded from `recorded` answers a request for `asked`: same path and symbol.
 
