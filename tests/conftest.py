@@ -33,6 +33,9 @@ PORT_BASE = int(os.environ.get("TICKSTREAM_TEST_PORT_BASE", "28100"))
 STUCK_S = 300
 _STDERR = pytest.StashKey[int]()
 
+# Whole platforms first, then what starts single services; the rest takes moments.
+_SLOW_FOLDERS = (("chaos", "e2e", "engines"), ("api", "history", "infra", "simulator", "sink"))
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the standard error that a person sees: during a test, descriptor 2 is pytest's own file."""
@@ -41,7 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the folders that take longest, so that no worker is left alone with one of them at the end."""
-    items.sort(key=lambda item: item.path.parent.name not in {"chaos", "e2e", "engines", "infra", "sink"})
+    ranks = {name: rank for rank, names in enumerate(_SLOW_FOLDERS) for name in names}
+    items.sort(key=lambda item: ranks.get(item.path.parent.name, len(ranks)))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
