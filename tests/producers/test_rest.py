@@ -13,7 +13,7 @@ import uvloop
 
 from marketdata.feed import Fetch
 from producers.rest import Client, Options
-from producers.venues.kit.budget import used_weight
+from producers.venues.binance.weight import used_weight
 from producers.venues.kit.history import Budget
 
 Answer = tuple[int, str]  # status, and a header line or nothing

@@ -29,8 +29,8 @@ from marketdata.errors import BadEvent, SettingsError
 from marketdata.events import Candle, Instrument, Trade
 from producers.venues.alpaca.conditions import exclusions
 from producers.venues.alpaca.messages import describe, trade_id_of
-from producers.venues.kit.budget import remaining
-from producers.venues.kit.history import Access, Asked, Budget, Page, Request, RestBooks
+from producers.venues.kit.budget import MINUTE_S, count_of
+from producers.venues.kit.history import Access, Asked, Budget, Left, Page, Request, RestBooks
 from producers.venues.kit.reading import candle, candle_span, decode, read_items, sift
 from producers.venues.kit.values import Number, check_trade, iso_ns, number, numbers
 
@@ -85,6 +85,13 @@ _BAR = msgspec.json.Decoder(_Bar, float_hook=str)
 _TRADES = msgspec.json.Decoder(_Trades)
 _TRADE = msgspec.json.Decoder(_Trade, float_hook=str)
 _ASSETS = msgspec.json.Decoder(list[_Asset])
+
+
+def remaining(headers: Mapping[str, str], wall_s: float) -> Left | None:
+    """Return how many requests are left, and until when (Alpaca documents, "Rate Limits": `X-RateLimit-*`)."""
+    count, reset_s = count_of(headers.get("x-ratelimit-remaining")), count_of(headers.get("x-ratelimit-reset"))
+    # A window is a minute: a clock that is wrong, ours or theirs, makes nobody wait for longer.
+    return None if count is None or reset_s is None else Left(count, min(reset_s - wall_s, MINUTE_S))
 
 
 class AlpacaHistory:

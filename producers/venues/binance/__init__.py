@@ -11,7 +11,7 @@ from producers.venues.binance.feed import BinanceFeed
 from producers.venues.binance.history import BinanceHistory
 from producers.venues.binance.markets import SPOT, USDM
 from producers.venues.binance.recorded import RecordedFeed
-from producers.venues.kit.budget import used_weight
+from producers.venues.binance.weight import used_weight
 from producers.venues.kit.history import Budget
 from producers.venues.kit.venue import Endpoint, Venue
 

@@ -30,7 +30,7 @@ from marketdata.intervals import INTERVALS
 from producers.venues.binance.markets import AGG_TRADE, Market
 from producers.venues.binance.messages import SNAPSHOT, AggTrade, RestTrade, read_trade
 from producers.venues.binance.names import RestProduct, describe, find, rest_fields
-from producers.venues.kit.budget import used_weight
+from producers.venues.binance.weight import used_weight
 from producers.venues.kit.history import Access, Asked, Budget, Page, Request, RestBook, RestBooks
 from producers.venues.kit.pages import PublicHistory, instruments, next_candles, request, start_of
 from producers.venues.kit.reading import candle, decode, read_items, sift, trade_span, whole, without_refused_end

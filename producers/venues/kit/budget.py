@@ -1,10 +1,10 @@
-"""A venue's weight as a token bucket, and what venues say of it: pure, with the time as an argument."""
+"""A venue's weight as a token bucket, which follows what the venue says of it: pure, with the time as an argument."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from producers.venues.kit.history import Budget, Left
+from producers.venues.kit.history import Budget
 
 MINUTE_S = 60.0
 # What a header may say: more digits are no number of requests and no time.
@@ -44,25 +44,6 @@ class Bucket:
             self._tokens = min(self._tokens, left.weight - self._budget.per_s * max(0.0, left.seconds))
 
 
-def used_weight(limit: float) -> Callable[[Mapping[str, str], float], Left | None]:
-    """Return how Binance states the weight that an address has used of `limit` in this minute of the clock.
-
-    Binance API documents, "Limits": `X-MBX-USED-WEIGHT-1M`; "Rate limits": an interval starts each minute.
-    """
-
-    def left(headers: Mapping[str, str], wall_s: float) -> Left | None:
-        used = _number(headers.get("x-mbx-used-weight-1m"))
-        return None if used is None else Left(limit - used, MINUTE_S - wall_s % MINUTE_S)
-
-    return left
-
-
-def remaining(headers: Mapping[str, str], wall_s: float) -> Left | None:
-    """Return how many requests are left, and until when (Alpaca documents, "Rate Limits": `X-RateLimit-*`)."""
-    count, reset_s = _number(headers.get("x-ratelimit-remaining")), _number(headers.get("x-ratelimit-reset"))
-    # A window is a minute: a clock that is wrong, ours or theirs, makes nobody wait for longer.
-    return None if count is None or reset_s is None else Left(count, min(reset_s - wall_s, MINUTE_S))
-
-
-def _number(text: str | None) -> int | None:
+def count_of(text: str | None) -> int | None:
+    """Return the number that a header says; None where there is none, or no such number."""
     return int(text) if text and len(text) <= _DIGITS_MAX and text.isascii() and text.isdigit() else None

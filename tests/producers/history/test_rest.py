@@ -21,7 +21,9 @@ from marketdata.events import Candle
 from producers.history.rest import Options, Rest
 from producers.rest import retry_after_s
 from producers.venues import HISTORIES, make_history
-from producers.venues.kit.budget import Bucket, remaining, used_weight
+from producers.venues.alpaca.history import remaining
+from producers.venues.binance.weight import used_weight
+from producers.venues.kit.budget import Bucket
 from producers.venues.kit.history import Access, Budget, Chunk, Span, TradeHistory
 
 if TYPE_CHECKING:
