@@ -51,10 +51,10 @@ def test_replay_sends_the_producer_to_the_replay_server(tmp_path: Path, venue: s
     assert found["source"].command[-5:] == (str(file), "--venue", venue, "--speed", "max")
     late = started(source="replay", venue=venue, replay_file=str(file), replay_behind_s=59.8)
     assert late["source"].command[-2:] == ("--behind", "59.8")
-    told = found["producer"].environment
-    assert (told["TICKSTREAM_SOURCE"], told["TICKSTREAM_VENUE"]) == ("replay", venue)
-    assert told[f"{venue}_WS_URL".upper()] == f"{scheme}://127.0.0.1:{Ports().exchange}"
-    assert told[f"{venue}_REST_URL".upper()] == f"http://127.0.0.1:{Ports().exchange_control}"
+    published = found["producer"].environment
+    assert (published["TICKSTREAM_SOURCE"], published["TICKSTREAM_VENUE"]) == ("replay", venue)
+    assert published[f"{venue}_WS_URL".upper()] == f"{scheme}://127.0.0.1:{Ports().exchange}"
+    assert published[f"{venue}_REST_URL".upper()] == f"http://127.0.0.1:{Ports().exchange_control}"
 
 
 def test_each_simulated_venue_has_data_of_its_own_and_live_ones_share_theirs(tmp_path: Path) -> None:
@@ -80,12 +80,12 @@ def test_several_recordings_are_played_as_lines_of_one_feed(tmp_path: Path) -> N
 
 
 def test_live_venue_has_no_source_of_ours_and_its_own_addresses() -> None:
-    """The producer is told the venue, and finds the rest itself or in the environment."""
+    """The producer is given the venue, and finds the rest itself or in the environment."""
     found = started(source="live", venue="kraken")
     assert "source" not in found
-    told = found["producer"].environment
-    assert told["TICKSTREAM_VENUE"] == "kraken"
-    assert not [name for name in told if name.startswith("KRAKEN")]
+    published = found["producer"].environment
+    assert published["TICKSTREAM_VENUE"] == "kraken"
+    assert not [name for name in published if name.startswith("KRAKEN")]
 
 
 def test_recording_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_second_supervisor_of_a_folder_is_refused(folders: Folders) -> None:
 
 
 def test_log_that_grows_too_large_is_moved_aside(folders: Folders) -> None:
-    """A log keeps its newest part and one older file, and its writer goes on without being told."""
+    """A log keeps its newest part and one older file, and its writer goes on and needs no signal."""
     path = folders.log / "noisy.log"
     with path.open("ab") as log:
         log.write(b"x" * (LOG_BYTES_MAX + 1))
@@ -268,6 +268,6 @@ def test_ports_from_a_base_are_all_different() -> None:
 
 
 def test_same_port_for_two_processes_is_refused() -> None:
-    """Two settings that name one port are told apart before anything starts."""
+    """Two settings that name one port are distinguished before anything starts."""
     with pytest.raises(StackError, match=r"TICKSTREAM_KAFKA_PORT, TICKSTREAM_DATABASE_PORT"):
         load(StackSettings, kafka_port=30000, database_port=30000).ports()

@@ -52,7 +52,7 @@ def fetches(out: list[Output]) -> list[Fetch]:
 
 
 def ids(out: list[Output]) -> list[str]:
-    """Return the ids of the trades that were told."""
+    """Return the ids of the trades that were published."""
     return [trade.trade_id for event in out if isinstance(event, Trades) for trade in event.trades]
 
 

@@ -80,7 +80,7 @@ def level(price: str, *, side: str = "0", size: str = "1", action: str = "") -> 
 
 
 def books_of(out: list[Output]) -> list[tuple[str, str, list[str]]]:
-    """Return symbol, kind and bids of the books that are told."""
+    """Return symbol, kind and bids of the books that are published."""
     return [(event.symbol, event.kind, event.bid_prices) for event in out if isinstance(event, BookUpdate)]
 
 

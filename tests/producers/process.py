@@ -112,7 +112,7 @@ class Process:
 
 @contextmanager
 def producer(environment: dict[str, str]) -> Iterator[Process]:
-    """Run the producer; it must end in order when told."""
+    """Run the producer; it must end in order when asked to."""
     running = Process(environment)
     try:
         yield running

@@ -213,7 +213,7 @@ def test_live_line_without_a_key_is_refused_at_the_start() -> None:
 
 @ENCODINGS
 def test_trade_is_told_with_an_id_of_its_day_and_exchange(*, packed: bool) -> None:
-    """The venue begins its ids anew each day and on each exchange, and does not tell the aggressor."""
+    """The venue restarts its ids each day and on each exchange, and does not send the aggressor."""
     out = outputs_of(logged_in(), trade(7), packed=packed)
     event = only(out, Trades)
     assert event.trades == (
@@ -276,7 +276,7 @@ def test_msgpack_times_of_every_length_are_read_to_the_nanosecond(seconds: int, 
 
 @ENCODINGS
 def test_bar_is_the_venues_candle_and_an_updated_one_its_next_revision(*, packed: bool) -> None:
-    """Final first, then revised, as often as it is told again."""
+    """Final first, then revised, as often as it is sent again."""
     feed = logged_in()
     first = only(outputs_of(feed, bar(), packed=packed), Candle)
     assert (first.interval, first.start, first.end) == ("1m", T0, T0 + 60 * SECOND)
@@ -326,7 +326,7 @@ def test_symbols_and_messages_that_nobody_asked_for_are_counted_and_left_out() -
 
 
 def test_one_bad_message_does_not_cost_its_neighbours() -> None:
-    """The trade between two others is missing: that is told in their stream and on the ledger."""
+    """The trade between two others is missing: that is stated in their stream and on the ledger."""
     feed = logged_in()
     outputs_of(feed, trade(1))
     out = outputs_of(feed, trade(2), trade(3, p="NaN"), trade(4))
@@ -345,7 +345,7 @@ def test_one_bad_message_does_not_cost_its_neighbours() -> None:
 def test_value_that_consumers_would_refuse_is_a_dead_letter(
     kind: str, field: str, value: float, named: str, *, packed: bool
 ) -> None:
-    """Nothing is told of the message, and where it was a trade its stream says that one is missing."""
+    """Nothing of the message is published, and where it was a trade its stream says that one is missing."""
     feed = logged_in()
     outputs_of(feed, trade(1))
     message = {"trade": trade(2), "quote": quote(), "bar": bar()}[kind] | {field: value}
@@ -356,7 +356,7 @@ def test_value_that_consumers_would_refuse_is_a_dead_letter(
 
 
 def test_lost_connection_makes_quotes_old_and_leaves_a_hole_in_the_trades() -> None:
-    """The quote is told again as not valid; after the next subscription trades go on, and the ledger has the hole."""
+    """The quote follows as not valid; after it is subscribed again trades go on, with a gap on the ledger."""
     feed = logged_in()
     outputs_of(feed, trade(1), quote())
     out = feed.closed("reset", T0 + 5 * SECOND)
@@ -374,7 +374,7 @@ def test_lost_connection_makes_quotes_old_and_leaves_a_hole_in_the_trades() -> N
 
 
 def test_halt_that_may_have_ended_meanwhile_is_forgotten() -> None:
-    """Nobody tells after a new connection whether a symbol trades again: it is unknown, which spoils no value."""
+    """Nothing says after a new connection whether a symbol trades again: it is unknown, which spoils no value."""
     feed = logged_in()
     outputs_of(feed, quote(), status("H"))
     feed.closed("reset", T0 + 5 * SECOND)
@@ -426,7 +426,7 @@ def test_generated_frames_are_read_without_a_loss_and_always_the_same(*, packed:
 @QUICK
 @given(data=st.data())
 def test_lost_doubled_and_swapped_frames_tell_no_trade_twice(*, packed: bool, data: st.DataObject) -> None:
-    """Nothing raises, and nothing is told that the whole stream would not tell."""
+    """Nothing raises, and nothing is published that the whole stream would not give."""
     lines = FRAMES[packed]
     places = data.draw(st.lists(st.integers(0, len(lines) - 1), min_size=20, max_size=40))
     _, out = played([lines[place] for place in places])
@@ -448,7 +448,7 @@ def test_spoilt_frame_is_a_dead_letter_and_lost_trades_are_told(*, packed: bool,
     feed, out = played(lines)
     if feed.counts["dead_letters"] and set(trade_ids(played([whole])[1])) - set(trade_ids(out)):
         marks = [event for event in out if isinstance(event, Trades) and not event.valid and event.reason == "gap"]
-        assert marks, "trades were lost, and their stream does not tell"
+        assert marks, "trades were lost, and their stream does not say so"
 
 
 @QUICK

@@ -1,4 +1,4 @@
-"""The Binance spot feed tells the truth about its recordings, and repairs one symbol at a time."""
+"""The Binance spot feed is true to its recordings, and repairs one symbol at a time."""
 
 from __future__ import annotations
 
@@ -428,7 +428,7 @@ def test_unreadable_change_clears_the_symbol_that_it_names() -> None:
 
 
 def test_change_that_shows_a_loss_and_cannot_be_waits_for_no_snapshot() -> None:
-    """It would be applied behind the next snapshot; then that one would never have been told."""
+    """It would be applied behind the next snapshot; then that one would never have been published."""
     feed = synced("BTCUSDT")
     out = feed.received(diff(25, 30, price="-1"), T0)
     assert kinds(out) == ["BTC-USDT clear", "BTC-USDT gap", "BTC-USDT resync"]
@@ -438,7 +438,7 @@ def test_change_that_shows_a_loss_and_cannot_be_waits_for_no_snapshot() -> None:
 
 
 def test_skipped_trades_are_asked_for_and_close_their_gap() -> None:
-    """REST's last trades fill the hole, told as a repair."""
+    """REST's last trades fill what is missing, as a repair."""
     feed = synced("BTCUSDT")
     feed.received(trade(1), T0)
     out = feed.received(trade(4), T0)
@@ -512,9 +512,18 @@ def test_products_tell_increments_and_states_but_no_tick_size() -> None:
     listed = {"symbols": [{"symbol": "BTCUSDT", "status": "TRADING", "baseAsset": "BTC", "quoteAsset": "USDT",
                            "filters": filters}]}  # fmt: skip
     feed.fetched(request, json.dumps(listed).encode(), T0)
-    (told,) = [o for o in feed.received(trade(1), T0) if isinstance(o, Instrument)]
-    assert (told.tick_size, told.size_increment, told.min_order_size) == (None, "0.00001000", "0.00002000")
-    assert (told.symbol, told.base_currency, told.quote_currency, told.status) == ("BTC-USDT", "BTC", "USDT", "online")
+    (published,) = [o for o in feed.received(trade(1), T0) if isinstance(o, Instrument)]
+    assert (published.tick_size, published.size_increment, published.min_order_size) == (
+        None,
+        "0.00001000",
+        "0.00002000",
+    )
+    assert (published.symbol, published.base_currency, published.quote_currency, published.status) == (
+        "BTC-USDT",
+        "BTC",
+        "USDT",
+        "online",
+    )
 
 
 def test_more_symbols_get_smaller_snapshots() -> None:

@@ -45,7 +45,7 @@ def test_lost_number_clears_the_book_and_subscribes_again(feed: BybitFeed) -> No
 
 
 def test_snapshot_that_its_next_change_overtook_is_found_out_by_the_one_after() -> None:
-    """The book is right for its number until 12 comes without 11; nothing later is told on top of it."""
+    """The book is right for its number until 12 comes without 11; nothing later is published on top of it."""
     feed = BybitFeed(line="bybit/0", products=("BTCUSDT",), market=LINEAR)
     feed.opened(T0)
     assert kinds(feed.received(book("delta", 11, bids=[("9", "2")]), T0)) == []
@@ -106,17 +106,17 @@ def test_snapshot_of_a_ticker_forgets_what_was_before(feed: BybitFeed) -> None:
         frame = {"topic": "tickers.BTCUSDT", "type": kind, "ts": MS, "data": {"symbol": "BTCUSDT"} | fields}
         return json.dumps(frame, separators=(",", ":")).encode()
 
-    told = [
+    published = [
         (o.bid, o.last) for frame in (
             ticker("snapshot", bid1Price="9", bid1Size="1", markPrice="10"), ticker("delta", lastPrice="10"),
             ticker("snapshot", lastPrice="11", markPrice="10"),
         ) for o in feed.received(frame, T0) if isinstance(o, Quote)
     ]  # fmt: skip
-    assert told == [("9", None), ("9", "10"), (None, "11")]
+    assert published == [("9", None), ("9", "10"), (None, "11")]
 
 
 def test_seen_frames_are_dropped_and_other_depths_left_alone(feed: BybitFeed) -> None:
-    """A second depth tells the same book; depth 1 is a quote."""
+    """A second depth has the same book; depth 1 is a quote."""
     change = book("delta", 11, bids=[("9", "2")])
     feed.received(change, T0)
     assert feed.received(change, T0) == []

@@ -105,8 +105,8 @@ def test_every_listed_name_is_split_as_the_venue_splits_it(lines: list[Recorded]
     checked = 0
     for result in [json.loads(line.data)["result"] for line in lines if line.t == "http"]:
         for listed in result["list"]:
-            told = describe(listed["symbol"], result["category"])
-            assert (told.base_currency, told.quote_currency) == (listed["baseCoin"], listed["quoteCoin"])
+            published = describe(listed["symbol"], result["category"])
+            assert (published.base_currency, published.quote_currency) == (listed["baseCoin"], listed["quoteCoin"])
             checked += 1
     assert checked == 1_357
 
@@ -124,9 +124,9 @@ def test_every_listed_name_is_split_as_the_venue_splits_it(lines: list[Recorded]
 )
 def test_names_keep_their_delivery(name: str, market: str, symbol: str, kind: str) -> None:
     """The forms that the documents list; contracts of the inverse market are worth 1 USD and settled in the coin."""
-    told = describe(name, market)
-    assert (told.symbol, told.kind) == (symbol, kind)
-    contract = (told.inverse, told.settlement_currency, told.contract_multiplier)
+    published = describe(name, market)
+    assert (published.symbol, published.kind) == (symbol, kind)
+    contract = (published.inverse, published.settlement_currency, published.contract_multiplier)
     assert contract == ((True, "BTC", "1") if market == INVERSE else (None, None, None))
 
 

@@ -19,7 +19,7 @@ def feed() -> BybitFeed:
 
 
 def test_trades_of_a_lost_connection_are_asked_for(feed: BybitFeed) -> None:
-    """REST's recent trades reach back to a known one: what was missing is told, and the gap closes."""
+    """REST's recent trades reach back to a known one: what was missing is published, and the gap closes."""
     feed.received(trade("a-1"), T0)
     feed.closed("reset", T0)
     feed.opened(T0)
@@ -35,7 +35,7 @@ def test_trades_of_a_lost_connection_are_asked_for(feed: BybitFeed) -> None:
 
 
 def test_recent_trades_that_do_not_reach_back_before_the_loss_leave_it_on_the_ledger(feed: BybitFeed) -> None:
-    """That they have what was told since proves nothing: a-2 may be missing, and the stream says so."""
+    """That they have what was published since proves nothing: a-2 may be missing, and the stream says so."""
     feed.received(trade("a-1"), T0)
     feed.closed("reset", T0)
     feed.opened(T0)
@@ -50,7 +50,7 @@ def test_recent_trades_that_do_not_reach_back_before_the_loss_leave_it_on_the_le
 
 
 def test_trades_between_two_losses_do_not_close_the_gap_of_the_first(feed: BybitFeed) -> None:
-    """What was told after the first loss is no proof after the second either: a-2 may still be missing."""
+    """What was published after the first loss is no proof after the second either: a-2 may still be missing."""
     feed.received(trade("a-1"), T0)
     for _ in range(2):
         feed.closed("reset", T0)

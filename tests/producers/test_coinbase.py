@@ -75,9 +75,9 @@ def test_snapshot_is_sorted_best_first_without_empty_levels(feed: CoinbaseFeed, 
 def test_snapshot_of_the_time_0_has_that_of_its_frame(feed: CoinbaseFeed, frames: Frames) -> None:
     """As the venue's own example has it ("Level2 Channel")."""
     frame = frames.snapshot()
-    told = f'"event_time":"{frames.time()}"'.encode()
-    assert told in frame
-    out = feed.received(frame.replace(told, b'"event_time":"1970-01-01T00:00:00Z"'), T0)
+    published = f'"event_time":"{frames.time()}"'.encode()
+    assert published in frame
+    out = feed.received(frame.replace(published, b'"event_time":"1970-01-01T00:00:00Z"'), T0)
     assert [(o.kind, o.ts_event) for o in out if isinstance(o, BookUpdate)] == [
         ("snapshot", parse_rfc3339(frames.time()))
     ]
@@ -214,7 +214,7 @@ def test_ticker_without_a_price_has_none(feed: CoinbaseFeed, frames: Frames) -> 
 
 
 def test_refused_token_is_left_out_for_a_while() -> None:
-    """The channels are public: a bad key must not cost the market data, and is told."""
+    """The channels are public: a bad key must not cost the market data, and is reported."""
     feed = CoinbaseFeed(line="coinbase/0", products=PRODUCTS, token=lambda _: "secret")
     feed.opened(T0)
     out = feed.received(b'{"type":"error","message":"authentication failure"}', T0)
@@ -243,10 +243,10 @@ def test_either_name_of_a_product_reaches_the_configured_symbol(frames: Frames, 
     out += feed.received(frames.frame("ticker", [{"type": "update", "tickers": [{"product_id": sent}]}]), T0)
     assert story(out) == ["Instrument", f"{configured} snapshot", f"{configured} trades 1,2", "Quote"]
     assert {event.symbol for event in out if isinstance(event, Instrument | Quote)} == {configured}
-    told: list[Output] = []
+    published: list[Output] = []
     for second in range(1, 60):
-        told += feed.received(frames.heartbeat(), T0 + second * SECOND) + feed.ticked(T0 + second * SECOND)
-    assert orders(told) == []
+        published += feed.received(frames.heartbeat(), T0 + second * SECOND) + feed.ticked(T0 + second * SECOND)
+    assert orders(published) == []
 
 
 def test_product_that_is_configured_by_both_names_is_published_once(frames: Frames) -> None:
@@ -278,8 +278,8 @@ def test_refused_product_costs_no_other(feed: CoinbaseFeed, frames: Frames) -> N
     for _ in range(2):
         feed.received(subscribed(frames, **listed), T0)
     feed.received(subscribed(frames, level2=["BTC-USD"], **listed), T0)
-    told = [(o.symbol, o.kind, o.channel) for o in feed.received(error, T0) if isinstance(o, FeedStatus)]
-    assert told == [("ETH-USD", "unsubscribed", "level2"), ("ETH-USD", "gap", "level2")]
+    published = [(o.symbol, o.kind, o.channel) for o in feed.received(error, T0) if isinstance(o, FeedStatus)]
+    assert published == [("ETH-USD", "unsubscribed", "level2"), ("ETH-USD", "gap", "level2")]
     feed.received(frames.snapshot(), T0)
     feed.received(frames.trades(1), T0)
     vouched = story(feed.received(frames.heartbeat(), T0))

@@ -74,7 +74,7 @@ def test_one_channel_speaks_for_a_book(levels: CoinbaseExchangeFeed) -> None:
 
 
 def test_last_match_after_a_new_connection_shows_the_trades_between(levels: CoinbaseExchangeFeed) -> None:
-    """What `matches` did not tell is asked of REST; with no trade between, the gap closes at once."""
+    """What `matches` did not send is requested by REST; with no trade between, the gap closes at once."""
     levels.received(matched(5, "a", "1", trade_id=1), T0)
     for last, skipped in ((1, False), (4, True)):
         levels.closed("reset", T0)
@@ -106,14 +106,14 @@ def test_snapshot_that_does_not_come_is_asked_for_again() -> None:
     feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,))
     feed.opened(T0)
     acknowledge(feed)
-    told: list[Output] = []
+    published: list[Output] = []
     for second in range(1, 22):
-        told += feed.received(message("heartbeat", 1), T0 + second * SECOND)
-        told += feed.ticked(T0 + second * SECOND)
-    assert [(o.kind, o.reason) for o in told if isinstance(o, FeedStatus)] == [
+        published += feed.received(message("heartbeat", 1), T0 + second * SECOND)
+        published += feed.ticked(T0 + second * SECOND)
+    assert [(o.kind, o.reason) for o in published if isinstance(o, FeedStatus)] == [
         ("unsubscribed", "no_data"), ("gap", "unsubscribed"),
     ]  # fmt: skip
-    assert [json.loads(o.frame)["type"] for o in told if isinstance(o, Send)] == ["unsubscribe", "subscribe"]
+    assert [json.loads(o.frame)["type"] for o in published if isinstance(o, Send)] == ["unsubscribe", "subscribe"]
 
 
 def test_refused_product_costs_no_other() -> None:
@@ -122,19 +122,19 @@ def test_refused_product_costs_no_other() -> None:
     feed.opened(T0)
     error = b'{"type":"error","message":"Failed to subscribe","reason":"NO-SUCH is not a valid product"}'
     feed.received(listed(), T0)
-    told = [output for _ in range(4) for output in feed.received(error, T0)]
-    assert [(json.loads(o.frame)["channels"], json.loads(o.frame)["product_ids"]) for o in told
+    published = [output for _ in range(4) for output in feed.received(error, T0)]
+    assert [(json.loads(o.frame)["channels"], json.loads(o.frame)["product_ids"]) for o in published
             if isinstance(o, Send)] == [([channel], [name]) for channel in ("level2_batch", "matches", "ticker",
                                                                            "heartbeat")
                                         for name in (NAME, "NO-SUCH")]  # fmt: skip
-    told = []
+    published = []
     for at in range(1, 5):
         channels = ("level2_batch", "matches", "ticker", "heartbeat")[:at]
-        told += feed.received(listed(**{channel: [NAME] for channel in channels}), T0) + feed.received(error, T0)
-    assert [(o.symbol, o.channel) for o in told if isinstance(o, FeedStatus) and o.kind == "unsubscribed"] == [
+        published += feed.received(listed(**{channel: [NAME] for channel in channels}), T0) + feed.received(error, T0)
+    assert [(o.symbol, o.channel) for o in published if isinstance(o, FeedStatus) and o.kind == "unsubscribed"] == [
         ("NO-SUCH", "level2_batch"), ("NO-SUCH", "matches"), ("NO-SUCH", "ticker"), ("NO-SUCH", "heartbeat"),
     ]  # fmt: skip
-    assert not [o for o in told if isinstance(o, FeedStatus) and o.symbol == NAME]
+    assert not [o for o in published if isinstance(o, FeedStatus) and o.symbol == NAME]
 
 
 def test_product_that_a_later_list_leaves_out_is_on_the_ledger() -> None:
@@ -143,8 +143,8 @@ def test_product_that_a_later_list_leaves_out_is_on_the_ledger() -> None:
     feed.opened(T0)
     acknowledge(feed)
     out = feed.received(listed(level2_batch=[NAME], ticker=[NAME], heartbeat=[NAME]), T0)
-    told = [(o.kind, o.channel, o.reason) for o in out if isinstance(o, FeedStatus)]
-    assert told == [("unsubscribed", "matches", "refused"), ("gap", "matches", "unsubscribed")]
+    published = [(o.kind, o.channel, o.reason) for o in out if isinstance(o, FeedStatus)]
+    assert published == [("unsubscribed", "matches", "refused"), ("gap", "matches", "unsubscribed")]
     assert [event.valid for event in out if isinstance(event, Trades)] == [False]
 
 
@@ -183,9 +183,9 @@ def test_products_are_told_as_instruments_with_their_state(levels: CoinbaseExcha
     request = Fetch("products", "products")
     others = [{"id": "ETH-USD", "status": "online"}, {"id": "bad name", "status": "x"}, {"status": 1}]
     out = levels.fetched(request, json.dumps([product, *others]).encode(), T0)
-    (told,) = [output for output in out if isinstance(output, Instrument)]
-    assert (told.symbol, told.base_currency, told.quote_currency) == (NAME, "BTC", "USD")
-    assert (told.tick_size, told.size_increment, told.status) == ("0.01", "0.00000001", "online")
+    (published,) = [output for output in out if isinstance(output, Instrument)]
+    assert (published.symbol, published.base_currency, published.quote_currency) == (NAME, "BTC", "USD")
+    assert (published.tick_size, published.size_increment, published.status) == ("0.01", "0.00000001", "online")
     assert len([output for output in out if isinstance(output, DeadLetter)]) == 1
     out = levels.fetched(request, json.dumps([product | {"post_only": True}]).encode(), T0)
     assert [(o.kind, o.reason) for o in out if isinstance(o, FeedStatus)] == [("halted", "post_only")]

@@ -151,7 +151,7 @@ def test_orders_change_levels_as_documented(full: CoinbaseExchangeFeed) -> None:
 
 
 def test_skipped_number_is_a_gap_until_a_new_book(full: CoinbaseExchangeFeed) -> None:
-    """The book is cleared first, then told again under the same gap; old numbers are left alone."""
+    """The book is cleared first, then published again under the same gap; old numbers are left alone."""
     out = full.received(opened(12, "e", "buy", "98", "1"), T0)
     assert kinds(out) == ["clear"]
     assert statuses(out) == ["gap", "resync"]

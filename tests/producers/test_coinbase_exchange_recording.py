@@ -195,7 +195,7 @@ def exchange() -> Exchange:
 
 
 class Player:
-    """Plays messages and answers requests, and holds every told book to what the venue had at that sequence."""
+    """Plays messages and answers requests, and holds every published book to what the venue had at that sequence."""
 
     def __init__(self) -> None:
         self.feed = CoinbaseExchangeFeed(line="coinbase_exchange/0")

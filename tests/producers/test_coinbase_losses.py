@@ -209,12 +209,12 @@ def test_connection_that_begins_late_asks_for_its_snapshots_at_once(make_frames:
 def test_third_loss_within_a_minute_reconnects(feed: CoinbaseFeed, frames: Frames) -> None:
     """Each repair costs a snapshot of up to 5 MB, so a bad connection is given up."""
     feed.received(frames.snapshot(), T0)
-    told: list[str] = []
+    published: list[str] = []
     for second in (1, 2, 3):
         frames.lost()
-        told += story(feed.received(frames.update(), T0 + second * SECOND))
-    assert told.count("reconnect gaps") == 1
-    assert told[-1] == "reconnect gaps"
+        published += story(feed.received(frames.update(), T0 + second * SECOND))
+    assert published.count("reconnect gaps") == 1
+    assert published[-1] == "reconnect gaps"
 
 
 def test_losses_far_apart_never_reconnect(feed: CoinbaseFeed, frames: Frames) -> None:
@@ -326,27 +326,27 @@ def test_snapshot_that_does_not_come_is_asked_for_again(feed: CoinbaseFeed, fram
     feed.received(frames.snapshot("ETH-USD"), T0)
     frames.lost()
     feed.received(frames.update(), T0)
-    told: list[Output] = []
+    published: list[Output] = []
     for second in range(1, 40):
-        told += feed.received(frames.heartbeat(), T0 + second * SECOND)
-        told += feed.ticked(T0 + second * SECOND)
-    refused = [o for o in told if isinstance(o, FeedStatus) and o.kind == "unsubscribed"]
+        published += feed.received(frames.heartbeat(), T0 + second * SECOND)
+        published += feed.ticked(T0 + second * SECOND)
+    refused = [o for o in published if isinstance(o, FeedStatus) and o.kind == "unsubscribed"]
     assert {(o.symbol, o.channel, o.reason) for o in refused} == {
         (name, channel, "unacknowledged") for name in PRODUCTS for channel in ("level2", "market_trades")
     }  # fmt: skip
-    assert orders(told).count(("subscribe", "level2")) >= 1
-    assert not [o for o in told if isinstance(o, BookUpdate)]
+    assert orders(published).count(("subscribe", "level2")) >= 1
+    assert not [o for o in published if isinstance(o, BookUpdate)]
 
 
 def test_product_that_never_sends_a_book_costs_no_reconnect(feed: CoinbaseFeed, frames: Frames) -> None:
     """A product that does not exist is asked for again and again, ever more slowly; the others go on."""
     feed.received(frames.snapshot(), T0)
-    told: list[str] = []
+    published: list[str] = []
     for second in range(1, 300):
         feed.received(frames.heartbeat(), T0 + second * SECOND)
-        told += story(feed.ticked(T0 + second * SECOND))
-    assert 3 <= told.count("send subscribe level2 ETH-USD") <= 8
-    assert not [line for line in told if line.startswith("reconnect")]
+        published += story(feed.ticked(T0 + second * SECOND))
+    assert 3 <= published.count("send subscribe level2 ETH-USD") <= 8
+    assert not [line for line in published if line.startswith("reconnect")]
 
 
 def test_heartbeat_vouches_for_no_trades_that_are_not_subscribed(feed: CoinbaseFeed, frames: Frames) -> None:
@@ -355,9 +355,9 @@ def test_heartbeat_vouches_for_no_trades_that_are_not_subscribed(feed: CoinbaseF
         feed.received(frames.snapshot(name), T0)
     vouched = [line for line in story(feed.received(frames.heartbeat(), T0)) if "trades" in line]
     assert vouched == []
-    told: list[Output] = []
+    published: list[Output] = []
     for trades in ([], [], [], ["BTC-USD"], ["BTC-USD"]):
-        told += feed.received(subscribed(frames, level2=list(PRODUCTS), market_trades=trades), T0)
+        published += feed.received(subscribed(frames, level2=list(PRODUCTS), market_trades=trades), T0)
     vouched = [line for line in story(feed.received(frames.heartbeat(), T0)) if "trades" in line]
     assert vouched == ["BTC-USD trades"]
 
@@ -369,8 +369,8 @@ def test_trades_that_are_no_longer_listed_are_refused(feed: CoinbaseFeed, frames
     feed.received(frames.trades(1, kind="snapshot"), T0)
     assert "BTC-USD trades" in story(feed.received(frames.heartbeat(), T0))
     out = feed.received(subscribed(frames, level2=list(PRODUCTS), ticker=list(PRODUCTS)), T0)
-    told = [(o.symbol, o.kind, o.channel) for o in out if isinstance(o, FeedStatus)]
-    assert told == [(name, kind, "market_trades") for name in PRODUCTS for kind in ("unsubscribed", "gap")]
+    published = [(o.symbol, o.kind, o.channel) for o in out if isinstance(o, FeedStatus)]
+    assert published == [(name, kind, "market_trades") for name in PRODUCTS for kind in ("unsubscribed", "gap")]
     assert "BTC-USD trades" not in story(feed.received(frames.heartbeat(), T0))
     again = subscribed(frames, level2=list(PRODUCTS), ticker=list(PRODUCTS), market_trades=["BTC-USD"])
     assert story(feed.received(again, T0)) == ["BTC-USD subscribed"]

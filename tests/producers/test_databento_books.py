@@ -40,9 +40,9 @@ def test_a_book_is_told_only_after_the_last_record_of_an_event() -> None:
     feed = feed_of()
     assert [event.kind for event in books(play(feed, order("R")))] == ["snapshot"]
     assert not play(feed, order("A", 1, 100, 3, side="B", flags=0), order("A", 2, 100, 4, side="B", flags=0))
-    (told,) = books(play(feed, order("A", 3, 101, 5, side="A")))
-    assert (told.kind, told.bid_prices, told.bid_sizes) == ("update", ["100"], ["7"])
-    assert (told.ask_prices, told.ask_sizes) == (["101"], ["5"])
+    (published,) = books(play(feed, order("A", 3, 101, 5, side="A")))
+    assert (published.kind, published.bid_prices, published.bid_sizes) == ("update", ["100"], ["7"])
+    assert (published.ask_prices, published.ask_sizes) == (["101"], ["5"])
 
 
 def test_trades_fills_and_nothing_never_change_a_book() -> None:
@@ -64,8 +64,8 @@ def test_a_snapshot_is_told_when_it_is_whole_at_the_time_of_its_newest_order() -
     """A clear, adds, the last one flagged; their times are those of the orders."""
     feed, part = feed_of(), dbn.SNAPSHOT | dbn.BAD_TS_RECV
     assert not books(play(feed, order("R", flags=part), order("A", 1, 100, 3, side="B", flags=part, ts=TS - 5)))
-    (told,) = books(play(feed, order("A", 2, 101, 3, side="A", flags=part | dbn.LAST, ts=TS - 9)))
-    assert (told.kind, told.valid, told.ts_event) == ("snapshot", True, TS)
+    (published,) = books(play(feed, order("A", 2, 101, 3, side="A", flags=part | dbn.LAST, ts=TS - 9)))
+    assert (published.kind, published.valid, published.ts_event) == ("snapshot", True, TS)
 
 
 def test_records_that_begin_within_a_book_leave_it_unknown_and_say_so_once() -> None:
@@ -102,7 +102,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("records", LOSSES.values(), ids=LOSSES)
 def test_what_shows_a_loss_clears_the_book_until_the_next_snapshot(records: list[bytes]) -> None:
-    """In the books' own stream, with a gap that the next clear of the venue's closes; changes between are not told."""
+    """In the books' own stream, with a gap that the venue's next clear closes; changes between are left out."""
     feed = feed_of()
     play(feed, order("R"), order("A", 1, 100, 3, side="B"))
     events = play(feed, *records, order("A", 77, 100, 1, side="B"))
@@ -114,7 +114,7 @@ def test_what_shows_a_loss_clears_the_book_until_the_next_snapshot(records: list
 
 
 def test_a_best_level_replaces_its_side() -> None:
-    """Where the venue tells no orders: an add is the whole side, no price an empty one; told once both are known."""
+    """Where the venue sends no orders: an add is the whole side, no price an empty one; published with both."""
     feed, flags = feed_of(), dbn.LAST | dbn.TOB
     assert not books(play(feed, order("A", 0, 100, 3, side="B", flags=flags)))
     events = play(

@@ -86,8 +86,8 @@ def test_who_is_refused_does_not_try_again() -> None:
     assert isinstance(refused, Refused)
     assert refused.reason == "auth_failed"
     feed.opened(TS)
-    told = feed.received(b"success=0|error=User has reached their open connection limit\n", TS)
-    assert [type(out) for out in told] == [FeedStatus, Reconnect]
+    published = feed.received(b"success=0|error=User has reached their open connection limit\n", TS)
+    assert [type(out) for out in published] == [FeedStatus, Reconnect]
     error = bytes(codec.ErrorMsg(TS, "bad symbols", code=codec.ErrorCode(5)))
     assert [type(out) for out in live().received(error, TS)] == [DeadLetter, Refused]
     many = bytes(codec.ErrorMsg(TS, "too many", code=codec.ErrorCode(3)))
@@ -108,9 +108,9 @@ def test_records_that_the_gateway_skipped_are_asked_for_again() -> None:
     """We were too slow: everything is lost until the records since have come."""
     feed = live()
     play(feed, order("R"), order("A", 1, 100, 1, side="B"))
-    told = feed.received(bytes(codec.ErrorMsg(TS, "skipped", code=codec.ErrorCode(7))) + order("C", 1, 100, 1), TS)
-    assert isinstance(told[-1], Reconnect)
-    assert not fold([out for out in told if isinstance(out, AnyEvent)])[1]
+    published = feed.received(bytes(codec.ErrorMsg(TS, "skipped", code=codec.ErrorCode(7))) + order("C", 1, 100, 1), TS)
+    assert isinstance(published[-1], Reconnect)
+    assert not fold([out for out in published if isinstance(out, AnyEvent)])[1]
     feed.closed("loss", TS)
     assert f"|start={TS}|" in connect(feed)[1]
 
@@ -118,14 +118,14 @@ def test_records_that_the_gateway_skipped_are_asked_for_again() -> None:
 def test_record_of_a_far_future_hides_nothing_of_the_next_connection() -> None:
     """It is refused like any record that cannot be right, and says nothing of how far the records were read."""
     feed = live(("trades",))
-    told = play(feed, trade(ts=TS), trade(ts=2 * TS))
-    assert [event.reason for event in told if isinstance(event, DeadLetter)] == ["time_out_of_bounds"]
-    statuses = [event for event in [*told, *feed.closed("loss", TS)] if isinstance(event, FeedStatus)]
+    published = play(feed, trade(ts=TS), trade(ts=2 * TS))
+    assert [event.reason for event in published if isinstance(event, DeadLetter)] == ["time_out_of_bounds"]
+    statuses = [event for event in [*published, *feed.closed("loss", TS)] if isinstance(event, FeedStatus)]
     assert [event.kind for event in statuses] == ["gap", "disconnected"]
     assert all(event.ts_event <= TS for event in statuses)
     assert "|start=" not in connect(feed)[1]
-    told = play(feed, trade(ts=TS + 1))
-    assert [event.ts_event for event in told if isinstance(event, Trades) and event.trades] == [TS + 1]
+    published = play(feed, trade(ts=TS + 1))
+    assert [event.ts_event for event in published if isinstance(event, Trades) and event.trades] == [TS + 1]
 
 
 def test_settings_that_the_gateway_cannot_be_asked_with_are_refused_before_anything_starts(
@@ -184,14 +184,14 @@ def test_a_quiet_book_is_good_again_when_the_gateway_has_told_everything() -> No
 
 
 def test_records_that_do_not_come_again_mean_a_snapshot() -> None:
-    """What was read before is missing from what is told again: nothing can be joined, so it begins anew."""
+    """What was read before is missing from what is sent again: nothing can be joined, so it starts over."""
     feed = live()
     play(feed, order("R"), order("A", 1, 100, 1, side="B"), order("T", 0, 100, 1))
     feed.closed("reset", TS)
     connect(feed)
-    told = feed.received(order("A", 2, 100, 1, side="B", ts=TS + 9), TS)
-    assert isinstance(told[-1], Reconnect)
-    told = feed.closed("loss", TS)
+    published = feed.received(order("A", 2, 100, 1, side="B", ts=TS + 9), TS)
+    assert isinstance(published[-1], Reconnect)
+    published = feed.closed("loss", TS)
     assert "|snapshot=1|" in connect(feed)[1]
 
 
@@ -201,8 +201,8 @@ def test_a_gateway_that_no_longer_keeps_the_records_is_asked_for_a_snapshot() ->
     play(feed, order("R"), order("T", 0, 100, 1))
     feed.closed("reset", TS)
     connect(feed)
-    told = feed.received(bytes(codec.ErrorMsg(TS, "aged out", code=codec.ErrorCode(8))), TS)
-    assert isinstance(told[-1], Reconnect)
+    published = feed.received(bytes(codec.ErrorMsg(TS, "aged out", code=codec.ErrorCode(8))), TS)
+    assert isinstance(published[-1], Reconnect)
     feed.closed("too_long_away", TS)
     assert "start=" not in connect(feed)[1].replace("start_session", "")
 
@@ -212,9 +212,9 @@ def test_silence_is_a_dead_connection() -> None:
     feed = live()
     play(feed, order("R"))
     assert not feed.ticked(TS + SILENCE_NS)
-    told = feed.ticked(TS + SILENCE_NS + 1)
-    assert [event.reason for event in books(out for out in told if isinstance(out, AnyEvent))] == ["stale"]
-    assert isinstance(told[-1], Reconnect)
+    published = feed.ticked(TS + SILENCE_NS + 1)
+    assert [event.reason for event in books(out for out in published if isinstance(out, AnyEvent))] == ["stale"]
+    assert isinstance(published[-1], Reconnect)
     assert not feed.ticked(TS + 2 * SILENCE_NS)
 
 

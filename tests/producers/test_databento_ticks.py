@@ -48,8 +48,8 @@ def level(bid: int = NANO, ask: int = 2 * NANO, bid_size: int = 3, ask_size: int
 def test_the_side_of_a_trade_is_the_aggressors(side: str, aggressor: str) -> None:
     """Databento, "Trades": Ask for a sell aggressor, Bid for a buy aggressor, None where no side is specified."""
     for record in (trade(side=side), order("T", 0, 1, 1, side=side)):
-        (told,) = [event for event in play(feed_of(), record) if isinstance(event, Trades)]
-        assert told.trades[0].side == aggressor
+        (published,) = [event for event in play(feed_of(), record) if isinstance(event, Trades)]
+        assert published.trades[0].side == aggressor
 
 
 def test_trades_of_one_moment_have_ids_of_their_own_in_every_schema() -> None:
@@ -62,8 +62,8 @@ def test_trades_of_one_moment_have_ids_of_their_own_in_every_schema() -> None:
             "quotes": [trade(dbn.MBP_1, levels=level())] * 2,
             "alone": [trade()] * 2,
         }[kind]
-        told = [event for event in play(feed, *records) if isinstance(event, Trades)]
-        ids.append([one.trade_id for event in told for one in event.trades])
+        published = [event for event in play(feed, *records) if isinstance(event, Trades)]
+        ids.append([one.trade_id for event in published for one in event.trades])
     assert ids == [[f"{TS}-5-0", f"{TS}-5-1"]] * 3
 
 
@@ -74,12 +74,12 @@ def test_a_quote_is_told_after_the_event_and_before_a_sampled_trade() -> None:
     (quote,) = play(feed, trade(dbn.MBP_1, action="C", flags=dbn.LAST, levels=level(bid=-5 * 10**8, ask=NONE)))
     assert isinstance(quote, Quote)
     assert (quote.bid, quote.bid_size, quote.ask, quote.ask_size) == ("-0.5", "3", None, None)
-    told = play(feed_of(metadata(ESM4, schema="tbbo")), trade(dbn.MBP_1, levels=level()))
-    assert [type(event) for event in told] == [Instrument, Quote, Trades]
+    published = play(feed_of(metadata(ESM4, schema="tbbo")), trade(dbn.MBP_1, levels=level()))
+    assert [type(event) for event in published] == [Instrument, Quote, Trades]
 
 
 def test_a_quote_that_may_be_bad_says_so() -> None:
-    """F_MAYBE_BAD_BOOK: the quote is told, and not to be trusted."""
+    """F_MAYBE_BAD_BOOK: the quote is published, and not to be trusted."""
     flags = dbn.LAST | dbn.MAYBE_BAD_BOOK
     (quote,) = [
         e for e in play(feed_of(), trade(dbn.MBP_1, action="A", flags=flags, levels=level())) if isinstance(e, Quote)
@@ -201,18 +201,18 @@ def test_a_symbol_is_the_mappings_of_its_date() -> None:
 def test_venues_of_one_dataset_are_told_apart() -> None:
     """The venue stands behind the symbol; where the dataset is the venue's own it does not."""
     feed = feed_of(metadata({"AAPL": [(0, 9, "7")]}, dataset="DBEQ.BASIC"))
-    told = play(feed, *(trade(publisher=number) for number in (2, 40, 41, 65_000)))
-    assert [event.symbol for event in told if isinstance(event, Trades)] == [
+    published = play(feed, *(trade(publisher=number) for number in (2, 40, 41, 65_000)))
+    assert [event.symbol for event in published if isinstance(event, Trades)] == [
         "AAPL", "AAPL@XCIS", "AAPL@IEXG", "AAPL@65000",
     ]  # fmt: skip
-    assert {event.kind for event in told if isinstance(event, Instrument)} == {"equity"}
+    assert {event.kind for event in published if isinstance(event, Instrument)} == {"equity"}
 
 
 def test_two_instruments_of_one_name_at_once_do_not_share_a_book() -> None:
     """Asked for by a name that means many, the second has its number behind the name."""
     feed = feed_of(metadata({"ES.FUT": [(0, 9, "7"), (0, 9, "8")]}))
-    told = play(feed, order("R"), order("R", instrument=8), order("A", 1, 5, 1, side="B"))
-    assert [event.symbol for event in books(told)] == ["ES.FUT", "ES.FUT#8", "ES.FUT"]
+    published = play(feed, order("R"), order("R", instrument=8), order("A", 1, 5, 1, side="B"))
+    assert [event.symbol for event in books(published)] == ["ES.FUT", "ES.FUT#8", "ES.FUT"]
 
 
 def test_a_mapping_of_the_gateway_names_what_follows() -> None:
@@ -246,9 +246,9 @@ def test_a_mapping_costs_the_same_however_many_instruments_there_are() -> None:
         finally:
             sys.settrace(before)
         steps.append(lines["line"])
-        told = play(feed, *(order("R", instrument=7, publisher=publisher) for publisher in (2, 3)))
-        assert {event.symbol.partition("@")[0] for event in told if isinstance(event, Instrument)} == {"B7"}
-        assert len(books(told)) == 2
+        published = play(feed, *(order("R", instrument=7, publisher=publisher) for publisher in (2, 3)))
+        assert {event.symbol.partition("@")[0] for event in published if isinstance(event, Instrument)} == {"B7"}
+        assert len(books(published)) == 2
     assert steps[0] == steps[1]
 
 

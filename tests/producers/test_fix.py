@@ -46,7 +46,7 @@ class Talk:
         self.out: list[Output] = []
         self.books = {symbol: L2Book() for symbol in OURS.values()}
         self.valid = dict.fromkeys(OURS.values(), False)
-        self.told: list[str] = []
+        self.published: list[str] = []
         self.announced: set[str] = set()
         self.reconnect = False
         self.connect()
@@ -102,7 +102,7 @@ class Talk:
                 self.announced.add(output.symbol)
             elif isinstance(output, Trades):
                 assert output.symbol in self.announced
-                self.told += [trade.trade_id for trade in output.trades]
+                self.published += [trade.trade_id for trade in output.trades]
             elif isinstance(output, BookUpdate):
                 self._follow(output)
             elif isinstance(output, Reconnect):
@@ -156,14 +156,14 @@ def by_symbol(trades: list[str]) -> dict[str, list[str]]:
 
 @VARIANTS
 def test_books_and_trades_are_the_venues_own(variant: dict[str, Any]) -> None:
-    """Every change at once, nothing lost, no dead letter; trades in order with the side that the venue tells."""
+    """Every change at once, nothing lost, no dead letter; trades in order with the side that the venue sends."""
     talk = Talk(**variant)
     for number in range(80):
         talk.move(1 + number % 3)
         talk.flush()
         assert talk.is_right()
-    assert by_symbol(talk.told) == by_symbol(talk.venue.trades)
-    assert len(talk.told) > 20
+    assert by_symbol(talk.published) == by_symbol(talk.venue.trades)
+    assert len(talk.published) > 20
     counts = talk.feed.counts
     assert [counts[name] for name in ("gaps", "dead_letters", "duplicates", "resyncs")] == [0] * 4
     assert {t.side for o in talk.out if isinstance(o, Trades) for t in o.trades} == {"buy", "sell"}
@@ -204,9 +204,9 @@ def test_no_disturbance_ever_tells_a_wrong_book(variant: dict[str, Any], data: s
         talk.flush()
     talk.settle()
     assert talk.is_right()
-    assert len(set(talk.told)) == len(talk.told), "a trade came twice"
-    assert set(talk.told) <= set(talk.venue.trades)
-    assert set(talk.told) == set(talk.venue.trades) or missing_trades(talk.feed, talk.out, talk.ts), (
+    assert len(set(talk.published)) == len(talk.published), "a trade came twice"
+    assert set(talk.published) <= set(talk.venue.trades)
+    assert set(talk.published) == set(talk.venue.trades) or missing_trades(talk.feed, talk.out, talk.ts), (
         "a trade was lost in silence"
     )
     opened = {o.gap_id for o in talk.out if isinstance(o, FeedStatus) and o.kind == "gap" and o.ts_to is None}
@@ -215,7 +215,7 @@ def test_no_disturbance_ever_tells_a_wrong_book(variant: dict[str, Any], data: s
 
 @pytest.mark.parametrize("by", ["price", "id", "number"])
 def test_what_the_venue_sends_again_is_applied_in_order(by: str) -> None:
-    """Three lost messages: books are cleared at once, then told whole without a new snapshot; no trade is missing."""
+    """Three lost messages: books are cleared at once, then whole without a new snapshot; no trade is missing."""
     talk = Talk(by=by)
     talk.flush()
     asked = talk.feed.counts["resyncs"]
@@ -228,7 +228,7 @@ def test_what_the_venue_sends_again_is_applied_in_order(by: str) -> None:
     assert not any(talk.valid.values())
     talk.flush()
     assert talk.is_right()
-    assert by_symbol(talk.told) == by_symbol(talk.venue.trades)
+    assert by_symbol(talk.published) == by_symbol(talk.venue.trades)
     assert talk.feed.counts["resyncs"] == asked
     assert talk.kinds().count("gap") == talk.kinds().count("resynced") == 2
     assert {o.origin for o in talk.out if isinstance(o, Trades)} == {"live", "repair"}
@@ -245,14 +245,14 @@ def test_what_the_venue_does_not_send_again_is_asked_for_anew() -> None:
     talk.flush()
     assert talk.is_right()
     assert talk.feed.counts["resyncs"] == 1
-    assert len(talk.told) < len(talk.venue.trades)
+    assert len(talk.published) < len(talk.venue.trades)
     missing = [o for o in talk.out if isinstance(o, FeedStatus) and o.kind == "gap" and o.channel == "trades"]
     assert missing
     assert [o for o in talk.out if isinstance(o, Trades) and not o.valid and o.reason == "gap"]
 
 
 def test_numbers_may_go_on_over_connections() -> None:
-    """Without reset the trades of the time between are sent again, and told."""
+    """Without reset the trades of the time between are sent again, and published."""
     talk = Talk(reset=False)
     talk.flush()
     for _ in range(20):
@@ -260,8 +260,8 @@ def test_numbers_may_go_on_over_connections() -> None:
     talk.breaks()
     talk.settle()
     assert talk.is_right()
-    assert by_symbol(talk.told) == by_symbol(talk.venue.trades)
-    assert len(talk.told) > 3
+    assert by_symbol(talk.published) == by_symbol(talk.venue.trades)
+    assert len(talk.published) > 3
 
 
 def test_session_messages_that_are_skipped_are_no_loss() -> None:
@@ -294,7 +294,7 @@ def test_a_venue_that_keeps_only_the_last_messages_may_have_lost_trades(monkeypa
         talk.line.popleft()
     talk.flush()
     assert talk.is_right()
-    assert len(talk.told) < len(talk.venue.trades)
+    assert len(talk.published) < len(talk.venue.trades)
     assert missing_trades(talk.feed, talk.out, talk.ts)
 
 
@@ -381,4 +381,4 @@ def test_recorded_messages_go_through_the_pipe(tmp_path: Path) -> None:
         if topic == "md.book_updates" and isinstance(event, BookUpdate) and event.symbol == "BTC-USD":
             (book.bids.replace if event.kind == "snapshot" else book.bids.apply)(event.bid_prices, event.bid_sizes)
     assert book.bids.top(None) == talk.books["BTC-USD"].bids.top(None)
-    assert trades == talk.told
+    assert trades == talk.published

@@ -168,7 +168,7 @@ def test_both_names_of_an_instrument_are_one() -> None:
 
 
 def test_an_unreadable_change_of_an_instrument_by_id_costs_only_its_book() -> None:
-    """The SecurityID tells whose it was."""
+    """The SecurityID says whose it was."""
     desk = Desk(None)
     for name in ("id1", "id2"):
         desk.says("W", (48, name), (22, "4"), (268, "1"), *level("9"))
@@ -194,9 +194,9 @@ def test_a_symbol_whose_request_is_rejected_is_on_the_ledger_until_its_book_come
     desk = x_only(("A/B", "C/D"))
     (first, _), (second, _) = requests(desk.logon)
     out = desk.says("Y", (262, first), (281, "0"), (58, "unknown symbol"))
-    told = [(o.kind, o.reason, o.symbol, o.detail) for o in out if isinstance(o, FeedStatus)]
-    assert told[0] == ("unsubscribed", "refused", "A-B", "unknown symbol")
-    assert told[1][:3] == ("gap", "unsubscribed", "A-B")
+    published = [(o.kind, o.reason, o.symbol, o.detail) for o in out if isinstance(o, FeedStatus)]
+    assert published[0] == ("unsubscribed", "refused", "A-B", "unknown symbol")
+    assert published[1][:3] == ("gap", "unsubscribed", "A-B")
     assert [(o.symbol, o.valid) for o in out if isinstance(o, Trades)] == [("A-B", False)]
     assert not [o for o in desk.says("0") if isinstance(o, Trades) and o.valid]
     desk.says("W", (262, second), (55, "C/D"), (268, "1"), *level("9"))

@@ -28,7 +28,7 @@ def test_subscribes_the_full_book_and_trades_of_each_symbol() -> None:
 
 
 def test_decimals_times_and_sides_are_kept_as_they_came() -> None:
-    """Raw digits; a trade's own time, else that of the message; the aggressor where it is told."""
+    """Raw digits; a trade's own time, else that of the message; the aggressor where it is given."""
     desk = Desk()
     out = desk.says("W", (55, "BTC-USD"), (268, "3"), (269, "0"), (270, "100.50"), (271, "1.0"), (269, "1"),
                     (270, "101"), (271, "2.500"), (269, "2"), (270, "100.7"), (271, "1"))  # fmt: skip
@@ -63,8 +63,8 @@ def test_a_time_without_a_date_is_near_the_time_of_sending(sent: str, time: str,
     desk = Desk()
     fields = [(35, "X"), (49, "THEM"), (56, "US"), (34, "2"), (52, sent), (268, "1"), (279, "0"), (269, "2"),
               (55, "BTC-USD"), (270, "9"), (271, "1"), (273, time)]  # fmt: skip
-    (told,) = [o for o in desk.feed.received(encode("FIX.4.4", fields), START) if isinstance(o, Trades)]
-    assert told.trades[0].ts_event == utc_ns(expected, "273")
+    (published,) = [o for o in desk.feed.received(encode("FIX.4.4", fields), START) if isinstance(o, Trades)]
+    assert published.trades[0].ts_event == utc_ns(expected, "273")
 
 
 def test_entries_may_be_replaced_and_deleted_by_their_ids() -> None:
@@ -241,7 +241,7 @@ def test_a_book_and_candles_below_zero_go_through_the_pipe(tmp_path: Path, monke
 
 
 def test_a_book_is_emptied_and_cut_to_its_depth() -> None:
-    """MDEntryType J in X takes every level away; what is pushed beyond MarketDepth is told as gone."""
+    """MDEntryType J in X takes every level away; what is pushed beyond MarketDepth is published as removed."""
     desk = Desk(None)
     desk.says("W", (264, "2"), (55, "B-U"), (268, "2"), *level("9"), *level("8"))
     out = desk.says("X", (55, "B-U"), (268, "1"), *level("8.5", action="0"))
@@ -280,6 +280,6 @@ def test_size_of_a_level_is_the_exact_sum_of_its_entries_or_no_book() -> None:
         desk = Desk()
         out = desk.says("W", (55, "BTC-USD"), (268, "2"), (269, "0"), (278, "a"), (270, "1"), (271, first), (269, "0"),
                         (278, "b"), (270, "1"), (271, second))  # fmt: skip
-        told = [event.bid_sizes for event in out if isinstance(event, BookUpdate)]
-        assert told == ([] if total is None else [[total]])
+        published = [event.bid_sizes for event in out if isinstance(event, BookUpdate)]
+        assert published == ([] if total is None else [[total]])
         assert asked_again(out) == ({"BTC-USD"} if total is None else set())

@@ -54,7 +54,7 @@ def test_a_group_that_lies_clears_the_book_of_its_symbol_only() -> None:
 
 @pytest.mark.parametrize("price", ["-1", "0"])
 def test_book_that_cannot_be_told_behind_a_loss_is_asked_for(price: str) -> None:
-    """While something is missing no book is told, so what was sent again is found wrong when all is there."""
+    """While something is missing no book is published, so what was sent again is found wrong when all is there."""
     desk = Desk()
     desk.says("W", (55, "BTC-USD"), (268, "1"), *level("100"))
     desk.number += 1
@@ -90,7 +90,7 @@ def test_trade_that_consumers_would_refuse_is_none(price: str, size: str, entry:
 
 
 def test_security_status_halts_and_resumes() -> None:
-    """In the stream of status, and in what is told of the symbol meanwhile."""
+    """In the stream of status, and in what is published of the symbol meanwhile."""
     desk = Desk()
     desk.says("W", (55, "BTC-USD"), (268, "0"))
     out = desk.says("f", (55, "BTC-USD"), (326, "2"))

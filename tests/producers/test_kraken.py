@@ -1,4 +1,4 @@
-"""The Kraken feed tells the truth about the recording, computed a second way, and keeps its rules in v1 and v2."""
+"""The Kraken feed is true to the recording, computed a second way, and keeps its rules in v1 and v2."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def feed1() -> KrakenV1Feed:
 
 
 def test_documented_book_has_the_documented_checksum(feed: KrakenFeed) -> None:
-    """JSON numbers keep their digits: the checksum of Kraken's own example is right, and the book tells its text."""
+    """JSON numbers keep their digits: the checksum of Kraken's own example is right, and the book has their text."""
     (snapshot,) = feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)
     assert isinstance(snapshot, BookUpdate)
     assert [f"{p} {s}" for p, s in zip(snapshot.bid_prices, snapshot.bid_sizes, strict=True)] == BIDS
@@ -330,7 +330,7 @@ def test_thin_book_is_not_cut_where_the_answer_to_its_subscription_was_not_heard
 
 
 def test_wrong_checksum_clears_the_book_and_subscribes_it_again(feed: KrakenFeed) -> None:
-    """The change is not told; the fresh snapshot closes the gap."""
+    """The change is not published; the fresh snapshot closes the gap."""
     feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)
     out = feed.received(book2("update", [], [ASKS[0].replace("100000", "200000")], CHECKSUM), T0)
     params = '"params":{"channel":"book","symbol":["BTC/USD"],"depth":10'
@@ -345,10 +345,10 @@ def test_wrong_checksum_clears_the_book_and_subscribes_it_again(feed: KrakenFeed
 
 def test_snapshot_with_a_wrong_checksum_is_never_told(feed: KrakenFeed) -> None:
     """It opens a gap and is asked for again; the third loss within a minute reconnects."""
-    told = [line for _ in range(3) for line in story(feed.received(book2("snapshot", BIDS, ASKS, 1), T0))]
-    assert "BTC-USD snapshot" not in told
-    assert told[0] == "BTC-USD gap checksum"
-    assert told[-1] == "reconnect gaps"
+    published = [line for _ in range(3) for line in story(feed.received(book2("snapshot", BIDS, ASKS, 1), T0))]
+    assert "BTC-USD snapshot" not in published
+    assert published[0] == "BTC-USD gap checksum"
+    assert published[-1] == "reconnect gaps"
 
 
 def test_pair_that_is_told_badly_does_not_cost_the_others_their_connection() -> None:
@@ -357,15 +357,17 @@ def test_pair_that_is_told_badly_does_not_cost_the_others_their_connection() -> 
     feed.opened(T0)
     acknowledge(feed, "BTC/USD", "ETH/USD")
     feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM).replace(b"BTC", b"ETH"), T0)
-    told: list[str] = []
+    published: list[str] = []
     for _ in range(3):
-        told += story(feed.received(book2("snapshot", BIDS, ASKS, 1), T0)) + story(feed.received(answer("book"), T0))
-    assert sum('"method":"subscribe"' in line for line in told) == 2
-    assert not any(line.startswith(("reconnect", "ETH")) for line in told)
+        published += story(feed.received(book2("snapshot", BIDS, ASKS, 1), T0)) + story(
+            feed.received(answer("book"), T0)
+        )
+    assert sum('"method":"subscribe"' in line for line in published) == 2
+    assert not any(line.startswith(("reconnect", "ETH")) for line in published)
     feed.received(b'{"channel":"heartbeat"}', T0 + 8 * SECOND)
     assert feed.ticked(T0 + 9 * SECOND) == []
-    told = story(feed.ticked(T0 + 10 * SECOND))
-    assert sum('"method":"subscribe"' in line and "BTC/USD" in line for line in told) == 1
+    published = story(feed.ticked(T0 + 10 * SECOND))
+    assert sum('"method":"subscribe"' in line and "BTC/USD" in line for line in published) == 1
     assert story(feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0))[0] == "BTC-USD snapshot"
 
 
@@ -478,7 +480,7 @@ def test_v1_message_with_a_part_for_each_side_is_one_change(feed1: KrakenV1Feed)
 
 
 def test_v1_mismatch_is_repaired_in_v1(feed1: KrakenV1Feed) -> None:
-    """With the depth that the channel's name tells."""
+    """With the depth that the channel's name states."""
     feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), T0)
     out = feed1.received(book1({"a": levels1(["45285.2 0.2"], 2), "c": "1"}), T0)
     assert [json.loads(output.frame) for output in out if isinstance(output, Send)] == [
@@ -568,8 +570,8 @@ def test_refusal_costs_its_pair_and_channel_alone() -> None:
         feed.received(answer(channel, "BTC/USD"), T0)
         refused = "EService:Trading is not available" if channel == "trade" else ""
         out += feed.received(answer(channel, "ETH/USD", refused), T0)
-    told = [(o.symbol, o.kind, o.channel) for o in out if isinstance(o, FeedStatus)]
-    assert told == [("ETH-USD", "unsubscribed", "trade"), ("ETH-USD", "gap", "trade")]
+    published = [(o.symbol, o.kind, o.channel) for o in out if isinstance(o, FeedStatus)]
+    assert published == [("ETH-USD", "unsubscribed", "trade"), ("ETH-USD", "gap", "trade")]
     assert [o.reason for o in out if isinstance(o, DeadLetter)] == ["venue_error"]
     for name in (b"BTC", b"ETH"):
         feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM).replace(b"BTC", name), T0)

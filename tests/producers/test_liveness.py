@@ -1,4 +1,4 @@
-"""A connection that fell silent is given up once; one that ended is told, and every book with it is lost."""
+"""A connection that fell silent is given up once; one that ended is reported, and every book with it is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SILENCE = 5_000 * MS
 
 
 class Feed:
-    """The least feed that lives: it notes why it lost its books, and what was told of that."""
+    """The least feed that lives: it notes why it lost its books, and what was published of that."""
 
     def __init__(self) -> None:
         self.line = Line("acme", "acme-1")
@@ -25,7 +25,7 @@ class Feed:
 
 
 def statuses_of(out: list[Output]) -> list[tuple[str, str]]:
-    """Return what was told and asked for, with its reason."""
+    """Return what was published and requested, with its reason."""
     return [(each.kind, each.reason) if isinstance(each, FeedStatus) else ("?", str(each)) for each in out]
 
 
@@ -46,7 +46,7 @@ def test_silence_longer_than_the_limit_gives_the_connection_up_once() -> None:
 
 
 def test_end_of_a_connection_loses_every_book_whether_it_was_silent_or_not() -> None:
-    """Its reason goes out and is there to be told with each gap."""
+    """Its reason goes out and is there for each gap."""
     feed = Feed()
     feed.liveness.opened(feed.call(0))
     feed.liveness.ticked(feed.call(2 * SILENCE))

@@ -119,13 +119,13 @@ def test_no_level_is_told_that_no_book_may_have(prices: list[str], sizes: list[s
 @pytest.mark.parametrize("ts", [0, TS_MIN - 1, NOW + AHEAD_NS_MAX + 1, 1_800_000_000_000])
 def test_no_book_is_told_of_a_time_that_cannot_be(ts: int) -> None:
     """Long ago, far ahead or in a wrong unit: consumers would refuse it, and could not ask the venue again."""
-    for tell in (books.snapshot, books.update):
+    for publish in (books.snapshot, books.update):
         call, product = Call(Line("v", "1"), NOW, None), Product(instrument("spot"))
         product.book_valid = True
         with pytest.raises(BadEvent, match="time_out_of_bounds: ts_event"):
-            tell(call, product, ts, (["1"], ["1"], [], []))
+            publish(call, product, ts, (["1"], ["1"], [], []))
         assert call.out == []
-        tell(call, product, NOW + AHEAD_NS_MAX, (["1"], ["1"], [], []))
+        publish(call, product, NOW + AHEAD_NS_MAX, (["1"], ["1"], [], []))
         assert len(call.out) == 1
 
 

@@ -40,7 +40,7 @@ class Memory:
             self.raw.append(raw)
 
     def statuses(self, kind: str) -> list[FeedStatus]:
-        """Return what was told of this kind."""
+        """Return what was sent of this kind."""
         return [event for event in self.events if isinstance(event, FeedStatus) and event.kind == kind]
 
     def trade_ids(self) -> list[str]:
@@ -91,7 +91,7 @@ async def listen(
     """Run one line against a gateway until the recording is over, or until it is refused."""
     memory, states, over = Memory(), [], asyncio.Event()
 
-    def told(_line: str, state: str) -> None:
+    def published(_line: str, state: str) -> None:
         states.append(state)
         if state.startswith("refused"):
             over.set()
@@ -107,7 +107,7 @@ async def listen(
             tick_s=0.02,
             backoff=Policy(base_s=0.001, cap_s=0.01),
             redact=login.redact,
-            on_state=told,
+            on_state=published,
         )
         line = Connection(feed, "databento/0", memory, options)
         tasks = [asyncio.create_task(one) for one in (line.run(), line.ended.wait(), over.wait())]
@@ -247,9 +247,9 @@ def test_heartbeats_come_while_the_market_is_quiet(tmp_path: Path) -> None:
     gateway = Gateway(file(tmp_path, records), speed=2.0, heartbeat_s=0.1, keys=[KEY])
     memory, feed, _ = asyncio.run(listen(gateway, schemas=("mbo",)))
     assert feed.counts["heartbeats"] >= 1
-    told = [event for event in memory.events if isinstance(event, BookUpdate) and event.kind == "heartbeat"]
-    assert told
-    assert all(event.valid and TS <= event.ts_event < TS + 10**9 for event in told)
+    published = [event for event in memory.events if isinstance(event, BookUpdate) and event.kind == "heartbeat"]
+    assert published
+    assert all(event.valid and TS <= event.ts_event < TS + 10**9 for event in published)
 
 
 def test_a_recording_of_another_kind_is_refused(tmp_path: Path) -> None:
