@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from marketdata.events import EVENTS, BookUpdate, FeedStatus, Instrument, Quote, Trades
@@ -33,6 +33,7 @@ def check(out: list[Output], valid: dict[str, bool], announced: set[str]) -> Non
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=st.lists(st.tuples(st.sampled_from(["trade", "trade", "lose", "mute", "snapshot", "drop", "bad", "beat"]),
                                  st.integers(1, 4)), max_size=40))  # fmt: skip
+@example(script=[("mute", 1), ("mute", 4), ("mute", 4), ("snapshot", 1)])
 def test_every_trade_is_sent_once_or_on_the_ledger(make_frames: type[Frames], script: list[tuple[str, int]]) -> None:
     """A venue that trades on while frames, trades and connections are lost: what was not sent is a hole that is known.
 

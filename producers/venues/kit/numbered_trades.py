@@ -48,14 +48,14 @@ def take(
     _send(call, product, fresh, before)
     if skips:
         product.ts_back = fresh[-1][1].ts_event
+        if not was_pending:
+            ledger.note_skipped(call, product)
     if snapshot and not final and _is_missing(product):
         return True
     if is_complete:
         ledger.account(call, product, ledger.trades, call.now)
     elif snapshot or trades.is_overdue(call, product):
         give_up(call, product, ledger, answered=bool(batch))
-    elif skips and not was_pending:
-        ledger.note_skipped(call, product)
     ledger.close_filled(call, product)
     return skips and not snapshot and not was_pending
 
