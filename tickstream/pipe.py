@@ -81,7 +81,7 @@ class Connections:
         return self._feeds.values()
 
     def remarks(self) -> list[str]:
-        """Return the notes, and what else about the whole recording a person should hear."""
+        """Return the notes, and what else about the whole recording a person should know."""
         remarks = list(self.notes)
         if self.damaged > 1:
             remarks.append(f"{self.damaged} damaged lines were left out")
@@ -159,7 +159,7 @@ class Connections:
                 yield from self._perform(feed, feed.received(record.frame, self._ts))
 
     def note(self, text: str) -> None:
-        """Keep what a person should hear, once."""
+        """Keep what a person should know, once."""
         if text not in self.notes and len(self.notes) < NOTES_MAX:
             self.notes.append(text)
 

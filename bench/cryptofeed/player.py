@@ -3,7 +3,7 @@
     python -m bench.cryptofeed.player measure|changing|withhold TASK
 
 Runs in cryptofeed's environment, which has nothing of ours. An exception out of a handler makes cryptofeed connect
-anew; frames after it belong to a connection that is gone, so the run ends there when the books are watched.
+again; frames after it belong to a connection that is gone, so the run ends there when the books are watched.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ async def _play(task: Task, withheld: int | None, watch: Watch | None) -> Played
         consumer.place = place
         try:
             await feed.message_handler(frame, lines[conn], ts / 1e9)
-        except Exception:  # noqa: BLE001 - whatever it is, cryptofeed connects anew
+        except Exception:  # noqa: BLE001 - whatever it is, cryptofeed connects again
             consumer.played.given_up += 1
             if watch is not None:
                 break

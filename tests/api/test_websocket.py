@@ -68,7 +68,7 @@ class ClientBook:
         self.reason = ""
 
     def take(self, message: dict[str, Any]) -> None:
-        """Apply a message; fails on a hole."""
+        """Apply a message; fails on a gap."""
         assert message["type"] in {"l2_snapshot", "l2_update"}, message
         if message["type"] == "l2_snapshot":
             self.sides = {side: dict(message["data"][side]) for side in self.sides}

@@ -113,9 +113,9 @@ def files_of(case: Case, folder: Path) -> list[Path]:
     """Return the recordings to play, shortened where the case says so."""
     if not case.recordings:
         venue = FixVenue(Identity(sender="THEM", target="US"), ("BTC-USD", "EUR/USD"), by="number", fragment=4)
-        heard = fix.recorded(venue, case.lines or 0, time.time_ns())
+        frames = fix.recorded(venue, case.lines or 0, time.time_ns())
         recordings.write(
-            folder / "session.jsonl.zst", (Recorded("recv", ts, None, data.decode()) for ts, data in heard)
+            folder / "session.jsonl.zst", (Recorded("recv", ts, None, data.decode()) for ts, data in frames)
         )
         return [folder / "session.jsonl.zst"]
     files = [next(RECORDINGS.glob(f"{name}.*")) for name in case.recordings]

@@ -199,7 +199,7 @@ def test_trades_without_numbers_are_repaired_only_when_all_that_was_told_is_stor
 
     monkeypatch.setattr(repair_module, "wait_for", looked)
     rows.insert_bare(
-        "gaps", gap_id="anew", venue=ALPACA[0], symbol=ALPACA[1], channel="trades", line="alpaca/0", reason="gap",
+        "gaps", gap_id="again", venue=ALPACA[0], symbol=ALPACA[1], channel="trades", line="alpaca/0", reason="gap",
         detail="", state="open", ts_from_ns=START, ts_to_ns=START + 2 * MINUTE_NS - 1, found_by="feed",
         detected_at=moment(START),
     )  # fmt: skip

@@ -34,7 +34,7 @@ def test_kafka_carries_a_frame_of_six_megabytes(endpoints: Endpoints, topic_pref
 
 
 def test_kafka_creates_no_topic_by_accident(endpoints: Endpoints, topic_prefix: str) -> None:
-    """A producer that asks for a topic that nobody declared hears that there is none, and there is none afterwards."""
+    """A producer that asks for a topic that nobody declared receives an error, and there is none afterwards."""
     topic = f"{topic_prefix}undeclared"
     # Asking is what makes a topic where a broker may make it: a producer allows it in each such request.
     error = Producer({"bootstrap.servers": endpoints.kafka_brokers}).list_topics(topic, timeout=30).topics[topic].error

@@ -217,7 +217,7 @@ def test_port_in_use_is_reported_with_its_user(folders: Folders) -> None:
 
 
 def test_second_supervisor_of_a_folder_is_refused(folders: Folders) -> None:
-    """One stack per folder: whoever comes second hears that it runs already."""
+    """One stack per folder: whoever comes second receives the error that it runs already."""
     settings = load(StackSettings, folder=folders.stack)
     lock = written.take_lock(folders)
     assert lock is not None

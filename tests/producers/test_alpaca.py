@@ -365,8 +365,8 @@ def test_lost_connection_makes_quotes_old_and_leaves_a_hole_in_the_trades() -> N
     feed.opened(T0 + 6 * SECOND)
     out = outputs_of(feed, {"T": "subscription", "trades": list(SYMBOLS)}, ts=T0 + 7 * SECOND)
     assert (only(out, Trades).valid, only(out, Trades).reason) == (False, "gap")
-    hole = only(out, FeedStatus)
-    assert (hole.kind, hole.channel, hole.ts_from, hole.ts_to) == ("gap", "trades", T0, T0 + 7 * SECOND)
+    gap = only(out, FeedStatus)
+    assert (gap.kind, gap.channel, gap.ts_from, gap.ts_to) == ("gap", "trades", T0, T0 + 7 * SECOND)
     assert only(outputs_of(feed, quote(bp=150.22)), FeedStatus).kind == "resynced"
     later = outputs_of(feed, trade(2, t=T0 + 8 * SECOND), trade(3, t=T0 + 9 * SECOND), ts=T0 + 9 * SECOND)
     claims = [event.complete_from for event in later if isinstance(event, Trades)]

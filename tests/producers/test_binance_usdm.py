@@ -167,7 +167,7 @@ def body(number: int) -> bytes:
     (70, ["snapshot"]), (75, ["snapshot"]),
 ])  # fmt: skip
 def test_snapshot_joins_the_chain_wherever_it_lies(number: int, said: list[str]) -> None:
-    """Changes cover (40, 60] and (60, 70], the second with a hole in the ids; one older than `pu` is too old."""
+    """Changes cover (40, 60] and (60, 70], the second with a gap in the ids; one older than `pu` is too old."""
     feed = make(line="binance_usdm/0")
     feed.opened(T0)
     (request,) = fetches(feed.received(diff(50, 60, 40), T0))
@@ -178,7 +178,7 @@ def test_snapshot_joins_the_chain_wherever_it_lies(number: int, said: list[str])
 
 
 def test_broken_chain_clears_and_asks_for_a_snapshot() -> None:
-    """`pu` alone tells: the ids may have holes."""
+    """Only `pu` shows a loss: the ids may have gaps."""
     feed = make(line="binance_usdm/0")
     feed.opened(T0)
     (request,) = fetches(feed.received(diff(50, 60, 40), T0))
@@ -243,7 +243,7 @@ def test_id_that_is_no_trades_is_no_gap() -> None:
 
 
 def test_aggregate_trades_are_asked_for_from_the_first_that_is_missing() -> None:
-    """A hole in the ids of `aggTrade` is filled from REST's aggTrades."""
+    """A gap in the ids of `aggTrade` is filled from REST's aggTrades."""
     feed = make(line="binance_usdm/0")
     feed.opened(T0)
 

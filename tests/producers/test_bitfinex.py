@@ -330,7 +330,7 @@ def test_data_of_a_channel_that_was_never_announced_are_told_once() -> None:
 
 
 def test_greeting_begins_a_new_connection() -> None:
-    """A recording may hold a second connection without saying so: its numbers begin at 1 and its books anew."""
+    """A recording may hold a second connection without saying so: its numbers and its books start again."""
     line = FeedDriver()
     line.data(1, [[9, 1, 1], [11, 1, -1]])
     assert kinds(line.event(event="info", version=2, platform={"status": 1})) == ["clear"]

@@ -91,7 +91,7 @@ def test_cancel_of_an_order_that_is_not_there_proves_that_the_snapshot_was_not_w
 
 
 def test_snapshot_that_is_too_old_is_asked_for_again() -> None:
-    """A book from before the first message that waits would leave a hole."""
+    """A book from before the first message that waits would leave a gap."""
     feed = CoinbaseExchangeFeed(line="coinbase_exchange/0", products=(NAME,), depth="full")
     feed.opened(T0)
     (request,) = fetches(feed.received(opened(9, "a", "buy", "100", "1"), T0))
@@ -191,7 +191,7 @@ def test_level_of_more_digits_than_a_size_may_have_is_asked_for_again(full: Coin
 
 @pytest.mark.parametrize("number", [2**63 - 1, 2**63])
 def test_number_behind_which_no_event_can_name_another_is_refused(full: CoinbaseExchangeFeed, number: int) -> None:
-    """The ledger names the trade that came behind a hole; there is none above the largest number."""
+    """The ledger names the trade that came after a gap; there is none above the largest number."""
     full.received(matched(11, "a", "0.25", trade_id=4), T0)
     out = full.received(message("heartbeat", 11, last_trade_id=number), T0)
     assert [type(output) for output in out if not isinstance(output, FeedStatus | BookUpdate | Fetch)] == [DeadLetter]

@@ -35,7 +35,7 @@ def check(out: list[Output], valid: dict[str, bool], announced: set[str]) -> Non
                                  st.integers(1, 4)), max_size=40))  # fmt: skip
 @example(script=[("mute", 1), ("mute", 4), ("mute", 4), ("snapshot", 1)])
 def test_every_trade_is_sent_once_or_on_the_ledger(make_frames: type[Frames], script: list[tuple[str, int]]) -> None:
-    """A venue that trades on while frames, trades and connections are lost: what was not sent is a hole that is known.
+    """A venue that trades on while frames, trades and connections are lost: what was not sent is a gap that is known.
 
     `lose` drops a frame of trades, `mute` leaves trade ids out without dropping a frame, `drop` loses the connection,
     `bad` spoils one trade, `snapshot` sends the last eight trades as after a subscription.

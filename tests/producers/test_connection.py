@@ -319,7 +319,7 @@ def test_end_of_a_recording_ends_the_line_and_leaves_the_books(make_frames: type
 
 
 def test_venue_that_says_end_of_recording_is_not_believed(make_frames: type[Frames]) -> None:
-    """Only a replay ends; a live venue's connection is made anew."""
+    """Only a replay ends; a live venue's connection is made again."""
 
     async def scenario() -> None:
         sink = Kept()

@@ -187,7 +187,7 @@ def test_a_definition_of_any_version_makes_an_instrument(version: int, made: Any
 
 
 def test_a_symbol_is_the_mappings_of_its_date() -> None:
-    """A continuous contract means another instrument the next day: its book begins anew, under the same name."""
+    """A continuous contract means another instrument the next day: its book starts again, under the same name."""
     feed = feed_of(metadata({"ES.c.0": [(0, 1, "7"), (1, 2, "8")]}))
     later = TS + dbn.DAY_NS
     first = play(feed, order("R"), order("A", 1, 100, 3, side="B"))

@@ -265,7 +265,7 @@ def test_numbers_may_go_on_over_connections() -> None:
 
 
 def test_session_messages_that_are_skipped_are_no_loss() -> None:
-    """Behind a message that came again a GapFill is over heartbeats: nothing is asked anew, no trade is missed."""
+    """Behind a message that came again a GapFill is over heartbeats: nothing is requested again, no trade is missed."""
     talk = Talk()
     talk.flush()
     talk.move(4)
@@ -341,7 +341,7 @@ JUNK = ["", "0", "-1", "1.5", "NaN", "Infinity", "1e999", "x" * 70, "9" * 40, "2
 @QUICK
 @given(place=st.integers(0, 500), junk=st.sampled_from(JUNK), by=st.sampled_from(["price", "id", "number"]))
 def test_any_value_of_any_message_may_be_junk(place: int, junk: str, by: str) -> None:
-    """No value anywhere makes the feed raise or break a rule; what could not be read is asked for anew."""
+    """No value anywhere makes the feed raise or break a rule; what could not be read is requested again."""
     talk = Talk(by=by)
     for _ in range(10):
         talk.move(2)

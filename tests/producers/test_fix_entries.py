@@ -274,7 +274,7 @@ def test_a_level_that_a_snapshot_names_twice_is_no_book() -> None:
 
 
 def test_size_of_a_level_is_the_exact_sum_of_its_entries_or_no_book() -> None:
-    """However many digits they have; a sum that no size may be is asked for anew."""
+    """However many digits they have; a sum that no size may be is requested again."""
     for first, second, total in (("0.1234567890123456789012345", "12345", "12345.1234567890123456789012345"),
                                  ("9" * 30, "1", None)):  # fmt: skip
         desk = Desk()

@@ -79,7 +79,7 @@ def test_each_book_of_an_answer_that_cannot_be_read_is_asked_for() -> None:
     ("1", "1", "x" * 129, "trade_id"),
 ])  # fmt: skip
 def test_trade_that_consumers_would_refuse_is_none(price: str, size: str, entry: str, field: str) -> None:
-    """Its message cannot be trusted, and the symbol is asked for anew."""
+    """Its message cannot be trusted, and the symbol is requested again."""
     desk = Desk()
     desk.says("W", (55, "BTC-USD"), (268, "1"), *level("100"))
     out = desk.says("X", (268, "1"), (279, "0"), (269, "2"), (278, entry), (55, "BTC-USD"), (270, price), (271, size))

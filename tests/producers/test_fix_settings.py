@@ -66,7 +66,7 @@ def test_what_cannot_be_used_is_named(environment: pytest.MonkeyPatch, name: str
 
 
 def test_a_replay_needs_no_names(environment: pytest.MonkeyPatch) -> None:
-    """Whoever plays a recording answers to any name; numbers begin anew with each connection."""
+    """Whoever plays a recording answers to any name; numbers start again with each connection."""
     environment.delenv("FIX_TARGET_COMP_ID")
     environment.setenv("TICKSTREAM_SOURCE", "replay")
     environment.setenv("TICKSTREAM_LINES", "3")

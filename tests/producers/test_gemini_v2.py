@@ -244,7 +244,7 @@ def test_trade_apart_from_the_order_book_has_no_side_and_costs_no_book(
 
 
 def test_unreadable_trade_is_asked_for(feed: GeminiFeedV2) -> None:
-    """It costs no book; REST's last trades fill the hole."""
+    """It costs no book; REST's last trades fill the gap."""
     trade = {"type": "trade", "symbol": "BTCUSD", "timestamp": MS + 3, "price": "10", "quantity": "1", "side": "buy"}
     out = feed.received(json.dumps(trade | {"tid": "x"}, separators=(",", ":")).encode(), T0)
     assert kinds(out) == []

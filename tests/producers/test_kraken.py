@@ -308,7 +308,7 @@ def test_numbers_are_written_in_fixed_point(feed: KrakenFeed) -> None:
 
 
 def test_what_falls_out_of_the_depth_is_told_as_removed(feed: KrakenFeed) -> None:
-    """An eleventh level is cut before the check, and consumers hear of it, since the venue never takes it back."""
+    """An eleventh level is cut before the check, and consumers receive that, since the venue never takes it back."""
     feed.received(book2("snapshot", BIDS, ASKS, CHECKSUM), T0)
     better = "45284.0 0.50000000"
     out = feed.received(book2("update", [better], [], checksum([better, *BIDS[:9]], ASKS)), T0)
@@ -512,7 +512,7 @@ def test_v1_trades_alike_in_one_message_are_two_and_a_repeated_message_is_none(f
 
 
 def test_v1_trades_of_a_lost_connection_stay_on_the_ledger(feed1: KrakenV1Feed) -> None:
-    """Nothing numbers them: the connection's gap closes, an entry for the trades stays open, and candles hear it."""
+    """Nothing numbers them: the connection's gap closes, the entry of the trades stays open, candles become invalid."""
     feed1.received(book1({"as": levels1(ASKS), "bs": levels1(BIDS)}), T0)
     feed1.received(trade1(["1", "1", "1618678133.000001", "s", "l", ""]), T0)
     assert story(feed1.closed("reset", T0)) == ["* disconnected reset", "BTC-USD clear disconnected", "trades  gap",

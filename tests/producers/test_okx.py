@@ -344,7 +344,7 @@ def test_trades_of_a_lost_connection_are_asked_for_at_once(feed: OkxFeed) -> Non
 
 
 def test_trade_that_stands_for_several_leaves_no_hole(feed: OkxFeed) -> None:
-    """With `count` 3 the id is the last of three; a true hole is asked for by REST and closed by its answer."""
+    """With `count` 3 the id is the last of three; a true gap is requested from REST and closed by its answer."""
     feed.received(trade(1), T0)
     out = feed.received(trade(4, count=3), T0)
     assert not [o for o in out if isinstance(o, FeedStatus)]
@@ -359,7 +359,7 @@ def test_trade_that_stands_for_several_leaves_no_hole(feed: OkxFeed) -> None:
 
 
 def test_trade_of_an_impossible_time_is_not_told_and_asked_for(feed: OkxFeed) -> None:
-    """The dead letter is all that it becomes: its id is a hole, which REST may fill with the right time."""
+    """The dead letter is all that it becomes: its id is a gap, which REST may fill with the right time."""
     feed.received(trade(1), T0)
     out = feed.received(trade(2).replace(str(MS).encode(), str(MS * 2).encode()), T0)
     assert [(o.reason, o.field) for o in out if isinstance(o, DeadLetter)] == [("time_out_of_bounds", "ts_event")]

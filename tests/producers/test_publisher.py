@@ -113,7 +113,7 @@ def test_event_that_does_not_fit_its_schema_becomes_a_dead_letter(settings: Comm
 def test_failed_delivery_restarts_the_lines_and_a_fatal_one_ends_the_process(
     settings: CommonSettings, codec: Codec
 ) -> None:
-    """A record that cannot be sent (too big, here) is a hole in a stream: nothing may go on as if it were not."""
+    """A record that cannot be sent (too big, here) is a gap in a stream: nothing may go on as if it were not."""
     restarts: list[str] = []
     big = BookUpdate(venue="coinbase", symbol="x" * 40_000_000, ts_event=NOW, ts_recv=NOW, line="coinbase/0",
                      kind="update")  # fmt: skip

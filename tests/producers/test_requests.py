@@ -75,7 +75,7 @@ def test_what_was_spent_is_free_again_after_a_minute() -> None:
 
 
 def test_answer_that_was_of_no_use_is_asked_for_again_ever_more_rarely() -> None:
-    """Every change of a book asks too, meanwhile; other symbols go on, and a while later all begins anew."""
+    """Every change of a book asks too, meanwhile; other symbols go on, and a while later all starts again."""
     requests = Requests(under_way_max=2, weight_per_minute=None)
     requests.ask(snapshot("A"))
     assert requests.due(0)

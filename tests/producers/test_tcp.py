@@ -44,7 +44,7 @@ class ByLine:
 
 
 class Echo:
-    """A feed that greets, keeps what it hears, says `again` when it hears `again`, and takes its leave."""
+    """A feed that greets, keeps what it receives, connects again when it receives `again`, and logs out at its end."""
 
     venue = "echo"
     silence_ns = None
@@ -52,7 +52,7 @@ class Echo:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.ts_venue: int | None = None
-        self.heard: list[bytes] = []
+        self.frames: list[bytes] = []
         self.calls: list[str] = []
 
     def symbols(self) -> frozenset[str] | None:
@@ -71,8 +71,8 @@ class Echo:
 
     def received(self, frame: bytes, ts: int) -> list[Output]:
         """Keep it."""
-        self.heard.append(frame)
-        return [Reconnect("again")] if frame == b"again" else [self._status("heard", ts)]
+        self.frames.append(frame)
+        return [Reconnect("again")] if frame == b"again" else [self._status("received", ts)]
 
     def fetched(self, request: Fetch, body: bytes, ts: int) -> list[Output]:
         """Ask for nothing."""
@@ -174,7 +174,7 @@ def test_bytes_in_any_pieces_become_frames_and_both_directions_are_kept() -> Non
             async with line_to(url, feed, sink):
                 await until(lambda: len(sink.events) == 3)
             await until(lambda: len(got) == 2)
-        assert feed.heard == [b"one", b"two", b"three"]
+        assert feed.frames == [b"one", b"two", b"three"]
         assert got == [b"hello\n", b"bye\n"]
         kept = [(raw.kind, raw.data) for raw in sink.raw]
         assert kept == [("connect", b""), ("send", b"hello\n"), ("recv", b"one"), ("recv", b"two"), ("recv", b"three"),
@@ -196,8 +196,8 @@ def test_without_a_splitter_the_feed_gets_the_bytes_as_they_come() -> None:
             await reader.read()
 
         async with venue(handler) as url, line_to(url, feed, sink, splitter=None):
-            await until(lambda: sum(map(len, feed.heard)) == len(sent))
-        assert b"".join(feed.heard) == sent
+            await until(lambda: sum(map(len, feed.frames)) == len(sent))
+        assert b"".join(feed.frames) == sent
 
     uvloop.run(scenario())
 
@@ -271,8 +271,8 @@ def test_slow_sink_makes_the_venue_wait_and_loses_nothing() -> None:
             assert sent < total
             assert line._inbox.bytes < limit + 1024 * 1024
             sink.open.set()
-            await until(lambda: len(feed.heard) == 2 * total)
-        assert feed.heard[::2] == [b"%d" % number for number in range(total)]
+            await until(lambda: len(feed.frames) == 2 * total)
+        assert feed.frames[::2] == [b"%d" % number for number in range(total)]
 
     uvloop.run(scenario())
 
@@ -312,7 +312,7 @@ def test_tls_is_spoken_and_a_stranger_is_not_believed(certificate: Path, monkeyp
 
         async with venue(handler, tls) as url, line_to(url, feed, sink):
             if trusted:
-                await until(lambda: feed.heard == [b"secret hello"])
+                await until(lambda: feed.frames == [b"secret hello"])
             else:
                 await until(lambda: any(isinstance(e, FeedStatus) and e.kind == "breaker_open" for e in sink.events))
                 assert feed.calls == []

@@ -12,7 +12,7 @@ def trade(number: int) -> tuple[int, Trade]:
 
 
 def test_many_holes_become_one_and_none_is_forgotten() -> None:
-    """A venue that skips every other number costs no memory; a trade of an old hole is still new."""
+    """A venue that skips every other number costs no memory; a trade of an old gap is still new."""
     ids = TradeIds()
     for number in range(0, 4 * SKIPPED_MAX, 2):
         assert ids.unsent([trade(number)])
@@ -32,7 +32,7 @@ def test_numbers_that_are_known_from_elsewhere_cost_no_memory_either() -> None:
     assert len(ids.skipped) == SKIPPED_MAX
     assert (ids.skipped[0][0], ids.skipped[-1]) == (2, (4 * SKIPPED_MAX - 1, 4 * SKIPPED_MAX - 1))
     for number in range(3, 3 * SKIPPED_MAX, 2):
-        assert ids.unsent([trade(number)])  # each makes two holes of one
+        assert ids.unsent([trade(number)])  # each makes two gaps of one
         assert len(ids.skipped) <= SKIPPED_MAX
 
 

@@ -1,4 +1,4 @@
-"""The simulated Alpaca over real sockets: Alpaca's own client and our feed hear the same from it, in both encodings."""
+"""The simulated Alpaca over real sockets: Alpaca's client and our feed receive the same, in both encodings."""
 
 from __future__ import annotations
 
@@ -102,23 +102,23 @@ async def line_to(exchange: AlpacaExchange, key: str, secret: str, **options: An
 async def their_client(exchange: AlpacaExchange) -> AsyncIterator[dict[type[Any], list[Any]]]:
     """Run Alpaca's own client against the server; yields what it read, by its models."""
     stream = StockDataStream("PKTHEIRS", KEYS["PKTHEIRS"], url_override=f"ws://127.0.0.1:{exchange.port}/v2/iex")
-    heard: dict[type[Any], list[Any]] = {kind: [] for kind in (Trade, Quote, Bar, TradingStatus, TradeCorrection,
+    received: dict[type[Any], list[Any]] = {kind: [] for kind in (Trade, Quote, Bar, TradingStatus, TradeCorrection,
                                                               TradeCancel)}  # fmt: skip
 
-    async def hear(message: Any) -> None:
-        heard[type(message)].append(message)
+    async def receive(message: Any) -> None:
+        received[type(message)].append(message)
 
-    stream.subscribe_trades(hear, *SYMBOLS)
-    stream.subscribe_quotes(hear, *SYMBOLS)
-    stream.subscribe_bars(hear, *SYMBOLS)
-    stream.subscribe_updated_bars(hear, *SYMBOLS)
-    stream.subscribe_trading_statuses(hear, *SYMBOLS)
-    stream.register_trade_corrections(hear)
-    stream.register_trade_cancels(hear)
-    stream._handlers["corrections"] = stream._handlers["cancelErrors"] = {"*": hear}
+    stream.subscribe_trades(receive, *SYMBOLS)
+    stream.subscribe_quotes(receive, *SYMBOLS)
+    stream.subscribe_bars(receive, *SYMBOLS)
+    stream.subscribe_updated_bars(receive, *SYMBOLS)
+    stream.subscribe_trading_statuses(receive, *SYMBOLS)
+    stream.register_trade_corrections(receive)
+    stream.register_trade_cancels(receive)
+    stream._handlers["corrections"] = stream._handlers["cancelErrors"] = {"*": receive}
     task = asyncio.create_task(stream._run_forever())
     try:
-        yield heard
+        yield received
     finally:
         await stream.stop_ws()
         await stream.close()
@@ -154,17 +154,17 @@ def ours(kept: Kept) -> dict[str, list[Any]]:
     return told
 
 
-def theirs(heard: dict[type[Any], list[Any]]) -> dict[str, list[Any]]:
+def theirs(received: dict[type[Any], list[Any]]) -> dict[str, list[Any]]:
     """Return what Alpaca's client read, in our terms; of the statuses those that halt or resume trading."""
     return {
-        "new": [(t.symbol, stamp(t), t.exchange, t.id, t.price, t.size) for t in heard[Trade]],
+        "new": [(t.symbol, stamp(t), t.exchange, t.id, t.price, t.size) for t in received[Trade]],
         "correct": [(c.symbol, stamp(c), c.exchange.value, c.corrected_id, c.corrected_price, c.corrected_size,
-                     c.original_id) for c in heard[TradeCorrection]],
-        "cancel": [(c.symbol, stamp(c), c.exchange.value, c.id, c.price, c.size) for c in heard[TradeCancel]],
-        "quotes": [(q.symbol, stamp(q), q.bid_price, q.bid_size, q.ask_price, q.ask_size) for q in heard[Quote]],
-        "bars": [(b.symbol, stamp(b), b.open, b.high, b.low, b.close, b.volume, b.trade_count) for b in heard[Bar]],
+                     c.original_id) for c in received[TradeCorrection]],
+        "cancel": [(c.symbol, stamp(c), c.exchange.value, c.id, c.price, c.size) for c in received[TradeCancel]],
+        "quotes": [(q.symbol, stamp(q), q.bid_price, q.bid_size, q.ask_price, q.ask_size) for q in received[Quote]],
+        "bars": [(b.symbol, stamp(b), b.open, b.high, b.low, b.close, b.volume, b.trade_count) for b in received[Bar]],
         "statuses": [(s.symbol, stamp(s), f"{s.status_code} {s.status_message}; {s.reason_code} {s.reason_message}")
-                     for s in heard[TradingStatus] if s.status_code in {"H", "T", "2", "3"}],
+                     for s in received[TradingStatus] if s.status_code in {"H", "T", "2", "3"}],
     }  # fmt: skip
 
 
@@ -189,15 +189,15 @@ def test_our_feed_hears_what_alpacas_own_client_hears() -> None:
             exchange_of(seed=7) as exchange,
             line_to(exchange, "PKOURS", KEYS["PKOURS"]) as kept,
             line_to(exchange, "PKPACKED", KEYS["PKPACKED"], **PACKED) as packed,
-            their_client(exchange) as heard,
+            their_client(exchange) as received,
         ):
             await until(lambda: subscribed(exchange) == 3)
             exchange.play(3_000, since=SINCE, every=EVERY)
             told = [message["T"] for message in exchange.published]
-            await until(lambda: sum(map(len, heard.values())) == len(told))
+            await until(lambda: sum(map(len, received.values())) == len(told))
             await until(lambda: all(sum(map(len, ours(one).values())) == len(told) - _quotation_only(exchange)
                                     for one in (kept, packed)))  # fmt: skip
-            expected = theirs(heard)
+            expected = theirs(received)
             assert {kind: len(rows) for kind, rows in expected.items()} == {
                 "new": told.count("t"), "correct": told.count("c"), "cancel": told.count("x"),
                 "quotes": told.count("q"), "bars": told.count("b") + told.count("u"),
@@ -406,7 +406,7 @@ async def history_of(exchange: AlpacaExchange) -> AsyncIterator[httpx.AsyncClien
 
 
 def amended(exchange: AlpacaExchange, symbol: str, ts: int) -> dict[str, tuple[str, str]]:
-    """Return by id the price and size of what still stands of the stream, as our feed hears it at `ts`."""
+    """Return by id the price and size of what still stands of the stream, as our feed has it at `ts`."""
     feed = find_venue("alpaca").make(line="alpaca/0", products=(symbol,), token=None)
     stands: dict[str, tuple[str, str]] = {}
     for event in feed.received(encode(exchange.published, packed=False), ts):

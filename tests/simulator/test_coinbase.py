@@ -155,7 +155,7 @@ def test_resubscribing_brings_a_fresh_snapshot(venue: Opens, bounded: Bounded) -
 
 
 def test_trades_come_once_newest_first_with_the_makers_side(venue: Opens, bounded: Bounded) -> None:
-    """Snapshot and updates give each trade id once and without a hole; a sell fills bids, so its maker bought."""
+    """Snapshot and updates give each trade id once and without a gap; a sell fills bids, so its maker bought."""
 
     async def scenario() -> None:
         async with venue(rate=1_000) as exchange, exchange.client() as client:

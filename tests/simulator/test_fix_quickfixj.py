@@ -194,7 +194,7 @@ async def proof(engine: QuickFix, version: str, **login: Any) -> AsyncIterator[t
 
 @EACH
 def test_books_and_trades_are_those_that_quickfixj_sent(engine: QuickFix, version: str) -> None:
-    """Snapshot and changes; lost messages are repaired by its own resend; after it hangs up all begins anew."""
+    """Snapshot and changes; lost messages are repaired by its own resend; after it hangs up all begins again."""
 
     async def scenario() -> None:
         async with proof(engine, version) as (it, _):

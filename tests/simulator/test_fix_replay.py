@@ -1,4 +1,4 @@
-"""Recorded FIX sessions played over FIX: our own line hears what the recording holds, whatever is wrong with it."""
+"""Recorded FIX sessions played over FIX: our own line receives what the recording holds, whatever is wrong with it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def session(*, seed: int = 1, moves: int = 60) -> Lines:
     return list(recorded(venue, moves, START))
 
 
-class Heard:
+class Received:
     """Follows what a feed tells, as consumers do."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Heard:
             self.letters += isinstance(event, DeadLetter)
 
     def view(self) -> tuple[list[str], dict[str, bool], dict[str, object], int]:
-        """Return what has to be the same, whatever way it was heard."""
+        """Return what has to be the same, whatever way it was received."""
         levels: dict[str, object] = {
             symbol: (book.bids.top(None), book.asks.top(None)) for symbol, book in self.books.items()
         }
@@ -80,21 +80,21 @@ class Heard:
         self.take(events)
 
 
-def heard_directly(lines: Lines) -> Heard:
+def received_directly(lines: Lines) -> Received:
     """Return what a feed makes of a recording by itself."""
-    heard, feed = Heard(), make_feed("fix")
-    heard.take(feed.opened(START))
+    received, feed = Received(), make_feed("fix")
+    received.take(feed.opened(START))
     for ts, frame in lines:
-        heard.take(feed.received(frame, ts))
-    return heard
+        received.take(feed.received(frame, ts))
+    return received
 
 
-def heard_from(acceptor: Acceptor, lines: Lines) -> tuple[Heard, list[Output]]:
+def received_from(acceptor: Acceptor, lines: Lines) -> tuple[Received, list[Output]]:
     """Return what a feed makes of a recording that is played to it, and what it wanted done at the end."""
-    heard, feed = Heard(), make_feed("fix", token=LOGIN)
+    received, feed = Received(), make_feed("fix", token=LOGIN)
 
     def talk(out: list[Output], ts: int) -> list[Output]:
-        heard.take(out)
+        received.take(out)
         for frame in [answer for one in out if isinstance(one, Send) for answer in acceptor.received(one.frame)]:
             talk(feed.received(frame, ts), ts)
         return out
@@ -103,18 +103,18 @@ def heard_from(acceptor: Acceptor, lines: Lines) -> tuple[Heard, list[Output]]:
     for ts, frame in lines:
         for sent in acceptor.play(frame):
             assert not [one for one in talk(feed.received(sent, ts), ts) if isinstance(one, Reconnect)]
-    return heard, talk(feed.received(acceptor.end(END_REASON), START), START)
+    return received, talk(feed.received(acceptor.end(END_REASON), START), START)
 
 
 def test_a_recording_goes_out_as_it_was_but_for_the_names() -> None:
     """Byte for byte where they are the same; numbers and times are the recorded ones, and the client learns the end."""
     lines = session()
     acceptor, same = Acceptor(), Acceptor()
-    heard, end = heard_from(acceptor, lines)
-    assert heard.view() == heard_directly(lines).view()
-    assert len(heard.trades) > 10
-    assert heard.letters == 0
-    assert "gap" not in heard.kinds
+    received, end = received_from(acceptor, lines)
+    assert received.view() == received_directly(lines).view()
+    assert len(received.trades) > 10
+    assert received.letters == 0
+    assert "gap" not in received.kinds
     assert [one for one in end if not isinstance(one, Send)] == [Reconnect(END_REASON)]
     logon = encode(
         "FIX.4.4", [(35, "A"), (49, "US"), (56, "THEM"), (34, "1"), (52, utc(START)), (98, "0"), (108, "30")]
@@ -151,46 +151,46 @@ def disturbed(lines: Lines, harm: str, place: int) -> tuple[Lines, frozenset[int
     start=st.sampled_from([0, 1, 4]),
     harm=st.sampled_from(["none", "lose", "spoil", "double", "mend"]),
     place=st.integers(12, 50),
-    anew=st.sampled_from(["no", "logout", "cut"]),
+    ending=st.sampled_from(["no", "logout", "cut"]),
 )
-def test_whatever_is_wrong_with_a_recording_is_heard_as_it_is(start: int, harm: str, place: int, anew: str) -> None:
-    """Frames that are lost, spoilt, doubled or sent again later; sessions that begin late, or end and begin anew."""
+def test_whatever_is_wrong_with_a_recording_is_sent_as_it_is(start: int, harm: str, place: int, ending: str) -> None:
+    """Frames that are lost, spoilt, doubled or sent again later; sessions that begin late, or end and start again."""
     lines, later = disturbed(session()[start:], harm, place)
     ts, last = lines[-1]
-    if anew == "logout":
+    if ending == "logout":
         names = [(35, "5"), (49, "THEM"), (56, "US"), (34, str((decode(last).number(34) or 0) + 1)), (52, utc(ts))]
         lines.append((ts, encode("FIX.4.4", names)))
-    if anew != "no":
+    if ending != "no":
         lines += [(at + 60 * SECOND, frame) for at, frame in session(seed=2, moves=30)]
-    heard, _ = heard_from(Acceptor(later), lines)
-    assert heard.view() == heard_directly(lines).view()
-    assert heard.letters == (harm == "spoil")
-    assert len(heard.trades) > 10
+    received, _ = received_from(Acceptor(later), lines)
+    assert received.view() == received_directly(lines).view()
+    assert received.letters == (harm == "spoil")
+    assert len(received.trades) > 10
     if harm not in {"lose", "spoil"}:
-        assert all(heard.valid.values()), "nothing is missing in the end"
+        assert all(received.valid.values()), "nothing is missing in the end"
 
 
 def test_a_recording_with_many_holes_is_heard_once() -> None:
     """A venue would be left after so many losses; a recording would only begin again."""
     lines = [line for number, line in enumerate(session()) if number < 12 or number % 9]
-    heard, _ = heard_from(Acceptor(), lines)
-    assert heard.kinds.count("gap") > 2
+    received, _ = received_from(Acceptor(), lines)
+    assert received.kinds.count("gap") > 2
 
 
 def test_a_message_without_a_number_does_not_end_the_session() -> None:
-    """It is told as what cannot be read, and what follows is heard."""
+    """It is reported as what cannot be read, and what follows is received."""
     lines = session()
     lines.insert(20, (lines[20][0], encode("FIX.4.4", [(35, "X"), (49, "THEM"), (56, "US"), (52, utc(START))])))
-    heard, _ = heard_from(Acceptor(), lines)
-    assert heard.letters == 1
-    assert heard.view() == heard_directly(lines).view()
+    received, _ = received_from(Acceptor(), lines)
+    assert received.letters == 1
+    assert received.view() == received_directly(lines).view()
 
 
 def test_a_question_and_silence_are_answered_without_a_number() -> None:
     """SequenceReset to the number that is due changes nothing, and what is asked for again is marked."""
     lines = session()
     acceptor = Acceptor()
-    heard_from(acceptor, lines)
+    received_from(acceptor, lines)
     due = (decode(lines[-1][1]).number(34) or 0) + 1
     question = encode("FIXT.1.1", [(35, "1"), (49, "ME"), (56, "YOU"), (34, "9"), (52, utc(START)), (112, "there?")])
     (beat,) = [decode(frame) for frame in acceptor.received(question)]
@@ -215,12 +215,12 @@ def test_lines_hear_the_recording_over_tcp(tmp_path: Path, files: int) -> None:
             assert isinstance(replay, Replay)
             options = Options(ws_url=f"tcp://127.0.0.1:{replay.port}", rest_url="http://127.0.0.1:9", replay=True,
                               splitter=FixSplitter)  # fmt: skip
-            told = [Heard() for _ in paths]
-            running = [Connection(make_feed("fix", line=f"fix/{n}", token=LOGIN), f"fix/{n}", heard, options)
-                       for n, heard in enumerate(told)]  # fmt: skip
+            results = [Received() for _ in paths]
+            running = [Connection(make_feed("fix", line=f"fix/{n}", token=LOGIN), f"fix/{n}", received, options)
+                       for n, received in enumerate(results)]  # fmt: skip
             tasks = [asyncio.create_task(line.run()) for line in running]
             await asyncio.gather(*(line.ended.wait() for line in running))
-            assert [heard.view() for heard in told] == [heard_directly(lines).view()] * files
+            assert [received.view() for received in results] == [received_directly(lines).view()] * files
             assert replay.finished == files
             for line in running:
                 line.stop()

@@ -61,7 +61,7 @@ def recording(tmp_path: Path) -> Path:
     return file
 
 
-async def _hear(
+async def _receive(
     port: int, message: str | None = SUBSCRIBE, path: str = "/"
 ) -> tuple[list[str], int | None, str | None]:
     """Connect, subscribe and return all frames with the close code and reason."""
@@ -84,7 +84,7 @@ def test_real_recording_comes_back_byte_for_byte(plays: Plays, bounded: Bounded)
 
     async def scenario() -> None:
         async with plays(RECORDING) as replay:
-            frames, code, reason = await _hear(replay.port)
+            frames, code, reason = await _receive(replay.port)
             assert frames == expected
             assert (code, reason) == (1000, END_REASON)
 
@@ -94,14 +94,14 @@ def test_real_recording_comes_back_byte_for_byte(plays: Plays, bounded: Bounded)
 def test_each_connection_hears_the_recording_from_the_beginning(
     plays: Plays, bounded: Bounded, recording: Path
 ) -> None:
-    """Clients at once and one after another each hear all of it."""
+    """Clients at once and one after another each receive all of it."""
     expected = [line.data for line in read(recording) if line.t == "recv"]
 
     async def scenario() -> None:
         async with plays(recording) as replay:
-            heard = await asyncio.gather(*(_hear(replay.port) for _ in range(3)))
-            heard.append(await _hear(replay.port))
-            assert [frames for frames, _, _ in heard] == [expected] * 4
+            received = await asyncio.gather(*(_receive(replay.port) for _ in range(3)))
+            received.append(await _receive(replay.port))
+            assert [frames for frames, _, _ in received] == [expected] * 4
             assert replay.finished == 4
 
     bounded(scenario())
@@ -133,7 +133,7 @@ def test_venue_without_subscriptions_starts_by_itself(plays: Plays, bounded: Bou
 
     async def scenario() -> None:
         async with plays(file) as replay:
-            frames, *_ = await _hear(replay.port, None, "/stream?streams=btcusdt@trade")
+            frames, *_ = await _receive(replay.port, None, "/stream?streams=btcusdt@trade")
             assert frames == ["0", "1", "2", "3", "4"]
 
     bounded(scenario())
@@ -185,7 +185,7 @@ def test_frames_keep_their_recorded_distances_divided_by_the_speed(
 
     async def scenario() -> None:
         async with plays(recording, speed=speed, now=now, sleep=sleep) as replay:
-            frames, *_ = await _hear(replay.port)
+            frames, *_ = await _receive(replay.port)
             assert len(frames) == 50
             assert due == pytest.approx([number / speed for number in range(1, 50)])
 
@@ -202,7 +202,7 @@ def test_a_damaged_line_is_played_as_a_frame_that_cannot_be_read(
 
     async def scenario() -> None:
         async with plays(file) as replay:
-            frames, code, _ = await _hear(replay.port)
+            frames, code, _ = await _receive(replay.port)
             assert code == 1000
             assert [json.loads(frame)["n"] for frame in frames if frame.startswith("{")] == [0, 1, 2, 4, 5, 6, 7]
             assert frames[3].startswith("cut.jsonl, line 5: not a recorded frame")
@@ -217,7 +217,7 @@ def test_a_client_that_cannot_be_played_to_is_let_go(plays: Plays, bounded: Boun
     async def scenario() -> None:
         async with plays(recording) as replay:
             await asyncio.to_thread(recording.unlink)
-            assert await _hear(replay.port) == ([], 1006, "")
+            assert await _receive(replay.port) == ([], 1006, "")
 
     bounded(scenario())
 
@@ -227,9 +227,9 @@ def test_looped_recording_asks_to_connect_again(plays: Plays, bounded: Bounded, 
 
     async def scenario() -> None:
         async with plays(recording, loop=True) as replay:
-            _, code, reason = await _hear(replay.port)
+            _, code, reason = await _receive(replay.port)
             assert (code, reason) == (1012, AGAIN_REASON)
-            frames, *_ = await _hear(replay.port)
+            frames, *_ = await _receive(replay.port)
             assert len(frames) == 50
 
     bounded(scenario())
@@ -238,7 +238,7 @@ def test_looped_recording_asks_to_connect_again(plays: Plays, bounded: Bounded, 
 def test_client_is_given_the_connection_that_fits_its_subscription(
     plays: Plays, bounded: Bounded, tmp_path: Path
 ) -> None:
-    """Of two recorded connections each client hears the one whose symbols it asked for, whoever comes first."""
+    """Of two recorded connections each client receives the one whose symbols it asked for, whoever comes first."""
     file = tmp_path / "made.jsonl.zst"
     frames = [
         _recv(number, json.dumps({"topic": f"orderbook.{symbol}", "n": number}), symbol)
@@ -250,8 +250,8 @@ def test_client_is_given_the_connection_that_fits_its_subscription(
     async def scenario() -> None:
         async with plays(file) as replay:
             sol, btc = await asyncio.gather(
-                _hear(replay.port, '{"op":"subscribe","args":["orderbook.SOLUSDT"]}'),
-                _hear(replay.port, '{"op":"subscribe","args":["orderbook.BTCUSDT"]}'),
+                _receive(replay.port, '{"op":"subscribe","args":["orderbook.SOLUSDT"]}'),
+                _receive(replay.port, '{"op":"subscribe","args":["orderbook.BTCUSDT"]}'),
             )
             assert {json.loads(frame)["topic"] for frame in sol[0]} == {"orderbook.SOLUSDT"}
             assert {json.loads(frame)["topic"] for frame in btc[0]} == {"orderbook.BTCUSDT"}

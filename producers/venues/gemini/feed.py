@@ -98,7 +98,7 @@ class Chain:
         self.old_run = 0
 
     def is_reset(self, last: int) -> bool:
-        """Note an old frame; return whether so many came in order that the ids begin anew."""
+        """Note an old frame; return whether so many came in order that the ids start again."""
         self.old_run = self.old_run + 1 if last > self.old else 1
         self.old = last
         return self.old_run >= OLD_RUN_MAX

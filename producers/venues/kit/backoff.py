@@ -65,7 +65,7 @@ class Backoff:
         return self._tries_max is not None and self.failures >= self._tries_max
 
     def succeeded(self) -> None:
-        """Begin anew."""
+        """Start again."""
         self.failures = 0
 
 

@@ -33,7 +33,7 @@ class Bucket:
         return max(0.0, -self._tokens / self._budget.per_s)
 
     def answered(self, headers: Mapping[str, str], now_s: float, wall_s: float) -> None:
-        """Follow what an answer says: when others have spent too, less is left until the venue counts anew.
+        """Follow what an answer says: when others have spent too, less is left until the venue counts again.
 
         `wall_s` is UTC. Requests that are under way may not be counted yet: the next answer will have them.
         """
