@@ -48,22 +48,23 @@ def judge(state: CandlesState, step: Step) -> None:
         # Missing trades may be a little older than the newest event, but not older than the last heartbeat.
         complete = max(state.heartbeat_ts or 0, state.now - limits.grace_ns)
         since = event.ts_event if event.reason == HALTED else min(complete, event.ts_event)
-        before = published_reasons(state, step, since, state.now)
+        before = published_reasons(state, step, since, state.now + 1)
         state.bad_since = since
         revise(state, step, before)
 
 
 def published_reasons(state: CandlesState, step: Step, start: int, end: int) -> Reasons:
-    """Return the published reasons of the closed candles that overlap [start, end), and of open ones."""
+    """Return the published reasons of the candles that overlap [start, end)."""
     start = max(start, state.first or 0, kept_from(state, step))
     reasons = {}
     for at, (interval, length) in enumerate(zip(state.intervals, step.layout.lengths, strict=True)):
-        for label in range(start - start % length, min(end, interval.next), length):
+        for label in range(start - start % length, min(end, max(interval.next, state.now + 1)), length):
             kept = interval.candles.get(label)
-            if kept is None or not kept.left_to_history:
-                reasons[at, label] = reason_of(state, label, length, kept)
-        for label, kept in interval.candles.items():
-            if kept.shown and label >= interval.next and label + length > start:
+            if label < interval.next:
+                is_published = kept is None or not kept.left_to_history
+            else:
+                is_published = kept is not None and kept.shown
+            if is_published:
                 reasons[at, label] = reason_of(state, label, length, kept)
     return reasons
 
