@@ -6,7 +6,8 @@
 2. A candle that overlaps an interruption is invalid even when it has trades. A halt invalidates only candles without
    trades.
 3. A candle without a bar is valid where heartbeats show that there were no trades, or where a trade arrived that does
-   not count: its conditions exclude it from everything, or it was cancelled.
+   not count: its conditions exclude it from everything, or it was cancelled. Such a trade may be corrected and then
+   count: where that may have happened, the candle is as uncertain as one with a bar.
 4. A repair that is complete for a span of time removes the interruptions within it.
 5. A candle whose reason changes after it was published is published again at once, the open one too: nothing else may
    come that publishes it while trades are missing.
@@ -100,13 +101,14 @@ def reason_of(state: CandlesState, start: int, length: int, kept: Kept | None) -
             if one.reason != HALTED:
                 return one.reason
             halted = True
+    has_uncounted = kept is not None and kept.has_uncounted
+    if (bar is not None or has_uncounted) and state.memory is not None and start < state.memory.uncertain_until:
+        return AMENDED
     if bar is not None:
-        uncertain = bar.amended or (state.memory is not None and start < state.memory.uncertain_until)
-        return AMENDED if uncertain else ""
+        return AMENDED if bar.amended else ""
     if halted:
         return HALTED
-    is_proven = state.heartbeat_ts is not None or (kept is not None and kept.has_uncounted)
-    return "" if is_proven else GAP
+    return "" if state.heartbeat_ts is not None or has_uncounted else GAP
 
 
 def _interrupt(state: CandlesState, step: Step, one: Interruption) -> None:

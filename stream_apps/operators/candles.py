@@ -240,8 +240,8 @@ def _add(state: CandlesState, step: Step, trade: Trade) -> None:
 
 
 def _note_uncounted(state: CandlesState, step: Step, ts: int) -> None:
-    """Note in the candles of a time that a trade arrived which does not count, where no heartbeat proves the stream."""
-    if state.heartbeat_ts is not None or not step.event.valid or ts < (state.first or 0):
+    """Note in the candles of a time that a trade arrived which does not count: it may be corrected, and then count."""
+    if not step.event.valid or ts < (state.first or 0):
         return
     before = published_reasons(state, step, ts, ts + 1)
     for interval, length in zip(state.intervals, step.layout.lengths, strict=True):

@@ -327,6 +327,20 @@ def test_a_venues_unexpected_first_amendment_invalidates_every_candle_it_may_con
     assert (counted[-1].trades, counted[-1].close) == (1, "3")
 
 
+def test_a_candle_whose_only_trade_did_not_count_is_uncertain_once_an_amendment_may_be_of_it(
+    run: Run, make: Any
+) -> None:
+    """The correction of a trade from before trades were remembered: it may count now, in a candle without a bar."""
+    uncounted = make.trade("n", 65, "3", excluded_from=EXCLUSIONS)
+    frames = [*minute(make), make.trades(uncounted, amendable=True), make.heartbeat(66, amendable=True)]
+    more = [amend(make, 67, "m", "correct", "3", original_id="n"), make.heartbeat(130, amendable=True)]
+    plain = [msgspec.structs.replace(frame, amendable=False) for frame in [*frames, *more]]
+    published = run(Candles, plain)
+    assert letters(published) == ["unknown_original"]
+    candle = last(published, at=-1)
+    assert (candle.start, candle.trades, candle.valid, candle.reason) == (make.ts(60), 0, False, "amended")
+
+
 def test_a_correction_repeated_by_history_counts_once(run: Run, make: Any) -> None:
     """A repair contains amended trades, so the correction arrives as a new trade, however much later."""
     repaired = make.trades(make.trade("e", 3.5, "4", "1"), amendable=True, origin="repair")
