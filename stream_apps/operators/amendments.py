@@ -114,7 +114,7 @@ class TradeMemory(msgspec.Struct):
         old = counted.trade(original)
         new = None if correction is None else self.standing(amended(old, correction), original)
         self._settle(original, counted, new)
-        return Replaced(counted, old, new)
+        return Replaced(counted, old, None if new is None or new.updates_nothing else new)
 
     def forget(self, since: int) -> None:
         """Evict everything older than the oldest kept minute."""

@@ -11,23 +11,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 from marketdata.events import HIGH_LOW, OPEN_CLOSE, Trade
 from marketdata.ohlcv import Bar
 from marketdata.sided_bar import SidedBar
-from stream_apps.operators.amendments import Counted, TradeMemory
-from stream_apps.operators.candle_state import CandlesState, Step
+from stream_apps.operators.amendments import Counted, Replaced, TradeMemory
+from stream_apps.operators.candle_state import CandlesState, Step, kept_at, mark_changed
 from stream_apps.operators.candle_validity import published_reasons, revise
 
-Add = Callable[[CandlesState, Step, Trade], None]
 
-
-def amend(state: CandlesState, step: Step, amendment: Trade, counts: Counter[str], add: Add) -> bool:
-    """Apply a correction or a cancel; pending trades must be merged. False when its trade may have been evicted.
-
-    `add` adds a trade to its candles: a correction of a trade that was in none may be in some.
-    """
+def amend(state: CandlesState, step: Step, amendment: Trade, counts: Counter[str]) -> bool:
+    """Apply a correction or a cancel; pending trades must be merged. False when its trade may have been evicted."""
     memory = state.memory
     if memory is None:  # the venue's first amendment: earlier trades were not remembered
         memory = state.memory = TradeMemory(forgotten=state.now)
@@ -35,10 +29,7 @@ def amend(state: CandlesState, step: Step, amendment: Trade, counts: Counter[str
     if replaced is None:
         return _invalidate_uncertain(state, step, memory)
     counts["amended"] += 1
-    if not replaced.old.updates_nothing:
-        _replace(state, step, *replaced)
-    elif replaced.new is not None:
-        add(state, step, replaced.new)
+    _replace(state, step, replaced)
     return True
 
 
@@ -57,31 +48,38 @@ def _invalidate_uncertain(state: CandlesState, step: Step, memory: TradeMemory) 
     return not until
 
 
-def _replace(state: CandlesState, step: Step, counted: Counted, old: Trade, new: Trade | None) -> None:
-    """Replace a trade in its candles, or remove it when `new` is None."""
+def _replace(state: CandlesState, step: Step, replaced: Replaced) -> None:
+    """Replace a trade in its candles, or remove it."""
+    counted, old, new = replaced
+    if old.updates_nothing and new is None:
+        return
     for at, (interval, length) in enumerate(zip(state.intervals, step.layout.lengths, strict=True)):
         label = counted.ts - counted.ts % length
-        kept = interval.candles.get(label)
-        if kept is None or kept.bar is None or not counts_in(state, counted, label + length):
+        if not counts_in(state, counted, label + length):
             continue
-        bar = kept.bar
-        exact = not bar.amended and are_inner(bar, old, new)
-        bar.subtract(old)
-        if new is not None:
-            bar.add_trade(new)
-        if not exact:
-            made = _recomputed(state, step, (at, label), bar.items)
-            if made is None and bar.items:
-                bar.amended = True
-            else:
-                kept.bar = made
-                kept.has_uncounted = kept.has_uncounted or made is None
-        if kept.left_to_history:
-            continue
-        if label < interval.next:
-            step.revised.add((at, label))
-        elif label not in interval.changed:
-            interval.changed.append(label)
+        kept = kept_at(state, interval, label, length)
+        if kept.bar is not None:
+            kept.bar = _changed(state, step, (at, label), kept.bar, replaced)
+            kept.has_uncounted = kept.has_uncounted or kept.bar is None
+        elif new is not None:
+            kept.bar = step.layout.bar(new)
+        mark_changed(step, at, interval, label, kept)
+
+
+def _changed(state: CandlesState, step: Step, place: tuple[int, int], bar: Bar, replaced: Replaced) -> Bar | None:
+    """Return a bar with a trade replaced or removed, None when no trade is left."""
+    _, old, new = replaced
+    exact = not bar.amended and are_inner(bar, old, new)
+    bar.subtract(old)
+    if new is not None:
+        bar.add_trade(new)
+    if exact:
+        return bar
+    made = _recomputed(state, step, place, bar.items)
+    if made is None and bar.items:
+        bar.amended = True
+        return bar
+    return made
 
 
 def _recomputed(state: CandlesState, step: Step, place: tuple[int, int], items: int) -> Bar | None:

@@ -116,3 +116,23 @@ def kept_from(state: CandlesState, step: Step) -> int:
     """Return the start of the oldest candle of the shortest length that is kept."""
     since = state.now - step.limits.keep_ns
     return since - since % step.layout.lengths[0]
+
+
+def kept_at(state: CandlesState, interval: Interval, label: int, length: int) -> Kept:
+    """Return the kept candle of an interval, new where there was none."""
+    kept = interval.candles.get(label)
+    if kept is None:
+        # A closed candle without state was published as a marker, unless it is older than the first event.
+        had_marker = label < interval.next and label + length > (state.first or 0)
+        kept = interval.candles[label] = Kept(None, 0 if had_marker else -1)
+    return kept
+
+
+def mark_changed(step: Step, at: int, interval: Interval, label: int, kept: Kept) -> None:
+    """Have a candle published whose bar has changed, unless history owns it."""
+    if kept.left_to_history:
+        return
+    if label < interval.next:
+        step.revised.add((at, label))
+    elif label not in interval.changed:
+        interval.changed.append(label)

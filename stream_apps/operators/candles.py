@@ -46,7 +46,9 @@ from stream_apps.operators.candle_state import (
     Kept,
     Limits,
     Step,
+    kept_at,
     kept_from,
+    mark_changed,
 )
 from stream_apps.operators.candle_validity import judge, published_reasons, reason_of, revise
 from stream_apps.operators.losses import passed_over
@@ -125,7 +127,7 @@ class Candles:
             ts = trade.ts_event
             if trade.action != "new":
                 _merge(state, step)
-                if not amend(state, step, trade, self.counts, _add):
+                if not amend(state, step, trade, self.counts):
                     unknown.append(trade)
                 continue
             if ts >= state.now:
@@ -245,11 +247,7 @@ def _note_uncounted(state: CandlesState, step: Step, ts: int) -> None:
         return
     before = published_reasons(state, step, ts, ts + 1)
     for interval, length in zip(state.intervals, step.layout.lengths, strict=True):
-        label = ts - ts % length
-        kept = interval.candles.get(label)
-        if kept is None:
-            kept = interval.candles[label] = Kept(None, 0 if label < interval.next else -1)
-        kept.has_uncounted = True
+        kept_at(state, interval, ts - ts % length, length).has_uncounted = True
     revise(state, step, before)
 
 
@@ -261,24 +259,14 @@ def _merge(state: CandlesState, step: Step) -> None:
     state.pending = None
     for at, (interval, length) in enumerate(zip(state.intervals, step.layout.lengths, strict=True)):
         label = minute - minute % length
-        kept = interval.candles.get(label)
-        closed = label < interval.next
         if label + length <= (state.first or 0) and step.event.origin != "live":
             continue  # this candle belongs to history
-        if kept is None:
-            # A closed candle without state was published as a marker, unless it is older than the first event.
-            had_marker = closed and label + length > (state.first or 0)
-            kept = interval.candles[label] = Kept(None, 0 if had_marker else -1)
+        kept = kept_at(state, interval, label, length)
         if kept.bar is None:
             kept.bar = pending.copy()
         else:
             kept.bar.add(pending)
-        if kept.left_to_history:
-            continue
-        if closed:
-            step.revised.add((at, label))
-        elif label not in interval.changed:
-            interval.changed.append(label)
+        mark_changed(step, at, interval, label, kept)
 
 
 # --- Publishing ---

@@ -278,7 +278,7 @@ def _distrust(step: _Step, one: Chosen, until: int) -> None:
 def _replace(step: _Step, one: Chosen, item: int, old: Trade, new: Trade | None) -> bool:
     """Replace a trade in its bar, or remove it when `new` is None; False when that bar is not kept."""
     _, bars = one
-    if old.updates_nothing and (new is None or new.updates_nothing):
+    if old.updates_nothing and new is None:
         return True
     made = next((kept for kept in bars.closed if kept.first <= item <= (kept.last or 0)), None)
     if made is None and bars.open is not None and bars.open.first <= item:
@@ -287,7 +287,7 @@ def _replace(step: _Step, one: Chosen, item: int, old: Trade, new: Trade | None)
         return False
     bar = made.bar
     if bar is None:
-        if new is not None and not new.updates_nothing:
+        if new is not None:
             made.bar = SidedBar(new)
             _publish_change(step, one, made)
         return True

@@ -327,6 +327,22 @@ def test_a_venues_unexpected_first_amendment_invalidates_every_candle_it_may_con
     assert (counted[-1].trades, counted[-1].close) == (1, "3")
 
 
+def test_a_trade_that_counts_only_once_corrected_has_the_place_of_its_arrival(run: Run, make: Any) -> None:
+    """Times are equal and ids are no numbers, so the first to arrive opens the candle, whenever it was corrected."""
+    uncounted = make.trade("n", 65, "3", excluded_from=EXCLUSIONS)
+    frames = [
+        *minute(make),
+        make.trades(uncounted, make.trade("o", 65, "5"), make.trade("p", 65, "4"), amendable=True),
+        amend(make, 67, "q", "correct", "2", original_id="n"),
+        make.heartbeat(130, amendable=True),
+    ]
+    published = run(Candles, frames)
+    for candle in (last(published, at=-1), last(published, "5m", at=-1)):
+        assert candle.valid
+    first = last(published, at=-1)
+    assert (first.start, first.open, first.low, first.close, first.trades) == (make.ts(60), "2", "2", "4", 3)
+
+
 def test_a_candle_whose_only_trade_did_not_count_is_uncertain_once_an_amendment_may_be_of_it(
     run: Run, make: Any
 ) -> None:
