@@ -27,9 +27,9 @@ def wait_for(what: str, look: Callable[[], Found | None], limit_s: float = WAIT_
     last: BaseException | None = None
     while time.monotonic() < deadline:
         try:
-            found = look()
+            found, last = look(), None
         except (httpx.HTTPError, psycopg.Error, AssertionError, KeyError) as error:
-            last, found = error, None
+            found, last = None, error
         if found:
             return found
         time.sleep(pause_s)

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from infra.local import settings
 from infra.local.table import Endpoints
@@ -227,6 +227,24 @@ class Lab:
                 return self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)[1]
             self._consumer.poll(0.1)
         pytest.fail(f"{topic} has no leader")
+
+    def await_decided(self) -> None:
+        """Wait until every transaction is decided: Kafka answers a commit before its records are visible everywhere."""
+        admin = AdminClient({"bootstrap.servers": self.endpoints.kafka_brokers})
+        wanted = {
+            TopicPartition(self.physical(topic.name), partition): OffsetSpec.latest()  # type: ignore[no-untyped-call]
+            for topic in topics.TOPICS
+            for partition in range(topics.PARTITIONS)
+        }
+
+        def ends(level: IsolationLevel) -> dict[tuple[str, int], int]:
+            asked = admin.list_offsets(wanted, isolation_level=level, request_timeout=10)
+            return {(at.topic, at.partition): found.result(11).offset for at, found in asked.items()}
+
+        wait_for(
+            "every transaction to be decided",
+            lambda: ends(IsolationLevel.READ_COMMITTED) == ends(IsolationLevel.READ_UNCOMMITTED),
+        )
 
     def await_written(self, name: str, count: int, limit_s: float = WAIT_S) -> list[Written]:
         """Return an output topic's records once there are so many."""

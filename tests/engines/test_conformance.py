@@ -150,16 +150,18 @@ def test_both_engines_write_the_same_records(
         sent = feed(where)
         worker = where.worker(engine, script=None, metrics_port=str(port))
 
-        def committed(port: int = port) -> float:
-            lines = [line for line in metrics(port).splitlines() if line.startswith("tickstream_pipeline_inputs_total")]
-            return sum(float(line.split()[-1]) for line in lines)
-
-        def is_done(lab: Any = where, sent: int = sent, committed: Callable[[], float] = committed) -> bool:
+        def is_done(lab: Any = where, sent: int = sent, port: int = port) -> bool:
+            names = ("tickstream_pipeline_inputs_total", "tickstream_consumer_lag")
+            lines = [line for line in metrics(port).splitlines() if line.startswith(names)]
+            committed = sum(float(line.split()[-1]) for line in lines if line.startswith(names[0]))
             # What the pipeline writes for itself is input as well.
-            return committed() >= sent + len(lab.written(topics.VENUE_PRICES.name))
+            wanted = sent + len(lab.written(topics.VENUE_PRICES.name))
+            assert committed >= wanted, f"{committed:.0f} of {wanted}: {lines}"
+            return True
 
         until(is_done, f"{sent} inputs and the prices of all venues")
         assert worker.terminate() == 0
+        where.await_decided()
         assert where.written("md.state")
     outputs = sorted({name for operator in make_operators() for name in operator.outputs})
     by_engine = {engine: {name: comparable(where, name) for name in outputs} for engine, where in labs.items()}

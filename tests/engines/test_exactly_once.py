@@ -43,6 +43,7 @@ def test_a_drained_worker_leaves_nothing_to_do_again(
     began = time.monotonic()
     assert worker.terminate() == 0
     assert time.monotonic() - began < 10
+    lab.await_decided()
     saved = {written.key: written.position for written in lab.written("md.state")}
     assert len(saved) == 6
     lab.worker(engine)
