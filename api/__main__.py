@@ -12,9 +12,9 @@ import uvicorn
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 from api.app import create
+from api.gateway.websocket import protocol
 from api.service import Service
 from api.settings import ApiSettings
-from api.websocket import protocol
 from marketdata.compiled import BOOKS, CODEC
 from marketdata.errors import SettingsError
 from runtime import log

@@ -16,10 +16,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic.json_schema import models_json_schema
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import problems
 from api.documentation import page
-from api.models.shared import FieldError, ProblemAnswer
-from api.routes import candles, derivatives, ledger, market, metrics
+from api.rest import problems
+from api.rest.models.shared import FieldError, ProblemAnswer
+from api.rest.routes import candles, derivatives, ledger, market, metrics
 from api.service import Service
 
 STATIC = Path(__file__).resolve().parent / "static"

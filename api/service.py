@@ -9,15 +9,15 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import Counter, Gauge
 
-from api.checkpoints import RestoredBook
-from api.clocks import Clocks
-from api.consumer import DATABASE, KAFKA, REGISTRY, BookInvalidated, Delivery, Item, MarketConsumer
-from api.gateway import Gateway
-from api.history import History
-from api.market import Market
+from api.core.checkpoints import RestoredBook
+from api.core.clocks import Clocks
+from api.core.consumer import DATABASE, KAFKA, REGISTRY, BookInvalidated, Delivery, Item, MarketConsumer
+from api.core.market import Market
+from api.core.trust import Trust, fresh
+from api.gateway.gateway import Gateway
+from api.gateway.subscribers import Limits
+from api.rest.history import History
 from api.settings import ApiSettings
-from api.subscribers import Limits
-from api.trust import Trust, fresh
 from marketdata.clock import SECOND_NS
 from marketdata.events import BookUpdate, Derivative, FeedStatus, Quote, Trades
 from marketdata.headers import TRACEPARENT, Headers, hops_of, received_at

@@ -28,11 +28,11 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from api.clocks import Clocks
-from api.gateway import Gateway
-from api.market import Market
-from api.subscribers import Limits
-from api.websocket import protocol
+from api.core.clocks import Clocks
+from api.core.market import Market
+from api.gateway.gateway import Gateway
+from api.gateway.subscribers import Limits
+from api.gateway.websocket import protocol
 from marketdata.events import BookUpdate, Trade, Trades
 
 TRADES_PER_EVENT = 10

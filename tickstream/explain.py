@@ -15,7 +15,7 @@ from marketdata.clock import MINUTE_NS, parse_rfc3339
 from marketdata.errors import BadEvent, Refused, Unavailable
 
 if TYPE_CHECKING:
-    from api.history import History
+    from api.rest.history import History
     from api.settings import ApiSettings
     from marketdata.events import Candle, Trade
     from marketdata.explain import Evidence
@@ -86,10 +86,10 @@ async def _evidence(
     """Return what is stored about the candle, and the venue's own candle if it is to be fetched."""
     import msgspec
 
-    from api.consumer import DATABASE
-    from api.evidence import gather
-    from api.history import History
-    from api.problems import Problem
+    from api.core.consumer import DATABASE
+    from api.rest.evidence import gather
+    from api.rest.history import History
+    from api.rest.problems import Problem
     from runtime.health import Readiness
 
     readiness = Readiness(DATABASE)
@@ -115,7 +115,7 @@ async def _evidence(
 
 async def _only_venue(history: History, symbol: str, start: int) -> str:
     """Return the only venue that has a candle of a symbol then, or lists it. Raises BadEvent if there are several."""
-    from api.parameters import moment
+    from api.rest.parameters import moment
 
     rows = await history.rows(
         "SELECT venue FROM candles WHERE symbol = %(symbol)s AND ts = %(start)s UNION "

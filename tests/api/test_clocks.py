@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.clocks import END_REASON, Clocks
+from api.core.clocks import END_REASON, Clocks
 from marketdata.events import ALL_SYMBOLS, FeedStatus
 from marketdata.headers import HOPS, Hops, Position, received_at
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.consolidated import Consolidated, Product, Views, choices, consolidate, members
-from api.market import Market
+from api.core.consolidated import Consolidated, Product, Views, choices, consolidate, members
+from api.core.market import Market
 from marketdata.events import Instrument, Quote
 
 NOW = 1_786_309_548_000_000_000

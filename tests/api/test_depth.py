@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.depth import Edges
+from api.core.depth import Edges
 from marketdata.book import L2Book, Level
 
 PRICES = st.sampled_from(

@@ -8,9 +8,9 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from api.derivatives import EVENTS_MAX, DerivativeState
-from api.models.derivatives import DerivativesAnswer
-from api.models.market import TradesAnswer
+from api.core.derivatives import EVENTS_MAX, DerivativeState
+from api.rest.models.derivatives import DerivativesAnswer
+from api.rest.models.market import TradesAnswer
 from marketdata.events import Derivative, Liquidation, Trade, Trades
 
 TS = 1_786_309_548_228_568_000  # 2026-08-09T21:05:48.228568Z

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from api.models.candles import ExplanationAnswer
+from api.rest.models.candles import ExplanationAnswer
 from infra.simulator import web
 from infra.simulator.venues.history import Histories, create_app
 from infra.simulator.venues.tape import TapeTrade

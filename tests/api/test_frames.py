@@ -10,7 +10,7 @@ from websockets.frames import Frame as TheirFrame
 from websockets.frames import Opcode
 from websockets.streams import StreamReader
 
-from api.frames import COMPRESSED_FROM_BYTES, Frame, accepts_deflate, inflate
+from api.gateway.frames import COMPRESSED_FROM_BYTES, Frame, accepts_deflate, inflate
 
 
 def parse(data: bytes, *, deflate: bool = False) -> TheirFrame:

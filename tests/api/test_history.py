@@ -7,9 +7,9 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from api.models.candles import CandlesAnswer
-from api.models.ledger import AnomaliesAnswer, GapsAnswer, JobsAnswer
-from api.models.market import TradesAnswer
+from api.rest.models.candles import CandlesAnswer
+from api.rest.models.ledger import AnomaliesAnswer, GapsAnswer, JobsAnswer
+from api.rest.models.market import TradesAnswer
 from marketdata.events import BookUpdate, Candle, Trade, Trades
 
 MINUTE_NS = 60_000_000_000

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from api.changes import BookChanged, CandleChanged, Change, TickerChanged, Traded
-from api.market import ANOMALIES_MAX, CANDLES_MAX, Market
-from api.symbol_state import STATUSES_MAX, TRADES_MAX, SymbolState
-from api.ticker import AMENDMENTS_MAX
-from api.trust import TRUSTED, Trust, fresh
+from api.core.changes import BookChanged, CandleChanged, Change, TickerChanged, Traded
+from api.core.market import ANOMALIES_MAX, CANDLES_MAX, Market
+from api.core.symbol_state import STATUSES_MAX, TRADES_MAX, SymbolState
+from api.core.ticker import AMENDMENTS_MAX
+from api.core.trust import TRUSTED, Trust, fresh
 from marketdata.book import L2Book
 from marketdata.book_state import BooksState
 from marketdata.events import Anomaly, BookUpdate, Candle, FeedStatus, Quote, Trade, Trades

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from api.models.metrics import ConsolidatedAnswer, MetricsAnswer
+from api.rest.models.metrics import ConsolidatedAnswer, MetricsAnswer
 from marketdata.events import BookUpdate, Instrument, Metrics, Quote
 
 SECOND = 1_000_000_000

@@ -11,8 +11,8 @@ import orjson
 import pytest
 import zstandard
 
-from api.models.ledger import StatusAnswer
-from api.models.market import BookAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
+from api.rest.models.ledger import StatusAnswer
+from api.rest.models.market import BookAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
 from marketdata.clock import format_rfc3339
 from marketdata.events import BookUpdate, FeedStatus, Instrument, Quote, Trade, Trades
 

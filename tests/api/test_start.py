@@ -20,9 +20,9 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from api.checkpoints import NEAR_RECORDS, BookStart, Commit, RestoredBook
-from api.consumer import KAFKA, REGISTRY, BookInvalidated, Item, MarketConsumer
-from api.market import Market
+from api.core.checkpoints import NEAR_RECORDS, BookStart, Commit, RestoredBook
+from api.core.consumer import KAFKA, REGISTRY, BookInvalidated, Item, MarketConsumer
+from api.core.market import Market
 from infra.local.table import Endpoints
 from marketdata import topics
 from marketdata.book import L2Book

@@ -7,7 +7,7 @@ from decimal import Decimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.statistics import Day
+from api.core.statistics import Day
 from marketdata.events import Candle
 
 MINUTE_NS = 60_000_000_000

@@ -1,0 +1,1 @@
+"""The state of the markets: what the topics said last, without a socket or a database."""

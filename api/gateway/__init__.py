@@ -1,0 +1,1 @@
+"""WebSocket: sockets, subscriptions and fan-out."""

@@ -1,0 +1,1 @@
+"""REST: routes, their answers and the database of history."""

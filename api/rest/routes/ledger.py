@@ -1,0 +1,181 @@
+"""What the feeds did: gaps with their repair, anomalies, and the health of all data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api.core import messages
+from api.core.symbol_state import SymbolState, halted
+from api.rest.answers import json_answer
+from api.rest.models.ledger import AnomaliesAnswer, GapsAnswer, JobsAnswer, StatusAnswer
+from api.rest.parameters import microseconds
+from api.rest.routes.common import StrictRoute, SymbolQuery, VenueQuery, ledger, problems, service_of
+from api.rest.routes.paging import Page, paged
+from api.service import Service
+from marketdata.clock import format_rfc3339
+from marketdata.events import ALL_SYMBOLS
+
+router = APIRouter(prefix="/api/v1", tags=["ledger"], route_class=StrictRoute)
+
+_EVENTS_MAX = 100
+AnomalyKind = Literal[
+    "crossed", "stale", "silent", "gap", "price_jump", "price_deviation", "spread_blowout", "volume_spike",
+    "quote_stuffing", "liquidation_cascade",
+]  # fmt: skip
+
+
+@router.get("/gaps", response_model=GapsAnswer, responses=problems(422, 503), summary="The ledger of gaps")
+async def gaps(
+    request: Request,
+    page: Annotated[Page, paged(tuple[int, str])],
+    *,
+    venue: VenueQuery = None,
+    symbol: SymbolQuery = None,
+    state: Annotated[Literal["open", "repaired"] | None, Query(description="Only gaps in this state.")] = None,
+) -> Response:
+    """Answer with what was missing, from when to when, how it was found, and what repaired it; by time of discovery."""
+    filters = {"venue": venue, "symbol": symbol, "state": state}
+    service = service_of(request)
+    rows = await service.history.gaps(filters, page.span, page.before, page.limit + 1)
+    data, next_cursor = page.cut([((microseconds(row["detected_at"]), row["gap_id"]), _gap(row)) for row in rows])
+    return json_answer(request, ledger("gaps", service.clock(), data, next_cursor=next_cursor))
+
+
+@router.get("/jobs", response_model=JobsAnswer, responses=problems(422, 503), summary="Jobs of backfill and repair")
+async def jobs(
+    request: Request,
+    page: Annotated[Page, paged(tuple[int, str])],
+    *,
+    venue: VenueQuery = None,
+    symbol: SymbolQuery = None,
+    kind: Annotated[
+        Literal["candles", "trades", "repair"] | None, Query(description="Only jobs that bring this.")
+    ] = None,
+    state: Annotated[
+        Literal["running", "paused", "failed", "done"] | None, Query(description="Only jobs in this state.")
+    ] = None,
+) -> Response:
+    """Answer with what was asked of the venues' histories, how far it is and what went wrong; by time of change."""
+    filters = {"venue": venue, "symbol": symbol, "kind": kind, "state": state}
+    service = service_of(request)
+    rows = await service.history.jobs(filters, page.span, page.before, page.limit + 1)
+    data, next_cursor = page.cut([((microseconds(row["updated_at"]), row["job_id"]), _job(row)) for row in rows])
+    return json_answer(request, ledger("jobs", service.clock(), data, next_cursor=next_cursor))
+
+
+@router.get("/anomalies", response_model=AnomaliesAnswer, responses=problems(422, 503), summary="Anomalies")
+async def anomalies(
+    request: Request,
+    page: Annotated[Page, paged(tuple[int, str])],
+    *,
+    venue: VenueQuery = None,
+    symbol: SymbolQuery = None,
+    kind: Annotated[
+        AnomalyKind | None,
+        Query(description="Only this kind."),
+    ] = None,
+    severity: Annotated[Literal["info", "warning", "critical"] | None, Query(description="Only this severity.")] = None,
+    state: Annotated[Literal["open", "ended"] | None, Query(description="Only anomalies in this state.")] = None,
+) -> Response:
+    """Answer with anomalies by start, newest first, each once: which value was above which limit, from when to when."""
+    filters = {"venue": venue, "symbol": symbol, "kind": kind, "severity": severity, "state": state}
+    service = service_of(request)
+    rows = await service.history.anomalies(filters, page.span, page.before, page.limit + 1)
+    data, next_cursor = page.cut([((microseconds(row["ts"]), row["anomaly_id"]), _anomaly(row)) for row in rows])
+    return json_answer(request, ledger("anomalies", service.clock(), data, next_cursor=next_cursor))
+
+
+@router.get("/status", response_model=StatusAnswer, responses=problems(422), summary="The health of all data")
+async def status(request: Request, venue: VenueQuery = None, symbol: SymbolQuery = None) -> Response:
+    """Answer with the validity and age of each symbol's data, and what happened to the feeds last."""
+    service = service_of(request)
+    states = [
+        state
+        for state in service.market.states()
+        if (venue is None or state.venue == venue) and (symbol is None or state.symbol in {symbol, ALL_SYMBOLS})
+    ]
+    health = [_health(service, state) for state in states if state.symbol != ALL_SYMBOLS and state.has_data]
+    health.sort(key=lambda each: (each["symbol"], each["venue"]))
+    events = sorted((kept.status for state in states for kept in state.statuses), key=lambda each: -each.ts_recv)
+    happened = [
+        messages.status(each) | {"venue": each.venue, "symbol": each.symbol, "timestamp": format_rfc3339(each.ts_recv)}
+        for each in events[:_EVENTS_MAX]
+    ]
+    answer = ledger("status", service.clock(), {"symbols": health, "events": happened})
+    bad = [each for each in health if not each["valid"]]
+    if bad:
+        answer["valid"], answer["reason"] = False, bad[0]["reason"]
+    return json_answer(request, answer)
+
+
+def _health(service: Service, state: SymbolState) -> messages.Json:
+    book = service.fresh(state.book.trust, state.venue, state.book.ts_recv)
+    trades = service.fresh(state.trades_trust, state.venue, state.trades_ts_recv)
+    # A venue may send only books, or only trades: what never came says nothing about the rest.
+    trusts = [trust for trust, ts in ((book, state.book.ts_recv), (trades, state.trades_ts_recv)) if ts]
+    if not trusts and state.ticker is not None:
+        trusts = [service.fresh(state.ticker.trust, state.venue, state.ticker_ts_recv)]
+    bad = next((trust for trust in trusts if not trust.valid), None)
+    ts_recv = state.ts_recv
+    return {
+        "venue": state.venue,
+        "symbol": state.symbol,
+        "valid": bad is None,
+        "reason": bad.reason if bad is not None else "",
+        "timestamp": format_rfc3339(ts_recv) if ts_recv else None,
+        "age_ms": max(0, service.clocks.now(state.venue, ts_recv) - ts_recv) // 1_000_000 if ts_recv else None,
+        "book_valid": book.valid,
+        "book_reason": book.reason,
+        "book_levels": len(state.book.book.bids) + len(state.book.book.asks),
+        "trades_valid": trades.valid,
+        "trades_reason": trades.reason,
+        "halted": halted(state),
+        "messages": state.messages,
+        "line": state.book.line,
+        "sequence": state.book.sequence,
+    }
+
+
+def _gap(row: dict[str, Any]) -> messages.Json:
+    data = {name: row[name] for name in _GAP_FIELDS}
+    data["start"] = format_rfc3339(row["ts_from_ns"]) if row["ts_from_ns"] is not None else None
+    data["end"] = format_rfc3339(row["ts_to_ns"]) if row["ts_to_ns"] is not None else None
+    data["detected_at"] = format_rfc3339(microseconds(row["detected_at"]) * 1000)
+    repaired = row["repaired_at"]
+    data["repaired_at"] = format_rfc3339(microseconds(repaired) * 1000) if repaired is not None else None
+    return data
+
+
+_GAP_FIELDS = (
+    "gap_id", "venue", "symbol", "channel", "line", "reason", "detail", "state", "expected", "received", "found_by",
+    "repaired_by",
+)  # fmt: skip
+
+
+def _job(row: dict[str, Any]) -> messages.Json:
+    data = {name: row[name] for name in _JOB_FIELDS}
+    data |= {name: format_rfc3339(row[f"{name}_ns"]) for name in ("start", "end", "cursor")}
+    for name in ("started_at", "updated_at", "completed_at"):
+        data[name] = format_rfc3339(microseconds(row[name]) * 1000) if row[name] is not None else None
+    return data
+
+
+_JOB_FIELDS = (
+    "job_id", "venue", "symbol", "kind", "interval", "state", "fetched", "published", "attempts", "last_error",
+)  # fmt: skip
+
+
+def _anomaly(row: dict[str, Any]) -> messages.Json:
+    return (
+        {name: row[name] for name in _ANOMALY_FIELDS}
+        | {"timestamp": format_rfc3339(row["ts_start_ns"])}
+        | messages.life(row["ts_start_ns"], row["ts_peak_ns"], row["ts_end_ns"])
+    )
+
+
+_ANOMALY_FIELDS = (
+    "anomaly_id", "venue", "symbol", "kind", "severity", "phase", "metric", "value", "limit", "usual", "text",
+    "evidence",
+)  # fmt: skip
