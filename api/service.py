@@ -7,15 +7,28 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from prometheus_client import REGISTRY as REGISTRY_OF_METRICS
 from prometheus_client import Counter, Gauge
 
+from api.core.book_validity import BookValidity
 from api.core.checkpoints import RestoredBook
 from api.core.clocks import Clocks
-from api.core.consumer import DATABASE, KAFKA, REGISTRY, BookInvalidated, Delivery, Item, MarketConsumer
+from api.core.consumer import (
+    DATABASE,
+    KAFKA,
+    REGISTRY,
+    BookInvalidated,
+    Delivery,
+    Item,
+    MarketConsumer,
+    Sources,
+)
 from api.core.market import Market
+from api.core.records import RecordReader
 from api.core.trust import Trust, fresh
-from api.gateway.gateway import Gateway
-from api.gateway.subscribers import Limits
+from api.gateway.clients import Limits
+from api.gateway.fan_out import FanOut
+from api.gateway.streams import Streams
 from api.rest.history import History
 from api.settings import ApiSettings
 from marketdata.clock import SECOND_NS
@@ -52,7 +65,18 @@ class Service:
             conflate_bytes=settings.ws_conflate_bytes,
             cut_bytes=settings.ws_cut_bytes,
         )
-        self.gateway = Gateway(self.market, limits, self.stale_ns, self.clocks, lambda: self.known)
+        self._records = RecordReader(settings)
+        self.streams = Streams(
+            self.market,
+            self.clocks,
+            stale_ns=self.stale_ns,
+            kept_bytes=settings.ws_resume_bytes,
+            ready=lambda: self.known,
+            records=self._records,
+        )
+        self.gateway = FanOut(self.streams, limits)
+        self.streams.add(self.gateway)
+        self._book_validity = BookValidity(self.streams.books)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.known = False
 
@@ -61,6 +85,7 @@ class Service:
         """Read Kafka, watch the database and let values grow stale while the context lasts."""
         self._loop = asyncio.get_running_loop()
         await self.history.open()
+        REGISTRY_OF_METRICS.register(self._book_validity)
         tasks = [asyncio.create_task(self._every(_EXPIRE_S, self._expire)), asyncio.create_task(self._watch_database())]
         try:
             with self._consumer:
@@ -71,6 +96,8 @@ class Service:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.history.close()
+            self._records.close()
+            REGISTRY_OF_METRICS.unregister(self._book_validity)
 
     def fresh(self, trust: Trust, venue: str, ts_recv: int) -> Trust:
         """Return the trust of a venue's value received at `ts_recv`, now."""
@@ -82,7 +109,8 @@ class Service:
             act()
 
     def _expire(self) -> None:
-        self.gateway.expire()
+        self.streams.expire()
+        self.gateway.measure()
 
     def _note_known(self) -> None:
         if self._consumer.caught_up and not self.known:
@@ -110,12 +138,14 @@ class Service:
                     self.market.restore(item.venue, item.symbol, item.state)
                 elif isinstance(item, BookInvalidated):
                     self.market.invalidate(item.venue, item.symbol, item.reason)
+                elif isinstance(item, Sources):
+                    self.streams.assigned(item)
                 else:
                     HANDLED.labels(item.event.schema).inc()
                     self._note_time(item)
-                    if self.gateway.handle(item.event, item.offset) and item.live:
+                    if self.streams.handle(item.event, item.offset, item.epoch) and item.live:
                         sent.append(item)
-            self.gateway.flush()
+            self.streams.flush()
         finally:
             self._consumer.handled()
         self._note_known()

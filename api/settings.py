@@ -40,6 +40,11 @@ class ApiSettings(DatabaseSettings):
         ge=32 * 1024,
         description="Unsent bytes at which a client of a channel without conflation is disconnected.",
     )
+    ws_resume_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        ge=0,
+        description="Bytes of sent messages that are kept, so that clients that lost their connection can resume.",
+    )
     ws_ping_s: float = Field(
         default=20.0, gt=0, description="Silence after which a client is pinged, and time to answer."
     )

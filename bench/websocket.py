@@ -30,8 +30,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.core.clocks import Clocks
 from api.core.market import Market
-from api.gateway.gateway import Gateway
-from api.gateway.subscribers import Limits
+from api.gateway.clients import Limits
+from api.gateway.fan_out import FanOut
+from api.gateway.streams import Streams
 from api.gateway.websocket import protocol
 from marketdata.events import BookUpdate, Trade, Trades
 
@@ -89,22 +90,24 @@ def serve_picows(ready: Connection, clients: int) -> None:
     """Serve with the gateway as the API does."""
     market = Market()
     limits = Limits(clients_max=10_000, subscriptions_max=10, conflate_bytes=1 << 20, cut_bytes=64 << 20)
-    gateway = Gateway(market, limits, 1 << 62, Clocks(time.time_ns), lambda: True)
+    streams = Streams(market, Clocks(time.time_ns), stale_ns=1 << 62, kept_bytes=64 << 20, ready=lambda: True)
+    gateway = FanOut(streams, limits)
+    streams.add(gateway)
     market.apply(
         BookUpdate(venue="coinbase", symbol="BTC-USD", line="coinbase/0", ts_event=TS, ts_recv=TS, kind="heartbeat")
     )
 
     async def fan_out(done: Connection) -> None:
         connected = gateway._clients  # noqa: SLF001 - a benchmark looks inside
-        await until(lambda: sum(bool(client.streams) for client in connected) == clients)
+        await until(lambda: sum(bool(client.streams) for client in connected.values()) == clients)
         done.send("all there")
         number = 0
         while not done.poll():
-            if max((client.connection.backlog() for client in connected), default=0) < UNSENT_BYTES_MAX:
+            if max((client.connection.backlog() for client in connected.values()), default=0) < UNSENT_BYTES_MAX:
                 for _ in range(EVENTS_PER_BATCH):
-                    gateway.handle(event(number), number)
+                    streams.handle(event(number), number, "e0000000")
                     number += 1
-                gateway.flush()
+                streams.flush()
             await asyncio.sleep(0)
 
     uvicorn_run(run_server(Starlette(), protocol(gateway, 60), fan_out, ready))

@@ -22,7 +22,16 @@ from typing import Any, Self
 
 import msgspec
 import structlog
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
 
 from api.core.checkpoints import (
     KEY_PREFIX,
@@ -35,6 +44,7 @@ from api.core.checkpoints import (
     symbol_of,
 )
 from api.core.last_records import LastRecords
+from api.core.positions import epoch_of
 from marketdata import topics
 from marketdata.clock import SECOND_NS
 from marketdata.codec import Codec
@@ -42,7 +52,7 @@ from marketdata.errors import CodecError, TickstreamError, Unavailable
 from marketdata.events import RESYNCING, AnyEvent
 from marketdata.headers import Headers
 from runtime.health import Dependent, Readiness
-from runtime.kafka import consumer_config, headers_of, is_fatal
+from runtime.kafka import LOG, consumer_config, headers_of, is_fatal
 from runtime.metrics import DROPPED
 from runtime.registry import Registry, RegistryFailing, decode
 from runtime.settings import CommonSettings
@@ -69,12 +79,30 @@ _LOG = structlog.get_logger()
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """One event with its offset and headers. `live` is false for what the topics held before the start."""
+    """One event with its place and headers. `live` is false for what the topics held before the start.
+
+    `epoch` names the partition that the record is in (see `api.core.positions`).
+    """
 
     event: AnyEvent
+    epoch: str
     offset: int
     headers: Headers
     live: bool = True
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A partition that is read, by its physical topic, and the first offset that was read of it."""
+
+    topic: str
+    partition: int
+    start: int
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """The partitions that are read from now on, by epoch."""
+
+    by_epoch: dict[str, Source]
 
 
 class BookInvalidated(msgspec.Struct, frozen=True):
@@ -85,7 +113,7 @@ class BookInvalidated(msgspec.Struct, frozen=True):
     reason: str = RESYNCING
 
 
-Item = Delivery | RestoredBook | BookInvalidated
+Item = Delivery | RestoredBook | BookInvalidated | Sources
 Deliver = Callable[[list[Item]], None]
 Where = tuple[str, int]  # topic and partition
 Offsets = dict[Where, int]
@@ -250,6 +278,7 @@ class _Reader:
         self._prefix = settings.topic_prefix
         self._reflected = Reflected(settings.topic_prefix)
         self._ends: Offsets = {}  # of what the topics held at the start
+        self._epochs: dict[Where, str] = {}
 
     def restore(self) -> Offsets:
         """Read checkpoints, instruments and candles, hand them over, and return where each partition resumes."""
@@ -274,7 +303,10 @@ class _Reader:
             self._ends[updates_topic, number] = self._watermarks(TopicPartition(updates_topic, number))[1]
         behind = sum(self._ends[updates_topic, number] - begin.offset for number, begin in updates.items())
         _LOG.info("checkpoints read", books=len(states), updates=behind, seconds=round(time.monotonic() - began, 3))
+        self._epochs = self._name_epochs(list(start))
         # Everything that may fail was asked for: from here on nothing is handed over twice.
+        by_epoch = {self._epochs[where]: Source(*where, offset) for where, offset in start.items()}
+        self._owner.hand_over([Sources(by_epoch)])
         self._hand_over(self._deliveries(last))
         self._hand_over(self._books(states, commits, updates))
         return start
@@ -379,6 +411,19 @@ class _Reader:
         found: list[TopicPartition] = self._consumer.offsets_for_times(asked, timeout=_CALL_TIMEOUT_S)
         return found
 
+    def _name_epochs(self, partitions: list[Where]) -> dict[Where, str]:
+        """Return the epoch of each partition. Raises Unavailable when Kafka does not answer."""
+        names = sorted({topic for topic, _ in partitions})
+        admin = AdminClient(
+            {"bootstrap.servers": self._settings.kafka_brokers, "client.id": "tickstream-api"}, logger=LOG
+        )
+        asked = admin.describe_topics(TopicCollection(names), request_timeout=_CALL_TIMEOUT_S)
+        try:
+            ids = {name: str(future.result(_CALL_TIMEOUT_S).topic_id) for name, future in asked.items()}
+        except TimeoutError as error:
+            raise Unavailable(f"Kafka does not return the ids of the topics: {error}") from error
+        return {where: epoch_of(ids[where[0]], where[1]) for where in partitions}
+
     def _watermarks(self, partition: TopicPartition) -> tuple[int, int]:
         low, high = self._consumer.get_watermark_offsets(partition, timeout=_CALL_TIMEOUT_S)
         return low, high
@@ -447,7 +492,10 @@ class _Reader:
         except CodecError as error:
             self._undecodable(message, error)
             return []
-        return [Delivery(event, int(message.offset() or 0), headers_of(message), live=live)]
+        where = str(message.topic()), int(message.partition() or 0)
+        return [
+            Delivery(event, self._epochs.get(where, ""), int(message.offset() or 0), headers_of(message), live=live)
+        ]
 
     def _event(self, data: bytes) -> AnyEvent:
         """Return the event in the bytes; waits for the registry where it is needed and away."""

@@ -109,25 +109,22 @@ class Market:
         """Return every symbol known, without an order."""
         return [symbol for symbol in self._venues if symbol != ALL_SYMBOLS]
 
-    def apply(self, event: AnyEvent, offset: int = 0) -> list[Change]:
-        """Take an event in and return what changed; `offset` is its place in its partition."""
+    def apply(self, event: AnyEvent, offset: int = 0, epoch: str = "") -> list[Change]:
+        """Take an event in and return what changed; `offset` is its place in its partition, which `epoch` names."""
         state = None if isinstance(event, RawFrame) else self.state(event.venue, event.symbol)
         if state is None:
             return []
         state.messages += 1
+        if epoch:
+            state.epochs[event.schema] = epoch
         match event:
             case BookUpdate():
+                state.book.offset = offset
                 changes = self._book_update(state, event)
             case Quote():
                 changes = self._quote(state, event)
-            case Trades() | Metrics() | Derivative():
+            case Trades() | Metrics() | Derivative() | Candle() | Anomaly() | FeedStatus():
                 changes = self._placed(state, event, offset)
-            case Candle():
-                changes = self._candle(state, event)
-            case Anomaly():
-                changes = self._anomaly(state, event)
-            case FeedStatus():
-                changes = self._status(state, event)
             case Instrument():
                 changes = self._instrument(state, event)
             case _:
@@ -231,7 +228,7 @@ class Market:
         live: list[Change] = [Traded(state, new)] if new and event.origin == "live" else []
         return live + self._renew_ticker(state) if new else []
 
-    def _candle(self, state: SymbolState, event: Candle) -> list[Change]:
+    def _candle(self, state: SymbolState, event: Candle, offset: int) -> list[Change]:
         if event.interval not in state.candles and not self._begin_interval(state, event):
             return []
         if event.interval == STATISTICS_INTERVAL:
@@ -245,7 +242,7 @@ class Market:
                 return []
             del kept[oldest]
         state.candle_numbers[event.interval] += 1
-        kept[place] = candle = NumberedCandle(state.candle_numbers[event.interval], event)
+        kept[place] = candle = NumberedCandle(state.candle_numbers[event.interval], offset, event)
         return [CandleChanged(state, candle)]
 
     def _begin_interval(self, state: SymbolState, event: Candle) -> bool:
@@ -261,18 +258,18 @@ class Market:
         self.recipes[event.recipe] = event.interval
         return True
 
-    def _anomaly(self, state: SymbolState, event: Anomaly) -> list[Change]:
+    def _anomaly(self, state: SymbolState, event: Anomaly, offset: int) -> list[Change]:
         state.anomaly_number += 1
-        found = NumberedAnomaly(state.anomaly_number, event)
+        found = NumberedAnomaly(state.anomaly_number, offset, event)
         state.anomalies.pop(event.anomaly_id, None)
         state.anomalies[event.anomaly_id] = found
         if len(state.anomalies) > ANOMALIES_MAX:
             del state.anomalies[next(iter(state.anomalies))]
         return [AnomalyFound(state, found)]
 
-    def _status(self, state: SymbolState, event: FeedStatus) -> list[Change]:
+    def _status(self, state: SymbolState, event: FeedStatus, offset: int) -> list[Change]:
         state.status_number += 1
-        status = NumberedStatus(state.status_number, event)
+        status = NumberedStatus(state.status_number, offset, event)
         state.statuses.append(status)
         return [StatusChanged(state, status)]
 
@@ -283,15 +280,26 @@ class Market:
         self._listed.setdefault((event.base_currency, event.quote_currency), {})[state] = None
         return []
 
-    def _placed(self, state: SymbolState, event: Trades | Metrics | Derivative, offset: int) -> list[Change]:
-        """Take in an event that answers name by its place in its partition."""
-        if isinstance(event, Trades):
-            return self._trades(state, event, offset)
-        if isinstance(event, Derivative):
-            return self._derivative(state, event, offset)
-        number = state.metrics.number + 1 if state.metrics else 1
-        state.metrics = NumberedMetrics(number, offset, event)
-        return [MetricsChanged(state, state.metrics)]
+    def _placed(
+        self, state: SymbolState, event: Trades | Metrics | Derivative | Candle | Anomaly | FeedStatus, offset: int
+    ) -> list[Change]:
+        """Take in an event that messages name by its place in its partition."""
+        match event:
+            case Trades():
+                changes = self._trades(state, event, offset)
+            case Derivative():
+                changes = self._derivative(state, event, offset)
+            case Candle():
+                changes = self._candle(state, event, offset)
+            case Anomaly():
+                changes = self._anomaly(state, event, offset)
+            case FeedStatus():
+                changes = self._status(state, event, offset)
+            case Metrics():
+                number = state.metrics.number + 1 if state.metrics else 1
+                state.metrics = NumberedMetrics(number, offset, event)
+                changes = [MetricsChanged(state, state.metrics)]
+        return changes
 
     def _derivative(self, state: SymbolState, event: Derivative, offset: int) -> list[Change]:
         if state.derivative is None:

@@ -33,9 +33,10 @@ Place = tuple[int, int]
 
 
 class NumberedCandle(msgspec.Struct, frozen=True, gc=False):
-    """A candle with the count of changes of its interval when it last changed."""
+    """A candle with the count of changes of its interval when it last changed, and the offset of its record."""
 
     number: int
+    offset: int
     candle: Candle
 
 
@@ -48,16 +49,18 @@ class NumberedMetrics(msgspec.Struct, frozen=True, gc=False):
 
 
 class NumberedAnomaly(msgspec.Struct, frozen=True, gc=False):
-    """An anomaly as it is now, with the count of changes of anomalies when it last changed."""
+    """An anomaly as it is now, with the count of changes of anomalies when it last changed, and its record's offset."""
 
     number: int
+    offset: int
     anomaly: Anomaly
 
 
 class NumberedStatus(msgspec.Struct, frozen=True, gc=False):
-    """A feed's status with its count since the start."""
+    """A feed's status with its count since the start, and the offset of its record."""
 
     number: int
+    offset: int
     status: FeedStatus
 
 
@@ -74,7 +77,7 @@ class Ticker(msgspec.Struct, frozen=True):
 class BookState:
     """One symbol's L2 book and whether it may be trusted."""
 
-    __slots__ = ("book", "known", "levels_changed", "line", "sequence", "trust", "ts_event", "ts_recv")
+    __slots__ = ("book", "known", "levels_changed", "line", "offset", "sequence", "trust", "ts_event", "ts_recv")
 
     def __init__(self) -> None:
         self.book = L2Book()
@@ -84,6 +87,7 @@ class BookState:
         self.ts_recv = 0
         self.line = ""
         self.sequence: int | None = None
+        self.offset = -1  # of the last record; -1 before the first, and while only a checkpoint is known
         self.levels_changed = 0  # count of changes, so that prepared answers know when they are old
 
 
@@ -118,6 +122,7 @@ class SymbolState:
         self.derivative: DerivativeState | None = None  # made with its first event
         self.instrument: Instrument | None = None
         self.messages = 0  # taken in since the start
+        self.epochs: dict[str, str] = {}  # by schema: the partition that the last record came from (see `positions`)
 
     @property
     def ticker_ts_recv(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from api.core import messages
 from api.core.clocks import Clocks
@@ -18,50 +18,82 @@ from api.core.symbol_state import (
     SymbolState,
 )
 from api.core.trust import TRUSTED, Trust, fresh
-from api.gateway.subscribers import Stream
-from marketdata.events import Liquidation
+from api.gateway.stream import Stream
+from api.gateway.stream_key import StreamKey
+from marketdata.events import Anomaly, AnyEvent, Candle, FeedStatus, Liquidation, Metrics, Trades
 
 _RECENT_TRADES = 50
 _RECENT_ANOMALIES = 20
 _RECENT_STATUSES = 10
 
 
-def trade(state: SymbolState, kept: NumberedTrade) -> messages.Json:
+class Placed(NamedTuple):
+    """A message with its number in its stream, and the place of what it brings: a record's offset, and an item of it.
+
+    The offset is -1 where it is not the content of a record of one topic.
+    """
+
+    message: messages.Json
+    number: int
+    ts_event: int
+    offset: int = -1
+    item: int = 0
+
+
+def trade(state: SymbolState, kept: NumberedTrade) -> Placed:
     """Return the message of one trade."""
     data = messages.trade(kept.trade)
-    return messages.numbered("trade", state, kept.trade.ts_event, kept.trust, sequence=kept.number, data=data)
+    message = messages.numbered("trade", state, kept.trade.ts_event, kept.trust, sequence=kept.number, data=data)
+    return Placed(message, kept.number, kept.trade.ts_event, kept.offset, kept.item)
 
 
-def candle(state: SymbolState, kept: NumberedCandle) -> messages.Json:
+def candle(state: SymbolState, kept: NumberedCandle) -> Placed:
     """Return the message of one candle."""
     value = kept.candle
-    trust = Trust(value.valid, value.reason)
-    return messages.numbered("candle", state, value.ts_event, trust, sequence=kept.number, data=messages.candle(value))
+    trust, data = Trust(value.valid, value.reason), messages.candle(value)
+    message = messages.numbered("candle", state, value.ts_event, trust, sequence=kept.number, data=data)
+    return Placed(message, kept.number, value.ts_event, kept.offset)
 
 
-def metrics(state: SymbolState, kept: NumberedMetrics) -> messages.Json:
+def metrics(state: SymbolState, kept: NumberedMetrics) -> Placed:
     """Return the message of a book's metrics."""
     value = kept.metrics
-    trust = Trust(value.valid, value.reason)
-    return messages.numbered(
-        "metrics", state, value.ts_event, trust, sequence=kept.number, data=messages.metrics(value)
-    )
+    trust, data = Trust(value.valid, value.reason), messages.metrics(value)
+    message = messages.numbered("metrics", state, value.ts_event, trust, sequence=kept.number, data=data)
+    return Placed(message, kept.number, value.ts_event, kept.offset)
 
 
-def anomaly(state: SymbolState, kept: NumberedAnomaly) -> messages.Json:
+def anomaly(state: SymbolState, kept: NumberedAnomaly) -> Placed:
     """Return the message of one anomaly."""
-    value = kept.anomaly
-    return messages.numbered(
-        "anomaly", state, value.ts_event, TRUSTED, sequence=kept.number, data=messages.anomaly(value)
-    )
+    data = messages.anomaly(kept.anomaly)
+    message = messages.numbered("anomaly", state, kept.anomaly.ts_event, TRUSTED, sequence=kept.number, data=data)
+    return Placed(message, kept.number, kept.anomaly.ts_event, kept.offset)
 
 
-def status(state: SymbolState, kept: NumberedStatus) -> messages.Json:
+def status(state: SymbolState, kept: NumberedStatus) -> Placed:
     """Return the message of what happened to a feed."""
-    value = kept.status
-    return messages.numbered(
-        "status", state, value.ts_event, TRUSTED, sequence=kept.number, data=messages.status(value)
-    )
+    data = messages.status(kept.status)
+    message = messages.numbered("status", state, kept.status.ts_event, TRUSTED, sequence=kept.number, data=data)
+    return Placed(message, kept.number, kept.status.ts_event, kept.offset)
+
+
+def of_event(key: StreamKey, state: SymbolState, event: AnyEvent, offset: int) -> list[Placed]:
+    """Return what a record that is read again brings to a stream of events or candles, without numbers."""
+    match event:
+        case Trades() if key.channel == "trades" and event.origin == "live":
+            trust = Trust(event.valid, event.reason)
+            found = [trade(state, NumberedTrade(0, offset, item, one, trust)) for item, one in enumerate(event.trades)]
+        case Candle() if key.channel == "candles" and event.interval == key.variant and event.origin != "backfill":
+            found = [candle(state, NumberedCandle(0, offset, event))]
+        case Metrics() if key.channel == "metrics":
+            found = [metrics(state, NumberedMetrics(0, offset, event))]
+        case Anomaly() if key.channel == "anomalies":
+            found = [anomaly(state, NumberedAnomaly(0, offset, event))]
+        case FeedStatus() if key.channel == "status":
+            found = [status(state, NumberedStatus(0, offset, event))]
+        case _:
+            found = []
+    return found
 
 
 class StreamMessages:
@@ -94,58 +126,69 @@ class StreamMessages:
             Trust(known.valid, known.reason), known.ts_recv, self._clocks.now(state.venue, known.ts_recv), stale_ns
         )
 
-    def book(self, stream: Stream) -> messages.Json:
+    def book(self, stream: Stream) -> Placed:
         """Return the best levels of a book, as many as the stream is deep."""
         book, depth = stream.state.book, stream.key.depth
         sides = messages.levels(book.book.bids.top(depth), book.book.asks.top(depth))
-        trust = self.book_trust(stream.state)
-        message = messages.numbered(
-            "l2_snapshot", stream.state, book.ts_event, trust, sequence=stream.sequence, data=sides
-        )
-        message["depth"] = depth
-        return message
+        return self._book_message(stream, "l2_snapshot", sides)
 
-    def book_update(self, stream: Stream, bids: Iterable[Any], asks: Iterable[Any]) -> messages.Json:
+    def book_update(self, stream: Stream, bids: Iterable[Any], asks: Iterable[Any]) -> Placed:
         """Return the message of levels that changed."""
-        book = stream.state.book
-        message = messages.numbered(
-            "l2_update",
-            stream.state,
-            book.ts_event,
-            self.book_trust(stream.state),
-            sequence=stream.sequence,
-            data=messages.levels(bids, asks),
-        )
-        message["depth"] = stream.key.variant
-        return message
+        return self._book_message(stream, "l2_update", messages.levels(bids, asks))
 
-    def ticker(self, stream: Stream, trust: Trust) -> messages.Json:
+    def _book_message(self, stream: Stream, kind: str, sides: messages.Json) -> Placed:
+        book, trust = stream.state.book, self.book_trust(stream.state)
+        message = messages.numbered(kind, stream.state, book.ts_event, trust, sequence=stream.sequence, data=sides)
+        message["depth"] = stream.key.depth
+        return Placed(message, stream.sequence, book.ts_event, book.offset)
+
+    def ticker(self, stream: Stream, trust: Trust) -> Placed:
         """Return the ticker."""
         ticker = stream.state.ticker
         assert ticker is not None  # noqa: S101 - for the type checker: both callers looked
         number = stream.state.ticker_number
-        return messages.numbered("ticker", stream.state, ticker.ts_event, trust, sequence=number, data=ticker.data)
+        message = messages.numbered("ticker", stream.state, ticker.ts_event, trust, sequence=number, data=ticker.data)
+        return Placed(message, number, ticker.ts_event)
 
-    def derivatives(self, stream: Stream, liquidations: tuple[Liquidation, ...]) -> list[messages.Json]:
+    def derivatives(self, stream: Stream, liquidations: tuple[Liquidation, ...]) -> list[Placed]:
         """Return the message of a derivative's newest values; none before the first."""
         known, trust = stream.state.derivative, self.derivative_trust(stream.state)
         if known is None or trust is None:
             return []
         data = messages.derivative(known, liquidations)
-        return [messages.numbered("derivative", stream.state, known.ts_event, trust, sequence=known.number, data=data)]
+        message = messages.numbered("derivative", stream.state, known.ts_event, trust, sequence=known.number, data=data)
+        return [Placed(message, known.number, known.ts_event, known.recent[-1].offset)]
 
-    def consolidated(self, stream: Stream) -> messages.Json:
+    def consolidated(self, stream: Stream) -> Placed:
         """Return the best bid and offer over all venues."""
         product = stream.key.variant
         assert isinstance(product, Product)  # noqa: S101 - for the type checker: its variant
         found = self._views.get(stream.key.symbol, product)
         data = found.data(self._clocks.now)
-        return messages.numbered(
+        message = messages.numbered(
             "consolidated", stream.state, found.ts_event, found.trust, sequence=stream.sequence, data=data
         )
+        return Placed(message, stream.sequence, found.ts_event)
 
-    def present(self, stream: Stream, last: int | None) -> list[messages.Json]:
-        """Return what a subscriber is missing that knows the stream up to the number `last` (None: nothing)."""
+    @staticmethod
+    def number(stream: Stream) -> int:
+        """Return the number of the newest message of a stream that has numbers in the market's state."""
+        state = stream.state
+        match stream.key.channel:
+            case "trades":
+                number = state.trade_number
+            case "candles":
+                number = state.candle_numbers.get(str(stream.key.variant), 0)
+            case "metrics":
+                number = state.metrics.number if state.metrics is not None else 0
+            case "anomalies":
+                number = state.anomaly_number
+            case _:
+                number = state.status_number
+        return number
+
+    def present(self, stream: Stream) -> list[Placed]:
+        """Return what brings a subscriber to the present."""
         state = stream.state
         match stream.key.channel:
             case "book":
@@ -162,7 +205,7 @@ class StreamMessages:
                 present = [metrics(state, state.metrics)] if state.metrics is not None else []
             case "candles":
                 kept = sorted(state.candles.get(str(stream.key.variant), {}).values(), key=lambda each: each.number)
-                present = [candle(state, each) for each in kept if each.number > (last or 0)]
+                present = [candle(state, each) for each in kept]
             case "trades":
                 present = [trade(state, each) for each in list(state.trades)[-_RECENT_TRADES:]]
             case "anomalies":

@@ -10,8 +10,11 @@ import orjson
 
 from api.core.consolidated import Product, choices
 from api.core.market import Market
+from api.core.positions import Position, read_position
 from api.core.symbol_state import INTERVALS
-from api.gateway.subscribers import StreamKey
+from api.gateway.stream_key import StreamKey
+from marketdata.clock import parse_rfc3339
+from marketdata.errors import BadEvent
 from marketdata.events import ALL_SYMBOLS, ALL_VENUES
 from marketdata.recipes import interval_of
 
@@ -19,6 +22,7 @@ CHANNELS = (
     "ticker", "trades", "book", "candles", "derivatives", "metrics", "consolidated", "anomalies", "status",
 )  # fmt: skip
 DEPTHS = (1, 5, 10, 20, 50, 100, 200, 500, 1000)
+_RESUMABLE = frozenset(CHANNELS) - {"ticker", "consolidated"}
 _SYMBOLS_PER_REQUEST_MAX = 200
 _EXAMPLE = '{"op": "subscribe", "id": 1, "channels": ["book"], "symbols": ["BTC-USD"]}'
 
@@ -35,6 +39,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     interval: str = "1m"
     recipe: str | None = None
     kind: str | None = None
+    since: str | dict[str, str] | None = None
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer, not a failure
@@ -45,6 +50,10 @@ class Refused(Exception):  # noqa: N818 - it is an answer, not a failure
         self.identity = identity
         super().__init__(message)
 
+    def to(self, identity: int | str | None) -> Refused:
+        """Return the answer to the request with this id."""
+        return self if identity is None else Refused(self.code, str(self), identity)
+
 
 def read_request(text: bytes) -> Request:
     """Return what a client sent; refused when it is no request."""
@@ -52,6 +61,23 @@ def read_request(text: bytes) -> Request:
         return msgspec.json.decode(text, type=Request)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refused("bad_request", f"{error}; send for example {_EXAMPLE}", _identity(text)) from None
+
+
+def since_of(request: Request, symbol: str) -> Position | int | None:
+    """Return from where a client resumes the streams of a symbol: a position, a time (UTC nanoseconds), or None."""
+    given = request.since.get(symbol) if isinstance(request.since, dict) else request.since
+    if given is None:
+        return None
+    found = read_position(given)
+    if found is not None:
+        return found
+    try:
+        return parse_rfc3339(given)
+    except BadEvent:
+        raise Refused(
+            "bad_since",
+            f"since is {given[:50]!r}; it is a message's position, or a time as in 2026-01-31T10:00:00Z",
+        ) from None
 
 
 def keys_of(market: Market, request: Request) -> list[StreamKey]:
@@ -125,8 +151,19 @@ def _check(request: Request) -> None:
     for channel in request.channels:
         if channel not in CHANNELS:
             raise Refused("unknown_channel", f"{channel[:50]!r} is not a channel; there are {', '.join(CHANNELS)}")
+    if request.since is not None and _is_about_positions(request) and len(request.channels) > 1:
+        raise Refused("bad_since", "a position belongs to one channel: send one request for each")
+    if request.since is not None and not _RESUMABLE.issuperset(request.channels):
+        raise Refused(
+            "bad_since", f"only {', '.join(sorted(_RESUMABLE))} can be resumed: subscribe to others without since"
+        )
     if request.depth not in DEPTHS:
         raise Refused("bad_depth", f"depth is {request.depth}; it may be {', '.join(map(str, DEPTHS))}")
+
+
+def _is_about_positions(request: Request) -> bool:
+    given = request.since.values() if isinstance(request.since, dict) else [request.since or ""]
+    return any(read_position(text) is not None for text in given)
 
 
 def _identity(text: bytes) -> int | str | None:

@@ -27,9 +27,9 @@ from picows import (
 )
 from picows.picows import WSProtocol  # type: ignore[attr-defined] # compiled, and left out of its stubs
 
+from api.gateway.clients import Client
+from api.gateway.fan_out import FanOut
 from api.gateway.frames import EXTENSION, accepts_deflate, inflate
-from api.gateway.gateway import Gateway
-from api.gateway.subscribers import Client
 
 PATH = "/ws"
 REQUEST_BYTES_MAX = 64 * 1024
@@ -47,7 +47,7 @@ _LOGGER.setLevel(logging.ERROR)
 class Listener(WSListener):
     """One client's socket, as picows reports it and as the gateway uses it."""
 
-    def __init__(self, gateway: Gateway, deflate: bool) -> None:
+    def __init__(self, gateway: FanOut, deflate: bool) -> None:
         super().__init__()
         self.deflate = deflate
         self._gateway = gateway
@@ -136,7 +136,7 @@ class Listener(WSListener):
 class Upgraded(asyncio.Protocol):
     """A connection that uvicorn handed over; uvicorn makes one a connection."""
 
-    def __init__(self, gateway: Gateway, ping_s: float, server_state: Any) -> None:
+    def __init__(self, gateway: FanOut, ping_s: float, server_state: Any) -> None:
         self._connections: set[Any] = server_state.connections
         self._gateway = gateway
         self._listener: Listener | None = None
@@ -197,7 +197,7 @@ class Upgraded(asyncio.Protocol):
             self._listener.close(WSCloseCode.GOING_AWAY.value, "the server is going away")
 
 
-def protocol(gateway: Gateway, ping_s: float) -> Callable[..., asyncio.Protocol]:
+def protocol(gateway: FanOut, ping_s: float) -> Callable[..., asyncio.Protocol]:
     """Return what `uvicorn.Config(ws=...)` takes."""
 
     def upgraded(*, config: Any, server_state: Any, app_state: Any) -> asyncio.Protocol:  # noqa: ARG001 - uvicorn's call

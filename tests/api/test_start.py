@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from api.core.checkpoints import NEAR_RECORDS, BookStart, Commit, RestoredBook
-from api.core.consumer import KAFKA, REGISTRY, BookInvalidated, Item, MarketConsumer
+from api.core.consumer import KAFKA, REGISTRY, BookInvalidated, Delivery, Item, MarketConsumer
 from api.core.market import Market
 from infra.local.table import Endpoints
 from marketdata import topics
@@ -200,7 +200,7 @@ class Follower:
                 self.seen.append((item.symbol, item.offset, self.columns(item.symbol)))
             elif isinstance(item, BookInvalidated):
                 self.market.invalidate(item.venue, item.symbol, item.reason)
-            elif isinstance(item.event, BookUpdate):
+            elif isinstance(item, Delivery) and isinstance(item.event, BookUpdate):
                 self.market.apply(item.event, item.offset)
                 position = hops_of(item.headers).input
                 self.applied[item.event.symbol] += 1

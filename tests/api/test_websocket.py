@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from api.core.positions import read_position
 from marketdata.book import L2Book
 from marketdata.book_state import BooksState
 from marketdata.events import Anomaly, BookUpdate, Candle, FeedStatus, Quote, Trade, Trades
@@ -86,6 +88,14 @@ class ClientBook:
         self.valid, self.reason = message["valid"], message["reason"]
         if not self.valid and self.reason in {"gap", "resyncing", "disconnected"}:
             self.sides = {"bids": {}, "asks": {}}
+
+    def levels(self) -> tuple[list[list[str]], list[list[str]]]:
+        """Return bids and asks, best first, as messages have them."""
+        bids, asks = (
+            [list(level) for level in sorted(self.sides[side].items(), key=lambda each: Decimal(each[0]))]
+            for side in ("bids", "asks")
+        )
+        return bids[::-1], asks
 
 
 PRICES = st.sampled_from([f"{whole}.{cent:02d}" for whole in (9, 10) for cent in range(0, 100, 20)])
@@ -191,6 +201,9 @@ def test_a_subscription_begins_with_the_state_of_each_stream(
             }  # fmt: skip
             first = {message["type"]: message for message in [await client.receive() for _ in range(6)]}
             assert all(message["snapshot"] for message in first.values())
+            # All but the ticker bring what one record contains.
+            assert {kind for kind, message in first.items() if "position" not in message} == {"ticker"}
+            assert read_position(first["l2_snapshot"].pop("position"))
             who = {"venue": "coinbase", "symbol": symbol, "timestamp": STAMP, "valid": True, "reason": ""}
             assert first["l2_snapshot"] == who | {
                 "type": "l2_snapshot", "sequence": 0, "depth": 5, "snapshot": True,

@@ -1,4 +1,4 @@
-"""A WebSocket client and the streams that it subscribes to: what it is sent, and what is left out when it is slow."""
+"""A WebSocket client: what it is sent, and what is left out when it is slow."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Protocol
 import msgspec
 import orjson
 
-from api.core.consolidated import Product
 from api.core.messages import Json
-from api.core.symbol_state import SymbolState
-from api.core.trust import Trust
 from api.gateway.frames import Frame
+from api.gateway.kept_frames import Kept
+from api.gateway.stream_key import StreamKey
+
+# Streams in which the newest state replaces all before it; of the others nothing may be left out.
+STATES = frozenset({"book", "ticker", "candles", "metrics", "consolidated"})
 
 
 class Connection(Protocol):
-    """What the gateway needs of a client's socket."""
+    """What the fan-out needs of a client's socket."""
 
     deflate: bool
 
@@ -29,21 +31,6 @@ class Connection(Protocol):
         """Send what is left and a close frame, and end."""
 
 
-class StreamKey(msgspec.Struct, frozen=True):
-    """What a stream is about; `variant` is a book's depth, a candle's interval or a consolidated instrument."""
-
-    channel: str
-    venue: str
-    symbol: str
-    variant: int | str | Product = 0
-
-    @property
-    def depth(self) -> int:
-        """The depth of a book's stream."""
-        assert isinstance(self.variant, int)  # noqa: S101 - for the type checker: its variant
-        return self.variant
-
-
 class Limits(msgspec.Struct, frozen=True):
     """What one client may ask of us."""
 
@@ -53,21 +40,23 @@ class Limits(msgspec.Struct, frozen=True):
     cut_bytes: int
 
 
-class Stream:
-    """One stream and its subscribers."""
+class Followed:
+    """A stream of which this process has clients."""
 
-    __slots__ = ("key", "sequence", "state", "subscribers", "trust")
+    __slots__ = ("asked", "clients", "follows", "identity", "is_state", "key")
 
-    def __init__(self, key: StreamKey, state: SymbolState) -> None:
+    def __init__(self, identity: int, key: StreamKey) -> None:
+        self.identity = identity
         self.key = key
-        self.state = state
-        self.subscribers: dict[Client, None] = {}
-        self.sequence = 0  # books and consolidated only; the others count in the market's state
-        self.trust: Trust | None = None  # as last sent; books, tickers and derivatives only
+        self.is_state = key.channel in STATES
+        self.clients: dict[Client, None] = {}
+        self.follows = 0  # how often it was given to us
+        # Clients that wait for the present, by whether they know something of the stream (conflated).
+        self.asked: dict[bool, dict[Client, None]] = {False: {}, True: {}}
 
 
 class Host(Protocol):
-    """What a client needs of its gateway."""
+    """What a client needs of its fan-out."""
 
     limits: Limits
 
@@ -79,29 +68,38 @@ class Host(Protocol):
 
 
 class Client:
-    """One WebSocket client."""
+    """One WebSocket client.
 
-    __slots__ = ("_pending", "_pending_bytes", "connection", "cut", "dirty", "gateway", "paused", "streams")
+    `dirty` are the streams of which the client is not up to date, each with the last number that it was sent (None:
+    nothing yet). It is sent no change of these until it was given the present, or what it missed (`resuming`).
+    """
 
-    def __init__(self, gateway: Host, connection: Connection) -> None:
-        self.gateway = gateway
+    __slots__ = (
+        "_host", "_pending", "_pending_bytes", "connection", "cut", "dirty", "identity", "paused", "resuming",
+        "streams",
+    )  # fmt: skip
+
+    def __init__(self, host: Host, connection: Connection, identity: int) -> None:
         self.connection = connection
-        self.streams: dict[StreamKey, Stream] = {}
-        self.dirty: dict[Stream, int | None] = {}  # the last number sent; None: nothing yet
+        self.identity = identity
+        self.streams: dict[StreamKey, Followed] = {}
+        self.dirty: dict[Followed, int | None] = {}
+        self.resuming: set[Followed] = set()
         self.paused = False
         self.cut = False
+        self._host = host
         self._pending: list[bytes] = []
         self._pending_bytes = 0
 
-    def send_state(self, stream: Stream, frame: bytes, last: int) -> bool:
+    def send_state(self, followed: Followed, frame: bytes, last: int) -> bool:
         """Send a change of a state, or leave it out and remember that the client knows it up to `last` only."""
-        if stream in self.dirty:
+        if followed in self.dirty:
             return False
         if self.full:
             # A burst alone makes no client slow: the socket shows whether this one is.
             self.flush()
         if self.paused:
-            self.dirty[stream] = last
+            self.dirty[followed] = last
             return False
         self.append(frame)
         return True
@@ -112,11 +110,16 @@ class Client:
             return False
         if self.full:
             self.flush()
-        if self.connection.backlog() + len(frame) > self.gateway.limits.cut_bytes:
-            self.gateway.cut(self, "slow_consumer", "too slow for a channel of which nothing may be left out")
+        if self.connection.backlog() + len(frame) > self._host.limits.cut_bytes:
+            self._host.cut(self, "slow_consumer", "too slow for a channel of which nothing may be left out")
             return False
         self.append(frame)
         return True
+
+    def send_all(self, kept: list[Kept]) -> None:
+        """Send frames that bring the client to the present."""
+        for one in kept:
+            self.append(self.choose(one.frame))
 
     def encode(self, message: Json) -> bytes:
         """Return a message as a frame that this client reads."""
@@ -129,7 +132,7 @@ class Client:
     def append(self, frame: bytes) -> None:
         """Send a frame at the end of this batch."""
         if not self._pending:
-            self.gateway.touched(self)
+            self._host.touched(self)
         self._pending.append(frame)
         self._pending_bytes += len(frame)
 
@@ -144,4 +147,4 @@ class Client:
     @property
     def full(self) -> bool:
         """Return whether no more should be collected before the socket took some of it."""
-        return self.paused or self._pending_bytes > self.gateway.limits.conflate_bytes
+        return self.paused or self._pending_bytes > self._host.limits.conflate_bytes
