@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.documentation import page
 from api.rest import problems
+from api.rest.health import StatusSummary
 from api.rest.models.shared import FieldError, ProblemAnswer
 from api.rest.routes import candles, derivatives, ledger, market, metrics
 from api.service import Service
@@ -71,6 +72,7 @@ def create(service: Service) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
+    app.state.summary = StatusSummary(service)
     problems.install(app)
     app.include_router(market.router)
     app.include_router(candles.router)

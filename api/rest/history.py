@@ -22,6 +22,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from api.core.consumer import DATABASE
+from api.rest.codes import Code
 from api.rest.parameters import Range, microseconds, moment
 from api.rest.problems import Problem
 from api.rest.windows import windows
@@ -114,14 +115,14 @@ class History:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[Row]]:
         if not self._readiness.is_up(DATABASE):
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, _DOWN)
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, _DOWN, code=Code.HISTORY_UNAVAILABLE)
         try:
             async with self._pool.connection() as connection:
                 yield connection  # type: ignore[misc] # rows are dicts by the pool's settings
         except psycopg.errors.QueryCanceled:
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, _TOO_LONG) from None
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, _TOO_LONG, code=Code.QUERY_TOO_SLOW) from None
         except (PoolTimeout, TooManyRequests, psycopg.OperationalError, psycopg.InterfaceError, Unavailable):
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, _DOWN) from None
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, _DOWN, code=Code.HISTORY_UNAVAILABLE) from None
 
     async def rows(self, query: LiteralString, values: dict[str, Any]) -> list[Row]:
         """Return the rows of a query. Raises Problem when the database does not answer or the query takes too long."""
@@ -156,7 +157,7 @@ class History:
             chunks = await (await connection.execute(_CHUNKS, bounds)).fetchall()
             for window in windows([row["start"] for row in chunks], first):
                 if time.monotonic_ns() > until:
-                    raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, _TOO_LONG)
+                    raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, _TOO_LONG, code=Code.QUERY_TOO_SLOW)
                 limits = {
                     "low": moment((_FIRST if window.start is None else window.start) * _MICROSECOND_NS),
                     "high": moment((_LAST if window.end is None else window.end) * _MICROSECOND_NS),

@@ -12,6 +12,7 @@ import msgspec
 
 from api.core.market import Market
 from api.core.symbol_state import SymbolState
+from api.rest.codes import Code
 from api.rest.problems import Problem, bad_value
 from marketdata.clock import SECOND_NS, parse_rfc3339
 from marketdata.errors import BadEvent
@@ -109,20 +110,28 @@ def find(market: Market, symbol: str, venue: str | None, *, known: bool) -> Symb
             return state
     venues = market.venues_of(symbol)
     if not venues and not known:
-        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the market is still being read; ask again in a second")
+        raise Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "the market is still being read; ask again in a second",
+            code=Code.MARKET_LOADING,
+        )
     if not venues:
         near = get_close_matches(symbol.upper(), market.symbols(), 5, 0.5)
         hint = f"; do you mean {', '.join(near)}?" if near else ""
-        raise Problem(HTTPStatus.NOT_FOUND, f"no venue trades {symbol!r}{hint}", near=near)
+        raise Problem(HTTPStatus.NOT_FOUND, f"no venue trades {symbol!r}{hint}", code=Code.UNKNOWN_SYMBOL, near=near)
     if venue is not None:
         raise Problem(
             HTTPStatus.NOT_FOUND,
             f"{venue!r} does not trade {symbol}, which is traded at {', '.join(venues)}",
+            code=Code.SYMBOL_NOT_AT_VENUE,
             venues=venues,
         )
     if len(venues) > 1:
         raise Problem(
-            HTTPStatus.CONFLICT, f"{symbol} is traded at {', '.join(venues)}: say which, with ?venue=", venues=venues
+            HTTPStatus.CONFLICT,
+            f"{symbol} is traded at {', '.join(venues)}: say which, with ?venue=",
+            code=Code.AMBIGUOUS_SYMBOL,
+            venues=venues,
         )
     state = market.find(venues[0], symbol)
     assert state is not None  # noqa: S101 - for the type checker: the market listed it

@@ -1,7 +1,11 @@
-"""Errors as problem+json (RFC 9457): what is wrong, which field and value, and what to do about it."""
+"""Errors as problem+json: what is wrong, which field and value, and what to do about it.
+
+Source: Problem Details for HTTP APIs, https://www.rfc-editor.org/rfc/rfc9457
+"""
 
 from __future__ import annotations
 
+import secrets
 from http import HTTPStatus
 from typing import Any
 
@@ -9,7 +13,10 @@ import orjson
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from opentelemetry import trace
 from starlette.exceptions import HTTPException
+
+from api.rest.codes import code_of
 
 MEDIA_TYPE = "application/problem+json"
 _VALUE_CHARACTERS_MAX = 200
@@ -17,25 +24,39 @@ _LOG = structlog.get_logger()
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's own name
-    """An answer that reports an error. `errors` names fields with their values."""
+    """An answer that reports an error: a stable `code` for programs; `errors` names fields with their values."""
 
     def __init__(
-        self, status: HTTPStatus, detail: str, errors: list[dict[str, Any]] | None = None, **extra: Any
+        self,
+        status: HTTPStatus,
+        detail: str,
+        errors: list[dict[str, Any]] | None = None,
+        *,
+        code: str | None = None,
+        **extra: Any,
     ) -> None:
         self.status = status
+        self.code = code or code_of(status)
         self.detail = detail
         self.errors = errors or []
         self.extra = extra
         super().__init__(detail)
 
 
-def bad_value(field: str, value: object, message: str, status: HTTPStatus = HTTPStatus.UNPROCESSABLE_ENTITY) -> Problem:
+def bad_value(
+    field: str,
+    value: object,
+    message: str,
+    status: HTTPStatus = HTTPStatus.UNPROCESSABLE_ENTITY,
+    code: str | None = None,
+) -> Problem:
     """Return the problem of one parameter that cannot be used."""
     shown = str(value)[:_VALUE_CHARACTERS_MAX]
     return Problem(
         status,
         f"{field} = {shown!r}: {message}",
         [{"field": field, "value": shown, "message": message}],
+        code=code,
     )
 
 
@@ -47,6 +68,8 @@ def answer(request: Request, problem: Problem) -> Response:
         "status": problem.status.value,
         "detail": problem.detail,
         "instance": request.url.path,
+        "code": problem.code,
+        "trace_id": trace_id(request),
     }
     if problem.errors:
         body["errors"] = problem.errors
@@ -54,6 +77,17 @@ def answer(request: Request, problem: Problem) -> Response:
     if problem.status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = "2"
     return Response(orjson.dumps(body | problem.extra), problem.status.value, headers, MEDIA_TYPE)
+
+
+def trace_id(request: Request) -> str:
+    """Return the id that finds a request in the traces and logs: that of its span, else one of its own."""
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        return trace.format_trace_id(context.trace_id)
+    if not hasattr(request.state, "trace_id"):
+        request.state.trace_id = secrets.token_hex(16)
+    found: str = request.state.trace_id
+    return found
 
 
 # By pydantic's type of error, with its context.
@@ -108,5 +142,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def of_failure(request: Request, error: Exception) -> Response:
-        _LOG.error("a request failed", path=request.url.path, exc_info=error)
-        return answer(request, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; its log has the reason"))
+        _LOG.error("a request failed", path=request.url.path, trace_id=trace_id(request), exc_info=error)
+        return answer(
+            request,
+            Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; its log has the reason under this trace_id"),
+        )

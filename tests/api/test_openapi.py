@@ -18,7 +18,8 @@ PATHS = {
     "/api/v1/market/{symbol}/candles", "/api/v1/market/{symbol}/candles/revisions",
     "/api/v1/market/{symbol}/metrics", "/api/v1/market/{symbol}/consolidated",
     "/api/v1/market/{symbol}/candles/explain",
-    "/api/v1/gaps", "/api/v1/jobs", "/api/v1/anomalies", "/api/v1/status", "/healthz", "/readyz", "/metrics",
+    "/api/v1/gaps", "/api/v1/jobs", "/api/v1/anomalies", "/api/v1/status",
+    "/api/v1/status/summary", "/healthz", "/readyz", "/metrics",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 import zstandard
 
-from api.rest.models.ledger import StatusAnswer
+from api.rest.models.ledger import StatusAnswer, SummaryAnswer
 from api.rest.models.market import BookAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
 from marketdata.clock import format_rfc3339
 from marketdata.events import BookUpdate, FeedStatus, Instrument, Quote, Trade, Trades
@@ -143,6 +143,41 @@ def test_a_gap_makes_book_ticker_and_status_invalid_until_the_snapshot(shared: A
     shared.produce(snapshot(symbol, {"90": "1"}, {"91": "1"}))
     wait_for("the new book", lambda: shared.get(book_path(symbol))["valid"])
     assert shared.get(book_path(symbol))["data"] == {"bids": [["90", "1"]], "asks": [["91", "1"]]}
+
+
+def test_the_status_comes_in_pages_and_by_reason(shared: Any, symbol: str, wait_for: Any) -> None:
+    """Pages in the order of names give each symbol once; filters name those that may not be trusted, and why."""
+    names = [f"{symbol.partition('-')[0]}{number}-USD" for number in range(5)]
+    venue = f"v{symbol[:8].lower()}"
+    shared.produce(*(snapshot(each, {"1": "1"}, {"2": "1"}, venue=venue) for each in names))
+    shared.produce(BookUpdate(**source(names[3], venue), kind="clear", valid=False, reason="gap"))
+    wait_for("the gap", lambda: shared.get("/api/v1/status", venue=venue, reason="gap")["data"]["symbols"])
+    found: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = shared.get("/api/v1/status", venue=venue, limit=2, **cursor)
+        StatusAnswer.model_validate(page)
+        assert (page["valid"], page["reason"]) == (False, "gap")  # of all, on whatever page
+        found += [each["symbol"] for each in page["data"]["symbols"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+    assert found == names
+    bad = shared.get("/api/v1/status", venue=venue, valid="false")["data"]["symbols"]
+    assert [(each["symbol"], each["reason"]) for each in bad] == [(names[3], "gap")]
+    good = shared.get("/api/v1/status", venue=venue, valid="true")
+    assert (good["valid"], len(good["data"]["symbols"])) == (True, 4)
+    assert shared.get("/api/v1/status", venue=venue, reason="stale")["data"]["symbols"] == []
+
+    def summary() -> list[dict[str, Any]]:
+        answer = shared.get("/api/v1/status/summary")
+        SummaryAnswer.model_validate(answer)
+        return [each for each in answer["data"] if each["venue"] == venue and each["symbols"] == 5]
+
+    (counts,) = wait_for("the summary", summary)
+    assert (counts["valid"], counts["reasons"], counts["halted"]) == (4, {"gap": 1}, 0)
+    assert counts["messages"] == 6
+    assert len(shared.client.get("/api/v1/status/summary").content) < 20_000
 
 
 def test_symbols_have_the_currencies_and_steps_of_the_venue(shared: Any, symbol: str, wait_for: Any) -> None:

@@ -3,6 +3,7 @@
 import { type ConnectionState, type Interval, MarketDataClient } from "@tickstream/client";
 import "./style.css";
 import { INTERVAL_MS } from "./candles";
+import { Debounced } from "./debounced";
 import { Delay } from "./delay";
 import { byId, element, setData, setText } from "./dom";
 import { clockTime, latency } from "./format";
@@ -23,11 +24,16 @@ import { TradesPanel } from "./panels/trades";
 import { VenuesView } from "./panels/venues";
 
 const INTERVALS = Object.keys(INTERVAL_MS) as Interval[];
-const HEALTH_EVERY_MS = 1_000;
+const SUMMARY_EVERY_MS = 1_000;
+const HEALTH_EVERY_MS = 5_000;
 const SYMBOLS_EVERY_MS = 15_000;
 const GAPS_EVERY_MS = 5_000;
 const ANOMALIES_PAGE = 100;
 const GAPS_PAGE = 500;
+/** Symbols of the table of feeds; the summary counts all. */
+const FEEDS_PAGE = 200;
+/** A status message of a whole connection arrives once for each symbol: this long they are collected. */
+const COLLECT_MS = 1_000;
 /** Symbols whose anomalies and status are followed beside the selected one. */
 const FOLLOWED_MAX = 200;
 
@@ -59,7 +65,9 @@ class Dashboard {
   private choices: readonly Choice[] = [];
   private readonly kinds = new Map<string, string>();
   private readonly followed = new Set<string>();
+  private readonly healthWanted = new Debounced(async () => void (await Promise.all([this.loadHealth(), this.loadGaps()])), COLLECT_MS);
   private loadingHealth = false;
+  private loadingSummary = false;
 
   start(): void {
     const wanted = new URLSearchParams(location.search).get("interval") as Interval | null;
@@ -74,6 +82,7 @@ class Dashboard {
     void this.loadAnomalies();
     this.tick();
     setInterval(() => this.tick(), 1_000);
+    setInterval(() => void this.loadSummary(), SUMMARY_EVERY_MS);
     setInterval(() => void this.loadHealth(), HEALTH_EVERY_MS);
     setInterval(() => void this.loadGaps(), GAPS_EVERY_MS);
     setInterval(() => void this.loadSymbols(), SYMBOLS_EVERY_MS);
@@ -234,11 +243,26 @@ class Dashboard {
     if (choice) this.select(choice);
   }
 
+  private async loadSummary(): Promise<void> {
+    if (document.hidden || this.loadingSummary) return;
+    this.loadingSummary = true;
+    try {
+      const { data } = await this.client.statusSummary();
+      this.health.count(data);
+      // The table waits for its next page only when it would show nothing.
+      if (this.health.alive().length === 0 && data.length > 0) await this.loadHealth();
+    } catch (error) {
+      this.health.failed(String((error as Error).message));
+    } finally {
+      this.loadingSummary = false;
+    }
+  }
+
   private async loadHealth(): Promise<void> {
     if (document.hidden || this.loadingHealth) return;
     this.loadingHealth = true;
     try {
-      const { data } = await this.client.status();
+      const { data } = await this.client.status({ limit: FEEDS_PAGE });
       this.health.show(data.symbols);
       for (const choice of this.health.alive().slice(0, FOLLOWED_MAX)) this.follow(choice);
       if (this.choices.length === 0) await this.loadSymbols();
@@ -279,9 +303,7 @@ class Dashboard {
     });
     this.client.subscribe("status", choice, {
       message: ({ snapshot }) => {
-        if (snapshot) return;
-        void this.loadHealth();
-        void this.loadGaps();
+        if (!snapshot) this.healthWanted.request();
       },
     });
   }

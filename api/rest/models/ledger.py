@@ -173,3 +173,27 @@ class StatusAnswer(Model):
     valid: bool
     reason: str
     data: StatusData
+    next_cursor: Cursor
+
+
+class VenueSummary(Model):
+    """How many symbols of one venue are valid, and why the others are not."""
+
+    venue: Venue
+    symbols: Annotated[int, Field(description="For which data came.", examples=[412])]
+    valid: Annotated[int, Field(examples=[410])]
+    reasons: Annotated[dict[str, int], Field(description="The others, by reason.", examples=[{"stale": 2}])]
+    halted: Annotated[int, Field(examples=[0])]
+    messages: Annotated[int, Field(description="Taken in since the API started.", examples=[730120])]
+    timestamp: Annotated[str | None, Field(description="When anything was received last.", examples=[TIME_EXAMPLE])]
+    age_ms: Annotated[int | None, Field(description="How long ago that was.", examples=[12])]
+
+
+class SummaryAnswer(Model):
+    """The health of all data in a few numbers; `valid` is false when any symbol's data may not be trusted."""
+
+    type: Literal["status_summary"]
+    timestamp: Time
+    valid: bool
+    reason: str
+    data: list[VenueSummary]

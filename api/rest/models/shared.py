@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.rest.codes import MEANINGS
+
 TIME_EXAMPLE = "2026-08-09T21:05:48.228568Z"
 
 Price = Annotated[str, Field(description="Decimal string, exact.", examples=["64250.01"])]
@@ -60,6 +62,17 @@ class ProblemAnswer(BaseModel):
     status: Annotated[int, Field(examples=[422])]
     detail: Annotated[str, Field(description="What is wrong, and what to do about it.")]
     instance: Annotated[str, Field(examples=["/api/v1/market/BTC-USD/trades"])]
+    code: Annotated[
+        str,
+        Field(
+            description="What went wrong, for programs. "
+            + " ".join(f"`{code}` ({status}): {meaning}" for code, (status, meaning) in MEANINGS.items()),
+            examples=["bad_parameter"],
+        ),
+    ]
+    trace_id: Annotated[
+        str, Field(description="Finds the request in logs and traces.", examples=["4bf92f3577b34da6a3ce929d0e0e4736"])
+    ]
     errors: list[FieldError] = []
     venues: Annotated[list[str], Field(description="With 409: the venues to choose from.")] = []
     near: Annotated[list[str], Field(description="With 404: symbols with a similar name.")] = []

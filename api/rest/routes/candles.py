@@ -14,6 +14,7 @@ from api.core.market import Market
 from api.core.symbol_state import INTERVALS, SymbolState
 from api.core.trust import TRUSTED
 from api.rest.answers import json_answer
+from api.rest.codes import Code
 from api.rest.evidence import candle_of, gather
 from api.rest.history import Row, Source
 from api.rest.models.candles import CandlesAnswer, ExplanationAnswer
@@ -173,7 +174,7 @@ async def explanation(
     )
     if evidence is None:
         message = f"nothing is stored about the candle of {state.symbol} that starts at {start}"
-        raise Problem(HTTPStatus.NOT_FOUND, message)
+        raise Problem(HTTPStatus.NOT_FOUND, message, code=Code.NOTHING_STORED)
     answer = await asyncio.to_thread(explain, evidence, limit)
     return json_answer(request, answer)
 

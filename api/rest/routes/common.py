@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import Path, Query, Request, Response
@@ -12,6 +13,7 @@ from starlette.datastructures import QueryParams
 
 from api.core.symbol_state import SymbolState
 from api.core.trust import TRUSTED
+from api.rest.codes import MEANINGS, Code
 from api.rest.models.shared import ProblemAnswer
 from api.rest.parameters import find
 from api.rest.problems import MEDIA_TYPE, bad_value
@@ -40,14 +42,13 @@ SymbolQuery = Annotated[
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the description of the errors that a route may answer with."""
-    meanings = {
-        404: "No venue trades the symbol; near names are given.",
-        409: "Several venues trade the symbol; they are named.",
-        422: "A parameter cannot be used; field and value are named.",
-        503: "The database does not answer, or the market is still being read.",
-    }
     content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{ProblemAnswer.__name__}"}}}
-    return {status: {"description": meanings[status], "content": content} for status in statuses}
+    return {status: {"description": _meaning(status), "content": content} for status in statuses}
+
+
+def _meaning(status: int) -> str:
+    codes = [f"`{code}`: {meaning}" for code, (each, meaning) in MEANINGS.items() if each == status]
+    return " ".join(codes) or HTTPStatus(status).phrase
 
 
 class StrictRoute(APIRoute):
@@ -69,9 +70,10 @@ def _check_parameters(given: QueryParams, known: list[str]) -> None:
     names = [name for name, _ in given.multi_items()]
     for name, value in given.items():
         if name not in known:
-            raise bad_value(name, value, f"is not a parameter here; there are {', '.join(known) or 'none'}")
+            message = f"is not a parameter here; there are {', '.join(known) or 'none'}"
+            raise bad_value(name, value, message, code=Code.UNKNOWN_PARAMETER)
         if names.count(name) > 1:
-            raise bad_value(name, value, "is given more than once")
+            raise bad_value(name, value, "is given more than once", code=Code.REPEATED_PARAMETER)
 
 
 def _query_parameters(dependant: Dependant) -> Iterator[str]:

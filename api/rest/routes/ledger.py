@@ -7,13 +7,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from api.core import messages
-from api.core.symbol_state import SymbolState, halted
 from api.rest.answers import json_answer
-from api.rest.models.ledger import AnomaliesAnswer, GapsAnswer, JobsAnswer, StatusAnswer
-from api.rest.parameters import microseconds
+from api.rest.health import StatusSummary, health, trusts_of
+from api.rest.models.ledger import AnomaliesAnswer, GapsAnswer, JobsAnswer, StatusAnswer, SummaryAnswer
+from api.rest.parameters import microseconds, read_cursor, write_cursor
 from api.rest.routes.common import StrictRoute, SymbolQuery, VenueQuery, ledger, problems, service_of
-from api.rest.routes.paging import Page, paged
-from api.service import Service
+from api.rest.routes.paging import LIMIT_MAX, CursorQuery, LimitQuery, Page, paged
 from marketdata.clock import format_rfc3339
 from marketdata.events import ALL_SYMBOLS
 
@@ -88,54 +87,60 @@ async def anomalies(
 
 
 @router.get("/status", response_model=StatusAnswer, responses=problems(422), summary="The health of all data")
-async def status(request: Request, venue: VenueQuery = None, symbol: SymbolQuery = None) -> Response:
-    """Answer with the validity and age of each symbol's data, and what happened to the feeds last."""
+async def status(
+    request: Request,
+    *,
+    venue: VenueQuery = None,
+    symbol: SymbolQuery = None,
+    valid: Annotated[bool | None, Query(description="Only symbols whose data may be trusted, or may not.")] = None,
+    reason: Annotated[
+        str | None, Query(description="Only symbols that are not valid for this.", examples=["stale"], max_length=32)
+    ] = None,
+    limit: LimitQuery = LIMIT_MAX,
+    cursor: CursorQuery = None,
+) -> Response:
+    """Answer with the validity and age of each symbol's data, by name, and what happened to the feeds last.
+
+    `valid` is about all symbols that the filters name, on this page or not. `/status/summary` counts them.
+    """
     service = service_of(request)
-    states = [
+    after = read_cursor(cursor, tuple[str, str])
+    asked = [
         state
         for state in service.market.states()
         if (venue is None or state.venue == venue) and (symbol is None or state.symbol in {symbol, ALL_SYMBOLS})
     ]
-    health = [_health(service, state) for state in states if state.symbol != ALL_SYMBOLS and state.has_data]
-    health.sort(key=lambda each: (each["symbol"], each["venue"]))
-    events = sorted((kept.status for state in states for kept in state.statuses), key=lambda each: -each.ts_recv)
+    trusts = await trusts_of(service, [state for state in asked if state.symbol != ALL_SYMBOLS and state.has_data])
+    wanted = sorted(
+        place
+        for place, (trust, _) in trusts.items()
+        if (valid is None or trust.valid == valid) and (reason is None or (not trust.valid and trust.reason == reason))
+    )
+    bad = next((trusts[place][0] for place in wanted if not trusts[place][0].valid), None)
+    rest = [place for place in wanted if after is None or place > after]
+    events = sorted((kept.status for state in asked for kept in state.statuses), key=lambda each: -each.ts_recv)
     happened = [
         messages.status(each) | {"venue": each.venue, "symbol": each.symbol, "timestamp": format_rfc3339(each.ts_recv)}
         for each in events[:_EVENTS_MAX]
     ]
-    answer = ledger("status", service.clock(), {"symbols": health, "events": happened})
-    bad = [each for each in health if not each["valid"]]
-    if bad:
-        answer["valid"], answer["reason"] = False, bad[0]["reason"]
+    data = {"symbols": [health(service, trusts[place][1]) for place in rest[:limit]], "events": happened}
+    next_cursor = write_cursor(*rest[limit - 1]) if len(rest) > limit else None
+    answer = ledger("status", service.clock(), data, next_cursor=next_cursor)
+    if bad is not None:
+        answer["valid"], answer["reason"] = False, bad.reason
     return json_answer(request, answer)
 
 
-def _health(service: Service, state: SymbolState) -> messages.Json:
-    book = service.fresh(state.book.trust, state.venue, state.book.ts_recv)
-    trades = service.fresh(state.trades_trust, state.venue, state.trades_ts_recv)
-    # A venue may send only books, or only trades: what never came says nothing about the rest.
-    trusts = [trust for trust, ts in ((book, state.book.ts_recv), (trades, state.trades_ts_recv)) if ts]
-    if not trusts and state.ticker is not None:
-        trusts = [service.fresh(state.ticker.trust, state.venue, state.ticker_ts_recv)]
-    bad = next((trust for trust in trusts if not trust.valid), None)
-    ts_recv = state.ts_recv
-    return {
-        "venue": state.venue,
-        "symbol": state.symbol,
-        "valid": bad is None,
-        "reason": bad.reason if bad is not None else "",
-        "timestamp": format_rfc3339(ts_recv) if ts_recv else None,
-        "age_ms": max(0, service.clocks.now(state.venue, ts_recv) - ts_recv) // 1_000_000 if ts_recv else None,
-        "book_valid": book.valid,
-        "book_reason": book.reason,
-        "book_levels": len(state.book.book.bids) + len(state.book.book.asks),
-        "trades_valid": trades.valid,
-        "trades_reason": trades.reason,
-        "halted": halted(state),
-        "messages": state.messages,
-        "line": state.book.line,
-        "sequence": state.book.sequence,
-    }
+@router.get("/status/summary", response_model=SummaryAnswer, summary="The health of all data, counted by venue")
+async def status_summary(request: Request) -> Response:
+    """Answer with how many symbols of each venue are valid, and how many are not, by reason; a second old at most."""
+    summary: StatusSummary = request.app.state.summary
+    venues = await summary.venues()
+    answer = ledger("status_summary", service_of(request).clock(), venues)
+    bad = next((reason for each in venues for reason in each["reasons"]), None)
+    if bad is not None:
+        answer["valid"], answer["reason"] = False, bad
+    return json_answer(request, answer)
 
 
 def _gap(row: dict[str, Any]) -> messages.Json:

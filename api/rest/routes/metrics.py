@@ -12,6 +12,7 @@ from api.core.consolidated import Product, choices, consolidate, members
 from api.core.symbol_state import NumberedMetrics, SymbolState
 from api.core.trust import UNKNOWN, Trust
 from api.rest.answers import json_answer
+from api.rest.codes import Code
 from api.rest.history import Row
 from api.rest.models.metrics import ConsolidatedAnswer, MetricsAnswer
 from api.rest.parameters import find
@@ -97,12 +98,14 @@ def _choose(service: Service, symbol: str, kind: str | None) -> Product:
             find(service.market, symbol, None, known=service.known)
         traded = choices(service.market, symbol, None)
         if kind is None or not traded:
-            raise Problem(HTTPStatus.NOT_FOUND, f"{symbol!r} is of a kind that is not consolidated")
+            message = f"{symbol!r} is of a kind that is not consolidated"
+            raise Problem(HTTPStatus.NOT_FOUND, message, code=Code.UNKNOWN_KIND)
         message = f"{symbol} is not traded as this, but as {', '.join(sorted({each.kind for each in traded}))}"
-        raise bad_value("kind", kind, message, HTTPStatus.NOT_FOUND)
+        raise bad_value("kind", kind, message, HTTPStatus.NOT_FOUND, Code.UNKNOWN_KIND)
     if len(found) > 1:
         kinds = sorted({each.kind for each in found})
-        raise Problem(HTTPStatus.CONFLICT, f"{symbol} is traded as {', '.join(kinds)}: say which, with ?kind=")
+        message = f"{symbol} is traded as {', '.join(kinds)}: say which, with ?kind="
+        raise Problem(HTTPStatus.CONFLICT, message, code=Code.AMBIGUOUS_KIND)
     return found[0]
 
 

@@ -189,8 +189,12 @@ class MarketDataClient:
         return await self._pages("/api/v1/anomalies", limit, venue=venue, symbol=symbol)
 
     async def get_status(self, *, venue: str | None = None) -> Json:
-        """Return the validity and age of each symbol's data, and what happened to the feeds last."""
+        """Return the validity and age of each symbol's data (1,000 at most), and what happened to the feeds last."""
         return await self._get("/api/v1/status", venue=venue)
+
+    async def get_status_summary(self) -> Json:
+        """Return how many symbols of each venue are valid, and how many are not, by reason."""
+        return await self._get("/api/v1/status/summary")
 
     async def _market(self, symbol: str, what: str, **query: str | int | None) -> Json:
         return await self._get(_path(symbol, what), **query)

@@ -6,6 +6,7 @@ import { type Query, Rest } from "./rest.js";
 import type {
   Answer, BookData, CandleData, Channel, ConsolidatedData, Explanation, Gap, Health, LatestDerivative, Message, Paged,
   StoredAnomaly, StoredDerivative, StoredMetrics, StoredTrade, SymbolAnswer, SymbolInfo, TickerData,
+  VenueSummary,
 } from "./types.js";
 
 export * from "./decimal.js";
@@ -142,8 +143,13 @@ export class MarketDataClient {
   }
 
   /** Validity, age and line of every symbol's data. */
-  status(query: { venue?: string } = {}): Promise<Answer<Health>> {
+  status(query: { venue?: string; symbol?: string; valid?: string; reason?: string; limit?: number; cursor?: string } = {}): Promise<Answer<Health> & Paged> {
     return this.rest.get("/api/v1/status", query);
+  }
+
+  /** How many symbols of each venue are valid, and why the others are not: small however many symbols there are. */
+  statusSummary(): Promise<Answer<VenueSummary[]>> {
+    return this.rest.get("/api/v1/status/summary");
   }
 
   private market<T>(symbol: string, what: string, query: Query): Promise<T> {

@@ -432,6 +432,18 @@ export interface SymbolStatus {
   sequence: number | null;
 }
 
+export interface VenueSummary {
+  venue: string;
+  symbols: number;
+  valid: number;
+  /** The symbols that are not valid, by reason. */
+  reasons: Record<string, number>;
+  halted: number;
+  messages: number;
+  timestamp: string | null;
+  age_ms: number | null;
+}
+
 export interface FeedEvent extends StatusData {
   venue: string;
   symbol: string;

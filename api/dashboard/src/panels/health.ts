@@ -1,6 +1,6 @@
 /** Feed health: per venue and symbol whether its data may be trusted, and how fresh it is. */
 
-import type { Gap, SymbolStatus } from "@tickstream/client";
+import type { Gap, SymbolStatus, VenueSummary } from "@tickstream/client";
 import { byId, element, setData, setEmpty, setText } from "../dom";
 import { age, reasonText } from "../format";
 import type { Drawable } from "../frames";
@@ -46,6 +46,7 @@ interface Row {
 
 export class HealthPanel implements Drawable {
   private feeds: readonly SymbolStatus[] = [];
+  private counts: { symbols: number; valid: number } | null = null;
   private shownAtMs = 0;
   private readonly rates = new Rates();
   private openGaps: Map<string, number> | null = null;
@@ -76,6 +77,17 @@ export class HealthPanel implements Drawable {
     this.changed();
   }
 
+  /** How many symbols there are and may be trusted, also those that the table does not list. */
+  count(venues: readonly VenueSummary[]): void {
+    this.counts = { symbols: 0, valid: 0 };
+    for (const { symbols, valid } of venues) {
+      this.counts.symbols += symbols;
+      this.counts.valid += valid;
+    }
+    this.problem = null;
+    this.changed();
+  }
+
   /** The ledger's open gaps, or null when it cannot be read. */
   showGaps(gaps: readonly Gap[] | null): void {
     this.openGaps = gaps && new Map();
@@ -101,8 +113,8 @@ export class HealthPanel implements Drawable {
     if (feeds.length) setEmpty(this.empty, null);
     else if (problem) setEmpty(this.empty, "The API does not answer", `${problem} Start the platform with \`make run\`.`);
     else setEmpty(this.empty, "No feeds yet", "A feed is listed once its producer has connected. Start the platform with `make run`.");
-    const valid = feeds.filter((feed) => feed.valid).length;
-    setText(this.summary, feeds.length === 0 ? "" : problem ? "the API does not answer" : `${valid} of ${feeds.length} valid`);
+    const { symbols, valid } = this.counts ?? { symbols: feeds.length, valid: feeds.filter((feed) => feed.valid).length };
+    setText(this.summary, symbols === 0 ? "" : problem ? "the API does not answer" : `${valid} of ${symbols} valid`);
     const wanted = new Set(feeds.map((feed) => `${feed.venue}:${feed.symbol}`));
     for (const [key, row] of this.rows) {
       if (wanted.has(key)) continue;

@@ -1,0 +1,82 @@
+"""The stable codes of errors: what went wrong, for programs; `docs/reference/errors.md` lists them for people."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from http import HTTPStatus
+
+
+class Code(StrEnum):
+    """What went wrong. A code is never renamed, and never gets another meaning."""
+
+    BAD_PARAMETER = "bad_parameter"
+    UNKNOWN_PARAMETER = "unknown_parameter"
+    REPEATED_PARAMETER = "repeated_parameter"
+    UNKNOWN_SYMBOL = "unknown_symbol"
+    SYMBOL_NOT_AT_VENUE = "symbol_not_at_venue"
+    AMBIGUOUS_SYMBOL = "ambiguous_symbol"
+    UNKNOWN_KIND = "unknown_kind"
+    AMBIGUOUS_KIND = "ambiguous_kind"
+    NOTHING_STORED = "nothing_stored"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    MARKET_LOADING = "market_loading"
+    HISTORY_UNAVAILABLE = "history_unavailable"
+    QUERY_TOO_SLOW = "query_too_slow"
+    INTERNAL_ERROR = "internal_error"
+
+
+MEANINGS = {
+    Code.BAD_PARAMETER: (422, "A parameter has a value that cannot be used; `errors` names both."),
+    Code.UNKNOWN_PARAMETER: (422, "The route does not have this parameter; `errors` names those it has."),
+    Code.REPEATED_PARAMETER: (422, "A parameter is given more than once."),
+    Code.UNKNOWN_SYMBOL: (404, "No venue trades the symbol; `near` has symbols with a similar name."),
+    Code.SYMBOL_NOT_AT_VENUE: (404, "The venue does not trade the symbol; `venues` are those that do."),
+    Code.AMBIGUOUS_SYMBOL: (409, "Several venues trade the symbol: name one of `venues` in the parameter `venue`."),
+    Code.UNKNOWN_KIND: (404, "The symbol is not traded as an instrument of this kind."),
+    Code.AMBIGUOUS_KIND: (409, "The symbol means instruments of several kinds: name one in the parameter `kind`."),
+    Code.NOTHING_STORED: (404, "Nothing is stored about what was requested."),
+    Code.NOT_FOUND: (404, "The address does not exist; `/docs` lists those that do."),
+    Code.METHOD_NOT_ALLOWED: (405, "The address does not support this method."),
+    Code.MARKET_LOADING: (503, "The API has just started and is still reading the market; `Retry-After` says when."),
+    Code.HISTORY_UNAVAILABLE: (503, "The database does not respond. Live values are still answered."),
+    Code.QUERY_TOO_SLOW: (503, "The query took longer than its limit; request a shorter range."),
+    Code.INTERNAL_ERROR: (500, "The API failed; its log has the reason under the `trace_id` of the answer."),
+}
+# The code of an error that is nothing more special than its status.
+_BY_STATUS = {
+    HTTPStatus.NOT_FOUND: Code.NOT_FOUND,
+    HTTPStatus.METHOD_NOT_ALLOWED: Code.METHOD_NOT_ALLOWED,
+    HTTPStatus.UNPROCESSABLE_ENTITY: Code.BAD_PARAMETER,
+    HTTPStatus.INTERNAL_SERVER_ERROR: Code.INTERNAL_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE: Code.HISTORY_UNAVAILABLE,
+}
+
+
+def code_of(status: HTTPStatus) -> str:
+    """Return the code of a status: one of ours, else the status' own name, such as `too_many_requests`."""
+    return _BY_STATUS.get(status, status.name.lower())
+
+
+def reference() -> str:
+    """Return the reference page of the codes as Markdown."""
+    rows = [f"| `{code}` | {status} | {meaning} |" for code, (status, meaning) in MEANINGS.items()]
+    return "\n".join([_PAGE, *rows, ""])
+
+
+_PAGE = """\
+# Errors
+
+Every error is a problem (RFC 9457, <https://www.rfc-editor.org/rfc/rfc9457>) with the media type
+`application/problem+json`. Programs read `code`, which never changes its meaning; people read `detail`. `errors` names
+each parameter that cannot be used, with its value; `instance` is the path, and `trace_id` finds the request in the logs
+and traces. Other errors of HTTP have the name of their status as their code, such as `too_many_requests`.
+This page is generated: `python -m api.rest.codes > docs/reference/errors.md`.
+
+| code | status | meaning |
+|---|---|---|"""
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
