@@ -134,10 +134,17 @@ class Lab:
         return Trades(venue="sim", symbol=symbol, ts_event=ts, ts_recv=ts, line="sim/0", trades=both)
 
     def make_topics(self) -> None:
-        """Create every topic, small: hundreds of segments are no part of these tests."""
+        """Create every topic, small: hundreds of segments are no part of these tests.
+
+        Without a retention, as some inputs have times of long ago: Kafka would delete them within five minutes.
+        """
         admin = AdminClient({"bootstrap.servers": self.endpoints.kafka_brokers})
         new = [
-            NewTopic(self.physical(topic.name), num_partitions=topics.PARTITIONS, config=topic.config())
+            NewTopic(
+                self.physical(topic.name),
+                num_partitions=topics.PARTITIONS,
+                config=topic.config() | {"retention.ms": "-1"},
+            )
             for topic in topics.TOPICS
         ]
         for created in admin.create_topics(new).values():
