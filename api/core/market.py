@@ -217,7 +217,7 @@ class Market:
                 state.trades_floor = max(state.trades_floor, state.trades[0].trade.ts_event)
             if event.origin == "live":
                 state.trade_number += 1
-            numbered = NumberedTrade(state.trade_number, offset, item, trade, trust)
+            numbered = NumberedTrade(state.trade_number, offset, item, trade, trust, event.ts_recv)
             state.trades.append(numbered)
             new.append(numbered)
             if trade.action != "new":

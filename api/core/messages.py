@@ -21,12 +21,13 @@ Json = dict[str, Any]
 
 
 def envelope(kind: str, state: SymbolState, ts: int, trust: Trust, data: Any, **more: Any) -> Json:
-    """Return what every answer has, around its data; `more` is what only this one has."""
+    """Return what every answer has, around its data; `ts_event` has all digits of `ts`, `more` only this one has."""
     return {
         "type": kind,
         "venue": state.venue,
         "symbol": state.symbol,
         "timestamp": format_rfc3339(ts),
+        "ts_event": str(ts),
         "valid": trust.valid,
         "reason": trust.reason,
         "data": data,

@@ -26,6 +26,7 @@ class NumberedTrade(msgspec.Struct, frozen=True, gc=False):
     item: int
     trade: Trade
     trust: Trust
+    ts_recv: int
 
 
 # A candle's place in its interval: its start, and its number (-1 for bars of time).

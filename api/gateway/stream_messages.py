@@ -82,7 +82,10 @@ def of_event(key: StreamKey, state: SymbolState, event: AnyEvent, offset: int) -
     match event:
         case Trades() if key.channel == "trades" and event.origin == "live":
             trust = Trust(event.valid, event.reason)
-            found = [trade(state, NumberedTrade(0, offset, item, one, trust)) for item, one in enumerate(event.trades)]
+            found = [
+                trade(state, NumberedTrade(0, offset, item, one, trust, event.ts_recv))
+                for item, one in enumerate(event.trades)
+            ]
         case Candle() if key.channel == "candles" and event.interval == key.variant and event.origin != "backfill":
             found = [candle(state, NumberedCandle(0, offset, event))]
         case Metrics() if key.channel == "metrics":

@@ -21,6 +21,7 @@ class Code(StrEnum):
     NOTHING_STORED = "nothing_stored"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    NOT_ACCEPTABLE = "not_acceptable"
     MARKET_LOADING = "market_loading"
     HISTORY_UNAVAILABLE = "history_unavailable"
     QUERY_TOO_SLOW = "query_too_slow"
@@ -39,6 +40,7 @@ MEANINGS = {
     Code.NOTHING_STORED: (404, "Nothing is stored about what was requested."),
     Code.NOT_FOUND: (404, "The address does not exist; `/docs` lists those that do."),
     Code.METHOD_NOT_ALLOWED: (405, "The address does not support this method."),
+    Code.NOT_ACCEPTABLE: (406, "The answer has none of the media types in `Accept`; the detail lists those it has."),
     Code.MARKET_LOADING: (503, "The API has just started and is still reading the market; `Retry-After` says when."),
     Code.HISTORY_UNAVAILABLE: (503, "The database does not respond. Live values are still answered."),
     Code.QUERY_TOO_SLOW: (503, "The query took longer than its limit; request a shorter range."),
@@ -48,6 +50,7 @@ MEANINGS = {
 _BY_STATUS = {
     HTTPStatus.NOT_FOUND: Code.NOT_FOUND,
     HTTPStatus.METHOD_NOT_ALLOWED: Code.METHOD_NOT_ALLOWED,
+    HTTPStatus.NOT_ACCEPTABLE: Code.NOT_ACCEPTABLE,
     HTTPStatus.UNPROCESSABLE_ENTITY: Code.BAD_PARAMETER,
     HTTPStatus.INTERNAL_SERVER_ERROR: Code.INTERNAL_ERROR,
     HTTPStatus.SERVICE_UNAVAILABLE: Code.HISTORY_UNAVAILABLE,

@@ -72,6 +72,11 @@ def moment(ts: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
 
 
+def nanoseconds(ts: int | None) -> str | None:
+    """Return UTC nanoseconds as clients read them: text, because a number of JSON loses digits in many languages."""
+    return None if ts is None else str(ts)
+
+
 def microseconds(value: datetime) -> int:
     """Return a time of the database as UTC microseconds, exactly."""
     since = value - datetime(1970, 1, 1, tzinfo=UTC)

@@ -89,7 +89,8 @@ def test_pages_of_trades_go_from_memory_into_the_database_without_a_hole(
     stored = shared.get(path, start=stamp(START + 10_000_000), end=stamp(START + 12_000_000))
     assert stored["data"] == [
         {"trade_id": str(number), "price": f"{number}.50", "size": "0.10", "side": "buy", "liquidation": False,
-         "timestamp": stamp(START + number * 1_000_000), "valid": True, "reason": ""}
+         "timestamp": stamp(START + number * 1_000_000), "ts_event": str(START + number * 1_000_000),
+         "ts_recv": str(START + number * 1_000_000), "valid": True, "reason": ""}
         for number in (11, 10)
     ]  # fmt: skip
 
@@ -187,7 +188,8 @@ def test_bars_by_recipe_are_answered_by_interval_and_by_name(shared: Any, symbol
     assert answer["interval"] == "tick:2"
     assert all_pages(shared, path, 3, recipe="ticks") == answer["data"]
     assert all_pages(shared, path, 3, interval="tick:2") == answer["data"]
-    facts = [{name: value for name, value in each.items() if name != "number"} for each in answer["data"][1:]]
+    differ = {"number", "start_ns", "end_ns", "ts_event", "ts_recv"}
+    facts = [{name: value for name, value in each.items() if name not in differ} for each in answer["data"][1:]]
     assert all(each == facts[0] for each in facts)
     assert (facts[0]["vwap"], facts[0]["sell_volume"], facts[0]["recipe"]) == ("3.33333333333333333", "2", "ticks")
     (five,) = shared.get(path, interval="5s")["data"]
@@ -244,7 +246,7 @@ def test_the_ledger_of_gaps_is_paged_and_filtered(shared: Any, symbol: str) -> N
         "gap_id": f"{symbol}-4", "venue": "coinbase", "symbol": symbol, "channel": "l2_data", "line": "coinbase/0",
         "reason": "sequence", "detail": "text", "state": "open", "start": stamp(START), "end": None, "expected": 41,
         "received": 43, "found_by": "sequence", "detected_at": stamp(START + 2 * 10**9), "repaired_at": None,
-        "repaired_by": None,
+        "repaired_by": None, "start_ns": str(START), "end_ns": None,
     }  # fmt: skip
     early = shared.get("/api/v1/gaps", symbol=symbol, start=stamp(START), end=stamp(START + 10**9))["data"]
     assert [each["gap_id"] for each in early] == [f"{symbol}-1", f"{symbol}-0"]
@@ -274,6 +276,7 @@ def test_the_jobs_of_history_are_paged_and_filtered(shared: Any, symbol: str) ->
             "state": "failed", "start": stamp(START), "end": stamp(START + 10**9), "cursor": stamp(START), "fetched": 7,
             "published": 0, "attempts": 1, "last_error": "gone", "started_at": stamp(START),
             "updated_at": stamp(START + 2 * 10**9), "completed_at": None,
+            "start_ns": str(START), "end_ns": str(START + 10**9), "cursor_ns": str(START),
         }
     ]  # fmt: skip
 
@@ -301,6 +304,7 @@ def test_anomalies_are_paged_and_filtered(shared: Any, symbol: str) -> None:
         "anomaly_id": "4", "venue": "coinbase", "symbol": symbol, "timestamp": stamp(START), "kind": "spread_blowout",
         "severity": "warning", "metric": "spread", "value": "0.0200", "limit": "0.01", "evidence": {"n": "4"},
         "phase": "start", "usual": None, "text": "", "start": stamp(START), "peak": None, "end": None,
+        "start_ns": str(START), "peak_ns": None, "end_ns": None,
     }  # fmt: skip
     assert shared.get("/api/v1/anomalies", symbol=symbol, state="open")["data"] == []
 

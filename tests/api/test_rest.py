@@ -55,7 +55,8 @@ def test_the_book_is_answered_to_the_last_digit(shared: Any, symbol: str, wait_f
     wait_for("the book", lambda: shared.client.get(book_path(symbol)).status_code == 200)
     answer = shared.get(book_path(symbol))
     assert answer == {
-        "type": "l2_snapshot", "venue": "coinbase", "symbol": symbol, "timestamp": STAMP, "valid": True, "reason": "",
+        "type": "l2_snapshot", "venue": "coinbase", "symbol": symbol, "timestamp": STAMP, "ts_event": str(TS),
+        "valid": True, "reason": "",
         "depth": 20, "sequence": 17,
         "data": {"bids": [list(each) for each in list(bids.items())[:20]],
                  "asks": [list(each) for each in list(asks.items())[:20]]},
@@ -81,7 +82,8 @@ def test_the_ticker_has_every_field_as_a_decimal_string(shared: Any, symbol: str
     answer = shared.get(path)
     TickerAnswer.model_validate(answer)
     assert answer == {
-        "type": "ticker", "venue": "coinbase", "symbol": symbol, "timestamp": STAMP, "valid": True, "reason": "",
+        "type": "ticker", "venue": "coinbase", "symbol": symbol, "timestamp": STAMP, "ts_event": str(TS),
+        "valid": True, "reason": "",
         "data": {"bid": "100.10", "bid_size": "1", "ask": "100.20", "ask_size": "2", "last": "100.15",
                  "volume_24h": "1234.5", "high_24h": "110.00", "low_24h": "90", "change_24h": "-1.25"},
     }  # fmt: skip
@@ -292,7 +294,7 @@ def test_a_message_states_what_is_allowed(shared: Any) -> None:
         ("ticker?venue=", "must have at least one character, and no control characters"),
         ("candles?source=exchange", "must be 'trades' or 'venue'"),
         ("candles/explain", "must be given"),
-        ("metrics?depth=20", "is not a parameter here; there are venue, start, end, limit, cursor"),
+        ("metrics?depth=20", "is not a parameter here; there are venue, start, end, limit, cursor, format"),
         ("candles?interval=1m&interval=5m", "is given more than once"),
     ):
         problem = shared.client.get(f"/api/v1/market/BTC-USD/{path}").json()

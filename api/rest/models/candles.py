@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from api.rest.models.shared import Answer, Cursor, Model, Price, Symbol, Time, Venue
+from api.rest.models.shared import Answer, Cursor, Model, Nanoseconds, Next, Price, Symbol, Time, Venue
 
 
 class CandleData(Model):
@@ -17,6 +17,10 @@ class CandleData(Model):
     ]
     start: Time
     end: Time
+    start_ns: Nanoseconds
+    end_ns: Nanoseconds
+    ts_event: Nanoseconds
+    ts_recv: Nanoseconds
     open: Price | None
     high: Price | None
     low: Price | None
@@ -60,6 +64,7 @@ class CandlesAnswer(Answer):
     source: Annotated[str, Field(description="Whose they are: `trades` or `venue`.", examples=["trades"])]
     data: list[CandleData]
     next_cursor: Cursor
+    next: Next
 
 
 class ExplainedTrade(Model):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.rest.models.shared import TIME_EXAMPLE, Answer, Cursor, Model, Price, Time
+from api.rest.models.shared import TIME_EXAMPLE, Answer, Cursor, Model, Nanoseconds, Next, Price, Time
 
 
 class LiquidationData(Model):
@@ -43,6 +43,8 @@ class DerivativeData(_DerivativeFields):
     """What one message of the venue had; the other fields are null."""
 
     timestamp: Time
+    ts_event: Nanoseconds
+    ts_recv: Nanoseconds
     liquidations: list[LiquidationData]
     origin: Annotated[str, Field(description="live, repair or backfill.", examples=["live"])]
     valid: Annotated[bool, Field(examples=[True])]
@@ -65,3 +67,4 @@ class DerivativesAnswer(Answer):
     latest: LatestDerivative
     data: list[DerivativeData]
     next_cursor: Cursor
+    next: Next

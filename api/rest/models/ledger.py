@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from api.rest.models.shared import TIME_EXAMPLE, Cursor, Model, Symbol, Time, Venue
+from api.rest.models.shared import TIME_EXAMPLE, Cursor, Model, Nanoseconds, Next, Symbol, Time, Venue
 
 
 class GapData(Model):
@@ -22,6 +22,8 @@ class GapData(Model):
     state: Annotated[str, Field(description="open or repaired.", examples=["repaired"])]
     start: Annotated[str | None, Field(description="Start of the affected time.", examples=[TIME_EXAMPLE])]
     end: Annotated[str | None, Field(description="End of the affected time.", examples=[TIME_EXAMPLE])]
+    start_ns: Nanoseconds | None
+    end_ns: Nanoseconds | None
     expected: Annotated[int | None, Field(description="Sequence number that should have come.", examples=[41])]
     received: Annotated[int | None, Field(description="Sequence number that came.", examples=[43])]
     found_by: str
@@ -47,6 +49,7 @@ class GapsAnswer(Model):
     reason: str
     data: list[GapData]
     next_cursor: Cursor
+    next: Next
 
 
 class JobData(Model):
@@ -62,6 +65,9 @@ class JobData(Model):
     state: Annotated[str, Field(description="running, paused, failed or done.", examples=["done"])]
     start: Time
     end: Time
+    start_ns: Nanoseconds
+    end_ns: Nanoseconds
+    cursor_ns: Nanoseconds
     cursor: Annotated[str, Field(description="Everything before this time has been fetched.", examples=[TIME_EXAMPLE])]
     fetched: Annotated[int, Field(description="Candles or trades that the venue sent.", examples=[525_600])]
     published: Annotated[int, Field(description="Candles, of all intervals, or trades that were new.")]
@@ -81,6 +87,7 @@ class JobsAnswer(Model):
     reason: str
     data: list[JobData]
     next_cursor: Cursor
+    next: Next
 
 
 class AnomalyData(Model):
@@ -108,6 +115,9 @@ class AnomalyData(Model):
     start: Time
     peak: Annotated[Time | None, Field(description="Time of the worst value so far.")]
     end: Annotated[Time | None, Field(description="null until it has ended.")]
+    start_ns: Nanoseconds
+    peak_ns: Nanoseconds | None
+    end_ns: Nanoseconds | None
     evidence: dict[str, Any]
 
 
@@ -120,6 +130,7 @@ class AnomaliesAnswer(Model):
     reason: str
     data: list[AnomalyData]
     next_cursor: Cursor
+    next: Next
 
 
 class SymbolStatus(Model):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.rest.models.shared import Answer, Cursor, Level, Model, Price, Symbol, Time, Venue
+from api.rest.models.shared import Answer, Cursor, Level, Model, Nanoseconds, Next, Price, Symbol, Time, Venue
 
 
 class TickerData(Model):
@@ -51,6 +51,8 @@ class TradeData(Model):
 
     trade_id: Annotated[str, Field(examples=["734210001"])]
     timestamp: Time
+    ts_event: Nanoseconds
+    ts_recv: Nanoseconds
     price: Price
     size: Price
     side: Annotated[str, Field(description="Aggressor: buy, sell or unknown.", examples=["buy"])]
@@ -83,6 +85,7 @@ class TradesAnswer(Answer):
     type: Literal["trades"]
     data: list[TradeData]
     next_cursor: Cursor
+    next: Next
 
 
 class SymbolData(Model):

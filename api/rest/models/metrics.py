@@ -6,13 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.rest.models.shared import Answer, Cursor, Model, Price, Symbol, Time, Venue
+from api.rest.models.shared import Answer, Cursor, Model, Nanoseconds, Next, Price, Symbol, Time, Venue
 
 
 class MetricsData(Model):
     """Metrics of a book at one time; null where unknown, as all are while the book is not valid."""
 
     timestamp: Time
+    ts_event: Nanoseconds
+    ts_recv: Nanoseconds
+    start_ns: Nanoseconds
     valid: bool
     reason: Annotated[str, Field(description="Why the book was not valid, empty when it was.", examples=[""])]
     start: Annotated[
@@ -59,6 +62,7 @@ class MetricsAnswer(Answer):
     type: Literal["metrics"]
     data: list[MetricsData]
     next_cursor: Cursor
+    next: Next
 
 
 class ConsolidatedSide(Model):

@@ -12,6 +12,9 @@ TIME_EXAMPLE = "2026-08-09T21:05:48.228568Z"
 
 Price = Annotated[str, Field(description="Decimal string, exact.", examples=["64250.01"])]
 Time = Annotated[str, Field(description="RFC 3339, microseconds, UTC.", examples=[TIME_EXAMPLE])]
+Nanoseconds = Annotated[
+    str, Field(description="UTC nanoseconds, all digits, as text.", examples=["1786309548228568123"])
+]
 Level = Annotated[
     list[str], Field(min_length=2, max_length=2, description="`[price, size]`.", examples=[["64250.01", "0.5"]])
 ]
@@ -21,6 +24,9 @@ Cursor = Annotated[
     str | None,
     Field(description="Give it as `cursor` for the next, older page; null on the last page.", examples=[None]),
 ]
+
+
+Next = Annotated[str | None, Field(description="Address of the next, older page; also in the header `Link`.")]
 
 
 class Model(BaseModel):
@@ -35,6 +41,7 @@ class Answer(Model):
     venue: Venue
     symbol: Symbol
     timestamp: Time
+    ts_event: Nanoseconds
     valid: Annotated[bool, Field(description="Whether the value may be trusted.", examples=[True])]
     reason: Annotated[
         str,

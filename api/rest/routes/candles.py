@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated
 
@@ -15,14 +16,16 @@ from api.core.symbol_state import INTERVALS, SymbolState
 from api.core.trust import TRUSTED
 from api.rest.answers import json_answer
 from api.rest.codes import Code
+from api.rest.columns import CANDLES
 from api.rest.evidence import candle_of, gather
 from api.rest.history import Row, Source
 from api.rest.models.candles import CandlesAnswer, ExplanationAnswer
-from api.rest.parameters import time_ns
+from api.rest.parameters import nanoseconds, time_ns
 from api.rest.problems import Problem, bad_value
 from api.rest.routes.common import StrictRoute, SymbolPath, VenueQuery, problems, service_of, state_of
-from api.rest.routes.paging import LimitQuery, Page, Place, newest_first, paged
+from api.rest.routes.paging import Found, LimitQuery, Page, listed, newest_first, paged
 from api.service import Service
+from marketdata.events import Candle
 from marketdata.explain import explain
 from marketdata.recipes import interval_of
 
@@ -99,9 +102,9 @@ async def candles(
     """Answer with the latest revision of each candle that starts in the range, newest first, the open one included."""
     service, series = service_of(request), asked.find(request)
     state = series.state
-    rows: dict[Place, messages.Json] = {
-        (row["start_ns"], -1 if row["number"] is None else row["number"]): _stored_candle(row)
-        for row in await service.history.candles(
+
+    async def find(page: Page) -> Found:
+        stored = await service.history.candles(
             state.venue,
             state.symbol,
             series.interval,
@@ -110,16 +113,19 @@ async def candles(
             before=page.before,
             limit=page.limit + 1,
         )
-    }
-    if source == "trades":
-        # What memory holds is at least as new as the database.
-        rows |= {
-            place: messages.candle(each.candle)
-            for place, each in state.candles.get(series.interval, {}).items()
-            if page.holds(place[0], place)
+        rows = {
+            (row["start_ns"], -1 if row["number"] is None else row["number"]): _stored_candle(row) for row in stored
         }
-    data, next_cursor = page.cut(newest_first(rows))
-    return json_answer(request, _answer(service, series, source, data, next_cursor))
+        if source == "trades":
+            # What memory holds is at least as new as the database.
+            rows |= {
+                place: _candle(each.candle)
+                for place, each in state.candles.get(series.interval, {}).items()
+                if page.holds(place[0], place)
+            }
+        return newest_first(rows), True
+
+    return await listed(request, page, find, _wrap(service, series, source), columns=CANDLES, constant=_constant(state))
 
 
 @router.get(
@@ -137,13 +143,20 @@ async def revisions(
     """Answer with every revision of each closed candle that starts in the range, newest first."""
     service, series = service_of(request), asked.find(request)
     state = series.state
-    rows = await service.history.revisions(
-        state.venue, state.symbol, series.interval, page.span, source=source, before=page.before, limit=page.limit + 1
-    )
-    data, next_cursor = page.cut(
-        [((row["start_ns"], row["revision"], row["kafka_offset"]), _stored_candle(row)) for row in rows]
-    )
-    return json_answer(request, _answer(service, series, source, data, next_cursor))
+
+    async def find(page: Page) -> Found:
+        rows = await service.history.revisions(
+            state.venue,
+            state.symbol,
+            series.interval,
+            page.span,
+            source=source,
+            before=page.before,
+            limit=page.limit + 1,
+        )
+        return [((row["start_ns"], row["revision"], row["kafka_offset"]), _stored_candle(row)) for row in rows], True
+
+    return await listed(request, page, find, _wrap(service, series, source), columns=CANDLES, constant=_constant(state))
 
 
 @router.get(
@@ -198,15 +211,28 @@ def choose_interval(market: Market, interval: str | None, recipe: str | None) ->
 
 
 def _stored_candle(row: Row) -> messages.Json:
-    return messages.candle(candle_of(row))
+    return _candle(candle_of(row))
 
 
-def _answer(
-    service: Service, series: Series, source: Source, data: list[messages.Json], next_cursor: str | None
-) -> messages.Json:
-    state = series.state
-    trust = service.fresh(state.trades_trust, state.venue, state.trades_ts_recv) if state.trades_ts_recv else TRUSTED
-    ts = state.trades_ts_event or service.clock()
-    return messages.envelope(
-        "candles", state, ts, trust, data, interval=series.interval, source=source, next_cursor=next_cursor
-    )
+def _candle(candle: Candle) -> messages.Json:
+    return messages.candle(candle) | {
+        "start_ns": nanoseconds(candle.start),
+        "end_ns": nanoseconds(candle.end),
+        "ts_event": nanoseconds(candle.ts_event),
+        "ts_recv": nanoseconds(candle.ts_recv),
+    }
+
+
+def _constant(state: SymbolState) -> messages.Json:
+    return {"venue": state.venue, "symbol": state.symbol}
+
+
+def _wrap(service: Service, series: Series, source: Source) -> Callable[[list[messages.Json]], messages.Json]:
+    def wrap(data: list[messages.Json]) -> messages.Json:
+        state = series.state
+        seen = state.trades_ts_recv
+        trust = service.fresh(state.trades_trust, state.venue, seen) if seen else TRUSTED
+        ts = state.trades_ts_event or service.clock()
+        return messages.envelope("candles", state, ts, trust, data, interval=series.interval, source=source)
+
+    return wrap

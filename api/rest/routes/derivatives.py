@@ -10,13 +10,13 @@ from fastapi import APIRouter, Request, Response
 from api.core import messages
 from api.core.derivatives import FIELDS, STALE_NS, DerivativeState, event_json
 from api.core.trust import UNKNOWN, Trust, fresh
-from api.rest.answers import json_answer
+from api.rest.columns import DERIVATIVES
 from api.rest.history import Row
 from api.rest.models.derivatives import DerivativesAnswer
-from api.rest.parameters import microseconds
+from api.rest.parameters import microseconds, nanoseconds
 from api.rest.problems import Problem
 from api.rest.routes.common import StrictRoute, SymbolPath, VenueQuery, problems, service_of, state_of
-from api.rest.routes.paging import Page, Place, newest_first, paged
+from api.rest.routes.paging import Found, Page, Place, listed, newest_first, paged
 from api.service import Service
 from marketdata.events import Derivative, Liquidation
 
@@ -41,32 +41,42 @@ async def derivatives(
     """
     service, state = service_of(request), state_of(request, symbol, venue)
     known = state.derivative
-    rows: dict[Place, messages.Json] = {}
-    for one in known.recent if known is not None else ():
-        place = (one.event.ts_event // 1_000, one.offset)
-        if page.holds(one.event.ts_event, place):
-            rows[place] = event_json(one.event)
-    complete = True
-    try:
-        stored = await service.history.derivatives(state.venue, state.symbol, page.span, page.before, page.limit + 1)
-    except Problem:
-        # Live answers still work without a database; a page of history does not.
-        if not page.is_latest or not rows:
-            raise
-        complete = False
-    else:
-        rows |= {(microseconds(row["ts"]), row["kafka_offset"]): event_json(_event(row)) for row in stored}
-    data, next_cursor = page.cut(newest_first(rows), complete=complete)
-    answer = messages.envelope(
-        "derivatives",
-        state,
-        known.ts_event if known is not None and known.ts_event else service.clock(),
-        _trust(service, state.venue, known),
-        data,
-        latest=(known or DerivativeState()).latest(),
-        next_cursor=next_cursor,
+
+    async def find(page: Page) -> Found:
+        rows: dict[Place, messages.Json] = {}
+        for one in known.recent if known is not None else ():
+            place = (one.event.ts_event // 1_000, one.offset)
+            if page.holds(one.event.ts_event, place):
+                rows[place] = _item(one.event)
+        try:
+            stored = await service.history.derivatives(
+                state.venue, state.symbol, page.span, page.before, page.limit + 1
+            )
+        except Problem:
+            # Live answers still work without a database; a page of history does not.
+            if not page.is_latest or not rows:
+                raise
+            return newest_first(rows), False
+        rows |= {(microseconds(row["ts"]), row["kafka_offset"]): _item(_event(row)) for row in stored}
+        return newest_first(rows), True
+
+    def wrap(data: list[messages.Json]) -> messages.Json:
+        return messages.envelope(
+            "derivatives",
+            state,
+            known.ts_event if known is not None and known.ts_event else service.clock(),
+            _trust(service, state.venue, known),
+            data,
+            latest=(known or DerivativeState()).latest(),
+        )
+
+    return await listed(
+        request, page, find, wrap, columns=DERIVATIVES, constant={"venue": state.venue, "symbol": state.symbol}
     )
-    return json_answer(request, answer)
+
+
+def _item(event: Derivative) -> messages.Json:
+    return event_json(event) | {"ts_event": nanoseconds(event.ts_event), "ts_recv": nanoseconds(event.ts_recv)}
 
 
 def _trust(service: Service, venue: str, known: DerivativeState | None) -> Trust:

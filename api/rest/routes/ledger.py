@@ -8,11 +8,12 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.core import messages
 from api.rest.answers import json_answer
+from api.rest.columns import ANOMALIES, GAPS, JOBS
 from api.rest.health import StatusSummary, health, trusts_of
 from api.rest.models.ledger import AnomaliesAnswer, GapsAnswer, JobsAnswer, StatusAnswer, SummaryAnswer
-from api.rest.parameters import microseconds, read_cursor, write_cursor
+from api.rest.parameters import microseconds, nanoseconds, read_cursor, write_cursor
 from api.rest.routes.common import StrictRoute, SymbolQuery, VenueQuery, ledger, problems, service_of
-from api.rest.routes.paging import LIMIT_MAX, CursorQuery, LimitQuery, Page, paged
+from api.rest.routes.paging import LIMIT_MAX, CursorQuery, Found, LimitQuery, Page, listed, paged
 from marketdata.clock import format_rfc3339
 from marketdata.events import ALL_SYMBOLS
 
@@ -37,9 +38,12 @@ async def gaps(
     """Answer with what was missing, from when to when, how it was found, and what repaired it; by time of discovery."""
     filters = {"venue": venue, "symbol": symbol, "state": state}
     service = service_of(request)
-    rows = await service.history.gaps(filters, page.span, page.before, page.limit + 1)
-    data, next_cursor = page.cut([((microseconds(row["detected_at"]), row["gap_id"]), _gap(row)) for row in rows])
-    return json_answer(request, ledger("gaps", service.clock(), data, next_cursor=next_cursor))
+
+    async def find(page: Page) -> Found:
+        rows = await service.history.gaps(filters, page.span, page.before, page.limit + 1)
+        return [((microseconds(row["detected_at"]), row["gap_id"]), _gap(row)) for row in rows], True
+
+    return await listed(request, page, find, lambda data: ledger("gaps", service.clock(), data), columns=GAPS)
 
 
 @router.get("/jobs", response_model=JobsAnswer, responses=problems(422, 503), summary="Jobs of backfill and repair")
@@ -59,9 +63,12 @@ async def jobs(
     """Answer with what was asked of the venues' histories, how far it is and what went wrong; by time of change."""
     filters = {"venue": venue, "symbol": symbol, "kind": kind, "state": state}
     service = service_of(request)
-    rows = await service.history.jobs(filters, page.span, page.before, page.limit + 1)
-    data, next_cursor = page.cut([((microseconds(row["updated_at"]), row["job_id"]), _job(row)) for row in rows])
-    return json_answer(request, ledger("jobs", service.clock(), data, next_cursor=next_cursor))
+
+    async def find(page: Page) -> Found:
+        rows = await service.history.jobs(filters, page.span, page.before, page.limit + 1)
+        return [((microseconds(row["updated_at"]), row["job_id"]), _job(row)) for row in rows], True
+
+    return await listed(request, page, find, lambda data: ledger("jobs", service.clock(), data), columns=JOBS)
 
 
 @router.get("/anomalies", response_model=AnomaliesAnswer, responses=problems(422, 503), summary="Anomalies")
@@ -81,9 +88,12 @@ async def anomalies(
     """Answer with anomalies by start, newest first, each once: which value was above which limit, from when to when."""
     filters = {"venue": venue, "symbol": symbol, "kind": kind, "severity": severity, "state": state}
     service = service_of(request)
-    rows = await service.history.anomalies(filters, page.span, page.before, page.limit + 1)
-    data, next_cursor = page.cut([((microseconds(row["ts"]), row["anomaly_id"]), _anomaly(row)) for row in rows])
-    return json_answer(request, ledger("anomalies", service.clock(), data, next_cursor=next_cursor))
+
+    async def find(page: Page) -> Found:
+        rows = await service.history.anomalies(filters, page.span, page.before, page.limit + 1)
+        return [((microseconds(row["ts"]), row["anomaly_id"]), _anomaly(row)) for row in rows], True
+
+    return await listed(request, page, find, lambda data: ledger("anomalies", service.clock(), data), columns=ANOMALIES)
 
 
 @router.get("/status", response_model=StatusAnswer, responses=problems(422), summary="The health of all data")
@@ -145,8 +155,9 @@ async def status_summary(request: Request) -> Response:
 
 def _gap(row: dict[str, Any]) -> messages.Json:
     data = {name: row[name] for name in _GAP_FIELDS}
-    data["start"] = format_rfc3339(row["ts_from_ns"]) if row["ts_from_ns"] is not None else None
-    data["end"] = format_rfc3339(row["ts_to_ns"]) if row["ts_to_ns"] is not None else None
+    for name, ts in (("start", row["ts_from_ns"]), ("end", row["ts_to_ns"])):
+        data[name] = format_rfc3339(ts) if ts is not None else None
+        data[f"{name}_ns"] = nanoseconds(ts)
     data["detected_at"] = format_rfc3339(microseconds(row["detected_at"]) * 1000)
     repaired = row["repaired_at"]
     data["repaired_at"] = format_rfc3339(microseconds(repaired) * 1000) if repaired is not None else None
@@ -161,7 +172,9 @@ _GAP_FIELDS = (
 
 def _job(row: dict[str, Any]) -> messages.Json:
     data = {name: row[name] for name in _JOB_FIELDS}
-    data |= {name: format_rfc3339(row[f"{name}_ns"]) for name in ("start", "end", "cursor")}
+    for name in ("start", "end", "cursor"):
+        data[name] = format_rfc3339(row[f"{name}_ns"])
+        data[f"{name}_ns"] = nanoseconds(row[f"{name}_ns"])
     for name in ("started_at", "updated_at", "completed_at"):
         data[name] = format_rfc3339(microseconds(row[name]) * 1000) if row[name] is not None else None
     return data
@@ -177,6 +190,7 @@ def _anomaly(row: dict[str, Any]) -> messages.Json:
         {name: row[name] for name in _ANOMALY_FIELDS}
         | {"timestamp": format_rfc3339(row["ts_start_ns"])}
         | messages.life(row["ts_start_ns"], row["ts_peak_ns"], row["ts_end_ns"])
+        | {f"{name}_ns": nanoseconds(row[f"ts_{name}_ns"]) for name in ("start", "peak", "end")}
     )
 
 

@@ -11,12 +11,13 @@ from api.core import messages
 from api.core.symbol_state import NumberedTrade, SymbolState
 from api.core.trust import Trust
 from api.rest.answers import bytes_answer, json_answer
+from api.rest.columns import TRADES
 from api.rest.history import Row
 from api.rest.models.market import BookAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
-from api.rest.parameters import microseconds
+from api.rest.parameters import microseconds, nanoseconds
 from api.rest.problems import Problem
 from api.rest.routes.common import StrictRoute, SymbolPath, VenueQuery, ledger, problems, service_of, state_of
-from api.rest.routes.paging import Page, Place, newest_first, paged
+from api.rest.routes.paging import Found, Page, listed, newest_first, paged
 from api.service import Service
 from marketdata.clock import format_rfc3339
 from marketdata.events import ALL_SYMBOLS, Instrument
@@ -78,37 +79,29 @@ async def trades(
 ) -> Response:
     """Answer with trades, newest first: the latest from memory, older ones from the database."""
     service, state = service_of(request), state_of(request, symbol, venue)
-    recent = [(place, each) for place, each in _recent(state) if page.holds(each.trade.ts_event, place)]
-    rows: dict[Place, messages.Json] = {
-        place: messages.trade(each.trade)
-        | {
-            "timestamp": format_rfc3339(each.trade.ts_event),
-            "valid": each.trust.valid,
-            "reason": each.trust.reason,
-        }
-        for place, each in recent
-    }
-    complete = True
-    if sum(each.trade.ts_event > state.trades_floor for _, each in recent) <= page.limit:
+
+    async def find(page: Page) -> Found:
+        recent = [(place, each) for place, each in _recent(state) if page.holds(each.trade.ts_event, place)]
+        rows = {place: _live_trade(each) for place, each in recent}
+        if sum(each.trade.ts_event > state.trades_floor for _, each in recent) > page.limit:
+            return newest_first(rows), True
         try:
             stored = await service.history.trades(state.venue, state.symbol, page.span, page.before, page.limit + 1)
         except Problem:
             # Live answers still work without a database; a page of history does not.
             if not page.is_latest or not rows:
                 raise
-            complete = False
-        else:
-            rows |= {(microseconds(row["ts"]), row["kafka_offset"], row["item"]): _stored_trade(row) for row in stored}
-    data, next_cursor = page.cut(newest_first(rows), complete=complete)
-    answer = messages.envelope(
-        "trades",
-        state,
-        state.trades_ts_event or service.clock(),
-        service.fresh(state.trades_trust, state.venue, state.trades_ts_recv),
-        data,
-        next_cursor=next_cursor,
+            return newest_first(rows), False
+        rows |= {(microseconds(row["ts"]), row["kafka_offset"], row["item"]): _stored_trade(row) for row in stored}
+        return newest_first(rows), True
+
+    def wrap(data: list[messages.Json]) -> messages.Json:
+        trust = service.fresh(state.trades_trust, state.venue, state.trades_ts_recv)
+        return messages.envelope("trades", state, state.trades_ts_event or service.clock(), trust, data)
+
+    return await listed(
+        request, page, find, wrap, columns=TRADES, constant={"venue": state.venue, "symbol": state.symbol}
     )
-    return json_answer(request, answer)
 
 
 def ticker_body(service: Service, state: SymbolState) -> bytes:
@@ -152,6 +145,16 @@ def _instrument(state: SymbolState) -> messages.Json:
     return messages.instrument(unlisted)
 
 
+def _live_trade(value: NumberedTrade) -> messages.Json:
+    return messages.trade(value.trade) | {
+        "timestamp": format_rfc3339(value.trade.ts_event),
+        "ts_event": nanoseconds(value.trade.ts_event),
+        "ts_recv": nanoseconds(value.ts_recv),
+        "valid": value.trust.valid,
+        "reason": value.trust.reason,
+    }
+
+
 def _recent(state: SymbolState) -> list[tuple[tuple[int, int, int], NumberedTrade]]:
     return [((each.trade.ts_event // 1000, each.offset, each.item), each) for each in state.trades]
 
@@ -164,6 +167,8 @@ def _stored_trade(row: Row) -> messages.Json:
         "side": row["side"],
         "liquidation": row["liquidation"],
         "timestamp": format_rfc3339(row["ts_event_ns"]),
+        "ts_event": nanoseconds(row["ts_event_ns"]),
+        "ts_recv": nanoseconds(row["ts_recv_ns"]),
         "valid": row["valid"],
         "reason": row["reason"],
     }

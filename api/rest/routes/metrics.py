@@ -13,12 +13,15 @@ from api.core.symbol_state import NumberedMetrics, SymbolState
 from api.core.trust import UNKNOWN, Trust
 from api.rest.answers import json_answer
 from api.rest.codes import Code
+from api.rest.columns import METRICS
+from api.rest.export import Format
 from api.rest.history import Row
 from api.rest.models.metrics import ConsolidatedAnswer, MetricsAnswer
-from api.rest.parameters import find
+from api.rest.parameters import find as find_symbol
+from api.rest.parameters import nanoseconds
 from api.rest.problems import Problem, bad_value
 from api.rest.routes.common import StrictRoute, SymbolPath, VenueQuery, problems, service_of, state_of
-from api.rest.routes.paging import Page, Place, newest_first, paged
+from api.rest.routes.paging import Found, Page, Place, listed, newest_first, paged
 from api.service import Service
 from marketdata.clock import format_rfc3339
 from marketdata.events import ALL_VENUES, Metrics
@@ -41,25 +44,32 @@ async def metrics(
     """Answer with metrics of the book, newest first: the latest from memory, the others from the database."""
     service, state = service_of(request), state_of(request, symbol, venue)
     last = state.metrics
-    rows: dict[Place, messages.Json] = {}
-    if last is not None and page.holds(last.metrics.ts_event, _place(last)):
-        rows[_place(last)] = _live(last.metrics)
-    complete = False
-    if len(rows) < page.limit or not page.is_latest:
+
+    async def find(page: Page) -> Found:
+        rows: dict[Place, messages.Json] = {}
+        if last is not None and page.holds(last.metrics.ts_event, _place(last)):
+            rows[_place(last)] = _live(last.metrics)
+        if len(rows) >= page.limit and page.is_latest and page.form is Format.JSON:
+            return newest_first(rows), False
         try:
             stored = await service.history.metrics(state.venue, state.symbol, page.span, page.before, page.limit + 1)
         except Problem:
             # The latest metrics are known without a database; a page of history is not.
             if not page.is_latest or not rows:
                 raise
-        else:
-            rows |= {(row["ts_event_ns"], row["kafka_offset"]): _stored(row) for row in stored}
-            complete = True
-    data, next_cursor = page.cut(newest_first(rows), complete=complete)
-    trust = Trust(last.metrics.valid, last.metrics.reason) if last is not None else UNKNOWN
-    trust = service.fresh(trust, state.venue, last.metrics.ts_recv if last is not None else 0)
-    ts = last.metrics.ts_event if last is not None else service.clock()
-    return json_answer(request, messages.envelope("metrics", state, ts, trust, data, next_cursor=next_cursor))
+            return newest_first(rows), False
+        rows |= {(row["ts_event_ns"], row["kafka_offset"]): _stored(row) for row in stored}
+        return newest_first(rows), True
+
+    def wrap(data: list[messages.Json]) -> messages.Json:
+        trust = Trust(last.metrics.valid, last.metrics.reason) if last is not None else UNKNOWN
+        trust = service.fresh(trust, state.venue, last.metrics.ts_recv if last is not None else 0)
+        ts = last.metrics.ts_event if last is not None else service.clock()
+        return messages.envelope("metrics", state, ts, trust, data)
+
+    return await listed(
+        request, page, find, wrap, columns=METRICS, constant={"venue": state.venue, "symbol": state.symbol}
+    )
 
 
 @router.get(
@@ -95,7 +105,7 @@ def _choose(service: Service, symbol: str, kind: str | None) -> Product:
     found = choices(service.market, symbol, kind)
     if not found:
         if not service.market.named(symbol):
-            find(service.market, symbol, None, known=service.known)
+            find_symbol(service.market, symbol, None, known=service.known)
         traded = choices(service.market, symbol, None)
         if kind is None or not traded:
             message = f"{symbol!r} is of a kind that is not consolidated"
@@ -116,6 +126,9 @@ def _place(kept: NumberedMetrics) -> tuple[int, int]:
 def _live(value: Metrics) -> messages.Json:
     return {
         "timestamp": format_rfc3339(value.ts_event),
+        "ts_event": nanoseconds(value.ts_event),
+        "ts_recv": nanoseconds(value.ts_recv),
+        "start_ns": nanoseconds(value.ts_from),
         "valid": value.valid,
         "reason": value.reason,
     } | messages.metrics(value)
@@ -124,6 +137,9 @@ def _live(value: Metrics) -> messages.Json:
 def _stored(row: Row) -> messages.Json:
     return {
         "timestamp": format_rfc3339(row["ts_event_ns"]),
+        "ts_event": nanoseconds(row["ts_event_ns"]),
+        "ts_recv": nanoseconds(row["ts_recv_ns"]),
+        "start_ns": nanoseconds(row["ts_from_ns"]),
         "valid": row["valid"],
         "reason": row["reason"],
         "start": format_rfc3339(row["ts_from_ns"]),

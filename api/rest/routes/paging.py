@@ -1,18 +1,28 @@
-"""The page of a list that a request asks for, and how its answer names the next one."""
+"""The page of a list that a request asks for, its format, and how its answer names the next one.
+
+Source of the header `Link`: https://www.rfc-editor.org/rfc/rfc8288
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import Depends, Query
+from fastapi import Depends, Query, Request, Response
 from fastapi.params import Depends as Dependency
 
 from api.core.messages import Json
+from api.rest.answers import json_answer
+from api.rest.codes import Code
+from api.rest.columns import Columns
+from api.rest.export import ROWS_MAX, Format, export, format_of
 from api.rest.parameters import Range, read_cursor, time_range, write_cursor
+from api.rest.problems import Problem, bad_value
 
 LIMIT_MAX = 1_000
+_HISTORY_NEEDED = "the database does not respond, and a file needs all of the history"
 
 StartQuery = Annotated[
     str | None,
@@ -23,6 +33,20 @@ EndQuery = Annotated[
     Query(description="Up to this time (exclusive), RFC 3339 with a zone.", examples=["2026-08-09T22:00:00Z"]),
 ]
 LimitQuery = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="Items on a page at most.", examples=[100])]
+RowsQuery = Annotated[
+    int | None,
+    Query(
+        ge=1,
+        le=ROWS_MAX,
+        description=f"Items at most: of a page of JSON {LIMIT_MAX:,}, of the other formats, which have no pages, "
+        f"{ROWS_MAX:,}. Without it, these end with the range.",
+        examples=[100],
+    ),
+]
+FormatQuery = Annotated[
+    Format | None,
+    Query(alias="format", description="Format of the answer; the header `Accept` names it as well.", examples=["json"]),
+]
 CursorQuery = Annotated[
     str | None, Query(description="`next_cursor` of the page before; the other parameters stay the same.")
 ]
@@ -32,11 +56,16 @@ Place = tuple[Any, ...]
 
 
 class Page(msgspec.Struct, frozen=True):
-    """At most `limit` items of `span`, newest first; those after the place `before` when a cursor was given."""
+    """At most `limit` items of `span`, newest first; those after the place `before` when a cursor was given.
+
+    `rows` is the limit that the request names.
+    """
 
     span: Range
     before: Place | None
     limit: int
+    rows: int | None = None
+    form: Format = Format.JSON
 
     @property
     def is_latest(self) -> bool:
@@ -62,14 +91,71 @@ def newest_first(items: dict[Place, Json]) -> list[tuple[Place, Json]]:
     return [(place, items[place]) for place in sorted(items, reverse=True)]
 
 
+# The items of a page with their places, newest first, and whether all that is stored was read.
+Found = tuple[list[tuple[Place, Json]], bool]
+
+
+async def listed(
+    request: Request,
+    page: Page,
+    find: Callable[[Page], Awaitable[Found]],
+    wrap: Callable[[list[Json]], Json],
+    *,
+    columns: Columns,
+    constant: Json | None = None,
+) -> Response:
+    """Answer with a page as JSON, as `wrap` puts it together, or with the list as a file with these columns.
+
+    `find` returns the items of a page, and one more where there are more; `constant` are fields of each row of a file.
+    """
+    if page.form is Format.JSON:
+        items, complete = await find(page)
+        data, cursor = page.cut(items, complete=complete)
+        following = _address(request, cursor)
+        response = json_answer(request, wrap(data) | {"next_cursor": cursor, "next": following})
+        response.headers["Vary"] = "Accept, Accept-Encoding"
+        if following is not None:
+            response.headers["Link"] = f'<{following}>; rel="next"'
+        return response
+
+    async def read(place: Place | None, rows: int) -> tuple[list[tuple[Place, Json]], bool]:
+        before = page.before if place is None else place
+        items, complete = await find(msgspec.structs.replace(page, before=before, limit=rows))
+        if not complete:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, _HISTORY_NEEDED, code=Code.HISTORY_UNAVAILABLE)
+        return items[:rows], len(items) > rows
+
+    return await export(page.form, columns, constant or {}, read, page.rows)
+
+
+def _address(request: Request, cursor: str | None) -> str | None:
+    """Return the address of the next page, without the host: a proxy may have another name."""
+    if cursor is None:
+        return None
+    url = request.url.include_query_params(cursor=cursor)
+    return f"{url.path}?{url.query}"
+
+
 def paged(kinds: type[tuple[int | str, ...]], limit_default: int = 100) -> Dependency:
-    """Return the dependency that reads a page of a list whose places have these kinds of parts."""
+    """Return the dependency that reads a page of a list whose places have these kinds of parts.
+
+    `limit_default` is the number of items of a page of JSON.
+    """
 
     # Not a plain function, which FastAPI would call in a thread.
     async def read(
-        start: StartQuery = None, end: EndQuery = None, limit: LimitQuery = limit_default, cursor: CursorQuery = None
+        request: Request,
+        *,
+        start: StartQuery = None,
+        end: EndQuery = None,
+        limit: RowsQuery = None,
+        cursor: CursorQuery = None,
+        form: FormatQuery = None,
     ) -> Page:
-        return Page(time_range(start, end), read_cursor(cursor, kinds), limit)
+        chosen = format_of(request, form)
+        if chosen is Format.JSON and limit is not None and limit > LIMIT_MAX:
+            raise bad_value("limit", limit, f"must be at most {LIMIT_MAX}")
+        return Page(time_range(start, end), read_cursor(cursor, kinds), limit or limit_default, limit, chosen)
 
     reader: Callable[..., Awaitable[Page]] = read
     found: Dependency = Depends(reader)
