@@ -41,7 +41,7 @@ class Clocks:
     """The clocks of all venues; `clock` is ours. All times are UTC nanoseconds."""
 
     def __init__(self, clock: Callable[[], int]) -> None:
-        self._clock = clock
+        self.clock = clock
         self._venues: dict[str, _Venue] = {}
 
     def note(self, venue: str, ts_recv: int, t_recv: int) -> None:
@@ -76,4 +76,4 @@ class Clocks:
         known = self._venues.get(venue)
         if known is not None and ts_recv <= known.replayed_to:
             return known.replayed_to
-        return self._clock()
+        return self.clock()

@@ -129,6 +129,20 @@ class StreamMessages:
             Trust(known.valid, known.reason), known.ts_recv, self._clocks.now(state.venue, known.ts_recv), stale_ns
         )
 
+    def stale_at(self, stream: Stream) -> int | None:
+        """Return when a stream's value becomes stale (UTC nanoseconds); None where age does not matter."""
+        state = stream.state
+        match stream.key.channel:
+            case "book":
+                return state.book.ts_recv + self._stale_ns
+            case "ticker":
+                return state.ticker_ts_recv + self._stale_ns
+            case "derivatives":
+                ts_recv = 0 if state.derivative is None else state.derivative.ts_recv
+                return ts_recv + max(self._stale_ns, DERIVATIVES_STALE_NS)
+            case _:
+                return None
+
     def book(self, stream: Stream) -> Placed:
         """Return the best levels of a book, as many as the stream is deep."""
         book, depth = stream.state.book, stream.key.depth

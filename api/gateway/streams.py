@@ -16,6 +16,7 @@ its connection can resume.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -50,8 +51,9 @@ from api.gateway.stream import Follower, Stream
 from api.gateway.stream_key import StreamKey
 from api.gateway.stream_messages import Placed, StreamMessages
 from api.gateway.subscriptions import Refused, Request, interval_named, keys_of
+from marketdata.clock import SECOND_NS
 from marketdata.errors import TickstreamError
-from marketdata.events import ALL_VENUES, AnyEvent
+from marketdata.events import ALL_VENUES, STALE, AnyEvent, RawFrame
 
 STREAMS = Gauge("tickstream_ws_streams", "Streams that at least one WebSocket client subscribes to.")
 
@@ -75,6 +77,9 @@ _READ_AGAIN = frozenset({"trades", "candles", "metrics", "anomalies", "status"})
 MISSED_MAX = 10_000
 # Beyond the number of any item of a record.
 _ITEMS_MAX = 1 << 30
+
+# How soon to look again at what a replay's clock may make stale, or has.
+_LOOK_NS = SECOND_NS
 
 _LOG = structlog.get_logger()
 
@@ -114,6 +119,10 @@ class Streams:
         self._budget = Budget(kept_bytes)
         self._sources: dict[str, Source] = {}
         self._heads: dict[str, int] = {}
+        self._clock = clocks.clock
+        # When to look whether a stream is stale, and the streams that are, by symbol.
+        self._due: list[tuple[int, int]] = []
+        self._stale: dict[SymbolState, dict[Stream, None]] = {}
         self._records = records
         self._resuming: set[asyncio.Task[None]] = set()
 
@@ -201,6 +210,8 @@ class Streams:
         for change in self.market.apply(event, offset, epoch):
             sent = self._publish(change) or sent
         self._heads[epoch] = offset
+        if self._stale:
+            self._refresh(event)
         return sent
 
     def flush(self) -> None:
@@ -210,8 +221,13 @@ class Streams:
 
     def expire(self) -> None:
         """Publish what has become stale or fresh, and drop streams that nobody resumed; called once a second."""
-        for stream in list(self._streams.values()):
-            self._renew(stream)
+        now_ns = self._clock()
+        while self._due and self._due[0][0] <= now_ns:
+            _, identity = heapq.heappop(self._due)
+            stream = self._by_identity.get(identity)
+            if stream is not None:
+                self._renew(stream)
+                self._look_again(stream, now_ns)
         for symbol, product in self._views.renew():
             self._publish_consolidated(symbol, product)
         now = time.monotonic()
@@ -251,6 +267,7 @@ class Streams:
                 stream.trust = self._messages.ticker_trust(state)
             elif key.channel == "derivatives":
                 stream.trust = self._messages.derivative_trust(state)
+            self._look_again(stream, 0)
         return stream
 
     def _left(self, stream: Stream) -> None:
@@ -261,6 +278,7 @@ class Streams:
     def _drop(self, stream: Stream) -> None:
         key = stream.key
         self._lingering.pop(stream, None)
+        self._stale.get(stream.state, {}).pop(stream, None)
         del self._streams[key]
         del self._by_identity[stream.identity]
         if stream.kept is not None:
@@ -298,6 +316,25 @@ class Streams:
         if epoch is not None:
             message["position"] = position(epoch, *place)
         return Kept(place, placed.number, placed.ts_event, Frame(orjson.dumps(message)))
+
+    def _look_again(self, stream: Stream, now_ns: int) -> None:
+        """Note when to look again whether a stream's value is stale: when it will be, or was by a replay's clock."""
+        stale_at = self._messages.stale_at(stream)
+        if stale_at is None:
+            return
+        if stream.trust is not None and stream.trust.reason == STALE:
+            # Only an event makes it fresh.
+            self._stale.setdefault(stream.state, {})[stream] = None
+        at = stale_at if stale_at > now_ns else now_ns + _LOOK_NS
+        heapq.heappush(self._due, (at, stream.identity))
+
+    def _refresh(self, event: AnyEvent) -> None:
+        """Publish what an event has made fresh, also one that changes nothing else, such as a heartbeat."""
+        state = None if isinstance(event, RawFrame) else self.market.find(event.venue, event.symbol)
+        for stream in self._stale.pop(state, ()) if state is not None else ():
+            self._renew(stream)
+            if stream.trust is not None and stream.trust.reason == STALE:
+                self._stale.setdefault(stream.state, {})[stream] = None
 
     def _renew(self, stream: Stream) -> None:
         """Publish a book, ticker or derivative whose age has changed what may be trusted."""

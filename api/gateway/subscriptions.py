@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Literal
 
 import msgspec
@@ -11,6 +10,7 @@ import orjson
 from api.core.consolidated import Product, choices
 from api.core.market import Market
 from api.core.positions import Position, read_position
+from api.core.suggestions import suggestions
 from api.core.symbol_state import INTERVALS
 from api.gateway.stream_key import StreamKey
 from marketdata.clock import parse_rfc3339
@@ -136,7 +136,7 @@ def _venue(market: Market, symbol: str, venue: str | None) -> str:
             raise Refused("unknown_symbol", f"{venue[:50]!r} does not trade {symbol[:50]!r}")
         return venue
     if not venues:
-        near = get_close_matches(symbol[:50].upper(), market.symbols(), 3)
+        near = suggestions(symbol, market.symbols())
         hint = f"; do you mean {', '.join(near)}?" if near else ""
         raise Refused("unknown_symbol", f"no venue trades {symbol[:50]!r}{hint}")
     if len(venues) > 1:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from http import HTTPStatus
 
 import msgspec
 
 from api.core.market import Market
+from api.core.suggestions import suggestions
 from api.core.symbol_state import SymbolState
 from api.rest.codes import Code
 from api.rest.problems import Problem, bad_value
@@ -121,7 +121,7 @@ def find(market: Market, symbol: str, venue: str | None, *, known: bool) -> Symb
             code=Code.MARKET_LOADING,
         )
     if not venues:
-        near = get_close_matches(symbol.upper(), market.symbols(), 5, 0.5)
+        near = suggestions(symbol, market.symbols(), 5)
         hint = f"; do you mean {', '.join(near)}?" if near else ""
         raise Problem(HTTPStatus.NOT_FOUND, f"no venue trades {symbol!r}{hint}", code=Code.UNKNOWN_SYMBOL, near=near)
     if venue is not None:
