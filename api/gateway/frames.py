@@ -20,6 +20,7 @@ _SMALL_MAX = 125
 COMPRESSED_FROM_BYTES = 1024
 _WINDOW_BITS = -15
 _FLUSH_TAIL = b"\x00\x00\xff\xff"
+_WINDOW_SIZES = {str(bits) for bits in range(8, 16)}
 
 EXTENSION = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 
@@ -56,10 +57,14 @@ def _deflate(payload: bytes) -> bytes:
     return header(len(body), _FIN | _COMPRESSED | TEXT) + body
 
 
-def inflate(payload: bytes, limit: int) -> bytes:
-    """Return a compressed message's text.
+class TooLong(ValueError):  # noqa: N818 - what the message is
+    """A message that would be longer than allowed once it is inflated."""
 
-    Raises ValueError when it is longer than `limit`, or damaged.
+
+def inflate(payload: bytes, limit: int) -> bytes:
+    """Return a compressed message's text; never more than `limit` + 1 bytes are inflated.
+
+    Raises TooLong when it is longer than `limit`, ValueError when it is damaged.
     """
     decompressor = zlib.decompressobj(wbits=_WINDOW_BITS)
     try:
@@ -67,17 +72,28 @@ def inflate(payload: bytes, limit: int) -> bytes:
     except zlib.error as error:
         raise ValueError(f"damaged: {error}") from None
     if len(text) > limit:
-        raise ValueError(f"longer than {limit} bytes")
+        raise TooLong(f"at most {limit} bytes")
+    if decompressor.eof and decompressor.unused_data not in {_FLUSH_TAIL, b"\x00" + _FLUSH_TAIL}:
+        # RFC 7692 7.2.3.4: after a final block comes at most one empty byte, and the tail that the sender left out.
+        raise ValueError("damaged: data after the final block")
     return text
 
 
 def accepts_deflate(offered: str) -> bool:
-    """Return whether a client's Sec-WebSocket-Extensions offers compression in a form that we speak."""
-    for offer in offered.split(","):
-        name, *parameters = (part.strip() for part in offer.split(";"))
-        if name != "permessage-deflate":
-            continue
-        # A smaller window than ours would have to be honoured; decline such an offer.
-        if not any(parameter.startswith("server_max_window_bits") for parameter in parameters):
-            return True
-    return False
+    """Return whether a client's Sec-WebSocket-Extensions offers compression in a form that we use (RFC 7692 7.1)."""
+    return any(_is_usable(offer) for offer in offered.split(","))
+
+
+def _is_usable(offer: str) -> bool:
+    name, *parameters = (part.strip() for part in offer.split(";"))
+    names = []
+    for parameter in parameters:
+        key, has_value, value = (part.strip() for part in parameter.partition("="))
+        names.append(key)
+        # A smaller window than ours would have to be honoured, so such an offer is declined; ours suits any client.
+        if key == "client_max_window_bits":
+            if has_value and value.strip('"') not in _WINDOW_SIZES:
+                return False
+        elif has_value or key not in {"server_no_context_takeover", "client_no_context_takeover"}:
+            return False
+    return name == "permessage-deflate" and len(set(names)) == len(names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -62,10 +64,15 @@ def test_what_a_client_compressed_is_inflated(text: str) -> None:
 def test_a_compressed_message_cannot_grow_beyond_the_limit() -> None:
     """A small message that would inflate to megabytes is refused, and so is a damaged one."""
     bomb = PerMessageDeflate(True, True, 15, 15).encode(TheirFrame(Opcode.TEXT, b"0" * 10_000_000))
-    with pytest.raises(ValueError, match="longer than 4096"):
+    with pytest.raises(ValueError, match="at most 4096"):
         inflate(bytes(bomb.data), 4096)
     with pytest.raises(ValueError, match="damaged"):
         inflate(b"\xff\xff\xff", 4096)
+    final = zlib.compressobj(wbits=-15)
+    block = final.compress(b"text") + final.flush(zlib.Z_FINISH)
+    assert inflate(block, 4096) == inflate(block + b"\x00", 4096) == b"text"
+    with pytest.raises(ValueError, match="after the final block"):
+        inflate(block + b"more", 4096)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +83,11 @@ def test_a_compressed_message_cannot_grow_beyond_the_limit() -> None:
         ("permessage-deflate; server_max_window_bits=10, permessage-deflate", True),
         ("permessage-deflate; server_max_window_bits=10", False),
         ("x-webkit-deflate-frame", False),
+        ("permessage-deflate; client_max_window_bits=15; server_no_context_takeover", True),
+        ("permessage-deflate; client_max_window_bits=7", False),
+        ("permessage-deflate; client_max_window_bits; client_max_window_bits", False),
+        ("permessage-deflate; mistaken", False),
+        ("permessage-deflate; server_no_context_takeover=1", False),
         ("", False),
     ],
 )
