@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import structlog
-import uvicorn
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 from api.app import create
 from api.gateway.websocket import protocol
+from api.hosts import Hosts
+from api.server import HttpLimits, Server, make_server
 from api.service import Service
-from api.settings import ApiSettings
+from api.settings import ApiSettings, items
 from marketdata.compiled import BOOKS, CODEC
 from marketdata.errors import SettingsError
 from runtime import log
@@ -23,48 +21,33 @@ from runtime.tracing import Tracing
 
 # Kafka's thread decodes while the loop waits to send: hand the interpreter over ten times as often as by default.
 _SWITCH_INTERVAL_S = 0.0005
-_GOODBYE_S = 8
-_BACKLOG = 2048
 
 
-class _Server(uvicorn.Server):
-    """A server that stops without failure on a signal: uvicorn's own raises the signal again at the end."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Stop in order on SIGTERM and SIGINT while the context lasts."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def server(service: Service, settings: ApiSettings, tracing: Tracing) -> uvicorn.Server:
+def server(service: Service, settings: ApiSettings, tracing: Tracing) -> Server:
     """Return the HTTP and WebSocket server around a service."""
-    app = create(service)
+    hosts = Hosts(settings.host, items(settings.api_hosts), items(settings.api_origins))
+    app = create(service, hosts)
     if tracing.provider is not None:
         FastAPIInstrumentor.instrument_app(
             app, tracer_provider=tracing.provider, excluded_urls="healthz,readyz,metrics"
         )
-    config = uvicorn.Config(
+    limits = HttpLimits(
+        head_s=settings.api_head_s,
+        body_s=settings.api_body_s,
+        idle_s=settings.api_idle_s,
+        send_s=settings.api_send_s,
+        connections_max=settings.api_connections_max,
+    )
+    return make_server(
         app,
+        protocol(service.gateway, settings.ws_ping_s, hosts),
         host=settings.host,
         port=settings.api_port,
-        loop="uvloop",
-        http="httptools",
-        ws=protocol(service.gateway, settings.ws_ping_s),  # type: ignore[arg-type] # called as a class would be
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=_GOODBYE_S,
+        limits=limits,
+        trusted_proxies=items(settings.api_trusted_proxies),
+        certificate=settings.api_tls_certificate,
+        key=settings.api_tls_key,
     )
-    return _Server(config)
 
 
 def main() -> int:

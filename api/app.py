@@ -14,9 +14,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic.json_schema import models_json_schema
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.core.consumer import DATABASE
 from api.documentation import page
+from api.hosts import HostCheck, Hosts
 from api.rest import problems
 from api.rest.health import StatusSummary
 from api.rest.models.shared import FieldError, ProblemAnswer
@@ -52,8 +55,8 @@ metrics, marked `"conflated": true`; one that is too slow for trades, derivative
 gets the error `slow_consumer` and is disconnected."""
 
 
-def create(service: Service) -> FastAPI:
-    """Return the application around a service."""
+def create(service: Service, hosts: Hosts) -> FastAPI:
+    """Return the application around a service, for requests to these hosts."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -82,7 +85,10 @@ def create(service: Service) -> FastAPI:
     _add_service_routes(app, service)
     _add_documentation(app)
     _add_dashboard(app)
-    app.add_middleware(SecurityHeaders)
+    if hosts.origins:
+        app.add_middleware(CORSMiddleware, allow_origins=hosts.origins, allow_methods=_METHODS, allow_headers=_ALLOWED)
+    app.add_middleware(HostCheck, hosts=hosts)
+    app.add_middleware(SecurityHeaders)  # the outermost: it is last to see a response
     return app
 
 
@@ -90,16 +96,28 @@ _POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; connect-src 'self'{sockets}; "
     "object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
 )
+# CORS: what pages of other, configured origins may send.
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_ALLOWED = ("Authorization", "Content-Type", "If-None-Match", "X-API-Key")
 _HOST = re.compile(rb"[A-Za-z0-9.\-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
 )
+# Only over TLS, ours or a trusted proxy's: RFC 6797 7.2.
+_HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 
 class SecurityHeaders:
-    """Adds to every answer the headers that keep a browser from doing what our pages never ask for."""
+    """Adds to every answer the headers that keep a browser from doing what our pages never ask for.
+
+    The list is that of OWASP's "HTTP Security Response Headers Cheat Sheet"
+    (https://cheatsheetseries.owasp.org/cheatsheets/HTTP_Headers_Cheat_Sheet.html).
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -109,7 +127,9 @@ class SecurityHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", _policy(scope)), *_HEADERS]
+                policy = (b"content-security-policy", _policy(scope))
+                secure = (_HSTS,) if scope["scheme"] == "https" else ()
+                message["headers"] = [*message["headers"], policy, *_HEADERS, *secure]
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
@@ -123,21 +143,28 @@ def _policy(scope: Scope) -> bytes:
 
 
 def _add_service_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", tags=["service"], summary="Whether the process is alive")
-    async def healthz() -> dict[str, str]:
-        """Answer 200 while the process lives."""
-        return {"status": "alive"}
+    @app.get("/healthz", tags=["service"], summary="Whether the process is alive", responses={503: {}})
+    async def healthz() -> Response:
+        """Answer 200 while the event loop turns and does its regular work, else 503."""
+        return _state(*service.beat.report())
 
-    @app.get("/readyz", tags=["service"], summary="Whether all dependencies answer", responses={503: {}})
+    @app.get("/readyz", tags=["service"], summary="Whether live data and history are served", responses={503: {}})
     async def readyz() -> Response:
-        """Answer 200 when Kafka is read up to date and the registry and the database answer, else 503; name each."""
-        ready, body = service.readiness.report()
-        return Response(orjson.dumps(body), 200 if ready else 503, {"Cache-Control": "no-store"}, "application/json")
+        """Answer 200 while live data flows: `ready`, or `degraded` without the registry or the database; else 503.
+
+        `live` and `history` say which of the two is served, `checks` has the state of each dependency.
+        """
+        is_ready, body = service.readiness.report()
+        return _state(is_ready, body | {"live": is_ready, "history": service.readiness.is_up(DATABASE)})
 
     @app.get("/metrics", tags=["service"], summary="Metrics for Prometheus")
     async def metrics() -> Response:
         """Answer with every metric in Prometheus' text format."""
         return Response(generate_latest(), 200, None, CONTENT_TYPE_LATEST)
+
+
+def _state(is_good: bool, body: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(body), 200 if is_good else 503, {"Cache-Control": "no-store"}, "application/json")
 
 
 def _add_documentation(app: FastAPI) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import structlog
 from prometheus_client import REGISTRY as REGISTRY_OF_METRICS
 from prometheus_client import Counter, Gauge
 
@@ -35,12 +36,13 @@ from marketdata.clock import SECOND_NS
 from marketdata.events import BookUpdate, Derivative, FeedStatus, Quote, Trades
 from marketdata.headers import TRACEPARENT, Headers, hops_of, received_at
 from marketdata.recipes import load_recipes
-from runtime.health import Readiness
+from runtime.health import Beat, Readiness
 from runtime.metrics import observe_hop
 from runtime.tracing import Tracing
 
 _EXPIRE_S = 1.0
 _CHECK_S = 1.0
+_LOG = structlog.get_logger()
 HANDLED = Counter("tickstream_api_events_total", "Events that the API took in, by schema.", ["schema"])
 CAUGHT_UP = Gauge("tickstream_api_caught_up", "1 once the market is known after a start.")
 
@@ -51,7 +53,9 @@ class Service:
     def __init__(self, settings: ApiSettings, tracing: Tracing, clock: Callable[[], int] = time.time_ns) -> None:
         """Take the settings; raises SettingsError when the file of recipes cannot be used."""
         self.settings = settings
-        self.readiness = Readiness(KAFKA, REGISTRY, DATABASE)
+        # Live data flows on without the registry, once its schemas are known, and without the database.
+        self.readiness = Readiness(KAFKA, REGISTRY, DATABASE, optional=(REGISTRY, DATABASE))
+        self.beat = Beat()
         self.clock = clock
         self.stale_ns = int(settings.stale_s * SECOND_NS)
         self.market = Market(load_recipes(settings.recipes) if settings.recipes is not None else ())
@@ -106,7 +110,13 @@ class Service:
     async def _every(self, seconds: float, act: Callable[[], None]) -> None:
         while True:
             await asyncio.sleep(seconds)
-            act()
+            try:
+                act()
+            except Exception:
+                # Without this task values no longer expire, so the process shows itself as stuck, to be replaced.
+                _LOG.exception("the loop's regular work failed")
+                raise
+            self.beat.beat()
 
     def _expire(self) -> None:
         self.streams.expire()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from runtime.settings import DatabaseSettings
 
@@ -14,6 +15,39 @@ class ApiSettings(DatabaseSettings):
 
     api_port: int = Field(
         default=8080, ge=0, le=65535, description="Port of REST, WebSocket and dashboard; 0 finds a free one."
+    )
+    api_hosts: str = Field(
+        default="",
+        description="Names by which the API is reached, separated by commas, beside the loopback names, the address "
+        "that it listens on and the address that a client connects to. Other hosts are refused with 421.",
+    )
+    api_origins: str = Field(
+        default="",
+        description="Origins of other hosts' web pages that may use the API, such as https://app.example.com, "
+        "separated by commas; * for all. Without any, only pages of the API's own host may open a WebSocket, and no "
+        "CORS headers are sent.",
+    )
+    api_trusted_proxies: str = Field(
+        default="",
+        description="Addresses or networks (CIDR) of proxies whose X-Forwarded-For and X-Forwarded-Proto are used, "
+        "separated by commas; none by default.",
+    )
+    api_tls_certificate: Path | None = Field(
+        default=None, description="Certificate chain (PEM); with it the API serves TLS 1.3 alone."
+    )
+    api_tls_key: Path | None = Field(
+        default=None, description="Private key (PEM) of the certificate, if it is in a file of its own."
+    )
+    api_head_s: float = Field(
+        default=10.0, gt=0, description="Time in which the whole head of a request, and a TLS handshake, must arrive."
+    )
+    api_body_s: float = Field(default=30.0, gt=0, description="Time in which the whole body of a request must arrive.")
+    api_idle_s: float = Field(default=30.0, gt=0, description="Time that a connection may be idle between requests.")
+    api_send_s: float = Field(
+        default=30.0, gt=0, description="Time after which a client that does not read its response is disconnected."
+    )
+    api_connections_max: int = Field(
+        default=6_000, ge=1, description="Connections at most, WebSockets among them; more are closed at once."
     )
     api_database_url: SecretStr | None = Field(
         default=None, description="PostgreSQL address of the API's own role; the common address when not given."
@@ -46,10 +80,24 @@ class ApiSettings(DatabaseSettings):
         description="Bytes of sent messages that are kept, so that clients that lost their connection can resume.",
     )
     ws_ping_s: float = Field(
-        default=20.0, gt=0, description="Silence after which a client is pinged, and time to answer."
+        default=20.0,
+        gt=0,
+        description="Silence after which a WebSocket client is pinged, and time to answer: a half-open connection is "
+        "noticed within twice this time.",
     )
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if self.api_tls_key is not None and self.api_tls_certificate is None:
+            raise ValueError("a key without a certificate: set TICKSTREAM_API_TLS_CERTIFICATE")
+        return self
 
     @property
     def dsn(self) -> str:
         """Return the PostgreSQL address to use."""
         return (self.api_database_url or self.database_url).get_secret_value()
+
+
+def items(text: str) -> list[str]:
+    """Return the items of a setting that separates them by commas."""
+    return [item.strip() for item in text.split(",") if item.strip()]

@@ -34,6 +34,7 @@ from api.gateway.clients import Limits
 from api.gateway.fan_out import FanOut
 from api.gateway.streams import Streams
 from api.gateway.websocket import protocol
+from api.hosts import Hosts
 from marketdata.events import BookUpdate, Trade, Trades
 
 TRADES_PER_EVENT = 10
@@ -110,7 +111,7 @@ def serve_picows(ready: Connection, clients: int) -> None:
                 streams.flush()
             await asyncio.sleep(0)
 
-    uvicorn_run(run_server(Starlette(), protocol(gateway, 60), fan_out, ready))
+    uvicorn_run(run_server(Starlette(), protocol(gateway, 60, Hosts("127.0.0.1")), fan_out, ready))
 
 
 def serve_starlette(ready: Connection, clients: int) -> None:

@@ -14,16 +14,23 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import orjson
 from prometheus_client import Gauge, make_wsgi_app
 
+from runtime.redaction import redacted
+
 _DEPENDENCY_UP = Gauge("tickstream_dependency_up", "1 while a dependency answers, else 0.", ["dependency"])
 
 # An unavailable dependency is noticed within this time: checks come every second and have a time limit.
 NOTICED_SECONDS = 4.0
+STUCK_SECONDS = 10.0
 
 
 class Readiness:
-    """What a service depends on, and whether each answers now. Safe from any thread."""
+    """What a service depends on, and whether each answers now. Safe from any thread.
 
-    def __init__(self, *dependencies: str) -> None:
+    Without one of the `optional` dependencies the service is degraded, but ready.
+    """
+
+    def __init__(self, *dependencies: str, optional: Iterable[str] = ()) -> None:
+        self._optional = frozenset(optional)
         self._lock = threading.Lock()
         self._states: dict[str, str] = {}
         self._up_since: dict[str, float] = {}
@@ -38,9 +45,9 @@ class Readiness:
         _DEPENDENCY_UP.labels(dependency).set(1)
 
     def down(self, dependency: str, why: str) -> None:
-        """Note that a dependency does not answer, and why."""
+        """Note that a dependency does not answer, and why; secrets in the reason are left out."""
         with self._lock:
-            self._states[dependency] = why
+            self._states[dependency] = redacted(why)
             self._up_since.pop(dependency, None)
         _DEPENDENCY_UP.labels(dependency).set(0)
 
@@ -55,11 +62,30 @@ class Readiness:
             return self._up_since.get(dependency)
 
     def report(self) -> tuple[bool, dict[str, Any]]:
-        """Return whether all answer, and the body of /readyz."""
+        """Return whether all that are not optional answer, and the body of /readyz."""
         with self._lock:
             checks = dict(self._states)
-        ready = all(state == "ok" for state in checks.values())
-        return ready, {"status": "ready" if ready else "not ready", "checks": checks}
+        missing = {name for name, state in checks.items() if state != "ok"}
+        is_ready = missing <= self._optional
+        status = "not ready" if not is_ready else "degraded" if missing else "ready"
+        return is_ready, {"status": status, "checks": checks}
+
+
+class Beat:
+    """Shows that a loop turns: it beats about once a second, and is stuck when it has not for `STUCK_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def beat(self) -> None:
+        """Note that the loop turns."""
+        self._last = time.monotonic()
+
+    def report(self) -> tuple[bool, dict[str, Any]]:
+        """Return whether the loop turns, and the body of /healthz."""
+        age = time.monotonic() - self._last
+        is_alive = age < STUCK_SECONDS
+        return is_alive, {"status": "alive" if is_alive else "stuck", "beat_age_ms": round(age * 1000)}
 
 
 class Dependent:

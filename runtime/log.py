@@ -8,6 +8,8 @@ import sys
 import orjson
 import structlog
 
+from runtime.redaction import redacted, redacted_values
+
 
 def configure(service: str, level: str = "info") -> None:
     """Write this process's logs, including the libraries', to standard error as JSON lines with the service's name."""
@@ -15,6 +17,10 @@ def configure(service: str, level: str = "info") -> None:
     def name_service(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         event["service"] = service  # not a context variable, which other threads would not have
         return event
+
+    def redact(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        cleaned: structlog.typing.EventDict = redacted_values(event)
+        return cleaned
 
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -35,8 +41,9 @@ def configure(service: str, level: str = "info") -> None:
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                redact,
                 structlog.processors.JSONRenderer(
-                    serializer=lambda event, **_: orjson.dumps(event, default=str).decode()
+                    serializer=lambda event, **_: orjson.dumps(event, default=lambda each: redacted(str(each))).decode()
                 ),
             ],
         )

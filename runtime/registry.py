@@ -11,6 +11,7 @@ from marketdata import schemas
 from marketdata.codec import Codec
 from marketdata.errors import CodecError, Unavailable, UnknownSchema
 from marketdata.events import EVENTS, AnyEvent
+from runtime.redaction import redacted
 
 COMPATIBILITY = "FULL_TRANSITIVE"
 _NOT_FOUND = 404
@@ -30,7 +31,7 @@ class Registry:
             timeout=timeout_s,
             headers={"Accept": "application/vnd.schemaregistry.v1+json", "Content-Type": "application/json"},
         )
-        self._url = url
+        self._url = redacted(url)  # as errors show it
 
     def close(self) -> None:
         """Close the connections."""

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from marketdata.errors import SettingsError
 from marketdata.topics import PARTITIONS
+from runtime.redaction import redacted
 
 PREFIX = "TICKSTREAM_"
 
@@ -77,7 +78,7 @@ def load(cls: type[Settings], **overrides: Any) -> Settings:
         return cls(**overrides)
     except ValidationError as error:
         lines = [
-            f"{_variable(cls, problem['loc'])}: {problem['msg']} (got {str(problem['input'])[:80]!r})"
+            f"{_variable(cls, problem['loc'])}: {problem['msg']} (got {redacted(str(problem['input']))[:80]!r})"
             for problem in error.errors()
         ]
         raise SettingsError("cannot start because of invalid settings:\n  " + "\n  ".join(lines)) from None

@@ -22,6 +22,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -41,6 +42,7 @@ from picows.picows import WSProtocol  # type: ignore[attr-defined] # compiled, a
 from api.gateway.clients import Client
 from api.gateway.fan_out import FanOut
 from api.gateway.frames import EXTENSION, TooLong, accepts_deflate, inflate
+from api.hosts import Hosts, problem_body
 
 PATH = "/ws"
 REQUEST_BYTES_MAX = 64 * 1024
@@ -263,10 +265,11 @@ class Listener(WSListener):
 class Upgraded(asyncio.Protocol):
     """A connection that uvicorn handed over; uvicorn makes one a connection."""
 
-    def __init__(self, gateway: FanOut, ping_s: float, server_state: Any) -> None:
+    def __init__(self, gateway: FanOut, ping_s: float, hosts: Hosts, server_state: Any) -> None:
         self._connections: set[Any] = server_state.connections
         self._gateway = gateway
         self._ping_s = ping_s
+        self._hosts = hosts
         self._listener: Listener | None = None
         self._transport: Any = None
         self._is_answered = False
@@ -279,11 +282,20 @@ class Upgraded(asyncio.Protocol):
         )  # fmt: skip
 
     def _listen(self, request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
+        hosts = request.headers.getall("Host", [])
+        refusal = self._hosts.refusal(hosts, self._transport.get_extra_info("sockname")[0])
+        if refusal is not None:
+            return _refusal(*refusal)
+        if any(not self._hosts.trusts(origin, hosts[0]) for origin in request.headers.getall("Origin", [])):
+            return _refusal(
+                HTTPStatus.FORBIDDEN,
+                "web pages of this origin may not use this API; its operator adds origins by TICKSTREAM_API_ORIGINS",
+            )
         path = (request.path or b"").partition(b"?")[0].decode("ascii", "replace")
         if path != PATH:
-            return _refusal(404, "There is one WebSocket: /ws")
+            return _refusal(HTTPStatus.NOT_FOUND, "There is one WebSocket: /ws")
         if self._gateway.is_full:
-            return _refusal(503, "Too many WebSocket connections; try again later")
+            return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many WebSocket connections; try again later")
         deflate = accepts_deflate(",".join(request.headers.getall("Sec-WebSocket-Extensions", [])))
         self._listener = Listener(self._gateway, deflate, self._ping_s)
         headers = {"Sec-WebSocket-Extensions": EXTENSION} if deflate else None
@@ -356,18 +368,18 @@ class Upgraded(asyncio.Protocol):
             self._listener.close(WSCloseCode.GOING_AWAY.value, "the server is going away")
 
 
-def protocol(gateway: FanOut, ping_s: float) -> Callable[..., asyncio.Protocol]:
+def protocol(gateway: FanOut, ping_s: float, hosts: Hosts) -> Callable[..., asyncio.Protocol]:
     """Return what `uvicorn.Config(ws=...)` takes."""
 
     def upgraded(*, config: Any, server_state: Any, app_state: Any) -> asyncio.Protocol:  # noqa: ARG001 - uvicorn's call
-        return Upgraded(gateway, ping_s, server_state)
+        return Upgraded(gateway, ping_s, hosts, server_state)
 
     return upgraded
 
 
-def _refusal(status: int, detail: str) -> WSUpgradeResponseWithListener:
-    body = f'{{"type":"about:blank","title":"{detail}","status":{status},"detail":"{detail}"}}'.encode()
-    response = WSUpgradeResponse.create_error_response(status, body, {"Content-Type": "application/problem+json"})
+def _refusal(status: HTTPStatus, detail: str) -> WSUpgradeResponseWithListener:
+    headers = {"Content-Type": "application/problem+json", "Cache-Control": "no-store"}
+    response = WSUpgradeResponse.create_error_response(status, problem_body(status, detail), headers)
     return WSUpgradeResponseWithListener(response, None)
 
 

@@ -22,6 +22,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from marketdata.errors import Refused, Unavailable
+from runtime.redaction import redacted
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 60_000
@@ -176,7 +177,7 @@ class Jobs:
 
     async def fail(self, job: Job, error: str) -> None:
         """Note why the job cannot continue for now."""
-        await self._save(job, "failed", error[:ERROR_CHARS_MAX])
+        await self._save(job, "failed", redacted(error)[:ERROR_CHARS_MAX])
 
     async def _save(self, job: Job, state: str, error: str | None) -> None:
         job.state, job.last_error = state, error

@@ -146,7 +146,7 @@ class Stage:
 
     def ready(self) -> None:
         """Wait until everything that the API depends on answers and the topics are read."""
-        wait_for("the API to be ready", lambda: self.client.get("/readyz").status_code == 200)
+        wait_for("the API to be ready", lambda: self.get("/readyz")["status"] == "ready")
 
     def kill(self) -> None:
         """End the API at once, as a crash would."""

@@ -78,7 +78,8 @@ class Platform:
             )
         ready = f"http://127.0.0.1:{self._ports[name]}/readyz"
         wait_for(
-            f"{name} to be ready", lambda: httpx.get(ready, timeout=2, verify=False, trust_env=False).status_code == 200
+            f"{name} to be ready",
+            lambda: httpx.get(ready, timeout=2, verify=False, trust_env=False).json()["status"] == "ready",
         )
 
     def kill(self, name: str) -> None:

@@ -101,7 +101,7 @@ class Services:
         """Wait until these services say in /readyz that all they depend on answers."""
         for name in names:
             url = f"http://127.0.0.1:{self.ports[name]}/readyz"
-            wait_for(f"{name} to be ready", lambda url=url: self.http.get(url).status_code == 200)  # type: ignore[misc]
+            wait_for(f"{name} to be ready", lambda url=url: self.http.get(url).json()["status"] == "ready")  # type: ignore[misc]
 
     def restart(self, name: str) -> None:
         """Start a service again with the command that started it first."""

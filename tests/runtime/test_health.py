@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import health
-from runtime.health import NOTICED_SECONDS, Dependent, Readiness
+from runtime.health import NOTICED_SECONDS, STUCK_SECONDS, Beat, Dependent, Readiness
 
 DATABASE, REGISTRY = "database", "registry"
 
@@ -43,6 +43,34 @@ def test_failure_that_lasts_while_the_other_answers_counts(monkeypatch: pytest.M
     assert readiness.report()[1]["checks"] == {DATABASE: "ok", REGISTRY: "500: broken"}
     registry.up()
     assert readiness.is_up(REGISTRY)
+
+
+def test_a_service_without_an_optional_dependency_is_degraded_and_ready() -> None:
+    """Without another one it is not ready; reasons show no passwords."""
+    readiness = Readiness("kafka", DATABASE, optional=[DATABASE])
+    assert readiness.report()[0] is False
+    readiness.up("kafka")
+    readiness.down(DATABASE, "no answer from postgresql://owner:hunter2@127.0.0.1/x")
+    is_ready, body = readiness.report()
+    assert (is_ready, body["status"]) == (True, "degraded")
+    assert body["checks"] == {"kafka": "ok", DATABASE: "no answer from postgresql://***@127.0.0.1/x"}
+    readiness.up(DATABASE)
+    assert readiness.report() == (True, {"status": "ready", "checks": {"kafka": "ok", DATABASE: "ok"}})
+    readiness.down("kafka", "gone")
+    assert (readiness.report()[0], readiness.report()[1]["status"]) == (False, "not ready")
+
+
+def test_a_loop_without_a_beat_is_stuck_until_it_beats_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long that takes."""
+    clock = Clock()
+    monkeypatch.setattr(health, "time", clock)
+    beat = Beat()
+    clock.now += STUCK_SECONDS - 0.5
+    assert beat.report() == (True, {"status": "alive", "beat_age_ms": 9_500})
+    clock.now += 0.5
+    assert beat.report() == (False, {"status": "stuck", "beat_age_ms": 10_000})
+    beat.beat()
+    assert beat.report() == (True, {"status": "alive", "beat_age_ms": 0})
 
 
 @given(
