@@ -55,7 +55,7 @@ _MICROSECOND_NS = 1_000
 _FIRST = 0
 _LAST = (1 << 63) // _MICROSECOND_NS
 # What every list adds to its conditions: the window that is read.
-_WINDOW = " AND ts >= %(low)s AND ts < %(high)s"
+WINDOW = " AND ts >= %(low)s AND ts < %(high)s"
 _DOWN = "the database does not answer, so there is no history just now; live values are still served"
 
 
@@ -142,7 +142,7 @@ class History:
     ) -> list[Row]:
         """Return at most `limit` rows of a query that reads a table newest first, window by window.
 
-        The query has the conditions of `_WINDOW` and no limit; `reach` are the first and the last nanosecond that it
+        The query has the conditions of `WINDOW` and no limit; `reach` are the first and the last nanosecond that it
         may find, where these are known; `first` is how many chunks the first window has.
         """
         until = time.monotonic_ns() + self._time_limit_ns
@@ -171,7 +171,7 @@ class History:
 
     async def trades(self, venue: str, symbol: str, span: Range, before: Sequence[Any] | None, limit: int) -> list[Row]:
         """Return trades, newest first, after the place `before` (microseconds, offset, item) in that order."""
-        where, values = _conditions(span, "ts", "ts_event_ns")
+        where, values = conditions(span, "ts", "ts_event_ns")
         if before is not None:
             where += " AND (ts, kafka_offset, item) < (%(before_ts)s, %(before_offset)s, %(before_item)s)"
             values |= {"before_ts": moment(before[0] * 1000), "before_offset": before[1], "before_item": before[2]}
@@ -180,11 +180,11 @@ class History:
             "SELECT trade_id, ts, ts_event_ns, ts_recv_ns, price::text, size::text, side, liquidation, action, "
             "original_id, conditions, excluded_from, valid, reason, kafka_offset, item FROM trades "
             "WHERE venue = %(venue)s AND symbol = %(symbol)s"
-            + _WINDOW
+            + WINDOW
             + where
             + " ORDER BY ts DESC, kafka_offset DESC, item DESC",
             values | {"venue": venue, "symbol": symbol},
-            reach=_reach(span, before, _MICROSECOND_NS),
+            reach=reach_of(span, before, _MICROSECOND_NS),
             limit=limit,
         )
 
@@ -203,7 +203,7 @@ class History:
 
         `before` is a place (start, number; -1 for bars of time): only candles before it are returned.
         """
-        where, values = _conditions(span, "ts", "start_ns")
+        where, values = conditions(span, "ts", "start_ns")
         # Only tick, volume and value bars may start at the same time.
         order: LiteralString = "ts DESC, start_ns DESC, number DESC" if ":" in interval else "ts DESC"
         if before is not None:
@@ -215,11 +215,11 @@ class History:
             _CANDLES[source],
             f"SELECT {CANDLE_COLUMNS} FROM {_CANDLES[source]}_latest "
             "WHERE venue = %(venue)s AND symbol = %(symbol)s AND interval = %(interval)s"
-            + _WINDOW
+            + WINDOW
             + where
             + f" ORDER BY {order}",
             values | {"venue": venue, "symbol": symbol, "interval": interval},
-            reach=_reach(span, before, 1),
+            reach=reach_of(span, before, 1),
             limit=limit,
             first=_days_of(interval, limit),
         )
@@ -236,7 +236,7 @@ class History:
         limit: int,
     ) -> list[Row]:
         """Return every closed revision of each candle that starts in the range, newest first."""
-        where, values = _conditions(span, "ts", "start_ns")
+        where, values = conditions(span, "ts", "start_ns")
         if before is not None:
             where += " AND (ts, revision, kafka_offset) < (%(before_ts)s, %(before_revision)s, %(before_offset)s)"
             values |= {"before_ts": moment(before[0]), "before_revision": before[1], "before_offset": before[2]}
@@ -244,11 +244,11 @@ class History:
             _CANDLES[source],
             f"SELECT {CANDLE_COLUMNS}, kafka_offset FROM {_CANDLES[source]} "
             "WHERE venue = %(venue)s AND symbol = %(symbol)s AND interval = %(interval)s"
-            + _WINDOW
+            + WINDOW
             + where
             + " ORDER BY ts DESC, revision DESC, kafka_offset DESC",
             values | {"venue": venue, "symbol": symbol, "interval": interval},
-            reach=_reach(span, before, 1),
+            reach=reach_of(span, before, 1),
             limit=limit,
             first=_days_of(interval, limit),
         )
@@ -257,7 +257,7 @@ class History:
         self, venue: str, symbol: str, span: Range, before: Sequence[Any] | None, limit: int
     ) -> list[Row]:
         """Return metrics, newest first, after the place `before` (nanoseconds, offset) in that order."""
-        where, values = _conditions(span, "ts", "ts_event_ns")
+        where, values = conditions(span, "ts", "ts_event_ns")
         if before is not None:
             where += " AND ts <= %(before_ts)s AND (ts_event_ns, kafka_offset) < (%(before_ns)s, %(before_offset)s)"
             values |= {"before_ts": moment(before[0]), "before_ns": before[0], "before_offset": before[1]}
@@ -268,11 +268,11 @@ class History:
             "depth_bps::text[], bid_depths::text[], ask_depths::text[], bid_reach_bps::text, ask_reach_bps::text, "
             "order_flow::text, changes, best_price_changes "
             "FROM metrics WHERE venue = %(venue)s AND symbol = %(symbol)s"
-            + _WINDOW
+            + WINDOW
             + where
             + " ORDER BY ts DESC, ts_event_ns DESC, kafka_offset DESC",
             values | {"venue": venue, "symbol": symbol},
-            reach=_reach(span, before, 1),
+            reach=reach_of(span, before, 1),
             limit=limit,
         )
 
@@ -280,18 +280,18 @@ class History:
         self, venue: str, symbol: str, span: Range, before: Sequence[Any] | None, limit: int
     ) -> list[Row]:
         """Return what a venue sent about a derivative, newest first, after `before` (microseconds, offset)."""
-        where, values = _conditions(span, "ts", "ts_event_ns")
+        where, values = conditions(span, "ts", "ts_event_ns")
         if before is not None:
             where += " AND (ts, kafka_offset) < (%(before_ts)s, %(before_offset)s)"
             values |= {"before_ts": moment(before[0] * 1000), "before_offset": before[1]}
         return await self.newest(
             "derivatives",
             f"SELECT {_DERIVATIVE} FROM derivatives WHERE venue = %(venue)s AND symbol = %(symbol)s"
-            + _WINDOW
+            + WINDOW
             + where
             + " ORDER BY ts DESC, kafka_offset DESC",
             values | {"venue": venue, "symbol": symbol},
-            reach=_reach(span, before, _MICROSECOND_NS),
+            reach=reach_of(span, before, _MICROSECOND_NS),
             limit=limit,
         )
 
@@ -299,7 +299,7 @@ class History:
         self, filters: dict[str, str | None], span: Range, before: Sequence[Any] | None, limit: int
     ) -> list[Row]:
         """Return the ledger of gaps, latest detected first; `filters` may name venue, symbol and state."""
-        where, values = _conditions(span, "detected_at")
+        where, values = conditions(span, "detected_at")
         where += _equal(filters)
         if before is not None:
             where += " AND (detected_at, gap_id) < (%(before_ts)s, %(before_id)s)"
@@ -316,7 +316,7 @@ class History:
         self, filters: dict[str, str | None], span: Range, before: Sequence[Any] | None, limit: int
     ) -> list[Row]:
         """Return the jobs of backfill and repair, latest change first; `filters` name venue, symbol, kind, state."""
-        where, values = _conditions(span, "updated_at")
+        where, values = conditions(span, "updated_at")
         where += _equal(filters)
         if before is not None:
             where += " AND (updated_at, job_id) < (%(before_ts)s, %(before_id)s)"
@@ -336,7 +336,7 @@ class History:
 
         `filters` may name venue, symbol, kind, severity and state (open or ended).
         """
-        where, values = _conditions(span, "ts", "coalesce(ts_start_ns, ts_event_ns)")
+        where, values = conditions(span, "ts", "coalesce(ts_start_ns, ts_event_ns)")
         where += _equal({name: value for name, value in filters.items() if name != "state"})
         if filters["state"] is not None:
             where += " AND " + ("" if filters["state"] == "open" else "NOT ") + _OPEN
@@ -347,12 +347,12 @@ class History:
         # critical event, which an index finds; then its last event is read and judged.
         query: LiteralString = (
             "SELECT ts, anomaly_id FROM anomalies WHERE true"
-            + _WINDOW
+            + WINDOW
             + where
             + " GROUP BY ts, anomaly_id ORDER BY ts DESC, anomaly_id DESC"
         )
         found: list[Row] = []
-        reach = _reach(span, before, _MICROSECOND_NS)
+        reach = reach_of(span, before, _MICROSECOND_NS)
         while len(found) < limit:
             named = await self.newest("anomalies", query, values | filters, reach=reach, limit=limit)
             if named:
@@ -412,7 +412,7 @@ _DERIVATIVE = (
 )
 
 
-def _conditions(
+def conditions(
     span: Range, column: LiteralString, exact: LiteralString | None = None
 ) -> tuple[LiteralString, dict[str, Any]]:
     """Return the conditions of a time range: on the indexed column, and to the nanosecond where there is a column."""
@@ -436,18 +436,18 @@ def _conditions(
 
 def _equal(filters: dict[str, str | None]) -> LiteralString:
     """Return a condition for each filter that has a value; their names are ours."""
-    conditions: dict[str, LiteralString] = {
+    by_name: dict[str, LiteralString] = {
         "venue": " AND venue = %(venue)s", "symbol": " AND symbol = %(symbol)s", "kind": " AND kind = %(kind)s",
         "severity": " AND severity = %(severity)s", "state": " AND state = %(state)s",
     }  # fmt: skip
     where: LiteralString = ""
     for name, value in filters.items():
         if value is not None:
-            where += conditions[name]
+            where += by_name[name]
     return where
 
 
-def _reach(span: Range, before: Sequence[Any] | None, unit_ns: int) -> tuple[int | None, int | None]:
+def reach_of(span: Range, before: Sequence[Any] | None, unit_ns: int) -> tuple[int | None, int | None]:
     """Return the first and the last nanosecond that a page may have; `before` begins with a time in `unit_ns`."""
     ends = [] if span.end is None else [span.end]
     if before is not None:

@@ -13,6 +13,7 @@ Rules for a migration, because services keep writing while it runs:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,9 @@ from marketdata.errors import SettingsError, Unavailable
 from sink import roles, timescale
 
 LOCK_TIMEOUT_MS = 5_000
+# How long a migration waits for another one: making indexes of a large table takes minutes.
+WAIT_S_MAX = 60.0
+_TRY_EVERY_S = 0.05
 CONNECT_TIMEOUT_S = 10
 VERSION_TABLE = "alembic_version"
 
@@ -104,11 +108,25 @@ def session(database_url: str) -> Iterator[Connection]:
     engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=pool.NullPool)
     try:
         with _explained(), engine.connect() as connection:
-            connection.execute(text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": _ADVISORY_LOCK})
-            connection.commit()
+            _wait_for_others(connection)
             yield connection
     finally:
         engine.dispose()
+
+
+def _wait_for_others(connection: Connection) -> None:
+    """Take the lock of migrations, or raise Unavailable after a while.
+
+    It is tried again and again: `CREATE INDEX CONCURRENTLY` waits for each statement that is older than itself, so it
+    and a statement that waits for the lock would wait for each other.
+    """
+    until = time.monotonic() + WAIT_S_MAX
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(hashtext(:name))"), {"name": _ADVISORY_LOCK}):
+        connection.commit()
+        if time.monotonic() > until:
+            raise Unavailable("another migration is still running; run it again when that has ended")
+        time.sleep(_TRY_EVERY_S)
+    connection.commit()
 
 
 @contextmanager

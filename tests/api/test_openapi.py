@@ -17,7 +17,7 @@ PATHS = {
     "/api/v1/market/{symbol}/trades", "/api/v1/market/{symbol}/derivatives",
     "/api/v1/market/{symbol}/candles", "/api/v1/market/{symbol}/candles/revisions",
     "/api/v1/market/{symbol}/metrics", "/api/v1/market/{symbol}/consolidated",
-    "/api/v1/market/{symbol}/candles/explain",
+    "/api/v1/market/{symbol}/candles/explain", "/api/v1/market/{symbol}/quotes", "/api/v1/market/{symbol}/books",
     "/api/v1/gaps", "/api/v1/jobs", "/api/v1/anomalies", "/api/v1/status",
     "/api/v1/status/summary", "/healthz", "/readyz", "/metrics",
 }  # fmt: skip
@@ -75,10 +75,10 @@ CURSORS = st.one_of(
 )
 VALUES = {
     "start": TIMES, "end": TIMES, "limit": NUMBERS, "depth": NUMBERS, "cursor": CURSORS,
-    "interval": st.sampled_from(["1m", "1d", "2m", ""]), "venue": st.one_of(TEXT, st.just("coinbase")),
+    "interval": st.sampled_from(["1m", "1d", "2m", "7m", ""]), "venue": st.one_of(TEXT, st.just("coinbase")),
     "symbol": st.one_of(TEXT, st.just("FUZZ-USD")), "state": st.sampled_from(["open", "repaired", "x"]),
     "kind": st.sampled_from(["gap", "x"]), "severity": st.sampled_from(["info", "x"]),
-    "source": st.sampled_from(["trades", "venue", "x"]),
+    "source": st.sampled_from(["trades", "venue", "x"]), "format": st.sampled_from(["json", "x"]),
 }  # fmt: skip
 PARAMETERS = st.lists(
     st.sampled_from(sorted(VALUES)).flatmap(lambda name: st.tuples(st.just(name), st.one_of(VALUES[name], TEXT))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -217,3 +218,11 @@ def test_the_installed_edition_is_recognised(endpoints: Endpoints, schema: str) 
         ).fetchone()
     assert licence is not None
     assert compressed == (licence[0] == timescale.Edition.COMMUNITY,)
+
+
+def test_two_migrations_at_once_wait_for_each_other(endpoints: Endpoints, database_schema: str) -> None:
+    """Indexes that are made concurrently wait for older statements, so the second migration must hold none open."""
+    url = endpoints.database_url
+    with ThreadPoolExecutor(3) as threads:
+        reached = list(threads.map(lambda n: migrations.upgrade(url, database_schema), range(3)))
+    assert reached == [migrations.history()[0].revision] * 3

@@ -88,6 +88,57 @@ class TradesAnswer(Answer):
     next: Next
 
 
+class _StoredData(Model):
+    timestamp: Time
+    ts_event: Nanoseconds
+    ts_recv: Nanoseconds
+    origin: Annotated[str, Field(description="live, repair or backfill.", examples=["live"])]
+    valid: Annotated[bool, Field(description="Whether it could be trusted then.", examples=[True])]
+    reason: Annotated[str, Field(examples=[""])]
+
+
+class QuoteData(_StoredData):
+    """One change of the best bid and offer, or of the venue's statistics; null where the message did not have it."""
+
+    source: Annotated[str, Field(description="book: of our book. venue: the venue's own.", examples=["book"])]
+    bid: Price | None
+    bid_size: Price | None
+    ask: Price | None
+    ask_size: Price | None
+    last: Price | None
+    volume_24h: Price | None
+    high_24h: Price | None
+    low_24h: Price | None
+    change_24h: Annotated[str | None, Field(description="Percent.", examples=["1.25"])]
+
+
+class QuotesAnswer(Answer):
+    """Quotes, newest first."""
+
+    type: Literal["quotes"]
+    data: list[QuoteData]
+    next_cursor: Cursor
+    next: Next
+
+
+class StoredBookData(_StoredData):
+    """The best levels at one time, best first."""
+
+    depth: Annotated[int, Field(description="Levels a side at most.", examples=[50])]
+    sequence: Annotated[int | None, Field(description="The venue's sequence number that it reflects.", examples=[17])]
+    bids: list[Level]
+    asks: list[Level]
+
+
+class BooksAnswer(Answer):
+    """Books, newest first."""
+
+    type: Literal["books"]
+    data: list[StoredBookData]
+    next_cursor: Cursor
+    next: Next
+
+
 class SymbolData(Model):
     """An instrument; what the venue does not list is null."""
 

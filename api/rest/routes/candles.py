@@ -15,15 +15,17 @@ from api.core.market import Market
 from api.core.symbol_state import INTERVALS, SymbolState
 from api.core.trust import TRUSTED
 from api.rest.answers import json_answer
+from api.rest.candle_series import Series, multiples, stored
 from api.rest.codes import Code
 from api.rest.columns import CANDLES
 from api.rest.evidence import candle_of, gather
 from api.rest.history import Row, Source
 from api.rest.models.candles import CandlesAnswer, ExplanationAnswer
+from api.rest.multiples import part_of
 from api.rest.parameters import nanoseconds, time_ns
 from api.rest.problems import Problem, bad_value
 from api.rest.routes.common import StrictRoute, SymbolPath, VenueQuery, problems, service_of, state_of
-from api.rest.routes.paging import Found, LimitQuery, Page, listed, newest_first, paged
+from api.rest.routes.paging import Found, LimitQuery, Page, listed, paged
 from api.service import Service
 from marketdata.events import Candle
 from marketdata.explain import explain
@@ -38,7 +40,8 @@ IntervalQuery = Annotated[
     str | None,
     Query(
         description="Length of a candle: 1m, 5m, 15m, 1h, 4h or 1d; 1m if neither it nor `recipe` is given. Also that "
-        "of a recipe: another length such as 5s, or tick:, volume: or value: with the size of a bar.",
+        "of a recipe: another length such as 5s, or tick:, volume: or value: with the size of a bar. `/candles` also "
+        "adds up any number of minutes or hours up to a day, such as 3m or 2h: valid if all parts are there and valid.",
         examples=["1m"],
         max_length=_NAME_MAX,
     ),
@@ -61,13 +64,6 @@ SourceQuery = Annotated[
 ]
 
 
-class Series(msgspec.Struct, frozen=True):
-    """The candles of one symbol and interval."""
-
-    state: SymbolState
-    interval: str
-
-
 class SeriesQuery(msgspec.Struct, frozen=True):
     """The parameters that name a series."""
 
@@ -76,10 +72,10 @@ class SeriesQuery(msgspec.Struct, frozen=True):
     recipe: str | None
     venue: str | None
 
-    def find(self, request: Request) -> Series:
+    def find(self, request: Request, source: Source = "trades", *, multiples_too: bool = False) -> Series:
         """Return the series, or refuse what it is not; last, when all parameters have been read."""
-        name = choose_interval(service_of(request).market, self.interval, self.recipe)
-        return Series(state_of(request, self.symbol, self.venue), name)
+        name = choose_interval(service_of(request).market, self.interval, self.recipe, multiples_too=multiples_too)
+        return Series(state_of(request, self.symbol, self.venue), name, source)
 
 
 # Not a plain function, which FastAPI would call in a thread.
@@ -91,7 +87,7 @@ async def series_of(
 
 
 @router.get(
-    "/{symbol}/candles", response_model=CandlesAnswer, responses=problems(404, 409, 422, 503), summary="Candles"
+    "/{symbol}/candles", response_model=CandlesAnswer, responses=problems(404, 406, 409, 422, 503), summary="Candles"
 )
 async def candles(
     request: Request,
@@ -100,38 +96,21 @@ async def candles(
     source: SourceQuery = "trades",
 ) -> Response:
     """Answer with the latest revision of each candle that starts in the range, newest first, the open one included."""
-    service, series = service_of(request), asked.find(request)
-    state = series.state
+    service = service_of(request)
+    series = asked.find(request, source, multiples_too=True)
+    read = stored if is_stored(service.market, series.interval) else multiples
 
     async def find(page: Page) -> Found:
-        stored = await service.history.candles(
-            state.venue,
-            state.symbol,
-            series.interval,
-            page.span,
-            source=source,
-            before=page.before,
-            limit=page.limit + 1,
-        )
-        rows = {
-            (row["start_ns"], -1 if row["number"] is None else row["number"]): _stored_candle(row) for row in stored
-        }
-        if source == "trades":
-            # What memory holds is at least as new as the database.
-            rows |= {
-                place: _candle(each.candle)
-                for place, each in state.candles.get(series.interval, {}).items()
-                if page.holds(place[0], place)
-            }
-        return newest_first(rows), True
+        found = await read(service, series, page.span, page.before, page.limit)
+        return [(place, _candle(candle)) for place, candle in found], True
 
-    return await listed(request, page, find, _wrap(service, series, source), columns=CANDLES, constant=_constant(state))
+    return await listed(request, page, find, _wrap(service, series), columns=CANDLES, constant=_constant(series.state))
 
 
 @router.get(
     "/{symbol}/candles/revisions",
     response_model=CandlesAnswer,
-    responses=problems(404, 409, 422, 503),
+    responses=problems(404, 406, 409, 422, 503),
     summary="How candles were corrected",
 )
 async def revisions(
@@ -141,7 +120,7 @@ async def revisions(
     source: SourceQuery = "trades",
 ) -> Response:
     """Answer with every revision of each closed candle that starts in the range, newest first."""
-    service, series = service_of(request), asked.find(request)
+    service, series = service_of(request), asked.find(request, source)
     state = series.state
 
     async def find(page: Page) -> Found:
@@ -156,7 +135,7 @@ async def revisions(
         )
         return [((row["start_ns"], row["revision"], row["kafka_offset"]), _stored_candle(row)) for row in rows], True
 
-    return await listed(request, page, find, _wrap(service, series, source), columns=CANDLES, constant=_constant(state))
+    return await listed(request, page, find, _wrap(service, series), columns=CANDLES, constant=_constant(state))
 
 
 @router.get(
@@ -192,7 +171,12 @@ async def explanation(
     return json_answer(request, answer)
 
 
-def choose_interval(market: Market, interval: str | None, recipe: str | None) -> str:
+def is_stored(market: Market, interval: str) -> bool:
+    """Return whether there are candles of this interval, so that none need be added up."""
+    return interval in INTERVALS or interval in market.recipes.values()
+
+
+def choose_interval(market: Market, interval: str | None, recipe: str | None, *, multiples_too: bool = False) -> str:
     """Return the interval that a request names, in its shortest notation."""
     recipes = market.recipes
     if recipe is not None:
@@ -204,9 +188,10 @@ def choose_interval(market: Market, interval: str | None, recipe: str | None) ->
     if interval is None:
         return INTERVALS[0]
     name = interval_of(interval)
-    if name is None or (name not in INTERVALS and name not in recipes.values()):
+    if name is None or not (is_stored(market, name) or (multiples_too and part_of(name) is not None)):
         known = ", ".join([*INTERVALS, *sorted(recipes.values())])
-        raise bad_value("interval", interval, f"is not an interval of candles here; there are {known}")
+        more = ", and any number of minutes or hours up to a day" if multiples_too else ""
+        raise bad_value("interval", interval, f"is not an interval of candles here; there are {known}{more}")
     return name
 
 
@@ -227,12 +212,12 @@ def _constant(state: SymbolState) -> messages.Json:
     return {"venue": state.venue, "symbol": state.symbol}
 
 
-def _wrap(service: Service, series: Series, source: Source) -> Callable[[list[messages.Json]], messages.Json]:
+def _wrap(service: Service, series: Series) -> Callable[[list[messages.Json]], messages.Json]:
     def wrap(data: list[messages.Json]) -> messages.Json:
         state = series.state
         seen = state.trades_ts_recv
         trust = service.fresh(state.trades_trust, state.venue, seen) if seen else TRUSTED
         ts = state.trades_ts_event or service.clock()
-        return messages.envelope("candles", state, ts, trust, data, interval=series.interval, source=source)
+        return messages.envelope("candles", state, ts, trust, data, interval=series.interval, source=series.source)
 
     return wrap

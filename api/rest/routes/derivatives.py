@@ -26,7 +26,7 @@ router = APIRouter(prefix="/api/v1/market", tags=["market"], route_class=StrictR
 @router.get(
     "/{symbol}/derivatives",
     response_model=DerivativesAnswer,
-    responses=problems(404, 409, 422, 503),
+    responses=problems(404, 406, 409, 422, 503),
     summary="Funding, mark and index prices, open interest, greeks and liquidations",
 )
 async def derivatives(

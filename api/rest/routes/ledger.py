@@ -26,7 +26,7 @@ AnomalyKind = Literal[
 ]  # fmt: skip
 
 
-@router.get("/gaps", response_model=GapsAnswer, responses=problems(422, 503), summary="The ledger of gaps")
+@router.get("/gaps", response_model=GapsAnswer, responses=problems(406, 422, 503), summary="The ledger of gaps")
 async def gaps(
     request: Request,
     page: Annotated[Page, paged(tuple[int, str])],
@@ -46,7 +46,9 @@ async def gaps(
     return await listed(request, page, find, lambda data: ledger("gaps", service.clock(), data), columns=GAPS)
 
 
-@router.get("/jobs", response_model=JobsAnswer, responses=problems(422, 503), summary="Jobs of backfill and repair")
+@router.get(
+    "/jobs", response_model=JobsAnswer, responses=problems(406, 422, 503), summary="Jobs of backfill and repair"
+)
 async def jobs(
     request: Request,
     page: Annotated[Page, paged(tuple[int, str])],
@@ -71,7 +73,7 @@ async def jobs(
     return await listed(request, page, find, lambda data: ledger("jobs", service.clock(), data), columns=JOBS)
 
 
-@router.get("/anomalies", response_model=AnomaliesAnswer, responses=problems(422, 503), summary="Anomalies")
+@router.get("/anomalies", response_model=AnomaliesAnswer, responses=problems(406, 422, 503), summary="Anomalies")
 async def anomalies(
     request: Request,
     page: Annotated[Page, paged(tuple[int, str])],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -11,9 +11,10 @@ from api.core import messages
 from api.core.symbol_state import NumberedTrade, SymbolState
 from api.core.trust import Trust
 from api.rest.answers import bytes_answer, json_answer
-from api.rest.columns import TRADES
+from api.rest.book_history import books, quotes
+from api.rest.columns import BOOKS, QUOTES, TRADES
 from api.rest.history import Row
-from api.rest.models.market import BookAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
+from api.rest.models.market import BookAnswer, BooksAnswer, QuotesAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
 from api.rest.parameters import microseconds, nanoseconds
 from api.rest.problems import Problem
 from api.rest.routes.common import StrictRoute, SymbolPath, VenueQuery, ledger, problems, service_of, state_of
@@ -70,7 +71,9 @@ async def orderbook(
     return bytes_answer(request, book_body(service_of(request), state, depth))
 
 
-@router.get("/{symbol}/trades", response_model=TradesAnswer, responses=problems(404, 409, 422, 503), summary="Trades")
+@router.get(
+    "/{symbol}/trades", response_model=TradesAnswer, responses=problems(404, 406, 409, 422, 503), summary="Trades"
+)
 async def trades(
     request: Request,
     symbol: SymbolPath,
@@ -102,6 +105,49 @@ async def trades(
     return await listed(
         request, page, find, wrap, columns=TRADES, constant={"venue": state.venue, "symbol": state.symbol}
     )
+
+
+@router.get(
+    "/{symbol}/quotes",
+    response_model=QuotesAnswer,
+    responses=problems(404, 406, 409, 422, 503),
+    summary="Stored quotes",
+)
+async def stored_quotes(
+    request: Request,
+    symbol: SymbolPath,
+    page: Annotated[Page, paged(tuple[int, int])],
+    venue: VenueQuery = None,
+) -> Response:
+    """Answer with each change of the best bid and offer, and the venue's own statistics, newest first, as stored."""
+    return await _stored_list(request, state_of(request, symbol, venue), page, "quotes")
+
+
+@router.get(
+    "/{symbol}/books", response_model=BooksAnswer, responses=problems(404, 406, 409, 422, 503), summary="Stored books"
+)
+async def stored_books(
+    request: Request,
+    symbol: SymbolPath,
+    page: Annotated[Page, paged(tuple[int, int], 20)],
+    venue: VenueQuery = None,
+) -> Response:
+    """Answer with the best levels of the book at each time that they were stored, newest first."""
+    return await _stored_list(request, state_of(request, symbol, venue), page, "books")
+
+
+async def _stored_list(request: Request, state: SymbolState, page: Page, kind: Literal["quotes", "books"]) -> Response:
+    service = service_of(request)
+    read, columns = (quotes, QUOTES) if kind == "quotes" else (books, BOOKS)
+
+    async def find(page: Page) -> Found:
+        return await read(service.history, (state.venue, state.symbol), page.span, page.before, page.limit + 1), True
+
+    def wrap(data: list[messages.Json]) -> messages.Json:
+        return messages.envelope(kind, state, state.ts_recv or service.clock(), _trust(service, state), data)
+
+    constant = {"venue": state.venue, "symbol": state.symbol}
+    return await listed(request, page, find, wrap, columns=columns, constant=constant)
 
 
 def ticker_body(service: Service, state: SymbolState) -> bytes:

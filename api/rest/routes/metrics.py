@@ -32,7 +32,7 @@ router = APIRouter(prefix="/api/v1/market", tags=["market"], route_class=StrictR
 @router.get(
     "/{symbol}/metrics",
     response_model=MetricsAnswer,
-    responses=problems(404, 409, 422, 503),
+    responses=problems(404, 406, 409, 422, 503),
     summary="Spread, depth, imbalance and order flow",
 )
 async def metrics(
