@@ -31,7 +31,7 @@ import uvicorn
 from msgspec import Struct
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.hosts import problem_body
 
@@ -93,6 +93,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._rest = b""  # arrived, and to be parsed once the responses before it are sent
         self._refusal = (HTTPStatus.BAD_REQUEST, "this is not an HTTP request")
+        self._running: RequestResponseCycle | None = None
         self._is_refused = False
         self._dropped_bytes = 0
         self._unread: tuple[float, int] | None = None  # since when the client reads too slowly, and what it left then
@@ -114,6 +115,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._rest = b""
         self.pipeline.clear()
+        if self._running is not None:
+            # uvicorn notes it for the newest request only, which may still wait for this one.
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -205,6 +210,10 @@ class HttpProtocol(HttpToolsProtocol):
                 self.transport.abort()
 
     # Parts
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _feed(self, data: bytes) -> None:
         for at in range(0, len(data), _PIECE_BYTES):

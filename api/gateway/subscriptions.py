@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import orjson
@@ -31,7 +31,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     """What a client may send."""
 
     op: Literal["subscribe", "unsubscribe", "ping"]
-    id: int | str | None = None
+    id: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | str | None = None  # what JSON answers can contain
     channels: list[str] = []
     symbols: list[str] = []
     venue: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -143,6 +144,19 @@ def test_requests_in_one_piece_are_answered_in_order(shared: Any) -> None:
             received += one.recv(65_536)
     found = [int(part.partition(b'"')[0]) for part in received.split(b'"instance":"/missing/')[1:]]
     assert found == list(range(count))
+
+
+def test_clients_that_leave_early_are_no_errors_in_the_log(stage: Any, wait_for: Any) -> None:
+    """Also when several requests were under way."""
+    stage.start()
+    before = stage.metric("process_cpu_seconds_total")
+    for _ in range(50):
+        with connection(stage.port) as one:
+            one.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_for("the requests", lambda: stage.metric("process_cpu_seconds_total") > before)
+    assert stage.client.get("/healthz").status_code == 200
+    assert '"level":"error"' not in stage.log.read_text()
 
 
 @pytest.mark.parametrize(

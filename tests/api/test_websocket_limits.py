@@ -188,6 +188,16 @@ def test_a_silent_client_is_pinged_and_one_that_does_not_answer_is_disconnected(
         assert json.loads(answer[1])["id"] == 7
 
 
+def test_an_id_that_no_answer_can_contain_is_refused(shared: Any) -> None:
+    """A number of more than 64 bits is a bad request, and the connection goes on."""
+    with RawSocket(shared.port) as client:
+        client.send(frame(FIN | TEXT, b'{"op": "ping", "id": 1%s}' % (b"0" * 30)))
+        answer = json.loads(client.receive()[1])
+        assert (answer["type"], answer["code"]) == ("error", "bad_request")
+        client.send(frame(FIN | TEXT, b'{"op": "ping", "id": 9223372036854775807}'))
+        assert json.loads(client.receive()[1]) == {"type": "pong", "id": 2**63 - 1}
+
+
 def test_mistakes_of_clients_are_no_errors_in_the_log(stage: Any) -> None:
     """A client cannot fill the log; a failure of ours would be in it."""
     stage.start()

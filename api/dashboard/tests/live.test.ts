@@ -192,6 +192,60 @@ test("a socket that falls silent is opened again", () => {
   expect(Wire.all.length).toBeGreaterThan(1);
 });
 
+test("while messages arrive nothing is sent, and only a silent socket is asked for a sign of life", () => {
+  client.subscribe("trades", id, { message: () => undefined });
+  wire().open();
+  wire().acknowledge();
+  wire().asked = [];
+  for (let second = 1; second <= 120; second++) {
+    vi.advanceTimersByTime(1_000);
+    wire().says(trade(second, { snapshot: true }));
+  }
+  expect(wire().asked).toEqual([]);
+  vi.advanceTimersByTime(22_000);
+  expect(wire().asked).toMatchObject([{ op: "ping" }]);
+  wire().says({ type: "pong", id: wire().asked[0]!.id });
+  vi.advanceTimersByTime(14_000);
+  expect(Wire.all.length).toBe(1);
+});
+
+test("a socket that has WebSocket pings uses them, and their answers are signs of life", () => {
+  let pings = 0;
+  const listeners: (() => void)[] = [];
+  client.close();
+  client = new MarketDataClient({
+    url: "http://api.test:8080",
+    webSocket: class extends Wire {
+      ping(): void {
+        pings += 1;
+        for (const listener of listeners) listener();
+      }
+      on(_event: string, listener: () => void): void {
+        listeners.push(listener);
+      }
+    },
+  });
+  Wire.all = [];
+  client.subscribe("trades", id, { message: () => undefined });
+  wire().open();
+  wire().acknowledge();
+  wire().asked = [];
+  vi.advanceTimersByTime(120_000);
+  expect(pings).toBeGreaterThan(3);
+  expect(wire().asked).toEqual([]);
+  expect(Wire.all.length).toBe(1);
+});
+
+test("the round trip is that of the last request", () => {
+  const states: ConnectionState[] = [];
+  client.onConnection((state) => states.push(state));
+  client.subscribe("trades", id, { message: () => undefined });
+  wire().open();
+  vi.advanceTimersByTime(25);
+  wire().acknowledge();
+  expect(states.at(-1)).toMatchObject({ kind: "open", roundTripMs: 25 });
+});
+
 test("what concerns a whole connection reaches the streams of its venue", () => {
   const got: string[] = [];
   client.subscribe("status", id, { message: ({ symbol }) => got.push(symbol) });

@@ -50,17 +50,25 @@ def _series(interval: str, recipe: str | None) -> dict[str, str | None]:
 class MarketDataClient:
     """Reads one Tickstream API, such as `http://127.0.0.1:8080`; use it as an async context manager.
 
-    Times are RFC 3339 strings or aware datetimes; prices and sizes are decimal strings.
+    Times are RFC 3339 strings or aware datetimes; prices and sizes are decimal strings. Live connections are kept up by
+    WebSocket pings: one that is half open is noticed within twice `ping_s`.
     """
 
     def __init__(
-        self, url: str, *, timeout_s: float = 10.0, reconnect_first_s: float = 0.5, reconnect_max_s: float = 30.0
+        self,
+        url: str,
+        *,
+        timeout_s: float = 10.0,
+        reconnect_first_s: float = 0.5,
+        reconnect_max_s: float = 30.0,
+        ping_s: float = 15.0,
     ) -> None:
         self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, headers={"accept": "application/json"})
         self._ws_url = "ws" + url.rstrip("/").removeprefix("http") + "/ws"
         self._timeout_s = timeout_s
         self._reconnect_first_s = reconnect_first_s
         self._reconnect_max_s = reconnect_max_s
+        self._ping_s = ping_s
 
     async def __aenter__(self) -> Self:
         """Return the client."""
@@ -253,7 +261,13 @@ class MarketDataClient:
         while True:
             try:
                 async with connect(
-                    self._ws_url, open_timeout=self._timeout_s, max_queue=_QUEUE_MAX, max_size=None
+                    self._ws_url,
+                    open_timeout=self._timeout_s,
+                    ping_interval=self._ping_s,
+                    ping_timeout=self._ping_s,
+                    close_timeout=self._timeout_s,
+                    max_queue=_QUEUE_MAX,
+                    max_size=None,
                 ) as socket:
                     await socket.send(live.opened())
                     async with aclosing(self._read(live, socket)) as events:

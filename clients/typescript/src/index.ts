@@ -22,8 +22,7 @@ export interface ClientOptions {
   webSocket?: new (url: string) => Socket;
   fetch?: typeof fetch;
   timeoutMs?: number;
-  pingMs?: number;
-  /** Silence after which the socket is opened again. */
+  /** A half-open connection is noticed, and the socket opened again, within this time; 30 seconds unless given. */
   silenceMs?: number;
   reconnectFirstMs?: number;
   reconnectMaxMs?: number;
@@ -73,8 +72,7 @@ export class MarketDataClient {
     this.live = new Live({
       url: socketUrl.href,
       webSocket: options.webSocket ?? (WebSocket as unknown as new (url: string) => Socket),
-      pingMs: options.pingMs ?? 2_000,
-      silenceMs: options.silenceMs ?? 8_000,
+      silenceMs: options.silenceMs ?? 30_000,
       pauseFirstMs: options.reconnectFirstMs ?? 500,
       pauseMaxMs: options.reconnectMaxMs ?? 10_000,
     });

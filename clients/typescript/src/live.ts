@@ -12,8 +12,9 @@
  *    must not trust what they built until then.
  * 4. Anomalies and status of a whole connection come with the symbol `*`; every stream of their channel and venue hears
  *    them.
- * 5. A ping goes out at a fixed pace. A socket on which nothing arrives for a while, or which closes, is opened again
- *    after a full-jitter exponential pause, and step 1 follows.
+ * 5. The server pings silent clients. A socket on which nothing arrived for half of `silenceMs` is asked for a sign of
+ *    life: by a WebSocket ping where the socket has one (the package `ws`), else, as browsers have none, by a message.
+ *    A socket that stays silent, or closes, is opened again after a full-jitter exponential pause, and step 1 follows.
  */
 
 import { CHANNEL_OF, type Channel, type Control, type Message } from "./types.js";
@@ -59,12 +60,15 @@ export interface Socket {
   onclose: ((event: never) => void) | null;
   send(text: string): void;
   close(): void;
+  /** Only in the package `ws`: a WebSocket ping, and the events of pings and their answers. */
+  ping?(): void;
+  on?(event: "ping" | "pong", listener: () => void): unknown;
 }
 
 export interface LiveOptions {
   url: string;
   webSocket: new (url: string) => Socket;
-  pingMs: number;
+  /** A half-open connection is noticed within this time. */
   silenceMs: number;
   pauseFirstMs: number;
   pauseMaxMs: number;
@@ -126,8 +130,9 @@ export class Live {
   private attempt = 0;
   private nextId = 1;
   private lastReceivedMs = 0;
-  private readonly pings = new Map<number, number>();
-  private pingTimer: ReturnType<typeof setInterval> | undefined;
+  /** The last request and when it was sent. */
+  private asked = { id: 0, atMs: 0 };
+  private watchTimer: ReturnType<typeof setInterval> | undefined;
   private pauseTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(private readonly options: LiveOptions) {}
@@ -184,7 +189,8 @@ export class Live {
     socket.onclose = (event: { code?: number; reason?: string }) => {
       if (this.socket === socket) this.pause(event.reason || `socket closed (${event.code ?? "no code"})`);
     };
-    this.pingTimer = setInterval(() => this.beat(), this.options.pingMs);
+    for (const event of ["ping", "pong"] as const) socket.on?.(event, () => { this.lastReceivedMs = Date.now(); });
+    this.watchTimer = setInterval(() => this.watch(), this.options.silenceMs / 4);
   }
 
   private opened(socket: Socket): void {
@@ -192,7 +198,6 @@ export class Live {
     this.become({ kind: "open", roundTripMs: null });
     this.wideLast.clear();
     for (const stream of this.streams.values()) this.ask(stream);
-    this.beat();
   }
 
   private pause(reason: string): void {
@@ -205,21 +210,21 @@ export class Live {
 
   /** Forgets the socket; whatever it still delivers is ignored. */
   private drop(): void {
-    clearInterval(this.pingTimer);
-    this.pings.clear();
+    clearInterval(this.watchTimer);
     const socket = this.socket;
     this.socket = null;
     socket?.close();
   }
 
-  private beat(): void {
-    const now = Date.now();
-    if (now - this.lastReceivedMs > this.options.silenceMs) {
-      this.pause(`nothing received for ${Math.round((now - this.lastReceivedMs) / 1000)} s`);
-    } else if (this.socket?.readyState === OPEN) {
-      const id = this.nextId++;
-      this.pings.set(id, performance.now());
-      this.socket.send(JSON.stringify({ op: "ping", id }));
+  /** Runs four times in `silenceMs`. */
+  private watch(): void {
+    const silentMs = Date.now() - this.lastReceivedMs;
+    const { socket, options: { silenceMs } } = this;
+    if (silentMs >= silenceMs * 3 / 4) {
+      this.pause(`nothing received for ${Math.round(silentMs / 1000)} s`);
+    } else if (silentMs >= silenceMs / 2 && socket?.readyState === OPEN) {
+      if (socket.ping) socket.ping();
+      else socket.send(JSON.stringify({ op: "ping", id: this.nextId++ }));
     }
   }
 
@@ -227,6 +232,7 @@ export class Live {
     const id = this.nextId++;
     stream.awaiting = id;
     stream.last = null;
+    this.asked = { id, atMs: performance.now() };
     this.say("subscribe", id, stream.request);
   }
 
@@ -254,14 +260,9 @@ export class Live {
 
   private control(message: Control): void {
     const { id } = message;
-    if (message.type === "pong") {
-      const sent = id === undefined ? undefined : this.pings.get(id);
-      if (id !== undefined) this.pings.delete(id);
-      if (sent !== undefined) {
-        this.attempt = 0; // only a connection that answers counts as a success
-        this.become({ kind: "open", roundTripMs: performance.now() - sent });
-      }
-      return;
+    if (message.type === "subscribed") {
+      this.attempt = 0; // only a connection that answers counts as a success
+      if (id === this.asked.id) this.become({ kind: "open", roundTripMs: performance.now() - this.asked.atMs });
     }
     for (const stream of this.streams.values()) {
       if (id === undefined || stream.awaiting !== id) continue;
