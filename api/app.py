@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from api.core.consumer import DATABASE
 from api.documentation import page
 from api.hosts import HostCheck, Hosts
 from api.rest import problems
+from api.rest.files import Files
 from api.rest.health import StatusSummary
 from api.rest.models.shared import FieldError, ProblemAnswer
 from api.rest.routes import candles, derivatives, ledger, market, metrics
@@ -205,45 +205,17 @@ _NOT_BUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tick
 <p>The API works without it: <a href="/docs">documentation</a>,
 <a href="/api/v1/market/symbols">symbols</a>, <a href="/api/v1/status">status</a>.</p></html>
 """
-_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".json": "application/json",
-    ".map": "application/json",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".ico": "image/x-icon",
-    ".woff2": "font/woff2",
-    ".txt": "text/plain; charset=utf-8",
-}
 
 
 def _add_dashboard(app: FastAPI) -> None:
+    files = Files(STATIC)
+
     @app.get("/", include_in_schema=False)
     async def index(request: Request) -> Response:
-        file = STATIC / "index.html"
-        if not file.is_file():
+        if not (STATIC / "index.html").is_file():
             return Response(_NOT_BUILT, 200, {"Cache-Control": "no-store"}, "text/html; charset=utf-8")
-        return _file(request, file)
+        return await files.answer(request, "index.html")
 
     @app.get("/static/{path:path}", include_in_schema=False)
     async def static(request: Request, path: str) -> Response:
-        try:
-            file = (STATIC / path).resolve()
-            found = file.is_relative_to(STATIC) and file.is_file()
-        except (ValueError, OSError):
-            found = False
-        if not found or file.suffix not in _TYPES:
-            raise problems.Problem(HTTPStatus.NOT_FOUND, f"there is no file {request.url.path}")
-        return _file(request, file)
-
-
-def _file(request: Request, file: Path) -> Response:
-    """Return a file of the dashboard; a browser asks each time whether its copy is still right, which costs little."""
-    stat = file.stat()
-    tag = f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'
-    headers = {"Cache-Control": "no-cache", "ETag": tag}
-    if request.headers.get("if-none-match") == tag:
-        return Response(None, 304, headers)
-    return Response(file.read_bytes(), 200, headers, _TYPES[file.suffix])
+        return await files.answer(request, path)

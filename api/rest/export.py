@@ -92,15 +92,18 @@ def _accepted(part: str) -> tuple[str, float]:
 Read = Callable[[Any, int], Awaitable[tuple[Sequence[tuple[Any, Json]], bool]]]
 
 
-async def export(form: Format, columns: Columns, constant: Json, read: Read, rows: int | None) -> Response:
+async def export(
+    form: Format, columns: Columns, constant: Json, read: Read, rows: int | None, *, cache: str = "no-store"
+) -> Response:
     """Return a list as a stream.
 
     `read` takes the place after which to read and a number of rows, and returns the rows with their places, and whether
-    there are more; `constant` are fields that every row has. Without `rows`, all up to the limit.
+    there are more; `constant` are fields that every row has. Without `rows`, all up to the limit. `cache` states how
+    long the answer may be kept.
     """
     first = await read(None, min(PIECE_ROWS, rows or ROWS_MAX))  # an error before the first byte is still a problem
     pieces = _pieces(_WRITERS[form](columns), constant, read, first, rows)
-    headers = {"Cache-Control": "no-store", "Vary": "Accept"}
+    headers = {"Cache-Control": cache, "Vary": "Accept"}
     return StreamingResponse(pieces, 200, headers, MEDIA_TYPES[form])
 
 

@@ -24,7 +24,7 @@ from api.rest.models.candles import CandlesAnswer, ExplanationAnswer
 from api.rest.multiples import part_of
 from api.rest.parameters import nanoseconds, time_ns
 from api.rest.problems import Problem, bad_value
-from api.rest.routes.common import StrictRoute, SymbolPath, VenueQuery, problems, service_of, state_of
+from api.rest.routes.common import StrictRoute, SymbolPath, VenueQuery, now_at, problems, service_of, state_of
 from api.rest.routes.paging import Found, LimitQuery, Page, listed, paged
 from api.service import Service
 from marketdata.events import Candle
@@ -104,7 +104,15 @@ async def candles(
         found = await read(service, series, page.span, page.before, page.limit)
         return [(place, _candle(candle)) for place, candle in found], True
 
-    return await listed(request, page, find, _wrap(service, series), columns=CANDLES, constant=_constant(series.state))
+    return await listed(
+        request,
+        page,
+        find,
+        _wrap(service, series),
+        columns=CANDLES,
+        now=now_at(service, series.state.venue),
+        constant=_constant(series.state),
+    )
 
 
 @router.get(
@@ -135,7 +143,15 @@ async def revisions(
         )
         return [((row["start_ns"], row["revision"], row["kafka_offset"]), _stored_candle(row)) for row in rows], True
 
-    return await listed(request, page, find, _wrap(service, series), columns=CANDLES, constant=_constant(state))
+    return await listed(
+        request,
+        page,
+        find,
+        _wrap(service, series),
+        columns=CANDLES,
+        now=now_at(service, state.venue),
+        constant=_constant(state),
+    )
 
 
 @router.get(

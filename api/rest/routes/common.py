@@ -99,6 +99,11 @@ def service_of(request: Request) -> Service:
     return service
 
 
+def now_at(service: Service, venue: str) -> int:
+    """Return the time by the clock of a venue's data, UTC nanoseconds: a replay is at a time of the past."""
+    return service.clocks.now(venue, 1)
+
+
 def state_of(request: Request, symbol: str, venue: str | None) -> SymbolState:
     """Return the state of the symbol that a request names, or refuse it."""
     service = service_of(request)

@@ -71,7 +71,12 @@ async def derivatives(
         )
 
     return await listed(
-        request, page, find, wrap, columns=DERIVATIVES, constant={"venue": state.venue, "symbol": state.symbol}
+        request,
+        page,
+        find,
+        wrap,
+        columns=DERIVATIVES,
+        constant={"venue": state.venue, "symbol": state.symbol},
     )
 
 

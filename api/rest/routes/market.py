@@ -17,7 +17,7 @@ from api.rest.history import Row
 from api.rest.models.market import BookAnswer, BooksAnswer, QuotesAnswer, SymbolsAnswer, TickerAnswer, TradesAnswer
 from api.rest.parameters import microseconds, nanoseconds
 from api.rest.problems import Problem
-from api.rest.routes.common import StrictRoute, SymbolPath, VenueQuery, ledger, problems, service_of, state_of
+from api.rest.routes.common import StrictRoute, SymbolPath, VenueQuery, ledger, now_at, problems, service_of, state_of
 from api.rest.routes.paging import Found, Page, listed, newest_first, paged
 from api.service import Service
 from marketdata.clock import format_rfc3339
@@ -103,7 +103,13 @@ async def trades(
         return messages.envelope("trades", state, state.trades_ts_event or service.clock(), trust, data)
 
     return await listed(
-        request, page, find, wrap, columns=TRADES, constant={"venue": state.venue, "symbol": state.symbol}
+        request,
+        page,
+        find,
+        wrap,
+        columns=TRADES,
+        now=now_at(service, state.venue),
+        constant={"venue": state.venue, "symbol": state.symbol},
     )
 
 
@@ -147,7 +153,7 @@ async def _stored_list(request: Request, state: SymbolState, page: Page, kind: L
         return messages.envelope(kind, state, state.ts_recv or service.clock(), _trust(service, state), data)
 
     constant = {"venue": state.venue, "symbol": state.symbol}
-    return await listed(request, page, find, wrap, columns=columns, constant=constant)
+    return await listed(request, page, find, wrap, columns=columns, now=now_at(service, state.venue), constant=constant)
 
 
 def ticker_body(service: Service, state: SymbolState) -> bytes:

@@ -20,7 +20,7 @@ from api.rest.models.metrics import ConsolidatedAnswer, MetricsAnswer
 from api.rest.parameters import find as find_symbol
 from api.rest.parameters import nanoseconds
 from api.rest.problems import Problem, bad_value
-from api.rest.routes.common import StrictRoute, SymbolPath, VenueQuery, problems, service_of, state_of
+from api.rest.routes.common import StrictRoute, SymbolPath, VenueQuery, now_at, problems, service_of, state_of
 from api.rest.routes.paging import Found, Page, Place, listed, newest_first, paged
 from api.service import Service
 from marketdata.clock import format_rfc3339
@@ -68,7 +68,13 @@ async def metrics(
         return messages.envelope("metrics", state, ts, trust, data)
 
     return await listed(
-        request, page, find, wrap, columns=METRICS, constant={"venue": state.venue, "symbol": state.symbol}
+        request,
+        page,
+        find,
+        wrap,
+        columns=METRICS,
+        now=now_at(service, state.venue),
+        constant={"venue": state.venue, "symbol": state.symbol},
     )
 
 

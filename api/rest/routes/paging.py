@@ -14,14 +14,19 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.params import Depends as Dependency
 
 from api.core.messages import Json
-from api.rest.answers import json_answer
+from api.rest.answers import CHECKED, FINAL, LIVE, json_answer, kept_answer
 from api.rest.codes import Code
 from api.rest.columns import Columns
 from api.rest.export import ROWS_MAX, Format, export, format_of
 from api.rest.parameters import Range, read_cursor, time_range, write_cursor
 from api.rest.problems import Problem, bad_value
+from marketdata.clock import MINUTE_NS, format_rfc3339
 
 LIMIT_MAX = 1_000
+# A range is over when even a slow sink has stored it.
+_OVER_NS = 10 * MINUTE_NS
+# Venues amend trades on the next days, and gaps are repaired within hours: after a week, history is final.
+_FINAL_NS = 7 * 24 * 60 * MINUTE_NS
 _HISTORY_NEEDED = "the database does not respond, and a file needs all of the history"
 
 StartQuery = Annotated[
@@ -72,6 +77,12 @@ class Page(msgspec.Struct, frozen=True):
         """Whether the request asks for the newest items of all."""
         return self.before is None and self.span.open
 
+    def cache(self, now: int) -> str:
+        """Return for how long the page may be kept at `now` (UTC nanoseconds)."""
+        if self.span.end is None or self.span.end > now - _OVER_NS:
+            return LIVE
+        return FINAL if self.span.end <= now - _FINAL_NS else CHECKED
+
     def holds(self, ts: int, place: Place) -> bool:
         """Return whether an item of this time (UTC nanoseconds) and place may be on the page."""
         return self.span.holds(ts) and (self.before is None or place < self.before)
@@ -103,20 +114,27 @@ async def listed(
     *,
     columns: Columns,
     constant: Json | None = None,
+    now: int | None = None,
 ) -> Response:
     """Answer with a page as JSON, as `wrap` puts it together, or with the list as a file with these columns.
 
     `find` returns the items of a page, and one more where there are more; `constant` are fields of each row of a file.
+    What is around the items of a range that is over states its end, and whether all of them are valid, so that the same
+    request has the same answer; `now` judges that, and without it the list may change at any time.
     """
+    cache = LIVE if now is None else page.cache(now)
     if page.form is Format.JSON:
         items, complete = await find(page)
         data, cursor = page.cut(items, complete=complete)
         following = _address(request, cursor)
-        response = json_answer(request, wrap(data) | {"next_cursor": cursor, "next": following})
-        response.headers["Vary"] = "Accept, Accept-Encoding"
+        body = wrap(data) | {"next_cursor": cursor, "next": following}
+        headers = {"Vary": "Accept, Accept-Encoding"}
         if following is not None:
-            response.headers["Link"] = f'<{following}>; rel="next"'
-        return response
+            headers["Link"] = f'<{following}>; rel="next"'
+        if cache == LIVE:
+            return json_answer(request, body, headers)
+        # A backfill may still bring what there is nothing of yet.
+        return kept_answer(request, body | _past(page, data), cache if data else CHECKED, headers)
 
     async def read(place: Place | None, rows: int) -> tuple[list[tuple[Place, Json]], bool]:
         before = page.before if place is None else place
@@ -125,7 +143,15 @@ async def listed(
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, _HISTORY_NEEDED, code=Code.HISTORY_UNAVAILABLE)
         return items[:rows], len(items) > rows
 
-    return await export(page.form, columns, constant or {}, read, page.rows)
+    return await export(page.form, columns, constant or {}, read, page.rows, cache=cache if cache == LIVE else CHECKED)
+
+
+def _past(page: Page, data: list[Json]) -> Json:
+    """Return what is around items of a range that is over."""
+    assert page.span.end is not None  # noqa: S101 - for the type checker: only such a range is over
+    bad = next((item["reason"] for item in data if not item["valid"]), None)
+    ts = page.span.end
+    return {"timestamp": format_rfc3339(ts), "ts_event": str(ts), "valid": bad is None, "reason": bad or ""}
 
 
 def _address(request: Request, cursor: str | None) -> str | None:
