@@ -160,7 +160,8 @@ def _add_service_routes(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", tags=["service"], summary="Metrics for Prometheus")
     async def metrics() -> Response:
         """Answer with every metric in Prometheus' text format."""
-        return Response(generate_latest(), 200, None, CONTENT_TYPE_LATEST)
+        text = generate_latest() + await service.book_validity.text()
+        return Response(text, 200, None, CONTENT_TYPE_LATEST)
 
 
 def _state(is_good: bool, body: dict[str, Any]) -> Response:

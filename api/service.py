@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
-from prometheus_client import REGISTRY as REGISTRY_OF_METRICS
 from prometheus_client import Counter, Gauge
 
 from api.core.book_validity import BookValidity
@@ -80,7 +79,7 @@ class Service:
         )
         self.gateway = FanOut(self.streams, limits)
         self.streams.add(self.gateway)
-        self._book_validity = BookValidity(self.streams.books)
+        self.book_validity = BookValidity(self.streams.books)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.known = False
 
@@ -89,7 +88,6 @@ class Service:
         """Read Kafka, watch the database and let values grow stale while the context lasts."""
         self._loop = asyncio.get_running_loop()
         await self.history.open()
-        REGISTRY_OF_METRICS.register(self._book_validity)
         tasks = [asyncio.create_task(self._every(_EXPIRE_S, self._expire)), asyncio.create_task(self._watch_database())]
         try:
             with self._consumer:
@@ -101,7 +99,6 @@ class Service:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.history.close()
             self._records.close()
-            REGISTRY_OF_METRICS.unregister(self._book_validity)
 
     def fresh(self, trust: Trust, venue: str, ts_recv: int) -> Trust:
         """Return the trust of a venue's value received at `ts_recv`, now."""

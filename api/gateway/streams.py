@@ -239,7 +239,7 @@ class Streams:
 
     def books(self) -> Iterator[tuple[str, str, bool]]:
         """Yield venue and symbol of each book that was received, and whether it may be trusted now."""
-        for state in self.market.states():
+        for state in list(self.market.states()):  # who reads may pause, and new symbols arrive meanwhile
             if state.book.ts_recv:
                 yield state.venue, state.symbol, self._messages.book_trust(state).valid
 
