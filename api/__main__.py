@@ -9,6 +9,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 from api.app import create
 from api.gateway.websocket import protocol
+from api.gateway.workers import protocol as handed_over
 from api.hosts import Hosts
 from api.server import HttpLimits, Server, make_server
 from api.service import Service
@@ -40,7 +41,9 @@ def server(service: Service, settings: ApiSettings, tracing: Tracing) -> Server:
     )
     return make_server(
         app,
-        protocol(service.gateway, settings.ws_ping_s, hosts),
+        protocol(service.gateway, settings.ws_ping_s, hosts)
+        if service.workers is None
+        else handed_over(service.workers),
         host=settings.host,
         port=settings.api_port,
         limits=limits,

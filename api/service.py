@@ -29,6 +29,7 @@ from api.core.trust import Trust, fresh
 from api.gateway.clients import Limits
 from api.gateway.fan_out import FanOut
 from api.gateway.streams import Streams
+from api.gateway.workers import Workers
 from api.rest.history import History
 from api.settings import ApiSettings
 from marketdata.clock import SECOND_NS
@@ -79,6 +80,7 @@ class Service:
         )
         self.gateway = FanOut(self.streams, limits)
         self.streams.add(self.gateway)
+        self.workers = Workers(self.streams, settings.api_workers) if settings.api_workers > 1 else None
         self.book_validity = BookValidity(self.streams.books)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.known = False
@@ -90,10 +92,14 @@ class Service:
         await self.history.open()
         tasks = [asyncio.create_task(self._every(_EXPIRE_S, self._expire)), asyncio.create_task(self._watch_database())]
         try:
+            if self.workers is not None:
+                await self.workers.start()
             with self._consumer:
                 yield
         finally:
             self._loop = None
+            if self.workers is not None:
+                await self.workers.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -117,7 +123,8 @@ class Service:
 
     def _expire(self) -> None:
         self.streams.expire()
-        self.gateway.measure()
+        if self.workers is None:
+            self.gateway.measure()
 
     def _note_known(self) -> None:
         if self._consumer.caught_up and not self.known:

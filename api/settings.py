@@ -64,6 +64,13 @@ class ApiSettings(DatabaseSettings):
         gt=0,
         description="A value received longer ago is not valid; in a replay, by the recorder's clock.",
     )
+    api_workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that hold WebSocket clients; 1 means that the market's own process does. A process can "
+        "open a limited number of files, and uses one core.",
+    )
     ws_clients_max: int = Field(default=2_000, ge=1, description="WebSocket connections at most.")
     ws_subscriptions_max: int = Field(default=1_000, ge=1, description="Streams of one WebSocket connection at most.")
     ws_conflate_bytes: int = Field(
@@ -90,6 +97,11 @@ class ApiSettings(DatabaseSettings):
     def _check_tls(self) -> Self:
         if self.api_tls_key is not None and self.api_tls_certificate is None:
             raise ValueError("a key without a certificate: set TICKSTREAM_API_TLS_CERTIFICATE")
+        if self.api_tls_certificate is not None and self.api_workers > 1:
+            raise ValueError(
+                "TLS in process and several workers cannot go together: an encrypted connection cannot be handed over; "
+                "set TICKSTREAM_API_WORKERS=1, or end TLS in a proxy such as nginx"
+            )
         return self
 
     @property

@@ -41,6 +41,7 @@ def numbered(kind: str, state: SymbolState, ts: int, trust: Trust, *, sequence: 
         "venue": state.venue,
         "symbol": state.symbol,
         "timestamp": format_rfc3339(ts),
+        "ts_event": str(ts),
         "sequence": sequence,
         "valid": trust.valid,
         "reason": trust.reason,

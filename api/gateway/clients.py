@@ -123,7 +123,7 @@ class Client:
 
     def encode(self, message: Json) -> bytes:
         """Return a message as a frame that this client reads."""
-        return self.choose(Frame(orjson.dumps(message)))
+        return self.choose(Frame.of(orjson.dumps(message)))
 
     def choose(self, frame: Frame) -> bytes:
         """Return a frame compressed where the client agreed to it."""

@@ -35,6 +35,8 @@ CONFLATED = Counter("tickstream_ws_conflated_total", "Changes left out for slow 
 CUT = Counter("tickstream_ws_cut_total", "Clients cut, by reason.", ["reason"])
 RESUMED = Counter("tickstream_ws_resumed_total", "Streams that clients resumed, by outcome.", ["outcome"])
 
+_COUNTERS = {"sent": SENT, "conflated": CONFLATED, "cut": CUT, "resumed": RESUMED}
+
 CLOSE_GOING_AWAY = 1001
 CLOSE_POLICY = 1008
 
@@ -136,9 +138,19 @@ class FanOut:
                 if client.dirty and not client.paused:
                     self._catch_up(client)
 
+    @property
+    def clients(self) -> int:
+        """Return how many clients there are."""
+        return len(self._clients)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Return how many bytes wait to be sent."""
+        return sum(client.connection.backlog() for client in self._clients.values())
+
     def measure(self) -> None:
         """Bring the metrics up to date; called about once a second."""
-        UNSENT.set(sum(client.connection.backlog() for client in self._clients.values()))
+        UNSENT.set(self.unsent_bytes)
 
     def close(self) -> None:
         """Close every client's connection."""
@@ -328,3 +340,27 @@ def _waits(followed: Followed, client: Client) -> bool:
 
 def _error(client: Client, identity: int | str | None, code: str, message: str) -> bytes:
     return client.encode({"type": "error", "id": identity, "code": code, "message": message})
+
+
+def counted() -> list[tuple[str, str, float]]:
+    """Return what this process has counted since the last call, by counter and label."""
+    found: list[tuple[str, str, float]] = []
+    for name, counter in _COUNTERS.items():
+        for metric in counter.collect():
+            for sample in metric.samples:
+                if sample.name.endswith("_total"):
+                    (label,) = sample.labels.values()
+                    before = _reported.get((name, label), 0.0)
+                    if sample.value != before:
+                        _reported[name, label] = sample.value
+                        found.append((name, label, sample.value - before))
+    return found
+
+
+def count(found: list[tuple[str, str, float]]) -> None:
+    """Add what another process has counted."""
+    for name, label, value in found:
+        _COUNTERS[name].labels(label).inc(value)
+
+
+_reported: dict[tuple[str, str], float] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import Self
 
 TEXT = 0x1
 _FIN = 0x80
@@ -15,6 +16,7 @@ _COMPRESSED = 0x40
 _LENGTH_16 = 126
 _LENGTH_64 = 127
 _SMALL_MAX = 125
+_HEAD_SIZES = {_LENGTH_16: 4, _LENGTH_64: 10}  # by the second byte; 2 for all others
 
 # Below this, compressing costs more time than the bytes are worth.
 COMPRESSED_FROM_BYTES = 1024
@@ -37,17 +39,23 @@ def header(length: int, first: int) -> bytes:
 class Frame:
     """One text message, framed; compressed only if a client wants it so, once."""
 
-    __slots__ = ("_deflated", "_payload", "plain")
+    __slots__ = ("_deflated", "plain")
 
-    def __init__(self, payload: bytes) -> None:
-        self._payload = payload
-        self.plain = header(len(payload), _FIN | TEXT) + payload
+    def __init__(self, plain: bytes) -> None:
+        """Take the bytes of an uncompressed frame."""
+        self.plain = plain
         self._deflated: bytes | None = None
+
+    @classmethod
+    def of(cls, payload: bytes) -> Self:
+        """Return the frame of a text."""
+        return cls(header(len(payload), _FIN | TEXT) + payload)
 
     def deflated(self) -> bytes:
         """Return the frame for clients that understand compression; small messages stay as they are."""
         if self._deflated is None:
-            self._deflated = self.plain if len(self._payload) < COMPRESSED_FROM_BYTES else _deflate(self._payload)
+            payload = self.plain[_HEAD_SIZES.get(self.plain[1], 2) :]
+            self._deflated = self.plain if len(payload) < COMPRESSED_FROM_BYTES else _deflate(payload)
         return self._deflated
 
 

@@ -315,7 +315,7 @@ class Streams:
         message = placed.message
         if epoch is not None:
             message["position"] = position(epoch, *place)
-        return Kept(place, placed.number, placed.ts_event, Frame(orjson.dumps(message)))
+        return Kept(place, placed.number, placed.ts_event, Frame.of(orjson.dumps(message)))
 
     def _look_again(self, stream: Stream, now_ns: int) -> None:
         """Note when to look again whether a stream's value is stale: when it will be, or was by a replay's clock."""

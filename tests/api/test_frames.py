@@ -38,7 +38,7 @@ def parse(data: bytes, *, deflate: bool = False) -> TheirFrame:
 @example(b"x" * 65_536)
 def test_a_frame_is_read_back(payload: bytes) -> None:
     """Every length form of the header, and the payload, as the other library reads them."""
-    frame = parse(Frame(payload).plain)
+    frame = parse(Frame.of(payload).plain)
     assert (frame.opcode, frame.fin, bytes(frame.data)) == (Opcode.TEXT, True, payload)
 
 
@@ -47,7 +47,7 @@ def test_a_frame_is_read_back(payload: bytes) -> None:
 def test_a_compressed_frame_is_read_back(part: bytes, times: int) -> None:
     """Compression without context: each message alone; small ones stay as they are."""
     payload = part * times
-    frame = Frame(payload)
+    frame = Frame.of(payload)
     assert bytes(parse(frame.deflated(), deflate=True).data) == payload
     if len(payload) < COMPRESSED_FROM_BYTES:
         assert frame.deflated() is frame.plain

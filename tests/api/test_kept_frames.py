@@ -14,7 +14,7 @@ _PLACES = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 3)), unique=True
 
 def kept(place: Place, number: int = 0, size: int = 10) -> Kept:
     """Return a frame with this place."""
-    return Kept(place, number, 0, Frame(b"x" * size))
+    return Kept(place, number, 0, Frame.of(b"x" * size))
 
 
 @given(places=_PLACES, bytes_max=st.integers(0, 12_000), asked=st.tuples(st.integers(-1, 51), st.integers(0, 3)))

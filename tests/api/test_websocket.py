@@ -204,7 +204,10 @@ def test_a_subscription_begins_with_the_state_of_each_stream(
             # All but the ticker bring what one record contains.
             assert {kind for kind, message in first.items() if "position" not in message} == {"ticker"}
             assert read_position(first["l2_snapshot"].pop("position"))
-            who = {"venue": "coinbase", "symbol": symbol, "timestamp": STAMP, "valid": True, "reason": ""}
+            who = {
+                "venue": "coinbase", "symbol": symbol, "timestamp": STAMP, "ts_event": str(TS), "valid": True,
+                "reason": "",
+            }  # fmt: skip
             assert first["l2_snapshot"] == who | {
                 "type": "l2_snapshot", "sequence": 0, "depth": 5, "snapshot": True,
                 "data": {"bids": [["100", "1"]], "asks": [["101", "2"]]},
@@ -271,8 +274,9 @@ def test_an_amendment_says_what_it_amends_here_and_over_rest(
     shared.produce(Trades(**source(symbol), trades=tuple(told)))
     path = f"/api/v1/market/{symbol}/trades"
     wait_for("the trades", lambda: len(shared.client.get(path).json().get("data", ())) == len(told))
-    more = {"timestamp": STAMP, "valid": True, "reason": ""}
-    assert shared.get(path)["data"] == [each | more for each in reversed(shown)]
+    more = {"timestamp": STAMP, "ts_event": str(TS + 1), "valid": True, "reason": ""}
+    answered = [{name: one[name] for name in one if name != "ts_recv"} for one in shared.get(path)["data"]]
+    assert answered == [each | more for each in reversed(shown)]
     asyncio.run(follow())
 
 
