@@ -23,7 +23,7 @@ from api.rest import problems
 from api.rest.files import Files
 from api.rest.health import StatusSummary
 from api.rest.models.shared import FieldError, ProblemAnswer
-from api.rest.routes import candles, derivatives, ledger, market, metrics
+from api.rest.routes import candle_service, candles, derivatives, ledger, market, metrics
 from api.service import Service
 
 STATIC = Path(__file__).resolve().parent / "static"
@@ -31,6 +31,7 @@ STATIC = Path(__file__).resolve().parent / "static"
 _TAGS = [
     {"name": "market", "description": "Live market data: symbols, ticker, order book, trades, candles, metrics."},
     {"name": "ledger", "description": "Gaps and their repair, anomalies, and the health of all data."},
+    {"name": "candle service", "description": "Candles in short answers, by exchange, symbol and timeframe."},
     {"name": "service", "description": "Health and metrics of this process."},
 ]
 _ABOUT = """Market data, exact to the last decimal and never silently wrong.
@@ -82,6 +83,7 @@ def create(service: Service, hosts: Hosts) -> FastAPI:
     app.include_router(derivatives.router)
     app.include_router(metrics.router)
     app.include_router(ledger.router)
+    app.include_router(candle_service.router)
     _add_service_routes(app, service)
     _add_documentation(app)
     _add_dashboard(app)

@@ -28,6 +28,7 @@ from api.core.changes import (
 )
 from api.core.depth import Edges
 from api.core.derivatives import DerivativeState
+from api.core.notations import Notations
 from api.core.statistics import INTERVAL as STATISTICS_INTERVAL
 from api.core.symbol_state import (
     TRADES_MAX,
@@ -80,6 +81,7 @@ class Market:
         self.recipes = {recipe.name: recipe.interval for recipe in recipes}
         self._states: dict[tuple[str, str], SymbolState] = {}
         self._venues: dict[str, list[str]] = {}
+        self.notations = Notations()
         self._listed: dict[tuple[str, str], dict[SymbolState, None]] = {}
         self.ignored: dict[str, int] = {}
 
@@ -164,6 +166,7 @@ class Market:
             state = self._states[venue, symbol] = SymbolState(venue, symbol)
             self._venues.setdefault(symbol, []).append(venue)
             self._venues[symbol].sort()
+            self.notations.add(symbol, venue, symbol)
         return state
 
     def _ignore(self, reason: str) -> None:
@@ -277,6 +280,10 @@ class Market:
         before, state.instrument = state.instrument, event
         if before is not None:
             self._listed[before.base_currency, before.quote_currency].pop(state, None)
+            if before.venue_symbol != event.venue_symbol:
+                self.notations.remove(before.venue_symbol, event.venue, event.symbol)
+        self.notations.add(event.venue_symbol, event.venue, event.symbol)
+        self.notations.add(event.symbol, event.venue, event.symbol)
         self._listed.setdefault((event.base_currency, event.quote_currency), {})[state] = None
         return []
 

@@ -107,8 +107,23 @@ def _is_place(part: int | str) -> bool:
     return "\0" not in part if isinstance(part, str) else -1 <= part < _INTEGER_MAX
 
 
+def canonical(market: Market, symbol: str, venue: str | None) -> str:
+    """Return the symbol that a name means in any notation; the name itself where it is none that is known.
+
+    Raises Problem when it may mean several.
+    """
+    if market.named(symbol):
+        return symbol
+    found = market.notations.symbols(symbol, venue) or market.notations.symbols(symbol)
+    if len(found) > 1:
+        detail = f"{symbol!r} may mean {', '.join(found)}: name one of these"
+        raise Problem(HTTPStatus.CONFLICT, detail, code=Code.AMBIGUOUS_SYMBOL, near=found)
+    return found[0] if found else symbol
+
+
 def find(market: Market, symbol: str, venue: str | None, *, known: bool) -> SymbolState:
-    """Return the state of a symbol at a venue, or at the only one that trades it."""
+    """Return the state of a symbol, in any notation, at a venue or at the only one that trades it."""
+    symbol = canonical(market, symbol, venue)
     if venue is not None:
         state = market.find(venue, symbol)
         if state is not None:

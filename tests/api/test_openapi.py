@@ -19,6 +19,7 @@ PATHS = {
     "/api/v1/market/{symbol}/metrics", "/api/v1/market/{symbol}/consolidated",
     "/api/v1/market/{symbol}/candles/explain", "/api/v1/market/{symbol}/quotes", "/api/v1/market/{symbol}/books",
     "/api/v1/gaps", "/api/v1/jobs", "/api/v1/anomalies", "/api/v1/status",
+    "/health", "/status", "/candles", "/candles/latest", "/gaps", "/symbols",
     "/api/v1/status/summary", "/healthz", "/readyz", "/metrics",
 }  # fmt: skip
 

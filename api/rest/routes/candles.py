@@ -87,7 +87,10 @@ async def series_of(
 
 
 @router.get(
-    "/{symbol}/candles", response_model=CandlesAnswer, responses=problems(404, 406, 409, 422, 503), summary="Candles"
+    "/{symbol:path}/candles",
+    response_model=CandlesAnswer,
+    responses=problems(404, 406, 409, 422, 503),
+    summary="Candles",
 )
 async def candles(
     request: Request,
@@ -116,7 +119,7 @@ async def candles(
 
 
 @router.get(
-    "/{symbol}/candles/revisions",
+    "/{symbol:path}/candles/revisions",
     response_model=CandlesAnswer,
     responses=problems(404, 406, 409, 422, 503),
     summary="How candles were corrected",
@@ -155,7 +158,7 @@ async def revisions(
 
 
 @router.get(
-    "/{symbol}/candles/explain",
+    "/{symbol:path}/candles/explain",
     response_model=ExplanationAnswer,
     responses=problems(404, 409, 422, 503),
     summary="Why a candle is what it is",
@@ -192,7 +195,14 @@ def is_stored(market: Market, interval: str) -> bool:
     return interval in INTERVALS or interval in market.recipes.values()
 
 
-def choose_interval(market: Market, interval: str | None, recipe: str | None, *, multiples_too: bool = False) -> str:
+def choose_interval(
+    market: Market,
+    interval: str | None,
+    recipe: str | None,
+    *,
+    multiples_too: bool = False,
+    field: str = "interval",
+) -> str:
     """Return the interval that a request names, in its shortest notation."""
     recipes = market.recipes
     if recipe is not None:
@@ -207,7 +217,7 @@ def choose_interval(market: Market, interval: str | None, recipe: str | None, *,
     if name is None or not (is_stored(market, name) or (multiples_too and part_of(name) is not None)):
         known = ", ".join([*INTERVALS, *sorted(recipes.values())])
         more = ", and any number of minutes or hours up to a day" if multiples_too else ""
-        raise bad_value("interval", interval, f"is not an interval of candles here; there are {known}{more}")
+        raise bad_value(field, interval, f"is not an interval of candles here; there are {known}{more}")
     return name
 
 

@@ -20,23 +20,29 @@ from api.rest.problems import MEDIA_TYPE, bad_value
 from api.service import Service
 from marketdata.clock import format_rfc3339
 
-_TEXT = r"^[^\x00-\x1f\x7f]+$"
-_NAME_MAX = 64
+TEXT = r"^[^\x00-\x1f\x7f]+$"
+NAME_MAX = 64
 
 SymbolPath = Annotated[
-    str, Path(description="Symbol, as in /symbols.", examples=["BTC-USD"], max_length=_NAME_MAX, pattern=_TEXT)
+    str,
+    Path(
+        description="Symbol, such as BTC-USD, BTC/USD, BTCUSD, or as the venue writes it.",
+        examples=["BTC-USD"],
+        max_length=NAME_MAX,
+        pattern=TEXT,
+    ),
 ]
 VenueQuery = Annotated[
     str | None,
     Query(
         description="Venue; needed where several trade the symbol.",
         examples=["coinbase"],
-        max_length=_NAME_MAX,
-        pattern=_TEXT,
+        max_length=NAME_MAX,
+        pattern=TEXT,
     ),
 ]
 SymbolQuery = Annotated[
-    str | None, Query(description="Only this symbol.", examples=["BTC-USD"], max_length=_NAME_MAX, pattern=_TEXT)
+    str | None, Query(description="Only this symbol.", examples=["BTC-USD"], max_length=NAME_MAX, pattern=TEXT)
 ]
 
 

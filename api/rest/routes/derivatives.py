@@ -24,7 +24,7 @@ router = APIRouter(prefix="/api/v1/market", tags=["market"], route_class=StrictR
 
 
 @router.get(
-    "/{symbol}/derivatives",
+    "/{symbol:path}/derivatives",
     response_model=DerivativesAnswer,
     responses=problems(404, 406, 409, 422, 503),
     summary="Funding, mark and index prices, open interest, greeks and liquidations",

@@ -11,7 +11,7 @@ from api.rest.answers import json_answer
 from api.rest.columns import ANOMALIES, GAPS, JOBS
 from api.rest.health import StatusSummary, health, trusts_of
 from api.rest.models.ledger import AnomaliesAnswer, GapsAnswer, JobsAnswer, StatusAnswer, SummaryAnswer
-from api.rest.parameters import microseconds, nanoseconds, read_cursor, write_cursor
+from api.rest.parameters import canonical, microseconds, nanoseconds, read_cursor, write_cursor
 from api.rest.routes.common import StrictRoute, SymbolQuery, VenueQuery, ledger, problems, service_of
 from api.rest.routes.paging import LIMIT_MAX, CursorQuery, Found, LimitQuery, Page, listed, paged
 from marketdata.clock import format_rfc3339
@@ -36,8 +36,9 @@ async def gaps(
     state: Annotated[Literal["open", "repaired"] | None, Query(description="Only gaps in this state.")] = None,
 ) -> Response:
     """Answer with what was missing, from when to when, how it was found, and what repaired it; by time of discovery."""
-    filters = {"venue": venue, "symbol": symbol, "state": state}
     service = service_of(request)
+    name = None if symbol is None else canonical(service.market, symbol, venue)
+    filters = {"venue": venue, "symbol": name, "state": state}
 
     async def find(page: Page) -> Found:
         rows = await service.history.gaps(filters, page.span, page.before, page.limit + 1)
@@ -63,8 +64,9 @@ async def jobs(
     ] = None,
 ) -> Response:
     """Answer with what was asked of the venues' histories, how far it is and what went wrong; by time of change."""
-    filters = {"venue": venue, "symbol": symbol, "kind": kind, "state": state}
     service = service_of(request)
+    name = None if symbol is None else canonical(service.market, symbol, venue)
+    filters = {"venue": venue, "symbol": name, "kind": kind, "state": state}
 
     async def find(page: Page) -> Found:
         rows = await service.history.jobs(filters, page.span, page.before, page.limit + 1)
@@ -88,8 +90,9 @@ async def anomalies(
     state: Annotated[Literal["open", "ended"] | None, Query(description="Only anomalies in this state.")] = None,
 ) -> Response:
     """Answer with anomalies by start, newest first, each once: which value was above which limit, from when to when."""
-    filters = {"venue": venue, "symbol": symbol, "kind": kind, "severity": severity, "state": state}
     service = service_of(request)
+    name = None if symbol is None else canonical(service.market, symbol, venue)
+    filters = {"venue": venue, "symbol": name, "kind": kind, "severity": severity, "state": state}
 
     async def find(page: Page) -> Found:
         rows = await service.history.anomalies(filters, page.span, page.before, page.limit + 1)
@@ -116,6 +119,7 @@ async def status(
     `valid` is about all symbols that the filters name, on this page or not. `/status/summary` counts them.
     """
     service = service_of(request)
+    symbol = None if symbol is None else canonical(service.market, symbol, venue)
     after = read_cursor(cursor, tuple[str, str])
     asked = [
         state

@@ -32,6 +32,11 @@ DEPTH_MAX = 50_000
 async def symbols(request: Request, venue: VenueQuery = None) -> Response:
     """List every symbol with its currencies, its smallest steps and its status at each venue."""
     service = service_of(request)
+    return json_answer(request, ledger("symbols", service.clock(), instruments(service, venue)))
+
+
+def instruments(service: Service, venue: str | None) -> list[messages.Json]:
+    """Return every instrument of a venue, or of all, and whether its data may be trusted now."""
     data = []
     for state in service.market.states():
         if state.symbol == ALL_SYMBOLS or (venue is not None and state.venue != venue):
@@ -39,12 +44,11 @@ async def symbols(request: Request, venue: VenueQuery = None) -> Response:
         if state.instrument is not None or state.has_data:
             trust = _trust(service, state)
             data.append(_instrument(state) | {"valid": trust.valid, "reason": trust.reason})
-    data.sort(key=lambda each: (each["symbol"], each["venue"]))
-    return json_answer(request, ledger("symbols", service.clock(), data))
+    return sorted(data, key=lambda each: (each["symbol"], each["venue"]))
 
 
 @router.get(
-    "/{symbol}/ticker",
+    "/{symbol:path}/ticker",
     response_model=TickerAnswer,
     responses=problems(404, 409, 422, 503),
     summary="Best bid and offer",
@@ -56,7 +60,10 @@ async def ticker(request: Request, symbol: SymbolPath, venue: VenueQuery = None)
 
 
 @router.get(
-    "/{symbol}/orderbook", response_model=BookAnswer, responses=problems(404, 409, 422, 503), summary="The order book"
+    "/{symbol:path}/orderbook",
+    response_model=BookAnswer,
+    responses=problems(404, 409, 422, 503),
+    summary="The order book",
 )
 async def orderbook(
     request: Request,
@@ -72,7 +79,7 @@ async def orderbook(
 
 
 @router.get(
-    "/{symbol}/trades", response_model=TradesAnswer, responses=problems(404, 406, 409, 422, 503), summary="Trades"
+    "/{symbol:path}/trades", response_model=TradesAnswer, responses=problems(404, 406, 409, 422, 503), summary="Trades"
 )
 async def trades(
     request: Request,
@@ -114,7 +121,7 @@ async def trades(
 
 
 @router.get(
-    "/{symbol}/quotes",
+    "/{symbol:path}/quotes",
     response_model=QuotesAnswer,
     responses=problems(404, 406, 409, 422, 503),
     summary="Stored quotes",
@@ -130,7 +137,10 @@ async def stored_quotes(
 
 
 @router.get(
-    "/{symbol}/books", response_model=BooksAnswer, responses=problems(404, 406, 409, 422, 503), summary="Stored books"
+    "/{symbol:path}/books",
+    response_model=BooksAnswer,
+    responses=problems(404, 406, 409, 422, 503),
+    summary="Stored books",
 )
 async def stored_books(
     request: Request,

@@ -17,8 +17,8 @@ from api.rest.columns import METRICS
 from api.rest.export import Format
 from api.rest.history import Row
 from api.rest.models.metrics import ConsolidatedAnswer, MetricsAnswer
+from api.rest.parameters import canonical, nanoseconds
 from api.rest.parameters import find as find_symbol
-from api.rest.parameters import nanoseconds
 from api.rest.problems import Problem, bad_value
 from api.rest.routes.common import StrictRoute, SymbolPath, VenueQuery, now_at, problems, service_of, state_of
 from api.rest.routes.paging import Found, Page, Place, listed, newest_first, paged
@@ -30,7 +30,7 @@ router = APIRouter(prefix="/api/v1/market", tags=["market"], route_class=StrictR
 
 
 @router.get(
-    "/{symbol}/metrics",
+    "/{symbol:path}/metrics",
     response_model=MetricsAnswer,
     responses=problems(404, 406, 409, 422, 503),
     summary="Spread, depth, imbalance and order flow",
@@ -79,7 +79,7 @@ async def metrics(
 
 
 @router.get(
-    "/{symbol}/consolidated",
+    "/{symbol:path}/consolidated",
     response_model=ConsolidatedAnswer,
     responses=problems(404, 409, 422, 503),
     summary="The best bid and offer over all venues",
@@ -99,6 +99,7 @@ async def consolidated(
 ) -> Response:
     """Answer with the highest bid and the lowest ask of the venues that are valid now, and each venue's own."""
     service = service_of(request)
+    symbol = canonical(service.market, symbol, None)
     wanted = _choose(service, symbol, kind)
     now = service.clocks.now
     found = consolidate(wanted, members(service.market, symbol, wanted), now, service.stale_ns)
