@@ -16,6 +16,7 @@ from api.rest.routes.common import StrictRoute, SymbolQuery, VenueQuery, ledger,
 from api.rest.routes.paging import LIMIT_MAX, CursorQuery, Found, LimitQuery, Page, listed, paged
 from marketdata.clock import format_rfc3339
 from marketdata.events import ALL_SYMBOLS
+from runtime.redaction import redacted
 
 router = APIRouter(prefix="/api/v1", tags=["ledger"], route_class=StrictRoute)
 
@@ -178,6 +179,8 @@ _GAP_FIELDS = (
 
 def _job(row: dict[str, Any]) -> messages.Json:
     data = {name: row[name] for name in _JOB_FIELDS}
+    if row["last_error"] is not None:
+        data["last_error"] = redacted(row["last_error"])
     for name in ("start", "end", "cursor"):
         data[name] = format_rfc3339(row[f"{name}_ns"])
         data[f"{name}_ns"] = nanoseconds(row[f"{name}_ns"])
