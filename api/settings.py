@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, FilePath, SecretStr, model_validator
 
 from runtime.settings import DatabaseSettings
 
@@ -32,10 +32,10 @@ class ApiSettings(DatabaseSettings):
         description="Addresses or networks (CIDR) of proxies whose X-Forwarded-For and X-Forwarded-Proto are used, "
         "separated by commas; none by default.",
     )
-    api_tls_certificate: Path | None = Field(
+    api_tls_certificate: FilePath | None = Field(
         default=None, description="Certificate chain (PEM); with it the API serves TLS 1.3 alone."
     )
-    api_tls_key: Path | None = Field(
+    api_tls_key: FilePath | None = Field(
         default=None, description="Private key (PEM) of the certificate, if it is in a file of its own."
     )
     api_head_s: float = Field(
@@ -97,6 +97,9 @@ class ApiSettings(DatabaseSettings):
     def _check_tls(self) -> Self:
         if self.api_tls_key is not None and self.api_tls_certificate is None:
             raise ValueError("a key without a certificate: set TICKSTREAM_API_TLS_CERTIFICATE")
+        if self.api_tls_certificate is not None and self.api_workers > 1:
+            # A worker gets the open socket, but not the keys that were agreed on over it.
+            raise ValueError("workers cannot serve TLS: end it in a proxy, or set TICKSTREAM_API_WORKERS=1")
         if self.api_tls_certificate is not None and self.api_workers > 1:
             raise ValueError(
                 "TLS in process and several workers cannot go together: an encrypted connection cannot be handed over; "

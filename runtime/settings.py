@@ -6,6 +6,7 @@ import textwrap
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from marketdata.errors import SettingsError
@@ -77,10 +78,7 @@ def load(cls: type[Settings], **overrides: Any) -> Settings:
     try:
         return cls(**overrides)
     except ValidationError as error:
-        lines = [
-            f"{_variable(cls, problem['loc'])}: {problem['msg']} (got {redacted(str(problem['input']))[:80]!r})"
-            for problem in error.errors()
-        ]
+        lines = [_problem(cls, problem) for problem in error.errors()]
         raise SettingsError("cannot start because of invalid settings:\n  " + "\n  ".join(lines)) from None
 
 
@@ -92,6 +90,13 @@ def describe(cls: type[CommonSettings]) -> str:
         lines.append(f"  {_variable(cls, (name,))}{f' (default {default})' if default else ''}")
         lines += textwrap.wrap(field.description or "", 100, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)
+
+
+def _problem(cls: type[CommonSettings], problem: ErrorDetails) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message  # of several settings together: their values are not shown
+    return f"{_variable(cls, problem['loc'])}: {message} (got {redacted(str(problem['input']))[:80]!r})"
 
 
 def _variable(cls: type[CommonSettings], location: tuple[int | str, ...]) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -344,6 +347,30 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return where
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"TICKSTREAM_API_TLS_KEY": "{key}"}, "TICKSTREAM_API_TLS_CERTIFICATE"),
+        ({"TICKSTREAM_API_TLS_CERTIFICATE": "/missing"}, "/missing"),
+        ({"TICKSTREAM_API_TLS_CERTIFICATE": "{certificate}", "TICKSTREAM_API_WORKERS": "2"}, "workers"),
+    ],
+)
+def test_tls_that_cannot_work_is_refused_at_the_start(
+    certificate: tuple[Path, Path], settings: dict[str, str], message: str
+) -> None:
+    """With the reason, and without the values of other settings."""
+    given = {name: text.format(certificate=certificate[0], key=certificate[1]) for name, text in settings.items()}
+    done = subprocess.run(
+        [sys.executable, "-m", "api"],
+        env=os.environ | given | {"TICKSTREAM_DATABASE_URL": "postgresql://owner:hunter2@127.0.0.1/x"},
+        capture_output=True, text=True, timeout=60, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr
 
 
 def test_with_a_certificate_only_tls_1_3_is_accepted(stage: Any, certificate: tuple[Path, Path]) -> None:
