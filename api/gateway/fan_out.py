@@ -249,7 +249,7 @@ class FanOut:
         keys = {key for _, key in streams}
         if len(client.streams.keys() | keys) > self.limits.subscriptions_max:
             raise Refused("too_many_subscriptions", f"at most {self.limits.subscriptions_max} streams a connection")
-        since = {symbol: since_of(request, symbol) for symbol in request.symbols}
+        since = {symbol: since_of(request, symbol) for symbol in (*request.symbols, ALL_SYMBOLS)}
         answer = {"type": "subscribed", "id": request.id, "channels": request.channels, "symbols": request.symbols}
         if "book" in request.channels:
             answer["depth"] = request.depth

@@ -70,7 +70,8 @@ def since_of(request: Request, symbol: str) -> Position | int | None:
         return None
     found = read_position(given)
     if found is not None:
-        return found
+        # One position is that of a symbol's stream, not of what concerns its whole connection.
+        return found if symbol != ALL_SYMBOLS or isinstance(request.since, dict) else None
     try:
         return parse_rfc3339(given)
     except BadEvent:

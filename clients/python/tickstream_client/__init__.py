@@ -4,7 +4,7 @@ from tickstream_client.book import Book, Level
 from tickstream_client.client import Event, MarketDataClient
 from tickstream_client.errors import ApiError, ClientError, Refused
 from tickstream_client.kafka import Hops, decode_hops
-from tickstream_client.messages import Disconnected, Message, SequenceGap
+from tickstream_client.messages import Disconnected, Message, Resumed, SequenceGap
 
 __all__ = [
     "ApiError",
@@ -17,6 +17,7 @@ __all__ = [
     "MarketDataClient",
     "Message",
     "Refused",
+    "Resumed",
     "SequenceGap",
     "decode_hops",
 ]

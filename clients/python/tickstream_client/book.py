@@ -49,6 +49,7 @@ class Book:
         self.timestamp = ""
         self.sequence = 0
         self._ready = False
+        self._suspended: tuple[bool, str] | None = None
         self._bids = _Side(-1)
         self._asks = _Side(1)
 
@@ -72,11 +73,24 @@ class Book:
         else:
             return
         self.venue = message.venue
+        self._suspended = None
         self.valid, self.reason = message.valid, message.reason
         self.timestamp, self.sequence = message.timestamp, message.sequence
+
+    def suspend(self, reason: str) -> None:
+        """Keep the levels, which are not to be trusted while the connection is lost."""
+        if self._ready and self._suspended is None:
+            self._suspended = (self.valid, self.reason)
+        self.valid, self.reason = False, reason
+
+    def resume(self) -> None:
+        """Trust the levels as before the connection was lost: what was missed follows."""
+        if self._suspended is not None:
+            (self.valid, self.reason), self._suspended = self._suspended, None
 
     def invalidate(self, reason: str) -> None:
         """Keep the levels to look at, but say that they may not be trusted until the next snapshot."""
         self._ready = False
+        self._suspended = None
         self.valid = False
         self.reason = reason

@@ -18,10 +18,10 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from tickstream_client.book import Book
 from tickstream_client.errors import ApiError
 from tickstream_client.live import Live
-from tickstream_client.messages import Disconnected, Message, SequenceGap, Subscription
+from tickstream_client.messages import Disconnected, Message, Resumed, SequenceGap, Subscription
 
 Json = dict[str, Any]
-Event = Message | SequenceGap | Disconnected
+Event = Message | SequenceGap | Disconnected | Resumed
 Time = str | datetime | None
 
 # A page of the API; longer histories are read page by page.
@@ -269,7 +269,8 @@ class MarketDataClient:
                     max_queue=_QUEUE_MAX,
                     max_size=None,
                 ) as socket:
-                    await socket.send(live.opened())
+                    for request in live.opened():
+                        await socket.send(request)
                     async with aclosing(self._read(live, socket)) as events:
                         async for event in events:
                             attempt = 0
@@ -287,7 +288,7 @@ class MarketDataClient:
             await asyncio.sleep(pause_s)
 
     @staticmethod
-    async def _read(live: Live, socket: ClientConnection) -> AsyncGenerator[Message | SequenceGap, None]:
+    async def _read(live: Live, socket: ClientConnection) -> AsyncGenerator[Message | SequenceGap | Resumed, None]:
         async for text in socket:
             received = live.received(text)
             for event in received.events:
@@ -296,7 +297,7 @@ class MarketDataClient:
                 await socket.send(answer)
             if received.retry_id is not None:
                 await asyncio.sleep(_NOT_READY_PAUSE_S)
-                await socket.send(live.again())
+                await socket.send(live.retry(received.retry_id))
 
     async def stream_trades(self, symbol: str, *, venue: str | None = None) -> AsyncGenerator[Event, None]:
         """Yield trades as they happen, after the last few."""
@@ -338,8 +339,13 @@ class MarketDataClient:
         book = Book(symbol)
         async with aclosing(self.stream(["book"], [symbol], venue=venue, depth=depth)) as events:
             async for event in events:
-                if isinstance(event, Message):
-                    book.apply(event)
-                else:
-                    book.invalidate("missed" if isinstance(event, SequenceGap) else "disconnected")
+                match event:
+                    case Message():
+                        book.apply(event)
+                    case Disconnected():
+                        book.suspend("disconnected")
+                    case Resumed(recovered=True):
+                        book.resume()
+                    case _:
+                        book.invalidate("missed")
                 yield book

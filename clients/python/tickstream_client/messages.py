@@ -28,7 +28,8 @@ class Message:
     """One live message; prices and sizes in `data` are the venue's decimal strings.
 
     `valid` says whether it may be trusted and `reason` why not. `snapshot` marks the state with which a stream begins,
-    `conflated` the latest state in place of changes that were left out for a client that reads slowly.
+    `conflated` the latest state in place of changes that were left out for a client that reads slowly. `position` is
+    where the platform's log has what the message brings: a stream resumes after it.
     """
 
     type: str
@@ -42,6 +43,13 @@ class Message:
     snapshot: bool = False
     conflated: bool = False
     depth: int | None = None
+    position: str | None = None
+    ts_event: str = "0"
+
+    @property
+    def time_ns(self) -> int:
+        """The venue's time, UTC nanoseconds."""
+        return int(self.ts_event)
 
     @property
     def channel(self) -> str:
@@ -69,8 +77,23 @@ class SequenceGap:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """A stream goes on after a lost connection.
+
+    When it is `recovered`, all messages that were missed follow, so many of them. When not, what was built of the
+    stream is not to be trusted until its snapshot.
+    """
+
+    channel: str
+    venue: str
+    symbol: str
+    recovered: bool
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection was lost and is being opened again; every stream then starts again with its snapshot."""
+    """The connection was lost and is being opened again; every stream then resumes (`Resumed`), or starts again."""
 
     reason: str
     pause_s: float
@@ -96,6 +119,6 @@ class Subscription:
 class Received:
     """What one frame from the server means: events for the reader, and texts to send back."""
 
-    events: list[Message | SequenceGap] = field(default_factory=list)
+    events: list[Message | SequenceGap | Resumed] = field(default_factory=list)
     sends: list[str] = field(default_factory=list)
     retry_id: int | None = None
