@@ -36,10 +36,10 @@ _TAGS = [
 ]
 _ABOUT = """Market data, exact to the last decimal and never silently wrong.
 
-Prices and sizes are decimal strings, as the venue sent them. Times are RFC 3339 in UTC with microseconds. Every answer
-says whether its value may be trusted (`valid`) and if not, why (`reason`): `gap`, `stale`, `crossed`, `checksum`,
-`halted`, `resyncing` or `disconnected`. Lists are newest first and come in pages: give `next_cursor` back as `cursor`.
-A parameter that a route does not have is refused. Errors are problem+json.
+Prices and sizes are decimal strings, as the venue sent them. Times are RFC 3339 in UTC with microseconds; `ts_event`
+has all nanoseconds. Every answer says whether its value may be trusted (`valid`) and if not, why (`reason`): `gap`,
+`stale`, `crossed`, `checksum`, `halted`, `resyncing` or `disconnected`. Lists are newest first and come in pages: give
+`next_cursor` back as `cursor`. A parameter that a route does not have is refused. Errors are problem+json.
 
 Live data comes over the WebSocket `/ws`. Send `{"op": "subscribe", "id": 1, "channels": ["ticker", "trades", "book",
 "candles", "derivatives", "metrics", "consolidated", "anomalies", "status"], "symbols": ["BTC-USD"], "depth": 50,
@@ -53,7 +53,14 @@ or interval. An `l2_update` sets absolute sizes, "0" removes; applied to the sna
 `depth` levels. While `valid` is false the book may not be used; after `gap`, `resyncing` and `disconnected` a new
 `l2_snapshot` follows. A client that reads too slowly gets only the latest state of books, tickers, candles and
 metrics, marked `"conflated": true`; one that is too slow for trades, derivatives, anomalies or status
-gets the error `slow_consumer` and is disconnected."""
+gets the error `slow_consumer` and is disconnected.
+
+A message that brings the content of a record has its `position` (`ticker` and `consolidated` have none). A client that
+lost its connection subscribes with `"since"`: the position of its last message, or an object of positions by symbol,
+for one channel a request. It then gets `{"type": "resumed", "recovered": true, "messages": n}`, the n messages that it
+missed, and every change from there on; or `"recovered": false`, and the state as with a first subscription. Positions
+outlive a restart of the API. With a time in place of a position, such as `"2026-01-31T10:00:00Z"`, trades, candles,
+metrics, anomalies and status begin there: history first, then what is live."""
 
 
 def create(service: Service, hosts: Hosts) -> FastAPI:
