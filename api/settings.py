@@ -98,9 +98,6 @@ class ApiSettings(DatabaseSettings):
         if self.api_tls_key is not None and self.api_tls_certificate is None:
             raise ValueError("a key without a certificate: set TICKSTREAM_API_TLS_CERTIFICATE")
         if self.api_tls_certificate is not None and self.api_workers > 1:
-            # A worker gets the open socket, but not the keys that were agreed on over it.
-            raise ValueError("workers cannot serve TLS: end it in a proxy, or set TICKSTREAM_API_WORKERS=1")
-        if self.api_tls_certificate is not None and self.api_workers > 1:
             raise ValueError(
                 "TLS in process and several workers cannot go together: an encrypted connection cannot be handed over; "
                 "set TICKSTREAM_API_WORKERS=1, or end TLS in a proxy such as nginx"

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -184,10 +185,10 @@ def test_workers_end_with_the_market(api: Any, wait_for: Any) -> None:
     wait_for("the workers to be gone", lambda: not any(one.is_running() for one in running))
 
 
-def test_tls_in_process_and_workers_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_in_process_and_workers_exclude_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The error says what to do."""
+    (tmp_path / "certificate.pem").touch()
     monkeypatch.setenv("TICKSTREAM_API_WORKERS", "2")
-    monkeypatch.setenv("TICKSTREAM_API_TLS_CERTIFICATE", "certificate.pem")
-    monkeypatch.setenv("TICKSTREAM_API_TLS_KEY", "key.pem")
+    monkeypatch.setenv("TICKSTREAM_API_TLS_CERTIFICATE", str(tmp_path / "certificate.pem"))
     with pytest.raises(SettingsError, match="TICKSTREAM_API_WORKERS=1, or end TLS in a proxy"):
         load(ApiSettings)
