@@ -17,7 +17,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.core.consumer import DATABASE
-from api.documentation import page
 from api.hosts import HostCheck, Hosts
 from api.rest import problems
 from api.rest.files import Files
@@ -36,10 +35,17 @@ _TAGS = [
 ]
 _ABOUT = """Market data, exact to the last decimal and never silently wrong.
 
-Prices and sizes are decimal strings, as the venue sent them. Times are RFC 3339 in UTC with microseconds; `ts_event`
-has all nanoseconds. Every answer says whether its value may be trusted (`valid`) and if not, why (`reason`): `gap`,
-`stale`, `crossed`, `checksum`, `halted`, `resyncing` or `disconnected`. Lists are newest first and come in pages: give
-`next_cursor` back as `cursor`. A parameter that a route does not have is refused. Errors are problem+json.
+Prices and sizes are decimal strings, as the venue sent them. Times are RFC 3339 in UTC with microseconds. Every answer
+says whether its value may be trusted (`valid`) and if not, why (`reason`): `gap`, `stale`, `crossed`, `checksum`,
+`halted`, `resyncing` or `disconnected`. `ts_event` (of the venue) and `ts_recv` (ours) have all digits of a time, in
+UTC nanoseconds as text. A symbol is accepted as BTC-USD, BTC/USD, BTCUSD and as the venue writes it. A parameter that a
+route does not have is refused. Errors are problem+json with a stable `code`.
+
+Lists are newest first and come in pages: `next`, also in the header `Link`, is the address of the next one. They also
+come as one file, by `?format=` or `Accept`: CSV (`text/csv`), Arrow (`application/vnd.apache.arrow.stream`) or Parquet
+(`application/vnd.apache.parquet`), with prices and sizes as text, exact. A file has at most 1,000,000 rows and 512 MiB,
+and takes at most two minutes; beyond that, the connection closes before the end of the body. A range that ended more
+than ten minutes ago has an `ETag`; after a week it is final and may be kept for an hour.
 
 Live data comes over the WebSocket `/ws`. Send `{"op": "subscribe", "id": 1, "channels": ["ticker", "trades", "book",
 "candles", "derivatives", "metrics", "consolidated", "anomalies", "status"], "symbols": ["BTC-USD"], "depth": 50,
@@ -166,7 +172,13 @@ def _add_service_routes(app: FastAPI, service: Service) -> None:
         is_ready, body = service.readiness.report()
         return _state(is_ready, body | {"live": is_ready, "history": service.readiness.is_up(DATABASE)})
 
-    @app.get("/metrics", tags=["service"], summary="Metrics for Prometheus")
+    @app.get(
+        "/metrics",
+        tags=["service"],
+        summary="Metrics for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def metrics() -> Response:
         """Answer with every metric in Prometheus' text format."""
         text = generate_latest() + await service.book_validity.text()
@@ -204,15 +216,11 @@ def _add_documentation(app: FastAPI) -> None:
     async def openapi_json() -> Response:
         return Response(orjson.dumps(openapi()), 200, None, "application/json")
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return Response(page(openapi()), 200, None, "text/html; charset=utf-8")
-
 
 _NOT_BUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tickstream</title>
-<h1>The dashboard is not built yet</h1>
+<h1>The dashboard and the reference are not built yet</h1>
 <p>Run <code>make dashboard</code> (it needs npm), then load this page again.</p>
-<p>The API works without it: <a href="/docs">documentation</a>,
+<p>The API works without it: <a href="/openapi.json">its description</a>,
 <a href="/api/v1/market/symbols">symbols</a>, <a href="/api/v1/status">status</a>.</p></html>
 """
 
@@ -225,6 +233,12 @@ def _add_dashboard(app: FastAPI) -> None:
         if not (STATIC / "index.html").is_file():
             return Response(_NOT_BUILT, 200, {"Cache-Control": "no-store"}, "text/html; charset=utf-8")
         return await files.answer(request, "index.html")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        if not (STATIC / "docs.html").is_file():
+            return Response(_NOT_BUILT, 200, {"Cache-Control": "no-store"}, "text/html; charset=utf-8")
+        return await files.answer(request, "docs.html")
 
     @app.get("/static/{path:path}", include_in_schema=False)
     async def static(request: Request, path: str) -> Response:

@@ -214,6 +214,27 @@ def test_candles_book_and_tape_move(page: Browser) -> None:
     assert browser.complaints == []
 
 
+def test_the_reference_lists_every_request_and_tries_one(platform: Any, browser: Browser) -> None:
+    """Swagger UI reads the API's own description, loads nothing from another host, and its requests are answered."""
+    browser.open(f"{platform.api_url}/docs")
+    requests = "document.querySelectorAll('.opblock').length"
+    browser.wait("the requests", f"{requests} > 20")
+    described = """(async () => {
+        const {paths} = await (await fetch('/openapi.json')).json();
+        return Object.values(paths).flatMap(Object.keys).length;
+    })()"""
+    assert browser.run(requests) == browser.run(described)
+    hosts = "[...new Set(performance.getEntriesByType('resource').map(({name}) => new URL(name).host))]"
+    assert browser.run(f"{hosts}.every(host => host === location.host)")
+    path = "[data-path='/api/v1/market/symbols']"
+    browser.run(f"document.querySelector(`.opblock:has({json.dumps(path)[1:-1]}) .opblock-summary-control`).click()")
+    browser.wait("its button", "!!document.querySelector('.opblock.is-open .execute')")
+    browser.run("document.querySelector('.opblock.is-open .execute').click()")
+    browser.wait("the answer", "/BTC-USD/.test(document.querySelector('.live-responses-table')?.innerText ?? '')")
+    browser.screenshot("reference")
+    assert browser.complaints == []
+
+
 def test_the_ladder_is_sorted_and_its_prices_are_the_digits_of_the_api(platform: Any, page: Browser) -> None:
     """Asks fall towards the spread and bids from there; every price is written as the API writes it."""
     prices = [row[0] for row in page.run(LEVELS)]
