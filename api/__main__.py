@@ -41,7 +41,7 @@ def server(service: Service, settings: ApiSettings, tracing: Tracing) -> Server:
     )
     return make_server(
         app,
-        protocol(service.gateway, settings.ws_ping_s, hosts)
+        protocol(service.gateway, service.sockets, settings.ws_ping_s, hosts)
         if service.workers is None
         else handed_over(service.workers),
         host=settings.host,

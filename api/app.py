@@ -19,10 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.core.consumer import DATABASE
 from api.hosts import HostCheck, Hosts
 from api.rest import problems
+from api.rest.access import AccessControl
 from api.rest.files import Files
 from api.rest.health import StatusSummary
 from api.rest.models.shared import FieldError, ProblemAnswer
-from api.rest.routes import candle_service, candles, derivatives, ledger, market, metrics
+from api.rest.routes import candle_service, candles, derivatives, keys, ledger, market, metrics
 from api.service import Service
 
 STATIC = Path(__file__).resolve().parent / "static"
@@ -31,6 +32,7 @@ _TAGS = [
     {"name": "market", "description": "Live market data: symbols, ticker, order book, trades, candles, metrics."},
     {"name": "ledger", "description": "Gaps and their repair, anomalies, and the health of all data."},
     {"name": "candle service", "description": "Candles in short answers, by exchange, symbol and timeframe."},
+    {"name": "keys", "description": "API keys, for operators, and tokens for the WebSocket."},
     {"name": "service", "description": "Health and metrics of this process."},
 ]
 _ABOUT = """Market data, exact to the last decimal and never silently wrong.
@@ -97,9 +99,11 @@ def create(service: Service, hosts: Hosts) -> FastAPI:
     app.include_router(metrics.router)
     app.include_router(ledger.router)
     app.include_router(candle_service.router)
+    app.include_router(keys.router)
     _add_service_routes(app, service)
     _add_documentation(app)
     _add_dashboard(app)
+    app.add_middleware(AccessControl, access=service.access)
     if hosts.origins:
         app.add_middleware(CORSMiddleware, allow_origins=hosts.origins, allow_methods=_METHODS, allow_headers=_ALLOWED)
     app.add_middleware(HostCheck, hosts=hosts)

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 import structlog
 from prometheus_client import Counter, Gauge
 
+from api.auth.access import Access
+from api.auth.sockets import Sockets
 from api.core.book_validity import BookValidity
 from api.core.checkpoints import RestoredBook
 from api.core.clocks import Clocks
@@ -51,7 +53,7 @@ class Service:
     """Everything that the routes and the WebSocket use; lives on one event loop."""
 
     def __init__(self, settings: ApiSettings, tracing: Tracing, clock: Callable[[], int] = time.time_ns) -> None:
-        """Take the settings; raises SettingsError when the file of recipes cannot be used."""
+        """Take the settings; raises SettingsError for a file that cannot be used, or when it is open who has access."""
         self.settings = settings
         # Live data flows on without the registry, once its schemas are known, and without the database.
         self.readiness = Readiness(KAFKA, REGISTRY, DATABASE, optional=(REGISTRY, DATABASE))
@@ -61,6 +63,8 @@ class Service:
         self.market = Market(load_recipes(settings.recipes) if settings.recipes is not None else ())
         self.clocks = Clocks(clock)
         self.history = History(settings, self.readiness)
+        self.access = Access(settings)
+        self.sockets = Sockets(self.access)
         self._tracing = tracing
         self._consumer = MarketConsumer(settings, self.readiness, self._deliver)
         limits = Limits(
@@ -90,7 +94,12 @@ class Service:
         """Read Kafka, watch the database and let values grow stale while the context lasts."""
         self._loop = asyncio.get_running_loop()
         await self.history.open()
-        tasks = [asyncio.create_task(self._every(_EXPIRE_S, self._expire)), asyncio.create_task(self._watch_database())]
+        await self.access.open()
+        tasks = [
+            asyncio.create_task(self._every(_EXPIRE_S, self._expire)),
+            asyncio.create_task(self._watch_database()),
+            asyncio.create_task(self.access.run()),
+        ]
         try:
             if self.workers is not None:
                 await self.workers.start()
@@ -103,6 +112,7 @@ class Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self.access.close()
             await self.history.close()
             self._records.close()
 

@@ -93,6 +93,26 @@ class ApiSettings(DatabaseSettings):
         "noticed within twice this time.",
     )
 
+    api_anonymous: bool | None = Field(
+        default=None,
+        description="Whether clients without an API key are served. Not set: only those on this machine; the API then "
+        "refuses to start where others can reach it.",
+    )
+    api_tiers: Path | None = Field(default=None, description="File of tiers that replaces api/auth/tiers.toml.")
+    api_token_s: int = Field(
+        default=600, ge=1, le=86_400, description="Lifetime of a token for the WebSocket, seconds."
+    )
+    api_signing_key_days: float = Field(
+        default=30.0, gt=0, le=3_650, description="Days after which tokens are signed with a new key."
+    )
+    api_anonymise_addresses: bool = Field(
+        default=False, description="Store clients' addresses in the audit log as /24 (IPv4) or /48 (IPv6)."
+    )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="Redis that limits requests over all API processes; each process limits on its own without it.",
+    )
+
     @model_validator(mode="after")
     def _check_tls(self) -> Self:
         if self.api_tls_key is not None and self.api_tls_certificate is None:

@@ -28,6 +28,8 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from api.auth.access import Access
+from api.auth.sockets import Sockets
 from api.core.clocks import Clocks
 from api.core.market import Market
 from api.gateway.clients import Limits
@@ -35,7 +37,9 @@ from api.gateway.fan_out import FanOut
 from api.gateway.streams import Streams
 from api.gateway.websocket import protocol
 from api.hosts import Hosts
+from api.settings import ApiSettings
 from marketdata.events import BookUpdate, Trade, Trades
+from runtime.settings import load
 
 TRADES_PER_EVENT = 10
 EVENTS_PER_BATCH = 20
@@ -111,7 +115,11 @@ def serve_picows(ready: Connection, clients: int) -> None:
                 streams.flush()
             await asyncio.sleep(0)
 
-    uvicorn_run(run_server(Starlette(), protocol(gateway, 60, Hosts("127.0.0.1")), fan_out, ready))
+    uvicorn_run(
+        run_server(
+            Starlette(), protocol(gateway, Sockets(Access(load(ApiSettings))), 60, Hosts("127.0.0.1")), fan_out, ready
+        )
+    )
 
 
 def serve_starlette(ready: Connection, clients: int) -> None:

@@ -22,6 +22,7 @@ _REPLACE = ("candles_open",)
 # Backfill and repair read tables and write their jobs; their data is stored through Kafka and the sink.
 _JOBS = ("ingestion_jobs",)
 _READ_BY_JOBS = ("trades", "candles", "candles_open", "candles_latest", "gaps", "instruments", "alembic_version")
+_ACCESS = ("api_keys", "api_signing_keys", "api_audit")
 
 
 def grant(connection: Connection, schema: str) -> None:
@@ -55,8 +56,19 @@ _READER = (
     "GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}",
     # Tables of later migrations are readable at once.
     "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT ON TABLES TO {role}",
+    # Analysts need neither the hashes of keys nor the addresses of clients.
+    f"REVOKE ALL ON {', '.join('{schema}.' + table for table in _ACCESS)} FROM {{role}}",
+)
+# The API makes, rotates and revokes keys, but never edits or removes one, and it cannot read or change its audit log.
+_API = (
+    *_READER,
+    _on("SELECT, INSERT", ("api_keys",)),
+    _on("UPDATE (expires_at, revoked_at, replaced_by, last_used_at, changed_at)", ("api_keys",)),
+    _on("SELECT, INSERT, UPDATE, DELETE", ("api_signing_keys",)),
+    _on("INSERT", ("api_audit",)),
 )
 _RIGHTS = {
     SINK: _SINK,
+    API: _API,
     HISTORY: (_on("SELECT", _READ_BY_JOBS), _on("SELECT, INSERT, UPDATE", _JOBS)),
 }

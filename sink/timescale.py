@@ -20,6 +20,7 @@ HYPERTABLES: dict[str, str] = {
     "anomalies": "venue, symbol",
     "feed_status": "venue, symbol",
     "dead_letters": "venue, symbol",
+    "api_audit": "who",
 }
 COMPRESS_AFTER_DAYS = 7
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from marketdata.errors import TickstreamError
-from tickstream import db, explain, history, platform, schemas, topics
+from tickstream import db, explain, history, keys, platform, schemas, topics
 
 app = typer.Typer(
     name="tickstream",
@@ -26,6 +26,7 @@ app.add_typer(schemas.app, name="schemas")
 app.add_typer(db.app, name="db")
 app.add_typer(history.gaps, name="gaps")
 app.add_typer(explain.app, name="explain")
+app.add_typer(keys.app, name="keys")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 import orjson
 
+from api.auth.admission import Admission
 from api.core.messages import Json
 from api.gateway.frames import Frame
 from api.gateway.kept_frames import Kept
@@ -20,6 +21,7 @@ class Connection(Protocol):
     """What the fan-out needs of a client's socket."""
 
     deflate: bool
+    admission: Admission
 
     def write(self, frames: list[bytes]) -> None:
         """Send these frames; what the socket does not take at once is kept."""

@@ -247,8 +247,12 @@ class FanOut:
 
     def _begin(self, client: Client, request: Request, interval: str, streams: list[Named]) -> None:
         keys = {key for _, key in streams}
-        if len(client.streams.keys() | keys) > self.limits.subscriptions_max:
-            raise Refused("too_many_subscriptions", f"at most {self.limits.subscriptions_max} streams a connection")
+        admission = client.connection.admission
+        if "book" in request.channels and request.depth > admission.depth_max:
+            raise Refused("tier_limit", f"depth is {request.depth}; the tier includes {admission.depth_max}")
+        subscriptions_max = min(self.limits.subscriptions_max, admission.subscriptions_max)
+        if len(client.streams.keys() | keys) > subscriptions_max:
+            raise Refused("too_many_subscriptions", f"at most {subscriptions_max} streams a connection")
         since = {symbol: since_of(request, symbol) for symbol in (*request.symbols, ALL_SYMBOLS)}
         answer = {"type": "subscribed", "id": request.id, "channels": request.channels, "symbols": request.symbols}
         if "book" in request.channels:

@@ -39,6 +39,7 @@ from picows import (
 )
 from picows.picows import WSProtocol  # type: ignore[attr-defined] # compiled, and left out of its stubs
 
+from api.auth.admission import Admission, Doorkeeper, Refusal
 from api.gateway.clients import Client
 from api.gateway.fan_out import FanOut
 from api.gateway.frames import EXTENSION, TooLong, accepts_deflate, inflate
@@ -67,8 +68,9 @@ _PICOWS_LOG.setLevel(logging.CRITICAL)
 class Listener(WSListener):
     """One client's socket, as picows reports it and as the gateway uses it."""
 
-    def __init__(self, gateway: FanOut, deflate: bool, ping_s: float) -> None:
+    def __init__(self, gateway: FanOut, admission: Admission, deflate: bool, ping_s: float) -> None:
         super().__init__()
+        self.admission = admission
         self.deflate = deflate
         self.is_closing = False
         self._gateway = gateway
@@ -96,6 +98,7 @@ class Listener(WSListener):
         under.set_write_buffer_limits(high=conflate_bytes, low=conflate_bytes // 4)
         under.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
         self._client = self._gateway.connected(self)
+        self.admission.opened(self.close)
         self._timer = self._loop.call_later(self._ping_s, self._watch)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
@@ -239,6 +242,7 @@ class Listener(WSListener):
         self._loop.call_later(linger_s, self._socket.underlying_transport.abort)
 
     def _forget(self) -> None:
+        self.admission.closed()
         self._message = bytearray()
         self._ping = None
         if self._timer is not None:
@@ -265,8 +269,11 @@ class Listener(WSListener):
 class Upgraded(asyncio.Protocol):
     """A connection that uvicorn handed over; uvicorn makes one a connection."""
 
-    def __init__(self, gateway: FanOut, ping_s: float, hosts: Hosts, server_state: Any) -> None:
+    def __init__(
+        self, gateway: FanOut, doorkeeper: Doorkeeper, ping_s: float, hosts: Hosts, *, server_state: Any
+    ) -> None:
         self._connections: set[Any] = server_state.connections
+        self._doorkeeper = doorkeeper
         self._gateway = gateway
         self._ping_s = ping_s
         self._hosts = hosts
@@ -296,9 +303,17 @@ class Upgraded(asyncio.Protocol):
             return _refusal(HTTPStatus.NOT_FOUND, "There is one WebSocket: /ws")
         if self._gateway.is_full:
             return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many WebSocket connections; try again later")
+        peer = self._transport.get_extra_info("peername")
+        target = (request.path or b"").decode("ascii", "replace")
+        admission = self._doorkeeper.admit(target, request.headers, peer[0] if peer else None)
+        if isinstance(admission, Refusal):
+            response = WSUpgradeResponse.create_error_response(admission.status, admission.body, admission.headers)
+            return WSUpgradeResponseWithListener(response, None)
         deflate = accepts_deflate(",".join(request.headers.getall("Sec-WebSocket-Extensions", [])))
-        self._listener = Listener(self._gateway, deflate, self._ping_s)
-        headers = {"Sec-WebSocket-Extensions": EXTENSION} if deflate else None
+        self._listener = Listener(self._gateway, admission, deflate, self._ping_s)
+        headers = {"Sec-WebSocket-Extensions": EXTENSION} if deflate else {}
+        if admission.subprotocol is not None:
+            headers["Sec-WebSocket-Protocol"] = admission.subprotocol
         return WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(headers), self._listener)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -368,11 +383,11 @@ class Upgraded(asyncio.Protocol):
             self._listener.close(WSCloseCode.GOING_AWAY.value, "the server is going away")
 
 
-def protocol(gateway: FanOut, ping_s: float, hosts: Hosts) -> Callable[..., asyncio.Protocol]:
+def protocol(gateway: FanOut, doorkeeper: Doorkeeper, ping_s: float, hosts: Hosts) -> Callable[..., asyncio.Protocol]:
     """Return what `uvicorn.Config(ws=...)` takes."""
 
     def upgraded(*, config: Any, server_state: Any, app_state: Any) -> asyncio.Protocol:  # noqa: ARG001 - uvicorn's call
-        return Upgraded(gateway, ping_s, hosts, server_state)
+        return Upgraded(gateway, doorkeeper, ping_s, hosts, server_state=server_state)
 
     return upgraded
 

@@ -16,6 +16,8 @@ from typing import Any
 import structlog
 import uvloop
 
+from api.auth.access import Access
+from api.auth.sockets import Sockets
 from api.gateway import fan_out
 from api.gateway.clients import Limits
 from api.gateway.fan_out import FanOut
@@ -49,6 +51,8 @@ class Worker:
         )
         self._fan_out = self.link.fan_out = FanOut(self.link, limits)
         self._hosts = Hosts(settings.host, items(settings.api_hosts), items(settings.api_origins))
+        self._access = Access(settings)
+        self._sockets = Sockets(self._access)
         self._ping_s = settings.ws_ping_s
         self._door = door
         self._arriving: set[asyncio.Task[None]] = set()
@@ -56,6 +60,8 @@ class Worker:
     async def run(self, link: socket.socket) -> None:
         """Serve until the market's process says so, or ends."""
         loop = asyncio.get_running_loop()
+        await self._access.open()
+        watching = loop.create_task(self._access.run())
         await loop.create_unix_connection(lambda: self.link, sock=link)
         loop.add_reader(self._door.fileno(), self._arrive)
         while not self.closing.is_set():
@@ -69,6 +75,9 @@ class Worker:
             async with asyncio.timeout(_CLOSE_S):
                 while self.connections:  # noqa: ASYNC110 - they end one by one
                     await asyncio.sleep(0.02)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await self._access.close()
 
     def _arrive(self) -> None:
         """Take the connections that wait at the door."""
@@ -87,7 +96,7 @@ class Worker:
 
     async def _serve(self, client: socket.socket, head: bytes) -> None:
         client.setblocking(False)
-        protocol = Upgraded(self._fan_out, self._ping_s, self._hosts, self)
+        protocol = Upgraded(self._fan_out, self._sockets, self._ping_s, self._hosts, server_state=self)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, client)
         except OSError as error:

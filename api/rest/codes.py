@@ -25,6 +25,19 @@ class Code(StrEnum):
     MARKET_LOADING = "market_loading"
     HISTORY_UNAVAILABLE = "history_unavailable"
     QUERY_TOO_SLOW = "query_too_slow"
+    KEY_REQUIRED = "key_required"
+    KEY_UNKNOWN = "key_unknown"
+    KEY_UNUSABLE = "key_unusable"
+    BAD_AUTHORIZATION = "bad_authorization"
+    SCOPE_MISSING = "scope_missing"
+    DEPTH_LIMIT = "depth_limit"
+    HISTORY_RANGE = "history_range"
+    EXPORT_NOT_INCLUDED = "export_not_included"
+    NO_SUCH_KEY = "no_such_key"
+    RATE_LIMITED = "rate_limited"
+    TOO_MANY_WRONG_KEYS = "too_many_wrong_keys"
+    KEYS_UNAVAILABLE = "keys_unavailable"
+    TOKENS_UNAVAILABLE = "tokens_unavailable"
     INTERNAL_ERROR = "internal_error"
 
 
@@ -44,6 +57,19 @@ MEANINGS = {
     Code.MARKET_LOADING: (503, "The API has just started and is still reading the market; `Retry-After` says when."),
     Code.HISTORY_UNAVAILABLE: (503, "The database does not respond. Live values are still answered."),
     Code.QUERY_TOO_SLOW: (503, "The query took longer than its limit; request a shorter range."),
+    Code.KEY_REQUIRED: (401, "The API serves this only with an API key: `Authorization: Bearer tsk_...`."),
+    Code.KEY_UNKNOWN: (401, "The API key is not known."),
+    Code.KEY_UNUSABLE: (401, "The API key has expired or was revoked."),
+    Code.BAD_AUTHORIZATION: (401, "The header `Authorization` is not `Bearer` with an API key."),
+    Code.SCOPE_MISSING: (403, "The API key does not have the scope that this needs."),
+    Code.DEPTH_LIMIT: (403, "The tier does not include books of this depth."),
+    Code.HISTORY_RANGE: (403, "The tier does not include history of this age."),
+    Code.EXPORT_NOT_INCLUDED: (403, "The tier includes JSON only."),
+    Code.NO_SUCH_KEY: (404, "No API key has this prefix, or it can no longer be replaced."),
+    Code.RATE_LIMITED: (429, "More requests than the tier includes; `Retry-After` says when to try again."),
+    Code.TOO_MANY_WRONG_KEYS: (429, "Too many wrong API keys came from this address."),
+    Code.KEYS_UNAVAILABLE: (503, "The database with the API keys does not respond."),
+    Code.TOKENS_UNAVAILABLE: (503, "The database with the signing keys does not respond."),
     Code.INTERNAL_ERROR: (500, "The API failed; its log has the reason under the `trace_id` of the answer."),
 }
 # The code of an error that is nothing more special than its status.

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -299,11 +299,24 @@ def codec(endpoints: Endpoints) -> Codec:
 @pytest.fixture(scope="session")
 def shared(endpoints: Endpoints, codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One API that is ready, for every test that only adds a market of its own (see `symbol`)."""
+    with _running(endpoints, codec, tmp_path_factory.mktemp("api")) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def secured(endpoints: Endpoints, codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One API that is ready and serves nobody without a key; tests make keys and markets of their own."""
+    with _running(endpoints, codec, tmp_path_factory.mktemp("secured"), TICKSTREAM_API_ANONYMOUS="0") as one:
+        yield one
+
+
+@contextmanager
+def _running(endpoints: Endpoints, codec: Codec, folder: Path, **env: str) -> Iterator[Stage]:
     name = uuid.uuid4().hex[:8]
-    one = Stage(endpoints, f"t{name}.", f"t_{name}", tmp_path_factory.mktemp("api"), codec)
+    one = Stage(endpoints, f"t{name}.", f"t_{name}", folder, codec)
     one.make_topics()
     one.make_tables()
-    one.start()
+    one.start(**env)
     one.ready()
     yield one
     one.clear()

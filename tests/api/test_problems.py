@@ -128,7 +128,7 @@ def test_every_code_is_documented_described_and_tested(shared: Any) -> None:
     assert page == reference(), "run `python -m api.rest.codes > docs/reference/errors.md`"
     assert set(MEANINGS) == set(Code)
     described = shared.client.get("/openapi.json").text
-    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("*.py"))
+    tests = "".join(path.read_text() for path in Path(__file__).parent.rglob("*.py"))
     for code in Code:
         assert f'"{code}"' in tests, code
         assert f"`{code}`" in described, code

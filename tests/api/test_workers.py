@@ -40,6 +40,11 @@ def workers(api: Any) -> list[psutil.Process]:
     return [one for one in psutil.Process(api.process.pid).children() if "api.gateway.worker" in one.cmdline()]
 
 
+def clients_of(worker: psutil.Process, api: Any) -> int:
+    """Return how many clients' connections a worker holds."""
+    return sum(each.laddr.port == api.port for each in worker.net_connections("tcp"))
+
+
 @asynccontextmanager
 async def many(open_socket: Any, api: Any, count: int) -> AsyncIterator[list[Any]]:
     """Open so many clients."""
@@ -74,7 +79,7 @@ def test_every_client_of_every_worker_gets_the_same(api: Any, open_socket: Any, 
                         mirror.sequence = message["sequence"] - 1 if mirror.sequence is None else mirror.sequence
                         mirror.take(message)
                 assert ids == [str(number) for number in range(2, 40)]
-            assert [len(one.net_connections("tcp")) for one in workers(api)] == [5, 5]
+            assert [clients_of(one, api) for one in workers(api)] == [5, 5]
             wait_for("the clients to be counted", lambda: api.metric("tickstream_ws_clients") == 10)
             sent = 'tickstream_ws_messages_total{channel="trades"}'
             wait_for("the messages to be counted", lambda: api.metric(sent) == 10 * 38)
@@ -132,7 +137,7 @@ def test_a_worker_that_is_killed_costs_its_clients_nothing_but_a_reconnect(
             await mirror.subscribe(client)
             while not mirror.trades or not mirror.snapshots:
                 await mirror.take(client)
-            (busy,) = [one for one in workers(api) if one.net_connections("tcp")]
+            (busy,) = [one for one in workers(api) if clients_of(one, api)]
             os.kill(busy.pid, signal.SIGKILL)
             with pytest.raises(ConnectionClosed):
                 await client.receive()

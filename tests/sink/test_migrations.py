@@ -19,6 +19,9 @@ HISTORY = (
 )  # fmt: skip
 
 
+ACCESS = {"api_keys", "api_signing_keys", "api_audit"}
+
+
 @pytest.fixture
 def schema(endpoints: Endpoints, database_schema: str) -> str:
     """A schema with every table."""
@@ -70,7 +73,7 @@ def test_history_tables_are_partitioned_by_day(endpoints: Endpoints, schema: str
             "FROM timescaledb_information.dimensions WHERE hypertable_schema = %s",
             [schema],
         ).fetchall()
-    assert {(table, "ts", 86_400) for table in HISTORY} == {
+    assert {(table, "ts", 86_400) for table in (*HISTORY, "api_audit")} == {
         (row[0], row[1], int(str(row[2]).split(".")[0])) for row in found
     }
 
@@ -151,7 +154,7 @@ def test_readers_read_everything_and_write_nothing(endpoints: Endpoints, schema:
     with connect(endpoints.database_url, schema) as owner:
         owner.execute("CREATE TABLE later (n int)")
     with connect(getattr(endpoints, role), schema) as reader:
-        tables = relations(endpoints.database_url, schema)
+        tables = relations(endpoints.database_url, schema) - ACCESS
         assert {"candles_latest", "gaps", "later", *HISTORY} <= tables
         for table in tables:
             name = sql.Identifier(table)
@@ -161,6 +164,34 @@ def test_readers_read_everything_and_write_nothing(endpoints: Endpoints, schema:
                     reader.execute(sql.SQL("DELETE FROM {}").format(name))
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     reader.execute(sql.SQL("INSERT INTO {} SELECT * FROM {} LIMIT 0").format(name, name))
+
+
+def test_keys_and_audit_are_for_the_api_alone_and_it_cannot_change_what_was_audited(
+    endpoints: Endpoints, schema: str
+) -> None:
+    """It makes and revokes keys and appends to the audit log; it edits and removes neither. Others see nothing."""
+    with connect(endpoints.api_database_url, schema) as api:
+        api.execute(
+            "INSERT INTO api_keys (prefix, hash, name, owner, scopes, tier) "
+            "VALUES ('p', sha256('k'), 'n', 'o', '{admin}', 't')"
+        )
+        api.execute("UPDATE api_keys SET revoked_at = now(), changed_at = now()")
+        api.execute("INSERT INTO api_audit VALUES (now(), 'who', 'what', 'outcome', 'address', '')")
+        for statement in (
+            "UPDATE api_keys SET scopes = '{admin}'",
+            "UPDATE api_keys SET hash = sha256('mine')",
+            "DELETE FROM api_keys",
+            "SELECT * FROM api_audit",
+            "UPDATE api_audit SET who = 'other'",
+            "DELETE FROM api_audit",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                api.execute(sql.SQL(statement))
+    for role in ("readonly_database_url", "sink_database_url", "history_database_url"):
+        with connect(getattr(endpoints, role), schema) as other:
+            for table in sorted(ACCESS):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    other.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table)))
 
 
 def test_granting_again_revokes_excessive_rights(endpoints: Endpoints, schema: str) -> None:

@@ -8,6 +8,7 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from api.core import messages
+from api.rest.access import permitted
 from api.rest.answers import json_answer
 from api.rest.candle_series import Series, multiples, stored
 from api.rest.health import StatusSummary
@@ -117,12 +118,13 @@ async def candles(
 ) -> Response:
     """Answer with candles, oldest first: with `start` those from there on, else the newest before `end`."""
     service = service_of(request)
-    span = time_range(start, end)
+    asked = time_range(start, end)
+    span = permitted(request, asked, exports=False)
     series = _series(request, symbol, exchange, timeframe)
     length = read_length(series.interval) or 0
     reach, next_start = span, None
-    if span.start is not None:
-        last = -(-span.start // length) * length + limit * length
+    if asked.start is not None:
+        last = -(-asked.start // length) * length + limit * length
         if span.end is None or last < span.end:
             reach = Range(span.start, last)
             newest = await _newest(service, series)
@@ -166,7 +168,7 @@ async def gaps(
     _interval(service, timeframe)
     name = None if symbol is None else canonical(service.market, symbol, exchange)
     filters = {"venue": exchange, "symbol": name, "state": None}
-    rows = await service.history.gaps(filters, time_range(start, end), None, limit)
+    rows = await service.history.gaps(filters, permitted(request, time_range(start, end), exports=False), None, limit)
     return json_answer(request, {"gaps": [_gap(row) for row in rows]})
 
 

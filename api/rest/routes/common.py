@@ -46,10 +46,14 @@ SymbolQuery = Annotated[
 ]
 
 
+# Any route may answer with these: no key, not enough rights, too many requests.
+_OF_ACCESS = (401, 403, 429)
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the description of the errors that a route may answer with."""
     content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{ProblemAnswer.__name__}"}}}
-    return {status: {"description": _meaning(status), "content": content} for status in statuses}
+    return {status: {"description": _meaning(status), "content": content} for status in (*_OF_ACCESS, *statuses)}
 
 
 def _meaning(status: int) -> str:

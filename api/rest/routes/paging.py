@@ -14,6 +14,7 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.params import Depends as Dependency
 
 from api.core.messages import Json
+from api.rest.access import permitted
 from api.rest.answers import CHECKED, FINAL, LIVE, json_answer, kept_answer
 from api.rest.codes import Code
 from api.rest.columns import Columns
@@ -71,11 +72,12 @@ class Page(msgspec.Struct, frozen=True):
     limit: int
     rows: int | None = None
     form: Format = Format.JSON
+    unbounded: bool = True  # the request names neither start nor end
 
     @property
     def is_latest(self) -> bool:
         """Whether the request asks for the newest items of all."""
-        return self.before is None and self.span.open
+        return self.before is None and self.unbounded
 
     def cache(self, now: int) -> str:
         """Return for how long the page may be kept at `now` (UTC nanoseconds)."""
@@ -181,7 +183,10 @@ def paged(kinds: type[tuple[int | str, ...]], limit_default: int = 100) -> Depen
         chosen = format_of(request, form)
         if chosen is Format.JSON and limit is not None and limit > LIMIT_MAX:
             raise bad_value("limit", limit, f"must be at most {LIMIT_MAX}")
-        return Page(time_range(start, end), read_cursor(cursor, kinds), limit or limit_default, limit, chosen)
+        asked = time_range(start, end)
+        span = permitted(request, asked, exports=chosen is not Format.JSON)
+        before = read_cursor(cursor, kinds)
+        return Page(span, before, limit or limit_default, limit, chosen, unbounded=asked.open)
 
     reader: Callable[..., Awaitable[Page]] = read
     found: Dependency = Depends(reader)
