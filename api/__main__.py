@@ -43,7 +43,7 @@ def server(service: Service, settings: ApiSettings, tracing: Tracing) -> Server:
         app,
         protocol(service.gateway, service.sockets, settings.ws_ping_s, hosts)
         if service.workers is None
-        else handed_over(service.workers),
+        else handed_over(service.workers, service.sockets),
         host=settings.host,
         port=settings.api_port,
         limits=limits,

@@ -81,6 +81,30 @@ class Figures(msgspec.Struct, tag=True, array_like=True):
     counted: list[tuple[str, str, float]]
 
 
+class Gone(msgspec.Struct, tag=True, array_like=True):
+    """A connection that was handed over has ended; `number` is that of its handing over."""
+
+    number: int
+
+
+class End(msgspec.Struct, tag=True, array_like=True):
+    """A connection that was handed over may not be used any longer."""
+
+    number: int
+    code: int
+    reason: str
+
+
+class HandOver(msgspec.Struct, array_like=True):
+    """What comes with a connection through the door: what its client may use, and the head of its request."""
+
+    number: int
+    subscriptions_max: int
+    depth_max: int
+    subprotocol: str | None
+    head: bytes
+
+
 class Subscribed(msgspec.Struct, tag=True, array_like=True):
     """The answer to a subscription."""
 
@@ -111,8 +135,8 @@ class Close(msgspec.Struct, tag=True, array_like=True):
     """The server is going away: close every client, and end."""
 
 
-ToMarket = Subscribe | Unsubscribe | Present | Resume | Unfollow | Figures
-ToWorker = Subscribed | Unsubscribed | Refusal | Close
+ToMarket = Subscribe | Unsubscribe | Present | Resume | Unfollow | Figures | Gone
+ToWorker = Subscribed | Unsubscribed | Refusal | End | Close
 _encode = msgspec.msgpack.Encoder().encode
 _to_market = msgspec.msgpack.Decoder(ToMarket)
 _to_worker = msgspec.msgpack.Decoder(ToWorker)
@@ -172,10 +196,12 @@ class _Link(asyncio.Protocol, ABC):
 class WorkerLink(_Link):
     """The market's end: a follower of the streams, whose clients are in the worker's process."""
 
-    def __init__(self, source: Source, on_figures: Callable[[Figures], None], on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, source: Source, on_report: Callable[[Figures | Gone], None], on_lost: Callable[[], None]
+    ) -> None:
         super().__init__(on_lost)
         self._source = source
-        self._on_figures = on_figures
+        self._on_report = on_report
         self._pending: list[bytes] = []
 
     # What the streams call
@@ -238,17 +264,17 @@ class WorkerLink(_Link):
                 self._source.resume(self, message.client, message.identity, message.since)
             case Unfollow():
                 self._source.unfollow(self, message.identity, message.followed)
-            case Figures():
-                self._on_figures(message)
+            case Figures() | Gone():
+                self._on_report(message)
 
 
 class MarketLink(_Link):
     """The worker's end: the source of its fan-out's streams."""
 
-    def __init__(self, on_lost: Callable[[], None], on_close: Callable[[], None]) -> None:
+    def __init__(self, on_lost: Callable[[], None], on_end: Callable[[End | Close], None]) -> None:
         super().__init__(on_lost)
         self.fan_out: FanOut | None = None
-        self._on_close = on_close
+        self._on_end = on_end
 
     # What the fan-out calls
 
@@ -302,8 +328,8 @@ class MarketLink(_Link):
                 fan_out.unsubscribed(message.client, message.request, message.keys)
             case Refusal():
                 fan_out.refused(message.client, Refused(message.code, message.message, message.identity))
-            case Close():
-                self._on_close()
+            case End() | Close():
+                self._on_end(message)
 
     def _taken(self) -> None:
         if self.fan_out is not None:

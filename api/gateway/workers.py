@@ -15,14 +15,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
 from typing import Any
 
+import msgspec
 import structlog
 from prometheus_client import Counter, Gauge
+from starlette.datastructures import Headers
 
+from api.auth.admission import Admission, Doorkeeper, Refusal
 from api.gateway import fan_out
-from api.gateway.link import Close, Figures, WorkerLink
+from api.gateway.link import Close, End, Figures, Gone, HandOver, WorkerLink
 from api.gateway.streams import Streams
+from api.hosts import problem_body
 
 WORKERS = Gauge("tickstream_ws_workers", "Processes that hold WebSocket clients beside the market's.")
 HANDED_OVER = Counter("tickstream_ws_handed_over_total", "WebSocket connections handed over to workers, by outcome.",
@@ -33,18 +39,34 @@ _DOOR_BYTES = 4 * 1024 * 1024
 _RESTART_S = 1.0
 _STOP_S = 6.0
 
+_NO_WORKER = Refusal(
+    HTTPStatus.SERVICE_UNAVAILABLE.value,
+    problem_body(HTTPStatus.SERVICE_UNAVAILABLE, "no worker can take a WebSocket just now; try again in a second"),
+    {"Content-Type": "application/problem+json", "Retry-After": "1"},
+)
+
 _LOG = structlog.get_logger()
 
 
 class _Worker:
-    """One worker process, and how it is reached."""
+    """One worker process, how it is reached, and the connections that it was given."""
 
     def __init__(self, process: subprocess.Popen[bytes], door: socket.socket, link: WorkerLink) -> None:
         self.process = process
         self.door = door
         self.link = link
-        self.clients = 0
+        self.admissions: dict[int, Admission] = {}
         self.unsent_bytes = 0
+
+    def end(self, number: int, code: int, reason: str) -> None:
+        """Have a connection closed."""
+        self.link.send(End(number, code, reason))
+
+    def gone(self, number: int) -> None:
+        """Note that a connection has ended."""
+        admission = self.admissions.pop(number, None)
+        if admission is not None:
+            admission.closed()
 
 
 class Workers:
@@ -56,6 +78,7 @@ class Workers:
         self._workers: list[_Worker] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._last_number = 0
 
     async def start(self) -> None:
         """Start every worker."""
@@ -75,14 +98,20 @@ class Workers:
                 worker.process.kill()
             worker.door.close()
 
-    def hand_over(self, transport: Any, head: bytes) -> bool:
+    def hand_over(self, transport: Any, head: bytes, admission: Admission) -> bool:
         """Give a client's connection and the head of its request to a worker; False when none can take it."""
-        for worker in sorted(self._workers, key=lambda each: each.clients):
+        self._last_number += 1
+        number = self._last_number
+        given = msgspec.msgpack.encode(
+            HandOver(number, admission.subscriptions_max, admission.depth_max, admission.subprotocol, head)
+        )
+        for worker in sorted(self._workers, key=lambda each: len(each.admissions)):
             try:
-                socket.send_fds(worker.door, [head], [transport.get_extra_info("socket").fileno()])
+                socket.send_fds(worker.door, [given], [transport.get_extra_info("socket").fileno()])
             except OSError:
                 continue
-            worker.clients += 1
+            worker.admissions[number] = admission
+            admission.opened(partial(worker.end, number))
             HANDED_OVER.labels("taken").inc()
             return True
         HANDED_OVER.labels("refused").inc()
@@ -100,7 +129,7 @@ class Workers:
         )  # fmt: skip
         link_there.close()
         door_there.close()
-        link = WorkerLink(self._streams, lambda figures: self._note(worker, figures), lambda: self._lost(worker))
+        link = WorkerLink(self._streams, lambda report: self._note(worker, report), lambda: self._lost(worker))
         worker = _Worker(process, door_here, link)
         await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=link_here)
         self._streams.add(link)
@@ -108,10 +137,13 @@ class Workers:
         WORKERS.set(len(self._workers))
         _LOG.info("worker started", pid=process.pid)
 
-    def _note(self, worker: _Worker, figures: Figures) -> None:
-        worker.clients, worker.unsent_bytes = figures.clients, figures.unsent_bytes
-        fan_out.count(figures.counted)
-        fan_out.CLIENTS.set(sum(each.clients for each in self._workers))
+    def _note(self, worker: _Worker, report: Figures | Gone) -> None:
+        if isinstance(report, Gone):
+            worker.gone(report.number)
+            return
+        worker.unsent_bytes = report.unsent_bytes
+        fan_out.count(report.counted)
+        fan_out.CLIENTS.set(sum(len(each.admissions) for each in self._workers))
         fan_out.UNSENT.set(sum(each.unsent_bytes for each in self._workers))
 
     def _lost(self, worker: _Worker) -> None:
@@ -120,9 +152,12 @@ class Workers:
             self._workers.remove(worker)
         WORKERS.set(len(self._workers))
         worker.door.close()
+        clients = len(worker.admissions)
+        for number in list(worker.admissions):
+            worker.gone(number)
         if self._stopping:
             return
-        _LOG.error("worker ended; starting another", pid=worker.process.pid, clients=worker.clients)
+        _LOG.error("worker ended; starting another", pid=worker.process.pid, clients=clients)
         task = asyncio.get_running_loop().create_task(self._replace(worker))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -138,8 +173,9 @@ class Workers:
 class HandedOver(asyncio.Protocol):
     """A connection on its way from uvicorn to a worker."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, doorkeeper: Doorkeeper) -> None:
         self._workers = workers
+        self._doorkeeper = doorkeeper
         self._transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -150,17 +186,42 @@ class HandedOver(asyncio.Protocol):
         """Hand over the connection with the request; our own descriptor of it is closed, and the client's is not."""
         transport = self._transport
         transport.pause_reading()
-        self._workers.hand_over(transport, data)
-        transport.abort()
+        target, headers = _read_head(data)
+        peer = transport.get_extra_info("peername")
+        admission = self._doorkeeper.admit(target, headers, peer[0] if peer else None)
+        if isinstance(admission, Refusal):
+            transport.write(_answer(admission))
+            transport.close()
+            return
+        if self._workers.hand_over(transport, data, admission):
+            transport.abort()
+        else:
+            transport.write(_answer(_NO_WORKER))
+            transport.close()
 
     def shutdown(self) -> None:
         """Do nothing: the connection is a worker's."""
 
 
-def protocol(workers: Workers) -> Callable[..., asyncio.Protocol]:
+def protocol(workers: Workers, doorkeeper: Doorkeeper) -> Callable[..., asyncio.Protocol]:
     """Return what `uvicorn.Config(ws=...)` takes."""
 
     def upgraded(*, config: Any, server_state: Any, app_state: Any) -> asyncio.Protocol:  # noqa: ARG001 - uvicorn's call
-        return HandedOver(workers)
+        return HandedOver(workers, doorkeeper)
 
     return upgraded
+
+
+def _read_head(head: bytes) -> tuple[str, Headers]:
+    """Return target and headers of a request as uvicorn writes it, after it has checked it."""
+    first, *lines = head.decode("latin-1").split("\r\n")
+    fields = [line.partition(":") for line in lines if line]
+    return first.split(" ")[1], Headers(raw=[(name.lower().encode("latin-1"), value.strip().encode("latin-1"))
+                                             for name, _, value in fields])  # fmt: skip
+
+
+def _answer(refusal: Refusal) -> bytes:
+    status = HTTPStatus(refusal.status)
+    headers = refusal.headers | {"Content-Length": str(len(refusal.body)), "Connection": "close"}
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + refusal.body

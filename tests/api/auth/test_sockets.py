@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
 
 from marketdata.events import BookUpdate
 
@@ -145,21 +146,54 @@ export = false
 """
 
 
+@pytest.fixture(params=["1", "2"], ids=["alone", "workers"])
+def workers(request: pytest.FixtureRequest) -> str:
+    """How many processes hold the sockets: what a client may use does not depend on it."""
+    return str(request.param)
+
+
 @pytest.fixture
-def limited(stage: Any, tmp_path: Path) -> Any:
+def limited(stage: Any, tmp_path: Path, workers: str) -> Any:
     """An API with a small free tier."""
     tiers = tmp_path / "tiers.toml"
     tiers.write_text(TIERS)
     stage.env |= {"TICKSTREAM_API_TIERS": str(tiers)}
-    stage.start(TICKSTREAM_API_ANONYMOUS="0")
+    stage.start(TICKSTREAM_API_ANONYMOUS="0", TICKSTREAM_API_WORKERS=workers)
     stage.ready()
     return stage
 
 
-def test_a_socket_closes_when_its_token_expires(stage: Any, make_owner: Callable[..., Any]) -> None:
+def test_a_revoked_key_closes_the_sockets_of_workers_too(
+    stage: Any, make_owner: Callable[..., Any], run_keys: Callable[..., Any]
+) -> None:
+    """The market's process knows of the revocation, the worker has the socket; another key's socket stays open."""
+    owner, other = make_owner(stage, "stream"), make_owner(stage, "stream")
+    stage.start(TICKSTREAM_API_ANONYMOUS="0", TICKSTREAM_API_WORKERS="2")
+    stage.ready()
+
+    async def work() -> None:
+        none = await refusal(stage)
+        assert (none["status"], none["code"]) == (401, "key_required")
+        token, kept_token = await asyncio.to_thread(owner.token), await asyncio.to_thread(other.token)
+        async with (
+            connect(address(stage, f"?token={token}"), proxy=None, subprotocols=[Subprotocol("json")]) as connection,
+            connect(
+                address(stage), proxy=None, subprotocols=[Subprotocol("json"), Subprotocol(f"bearer.{kept_token}")]
+            ) as kept,
+        ):
+            assert kept.subprotocol == "json"
+            assert (await ask(connection, op="ping", id=1))["type"] == "pong"
+            assert (await asyncio.to_thread(run_keys, stage, "revoke", owner.prefix)).returncode == 0
+            assert await closing(connection) == (4003, "key_revoked")
+            assert (await ask(kept, op="ping", id=1))["type"] == "pong"
+
+    asyncio.run(work())
+
+
+def test_a_socket_closes_when_its_token_expires(stage: Any, make_owner: Callable[..., Any], workers: str) -> None:
     """The token then opens nothing more."""
     owner = make_owner(stage, "stream")
-    stage.start(TICKSTREAM_API_ANONYMOUS="0", TICKSTREAM_API_TOKEN_S="4")
+    stage.start(TICKSTREAM_API_ANONYMOUS="0", TICKSTREAM_API_TOKEN_S="4", TICKSTREAM_API_WORKERS=workers)
     stage.ready()
 
     async def work() -> None:
