@@ -58,7 +58,7 @@ def test_live_answers_are_kept_by_no_cache(shared: Any, symbol: str, wait_for: A
     """Neither the latest values, nor a range that may still get data, nor the ledger, nor an error."""
     wait_for("the trade", lambda: ask(shared, symbol, None).json().get("data", [{}])[0].get("trade_id") == "0")
     market = f"/api/v1/market/{symbol}"
-    recent = format_rfc3339(NOW - MINUTE_NS)
+    recent = format_rfc3339(time.time_ns() - MINUTE_NS)
     for path in (
         f"{market}/trades", f"{market}/ticker", f"{market}/orderbook", f"{market}/trades?end={recent}",
         "/api/v1/gaps?end=2020-01-01T00:00:00Z", "/api/v1/status", "/nowhere",

@@ -319,7 +319,7 @@ def test_forwarded_headers_are_used_from_trusted_proxies_only(stage: Any) -> Non
     stage.start()
     assert "strict-transport-security" not in stage.client.get("/healthz", headers=forwarded).headers
     stage.kill()
-    stage.start(TICKSTREAM_API_TRUSTED_PROXIES="127.0.0.0/8")
+    stage.start(TICKSTREAM_API_TRUSTED_PROXIES="127.0.0.0/8", TICKSTREAM_API_ANONYMOUS="1")
     assert "strict-transport-security" in stage.client.get("/healthz", headers=forwarded).headers
 
 
