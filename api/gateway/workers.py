@@ -90,10 +90,11 @@ class Workers:
         self._stopping = True
         for task in self._tasks:
             task.cancel()
-        for worker in self._workers:
+        workers = list(self._workers)  # each leaves the list when its link ends
+        for worker in workers:
             worker.link.send(Close())
-        ended = [asyncio.to_thread(worker.process.wait, _STOP_S) for worker in self._workers]
-        for result, worker in zip(await asyncio.gather(*ended, return_exceptions=True), self._workers, strict=True):
+        ended = [asyncio.to_thread(worker.process.wait, _STOP_S) for worker in workers]
+        for result, worker in zip(await asyncio.gather(*ended, return_exceptions=True), workers, strict=True):
             if isinstance(result, subprocess.TimeoutExpired):
                 worker.process.kill()
             worker.door.close()

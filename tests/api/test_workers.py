@@ -180,6 +180,7 @@ def test_a_slow_client_of_a_worker_is_cut_and_a_stop_closes_all(stage: Any, open
     asyncio.run(slow())
     assert stage.process.wait(20) == 0
     wait_for("the workers to be gone", lambda: not any(one.is_running() for one in running))
+    assert "shutdown failed" not in stage.log.read_text()
 
 
 def test_workers_end_with_the_market(api: Any, wait_for: Any) -> None:
